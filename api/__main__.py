@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.auth.audit import Tell, audited
+from api.auth.audit import RecordAccess, with_audit_trail
 from api.http.protocol import TimeoutH11Protocol
 from config.settings import Settings
 from dicom_node.audit.trail import auditing
@@ -32,24 +32,25 @@ def main() -> None:
     """Serve until SIGTERM or Ctrl-C, then finish the running requests."""
     parser = role_parser("api", __doc__)
     parser.add_argument("--fd", type=int, help="serve on this inherited socket")
-    given = parser.parse_args()
-    settings = load_or_exit(given.config)
-    stop = begin_role("api", given.supervisor, settings.log.format)
+    arguments = parser.parse_args()
+    settings = load_or_exit(arguments.config)
+    stop = begin_role("api", arguments.supervisor, settings.log.format)
     allow_many_threads()
     verify_access_or_exit(settings.api)
     # Use one torch thread pool per process: two pools slow each other down by
     # busy-waiting.
     torch.set_num_threads(1)
-    sockets = None if given.fd is None else [socket.socket(fileno=given.fd)]
-    storage, by_hand = settings.storage, given.supervisor is None
-    if by_hand and not storage.database:
+    sockets = None if arguments.fd is None else [socket.socket(fileno=arguments.fd)]
+    storage, is_standalone = settings.storage, arguments.supervisor is None
+    if is_standalone and not storage.database:
         with writing_or_exit(storage):
             migrate(storage)
     engine = open_engine(storage.database_url)
-    with auditing(settings, engine, "api", by_hand=by_hand) as tell:
-        server = _server(settings, audited(tell), supervised=not by_hand)
+    with auditing(settings, engine, "api", by_hand=is_standalone) as record:
+        record_access = with_audit_trail(record)
+        server = _server(settings, record_access, supervised=not is_standalone)
         # uvicorn handles signals itself, but not those that arrive before it starts.
-        Thread(target=_end, args=(stop, server), daemon=True).start()
+        Thread(target=_exit_on_stop, args=(stop, server), daemon=True).start()
         stop.ready(DRAIN_S)
         server.run(sockets)
         stop.drained()
@@ -58,26 +59,28 @@ def main() -> None:
     os._exit(0)
 
 
-def _end(stop: Event, server: uvicorn.Server) -> None:
+def _exit_on_stop(stop: Event, server: uvicorn.Server) -> None:
     stop.wait()
     server.should_exit = True
 
 
-def _server(settings: Settings, tell: Tell, *, supervised: bool) -> uvicorn.Server:
-    app = create_app(settings, tell=tell, supervised=supervised)
-    server = uvicorn.Server(_served(settings, app))
+def _server(
+    settings: Settings, record_access: RecordAccess, *, supervised: bool
+) -> uvicorn.Server:
+    app = create_app(settings, record_access=record_access, supervised=supervised)
+    server = uvicorn.Server(_config(settings, app))
     app.state.ending = lambda: server.should_exit  # ends open streams at shutdown
     return server
 
 
-def _served(settings: Settings, app: FastAPI) -> uvicorn.Config:
+def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         host=settings.api.host,
         port=settings.api.port,
         http=TimeoutH11Protocol,
         ws="none",
-        proxy_headers=False,  # read by Entrance, from trusted_proxies only
+        proxy_headers=False,  # read by AuthMiddleware, from trusted_proxies only
         log_config=None,
         access_log=False,  # health probes would fill the log
         timeout_graceful_shutdown=DRAIN_S,

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from api.auth.access import Access
-from api.auth.audit import Tell, log_event
+from api.auth.audit import RecordAccess, log_event
 from api.auth.login import login_router
 from api.auth.middleware import AuthMiddleware
 from api.http.body import BodyLimits, stated_limits
@@ -24,15 +24,15 @@ from api.v1.services import make_services
 from config.settings import Settings
 
 DESCRIPTION = (
-    "Looks for fractures on radiographs. Every failure is answered with "
-    '{"error": "what went wrong, in words"}. AI results, not for diagnostic use.'
+    "Detects fractures on radiographs. Every error response outside of /api/v1 is "
+    '{"error": "a description of the error"}. AI results, not for diagnostic use.'
 )
 
 
 def create_app(
     settings: Settings,
     checks: Mapping[str, Check] | None = None,
-    tell: Tell = log_event,
+    record_access: RecordAccess = log_event,
     *,
     supervised: bool = False,
 ) -> FastAPI:
@@ -42,18 +42,18 @@ def create_app(
         settings: All settings of the node.
         checks: The checks of /readyz besides the model, by name. None checks the
             database, the spool and the other roles.
-        tell: Records logins, refused requests and results that were viewed.
+        record_access: Records logins, refused requests and results that were viewed.
         supervised: Whether one supervisor runs the other roles on this machine. If not,
             only roles that have run before are expected to run.
     """
     analyzer = Analyzer(settings)
-    desk = make_services(settings)
+    services = make_services(settings)
     access = Access(settings)
     templates = page_templates(release := _release(), guarded=settings.api.guarded)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with analyzer, closing(desk):
+        with analyzer, closing(services):
             yield
 
     app = FastAPI(
@@ -66,19 +66,19 @@ def create_app(
         # The redirect would contain the host name that the client sent.
         redirect_slashes=False,
     )
-    app.state.tell, app.state.desk = tell, desk
+    app.state.record_access, app.state.services = record_access, services
     app.state.ending = lambda: False  # replaced by the process that serves it
     install_error_handlers(app)
-    others = storage_checks(settings.storage) if checks is None else checks
-    ready = {"model": analyzer.check, **others}
-    roles = role_checks(desk.engine, expected=supervised) if checks is None else {}
-    whole = {**ready, **roles}
-    collector = NodeCollector(settings, whole, release, analyzer.model)
+    storage = storage_checks(settings.storage) if checks is None else checks
+    ready = {"model": analyzer.check, **storage}
+    roles = role_checks(services.engine, expected=supervised) if checks is None else {}
+    all_checks = {**ready, **roles}
+    collector = NodeCollector(settings, all_checks, release, analyzer.model)
     routers = [
         predict_router(analyzer),
         health_router(ready, roles),
         metrics_router(collector),
-        *v1_routers(desk, whole, release, analyzer.model),
+        *v1_routers(services, all_checks, release, analyzer.model),
         pages_router(templates),
     ]
     if settings.api.tokens:

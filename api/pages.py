@@ -23,11 +23,15 @@ from inference.phantom.long_bone import draw_phantom
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
-PLAIN = ("worklist", "upload", "failures", "destinations", "health")
+DATA_PAGES = ("worklist", "upload", "failures", "destinations", "health")
 """Pages that load all their data from /api/v1. Each name is a path, a template and a
 key of the texts."""
 
-NAV = (("/", "analyze"), *((f"/{name}", name) for name in PLAIN), ("/docs", "docs"))
+NAV = (
+    ("/", "analyze"),
+    *((f"/{name}", name) for name in DATA_PAGES),
+    ("/docs", "docs"),
+)
 
 
 def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
@@ -55,34 +59,34 @@ def pages_router(templates: Jinja2Templates) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
-    def index(request: Request, _person: Viewer) -> Response:
+    def index(request: Request, _user: Viewer) -> Response:
         return templates.TemplateResponse(request, "index.html")
 
-    def plain(name: str) -> Callable[[Request, User], Response]:
-        def page(request: Request, _person: Viewer) -> Response:
+    def page_route(name: str) -> Callable[[Request, User], Response]:
+        def page(request: Request, _user: Viewer) -> Response:
             return templates.TemplateResponse(request, f"{name}.html")
 
         return page
 
-    for name in PLAIN:
-        router.add_api_route(f"/{name}", plain(name))
+    for name in DATA_PAGES:
+        router.add_api_route(f"/{name}", page_route(name))
 
     @router.get("/studies/{study_instance_uid}")
-    def study(request: Request, _person: Viewer, study_instance_uid: str) -> Response:
+    def study(request: Request, _user: Viewer, study_instance_uid: str) -> Response:
         del study_instance_uid  # the script reads it from the URL
         return templates.TemplateResponse(request, "study.html")
 
     @router.get("/docs")
-    def docs(request: Request, _person: Viewer) -> Response:
-        described = {"api": request.app.openapi()}
-        return templates.TemplateResponse(request, "docs.html", described)
+    def docs(request: Request, _user: Viewer) -> Response:
+        context = {"api": request.app.openapi()}
+        return templates.TemplateResponse(request, "docs.html", context)
 
     @router.get("/openapi.json")
-    def openapi(request: Request, _person: Viewer) -> Response:
+    def openapi(request: Request, _user: Viewer) -> Response:
         return JSONResponse(request.app.openapi())
 
     @router.get("/phantom.png")
-    def phantom(_person: Viewer) -> Response:
+    def phantom(_user: Viewer) -> Response:
         """Draw a broken bone for users who have no radiograph at hand."""
         pixels = draw_phantom(broken=True).radiograph().pixels
         _, png = cv2.imencode(".png", pixels)

@@ -35,40 +35,44 @@ class Access:
         self.logins = Throttle()
         self.failures = Throttle()
 
-    def token(self, shown: str) -> Token | None:
+    def token(self, text: str) -> Token | None:
         """Find a token by its text, in a time independent of the known tokens."""
-        digest = sha256(shown.encode(errors="replace")).digest()
-        found = [
+        digest = sha256(text.encode(errors="replace")).digest()
+        matches = [
             each for each in self.api.tokens if hmac.compare_digest(each.digest, digest)
         ]
-        return found[0] if found and len(shown) >= SHORTEST_TOKEN else None
+        return matches[0] if matches and len(text) >= SHORTEST_TOKEN else None
 
-    def person(self, request: Request, seen: Origin) -> tuple[User, AuthMethod] | None:
+    def identify(
+        self, request: Request, client: Origin
+    ) -> tuple[User, AuthMethod] | None:
         """Return the user of a request and the method of authentication.
 
         Returns None if the user is unknown.
         """
         if not self.api.guarded:
             return ANYONE, "open"
-        if seen.user:
-            acts = seen.user in self.api.operators
-            return User(seen.user, "operator" if acts else "viewer"), "proxy"
-        if (shown := bearer(request)) is not None:
-            token = self.token(shown)
-            return None if token is None else (person_of(token), "token")
-        held = self.sessions.holder(request.cookies.get(cookie_name(seen.secure), ""))
-        return None if held is None else (person_of(held), "session")
+        if client.user:
+            is_operator = client.user in self.api.operators
+            return User(client.user, "operator" if is_operator else "viewer"), "proxy"
+        if (text := bearer_token(request)) is not None:
+            token = self.token(text)
+            return None if token is None else (user_of(token), "token")
+        token = self.sessions.holder(
+            request.cookies.get(cookie_name(client.secure), "")
+        )
+        return None if token is None else (user_of(token), "session")
 
 
-def person_of(token: Token) -> User:
+def user_of(token: Token) -> User:
     """Return the user that a token belongs to."""
     return User(token.name, token.role)
 
 
-def bearer(request: Request) -> str | None:
+def bearer_token(request: Request) -> str | None:
     """Return the bearer token of a request (RFC 6750 2.1), or None if it has none."""
-    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-    return shown.strip() if scheme.lower() == "bearer" else None
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def cookie_name(secure: bool) -> str:  # noqa: FBT001 - one of two names

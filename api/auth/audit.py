@@ -9,14 +9,13 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from config.access import Role
-from dicom_node.audit.event import AuditEvent
-from dicom_node.audit.event import AuditEventType as Audited
+from dicom_node.audit.event import AuditEvent, AuditEventType
 from dicom_node.audit.transfers import received_event
 from dicom_node.instance import ReceivedInstance
 
 logger = logging.getLogger(__name__)
 
-What = Literal[
+AccessType = Literal[
     "login",
     "login failed",
     "logout",
@@ -30,7 +29,7 @@ What = Literal[
     "resumed",
     "connection tested",
 ]
-SOMEBODY = "somebody"
+UNKNOWN_USER = "somebody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +50,9 @@ class AccessEvent:
     """An action of a user, or an attempt at one.
 
     Attributes:
-        what: The kind of action, such as a login, a refused request or a result that
+        type: The type of action, such as a login, a refused request or a result that
             was viewed.
-        person: The user; None if the user is unknown.
+        user: The user; None if the user is unknown.
         address: The address of the client.
         about: The path, or the method of the login. It contains no text that the user
             entered.
@@ -61,47 +60,47 @@ class AccessEvent:
         again: Whether the node already had the bytes of that instance.
     """
 
-    what: What
-    person: User | None
+    type: AccessType
+    user: User | None
     address: str
     about: str
     received: ReceivedInstance | None = None
     again: bool = False
 
 
-Tell = Callable[[AccessEvent], None]
+RecordAccess = Callable[[AccessEvent], None]
 """Records an event. Called from any thread, and from several at once; may block. The
 request fails if it raises an exception."""
 
 
 def log_event(event: AccessEvent) -> None:
     """Log an event in one line."""
-    who = event.person.name if event.person else SOMEBODY
-    logger.info("%s: %s at %s, %s", event.what, who, event.address, event.about)
+    name = event.user.name if event.user else UNKNOWN_USER
+    logger.info("%s: %s at %s, %s", event.type, name, event.address, event.about)
 
 
-def audited(tell: Callable[[AuditEvent], None]) -> Tell:
+def with_audit_trail(record: Callable[[AuditEvent], None]) -> RecordAccess:
     """Return a function that sends an event to the log and to the audit trail."""
 
-    def both(event: AccessEvent) -> None:
+    def record_access(event: AccessEvent) -> None:
         log_event(event)
-        who = event.person.name if event.person else SOMEBODY
-        tell(AuditEvent(Audited(event.what), who, event.address, event.about))
+        name = event.user.name if event.user else UNKNOWN_USER
+        record(AuditEvent(AuditEventType(event.type), name, event.address, event.about))
         if event.received is not None:
-            tell(received_event(event.received, who, again=event.again))
+            record(received_event(event.received, name, again=event.again))
 
-    return both
+    return record_access
 
 
 async def audit_access(
     request: Request,
-    what: What,
+    access: AccessType,
     about: str,
     received: ReceivedInstance | None = None,
     *,
     again: bool = False,
 ) -> None:
     """Record an action of the user who sent a request."""
-    visit = request.state.visit
-    event = AccessEvent(what, visit.person, visit.address, about, received, again)
-    await run_in_threadpool(request.app.state.tell, event)
+    sender = request.state.request_user
+    event = AccessEvent(access, sender.user, sender.address, about, received, again)
+    await run_in_threadpool(request.app.state.record_access, event)

@@ -11,9 +11,9 @@ from fastapi import APIRouter, HTTPException, Request, Response, status
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
 
-from api.auth.access import Access, cookie_name, person_of
+from api.auth.access import Access, cookie_name, user_of
 from api.auth.audit import audit_access
-from api.auth.request_user import request_user, unknown
+from api.auth.request_user import request_user, unauthenticated
 from api.auth.sessions import LIFE_S
 from api.http.body import small_form
 from config.access import Token
@@ -32,15 +32,15 @@ def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     def page(request: Request, after: str, problem: HTTPException | None) -> Response:
-        about = {"next": after, "problem": problem and problem.detail}
-        response = templates.TemplateResponse(request, "login.html", about)
+        context = {"next": after, "problem": problem and problem.detail}
+        response = templates.TemplateResponse(request, "login.html", context)
         if problem is not None:
             response.status_code = problem.status_code
             response.headers.update(problem.headers or {})
         return response
 
     @router.get("/login")
-    async def ask(request: Request) -> Response:
+    async def login(request: Request) -> Response:
         return page(request, _path(request.query_params.get("next", "/")), None)
 
     @router.post("/login")
@@ -48,25 +48,25 @@ def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
         form = await small_form(request)
         after = _path(form.get("next", "/"))
         try:
-            token = await _shown(request, access, form.get("token", ""))
+            token = await _check_token(request, access, form.get("token", ""))
         except HTTPException as problem:
             return page(request, after, problem)
-        return _begun(request, access.sessions.begin(token), after)
+        return _redirect_with_session(request, access.sessions.begin(token), after)
 
     @router.post("/logout")
     async def log_out(request: Request) -> Response:
         name = cookie_name(request_user(request).secure)
         access.sessions.end(request.cookies.get(name, ""))
-        if request_user(request).way == "session":
+        if request_user(request).auth_method == "session":
             await audit_access(request, "logout", "/logout")
         response = RedirectResponse("/login", status.HTTP_303_SEE_OTHER)
-        _set(response, request, "", 0)
+        _set_cookie(response, request, "", 0)
         return response
 
     return router
 
 
-async def _shown(request: Request, access: Access, shown: str) -> Token:
+async def _check_token(request: Request, access: Access, text: str) -> Token:
     """Return the token that the user entered.
 
     Raises:
@@ -79,24 +79,24 @@ async def _shown(request: Request, access: Access, shown: str) -> Token:
             f"Too many wrong tokens came from {address}. Try again in {wait_s} s.",
             {"Retry-After": str(wait_s)},
         )
-    token = access.token(shown.strip())
+    token = access.token(text.strip())
     if token is None:
         access.logins.failed(address)
         await audit_access(request, "login failed", "/login")
-        raise unknown("This token is not known.")
+        raise unauthenticated("This token is not known.")
     access.logins.succeeded(address)
-    request.state.visit = replace(request_user(request), person=person_of(token))
+    request.state.request_user = replace(request_user(request), user=user_of(token))
     await audit_access(request, "login", "/login")
     return token
 
 
-def _begun(request: Request, cookie: str, after: str) -> Response:
+def _redirect_with_session(request: Request, cookie: str, after: str) -> Response:
     response = RedirectResponse(after, status.HTTP_303_SEE_OTHER)
-    _set(response, request, cookie, LIFE_S)
+    _set_cookie(response, request, cookie, LIFE_S)
     return response
 
 
-def _set(response: Response, request: Request, cookie: str, life_s: int) -> None:
+def _set_cookie(response: Response, request: Request, cookie: str, life_s: int) -> None:
     secure = request_user(request).secure
     response.set_cookie(
         cookie_name(secure),
@@ -109,6 +109,6 @@ def _set(response: Response, request: Request, cookie: str, life_s: int) -> None
     )
 
 
-def _path(said: str) -> str:
+def _path(text: str) -> str:
     """Return a path on this node unchanged, and "/" for any other text."""
-    return said if PATH.fullmatch(said) else "/"
+    return text if PATH.fullmatch(text) else "/"

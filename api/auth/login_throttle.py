@@ -14,8 +14,8 @@ from ipaddress import IPv6Address, ip_address
 FREE_ATTEMPTS = 5
 """Number of failures without a delay, because people mistype."""
 
-LONGEST_S = 60
-FORGOTTEN_S = 900
+LONGEST_WAIT_S = 60
+FORGET_AFTER_S = 900
 ADDRESSES = 1000
 """Maximum number of addresses in memory. The oldest are forgotten first."""
 
@@ -40,14 +40,14 @@ class Throttle:
         count, last = self._failures.get(_subnet(address), (0, -math.inf))
         if count < FREE_ATTEMPTS:
             return 0
-        pause = min(2.0 ** min(count - FREE_ATTEMPTS, 10), LONGEST_S)
-        return max(math.ceil(last + pause - self._now()), 0)
+        delay_s = min(2.0 ** min(count - FREE_ATTEMPTS, 10), LONGEST_WAIT_S)
+        return max(math.ceil(last + delay_s - self._now()), 0)
 
     def failed(self, address: str) -> None:
         """Record a failure of an address."""
-        site, now = _subnet(address), self._now()
-        count, last = self._failures.pop(site, (0, now))
-        self._failures[site] = (count + 1 if now - last < FORGOTTEN_S else 1, now)
+        subnet, now = _subnet(address), self._now()
+        count, last = self._failures.pop(subnet, (0, now))
+        self._failures[subnet] = (count + 1 if now - last < FORGET_AFTER_S else 1, now)
         while len(self._failures) > ADDRESSES:
             self._failures.popitem(last=False)
 

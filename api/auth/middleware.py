@@ -13,7 +13,7 @@ from fastapi import HTTPException, Request, status
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.auth.access import Access, bearer
+from api.auth.access import Access, bearer_token
 from api.auth.audit import audit_access
 from api.auth.proxy import origin
 from api.auth.request_user import RequestUser, refusal
@@ -29,7 +29,7 @@ OPEN_FOLDER = "/static/"
 
 
 class AuthMiddleware:
-    """ASGI middleware that stores a Visit in the state of each request."""
+    """ASGI middleware that stores a RequestUser in the state of each request."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         """Wrap an application."""
@@ -42,45 +42,45 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        visit = self._visit(request)
-        request.state.visit = visit
-        scope["scheme"] = "https" if visit.secure else "http"
-        if visit.person is None and bearer(request) is not None:
-            await self._note_failure(request, visit.address)
-        wrong = _rejection(request.headers, request.method, visit)
-        if wrong is None and visit.person is None and not _is_open(scope["path"]):
-            wrong = visit.refusal
-        respond = self._app if wrong is None else error_response(scope["path"], wrong)
+        sender = self._identify(request)
+        request.state.request_user = sender
+        scope["scheme"] = "https" if sender.secure else "http"
+        if sender.user is None and bearer_token(request) is not None:
+            await self._audit_wrong_token(request, sender.address)
+        rejection = _rejection(request.headers, request.method, sender)
+        if rejection is None and sender.user is None and not _is_open(scope["path"]):
+            rejection = sender.refusal
+        respond = (
+            self._app if rejection is None else error_response(scope["path"], rejection)
+        )
         await respond(scope, receive, send)
 
-    def _visit(self, request: Request) -> RequestUser:
+    def _identify(self, request: Request) -> RequestUser:
         access = self._access
-        seen = origin(request.scope, request.headers, access.api)
-        known = access.person(request, seen)
-        person, way = known or (None, None)
+        client = origin(request.scope, request.headers, access.api)
+        known = access.identify(request, client)
+        user, auth_method = known or (None, None)
         wants_page = "text/html" in request.headers.get("accept", "")
         to_login = request.method == "GET" and wants_page and bool(access.api.tokens)
-        shown = bearer(request) is not None
+        has_token = bearer_token(request) is not None
         query = request.url.query
         path = request.scope["path"] + (f"?{query}" if query else "")
-        refused = refusal(path, token_shown=shown, to_login=to_login)
+        refused = refusal(path, has_token=has_token, to_login=to_login)
         return RequestUser(
-            person,
-            way,
-            seen.address,
-            seen.secure,
+            user,
+            auth_method,
+            client.address,
+            client.secure,
             refused,
-            is_current=lambda: access.person(request, seen) == known,
+            is_current=lambda: access.identify(request, client) == known,
         )
 
-    async def _note_failure(self, request: Request, address: str) -> None:
+    async def _audit_wrong_token(self, request: Request, address: str) -> None:
         """Audit a wrong token, but throttle the events of a repeating program."""
         failures = self._access.failures
         if not failures.wait_s(address):
             failures.failed(address)
-            await audit_access(
-                request, "login failed", "with a token that is not known"
-            )
+            await audit_access(request, "login failed", "with an unknown token")
 
 
 def _is_open(path: str) -> bool:
@@ -88,28 +88,32 @@ def _is_open(path: str) -> bool:
 
 
 def _rejection(
-    headers: Headers, method: str, visit: RequestUser
+    headers: Headers, method: str, sender: RequestUser
 ) -> HTTPException | None:
     """Return the error for a request from a forbidden origin, else None."""
-    if visit.way == "open" and not _calls_us_local(headers):
+    if sender.auth_method == "open" and not _is_addressed_as_local(headers):
         return HTTPException(
             status.HTTP_421_MISDIRECTED_REQUEST,
-            "This page is open to all who sit at this machine, and so must be called "
-            "localhost or 127.0.0.1. To serve it by another name, or behind a proxy, "
-            "say under [api] in the settings who may use it (tokens, or "
+            "This node requires no login, so its pages are served as localhost or "
+            "127.0.0.1 only. To serve them under another name or behind a proxy, "
+            "configure users in the section [api] of the settings (tokens or "
             "proxy_user_header).",
         )
     # A website cannot make a browser send a token that the website does not have.
-    if method not in SAFE and visit.way != "token" and _is_cross_origin(headers):
+    if (
+        method not in SAFE
+        and sender.auth_method != "token"
+        and _is_cross_origin(headers)
+    ):
         return HTTPException(
             status.HTTP_403_FORBIDDEN,
-            "This was sent by a page of another website. Send it from a page of this "
-            "node; behind a proxy, have that pass on the header Host.",
+            "A page of another website sent this request. Send it from a page of this "
+            "node. If there is a proxy, configure it to forward the Host header.",
         )
     return None
 
 
-def _calls_us_local(headers: Headers) -> bool:
+def _is_addressed_as_local(headers: Headers) -> bool:
     """Return whether a request was sent to this machine by a loopback name.
 
     Programs may leave out the Host header. Browsers, which this check is for, always

@@ -29,7 +29,7 @@ def known_parameters(request: Request) -> dict[str, bool]:
     }
 
 
-async def check_parameters(request: Request, _person: Viewer) -> None:
+async def check_parameters(request: Request, _user: Viewer) -> None:
     """Refuse unknown parameters, and parameters that are given twice.
 
     This is a dependency of routers. It depends on Viewer, so that unauthenticated

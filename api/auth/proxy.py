@@ -54,8 +54,8 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
 
     The addresses before it are not trusted, because any client can write them.
     """
-    said = ",".join(headers.getlist("x-forwarded-for")).split(",")
-    for address in map(str.strip, reversed(said)):
+    addresses = ",".join(headers.getlist("x-forwarded-for")).split(",")
+    for address in map(str.strip, reversed(addresses)):
         if _number(address) is None:
             break
         peer = address
@@ -66,10 +66,10 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
 
 def _user(headers: Headers, name: str) -> str:
     """Return the user name; empty if the header is missing, repeated or invalid."""
-    if not name or len(said := headers.getlist(name)) != 1:
+    if not name or len(values := headers.getlist(name)) != 1:
         return ""
     try:
-        user = said[0].encode("latin-1").decode().strip()
+        user = values[0].encode("latin-1").decode().strip()
     except UnicodeDecodeError:
         return ""
     return user if user.isprintable() and len(user) <= LONGEST_NAME else ""

@@ -1,7 +1,7 @@
 """The sender of a request, and the Viewer and Operator dependencies.
 
 A route is public if neither the route nor its router has one of these dependencies. The
-Entrance middleware lists the paths of public routes, and refuses unauthenticated
+AuthMiddleware lists the paths of public routes, and refuses unauthenticated
 requests to all other paths.
 """
 
@@ -18,12 +18,12 @@ from api.auth.audit import User, audit_access
 AuthMethod = Literal["open", "proxy", "token", "session"]
 
 
-def person_key(request: Request) -> str:
+def user_key(request: Request) -> str:
     """Return the name of the user, or the address if no login is required."""
-    visit = request_user(request)
-    if visit.person is None or visit.way == "open":
-        return visit.address
-    return visit.person.name
+    sender = request_user(request)
+    if sender.user is None or sender.auth_method == "open":
+        return sender.address
+    return sender.user.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class RequestUser:
     """The sender of a request and how the sender was identified.
 
     Attributes:
-        person: The user; None if the user is unknown.
-        way: The method of identification: open to all, proxy header, token, or session
-            cookie. None if the user is unknown.
+        user: The user; None if the user is unknown.
+        auth_method: The method of authentication: open to all, proxy header, token, or
+            session cookie. None if the user is unknown.
         address: The address of the client.
         secure: Whether the client uses https.
         refusal: The error response if the route requires a user and the user is
@@ -43,8 +43,8 @@ class RequestUser:
             logout, by its expiry or with its token.
     """
 
-    person: User | None
-    way: AuthMethod | None
+    user: User | None
+    auth_method: AuthMethod | None
     address: str
     secure: bool
     refusal: HTTPException
@@ -52,9 +52,9 @@ class RequestUser:
 
 
 def request_user(request: Request) -> RequestUser:
-    """Return the Visit that the Entrance middleware stored for a request."""
-    visit: RequestUser = request.state.visit
-    return visit
+    """Return the user that the AuthMiddleware stored for a request."""
+    sender: RequestUser = request.state.request_user
+    return sender
 
 
 # It checks nothing. It only describes the authentication in OpenAPI.
@@ -62,58 +62,58 @@ _bearer = Security(
     HTTPBearer(
         scheme_name="token",
         auto_error=False,
-        description="A token of the settings; none is asked for where they name none.",
+        description="A token from the settings. Not needed if the settings have none.",
     )
 )
 
 
 async def _viewer(request: Request, _described: Annotated[object, _bearer]) -> User:
-    visit = request_user(request)
-    if visit.person is None:
-        raise visit.refusal
-    return visit.person
+    sender = request_user(request)
+    if sender.user is None:
+        raise sender.refusal
+    return sender.user
 
 
 Viewer = Annotated[User, Depends(_viewer)]
 """The user of the request, with any role. Others get 401 or are sent to /login."""
 
 
-async def _operator(request: Request, person: Viewer) -> User:
-    if person.role != "operator":
+async def _operator(request: Request, user: Viewer) -> User:
+    if user.role != "operator":
         await audit_access(request, "refused", request.scope["route"].path)
         raise HTTPException(
             status.HTTP_403_FORBIDDEN,
-            f"This is for operators, and {person.name} is a viewer. Ask whoever keeps "
-            "the settings of the node.",
+            f"Only operators may do this, and {user.name} is a viewer. Ask the "
+            "administrator of the node for the role operator.",
         )
-    return person
+    return user
 
 
 Operator = Annotated[User, Depends(_operator)]
 """The user of the request, who must be an operator. A viewer gets 403."""
 
 
-def refusal(path: str, *, token_shown: bool, to_login: bool) -> HTTPException:
+def refusal(path: str, *, has_token: bool, to_login: bool) -> HTTPException:
     """Return the response to an unauthenticated request.
 
     Args:
         path: The requested path, with its query.
-        token_shown: Whether the request has a token, which must then be wrong.
+        has_token: Whether the request has a token, which must then be wrong.
         to_login: Whether the client is a browser that can be redirected to the login
             page.
     """
-    if token_shown:
-        return unknown("This token is not known.", ', error="invalid_token"')
+    if has_token:
+        return unauthenticated("This token is not known.", ', error="invalid_token"')
     if to_login:
-        there = {"Location": f"/login?next={quote(path)}"}
-        return HTTPException(status.HTTP_303_SEE_OTHER, "Log in at /login.", there)
-    return unknown(
-        "Who are you? Send a token in the header `Authorization: Bearer TOKEN`; with a "
-        "browser, log in at /login."
+        location = {"Location": f"/login?next={quote(path)}"}
+        return HTTPException(status.HTTP_303_SEE_OTHER, "Log in at /login.", location)
+    return unauthenticated(
+        "Authentication is required. Send a token in the header `Authorization: Bearer "
+        "TOKEN`, or log in at /login with a browser."
     )
 
 
-def unknown(words: str, reason: str = "") -> HTTPException:
+def unauthenticated(message: str, parameters: str = "") -> HTTPException:
     """Return a 401 error with a challenge for a token (RFC 6750 3)."""
-    challenge = {"WWW-Authenticate": f'Bearer realm="fracture-node"{reason}'}
-    return HTTPException(status.HTTP_401_UNAUTHORIZED, words, challenge)
+    challenge = {"WWW-Authenticate": f'Bearer realm="fracture-node"{parameters}'}
+    return HTTPException(status.HTTP_401_UNAUTHORIZED, message, challenge)

@@ -52,17 +52,17 @@ class Sessions:
     def begin(self, token: Token) -> str:
         """Return the cookie of a new session."""
         until = int(self._now()) + LIFE_S
-        said = f"{token.name}.{until}.{secrets.token_hex(8)}"
-        return f"{said}.{self._signature(said, token)}"
+        payload = f"{token.name}.{until}.{secrets.token_hex(8)}"
+        return f"{payload}.{self._signature(payload, token)}"
 
     def holder(self, cookie: str) -> Token | None:
         """Return the token of a session; None if the cookie is invalid or expired."""
-        said, _, signature = cookie.rpartition(".")
-        name, _, rest = said.partition(".")
+        payload, _, signature = cookie.rpartition(".")
+        name, _, rest = payload.partition(".")
         token = self._tokens.get(name)
         # Compare bytes: compare_digest accepts only ASCII strings.
         if token is None or not hmac.compare_digest(
-            signature.encode(), self._signature(said, token).encode()
+            signature.encode(), self._signature(payload, token).encode()
         ):
             return None
         # The signature is valid, so the time can be parsed.
@@ -76,24 +76,24 @@ class Sessions:
             self._ended = {key: t for key, t in self._ended.items() if t > now}
             self._ended[cookie] = now + LIFE_S
 
-    def _signature(self, said: str, token: Token) -> str:
-        of = token.digest + f"{token.role}.{said}".encode()
-        return hmac.new(self._key, of, "sha256").hexdigest()
+    def _signature(self, payload: str, token: Token) -> str:
+        signed = token.digest + f"{token.role}.{payload}".encode()
+        return hmac.new(self._key, signed, "sha256").hexdigest()
 
     @cached_property
     def _key(self) -> bytes:
         try:
-            return _kept_key(self._directory)
+            return _load_or_create_key(self._directory)
         except OSError as error:
             logger.warning(
-                "The key of sessions cannot be kept in storage.directory (%s): a "
-                "restart will end them all",
+                "The session key cannot be stored in storage.directory (%s). A "
+                "restart will end all sessions",
                 error.strerror,
             )
             return secrets.token_bytes(KEY_BYTES)
 
 
-def _kept_key(directory: Path) -> bytes:
+def _load_or_create_key(directory: Path) -> bytes:
     """Read the key; create one if there is no usable key."""
     path = directory / KEY
     try:

@@ -46,7 +46,9 @@ class BodyLimit:
     refusal: str
 
 
-SMALL = BodyLimit(LARGEST_BODY, f"A body has {LARGEST_BODY} bytes at most here.")
+SMALL = BodyLimit(
+    LARGEST_BODY, f"The body is too large. The limit is {LARGEST_BODY} bytes."
+)
 
 Limits = Mapping[tuple[str, str], BodyLimit]
 """Limits by method and path."""
@@ -59,11 +61,11 @@ def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
         limit: The limit of the route. Its path must have no parameters.
     """
 
-    def state(endpoint: Endpoint) -> Endpoint:
+    def set_limit(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _LIMIT, limit)
         return endpoint
 
-    return state
+    return set_limit
 
 
 def stated_limits(routers: Iterable[APIRouter]) -> Limits:
@@ -170,7 +172,8 @@ class LimitedBody:
             # No client receives this response. Starlette's ClientDisconnect would be
             # logged as a failure of the node.
             raise HTTPException(
-                status.HTTP_400_BAD_REQUEST, "The upload was broken off by its sender."
+                status.HTTP_400_BAD_REQUEST,
+                "The client disconnected before the end of the upload.",
             )
         self._size += len(message.get("body", b""))
         if self._size > self._limit.size:
@@ -185,8 +188,8 @@ class LimitedBody:
 def _too_slow() -> HTTPException:
     return HTTPException(
         status.HTTP_408_REQUEST_TIMEOUT,
-        f"This came at less than {SLOWEST // 1000} kB a second, for too long; send it "
-        "again over a faster connection.",
+        f"The upload was slower than {SLOWEST // 1000} kB per second for too long. "
+        "Send it again over a faster connection.",
         {"Connection": "close"},
     )
 
@@ -202,6 +205,6 @@ async def small_form(request: Request) -> dict[str, str]:
         fields = parse_qs(body, max_num_fields=8)
     except ValueError:
         raise HTTPException(
-            status.HTTP_400_BAD_REQUEST, "This is no form that can be read."
+            status.HTTP_400_BAD_REQUEST, "The body is not a valid form."
         ) from None
     return {name: values[0] for name, values in fields.items()}

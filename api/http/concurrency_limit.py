@@ -40,91 +40,94 @@ class QueueLimit:
         # Keyed by user; the first user in the order is served next.
         self._waiting = OrderedDict[str, deque[asyncio.Future[None]]]()
 
-    def require_place(self, request: Request) -> None:
+    def require_space(self, request: Request) -> None:
         """Refuse a request if too many requests of its user are waiting.
 
         Raises:
             HTTPException: 503, with the seconds until the next attempt.
         """
-        person = self._key(request)
-        taken = len(self._waiting.get(person, ())) + (person in self._served)
-        if taken > self._most_waiting:
+        user = self._key(request)
+        count = len(self._waiting.get(user, ())) + (user in self._served)
+        if count > self._most_waiting:
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
-                f"{self._most_waiting} images are waiting already; send this one again "
+                f"{self._most_waiting} images are waiting already. Send this one again "
                 "later.",
                 {"Retry-After": str(RETRY_AFTER_S)},
             )
 
     @asynccontextmanager
-    async def turn(self, request: Request) -> AsyncIterator[None]:
-        """Wait for the turn of a request, and hold it during the block.
+    async def slot(self, request: Request) -> AsyncIterator[None]:
+        """Wait for a slot for a request, and hold it during the block.
 
         Args:
             request: A request. Its body must have been read.
 
         Raises:
-            HTTPException: 503 as in `require_place`, or 400 if the client disconnected
-                before its turn.
+            HTTPException: 503 as in `require_space`, or 400 if the client disconnected
+                while it waited.
         """
-        self.require_place(request)
-        person = self._key(request)
-        await self._wait(person, request)
+        self.require_space(request)
+        user = self._key(request)
+        await self._wait(user, request)
         try:
             yield
         finally:
-            self._release(person)
+            self._release(user)
 
-    async def _wait(self, person: str, request: Request) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(person, deque()).append(turn)
+    async def _wait(self, user: str, request: Request) -> None:
+        slot = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(user, deque()).append(slot)
         self._serve_next()
-        if turn.done():
+        if slot.done():
             return
-        gone = asyncio.ensure_future(_gone(request))
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(request))
         try:
-            await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {slot, disconnected}, return_when=asyncio.FIRST_COMPLETED
+            )
         except asyncio.CancelledError:  # the process is shutting down
-            if turn.done():
-                self._release(person)
+            if slot.done():
+                self._release(user)
             raise
         finally:
-            gone.cancel()
-            if not turn.done():
-                self._leave(person, turn)
-        if not turn.done():
+            disconnected.cancel()
+            if not slot.done():
+                self._leave(user, slot)
+        if not slot.done():
             raise HTTPException(
-                status.HTTP_400_BAD_REQUEST, "The client went away before its turn."
+                status.HTTP_400_BAD_REQUEST,
+                "The client disconnected while its request was waiting.",
             )
 
-    def _release(self, person: str) -> None:
+    def _release(self, user: str) -> None:
         self._free += 1
-        self._served.discard(person)
+        self._served.discard(user)
         self._serve_next()
 
     def _serve_next(self) -> None:
-        """Give free turns to users without one, longest-waiting first."""
+        """Give free slots to users without one, longest-waiting first."""
         while self._free:
             ready = (each for each in self._waiting if each not in self._served)
-            if (person := next(ready, None)) is None:
+            if (user := next(ready, None)) is None:
                 return
-            turn = self._waiting[person].popleft()
-            self._waiting.move_to_end(person)
-            self._forget_empty(person)
+            slot = self._waiting[user].popleft()
+            self._waiting.move_to_end(user)
+            self._remove_if_empty(user)
             self._free -= 1
-            self._served.add(person)
-            turn.set_result(None)
+            self._served.add(user)
+            slot.set_result(None)
 
-    def _leave(self, person: str, turn: asyncio.Future[None]) -> None:
-        self._waiting[person].remove(turn)
-        self._forget_empty(person)
+    def _leave(self, user: str, slot: asyncio.Future[None]) -> None:
+        self._waiting[user].remove(slot)
+        self._remove_if_empty(user)
 
-    def _forget_empty(self, person: str) -> None:
-        if not self._waiting[person]:
-            del self._waiting[person]
+    def _remove_if_empty(self, user: str) -> None:
+        if not self._waiting[user]:
+            del self._waiting[user]
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     """Wait until the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -136,32 +139,32 @@ class UploadLimit:
     One user may hold at most half of the slots. Must only be used from the event loop.
     """
 
-    def __init__(self, *, places: int = 24) -> None:
-        """Allow `places` uploads at the same time."""
-        self._places = places
-        self._by_person: Counter[str] = Counter()
+    def __init__(self, *, slots: int = 24) -> None:
+        """Allow `slots` uploads at the same time."""
+        self._slots = slots
+        self._by_user: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, person: str) -> Iterator[None]:
+    def slot(self, user: str) -> Iterator[None]:
         """Hold a slot during the block.
 
         Args:
-            person: The key of the user, as returned by `person_key`.
+            user: The key of the user, as returned by `user_key`.
 
         Raises:
             HTTPException: 503, with the seconds until the next attempt.
         """
-        taken, by_them = self._by_person.total(), self._by_person[person]
-        if taken >= self._places or by_them >= self._places // 2:
+        in_use, by_user = self._by_user.total(), self._by_user[user]
+        if in_use >= self._slots or by_user >= self._slots // 2:
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
-                f"{taken} images are coming in already, {by_them} of them from "
-                f"{person}; send this one again later.",
+                f"{in_use} uploads are in progress already, {by_user} of them from "
+                f"{user}. Send this one again later.",
                 {"Retry-After": str(RETRY_AFTER_S)},
             )
-        self._by_person[person] += 1
+        self._by_user[user] += 1
         try:
             yield
         finally:
-            self._by_person[person] -= 1
-            self._by_person += Counter()  # removes users with a count of zero
+            self._by_user[user] -= 1
+            self._by_user += Counter()  # removes users with a count of zero

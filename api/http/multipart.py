@@ -23,7 +23,7 @@ from api.http.body import BodyLimit
 LARGEST_FILE = 50_000_000
 """Maximum size of an upload in bytes."""
 
-_TOO_LARGE = f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken."
+_TOO_LARGE = f"The file is larger than {LARGEST_FILE // 10**6} MB, the maximum."
 
 # The additional bytes are for the boundary and the part headers.
 UPLOAD = BodyLimit(LARGEST_FILE + 2**16, _TOO_LARGE)
@@ -60,7 +60,7 @@ async def received(request: Request) -> AsyncIterator[Path]:
         if not isinstance(upload, UploadFile):
             raise HTTPException(
                 status.HTTP_400_BAD_REQUEST,
-                f"No file was sent; send one as the field '{FIELD}' of a "
+                f"The request has no file. Send it as the field '{FIELD}' of a "
                 "multipart/form-data body.",
             )
         if not upload.size:

@@ -1,7 +1,7 @@
 """Convert every failure of the web application to a JSON response.
 
-Paths below /api/v1 use problem details (RFC 9457). All other paths use {"error": "…in
-words…"}, as /predict always did.
+Paths below /api/v1 use problem details (RFC 9457). All other paths use {"error": "a
+description"}, as /predict always did.
 """
 
 import logging
@@ -12,11 +12,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from api.http.problem_schema import Problem
 from api.http.security_headers import headers
 from dicom_node.audit.event import sanitize
 
@@ -24,18 +24,23 @@ logger = logging.getLogger(__name__)
 
 V1 = "/api/v1"
 PROBLEM_JSON = "application/problem+json"
-AWAY = "The database does not answer; /readyz says more. Try again in a moment."
+DATABASE_UNAVAILABLE = (
+    "The database is not available; see /readyz. Try again in a moment."
+)
 # Other database errors are bugs of this program and belong in the log.
-AWAY_ERRORS = OperationalError, InterfaceError, PoolTimeoutError
-MOST_NAMED = 5
+DATABASE_ERRORS = OperationalError, InterfaceError, PoolTimeoutError
+MOST_NAMES = 5
 LONGEST_NAME = 64
-SURPRISE = "This failed on our side; the log of the node says why."
-
+UNEXPECTED = "An internal error occurred. See the log of the node."
 
 UNKNOWN = "unknown_parameter"
-
-
 REPEATED = "repeated_parameter"
+
+
+class Problem(BaseModel):
+    """The reason why a request failed. The response of routes outside of /api/v1."""
+
+    error: str = Field(description="A description of the error, for users.")
 
 
 def problem(description: str, error: str) -> dict[str, Any]:
@@ -44,8 +49,8 @@ def problem(description: str, error: str) -> dict[str, Any]:
     return {"model": Problem, "description": description, "content": content}
 
 
-STRANGER = problem(
-    "Nobody whom the node knows; see `token`", "This token is not known."
+UNAUTHENTICATED = problem(
+    "The user is unknown; see `token`", "This token is not known."
 )
 """The 401 response of a route that needs a login."""
 
@@ -54,7 +59,7 @@ def install_error_handlers(app: FastAPI) -> None:
     """Install handlers for all failures, including unexpected ones."""
     app.add_exception_handler(HTTPException, _handle_http_error)
     app.add_exception_handler(RequestValidationError, _handle_parameter_error)
-    for kind in AWAY_ERRORS:
+    for kind in DATABASE_ERRORS:
         app.add_exception_handler(kind, _handle_database_error)
     app.add_exception_handler(Exception, _handle_unexpected_error)
 
@@ -66,21 +71,21 @@ def error_response(path: str, error: HTTPException) -> JSONResponse:
         path: The path of the request.
         error: The failure.
     """
-    logger.info("Answered %s: %s", error.status_code, error.detail)
-    return _written(path, error.status_code, error.detail, error.headers)
+    logger.info("Responded with %s: %s", error.status_code, error.detail)
+    return _json_response(path, error.status_code, error.detail, error.headers)
 
 
-def _written(
+def _json_response(
     path: str,
     status: int,
-    words: str,
+    message: str,
     extra: Any = None,  # noqa: ANN401 - as in starlette
 ) -> JSONResponse:
     if not path.startswith(f"{V1}/"):
-        return JSONResponse({"error": words}, status, extra)
+        return JSONResponse({"error": message}, status, extra)
     title = HTTPStatus(status).phrase
-    told = {"type": "about:blank", "title": title, "status": status, "detail": words}
-    return JSONResponse(told, status, extra, PROBLEM_JSON)
+    body = {"type": "about:blank", "title": title, "status": status, "detail": message}
+    return JSONResponse(body, status, extra, PROBLEM_JSON)
 
 
 def _handle_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -96,30 +101,32 @@ def _handle_parameter_error(request: Request, error: Exception) -> JSONResponse:
     """
     if not isinstance(error, RequestValidationError):
         raise error
-    wrong = error.errors()
-    names = ", ".join(dict.fromkeys(_name(each["loc"]) for each in wrong[:MOST_NAMED]))
-    words = f"This cannot be used: {names}."
-    if wrong[0]["type"] == UNKNOWN:
-        known = ", ".join(wrong[0]["ctx"]["known"]) or "none"
-        words = f"Not a parameter here: {names}. Known parameters: {known}."
-    elif wrong[0]["type"] == REPEATED:
-        words = f"Given more than once: {names}. Give one value."
-    return _written(request.url.path, 400, f"{words} See /docs.")
+    errors = error.errors()
+    names = ", ".join(dict.fromkeys(_name(each["loc"]) for each in errors[:MOST_NAMES]))
+    message = f"Invalid or missing value: {names}."
+    if errors[0]["type"] == UNKNOWN:
+        known = ", ".join(errors[0]["ctx"]["known"]) or "none"
+        message = f"Unknown parameter: {names}. Known parameters: {known}."
+    elif errors[0]["type"] == REPEATED:
+        message = f"Given more than once: {names}. Give one value."
+    return _json_response(request.url.path, 400, f"{message} See /docs.")
 
 
-def _name(place: Sequence[int | str]) -> str:
+def _name(location: Sequence[int | str]) -> str:
     """Return the name of a parameter as the sender knows it.
 
     The location of the parameter (query, body) and list indexes are left out.
     """
-    named = [str(each) for each in place[1:] if isinstance(each, str)]
-    return sanitize(".".join(named) or str(place[0]))[:LONGEST_NAME]
+    named = [str(each) for each in location[1:] if isinstance(each, str)]
+    return sanitize(".".join(named) or str(location[0]))[:LONGEST_NAME]
 
 
 def _handle_database_error(request: Request, error: Exception) -> JSONResponse:
     """Return 503. The text of the database error may quote the query."""
-    logger.warning("The database failed: %s", type(error).__name__)
-    return _written(request.url.path, 503, AWAY, {"Retry-After": "5"})
+    logger.warning("The database is not available: %s", type(error).__name__)
+    return _json_response(
+        request.url.path, 503, DATABASE_UNAVAILABLE, {"Retry-After": "5"}
+    )
 
 
 def _handle_unexpected_error(request: Request, _error: Exception) -> JSONResponse:
@@ -128,4 +135,4 @@ def _handle_unexpected_error(request: Request, _error: Exception) -> JSONRespons
     Starlette sends this response outside of the middleware that adds the security
     headers, so they are added here.
     """
-    return _written(request.url.path, 500, SURPRISE, headers(request.scope))
+    return _json_response(request.url.path, 500, UNEXPECTED, headers(request.scope))

@@ -44,10 +44,10 @@ class StrictConnection(h11.Connection):
     """Parses requests, and refuses heads that two parsers could read differently.
 
     Attributes:
-        complaint: The reason why a request was refused here.
+        refusal: The reason why a request was refused here.
     """
 
-    complaint = ""
+    refusal = ""
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - as in h11
         """Start a connection."""
@@ -108,10 +108,10 @@ class StrictConnection(h11.Connection):
             return "The chunk extensions are longer than the body."
         return ""
 
-    def _refuse(self, complaint: str) -> None:
-        if complaint:
-            self.complaint = complaint
-            raise h11.RemoteProtocolError(complaint)
+    def _refuse(self, reason: str) -> None:
+        if reason:
+            self.refusal = reason
+            raise h11.RemoteProtocolError(reason)
 
 
 def ambiguity(head: bytes, version: bytes) -> str:
@@ -125,7 +125,7 @@ def ambiguity(head: bytes, version: bytes) -> str:
         A sentence; empty if the head is unambiguous (RFC 9112 2.2, 2.3, 5.2, 6.1, 6.3).
     """
     if version not in VERSIONS:
-        return "The version of HTTP must be 1.0 or 1.1."
+        return "The HTTP version must be 1.0 or 1.1."
     if head.count(b"\n") != head.count(b"\r\n"):
         return "Lines of the head must end with CR LF, not with LF alone."
     lines = head.split(b"\r\n")[1:]
@@ -139,11 +139,11 @@ def _unclear_length(lines: Sequence[bytes], version: bytes) -> str:
     lengths = [v.strip() for name, _, v in fields if name.lower() == b"content-length"]
     codings = [v for name, _, v in fields if name.lower() == b"transfer-encoding"]
     if lengths and codings:
-        return "Content-Length and Transfer-Encoding must not come together."
+        return "A request must not have both Content-Length and Transfer-Encoding."
     if len(lengths) > 1 or not all(each.isdigit() for each in lengths):
         return "Content-Length must be one number."
     if codings and version == b"1.0":
-        return "HTTP/1.0 has no Transfer-Encoding."
+        return "Transfer-Encoding is not allowed in HTTP/1.0."
     return ""
 
 
@@ -195,11 +195,11 @@ class TimeoutH11Protocol(H11Protocol):
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.abort()  # its response has started
             return
-        if self._is_serving():  # tell the application that the client is gone
+        if self._is_serving():  # signal a disconnected client
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        words = " ".join(filter(None, [msg, self.conn.complaint]))
-        body = json.dumps({"error": words}).encode()
+        message = " ".join(filter(None, [msg, self.conn.refusal]))
+        body = json.dumps({"error": message}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

@@ -46,16 +46,16 @@ FRESH_S = 2.0
 """Maximum age in seconds of a response to an unauthenticated client."""
 
 READ_ONLY = (
-    "the database can be read but not written; see that its file and folder, or its "
+    "the database can be read but not written; check that its file and folder, or its "
     "server, are not read-only"
 )
 
 BUSY = (
-    f"the database is busy: for {WAIT_S} s another process has kept it from being "
-    "written; if this lasts, find that process"
+    f"the database is busy: another process has held its write lock for {WAIT_S} s; if "
+    "this continues, find and stop that process"
 )
 
-_WHY = {"application/json": {"example": {"model": "the model is being loaded"}}}
+_NOT_READY = {"application/json": {"example": {"model": "the model is being loaded"}}}
 
 
 class NotReadyError(Exception):
@@ -96,7 +96,7 @@ def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
     """Check that a process of a role sent a recent heartbeat.
 
     Raises:
-        NotReadyError: There is no recent heartbeat, or the database does not answer.
+        NotReadyError: There is no recent heartbeat, or the database is not available.
         AbsentError: The role has never run, and is not expected to run.
     """
     try:
@@ -104,12 +104,12 @@ def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
         if silent_s is None and not expected and not has_run(engine, role):
             raise AbsentError
     except SQLAlchemyError:
-        raise NotReadyError("the database does not say") from None
+        raise NotReadyError("the database is not available") from None
     if silent_s is None:
         raise NotReadyError(f"no {role} is running; start `fracture-node serve`")
     if silent_s > DEAD_AFTER_S:
         raise NotReadyError(
-            f"no {role} has given a sign of life for {silent_s:.0f} s; see its log"
+            f"no {role} has sent a heartbeat for {silent_s:.0f} s; see its log"
         )
 
 
@@ -117,7 +117,7 @@ def check_database(url: str) -> None:
     """Check that the database can be written, without changing it.
 
     Raises:
-        NotReadyError: The database does not answer, is busy, or is read-only. The
+        NotReadyError: The database is not available, is busy, or is read-only. The
             message does not quote the URL, which may contain a password.
     """
     engine = open_engine(url)
@@ -130,8 +130,8 @@ def check_database(url: str) -> None:
         if _is_of_sqlite(error, "SQLITE_BUSY"):
             raise NotReadyError(BUSY) from None
         raise NotReadyError(
-            f"the database does not answer ({type(error).__name__}); see that it runs "
-            "and that storage.database is right"
+            f"the database is not available ({type(error).__name__}); check that it is "
+            "running and that storage.database is correct"
         ) from None
     finally:
         engine.dispose()
@@ -139,8 +139,8 @@ def check_database(url: str) -> None:
 
 def _check_writes(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        answer = connection.execute(text("SHOW transaction_read_only"))
-        if answer.scalar_one() != "off":
+        read_only = connection.execute(text("SHOW transaction_read_only"))
+        if read_only.scalar_one() != "off":
             raise NotReadyError(READ_ONLY)
         return
     # For a read-only file, SQLite turns BEGIN IMMEDIATE into a plain BEGIN, and refuses
@@ -179,7 +179,7 @@ def check_storage(storage: StorageSettings) -> None:
     except (StorageMismatchError, OSError) as error:
         raise NotReadyError(str(error)) from None
     except SQLAlchemyError:
-        raise NotReadyError("the database does not say which it is") from None
+        raise NotReadyError("the database is not available") from None
     finally:
         engine.dispose()
 
@@ -204,14 +204,16 @@ def health_router(
     @router.get(
         "/readyz",
         response_description="Ready",
-        responses={503: {"description": "Not ready, and why", "content": _WHY}},
+        responses={
+            503: {"description": "Not ready, with the reason", "content": _NOT_READY}
+        },
     )
     async def readyz(
         request: Request,
         response: Response,
         role: Annotated[
             Literal["api"] | None,
-            Query(description="Check the api alone, for a load balancer"),
+            Query(description="Check only the api process, for a load balancer."),
         ] = None,
     ) -> dict[str, str]:
         """Return 'ok', or what is wrong, for everything that the work needs.
@@ -219,14 +221,14 @@ def health_router(
         This includes a receiver and a worker. A request without access to the pages
         only gets the state of the whole node: 'ok' or 'not ready'.
         """
-        stranger = request_user(request).person is None
-        states = await latest.states(FRESH_S if stranger else 0)
+        is_unauthenticated = request_user(request).user is None
+        states = await latest.states(FRESH_S if is_unauthenticated else 0)
         if role is not None:
-            states = {name: words for name, words in states.items() if name in checks}
+            states = {name: state for name, state in states.items() if name in checks}
         ready = all(state == OK for state in states.values())
         if not ready:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-        if stranger:
+        if is_unauthenticated:
             return {"node": OK if ready else "not ready"}
         return states
 
@@ -251,11 +253,11 @@ class _Latest:
         """Return the results of the checks, at most `age_s` seconds old."""
         async with self._lock:
             if time.monotonic() - self._at >= age_s:
-                self._states = await run_in_threadpool(self._ask)
+                self._states = await run_in_threadpool(self._run_checks)
                 self._at = time.monotonic()
             return self._states
 
-    def _ask(self) -> dict[str, str]:
+    def _run_checks(self) -> dict[str, str]:
         return states_of(self._checks)
 
 

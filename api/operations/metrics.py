@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.auth.request_user import Viewer
-from api.http.problems import STRANGER
+from api.http.problems import UNAUTHENTICATED
 from api.operations.health import OK, Check, states_of
 from config.settings import Settings
 from dicom_node.metrics.counters import (
@@ -75,15 +75,15 @@ class NodeCollector(Collector):
         yield self._build()
         yield _gauge(
             "ready",
-            "Whether what the work needs is there, as /readyz says it.",
-            {name: words == OK for name, words in states_of(self.checks).items()},
+            "Whether each check of /readyz passes.",
+            {name: state == OK for name, state in states_of(self.checks).items()},
             "check",
         )
-        yield from self._of_this_machine()
+        yield from self._machine_metrics()
         engine = open_engine(self.settings.storage.database_url)
         try:
             with reading(engine) as connection:
-                yield from self._of_the_database(connection)
+                yield from self._database_metrics(connection)
         except SQLAlchemyError:
             pass  # `ready` reports it
         finally:
@@ -100,14 +100,14 @@ class NodeCollector(Collector):
         family.add_metric((self.release, *known), 1)
         return family
 
-    def _of_this_machine(self) -> Iterator[Metric]:
+    def _machine_metrics(self) -> Iterator[Metric]:
         storage, receiver = self.settings.storage, self.settings.receiver
         if storage.directory.exists():
             free = shutil.disk_usage(storage.directory).free
-            yield _gauge("disk_free_bytes", "Free disk for instances.", free)
+            yield _gauge("disk_free_bytes", "Free disk space for instances.", free)
         yield _gauge(
             "disk_required_bytes",
-            "With less free disk, instances are refused (min_free_mb).",
+            "Free disk space below which instances are refused (min_free_mb).",
             storage.min_free_mb * MB,
         )
         yield _gauge(
@@ -117,22 +117,22 @@ class NodeCollector(Collector):
         )
         yield _gauge(
             "associations_limit",
-            "How many there may be at once (max_associations).",
+            "Maximum number of associations at a time (max_associations).",
             receiver.max_associations,
         )
 
-    def _of_the_database(self, connection: sa.Connection) -> Iterator[Metric]:
+    def _database_metrics(self, connection: sa.Connection) -> Iterator[Metric]:
         names = [each.name for each in self.settings.destinations]
         waiting = backlog.instances(connection)
         deliveries = backlog.deliveries(connection, names)
-        tallies = read(connection)
+        samples = read(connection)
         yield from _waiting_instances(waiting)
         yield from _waiting_deliveries(deliveries, names)
         yield _outages(backlog.destination_states(connection, names))
         for family in METRIC_FAMILIES:
-            mine = [each for each in tallies if each.name == family.name]
+            mine = [each for each in samples if each.name == family.name]
             known = names if family.label == "destination" else family.values
-            yield _shown(family, mine, known)
+            yield _with_zeros(family, mine, known)
 
 
 def metrics_router(collector: Collector) -> APIRouter:
@@ -144,10 +144,10 @@ def metrics_router(collector: Collector) -> APIRouter:
     @router.get(
         "/metrics",
         response_class=PlainTextResponse,
-        response_description="Figures in Prometheus' text format, or in OpenMetrics'",
-        responses={200: {"content": {OPEN_METRICS: {}}}, 401: STRANGER},
+        response_description="Metrics in the text format of Prometheus or OpenMetrics",
+        responses={200: {"content": {OPEN_METRICS: {}}}, 401: UNAUTHENTICATED},
     )
-    def metrics(request: Request, _person: Viewer) -> Response:
+    def metrics(request: Request, _user: Viewer) -> Response:
         """Return the counters, queue lengths and durations of the node."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
@@ -156,10 +156,10 @@ def metrics_router(collector: Collector) -> APIRouter:
 
 
 def _gauge(
-    name: str, words: str, value: float | Mapping[str, float], label: str = ""
+    name: str, help_text: str, value: float | Mapping[str, float], label: str = ""
 ) -> Metric:
     family = GaugeMetricFamily(
-        f"fracture_node_{name}", words, labels=(label,) if label else ()
+        f"fracture_node_{name}", help_text, labels=(label,) if label else ()
     )
     values = value if isinstance(value, Mapping) else {"": value}
     for key, each in values.items():
@@ -172,17 +172,17 @@ def _waiting_instances(waiting: list[QueueDepth]) -> Iterator[Metric]:
     since = [each.since for each in waiting if each.state in UNDELIVERED]
     yield _gauge(
         "analyses_waiting",
-        "Instances whose analysis has not ended.",
+        "Instances with an unfinished analysis.",
         counts.get(InstanceState.RECEIVED, 0),
     )
     yield _gauge(
         "instances_failed",
-        "Instances that have failed and were not tried again.",
+        "Failed instances that were not retried.",
         counts.get(InstanceState.FAILED, 0),
     )
     yield _gauge(
         "oldest_undelivered_seconds",
-        "Age, since its receipt, of the oldest instance on its way; 0: there is none.",
+        "Seconds since receipt of the oldest unfinished instance. 0 if there is none.",
         max((time.time() - each for each in since), default=0.0),
     )
 
@@ -202,7 +202,7 @@ def _waiting_deliveries(
             ages[each.destination] = max(ages.get(each.destination, 0.0), age)
     depth = GaugeMetricFamily(
         "fracture_node_deliveries_waiting",
-        "Deliveries on their way, or held back.",
+        "Unfinished or paused deliveries.",
         labels=("destination", "state"),
     )
     for kind, count in kinds.items():
@@ -210,12 +210,12 @@ def _waiting_deliveries(
     yield depth
     yield _gauge(
         "oldest_delivery_seconds",
-        "Age, since it was asked for, of the oldest delivery on its way; 0: none.",
+        "Seconds since request of the oldest unfinished delivery. 0 if there is none.",
         ages,
         "destination",
     )
-    words = "Deliveries that failed for good and were not tried again."
-    yield _gauge("deliveries_unmended", words, failed, "destination")
+    help_text = "Deliveries that failed permanently and were not retried."
+    yield _gauge("deliveries_unmended", help_text, failed, "destination")
 
 
 def _outages(states: Mapping[str, DestinationState]) -> Metric:
@@ -226,40 +226,42 @@ def _outages(states: Mapping[str, DestinationState]) -> Metric:
     }
     return _gauge(
         "destination_failing_seconds",
-        "For how long no attempt at a delivery has succeeded; 0: the last one did.",
+        "Seconds since deliveries began to fail. 0 if the last attempt succeeded.",
         {name: max(each, 0.0) for name, each in seconds.items()},
         "destination",
     )
 
 
-def _shown(family: MetricFamily, tallies: list[Sample], known: Iterable[str]) -> Metric:
+def _with_zeros(
+    family: MetricFamily, samples: list[Sample], known: Iterable[str]
+) -> Metric:
     """Return a family, with zeros for labels that have no samples yet.
 
     Prometheus can compute a rate from the first increment only if the counter existed
     before it.
     """
     labels = [family.label] if family.label else []
-    values = [*known, *(each.label for each in tallies)] if labels else [""]
+    values = [*known, *(each.label for each in samples)] if labels else [""]
     if not family.buckets:
         counter = CounterMetricFamily(family.name, family.help, labels=labels)
         for value in dict.fromkeys(values):
-            times = sum(each.times for each in tallies if each.label == value)
+            times = sum(each.times for each in samples if each.label == value)
             counter.add_metric([value] if labels else [], times)
         return counter
     histogram = HistogramMetricFamily(family.name, family.help, labels=labels)
     for value in dict.fromkeys(values):
-        mine = [each for each in tallies if each.label == value]
+        mine = [each for each in samples if each.label == value]
         seconds = sum(each.seconds for each in mine)
         key = [value] if labels else []
         histogram.add_metric(key, _cumulative(family, mine), seconds)
     return histogram
 
 
-def _cumulative(family: MetricFamily, tallies: list[Sample]) -> list[tuple[str, float]]:
+def _cumulative(family: MetricFamily, samples: list[Sample]) -> list[tuple[str, float]]:
     """Return cumulative counts; bounds of an earlier release are kept."""
-    bounds = {*map(str, family.buckets), INFINITE, *(each.le for each in tallies)}
+    bounds = {*map(str, family.buckets), INFINITE, *(each.le for each in samples)}
     counted, buckets = 0, []
     for bound in sorted(bounds, key=float):
-        counted += sum(each.times for each in tallies if each.le == bound)
+        counted += sum(each.times for each in samples if each.le == bound)
         buckets.append((bound, float(counted)))
     return buckets

@@ -115,20 +115,20 @@ class Analyzer:
         except NotReadyError:
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
-                "The model is not ready; /readyz says why. Send the image again later.",
+                "The model is not ready; see /readyz. Send the image again later.",
                 {"Retry-After": str(RETRY_AFTER_S)},
             ) from None
 
     async def analyze(
-        self, file: Path, turn: Callable[[], AbstractAsyncContextManager[None]]
+        self, file: Path, slot: Callable[[], AbstractAsyncContextManager[None]]
     ) -> UploadResult:
-        """Wait for the turn of a file, analyze the file and return the result.
+        """Wait for a slot, analyze the file and return the result.
 
         Args:
             file: The upload.
-            turn: Returns a context manager that waits for the turn of the request and
-                holds it. A slow file is read outside the turn, so that other requests
-                do not wait for it.
+            slot: Returns a context manager that waits for a slot for the request and
+                holds it. A slow file is read without a slot, so that other requests do
+                not wait for it.
 
         Raises:
             HTTPException: 400, 413 or 415 if the file has no radiograph that can be
@@ -137,12 +137,12 @@ class Analyzer:
         """
         submit = self._thread.submit
         try:
-            async with turn():
+            async with slot():
                 return await asyncio.wrap_future(submit(self._analyze, file))
         except ChildTimeoutError:
             radiograph = await self._read_slowly(file)
-        async with turn():
-            return await asyncio.wrap_future(submit(self._answer, radiograph))
+        async with slot():
+            return await asyncio.wrap_future(submit(self._classify, radiograph))
 
     async def _read_slowly(self, file: Path) -> Radiograph:
         """Read a slow file; only one is read at a time.
@@ -153,8 +153,8 @@ class Analyzer:
         if self._slow_file is not None and not self._slow_file.done():
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
-                "This image takes long to decode, and another one that does is being "
-                "decoded; send this one again later.",
+                "This image takes long to decode, and another slow image is being "
+                "decoded. Send this one again later.",
                 {"Retry-After": str(RETRY_AFTER_S)},
             )
         reader = self._tools.result().reader
@@ -171,16 +171,16 @@ class Analyzer:
         return _Tools(Reader(child, worker, classifier.card.body_parts), classifier)
 
     def _analyze(self, file: Path) -> UploadResult:
-        return self._answer(self._tools.result().reader.read(file))
+        return self._classify(self._tools.result().reader.read(file))
 
-    def _answer(self, radiograph: Radiograph) -> UploadResult:
+    def _classify(self, radiograph: Radiograph) -> UploadResult:
         start = time.monotonic()
         tools = self._tools.result()
         try:
             finding = tools.classifier.classify(radiograph)
-        except OutOfDistributionError as reason:
+        except OutOfDistributionError as error:
             code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
-            raise HTTPException(code, str(reason)) from None
+            raise HTTPException(code, str(error)) from None
         long_side = self._settings.results.long_side
         annotated = render(radiograph, finding, long_side=long_side)
         logger.info(

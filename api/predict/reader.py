@@ -28,9 +28,9 @@ from inference.radiograph import Radiograph
 HEAD = 132
 """Bytes that identify a DICOM file: preamble and prefix (PS3.10 7.1)."""
 
-
-NEITHER = (
-    "This is neither an image nor DICOM; PNG, JPEG, BMP, TIFF, WebP and DICOM are read."
+UNKNOWN_FORMAT = (
+    "The file is neither an image nor DICOM. Supported formats are PNG, JPEG, BMP, "
+    "TIFF, WebP and DICOM."
 )
 
 
@@ -64,7 +64,7 @@ class Reader:
             raise
         except NotAnImageError:
             raise HTTPException(
-                status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, NEITHER
+                status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, UNKNOWN_FORMAT
             ) from None
         except (DicomNodeError, PlainImageError) as error:
             raise HTTPException(_status(error), str(error)) from None

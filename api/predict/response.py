@@ -7,12 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.predict.analyzer import UploadResult
-from api.predict.schemas import ArrowAnswer, ModelAnswer, OriginalAnswer, Prediction
+from api.predict.schemas import (
+    ArrowResponse,
+    ModelResponse,
+    OriginalResponse,
+    Prediction,
+)
 from inference.drawing.result_image import Annotated
 from inference.finding import Arrow, Point
 from inference.radiograph import Radiograph
 
-MOST = 0.999
+MAX_CONFIDENCE = 0.999
 """The largest confidence in a response. Rounding must not state a certainty."""
 
 # No chroma subsampling: it would blur the edges of a thin colored arrow.
@@ -24,7 +29,7 @@ _JPEG = (
 )
 
 
-def answer(analysis: UploadResult, *, original: bool) -> Prediction:
+def prediction_response(analysis: UploadResult, *, original: bool) -> Prediction:
     """Return an analysis as the response of /predict.
 
     Args:
@@ -32,21 +37,21 @@ def answer(analysis: UploadResult, *, original: bool) -> Prediction:
         original: Whether to add the image without annotation.
     """
     finding, radiograph = analysis.finding, analysis.radiograph
-    written = Prediction(
+    response = Prediction(
         prediction="Fracture" if finding.is_fracture else "No Fracture",
-        confidence=f"{min(finding.confidence, MOST):.1%}",
+        confidence=f"{min(finding.confidence, MAX_CONFIDENCE):.1%}",
         image_base64=_jpeg(cv2.cvtColor(analysis.annotated.pixels, cv2.COLOR_RGB2BGR)),
         probability=finding.probability,
         operating_point=finding.operating_point.value,
         arrow=_arrow(finding.arrow, radiograph),
-        model=ModelAnswer(name=finding.model.name, version=finding.model.version),
+        model=ModelResponse(name=finding.model.name, version=finding.model.version),
     )
     if original:
-        written.original = _original(radiograph, analysis.annotated)
-    return written
+        response.original = _original(radiograph, analysis.annotated)
+    return response
 
 
-def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowAnswer | None:
+def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowResponse | None:
     """Convert an arrow from square pixels to the pixels of the stored image."""
     if arrow is None:
         return None
@@ -56,14 +61,16 @@ def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowAnswer | None:
     def stored(point: Point) -> Point:
         return point[0] * stored_columns / columns, point[1] * stored_rows / rows
 
-    return ArrowAnswer(tip=stored(arrow.tip), tail=stored(arrow.tail))
+    return ArrowResponse(tip=stored(arrow.tip), tail=stored(arrow.tail))
 
 
-def _original(radiograph: Radiograph, annotated: Annotated) -> OriginalAnswer:
+def _original(radiograph: Radiograph, annotated: Annotated) -> OriginalResponse:
     rows, columns = annotated.image_area
-    way = cv2.INTER_AREA if annotated.scale < 1 else cv2.INTER_CUBIC
-    shown = cv2.resize(radiograph.pixels, (columns, rows), interpolation=way)
-    return OriginalAnswer(image_base64=_jpeg(shown), area=(columns, rows))
+    interpolation = cv2.INTER_AREA if annotated.scale < 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(
+        radiograph.pixels, (columns, rows), interpolation=interpolation
+    )
+    return OriginalResponse(image_base64=_jpeg(resized), area=(columns, rows))
 
 
 def _jpeg(pixels: NDArray[np.uint8] | cv2.typing.MatLike) -> str:

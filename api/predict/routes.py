@@ -8,74 +8,75 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth.audit import audit_access
 from api.auth.parameters import check_parameters
-from api.auth.request_user import Viewer, person_key
+from api.auth.request_user import Viewer, user_key
 from api.http.body import takes
 from api.http.concurrency_limit import QueueLimit, UploadLimit
 from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
-from api.http.problems import STRANGER, SURPRISE, problem
+from api.http.problems import UNAUTHENTICATED, UNEXPECTED, problem
 from api.predict.analyzer import Analyzer
-from api.predict.reader import NEITHER
-from api.predict.response import answer
+from api.predict.reader import UNKNOWN_FORMAT
+from api.predict.response import prediction_response
 from api.predict.schemas import Prediction
 
 _FORM = file_form(
     "One radiograph: PNG, JPEG, BMP, TIFF or WebP of 8 or 16 bits, gray or color, or a "
-    f"DICOM file, of at most {LARGEST_FILE // 10**6} MB. What it is, its content says; "
-    "its name and declared type are not looked at."
+    f"DICOM file, of at most {LARGEST_FILE // 10**6} MB. The type is detected from the "
+    "content. The name and the declared type of the file are ignored."
 )
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: problem(
-        "The file is missing, empty, truncated, or broken; or a parameter is not known",
+        "The file is missing, empty, truncated or damaged, or a parameter is unknown",
         "The image is damaged or ends early (OSError). Send the whole file.",
     ),
-    401: STRANGER,
+    401: UNAUTHENTICATED,
     403: problem(
         "Sent by a page of another website",
-        "This was sent by a page of another website. Send it from a page of this node.",
+        "A page of another website sent this request. Send it from a page of this "
+        "node.",
     ),
     408: problem(
-        "The file comes too slowly",
-        "This came at less than 50 kB a second, for too long; send it again over a "
-        "faster connection.",
+        "The upload is too slow",
+        "The upload was slower than 50 kB per second for too long. Send it again over "
+        "a faster connection.",
     ),
     413: problem(
         "The file, or the image in it, is too large",
-        f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken.",
+        f"The file is larger than {LARGEST_FILE // 10**6} MB, the maximum.",
     ),
     415: problem(
-        "Neither an image nor DICOM, DICOM that is not a radiograph to analyze, or a "
-        "picture unlike those that the model was made for",
-        NEITHER,
+        "Neither an image nor DICOM, DICOM without a radiograph that can be analyzed, "
+        "or an image unlike those that the model supports",
+        UNKNOWN_FORMAT,
     ),
     503: problem(
         "Too many images are waiting, or the model is not loaded; see Retry-After",
-        "8 images are waiting already; send this one again later.",
+        "8 images are waiting already. Send this one again later.",
     ),
-    "default": problem("Any other failure", SURPRISE),
+    "default": problem("Any other failure", UNEXPECTED),
 }
 
 
 def predict_router(analyzer: Analyzer) -> APIRouter:
     """Serve /predict."""
     router = APIRouter(tags=["predict"], dependencies=[Depends(check_parameters)])
-    queue = QueueLimit(person_key, waiting=8)
-    arrivals = UploadLimit()
+    queue = QueueLimit(user_key, waiting=8)
+    uploads = UploadLimit()
 
     @router.post(
         "/predict",
         openapi_extra={"requestBody": _FORM},
         responses=_PROBLEMS,
-        response_description="The answer",
+        response_description="The finding",
         response_model_exclude_unset=True,
     )
     @takes(UPLOAD)
     async def predict(
         request: Request,
-        _person: Viewer,
+        _user: Viewer,
         *,
         original: Annotated[
-            bool, Query(description="Also answer with the picture as the model saw it.")
+            bool, Query(description="Also return the image as the model saw it.")
         ] = False,
     ) -> Prediction:
         """Look for a fracture on one radiograph.
@@ -84,13 +85,15 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
         diagnostic use.
         """
         analyzer.require_ready()
-        queue.require_place(request)  # before the large body is read
-        with arrivals.place(person_key(request)):
+        queue.require_space(request)  # before the large body is read
+        with uploads.slot(user_key(request)):
             async with received(request) as file:
-                turn = partial(queue.turn, request)
-                analysis = await analyzer.analyze(file, turn)
-        written = await run_in_threadpool(answer, analysis, original=original)
+                slot = partial(queue.slot, request)
+                analysis = await analyzer.analyze(file, slot)
+        response = await run_in_threadpool(
+            prediction_response, analysis, original=original
+        )
         await audit_access(request, "viewed", "/predict")
-        return written
+        return response
 
     return router

@@ -18,27 +18,27 @@ _EXAMPLE: JsonDict = {
 }
 
 
-class ArrowAnswer(BaseModel):
+class ArrowResponse(BaseModel):
     """An arrow; each end is a [column, row] in pixels of the upright image."""
 
-    tip: Point = Field(description="Where it points: the peak of the heatmap.")
-    tail: Point = Field(description="Where it starts.")
+    tip: Point = Field(description="The end with the head, at the peak of the heatmap.")
+    tail: Point = Field(description="The other end.")
 
 
-class ModelAnswer(BaseModel):
+class ModelResponse(BaseModel):
     """The name and version of the model."""
 
     name: str
     version: str
 
 
-class OriginalAnswer(BaseModel):
+class OriginalResponse(BaseModel):
     """The radiograph as the model saw it, to compare with the annotated image."""
 
     image_base64: str = Field(description="A JPEG, base64.")
     area: tuple[int, int] = Field(
-        description="[columns, rows] that the radiograph takes up in the annotated "
-        "picture, from the top left corner; the rest is the caption."
+        description="Size of the radiograph in the annotated image as [columns, rows], "
+        "from the top left corner. The rest is the caption."
     )
 
 
@@ -47,12 +47,12 @@ class Prediction(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
-    prediction: Literal["Fracture", "No Fracture"] = Field(description="The answer.")
+    prediction: Literal["Fracture", "No Fracture"] = Field(description="The finding.")
     confidence: str = Field(
-        description="How far the answer is from the reporting threshold: 50% at the "
-        "threshold, 100% at certainty, linear in between, as text with one decimal. "
-        "Never above 99.9%. Where the threshold is 0.5, this is the probability of the "
-        "answer given."
+        description="Distance of the probability from the reporting threshold: 50% "
+        "at the threshold, 100% at certainty, linear in between, as text with one "
+        "decimal. Never above 99.9%. If the threshold is 0.5, this is the "
+        "probability of the finding."
     )
     image_base64: str = Field(
         description="The annotated radiograph with its caption: a JPEG, base64."
@@ -61,21 +61,21 @@ class Prediction(BaseModel):
         ge=0,
         le=1,
         description="Probability of a fracture, from 0 to 1, as calibrated; "
-        "also for a negative answer.",
+        "also for a negative finding.",
     )
     operating_point: Literal["none", "doubtful", "definite"] = Field(
         description="The highest operating point that the probability reaches: none "
         '("No Fracture"), doubtful or definite ("Fracture").'
     )
-    arrow: ArrowAnswer | None = Field(
-        description="Towards the suspected fracture, each end a [column, row] in the "
-        "pixels of the uploaded image, turned upright where its EXIF orientation says "
-        "so, from the top left corner; null where there is none to draw."
+    arrow: ArrowResponse | None = Field(
+        description="An arrow to the suspected fracture. Each end is a [column, row] "
+        "in pixels of the uploaded image from the top left corner. If the image has an "
+        "EXIF orientation, it is rotated first. Null if there is no arrow."
     )
-    model: ModelAnswer
-    original: OriginalAnswer | None = Field(
+    model: ModelResponse
+    original: OriginalResponse | None = Field(
         default=None,
-        description="With ?original=true, the radiograph as the model saw it "
-        "(image_base64) and the [columns, rows] that it takes up in the annotated "
-        "picture from the top left corner (area); else left out.",
+        description="The radiograph as the model saw it (image_base64), and its size "
+        "in the annotated image as [columns, rows] from the top left corner (area). "
+        "Omitted without ?original=true.",
     )

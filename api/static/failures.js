@@ -1,34 +1,34 @@
 // Failures by destination and reason, with buttons to retry them and to pause a destination.
 
-import { byId, complain, make } from "./lib/elements.js";
-import { act, ask, lookAnew, mayAct } from "./lib/node.js";
-import { say, texts } from "./lib/text.js";
-import { address, image, when } from "./lib/words.js";
+import { byId, make, showError } from "./lib/elements.js";
+import { address, image, when } from "./lib/format.js";
+import { isOperator, refreshOnChange, request, submit } from "./lib/node.js";
+import { formatText, texts } from "./lib/text.js";
 
 const t = texts.failures;
-const about = ({ destination, reason, waiting }) => new URLSearchParams({ destination, reason, waiting });
+const query = ({ destination, reason, waiting }) => new URLSearchParams({ destination, reason, waiting });
 
 /** Show all groups. Groups that are open stay open. */
 async function show() {
   try {
-    const [groups, places] = await Promise.all([ask("/failures"), ask("/destinations")]);
-    const open = new Set([...document.querySelectorAll("details[open]")].map(({ dataset }) => dataset.about));
-    byId("groups").replaceChildren(...groups.map((each) => card(each, places, open.has(String(about(each))))));
-    byId("places").replaceChildren(...(mayAct ? places.map(lever) : []));
+    const [groups, destinations] = await Promise.all([request("/failures"), request("/destinations")]);
+    const open = new Set([...document.querySelectorAll("details[open]")].map(({ dataset }) => dataset.group));
+    byId("groups").replaceChildren(...groups.map((each) => card(each, destinations, open.has(String(query(each))))));
+    byId("destinations").replaceChildren(...(isOperator ? destinations.map(pauseButton) : []));
     byId("empty").hidden = groups.length > 0;
-    byId("all").hidden = !mayAct || groups.length === 0;
-    complain(null);
+    byId("all").hidden = !isOperator || groups.length === 0;
+    showError(null);
   } catch (error) {
-    complain(error);
+    showError(error);
   }
 }
 
-function card(group, places, isOpen) {
+function card(group, destinations, isOpen) {
   const { destination, count, first, last, waiting } = group;
-  const title = destination ? say(t.delivery, { destination }) : t.analysis;
-  const isPaused = places.some(({ name, paused }) => name === destination && paused);
+  const title = destination ? formatText(t.delivery, { destination }) : t.analysis;
+  const isPaused = destinations.some(({ name, paused }) => name === destination && paused);
   const instances = make("table", { class: "rows cards" }, make("tbody"));
-  const details = make("details", { "data-about": about(group) }, make("summary", { text: t.show }), instances);
+  const details = make("details", { "data-group": query(group) }, make("summary", { text: t.show }), instances);
   details.addEventListener("toggle", () => details.open && list(group, instances.tBodies[0]));
   details.open = isOpen;
   return make(
@@ -38,9 +38,9 @@ function card(group, places, isOpen) {
       make("h2", { text: title }),
       waiting && make("span", { class: "state", "data-state": "queued", text: t.waiting }),
       isPaused && make("span", { class: "state", "data-state": "paused", text: t.paused }),
-      make("span", { text: say(t.count, { count }) }),
-      make("span", { class: "below", text: say(t.between, { first: when(first), last: when(last) }) }),
-      mayAct && make("button", { type: "button", class: "button end", text: waiting ? t.try_now : t.retry_group, click: () => retry(group) })),
+      make("span", { text: formatText(t.count, { count }) }),
+      make("span", { class: "below", text: formatText(t.between, { first: when(first), last: when(last) }) }),
+      isOperator && make("button", { type: "button", class: "button end", text: waiting ? t.try_now : t.retry_group, click: () => retry(group) })),
     reasons(group),
     details,
   );
@@ -49,32 +49,32 @@ function card(group, places, isOpen) {
 /** The reason of a failure. For a delivery, each reason is shown with the affected objects. */
 function reasons({ reason, reasons: each }) {
   if (!each.length) return make("p", { class: "reason", text: reason || t.no_reason });
-  const lines = each.map(({ reason: why, objects }) => make("li", { class: "reason", text: say(t.objects_reason, { objects: objects.join(", "), reason: why || t.no_reason }) }));
+  const lines = each.map(({ reason: text, objects }) => make("li", { class: "reason", text: formatText(t.objects_reason, { objects: objects.join(", "), reason: text || t.no_reason }) }));
   return make("ul", { class: "reasons" }, ...lines);
 }
 
 /** A button that pauses or resumes a destination. */
-function lever({ name, paused }) {
-  const words = say(paused ? t.resume : t.pause, { destination: name });
+function pauseButton({ name, paused }) {
+  const text = formatText(paused ? t.resume : t.pause, { destination: name });
   const path = `/destinations/${encodeURIComponent(name)}/${paused ? "resume" : "pause"}`;
-  return make("button", { type: "button", class: "button", text: words, click: () => act(path).then(show, complain) });
+  return make("button", { type: "button", class: "button", text, click: () => submit(path).then(show, showError) });
 }
 
 /** List the instances of a group. */
 async function list(group, rows) {
   try {
-    const lines = await ask(`/failures/instances?${about(group)}`);
+    const lines = await request(`/failures/instances?${query(group)}`);
     rows.replaceChildren(...lines.map((line) => row(line, group)));
-    if (lines.length < group.count) rows.append(make("tr", {}, make("td", { colspan: 4, class: "below", text: say(t.first, { count: lines.length }) })));
+    if (lines.length < group.count) rows.append(make("tr", {}, make("td", { colspan: 4, class: "below", text: formatText(t.first, { count: lines.length }) })));
   } catch (error) {
-    complain(error);
+    showError(error);
   }
 }
 
 function row(line, { destination, waiting }) {
   const path = destination ? `send?${new URLSearchParams({ destination })}` : "analyze";
-  const again = async () => {
-    await act(`/instances/${line.id}/${path}`).then(() => tell({ asked: 1, gone: 0 }), complain);
+  const retryOne = async () => {
+    await submit(`/instances/${line.id}/${path}`).then(() => showStatus({ asked: 1, gone: 0 }), showError);
     await show();
   };
   return make(
@@ -83,7 +83,7 @@ function row(line, { destination, waiting }) {
     make("td", { class: "when", text: when(line.received_at) }),
     make("td", { class: "patient" }, make("a", { href: address(line), text: line.patient.name || texts.worklist.no_name })),
     make("td", { text: [line.modality, image(line)].filter(Boolean).join(" ") }),
-    make("td", { class: "number" }, mayAct && !waiting && make("button", { type: "button", class: "button", text: t.retry, click: again })),
+    make("td", { class: "number" }, isOperator && !waiting && make("button", { type: "button", class: "button", text: t.retry, click: retryOne })),
   );
 }
 
@@ -92,23 +92,23 @@ async function retry(group) {
   const total = { asked: 0, gone: 0 };
   try {
     for (let left = 1; left > 0; ) {
-      const answer = await act(`/failures/retry?${group ? about(group) : ""}`);
-      total.asked += answer.asked;
-      total.gone += answer.gone;
-      left = answer.asked > 0 ? answer.left : 0;
-      tell(total);
+      const response = await submit(`/failures/retry?${group ? query(group) : ""}`);
+      total.asked += response.asked;
+      total.gone += response.gone;
+      left = response.asked > 0 ? response.left : 0;
+      showStatus(total);
     }
   } catch (error) {
-    complain(error);
+    showError(error);
   }
   await show();
 }
 
-function tell({ asked, gone }) {
-  byId("status").textContent = [say(t.asked, { count: asked }), gone > 0 && say(t.gone, { count: gone })].filter(Boolean).join(" ");
+function showStatus({ asked, gone }) {
+  byId("status").textContent = [formatText(t.accepted, { count: asked }), gone > 0 && formatText(t.files_removed, { count: gone })].filter(Boolean).join(" ");
 }
 
 byId("all").addEventListener("click", () => retry(null));
-lookAnew(show);
+refreshOnChange(show);
 await show();
 document.body.dataset.ready = "true";

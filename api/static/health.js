@@ -1,10 +1,10 @@
 // The health of the node, and statistics that show whether the results of the model have changed.
 
 import { columns } from "./lib/charts.js";
-import { byId, complain, make } from "./lib/elements.js";
-import { ask } from "./lib/node.js";
-import { say, texts } from "./lib/text.js";
-import { size, when } from "./lib/words.js";
+import { byId, make, showError } from "./lib/elements.js";
+import { size, when } from "./lib/format.js";
+import { request } from "./lib/node.js";
+import { formatText, texts } from "./lib/text.js";
 
 const t = texts.health;
 const EVERY_MS = 10_000;
@@ -13,16 +13,16 @@ const period = new URLSearchParams(location.search).get("period") ?? "day";
 
 async function show() {
   try {
-    const [node, places, figures] = await Promise.all([ask("/node"), ask("/destinations"), ask(`/figures?period=${period}`)]);
-    byId("version").textContent = say(t.version, { version: node.version, model: node.model || t.no_model });
-    byId("now").replaceChildren(checks(node), instances(node), queues(node, places), disk(node));
+    const [node, destinations, figures] = await Promise.all([request("/node"), request("/destinations"), request(`/figures?period=${period}`)]);
+    byId("version").textContent = formatText(t.version, { version: node.version, model: node.model || t.no_model });
+    byId("now").replaceChildren(checks(node), instances(node), queues(node, destinations), disk(node));
     if (byId("figures").contains(document.activeElement)) return; // do not replace the charts while the user reads them
     const open = new Set([...document.querySelectorAll("#figures details[open]")].map((each) => each.closest(".card").id));
     byId("figures").replaceChildren(throughput(figures), turnaround(figures), scores(figures), shares(figures));
     for (const id of open) for (const each of byId(id).querySelectorAll("details")) each.open = true;
-    complain(null);
+    showError(null);
   } catch (error) {
-    complain(error);
+    showError(error);
   }
 }
 
@@ -31,15 +31,15 @@ const pairs = (rows) => make("dl", { class: "pairs" }, ...rows.flatMap(([name, v
 
 function checks({ checks: found, destinations, decoding, confined }) {
   const all = [
-    ...Object.entries(found).map(([name, words]) => [t.check_names[name] ?? name, words]),
-    ...Object.entries(destinations).map(([name, words]) => [say(t.destination, { destination: name }), words]),
+    ...Object.entries(found).map(([name, text]) => [t.check_names[name] ?? name, text]),
+    ...Object.entries(destinations).map(([name, text]) => [formatText(t.destination, { destination: name }), text]),
   ];
-  const wrong = all.filter(([, words]) => words !== "ok").length;
-  const rows = all.map(([name, words]) => [name, make("span", { class: "state", "data-state": words === "ok" ? "ok" : "failing", text: words === "ok" ? t.ok : words })]);
+  const failed = all.filter(([, text]) => text !== "ok").length;
+  const rows = all.map(([name, text]) => [name, make("span", { class: "state", "data-state": text === "ok" ? "ok" : "failing", text: text === "ok" ? t.ok : text })]);
   // This is not a failed check: the node works, but with less isolation.
-  const words = confined ? decoding : say(t.unconfined, { decoding });
-  rows.push([t.decoding, make("span", { class: "state", "data-state": confined ? "ok" : "paused", text: words })]);
-  const verdict = make("p", { class: "verdict", text: wrong ? say(t.unwell, { count: wrong }) : t.well, "data-point": wrong ? "definite" : "none" });
+  const text = confined ? decoding : formatText(t.unconfined, { decoding });
+  rows.push([t.decoding, make("span", { class: "state", "data-state": confined ? "ok" : "paused", text })]);
+  const verdict = make("p", { class: "verdict", text: failed ? formatText(t.failing, { count: failed }) : t.all_ok, "data-point": failed ? "definite" : "none" });
   return card("checks", t.checks, verdict, pairs(rows));
 }
 
@@ -51,8 +51,8 @@ function instances({ states }) {
   return card("instances", t.instances, rows.length ? make("table", { class: "rows" }, make("tbody", {}, ...rows)) : make("p", { class: "below", text: texts.worklist.empty }));
 }
 
-function queues({ states }, places) {
-  const rows = [[t.to_analyze, String(states.received ?? 0)], ...places.map(({ name, waiting }) => [say(t.queue, { destination: name }), String(waiting)])];
+function queues({ states }, destinations) {
+  const rows = [[t.to_analyze, String(states.received ?? 0)], ...destinations.map(({ name, waiting }) => [formatText(t.queue, { destination: name }), String(waiting)])];
   return card("queues", t.queues, pairs(rows));
 }
 
@@ -61,9 +61,9 @@ function disk({ free_bytes: free, total_bytes: total, required_bytes: required }
   if (free === null) return card("disk", t.disk);
   const used = make("span");
   used.style.width = `${(100 * (total - free)) / total}%`;
-  const words = say(t.free, { free: size(free), total: size(total), required: size(required) });
+  const text = formatText(t.free, { free: size(free), total: size(total), required: size(required) });
   const level = free < required ? "definite" : free < 3 * required ? "doubtful" : "none";
-  return card("disk", t.disk, make("div", { class: "bar", "data-point": level, "aria-hidden": "true" }, used), make("p", { class: "below", text: words }));
+  return card("disk", t.disk, make("div", { class: "bar", "data-point": level, "aria-hidden": "true" }, used), make("p", { class: "below", text }));
 }
 
 function throughput({ intervals }) {
@@ -84,19 +84,19 @@ function axis(intervals) {
 function turnaround({ turnaround: found }) {
   const most = Math.max(...Object.values(found));
   const rows = Object.entries(found).map(([p, seconds]) => {
-    const long = make("span");
-    long.style.width = `${(100 * seconds) / most}%`;
-    const drawn = make("div", { class: "bar", "aria-hidden": "true" }, long);
-    return [say(t.percentile, { percent: p }), make("div", { text: say(t.seconds, { seconds: seconds.toFixed(1) }) }, drawn)];
+    const filled = make("span");
+    filled.style.width = `${(100 * seconds) / most}%`;
+    const gauge = make("div", { class: "bar", "aria-hidden": "true" }, filled);
+    return [formatText(t.percentile, { percent: p }), make("div", { text: formatText(t.seconds, { seconds: seconds.toFixed(1) }) }, gauge)];
   });
-  const shown = rows.length ? pairs(rows) : make("p", { text: t.no_turnaround });
-  return card("turnaround", t.turnaround, make("p", { class: "below", text: t.turnaround_help }), shown);
+  const content = rows.length ? pairs(rows) : make("p", { text: t.no_turnaround });
+  return card("turnaround", t.turnaround, make("p", { class: "below", text: t.turnaround_help }), content);
 }
 
 function scores({ scores: found }) {
   const from = found.map((_, index) => (index / found.length).toFixed(2));
   const names = from.map((name, index) => (index % 4 === 0 ? name : ""));
-  const chart = columns({ title: t.scores, head: t.probability, names, long: from, series: [{ name: t.answers, color: "--accent", values: found }] });
+  const chart = columns({ title: t.scores, head: t.probability, names, long: from, series: [{ name: t.results, color: "--accent", values: found }] });
   return card("scores", t.scores, make("p", { class: "below", text: t.scores_help }), chart);
 }
 

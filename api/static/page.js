@@ -1,27 +1,27 @@
 // The start page: upload a file, show the result, and blend two images with a slider.
 
-import { Problem, predict } from "./lib/predict.js";
-import { say, texts } from "./lib/text.js";
-import { percent } from "./lib/words.js";
+import { percent } from "./lib/format.js";
+import { predict, Problem } from "./lib/predict.js";
+import { formatText, texts } from "./lib/text.js";
 
 const t = texts.analyze;
 
 const element = (id) => document.getElementById(id);
 const bench = document.querySelector(".bench");
 const view = document.querySelector(".view");
-const chooser = element("file");
+const fileInput = element("file");
 const opacity = element("opacity");
-let waiting = new AbortController();
+let controller = new AbortController();
 
-chooser.addEventListener("change", () => {
-  if (chooser.files.length) analyze(chooser.files[0], chooser.files[0].name);
+fileInput.addEventListener("change", () => {
+  if (fileInput.files.length) analyze(fileInput.files[0], fileInput.files[0].name);
 });
-element("another").addEventListener("click", () => chooser.click());
+element("another").addEventListener("click", () => fileInput.click());
 element("phantom").addEventListener("click", async () => {
-  const before = waiting;
+  const before = controller;
   const response = await fetch("/phantom.png");
   const phantom = await response.blob();
-  if (waiting === before) analyze(phantom, "phantom.png");
+  if (controller === before) analyze(phantom, "phantom.png");
 });
 opacity.addEventListener("input", blend);
 
@@ -39,23 +39,23 @@ document.addEventListener("drop", (event) => {
 
 /** Analyze one file. A newer file replaces one that is still waiting. */
 async function analyze(file, name) {
-  waiting.abort();
-  waiting = new AbortController();
-  const { signal } = waiting;
-  chooser.value = ""; // allows choosing the same file again
+  controller.abort();
+  controller = new AbortController();
+  const { signal } = controller;
+  fileInput.value = ""; // allows choosing the same file again
   if (file.size > Number(bench.dataset.largestFile)) {
-    show("failed", say(t.too_large, { name }));
+    show("failed", formatText(t.too_large, { name }));
     return;
   }
   show("busy", "");
   const start = performance.now();
   try {
-    const answer = await predict(file, signal);
+    const prediction = await predict(file, signal);
     if (signal.aborted) return;
     const seconds = (performance.now() - start) / 1000;
-    await place(answer);
+    await showImages(prediction);
     if (signal.aborted) return;
-    fill(answer, name, seconds);
+    fill(prediction, name, seconds);
     show("done", "");
   } catch (error) {
     if (signal.aborted) return;
@@ -65,35 +65,35 @@ async function analyze(file, name) {
 }
 
 /** Set the visible state: "busy", "done" or "failed". "failed" shows the text. */
-function show(state, words) {
+function show(state, text) {
   bench.dataset.state = state;
   element("busy").textContent = state === "busy" ? t.busy : "";
-  element("alert").textContent = words;
+  element("alert").textContent = text;
   element("alert").hidden = state !== "failed";
   if (state === "failed") {
     view.hidden = true;
     element("result").hidden = true;
   }
-  const answered = !element("result").hidden;
-  element("intro").hidden = answered;
+  const hasResult = !element("result").hidden;
+  element("intro").hidden = hasResult;
   document.querySelector(".drop").hidden = !view.hidden;
 }
 
 /** Show a result and its images. */
-function fill(answer, name, seconds) {
-  const shown = percent(answer.probability);
+function fill(prediction, name, seconds) {
+  const probability = percent(prediction.probability);
   const result = element("result");
-  result.dataset.point = answer.operating_point;
-  element("point").textContent = t.points[answer.operating_point];
-  element("label").textContent = answer.prediction;
-  element("confidence").textContent = answer.confidence;
-  element("probability").textContent = shown;
-  element("bar").setAttribute("aria-valuenow", Math.min(Math.max(100 * answer.probability, 0.1), 99.9).toFixed(1));
-  element("bar").setAttribute("aria-valuetext", shown);
-  element("bar").firstElementChild.style.width = `${100 * answer.probability}%`;
-  element("explained").textContent = explained(answer);
+  result.dataset.point = prediction.operating_point;
+  element("point").textContent = t.points[prediction.operating_point];
+  element("label").textContent = prediction.prediction;
+  element("confidence").textContent = prediction.confidence;
+  element("probability").textContent = probability;
+  element("bar").setAttribute("aria-valuenow", Math.min(Math.max(100 * prediction.probability, 0.1), 99.9).toFixed(1));
+  element("bar").setAttribute("aria-valuetext", probability);
+  element("bar").firstElementChild.style.width = `${100 * prediction.probability}%`;
+  element("explained").textContent = explained(prediction);
   element("file-name").textContent = name;
-  element("model").textContent = `${answer.model.name} ${answer.model.version}`;
+  element("model").textContent = `${prediction.model.name} ${prediction.model.version}`;
   element("seconds").textContent = `${seconds.toFixed(1)} s`;
   result.hidden = false;
   view.hidden = false;
@@ -102,18 +102,18 @@ function fill(answer, name, seconds) {
 /** Explain a result, and whether there is an arrow. */
 function explained({ operating_point: point, arrow }) {
   if (point === "none") return texts.explained.none;
-  return `${texts.explained[point]} ${arrow ? texts.explained.where : texts.explained.nowhere}`;
+  return `${texts.explained[point]} ${arrow ? texts.explained.arrow : texts.explained.no_arrow}`;
 }
 
 /** Place the annotated image over the original. It is larger by its caption. */
-async function place(answer) {
+async function showImages(prediction) {
   const original = element("original");
   const annotated = element("annotated");
-  original.src = `data:image/jpeg;base64,${answer.original.image_base64}`;
-  annotated.src = `data:image/jpeg;base64,${answer.image_base64}`;
+  original.src = `data:image/jpeg;base64,${prediction.original.image_base64}`;
+  annotated.src = `data:image/jpeg;base64,${prediction.image_base64}`;
   await Promise.all([original.decode(), annotated.decode()]);
   const { naturalWidth: columns, naturalHeight: rows } = annotated;
-  const [width, height] = answer.original.area;
+  const [width, height] = prediction.original.area;
   element("stack").style.setProperty("--ratio", columns / rows);
   original.style.width = `${(100 * width) / columns}%`;
   original.style.height = `${(100 * height) / rows}%`;
@@ -124,5 +124,5 @@ async function place(answer) {
 function blend() {
   element("annotated").style.opacity = opacity.value / 100;
   element("opacity-value").textContent = `${opacity.value}%`;
-  opacity.setAttribute("aria-valuetext", say(t.blended, { percent: `${opacity.value}%` }));
+  opacity.setAttribute("aria-valuetext", formatText(t.blended, { percent: `${opacity.value}%` }));
 }

@@ -1,22 +1,22 @@
 // Upload of files: each file has a row that shows its result.
 
-import { byId, complain, make } from "./lib/elements.js";
+import { byId, make, showError } from "./lib/elements.js";
 import { filesOf } from "./lib/folders.js";
-import { ask, follow } from "./lib/node.js";
+import { address, percent, resultText, state } from "./lib/format.js";
+import { followChanges, request } from "./lib/node.js";
 import { send } from "./lib/sending.js";
-import { say, texts } from "./lib/text.js";
-import { address, answerText, percent, state } from "./lib/words.js";
+import { formatText, texts } from "./lib/text.js";
 
 const t = texts.upload;
 const AT_ONCE = 2; // the node limits the requests of one address
 const LARGEST = Number(byId("sheet").dataset.largestFile);
 
 const queue = [];
-const handedIn = new Map(); // table cells by id of the instance
+const outcomes = new Map(); // table cells by id of the instance
 const counted = { done: 0, total: 0, sending: 0 };
 
-/** Upload files in their order. */
-function take(files) {
+/** Queue files for the upload, in their order. */
+function enqueue(files) {
   for (const file of files) {
     const progress = make("td", { class: "progress", text: t.waiting });
     const outcome = make("td");
@@ -25,7 +25,7 @@ function take(files) {
   }
   counted.total += files.length;
   byId("table").hidden = counted.total === 0;
-  tell();
+  showSummary();
   while (queue.length && counted.sending < AT_ONCE) work();
 }
 
@@ -34,27 +34,27 @@ async function work() {
   while (queue.length) {
     const next = queue.shift();
     try {
-      await handIn(next);
+      await upload(next);
     } catch (error) {
       next.progress.textContent = "";
       next.outcome.replaceChildren(make("span", { class: "state", "data-state": "failed", text: t.failed }), make("div", { class: "below", text: error.message }));
     }
     counted.done += 1;
-    tell();
+    showSummary();
   }
   counted.sending -= 1;
 }
 
-async function handIn({ file, progress, outcome, isAlone }) {
+async function upload({ file, progress, outcome, isAlone }) {
   if (file.size === 0) throw new Error(t.empty);
-  if (file.size > LARGEST) throw new Error(say(t.too_large, { megabytes: LARGEST / 1e6 }));
+  if (file.size > LARGEST) throw new Error(formatText(t.too_large, { megabytes: LARGEST / 1e6 }));
   const isPicture = !(await isDicom(file)) && file.type.startsWith("image/");
-  const answer = await send(isPicture ? "/predict" : "/api/v1/uploads", file, (share) => showProgress(progress, share));
+  const response = await send(isPicture ? "/predict" : "/api/v1/uploads", file, (share) => showProgress(progress, share));
   progress.textContent = "";
-  if (isPicture) return picture(file, answer, outcome);
-  handedIn.set(answer.id, outcome);
-  if (isAlone && counted.total === 1) return location.assign(address(answer));
-  await fares([answer.id]);
+  if (isPicture) return picture(file, response, outcome);
+  outcomes.set(response.id, outcome);
+  if (isAlone && counted.total === 1) return location.assign(address(response));
+  await showStates([response.id]);
 }
 
 /** Whether a file is marked as DICOM. A DICOM file without the mark is only recognized when the node reads it. */
@@ -64,55 +64,55 @@ async function isDicom(file) {
 
 function showProgress(cell, share) {
   const bar = make("progress", { max: 1, value: share, "aria-label": t.progress });
-  cell.replaceChildren(bar, make("span", { class: "below", text: share < 1 ? say(t.sending, { percent: Math.floor(100 * share) }) : t.answering }));
+  cell.replaceChildren(bar, make("span", { class: "below", text: share < 1 ? formatText(t.sending, { percent: Math.floor(100 * share) }) : t.processing }));
 }
 
 /** Show the result of an image that was sent to /predict. */
-function picture(file, answer, outcome) {
-  const alt = say(t.result, { name: file.name });
+function picture(file, response, outcome) {
+  const alt = formatText(t.result, { name: file.name });
   outcome.replaceChildren(
-    make("span", { "data-point": answer.operating_point, class: "verdict", text: texts.points[answer.operating_point] }),
-    make("span", { class: "below", text: ` ${say(texts.of_a_fracture, { probability: percent(answer.probability) })}` }),
-    make("details", {}, make("summary", { text: t.open }), make("img", { class: "annotated", alt, src: `data:image/jpeg;base64,${answer.image_base64}` })),
+    make("span", { "data-point": response.operating_point, class: "verdict", text: texts.points[response.operating_point] }),
+    make("span", { class: "below", text: ` ${formatText(texts.of_a_fracture, { probability: percent(response.probability) })}` }),
+    make("details", {}, make("summary", { text: t.open }), make("img", { class: "annotated", alt, src: `data:image/jpeg;base64,${response.image_base64}` })),
   );
 }
 
 /** Update the rows of instances. */
-async function fares(ids) {
-  const mine = ids.filter((id) => handedIn.has(id)).slice(0, 100);
-  if (!mine.length) return;
-  const { instances } = await ask(`/instances?size=100&${mine.map((id) => `id=${id}`).join("&")}`);
+async function showStates(ids) {
+  const known = ids.filter((id) => outcomes.has(id)).slice(0, 100);
+  if (!known.length) return;
+  const { instances } = await request(`/instances?size=100&${known.map((id) => `id=${id}`).join("&")}`);
   for (const line of instances) {
-    const outcome = handedIn.get(line.id);
+    const outcome = outcomes.get(line.id);
     outcome.replaceChildren(
       make("a", { href: address(line), text: line.patient.name || t.open }),
       make("div", {}, state(line.state)),
-      line.operating_point !== null && make("div", { class: "below", text: answerText(line.operating_point, line.probability) }),
+      line.operating_point !== null && make("div", { class: "below", text: resultText(line.operating_point, line.probability) }),
       line.reason && make("div", { class: "below", text: line.reason }),
     );
   }
 }
 
-function tell() {
-  byId("summary").textContent = say(t.summary, counted);
+function showSummary() {
+  byId("summary").textContent = formatText(t.summary, counted);
 }
 
 for (const id of ["files", "folder"]) {
   byId(id).addEventListener("change", ({ target }) => {
-    take([...target.files]);
+    enqueue([...target.files]);
     target.value = ""; // allows choosing the same file again
   });
 }
 for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
 document.addEventListener("drop", async ({ dataTransfer }) => {
   try {
-    take(await filesOf(dataTransfer));
+    enqueue(await filesOf(dataTransfer));
   } catch (error) {
-    complain(error);
+    showError(error);
   }
 });
 addEventListener("beforeunload", (event) => {
-  if (counted.done < counted.total && !(counted.total === 1 && handedIn.size)) event.preventDefault();
+  if (counted.done < counted.total && !(counted.total === 1 && outcomes.size)) event.preventDefault();
 });
-follow(() => fares([...handedIn.keys()]), (ids) => fares(ids).catch(complain));
+followChanges(() => showStates([...outcomes.keys()]), (ids) => showStates(ids).catch(showError));
 document.body.dataset.ready = "true";

@@ -1,9 +1,9 @@
 // The worklist: the search in the address of the page, and changes while the page is open.
 
-import { byId, complain, make } from "./lib/elements.js";
-import { ask, follow } from "./lib/node.js";
-import { say, texts } from "./lib/text.js";
-import { address, bar, image, percent, state, when } from "./lib/words.js";
+import { byId, make, showError } from "./lib/elements.js";
+import { address, bar, image, percent, state, when } from "./lib/format.js";
+import { followChanges, request } from "./lib/node.js";
+import { formatText, texts } from "./lib/text.js";
 
 const SIZE = 50;
 const AT_ONCE = 100; // maximum number of ids in a request
@@ -13,19 +13,19 @@ const t = texts.worklist;
 const filters = byId("filters");
 const rows = byId("rows");
 let unseen = new Set(); // new instances that belong on the first page
-let counted = 0;
-let looked = Date.now(); // when the page was asked for
-let searches = 0; // how often the page was asked for
-let searching = Promise.resolve(); // the last time
+let totalCount = 0;
+let loadedAt = Date.now(); // when the worklist was loaded
+let searchCount = 0; // number of requests for the worklist
+let lastSearch = Promise.resolve(); // ends with the last request
 
 const KNOWN = ["q", "day", "state", "answer", "sender", "destination", "since", "until", "sort", "order", "page"];
 
 /** The search in the address of the page. The API refuses unknown parameters, so they are removed. */
-const asked = () => new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => KNOWN.includes(name)));
+const currentSearch = () => new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => KNOWN.includes(name)));
 
 /** The same search as parameters of the API. A day lasts from midnight to midnight in local time. */
 function query() {
-  const made = asked();
+  const made = currentSearch();
   const day = made.get("day");
   made.delete("day");
   if (day) {
@@ -41,12 +41,12 @@ function query() {
 const below = (text) => text && make("div", { class: "below", text });
 
 /** The reason why there is no result; the tooltip and the details page show the full text. */
-const why = (reason) => reason && make("div", { class: "below why", title: reason, text: reason });
+const reasonText = (reason) => reason && make("div", { class: "below why", title: reason, text: reason });
 
 /** The result, and the probability of a fracture as a number and a bar. */
-function answered({ operating_point: point, probability }) {
+function resultCell({ operating_point: point, probability }) {
   if (point === null) return make("td", { class: "answer" });
-  return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(say(texts.of_a_fracture, { probability: percent(probability) })), bar(probability));
+  return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(formatText(texts.of_a_fracture, { probability: percent(probability) })), bar(probability));
 }
 
 function row(line) {
@@ -59,8 +59,8 @@ function row(line) {
     make("td", { class: "patient" }, name, below([patient.patient_id, patient.accession_number].filter(Boolean).join(" · "))),
     make("td", { text: line.modality }, below(image(line))),
     make("td", { text: line.sender }),
-    answered(line),
-    make("td", {}, state(line.state), why(line.reason)),
+    resultCell(line),
+    make("td", {}, state(line.state), reasonText(line.reason)),
     make("td", { class: "number", text: line.seconds === null ? "" : line.seconds.toFixed(1) }),
   );
   made.addEventListener("click", ({ target }) => {
@@ -69,42 +69,42 @@ function row(line) {
   return made;
 }
 
-/** Show the page of the worklist that the address asks for. */
-const show = () => (searching = search());
+/** Show the page of the worklist for the current search. */
+const show = () => (lastSearch = search());
 
-/** Show it, unless it was asked for again meanwhile: an earlier answer may come later. */
+/** Load and show the worklist. If another request has started before the response, the response is ignored. */
 async function search() {
-  const mine = ++searches;
+  const number = ++searchCount;
   const wanted = query();
   wanted.set("size", SIZE);
   try {
-    const { instances, total, page } = await ask(`/instances?${wanted}`);
-    if (mine !== searches) return;
+    const { instances, total, page } = await request(`/instances?${wanted}`);
+    if (number !== searchCount) return;
     rows.replaceChildren(...instances.map(row));
     count(total);
-    turn(page, Math.max(1, Math.ceil(total / SIZE)));
-    looked = Date.now();
+    setPageLinks(page, Math.max(1, Math.ceil(total / SIZE)));
+    loadedAt = Date.now();
     unseen = new Set();
-    tellOfUnseen();
-    complain(null);
+    showUnseen();
+    showError(null);
   } catch (error) {
-    if (mine === searches) complain(error);
+    if (number === searchCount) showError(error);
   }
 }
 
 /** Show the number of instances on all pages. */
 function count(total) {
-  counted = total;
-  byId("total").textContent = say(t.total, { count: total });
-  byId("empty").textContent = [...asked()].length ? t.none_found : t.empty;
+  totalCount = total;
+  byId("total").textContent = formatText(t.total, { count: total });
+  byId("empty").textContent = [...currentSearch()].length ? t.none_found : t.empty;
   byId("empty").hidden = total > 0;
 }
 
 /** Set the links to the neighboring pages. */
-function turn(page, last) {
-  byId("page").textContent = say(t.page, { page, last });
+function setPageLinks(page, last) {
+  byId("page").textContent = formatText(t.page, { page, last });
   for (const [id, number] of [["newer", page - 1], ["older", page + 1]]) {
-    const neighbor = asked();
+    const neighbor = currentSearch();
     neighbor.set("page", number);
     if (number < 1 || number > last) byId(id).removeAttribute("href");
     else byId(id).href = `?${neighbor}`;
@@ -113,64 +113,64 @@ function turn(page, last) {
 
 /** Update changed rows and add new rows on top, without moving the rows that the user reads. */
 async function change(ids) {
-  await searching; // else its answer, which may be older, would take their place
-  const mine = searches;
+  await lastSearch; // otherwise its response, which may be older, would replace these rows
+  const number = searchCount;
   for (let first = 0; first < ids.length; first += AT_ONCE) {
     const some = ids.slice(first, first + AT_ONCE);
     // Visible rows stay, even if they no longer match the search.
-    for (const line of await named(some.filter(byId), new URLSearchParams())) byId(line.id)?.replaceWith(row(line));
-    const lines = await named(some.filter((id) => !byId(id)), query());
-    if (mine !== searches) return; // the later search finds all of them
-    put(lines.filter((line) => !byId(line.id) && isListed(line)));
+    for (const line of await loadInstances(some.filter(byId), new URLSearchParams())) byId(line.id)?.replaceWith(row(line));
+    const lines = await loadInstances(some.filter((id) => !byId(id)), query());
+    if (number !== searchCount) return; // the later search finds all of them
+    addRows(lines.filter((line) => !byId(line.id) && isListed(line)));
   }
 }
 
 /** Results of this node that were sent back are only listed on request. */
-const isListed = ({ state: name }) => name !== "returned" || asked().getAll("state").includes(name);
+const isListed = ({ state: name }) => name !== "returned" || currentSearch().getAll("state").includes(name);
 
 /** Load those of the instances that match the search. */
-async function named(ids, wanted) {
+async function loadInstances(ids, wanted) {
   if (!ids.length) return [];
   for (const id of ids) wanted.append("id", id);
   wanted.set("size", AT_ONCE);
   wanted.delete("page");
-  return (await ask(`/instances?${wanted}`)).instances;
+  return (await request(`/instances?${wanted}`)).instances;
 }
 
 /** Add new rows on top, if they belong on this page. */
-function put(lines) {
-  const isFirst = (asked().get("page") ?? "1") === "1" && !asked().has("sort");
+function addRows(lines) {
+  const isFirst = (currentSearch().get("page") ?? "1") === "1" && !currentSearch().has("sort");
   const before = document.documentElement.scrollHeight;
-  const fresh = lines.filter((line) => isFirst || Date.parse(line.received_at) > looked);
+  const fresh = lines.filter((line) => isFirst || Date.parse(line.received_at) > loadedAt);
   if (isFirst) rows.prepend(...fresh.map(row));
   else for (const { id } of fresh) unseen.add(id);
-  count(counted + (isFirst ? fresh.length : 0));
+  count(totalCount + (isFirst ? fresh.length : 0));
   if (scrollY > 0) scrollBy(0, document.documentElement.scrollHeight - before);
   while (rows.children.length > SIZE && scrollY === 0) rows.lastElementChild.remove();
-  tellOfUnseen();
+  showUnseen();
 }
 
 /** Show a link to the first page if new instances belong there. */
-function tellOfUnseen() {
-  const first = asked();
+function showUnseen() {
+  const first = currentSearch();
   for (const name of ["page", "sort", "order"]) first.delete(name);
   const link = byId("above").firstElementChild;
   link.href = `?${first}`;
-  link.textContent = say(t.above, { count: unseen.size });
+  link.textContent = formatText(t.above, { count: unseen.size });
   byId("above").hidden = unseen.size === 0;
 }
 
 filters.addEventListener("input", () => {
   const wanted = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
-  for (const name of ["sort", "order"]) if (asked().has(name)) wanted.set(name, asked().get(name));
+  for (const name of ["sort", "order"]) if (currentSearch().has(name)) wanted.set(name, currentSearch().get(name));
   history.replaceState(null, "", `?${wanted}`);
   show();
 });
 filters.addEventListener("submit", (event) => event.preventDefault());
 
 /** Turn the headings of sortable columns into links. */
-function head(cell) {
-  const link = asked();
+function sortLink(cell) {
+  const link = currentSearch();
   const [sort, order] = [link.get("sort") ?? "received", link.get("order") ?? "desc"];
   const isMine = cell.dataset.sort === sort;
   link.set("sort", cell.dataset.sort);
@@ -180,12 +180,12 @@ function head(cell) {
   cell.replaceChildren(make("a", { href: `?${link}`, text: cell.textContent }));
 }
 
-for (const cell of document.querySelectorAll("[data-sort]")) head(cell);
-const [senders, destinations] = await Promise.all(["/senders", "/destinations"].map((path) => ask(path).catch(() => [])));
+for (const cell of document.querySelectorAll("[data-sort]")) sortLink(cell);
+const [senders, destinations] = await Promise.all(["/senders", "/destinations"].map((path) => request(path).catch(() => [])));
 filters.elements.sender.append(...senders.map((name) => new Option(name, name)));
 filters.elements.destination.append(...destinations.map(({ name }) => new Option(name, name)));
-for (const [name, value] of asked()) if (filters.elements[name]) filters.elements[name].value = value;
+for (const [name, value] of currentSearch()) if (filters.elements[name]) filters.elements[name].value = value;
 
-follow(show, (ids) => change(ids).catch(complain));
+followChanges(show, (ids) => change(ids).catch(showError));
 await show();
 document.body.dataset.ready = "true";

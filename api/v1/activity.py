@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth.request_user import Viewer
 from api.operations.health import Check, states_of
-from api.v1.schemas import FiguresAnswer, IntervalAnswer, NodeAnswer
-from api.v1.serialization import when
+from api.v1.schemas import FiguresResponse, IntervalResponse, NodeResponse
+from api.v1.serialization import utc_time
 from api.v1.services import Services, v1_router
 from dicom_node.decoder.confinement import offered
 from dicom_node.queries.activity import figures
@@ -32,12 +32,12 @@ class Period(StrEnum):
     MONTH = "month"
 
 
-PARTS = {Period.DAY: (24, HOUR_S), Period.WEEK: (28, 6 * HOUR_S)}
-PARTS[Period.MONTH] = (30, 24 * HOUR_S)
+INTERVALS = {Period.DAY: (24, HOUR_S), Period.WEEK: (28, 6 * HOUR_S)}
+INTERVALS[Period.MONTH] = (30, 24 * HOUR_S)
 
 
 def figures_router(
-    desk: Services,
+    services: Services,
     checks: Mapping[str, Check],
     release: str,
     model: Callable[[], ModelIdentity | None],
@@ -45,26 +45,26 @@ def figures_router(
     """Serve the statistics and the state of the node.
 
     Args:
-        desk: The services, with the journal.
+        services: The services, with the journal.
         checks: The checks of /readyz, by name.
         release: The version of this software.
         model: Returns the model of this process, or None if it is not loaded.
     """
     router = v1_router("figures")
 
-    @router.get("/figures", response_description="The period's last part is now")
-    async def of_a_period(
-        _person: Viewer, period: Period = Period.DAY
-    ) -> FiguresAnswer:
+    @router.get("/figures", response_description="The last interval ends after now")
+    async def period_figures(
+        _user: Viewer, period: Period = Period.DAY
+    ) -> FiguresResponse:
         """Count the instances of the last 24 hours, 7 days or 30 days."""
-        parts, length = PARTS[period]
+        parts, length = INTERVALS[period]
         until = _end(time.time(), length)
         since = until - parts * length
-        found = await run_in_threadpool(figures, desk.engine, since, until, parts)
-        return FiguresAnswer(
+        found = await run_in_threadpool(figures, services.engine, since, until, parts)
+        return FiguresResponse(
             intervals=[
-                IntervalAnswer(
-                    start=when(each.start),
+                IntervalResponse(
+                    start=utc_time(each.start),
                     received=each.received,
                     reported=each.reported,
                     negative=each.negative,
@@ -77,22 +77,22 @@ def figures_router(
             turnaround=found.turnaround,
         )
 
-    @router.get("/node", response_description="At this moment")
-    async def node(_person: Viewer) -> NodeAnswer:
+    @router.get("/node", response_description="The current state")
+    async def node(_user: Viewer) -> NodeResponse:
         """Return the current state of the node."""
         return await run_in_threadpool(_node)
 
-    def _node() -> NodeAnswer:
-        storage, loaded, confinement = desk.settings.storage, model(), offered()
-        there = storage.directory.exists()
-        disk = shutil.disk_usage(storage.directory) if there else None
-        names = [each.name for each in desk.settings.destinations]
-        with reading(desk.engine) as connection:
-            places = destination_states(connection, names)
-        return NodeAnswer(
+    def _node() -> NodeResponse:
+        storage, loaded, confinement = services.settings.storage, model(), offered()
+        exists = storage.directory.exists()
+        disk = shutil.disk_usage(storage.directory) if exists else None
+        names = [each.name for each in services.settings.destinations]
+        with reading(services.engine) as connection:
+            destinations = destination_states(connection, names)
+        return NodeResponse(
             checks=states_of(checks),
-            destinations={name: str(state) for name, state in places.items()},
-            states=desk.history.counts(),
+            destinations={name: str(state) for name, state in destinations.items()},
+            states=services.history.counts(),
             free_bytes=disk.free if disk else None,
             total_bytes=disk.total if disk else None,
             required_bytes=storage.min_free_mb * MB,

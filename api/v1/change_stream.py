@@ -18,19 +18,19 @@ from dicom_node.queries.changes import ChangeFeed
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 0.5
-ALIVE_EVERY_S = 15.0
+POLL_S = 0.5
+KEEP_ALIVE_S = 15.0
 MOST_UNREAD = 100
 
 LONGEST_S = 900.0
 """Maximum length of one stream in seconds. A browser then reconnects, and a proxy that
-authenticates users checks the user again. The node is not told of a logout at the
-proxy."""
+authenticates users checks the user again. The proxy does not report a logout to
+the node."""
 
-Told = list[str]
+InstanceIds = list[str]
 
 
-class Changes:
+class ChangeStream:
     """Polls the journal every half second for all listeners.
 
     Must only be used from the event loop.
@@ -45,9 +45,9 @@ class Changes:
         """
         self._feed = feed
         self._ended = ended
-        self._listening: set[asyncio.Queue[Told]] = set()
-        self._asking: asyncio.Task[None] | None = None
-        self._begun = asyncio.Event()
+        self._listeners: set[asyncio.Queue[InstanceIds]] = set()
+        self._polling: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
 
     async def stream(self, is_current: Callable[[], bool]) -> AsyncIterator[str]:
         """Yield changes for at most LONGEST_S, or until the process shuts down.
@@ -61,61 +61,63 @@ class Changes:
         def is_over() -> bool:
             return self._ended() or time.monotonic() > until or not is_current()
 
-        queue: asyncio.Queue[Told] = asyncio.Queue(MOST_UNREAD)
-        self._listening.add(queue)
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
+        queue: asyncio.Queue[InstanceIds] = asyncio.Queue(MOST_UNREAD)
+        self._listeners.add(queue)
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
         try:
             # Every change after this point is reported. While the database is
             # unavailable, the event does not come, and must not delay the shutdown.
-            while not self._begun.is_set():
+            while not self._started.is_set():
                 if is_over():
                     return
-                await asyncio.sleep(EVERY_S / 10)
+                await asyncio.sleep(POLL_S / 10)
             yield "retry: 1000\nevent: begun\ndata: {}\n\n"
-            spoke = time.monotonic()
+            last_sent_at = time.monotonic()
             while not is_over():
                 # Access may have ended during the wait.
                 if (ids := await _next(queue)) and is_current():
                     yield f"data: {json.dumps({'instances': ids})}\n\n"
-                    spoke = time.monotonic()
-                elif time.monotonic() - spoke > ALIVE_EVERY_S:
-                    yield ": here\n\n"
-                    spoke = time.monotonic()
+                    last_sent_at = time.monotonic()
+                elif time.monotonic() - last_sent_at > KEEP_ALIVE_S:
+                    yield ": keep-alive\n\n"
+                    last_sent_at = time.monotonic()
         finally:
-            self._listening.discard(queue)
+            self._listeners.discard(queue)
 
-    async def _ask(self) -> None:
-        while self._listening and not self._ended():
+    async def _poll(self) -> None:
+        while self._listeners and not self._ended():
             try:
                 ids = await run_in_threadpool(self._feed.poll)
-                self._begun.set()
+                self._started.set()
             except SQLAlchemyError as error:
-                logger.warning("Nothing can be told: %s", type(error).__name__)
+                logger.warning("Cannot read the changes: %s", type(error).__name__)
                 ids = []
             except Exception:  # keep polling, or the listeners would wait forever
-                logger.exception("An error of this program; changes are told on")
+                logger.exception("Reading the changes failed; trying again")
                 ids = []
-            for queue in list(self._listening) if ids else ():
+            for queue in list(self._listeners) if ids else ():
                 # A listener that reads nothing for so long reloads when it reconnects.
                 with suppress(asyncio.QueueFull):
                     queue.put_nowait(ids)
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(POLL_S)
 
 
-async def _next(queue: asyncio.Queue[Told]) -> Told:
+async def _next(queue: asyncio.Queue[InstanceIds]) -> InstanceIds:
     """Return the next changes, or an empty list after EVERY_S."""
     try:
-        return await asyncio.wait_for(queue.get(), EVERY_S)
+        return await asyncio.wait_for(queue.get(), POLL_S)
     except TimeoutError:
         return []
 
 
-def changes_router(desk: Services) -> APIRouter:
+def changes_router(services: Services) -> APIRouter:
     """Serve the stream of changes."""
     router = v1_router("changes")
     ending: list[Callable[[], bool]] = []
-    changes = Changes(ChangeFeed(desk.engine), lambda: any(end() for end in ending))
+    changes = ChangeStream(
+        ChangeFeed(services.engine), lambda: any(end() for end in ending)
+    )
 
     @router.get(
         "/changes",
@@ -123,7 +125,7 @@ def changes_router(desk: Services) -> APIRouter:
         responses={200: {"content": {"text/event-stream": {}}}},
         response_description='Events with {"instances": ["id", …]}',
     )
-    async def stream(request: Request, _person: Viewer) -> StreamingResponse:
+    async def stream(request: Request, _user: Viewer) -> StreamingResponse:
         """Stream the ids of changed instances, after the event "begun".
 
         Reload the worklist after each "begun", also after a reconnect: earlier changes

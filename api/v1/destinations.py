@@ -6,14 +6,14 @@ from starlette.concurrency import run_in_threadpool
 from api.auth.audit import audit_access
 from api.auth.request_user import Operator, Viewer
 from api.v1.schemas import (
-    CallerAnswer,
-    DestinationAnswer,
-    EchoAnswer,
-    LastFailureAnswer,
-    ModalityAnswer,
-    OutageAnswer,
+    CallerResponse,
+    DestinationResponse,
+    EchoResponse,
+    LastFailureResponse,
+    ModalityResponse,
+    OutageResponse,
 )
-from api.v1.serialization import when, when_known
+from api.v1.serialization import utc_time, utc_time_or_none
 from api.v1.services import FORBIDDEN, MISSING, Services, v1_router
 from config.destinations import (
     Destination,
@@ -30,74 +30,77 @@ from dicom_node.storage.database import reading
 from dicom_node.storage.tables import DeliveryState
 
 CALLING_UNKNOWN = admission.CALLING_UNKNOWN.reason
-MENDS = {
+REMEDIES = {
     CALLING_UNKNOWN: "Add it to allowed_callers under [receiver], "
     "with its network, if it may call.",
-    "calling AE title is empty": "Set its own AE title at the caller.",
-    "called AE title not recognized": "Have it call the node by its own ae_title "
-    "([receiver]).",
-    "application context name not supported": "Its request names another application "
-    "context than that of DICOM; ask its vendor.",
-    "protocol version not supported": "Its request says that it does not speak "
-    "version 1 of the DICOM protocol; ask its vendor.",
-    "temporary congestion": "The node was busy; it will be let in when it calls again.",
-    "local limit exceeded": "More called at once than max_associations under "
-    "[receiver]; raise it if that is usual.",
-    "local limit exceeded by one caller": "It opened more at once than "
-    "max_associations_per_caller under [receiver].",
-    "local limit exceeded by one address": "More AE titles at its address called at "
-    "once than max_associations_per_address under [receiver]. Raise it if several "
-    "modalities share the address (NAT, a balancer).",
+    "calling AE title is empty": "Set an AE title at the caller.",
+    "called AE title not recognized": "Set the called AE title at the caller to the "
+    "ae_title of the node ([receiver]).",
+    "application context name not supported": "Its request has an application context "
+    "other than that of DICOM. Ask its vendor.",
+    "protocol version not supported": "Its request does not offer version 1 of the "
+    "DICOM protocol. Ask its vendor.",
+    "temporary congestion": "The node was busy. It accepts the caller later.",
+    "local limit exceeded": "There were more associations than max_associations under "
+    "[receiver] allows. Raise it if this happens often.",
+    "local limit exceeded by one caller": "It opened more associations than "
+    "max_associations_per_caller under [receiver] allows.",
+    "local limit exceeded by one address": "AE titles at its address opened more "
+    "associations than max_associations_per_address under [receiver] allows. Raise it "
+    "if several modalities share the address (NAT, load balancer).",
     listener.NO_TLS: "Check that it uses TLS on this port, at least version 1.2, and "
     "that each side trusts the other's certificate ([tls]).",
-    listener.NO_REQUEST: "It connected and sent no request for an association within "
+    listener.NO_REQUEST: "It connected, but sent no association request within "
     "10 s. Check the network, and that a TLS caller uses the port for TLS.",
     listener.CUT_OFF: "The connection ended in the middle of the request. Check the "
     "network between it and the node.",
     listener.NO_DICOM: "It does not speak DICOM on this port. If it should, check "
-    "port and TLS at the caller; if not, keep it from calling.",
-    listener.UNREADABLE: "Its request for an association is damaged; ask its vendor.",
+    "port and TLS at the caller. If it should not, block it.",
+    listener.UNREADABLE: "Its association request is damaged. Ask its vendor.",
     listener.CROWDED: "Too many connections from its address sent no request. If it is "
-    "a scanner, keep it from calling.",
+    "a port scanner, block it.",
 }
 """The remedy for each reason why no association was established."""
 
 
-def places_router(desk: Services) -> APIRouter:
+def destinations_router(services: Services) -> APIRouter:
     """Serve destinations, callers and modalities."""
     router = v1_router("destinations")
 
     @router.get("/destinations", response_description="In the order of the settings")
-    async def destinations(_person: Viewer) -> list[DestinationAnswer]:
+    async def destinations(_user: Viewer) -> list[DestinationResponse]:
         """Return the state of each destination."""
-        return await run_in_threadpool(_destinations, desk)
+        return await run_in_threadpool(_destinations, services)
 
     @router.post(
         "/destinations/{name}/echo",
         responses={**MISSING, **FORBIDDEN},
-        response_description="What came of this and of the last times",
+        response_description="The results of this test and of the last ones",
     )
-    async def echo(request: Request, _person: Operator, name: str) -> list[EchoAnswer]:
+    async def echo(request: Request, user: Operator, name: str) -> list[EchoResponse]:
         """Test the connection to a destination (C-ECHO or DICOMweb search)."""
-        where, us = desk.destination(name), desk.settings.receiver.ae_title
+        destination = services.destination(name)
+        ae_title = services.settings.receiver.ae_title
 
-        def ask() -> list[EchoAnswer]:
-            echo_log.run_echo(desk.engine, where, _person.name, calling_ae_title=us)
-            return _echoes(desk, name)
+        def run() -> list[EchoResponse]:
+            echo_log.run_echo(
+                services.engine, destination, user.name, calling_ae_title=ae_title
+            )
+            return _echoes(services, name)
 
         await audit_access(request, "connection tested", name)
-        return await run_in_threadpool(ask)
+        return await run_in_threadpool(run)
 
     @router.post(
         "/destinations/{name}/pause",
         status_code=status.HTTP_204_NO_CONTENT,
         responses={**MISSING, **FORBIDDEN},
-        response_description="Held back",
+        response_description="Paused",
     )
-    async def pause(request: Request, _person: Operator, name: str) -> Response:
+    async def pause(request: Request, _user: Operator, name: str) -> Response:
         """Hold deliveries to a destination; those in progress still finish."""
-        desk.destination(name)
-        await run_in_threadpool(desk.journal.deliveries.pause, name)
+        services.destination(name)
+        await run_in_threadpool(services.journal.deliveries.pause, name)
         await audit_access(request, "paused", name)
         return Response(status_code=status.HTTP_204_NO_CONTENT)
 
@@ -105,42 +108,42 @@ def places_router(desk: Services) -> APIRouter:
         "/destinations/{name}/resume",
         status_code=status.HTTP_204_NO_CONTENT,
         responses={**MISSING, **FORBIDDEN},
-        response_description="They go on",
+        response_description="Resumed",
     )
-    async def resume(request: Request, _person: Operator, name: str) -> Response:
+    async def resume(request: Request, _user: Operator, name: str) -> Response:
         """Resume deliveries to a destination."""
-        desk.destination(name)
-        await run_in_threadpool(desk.journal.deliveries.resume, name)
+        services.destination(name)
+        await run_in_threadpool(services.journal.deliveries.resume, name)
         await audit_access(request, "resumed", name)
         return Response(status_code=status.HTTP_204_NO_CONTENT)
 
     @router.get("/callers", response_description="The last one first")
-    async def who_called(_person: Viewer) -> list[CallerAnswer]:
+    async def list_callers(_user: Viewer) -> list[CallerResponse]:
         """List the callers of the last 30 days, and why some were rejected."""
-        found = await run_in_threadpool(callers.callers, desk.engine)
+        found = await run_in_threadpool(callers.callers, services.engine)
         return [
-            CallerAnswer(
+            CallerResponse(
                 ae_title=each.ae_title,
                 address=each.address,
                 admitted=each.is_admitted,
                 reason=each.reason,
-                mend=_mend(desk, each),
+                mend=_remedy(services, each),
                 times=each.times,
-                last=when(each.last),
+                last=utc_time(each.last),
             )
             for each in found
         ]
 
     @router.get("/modalities", response_description="By calling AE title")
-    async def modalities(_person: Viewer) -> list[ModalityAnswer]:
+    async def modalities(_user: Viewer) -> list[ModalityResponse]:
         """List what each caller has sent in the last 30 days."""
-        found = await run_in_threadpool(callers.modalities, desk.engine)
+        found = await run_in_threadpool(callers.modalities, services.engine)
         return [
-            ModalityAnswer(
+            ModalityResponse(
                 sender=row.calling_ae_title,
                 modality=row.modality,
                 count=row.times,
-                last=when(row.last),
+                last=utc_time(row.last),
             )
             for row in found
         ]
@@ -148,81 +151,83 @@ def places_router(desk: Services) -> APIRouter:
     return router
 
 
-def _mend(desk: Services, caller: callers.CallerActivity) -> str:
+def _remedy(services: Services, caller: callers.CallerActivity) -> str:
     """Return what to change so that a caller gets an association."""
     if caller.reason != CALLING_UNKNOWN:
-        return MENDS.get(caller.reason.partition(":")[0], "")
+        return REMEDIES.get(caller.reason.partition(":")[0], "")
     if caller.ae_title == FURTHER_CALLERS:  # its address may be a network
-        return MENDS[CALLING_UNKNOWN]
-    settings = desk.settings.receiver
+        return REMEDIES[CALLING_UNKNOWN]
+    settings = services.settings.receiver
     if admission.may_call(settings, caller.ae_title, caller.address):
-        return "It is listed in allowed_callers now."
+        return "allowed_callers now lists it."
     if networks := admission.listed_networks(settings, caller.ae_title):
-        listed = "It is listed in allowed_callers under [receiver] for"
-        remedy = "Widen its network if it may call from its address."
+        listed = "allowed_callers under [receiver] lists it for"
+        remedy = "Add its address if it may call from there."
         return f"{listed} {', '.join(networks)} only. {remedy}"
-    return MENDS[CALLING_UNKNOWN]
+    return REMEDIES[CALLING_UNKNOWN]
 
 
-def _destinations(desk: Services) -> list[DestinationAnswer]:
-    names = [each.name for each in desk.settings.destinations]
-    with reading(desk.engine) as connection:
+def _destinations(services: Services) -> list[DestinationResponse]:
+    names = [each.name for each in services.settings.destinations]
+    with reading(services.engine) as connection:
         waiting = backlog.deliveries(connection, names)
         states = backlog.destination_states(connection, names)
-    paused = set(desk.history.paused())
-    answers = []
-    for each in desk.settings.destinations:
-        mine = [one for one in waiting if one.destination == each.name]
-        open_ = [one for one in mine if one.state != DeliveryState.FAILED]
-        answers.append(
-            DestinationAnswer(
+    paused = set(services.history.paused())
+    responses = []
+    for each in services.settings.destinations:
+        own = [one for one in waiting if one.destination == each.name]
+        open_ = [one for one in own if one.state != DeliveryState.FAILED]
+        responses.append(
+            DestinationResponse(
                 name=each.name,
                 type=each.type,
                 address=_address(each),
                 paused=each.name in paused,
                 waiting=sum(one.count for one in open_),
-                oldest=when_known(min((one.since for one in open_), default=None)),
-                failed=sum(one.count for one in mine) - sum(o.count for o in open_),
-                last_success=when_known(states[each.name].last_success),
+                oldest=utc_time_or_none(
+                    min((one.since for one in open_), default=None)
+                ),
+                failed=sum(one.count for one in own) - sum(o.count for o in open_),
+                last_success=utc_time_or_none(states[each.name].last_success),
                 last_failure=_last_failure(states[each.name].last_failure),
                 outages=[_outage(one) for one in states[each.name].outages],
-                echoes=_echoes(desk, each.name),
+                echoes=_echoes(services, each.name),
             )
         )
-    return answers
+    return responses
 
 
-def _last_failure(failure: LastFailure | None) -> LastFailureAnswer | None:
+def _last_failure(failure: LastFailure | None) -> LastFailureResponse | None:
     if failure is None:
         return None
-    return LastFailureAnswer(at=when(failure.at), reason=failure.reason)
+    return LastFailureResponse(at=utc_time(failure.at), reason=failure.reason)
 
 
-def _outage(outage: Outage) -> OutageAnswer:
-    return OutageAnswer(
+def _outage(outage: Outage) -> OutageResponse:
+    return OutageResponse(
         peer=outage.peer,
-        since=when(outage.since),
-        last_attempt=when(outage.last_attempt),
+        since=utc_time(outage.since),
+        last_attempt=utc_time(outage.last_attempt),
         reason=outage.reason,
-        next_attempt=when_known(outage.next_attempt),
+        next_attempt=utc_time_or_none(outage.next_attempt),
     )
 
 
-def _echoes(desk: Services, name: str) -> list[EchoAnswer]:
-    with reading(desk.engine) as connection:
+def _echoes(services: Services, name: str) -> list[EchoResponse]:
+    with reading(services.engine) as connection:
         state = backlog.destination_states(connection, [name])[name]
     failed_at = max((each.last_attempt for each in state.outages), default=0.0)
     succeeded_at = state.last_success or 0.0
     return [
-        EchoAnswer(
-            at=when(row.at),
+        EchoResponse(
+            at=utc_time(row.at),
             who=row.who,
             alive=not row.comment,
             comment=row.comment,
             seconds=row.seconds,
             outdated=row.at < (succeeded_at if row.comment else failed_at),
         )
-        for row in echo_log.recent_echoes(desk.engine, name)
+        for row in echo_log.recent_echoes(services.engine, name)
     ]
 
 

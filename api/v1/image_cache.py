@@ -16,7 +16,7 @@ import numpy as np
 from fastapi import HTTPException, status
 from numpy.typing import NDArray
 
-from api.auth.request_user import person_key
+from api.auth.request_user import user_key
 from api.http.concurrency_limit import RETRY_AFTER_S, QueueLimit
 from config.settings import WorkerSettings
 from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
@@ -29,7 +29,7 @@ from inference.drawing.result_image import tinted
 T = TypeVar("T")
 Key = tuple[str, tuple[float, float] | None]
 
-KEPT_BYTES = 100_000_000
+CACHE_BYTES = 100_000_000
 
 MOST_WAITING = 64
 """Maximum number of waiting requests of one user. A browser requests all images of a
@@ -37,14 +37,14 @@ study at once."""
 
 AT_ONCE = 4
 """Maximum number of users that are served at the same time. Most of them wait for the
-one decoding child. If the image of a user takes long, the other turns remain."""
+one decoding child. If the image of a user takes long, the other slots remain."""
 
-QUALITY = 92
+_QUALITY = 92
 # Gray images need no color options, and fast encoding matters during dragging.
-_JPEG = (cv2.IMWRITE_JPEG_QUALITY, QUALITY)
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
 
 
-class Pictures:
+class ImageCache:
     """Decodes radiographs for display, in child processes apart from those of /predict.
 
     One child decodes all images. An image that takes long is decoded again in a child
@@ -52,18 +52,18 @@ class Pictures:
 
     Attributes:
         queue: Requests wait here before they call a method. If an image takes long, its
-            request holds one turn until the image is decoded.
+            request holds one slot until the image is decoded.
     """
 
     def __init__(self, limits: WorkerSettings) -> None:
         """Store the limits. The child process starts on first use."""
         self._limits = limits
         self._child: DecoderProcess | None = None
-        self.queue = QueueLimit(person_key, waiting=MOST_WAITING, at_once=AT_ONCE)
-        self._thread = ThreadPoolExecutor(1, "pictures")
-        self._slow_thread = ThreadPoolExecutor(1, "slow-pictures")
+        self.queue = QueueLimit(user_key, waiting=MOST_WAITING, at_once=AT_ONCE)
+        self._thread = ThreadPoolExecutor(1, "images")
+        self._slow_thread = ThreadPoolExecutor(1, "slow-images")
         self._slow: Future[Any] | None = None
-        self._kept: OrderedDict[Key, View] = OrderedDict()
+        self._views: OrderedDict[Key, View] = OrderedDict()
 
     def close(self) -> None:
         """Finish the running call and cancel waiting ones."""
@@ -90,7 +90,7 @@ class Pictures:
         """
         key = instance_id, ends
         view = await self._run(lambda child: self._view(child, key, path))
-        self._keep(key, view)
+        self._store(key, view)
         return view
 
     async def attributes(self, path: Path) -> list[Attribute]:
@@ -118,8 +118,8 @@ class Pictures:
         if self._slow is not None and not self._slow.done():
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
-                "This image takes long to decode, and another one that does is being "
-                "decoded; ask for this one again later.",
+                "This image takes long to decode, and another slow image is being "
+                "decoded. Request this one again later.",
                 {"Retry-After": str(RETRY_AFTER_S)},
             )
         slow = self._slow_thread.submit(self._in_own_child, call)
@@ -128,7 +128,7 @@ class Pictures:
 
     def _view(self, child: DecoderProcess, key: Key, path: Path) -> View:
         # Another request may have made it while this one waited for its thread.
-        if (known := self._kept.get(key)) is not None:
+        if (known := self._views.get(key)) is not None:
             return known
         limits, (_, ends) = self._limits, key
         window = limits.window if ends is None else ends
@@ -139,15 +139,15 @@ class Pictures:
         with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
             return call(child)
 
-    def _keep(self, key: Key, view: View) -> None:
+    def _store(self, key: Key, view: View) -> None:
         """Keep a view for the next request, and drop the oldest if they are many."""
-        self._kept[key] = view
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and self._bytes() > KEPT_BYTES:
-            self._kept.popitem(last=False)
+        self._views[key] = view
+        self._views.move_to_end(key)
+        while len(self._views) > 1 and self._bytes() > CACHE_BYTES:
+            self._views.popitem(last=False)
 
     def _bytes(self) -> int:
-        return sum(view.pixels.nbytes for view in self._kept.values())
+        return sum(view.pixels.nbytes for view in self._views.values())
 
     def _started(self) -> DecoderProcess:
         if self._child is None:
@@ -163,14 +163,16 @@ def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
     scale = min((long_side or max(pixels.shape)) / max(pixels.shape), 1.0)
     if scale < 1:
         rows, columns = (max(1, round(side * scale)) for side in pixels.shape)
-        way = cv2.INTER_AREA
-        pixels = np.asarray(cv2.resize(pixels, (columns, rows), interpolation=way))
+        interpolation = cv2.INTER_AREA
+        pixels = np.asarray(
+            cv2.resize(pixels, (columns, rows), interpolation=interpolation)
+        )
     _, encoded = cv2.imencode(".jpg", pixels, _JPEG)
     return encoded.tobytes()
 
 
-def heatmap_png(drawing: OverlayData) -> bytes:
+def heatmap_png(overlay: OverlayData) -> bytes:
     """Encode a heatmap as a transparent tint at its own coarse resolution."""
-    rgba = tinted(drawing.levels)
+    rgba = tinted(overlay.levels)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     return encoded.tobytes()

@@ -11,109 +11,109 @@ from starlette.concurrency import run_in_threadpool
 from api.auth.audit import audit_access
 from api.auth.request_user import Viewer
 from api.v1.image_cache import heatmap_png, jpeg
-from api.v1.schemas import AttributeAnswer
+from api.v1.schemas import AttributeResponse
 from api.v1.services import GONE, MISSING, Services, problem, v1_router
 from dicom_node.queries.instance_details import InstanceDetails
 
 REMOVED = (
-    "Its files were removed, their time being over ([retention] in the settings). Send "
-    "the instance again."
+    "The files of the instance were removed after their retention time ([retention] in "
+    "the settings). Send the instance again."
 )
-UNSEEN: dict[int | str, dict[str, Any]] = {
-    422: problem("Unprocessable Content", "There is no image in it.", 422)
+NO_IMAGE: dict[int | str, dict[str, Any]] = {
+    422: problem("Unprocessable Content", "The instance has no image.", 422)
 }
 _UID = re.compile(r"[0-9.]{1,64}")
 _MOST = 1e12  # above any pixel value
 
 
-def _kind(media_type: str) -> dict[int | str, dict[str, Any]]:
+def _content(media_type: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {media_type: {}}}, **MISSING, **GONE}
 
 
-def views_router(desk: Services) -> APIRouter:
+def images_router(services: Services) -> APIRouter:
     """Serve images, heatmaps, attributes and files of instances."""
-    router = v1_router("pictures")
-    folder = desk.settings.storage.directory
+    router = v1_router("images")
+    folder = services.settings.storage.directory
 
     async def opened(instance_id: str) -> tuple[InstanceDetails, Path]:
-        known = await run_in_threadpool(desk.dossier, instance_id)
-        path = folder / known.row.path
-        if known.row.files_removed_at is not None or not path.exists():
+        details = await run_in_threadpool(services.instance, instance_id)
+        path = folder / details.row.path
+        if details.row.files_removed_at is not None or not path.exists():
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
-        return known, path
+        return details, path
 
     @router.get(
         "/instances/{instance_id}/picture",
         response_class=Response,
-        responses={**_kind("image/jpeg"), **UNSEEN},
-        response_description="A JPEG. The headers Gray-Black and Gray-White have the "
-        "modality values shown as black and as white",
+        responses={**_content("image/jpeg"), **NO_IMAGE},
+        response_description="A JPEG. The headers Gray-Black and Gray-White are the "
+        "modality values that are displayed as black and as white",
     )
     async def picture(
         request: Request,
-        _person: Viewer,
+        _user: Viewer,
         instance_id: str,
         low: Annotated[
             float | None,
-            Query(ge=-_MOST, le=_MOST, description="Least value shown"),
+            Query(ge=-_MOST, le=_MOST, description="Lowest value of the window"),
         ] = None,
         high: Annotated[
-            float | None, Query(ge=-_MOST, le=_MOST, description="Its largest")
+            float | None, Query(ge=-_MOST, le=_MOST, description="Highest value")
         ] = None,
         long_side: Annotated[
-            int | None, Query(ge=16, le=65535, description="In pixels, at most")
+            int | None, Query(ge=16, le=65535, description="Maximum size in pixels")
         ] = None,
     ) -> Response:
         """Return the radiograph with the window that the model saw, or another."""
         ends = None if low is None or high is None else (low, high)
-        async with desk.pictures.queue.turn(request):
+        async with services.images.queue.slot(request):
             _, path = await opened(instance_id)
-            view = await desk.pictures.view(instance_id, path, ends)
+            view = await services.images.view(instance_id, path, ends)
             content = await run_in_threadpool(jpeg, view.pixels, long_side)
         await audit_access(request, "viewed", f"/api/v1/instances/{instance_id}")
-        values = {
+        headers = {
             "Gray-Black": f"{view.ends[0]:g}",
             "Gray-White": f"{view.ends[1]:g}",
         }
-        return Response(content, media_type="image/jpeg", headers=values)
+        return Response(content, media_type="image/jpeg", headers=headers)
 
     @router.get(
         "/instances/{instance_id}/heatmap",
         response_class=Response,
-        responses=_kind("image/png"),
-        response_description="A PNG with transparency, to be stretched over the "
-        "radiograph from edge to edge",
+        responses=_content("image/png"),
+        response_description="A PNG with transparency. Scale it to the size of "
+        "the radiograph",
     )
-    async def heatmap(request: Request, _person: Viewer, instance_id: str) -> Response:
+    async def heatmap(request: Request, _user: Viewer, instance_id: str) -> Response:
         """Return the heatmap of the model, relative to its own peak."""
-        async with desk.pictures.queue.turn(request):
-            known, _ = await opened(instance_id)
-        if known.drawing is None or known.row.probability is None:
+        async with services.images.queue.slot(request):
+            details, _ = await opened(instance_id)
+        if details.drawing is None or details.row.probability is None:
             raise HTTPException(
-                status.HTTP_404_NOT_FOUND, "There is no answer to show."
+                status.HTTP_404_NOT_FOUND, "The instance has no result to display."
             )
         await audit_access(
             request, "viewed", f"/api/v1/instances/{instance_id}/heatmap"
         )
-        return Response(heatmap_png(known.drawing), media_type="image/png")
+        return Response(heatmap_png(details.drawing), media_type="image/png")
 
     @router.get(
         "/instances/{instance_id}/attributes",
-        responses={**MISSING, **GONE, **UNSEEN},
+        responses={**MISSING, **GONE, **NO_IMAGE},
         response_description="In the order of the dataset",
     )
     async def attributes(
-        request: Request, _person: Viewer, instance_id: str
-    ) -> list[AttributeAnswer]:
+        request: Request, _user: Viewer, instance_id: str
+    ) -> list[AttributeResponse]:
         """List the DICOM attributes of the received instance."""
-        async with desk.pictures.queue.turn(request):
+        async with services.images.queue.slot(request):
             _, path = await opened(instance_id)
-            found = await desk.pictures.attributes(path)
+            found = await services.images.attributes(path)
         await audit_access(
             request, "viewed", f"/api/v1/instances/{instance_id}/attributes"
         )
         return [
-            AttributeAnswer(
+            AttributeResponse(
                 tag=each.tag,
                 name=each.name,
                 vr=each.vr,
@@ -126,34 +126,34 @@ def views_router(desk: Services) -> APIRouter:
     @router.get(
         "/instances/{instance_id}/original",
         response_class=FileResponse,
-        responses=_kind("application/dicom"),
+        responses=_content("application/dicom"),
         response_description="A DICOM file",
     )
     async def original(
-        request: Request, _person: Viewer, instance_id: str
+        request: Request, _user: Viewer, instance_id: str
     ) -> FileResponse:
         """Return the original file, as it was received."""
-        known, path = await opened(instance_id)
+        details, path = await opened(instance_id)
         await audit_access(
             request, "viewed", f"/api/v1/instances/{instance_id}/original"
         )
-        return _file(path, known.row.sop_instance_uid)
+        return _file(path, details.row.sop_instance_uid)
 
     @router.get(
         "/instances/{instance_id}/results/{sop_instance_uid}",
         response_class=FileResponse,
-        responses=_kind("application/dicom"),
+        responses=_content("application/dicom"),
         response_description="A DICOM file",
     )
     async def result(
-        request: Request, _person: Viewer, instance_id: str, sop_instance_uid: str
+        request: Request, _user: Viewer, instance_id: str, sop_instance_uid: str
     ) -> FileResponse:
         """Return a result file, as it was sent."""
-        known, _ = await opened(instance_id)
-        paths = {each.sop_instance_uid: each.path for each in known.results}
+        details, _ = await opened(instance_id)
+        paths = {each.sop_instance_uid: each.path for each in details.results}
         path = folder / paths.get(sop_instance_uid, "nothing")
         if not path.is_file():
-            raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such result.")
+            raise HTTPException(status.HTTP_404_NOT_FOUND, "The result does not exist.")
         await audit_access(
             request, "viewed", f"/api/v1/instances/{instance_id}/results"
         )

@@ -14,78 +14,80 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth.audit import audit_access
 from api.auth.request_user import Viewer
-from api.v1.schemas import OpinionAnswer
-from api.v1.serialization import opinion_answer, seconds_of, when
+from api.v1.schemas import OpinionResponse
+from api.v1.serialization import opinion_response, seconds_of, utc_time
 from api.v1.services import MISSING, Services, problem, v1_router
 from dicom_node.journal.reader_feedback import EXPORTED, Judgement
 from inference.finding import Point
 
-UNANSWERED = "There is no answer to have an opinion on."
-NO_ANSWER: dict[int | str, dict[str, Any]] = {409: problem("Conflict", UNANSWERED, 409)}
+NO_RESULT_TEXT = "The instance has no result to give feedback on."
+NO_RESULT: dict[int | str, dict[str, Any]] = {
+    409: problem("Conflict", NO_RESULT_TEXT, 409)
+}
 TIMES = frozenset({"received_at", "at"})
-_Place = Annotated[float, Field(ge=0, le=65536)]
+_Coordinate = Annotated[float, Field(ge=0, le=65536)]
 
 
-class OpinionGiven(BaseModel):
+class OpinionRequest(BaseModel):
     """The opinion of a reader on a result."""
 
     verdict: Literal["agree", "disagree", "unsure"]
-    place: tuple[_Place, _Place] | None = Field(
+    place: tuple[_Coordinate, _Coordinate] | None = Field(
         default=None,
-        description="Of a missed fracture, [column, row] in pixels of the picture.",
+        description="Position of a missed fracture, [column, row] in image pixels.",
     )
 
 
-def opinions_router(desk: Services) -> APIRouter:
+def feedback_router(services: Services) -> APIRouter:
     """Serve feedback."""
     router = v1_router("feedback")
 
     @router.put(
         "/instances/{instance_id}/feedback",
-        responses={**MISSING, **NO_ANSWER},
-        response_description="What all readers say, the last word first",
+        responses={**MISSING, **NO_RESULT},
+        response_description="The opinions of all readers, the last one first",
     )
     async def give(
-        request: Request, person: Viewer, instance_id: str, given: OpinionGiven
-    ) -> list[OpinionAnswer]:
+        request: Request, user: Viewer, instance_id: str, opinion: OpinionRequest
+    ) -> list[OpinionResponse]:
         """Store your opinion on the result; it replaces your earlier one."""
-        await run_in_threadpool(desk.dossier, instance_id)
-        verdict, place = Judgement(given.verdict), _place(given.place)
-        kept = await run_in_threadpool(
-            desk.feedback.record, instance_id, person.name, verdict, place
+        await run_in_threadpool(services.instance, instance_id)
+        verdict, point = Judgement(opinion.verdict), _point(opinion.place)
+        is_stored = await run_in_threadpool(
+            services.feedback.record, instance_id, user.name, verdict, point
         )
-        if not kept:
-            raise HTTPException(status.HTTP_409_CONFLICT, UNANSWERED)
+        if not is_stored:
+            raise HTTPException(status.HTTP_409_CONFLICT, NO_RESULT_TEXT)
         await audit_access(request, "judged", instance_id)
         return await _all(instance_id)
 
     @router.delete(
         "/instances/{instance_id}/feedback",
         responses=MISSING,
-        response_description="What the others say",
+        response_description="The opinions of the other readers",
     )
     async def withdraw(
-        request: Request, person: Viewer, instance_id: str
-    ) -> list[OpinionAnswer]:
+        request: Request, user: Viewer, instance_id: str
+    ) -> list[OpinionResponse]:
         """Delete your opinion."""
-        await run_in_threadpool(desk.dossier, instance_id)
-        await run_in_threadpool(desk.feedback.withdraw, instance_id, person.name)
+        await run_in_threadpool(services.instance, instance_id)
+        await run_in_threadpool(services.feedback.withdraw, instance_id, user.name)
         await audit_access(request, "judged", instance_id)
         return await _all(instance_id)
 
-    async def _all(instance_id: str) -> list[OpinionAnswer]:
-        said = await run_in_threadpool(desk.feedback.of, instance_id)
-        return [opinion_answer(each) for each in said]
+    async def _all(instance_id: str) -> list[OpinionResponse]:
+        opinions = await run_in_threadpool(services.feedback.of, instance_id)
+        return [opinion_response(each) for each in opinions]
 
     @router.get(
         "/feedback.csv",
         response_class=Response,
         responses={200: {"content": {"text/csv": {}}}},
-        response_description="A line an opinion; no patient is named",
+        response_description="One line for each opinion, without patient data",
     )
     async def export(
         request: Request,
-        _person: Viewer,
+        _user: Viewer,
         since: Annotated[datetime | None, Query()] = None,
         until: Annotated[datetime | None, Query()] = None,
     ) -> StreamingResponse:
@@ -93,14 +95,14 @@ def opinions_router(desk: Services) -> APIRouter:
         first = 0.0 if since is None else seconds_of(since)
         last = time.time() + 1 if until is None else seconds_of(until)
         await audit_access(request, "viewed", "/api/v1/feedback.csv")
-        lines = _lines(desk.feedback.export(first, last))
-        named = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
-        return StreamingResponse(lines, media_type="text/csv", headers=named)
+        lines = _lines(services.feedback.export(first, last))
+        headers = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
+        return StreamingResponse(lines, media_type="text/csv", headers=headers)
 
     return router
 
 
-def _place(place: tuple[float, float] | None) -> Point | None:
+def _point(place: tuple[float, float] | None) -> Point | None:
     return None if place is None else (place[0], place[1])
 
 
@@ -113,7 +115,7 @@ def _lines(rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
 
 def _cell(name: str, value: Any) -> Any:  # noqa: ANN401 - a database value
     if name in TIMES:
-        return when(value).isoformat("T", "seconds")
+        return utc_time(value).isoformat("T", "seconds")
     # A spreadsheet must not run text from a sender or a proxy as a formula.
     is_formula = isinstance(value, str) and value[:1] in {"=", "+", "-", "@"}
     return f"'{value}" if is_formula else value

@@ -25,27 +25,27 @@ class ProblemDetails(BaseModel):
     """The reason why a request failed (RFC 9457)."""
 
     type: str = "about:blank"
-    title: str = Field(description="The status in words.")
+    title: str = Field(description="The name of the status.")
     status: int
-    detail: str = Field(description="What is wrong, in words for who asked.")
+    detail: str = Field(description="A description of the error, for users.")
 
 
-class PatientAnswer(BaseModel):
+class PatientResponse(BaseModel):
     """The patient of an image."""
 
-    name: str = Field(description='As people write it: "Doe, Jane".')
+    name: str = Field(description='As text, such as "Doe, Jane".')
     patient_id: str
     accession_number: str
 
 
-class InstanceAnswer(BaseModel):
+class InstanceResponse(BaseModel):
     """One instance, as a row of the worklist."""
 
-    id: str = Field(description="The node's own; in paths of this API.")
+    id: str = Field(description="The id of the instance in paths of this API.")
     sop_instance_uid: str
     study_instance_uid: str
     received_at: datetime
-    patient: PatientAnswer
+    patient: PatientResponse
     modality: str
     body_part: str
     view_position: str
@@ -53,32 +53,36 @@ class InstanceAnswer(BaseModel):
     sender: str = Field(description="Calling AE title.")
     probability: float | None = Field(
         description="Probability of a fracture, from 0 to 1, as calibrated; also for a "
-        "negative answer. Null without an answer."
+        "negative finding. Null without a finding."
     )
     operating_point: OperatingPoint | None
     state: State
-    reason: str = Field(description="Why it is not analyzed, or failed.")
-    seconds: float | None = Field(description="From receipt to first delivery.")
-    has_files: bool = Field(description="False once their time was over.")
+    reason: str = Field(description="Why the instance was not analyzed, or failed.")
+    seconds: float | None = Field(
+        description="Time from receipt to the first delivery."
+    )
+    has_files: bool = Field(
+        description="False if the files were removed after their retention time."
+    )
 
 
-class WorklistAnswer(BaseModel):
+class WorklistResponse(BaseModel):
     """A page of the worklist."""
 
-    instances: list[InstanceAnswer]
-    total: int = Field(description="On all pages.")
+    instances: list[InstanceResponse]
+    total: int = Field(description="Number of instances on all pages.")
     page: int
     size: int
 
 
-class StudyAnswer(BaseModel):
+class StudyResponse(BaseModel):
     """The instances of a study, in order of receipt."""
 
     study_instance_uid: str
-    instances: list[InstanceAnswer]
+    instances: list[InstanceResponse]
 
 
-class ModelAnswer(BaseModel):
+class ModelResponse(BaseModel):
     """The model of an analysis, and its operating points."""
 
     name: str
@@ -87,42 +91,46 @@ class ModelAnswer(BaseModel):
     definite: float | None
 
 
-class DrawingAnswer(BaseModel):
+class DrawingResponse(BaseModel):
     """The drawing over the radiograph, in pixels of the image."""
 
     rows: int
     columns: int
-    tip: Point | None = Field(description="Of the arrow, [column, row].")
+    tip: Point | None = Field(description="Tip of the arrow, [column, row].")
     tail: Point | None
 
 
-class ObjectAnswer(BaseModel):
+class ObjectResponse(BaseModel):
     """One result object and its delivery to one destination."""
 
     sop_instance_uid: str
     kind: str
     state: str
-    status: str | None = Field(description="Of the C-STORE response, 0xA700.")
+    status: str | None = Field(
+        description="Status of the C-STORE response, such as 0xA700."
+    )
     comment: str
     attempts: int
 
 
-class DeliveryAnswer(BaseModel):
+class DeliveryResponse(BaseModel):
     """The delivery of all results to one destination."""
 
     destination: str
     state: str
     attempts: int
     asked_at: datetime
-    next_at: datetime | None = Field(description="Of the next try, while it waits.")
+    next_at: datetime | None = Field(
+        description="Time of the next attempt, if it waits for one."
+    )
     waits_for_destination: bool = Field(
-        description="It waits until a delivery of another instance succeeds."
+        description="Whether it waits until a delivery of another instance succeeds."
     )
     finished_at: datetime | None
-    objects: list[ObjectAnswer]
+    objects: list[ObjectResponse]
 
 
-class EventAnswer(BaseModel):
+class EventResponse(BaseModel):
     """An event in the history of an instance."""
 
     at: datetime
@@ -130,24 +138,28 @@ class EventAnswer(BaseModel):
     detail: str
 
 
-class ResultAnswer(BaseModel):
+class ResultResponse(BaseModel):
     """A result object that was created for the instance."""
 
     sop_instance_uid: str
     kind: str
 
 
-class OpinionAnswer(BaseModel):
+class OpinionResponse(BaseModel):
     """The opinion of a reader on the result."""
 
     who: str
     at: datetime
     verdict: Literal["agree", "disagree", "unsure"]
-    place: Point | None = Field(description="Of a missed fracture, [column, row].")
-    is_current: bool = Field(description="False: of an analysis before the last.")
+    place: Point | None = Field(
+        description="Position of a missed fracture, [column, row]."
+    )
+    is_current: bool = Field(
+        description="False if it is about an analysis before the last one."
+    )
 
 
-class DossierAnswer(InstanceAnswer):
+class InstanceDetailsResponse(InstanceResponse):
     """All details of an instance."""
 
     revision: int
@@ -155,115 +167,119 @@ class DossierAnswer(InstanceAnswer):
     sop_class: str
     transfer_syntax: str
     study_date: str
-    size: int = Field(description="Bytes of the dataset as it was sent.")
+    size: int = Field(description="Size of the received dataset in bytes.")
     sender_address: str
     analyzed_at: datetime | None
-    model: ModelAnswer | None
-    drawing: DrawingAnswer | None
-    results: list[ResultAnswer]
-    deliveries: list[DeliveryAnswer]
-    events: list[EventAnswer]
-    opinions: list[OpinionAnswer]
+    model: ModelResponse | None
+    drawing: DrawingResponse | None
+    results: list[ResultResponse]
+    deliveries: list[DeliveryResponse]
+    events: list[EventResponse]
+    opinions: list[OpinionResponse]
 
 
-class AttributeAnswer(BaseModel):
+class AttributeResponse(BaseModel):
     """A DICOM attribute."""
 
     tag: str
     name: str
     vr: str
     value: str
-    level: int = Field(description="How many sequences it lies in.")
+    level: int = Field(description="Number of sequences that enclose it.")
 
 
-class AskedAnswer(BaseModel):
+class AcceptedResponse(BaseModel):
     """How many requests for work were accepted."""
 
     asked: int
-    gone: int = Field(description="Not asked for: the files were removed.")
-    left: int = Field(description="More of it, at least; ask on.")
+    gone: int = Field(description="Refused, because the files were removed.")
+    left: int = Field(description="Minimum number that is left for the next request.")
 
 
-class FailureReasonAnswer(BaseModel):
+class FailureReasonResponse(BaseModel):
     """One reason of a failure, and the affected objects."""
 
     reason: str
-    objects: list[str] = Field(description='"Secondary Capture" and so on.')
-
-
-class FailuresAnswer(BaseModel):
-    """A group of instances that failed in the same way."""
-
-    destination: str = Field(description="Empty: their analysis failed.")
-    reason: str = Field(description="All reasons of one of them.")
-    count: int
-    first: datetime = Field(description="When the first of them was received.")
-    last: datetime
-    waiting: bool = Field(description="They are tried again automatically.")
-    reasons: list[FailureReasonAnswer] = Field(
-        description="The reasons of a delivery, one by one. Empty for an analysis."
+    objects: list[str] = Field(
+        description='Kinds of objects, such as "Secondary Capture".'
     )
 
 
-class EchoAnswer(BaseModel):
+class FailureGroupResponse(BaseModel):
+    """A group of instances that failed in the same way."""
+
+    destination: str = Field(description="Empty if their analysis failed.")
+    reason: str = Field(description="All reasons of one of the instances.")
+    count: int
+    first: datetime = Field(description="Time of receipt of the first instance.")
+    last: datetime
+    waiting: bool = Field(description="Whether the node retries them automatically.")
+    reasons: list[FailureReasonResponse] = Field(
+        description="The single reasons of a delivery. Empty for an analysis."
+    )
+
+
+class EchoResponse(BaseModel):
     """The result of a connection test."""
 
     at: datetime
     who: str
     alive: bool
-    comment: str = Field(description="Why it is not.")
+    comment: str = Field(description="Why the test failed.")
     seconds: float
-    outdated: bool = Field(description="A later delivery had another outcome.")
+    outdated: bool = Field(description="Whether a later delivery had another outcome.")
 
 
-class OutageAnswer(BaseModel):
+class OutageResponse(BaseModel):
     """An AE or service to which no delivery attempt succeeds."""
 
-    peer: str = Field(description="The destination, or one AE of it.")
-    since: datetime = Field(description="When the first attempt failed.")
+    peer: str = Field(description="The destination, or one of its AEs.")
+    since: datetime = Field(description="Time of the first failed attempt.")
     last_attempt: datetime
-    reason: str = Field(description="Of the last attempt.")
+    reason: str = Field(description="Reason of the last failure.")
     next_attempt: datetime | None
 
 
-class LastFailureAnswer(BaseModel):
+class LastFailureResponse(BaseModel):
     """The last delivery that failed and is not retried."""
 
     at: datetime
     reason: str
 
 
-class DestinationAnswer(BaseModel):
+class DestinationResponse(BaseModel):
     """A destination of the settings, and its state."""
 
     name: str
     type: Literal["dicom", "sender", "stow"]
     address: str
     paused: bool
-    waiting: int = Field(description="Deliveries on their way, or held back.")
-    oldest: datetime | None = Field(description="When the oldest was asked for.")
+    waiting: int = Field(description="Unfinished or paused deliveries.")
+    oldest: datetime | None = Field(description="Time of the oldest request.")
     failed: int
     last_success: datetime | None
-    last_failure: LastFailureAnswer | None = Field(
-        description="If no delivery has succeeded since."
+    last_failure: LastFailureResponse | None = Field(
+        description="Null if a later delivery has succeeded."
     )
-    outages: list[OutageAnswer] = Field(description="Empty if deliveries succeed.")
-    echoes: list[EchoAnswer] = Field(description="The last one first.")
+    outages: list[OutageResponse] = Field(description="Empty if deliveries succeed.")
+    echoes: list[EchoResponse] = Field(
+        description="Connection tests, the last one first."
+    )
 
 
-class CallerAnswer(BaseModel):
+class CallerResponse(BaseModel):
     """An AE that called, from one address."""
 
     ae_title: str = Field(description="Empty if the caller sent none.")
     address: str
     admitted: bool
-    reason: str = Field(description="Why there was no association.")
-    mend: str = Field(description="What to change.")
+    reason: str = Field(description="Why the node rejected the association.")
+    mend: str = Field(description="How to fix it.")
     times: int
     last: datetime
 
 
-class ModalityAnswer(BaseModel):
+class ModalityResponse(BaseModel):
     """A modality and the number of instances that an AE sent of it."""
 
     sender: str
@@ -272,47 +288,49 @@ class ModalityAnswer(BaseModel):
     last: datetime
 
 
-class IntervalAnswer(BaseModel):
+class IntervalResponse(BaseModel):
     """The instances received in one interval of a period."""
 
     start: datetime
     received: int
-    reported: int = Field(description="Answered with a fracture.")
-    negative: int = Field(description="Answered without.")
+    reported: int = Field(description="Reported with a fracture.")
+    negative: int = Field(description="Reported without a fracture.")
     not_analyzed: int
     failed: int
 
 
-class FiguresAnswer(BaseModel):
+class FiguresResponse(BaseModel):
     """Statistics of the node over a period."""
 
-    intervals: list[IntervalAnswer]
+    intervals: list[IntervalResponse]
     scores: list[int] = Field(
-        description="Answers by probability, in 20 equal parts from 0 to 1."
+        description="Number of results by probability, in 20 equal bins from 0 to 1."
     )
     turnaround: dict[int, float] = Field(
-        description="Seconds from receipt to first delivery, by percentile."
+        description="Seconds from receipt to the first delivery, by percentile."
     )
 
 
-class NodeAnswer(BaseModel):
+class NodeResponse(BaseModel):
     """The current state of the node."""
 
-    checks: dict[str, str] = Field(description='Each "ok", or what is wrong.')
+    checks: dict[str, str] = Field(description='"ok" or an error text, by check.')
     destinations: dict[str, str] = Field(
-        description='By name: "ok", or since when and why deliveries to it fail.'
+        description='"ok", or when and why deliveries began to fail, by destination.'
     )
-    states: dict[str, int] = Field(description="Instances by state.")
+    states: dict[str, int] = Field(description="Number of instances by state.")
     free_bytes: int | None
-    required_bytes: int = Field(description="With less, instances are refused.")
+    required_bytes: int = Field(
+        description="Free space below which instances are refused."
+    )
     total_bytes: int | None
     version: str
     model: str
-    decoding: str = Field(description="What confines the process that decodes images.")
-    confined: bool = Field(description="Whether that is all that the node can use.")
+    decoding: str = Field(description="How the decoding process is confined.")
+    confined: bool = Field(description="Whether all kinds of confinement are in use.")
 
 
-class UploadAnswer(BaseModel):
+class UploadResponse(BaseModel):
     """An instance that was stored."""
 
     id: str

@@ -8,16 +8,16 @@ import sqlalchemy as sa
 from pydicom.uid import UID
 
 from api.v1.schemas import (
-    DeliveryAnswer,
-    DossierAnswer,
-    DrawingAnswer,
-    EventAnswer,
-    InstanceAnswer,
-    ModelAnswer,
-    ObjectAnswer,
-    OpinionAnswer,
-    PatientAnswer,
-    ResultAnswer,
+    DeliveryResponse,
+    DrawingResponse,
+    EventResponse,
+    InstanceDetailsResponse,
+    InstanceResponse,
+    ModelResponse,
+    ObjectResponse,
+    OpinionResponse,
+    PatientResponse,
+    ResultResponse,
 )
 from dicom_node.journal.reader_feedback import Opinion
 from dicom_node.patient import display_name
@@ -25,7 +25,7 @@ from dicom_node.queries.instance_details import InstanceDetails
 from dicom_node.queries.worklist import displayed_state
 
 
-def when(seconds: float) -> datetime:
+def utc_time(seconds: float) -> datetime:
     """Convert seconds since 1970 to a time in UTC."""
     return datetime.fromtimestamp(seconds, UTC)
 
@@ -35,43 +35,43 @@ def seconds_of(time: datetime) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def when_known(seconds: float | None) -> datetime | None:
+def utc_time_or_none(seconds: float | None) -> datetime | None:
     """Convert seconds since 1970 to a time; None stays None."""
-    return None if seconds is None else when(seconds)
+    return None if seconds is None else utc_time(seconds)
 
 
-def instance_answer(row: sa.Row[Any]) -> InstanceAnswer:
+def instance_response(row: sa.Row[Any]) -> InstanceResponse:
     """Return one row of the worklist."""
-    return InstanceAnswer.model_validate(_line(row))
+    return InstanceResponse.model_validate(_instance_fields(row))
 
 
-def _line(row: sa.Row[Any]) -> dict[str, Any]:
-    names = InstanceAnswer.model_fields.keys()
-    kept = {key: value for key, value in row._asdict().items() if key in names}
-    patient = PatientAnswer(
+def _instance_fields(row: sa.Row[Any]) -> dict[str, Any]:
+    names = InstanceResponse.model_fields.keys()
+    fields = {key: value for key, value in row._asdict().items() if key in names}
+    patient = PatientResponse(
         name=display_name(row.name or ""),
         patient_id=row.patient_id or "",
         accession_number=row.accession_number or "",
     )
-    return kept | {
+    return fields | {
         "patient": patient,
         "sender": row.calling_ae_title,
         "state": displayed_state(row),
-        "received_at": when(row.received_at),
+        "received_at": utc_time(row.received_at),
         "has_files": row.files_removed_at is None,
         # If the clock was set back, a delivery can appear to precede the receipt.
         "seconds": None if row.seconds is None else max(row.seconds, 0.0),
     }
 
 
-def dossier_answer(
-    known: InstanceDetails, opinions: Sequence[Opinion]
-) -> DossierAnswer:
+def instance_details_response(
+    details: InstanceDetails, opinions: Sequence[Opinion]
+) -> InstanceDetailsResponse:
     """Return all details of an instance."""
-    row = known.row
-    kinds = {each.sop_instance_uid: each.kind for each in known.results}
-    return DossierAnswer(
-        **_line(row),
+    row = details.row
+    kinds = {each.sop_instance_uid: each.kind for each in details.results}
+    return InstanceDetailsResponse(
+        **_instance_fields(row),
         revision=row.revision,
         series_instance_uid=row.series_instance_uid,
         sop_class=UID(row.sop_class_uid).name,
@@ -79,37 +79,38 @@ def dossier_answer(
         study_date=row.study_date,
         size=row.size,
         sender_address=row.calling_address,
-        analyzed_at=when_known(row.analyzed_at),
-        model=_model(known),
-        drawing=_drawing(known),
+        analyzed_at=utc_time_or_none(row.analyzed_at),
+        model=_model(details),
+        drawing=_drawing(details),
         results=[
-            ResultAnswer(sop_instance_uid=uid, kind=kind) for uid, kind in kinds.items()
+            ResultResponse(sop_instance_uid=uid, kind=kind)
+            for uid, kind in kinds.items()
         ],
-        deliveries=[_delivery(each, known, kinds) for each in known.deliveries],
+        deliveries=[_delivery(each, details, kinds) for each in details.deliveries],
         events=[
-            EventAnswer(at=when(each.at), kind=each.kind, detail=each.detail)
-            for each in known.events
+            EventResponse(at=utc_time(each.at), kind=each.kind, detail=each.detail)
+            for each in details.events
         ],
-        opinions=[opinion_answer(each) for each in opinions],
+        opinions=[opinion_response(each) for each in opinions],
     )
 
 
-def opinion_answer(opinion: Opinion) -> OpinionAnswer:
+def opinion_response(opinion: Opinion) -> OpinionResponse:
     """Return the feedback of one reader."""
-    return OpinionAnswer(
+    return OpinionResponse(
         who=opinion.user,
-        at=when(opinion.at),
+        at=utc_time(opinion.at),
         verdict=opinion.verdict.value,
         place=opinion.point,
         is_current=opinion.is_current,
     )
 
 
-def _model(known: InstanceDetails) -> ModelAnswer | None:
-    row, drawing = known.row, known.drawing
+def _model(details: InstanceDetails) -> ModelResponse | None:
+    row, drawing = details.row, details.drawing
     if row.probability is None:
         return None
-    return ModelAnswer(
+    return ModelResponse(
         name=row.model_name,
         version=row.model_version,
         doubtful=drawing.doubtful if drawing else None,
@@ -117,11 +118,11 @@ def _model(known: InstanceDetails) -> ModelAnswer | None:
     )
 
 
-def _drawing(known: InstanceDetails) -> DrawingAnswer | None:
-    if known.drawing is None or known.row.probability is None:
+def _drawing(details: InstanceDetails) -> DrawingResponse | None:
+    if details.drawing is None or details.row.probability is None:
         return None
-    (rows, columns), arrow = known.drawing.picture_shape, known.drawing.arrow
-    return DrawingAnswer(
+    (rows, columns), arrow = details.drawing.picture_shape, details.drawing.arrow
+    return DrawingResponse(
         rows=rows,
         columns=columns,
         tip=arrow.tip if arrow else None,
@@ -130,10 +131,10 @@ def _drawing(known: InstanceDetails) -> DrawingAnswer | None:
 
 
 def _delivery(
-    row: sa.Row[Any], known: InstanceDetails, kinds: dict[str, str]
-) -> DeliveryAnswer:
+    row: sa.Row[Any], details: InstanceDetails, kinds: dict[str, str]
+) -> DeliveryResponse:
     objects = [
-        ObjectAnswer(
+        ObjectResponse(
             sop_instance_uid=each.sop_instance_uid,
             kind=kinds.get(each.sop_instance_uid, ""),
             state=each.state,
@@ -141,17 +142,17 @@ def _delivery(
             comment=each.comment,
             attempts=each.attempts,
         )
-        for each in known.objects
+        for each in details.objects
         if each.destination == row.destination
     ]
     has_next = row.finished_at is None and row.waits_for is None
-    return DeliveryAnswer(
+    return DeliveryResponse(
         destination=row.destination,
         state=row.state,
         attempts=row.attempts,
-        asked_at=when(row.asked_at),
-        next_at=when(row.next_at) if has_next else None,
+        asked_at=utc_time(row.asked_at),
+        next_at=utc_time(row.next_at) if has_next else None,
         waits_for_destination=row.waits_for is not None,
-        finished_at=when_known(row.finished_at),
+        finished_at=utc_time_or_none(row.finished_at),
         objects=objects,
     )

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, status
 
 from api.auth.parameters import check_parameters
 from api.http.problems import PROBLEM_JSON, V1
-from api.v1.image_cache import Pictures
+from api.v1.image_cache import ImageCache
 from api.v1.schemas import ProblemDetails
 from config.destinations import Destination
 from config.settings import Settings
@@ -34,7 +34,7 @@ class Services:
         history: Counts instances and lists paused destinations.
         worklist: Finds and lists instances.
         feedback: Stores the opinions of readers.
-        pictures: Decodes radiographs for display.
+        images: Decodes radiographs for display.
     """
 
     settings: Settings
@@ -43,31 +43,31 @@ class Services:
     history: History
     worklist: Worklist
     feedback: Feedback
-    pictures: Pictures
+    images: ImageCache
 
     def close(self) -> None:
         """Close the database connections and stop the decoding child process."""
-        self.pictures.close()
+        self.images.close()
         self.engine.dispose()
 
-    def dossier(self, instance_id: str) -> InstanceDetails:
+    def instance(self, instance_id: str) -> InstanceDetails:
         """Return the details of an instance.
 
         Raises:
             HTTPException: 404.
         """
-        found = (
+        details = (
             instance_details(self.engine, instance_id)
             if _ID.fullmatch(instance_id)
             else None
         )
-        if found is None:
+        if details is None:
             raise HTTPException(
                 status.HTTP_404_NOT_FOUND,
-                "There is no such instance: the id is wrong, or its time was over "
-                "([retention] in the settings).",
+                "There is no such instance. The id is wrong, or the instance was "
+                "deleted after its retention time ([retention] in the settings).",
             )
-        return found
+        return details
 
     def destination(self, name: str) -> Destination:
         """Return a destination of the settings.
@@ -81,7 +81,7 @@ class Services:
         known = ", ".join(each.name for each in self.settings.destinations) or "none"
         raise HTTPException(
             status.HTTP_404_NOT_FOUND,
-            f"There is no such destination in the settings; there is {known}.",
+            f"There is no such destination. Destinations in the settings: {known}.",
         )
 
 
@@ -96,25 +96,24 @@ def make_services(settings: Settings) -> Services:
         history=History(engine),
         worklist=Worklist(engine),
         feedback=Feedback(engine),
-        pictures=Pictures(settings.worker),
+        images=ImageCache(settings.worker),
     )
 
 
-def problem(description: str, words: str, code: int) -> dict[str, Any]:
+def problem(description: str, detail: str, code: int) -> dict[str, Any]:
     """Describe a failure for OpenAPI, with an example of its text."""
     example = {"type": "about:blank", "title": description, "status": code}
-    content = {PROBLEM_JSON: {"example": {**example, "detail": words}}}
+    content = {PROBLEM_JSON: {"example": {**example, "detail": detail}}}
     return {"model": ProblemDetails, "description": description, "content": content}
 
 
 def v1_router(tag: str) -> APIRouter:
     """Create a router that describes the failures common to all routes."""
-    strange = "This token is not known."
     failures: dict[int | str, dict[str, Any]] = {
-        400: problem("Bad Request", "This cannot be used: size. See /docs.", 400),
-        401: problem("Unauthorized", strange, 401),
-        503: problem("Service Unavailable", "The database does not answer.", 503),
-        "default": problem("Any other failure", "This failed on our side.", 500),
+        400: problem("Bad Request", "Invalid or missing value: size. See /docs.", 400),
+        401: problem("Unauthorized", "This token is not known.", 401),
+        503: problem("Service Unavailable", "The database is not available.", 503),
+        "default": problem("Any other failure", "An internal error occurred.", 500),
     }
     checked = [Depends(check_parameters)]
     return APIRouter(prefix=V1, tags=[tag], responses=failures, dependencies=checked)
@@ -124,8 +123,8 @@ MISSING: dict[int | str, dict[str, Any]] = {
     404: problem("Not Found", "There is no such instance.", 404)
 }
 FORBIDDEN: dict[int | str, dict[str, Any]] = {
-    403: problem("Forbidden", "This is for operators, and anna is a viewer.", 403)
+    403: problem("Forbidden", "Only operators may do this, and anna is a viewer.", 403)
 }
 GONE: dict[int | str, dict[str, Any]] = {
-    410: problem("Gone", "Its files were removed, their time being over.", 410)
+    410: problem("Gone", "The files of the instance were removed.", 410)
 }

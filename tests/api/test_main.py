@@ -82,7 +82,7 @@ def test_api_serves_on_an_inherited_socket_without_a_model_and_ends_cleanly(
     assert prediction.status_code == 503
     assert prediction.headers["Retry-After"] == "5"
     assert prediction.json() == {
-        "error": "The model is not ready; /readyz says why. Send the image again later."
+        "error": "The model is not ready; see /readyz. Send the image again later."
     }
 
 

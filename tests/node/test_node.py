@@ -613,7 +613,7 @@ def test_frozen_worker_makes_the_node_not_ready_but_not_the_api(
             os.kill(each, signal.SIGCONT)
 
     worker_reason = frozen.pop("worker")
-    assert worker_reason.startswith("no worker has given a sign of life for ")
+    assert worker_reason.startswith("no worker has sent a heartbeat for ")
     assert set(frozen.values()) == {"ok"}
     assert api_only.status_code == 200
     ready = {

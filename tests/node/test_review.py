@@ -202,7 +202,7 @@ def test_destination_is_tested_paused_and_resumed(
     page = open_page("/destinations")
     page.click("#echo-archive")
     card = page.get_by_label("archive", exact=True)
-    expect(card.locator(".signs")).to_contain_text("alive", timeout=20_000)
+    expect(card.locator(".signs")).to_contain_text("succeeded", timeout=20_000)
     page.click("#echo-dead")
     dead = page.get_by_label("dead", exact=True)
     expect(dead.locator(".signs")).to_contain_text("acting", timeout=20_000)
@@ -210,11 +210,11 @@ def test_destination_is_tested_paused_and_resumed(
     reason = f"DEAD at 127.0.0.1:{hospital.dead} refuses the connection"
     expect(dead.locator(".signs")).to_contain_text(reason)
 
-    page.click("#lever-archive")
+    page.click("#toggle-archive")
     expect(card.locator(".card-head")).to_contain_text("paused")
     hospital.send("Paused^Paula", seed=20)
     expect(card.locator("dl")).to_contain_text("Waiting1", timeout=20_000)
-    page.click("#lever-archive")
+    page.click("#toggle-archive")
     expect(card.locator("dl")).to_contain_text("Waiting0", timeout=20_000)
     expect(card.locator(".card-head")).to_contain_text("delivering")
     # The instance could not be delivered to the other destination.
@@ -243,7 +243,7 @@ def test_health_page_shows_all_roles(open_page: Callable[..., Page]) -> None:
     states = page.request.get(page.url.replace("/health", "/api/v1/node")).json()
     failing = {status for status in states["destinations"].values() if status != "ok"}
     count = len(failing)
-    verdict = f"{count} check fails" if count else "All is well"
+    verdict = f"{count} check fails" if count else "All checks pass"
     expect(page.locator("#checks .verdict")).to_have_text(verdict)
     assert all("refuses the connection" in status for status in failing)
     assert set(states["checks"].values()) == {"ok"}
@@ -279,7 +279,7 @@ def test_uploaded_folder_is_received_and_analyzed(
     expect(dicom).to_contain_text("Definite fracture", timeout=60_000)
     expect(page.locator("#rows tr", has_text="picture.png")).to_contain_text("fracture")
     failed = page.locator("#rows tr", has_text="notes.txt")
-    expect(failed).to_contain_text("Not taken in")
+    expect(failed).to_contain_text("Upload failed")
     dicom.locator("a").click()
     expect(page.locator("h1")).to_have_text("Uploaded, A")
 

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from api.v1.destinations import MENDS
+from api.v1.destinations import REMEDIES
 from config.destinations import TransferSyntax
 from config.settings import load
 from dicom_node import errors
@@ -122,7 +122,7 @@ def test_association_rejections_are_listed() -> None:
 def test_reasons_for_rejections_have_remedies() -> None:
     failed = set(listener.LABELS) - {listener.SILENT}
 
-    assert MENDS.keys() == failed | set(REJECTED.values)
+    assert REMEDIES.keys() == failed | set(REJECTED.values)
 
 
 def test_limits_on_association_requests_match_the_code() -> None:

@@ -41,12 +41,14 @@ class Site:
     def __init__(
         self, folder: Path, api: str, checks: Mapping[str, Check] | None = None
     ) -> None:
-        self.told = list[AccessEvent]()
+        self.events = list[AccessEvent]()
         config = folder / "node.toml"
         config.write_text(f"[api]\n{api}")
         settings = load(config, {"ACTING": ACTING})
         self.guarded = settings.api.guarded
-        self.app = create_app(settings, checks=checks or {}, tell=self.told.append)
+        self.app = create_app(
+            settings, checks=checks or {}, record_access=self.events.append
+        )
 
     def ask(
         self,

@@ -47,7 +47,7 @@ def served(site: "Review") -> Iterator[int]:
         ended = False
         site.app.state.ending = lambda: ended
         stack.callback(site.engine.dispose)
-        stack.callback(site.app.state.desk.close)
+        stack.callback(site.app.state.services.close)
         yield serve(site.app, stack)
         ended = True
 
@@ -56,7 +56,7 @@ class Review(Site):
     """A site with a journal, and methods that act as a receiver and a worker."""
 
     def __init__(self, folder: Path, api: str = TOKENS, more: str = PACS) -> None:
-        self.told = list[AccessEvent]()
+        self.events = list[AccessEvent]()
         self.folder = folder
         config = folder / "node.toml"
         config.write_text(f'[api]\n{api}\n[storage]\ndirectory = "node"\n{more}')
@@ -69,7 +69,9 @@ class Review(Site):
         (directory / "results").mkdir(exist_ok=True)
         self.directory = directory
         self.journal = Journal(self.engine, directory, self.settings.destinations)
-        self.app = create_app(self.settings, checks={}, tell=self.told.append)
+        self.app = create_app(
+            self.settings, checks={}, record_access=self.events.append
+        )
 
     def receive(
         self,

@@ -27,7 +27,7 @@ export function columns({ title, head, names, series, long = names }) {
   names.forEach((name, index) => {
     const left = LEFT + wide * (index + GAP / 2);
     const group = svg("g", {});
-    group.append(svg("title", {}, told(long[index], series, index)));
+    group.append(svg("title", {}, tooltip(long[index], series, index)));
     let bottom = HEIGHT - BOTTOM;
     for (const { color, values } of series) {
       const tall = height(values[index]);
@@ -52,7 +52,7 @@ function line(value, y) {
   return [svg("line", { x1: LEFT, x2: WIDTH, y1: y, y2: y }), label];
 }
 
-const told = (name, series, index) => [name, ...series.map((each) => `${each.name}: ${each.values[index]}`)].join("\n");
+const tooltip = (name, series, index) => [name, ...series.map((each) => `${each.name}: ${each.values[index]}`)].join("\n");
 
 function legend(series) {
   const entries = series.map(({ name, color }) => {

@@ -21,7 +21,7 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 /** Show an error to the user, or hide it if there is no argument. */
-export function complain(error) {
+export function showError(error) {
   const alert = byId("alert");
   alert.textContent = error?.message ?? "";
   alert.hidden = !error;

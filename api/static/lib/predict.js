@@ -19,9 +19,9 @@ export async function predict(file, signal) {
     response = await fetch("/predict?original=true", { method: "POST", body, signal });
   } catch (error) {
     if (signal.aborted) throw error;
-    throw new Problem(texts.site.no_answer);
+    throw new Problem(texts.site.no_response);
   }
-  const answer = await response.json().catch(() => ({ error: texts.site.no_answer }));
-  if (!response.ok) throw new Problem(answer.error);
-  return answer;
+  const result = await response.json().catch(() => ({ error: texts.site.no_response }));
+  if (!response.ok) throw new Problem(result.error);
+  return result;
 }

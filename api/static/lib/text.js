@@ -7,7 +7,7 @@ export const texts = JSON.parse(document.getElementById("texts").textContent);
  * @param {string | {one: string, other: string}} text A text, or two texts for singular and plural of `count`.
  * @param {object} values Values by name of the placeholder.
  */
-export function say(text, values = {}) {
+export function formatText(text, values = {}) {
   const chosen = text.one === undefined ? text : text[values.count === 1 ? "one" : "other"];
   return chosen.replace(/{(\w+)}/g, (_, name) => values[name]);
 }

@@ -20,10 +20,10 @@ const KEYS = {
   r: (pane) => pane.turn(),
   i: (pane) => pane.invert(),
   d: (pane) => pane.reset(),
-  h: (pane) => pane.lay("heatmap"),
-  a: (pane) => pane.lay("arrow"),
-  "[": (pane) => pane.lay("opacity", Math.max(pane.layers.opacity - FADE, 0)),
-  "]": (pane) => pane.lay("opacity", Math.min(pane.layers.opacity + FADE, 1)),
+  h: (pane) => pane.setLayer("heatmap"),
+  a: (pane) => pane.setLayer("arrow"),
+  "[": (pane) => pane.setLayer("opacity", Math.max(pane.layers.opacity - FADE, 0)),
+  "]": (pane) => pane.setLayer("opacity", Math.min(pane.layers.opacity + FADE, 1)),
 };
 const SHIFTED = {
   ArrowLeft: (pane) => pane.window(1 / WIDER, 0),
@@ -36,7 +36,7 @@ const SHIFTED = {
  * Listen to pointers and keys.
  * @param {Pane} pane The pane to control.
  * @param {() => "window" | "pan" | "mark"} mode The effect of dragging, or of a click for "mark".
- * @param {(place: [number, number]) => void} mark Called with a point in image coordinates.
+ * @param {(position: [number, number]) => void} mark Called with a point in image coordinates.
  */
 export function listen(pane, mode, mark) {
   const { canvas } = pane;
@@ -44,8 +44,8 @@ export function listen(pane, mode, mark) {
 
   canvas.addEventListener("pointerdown", (event) => {
     if (mode() === "mark" && event.button === 0) {
-      const place = pane.at(point(pane, event));
-      if (place) mark(place);
+      const position = pane.at(point(pane, event));
+      if (position) mark(position);
       return;
     }
     canvas.setPointerCapture(event.pointerId);

@@ -47,7 +47,7 @@ function halved({ width, height, gray }) {
 }
 
 /** Return the size that best matches the pixels of the screen. */
-export function suited(levels, scale) {
+export function levelFor(levels, scale) {
   const halvings = Math.round(Math.log2(1 / scale));
   return levels[Math.min(Math.max(halvings, 0), levels.length - 1)];
 }
@@ -56,15 +56,15 @@ export function suited(levels, scale) {
  * Return a color for each gray level, to show an image with another window than the one it was rendered with.
  *
  * Values that the first window clipped stay clipped. Only the node has all values.
- * @param {{black: number, white: number}} shown The values that are black and white in the image.
- * @param {{black: number, white: number}} wanted The values that should be black and white.
+ * @param {{black: number, white: number}} loaded The values that are black and white in the image.
+ * @param {{black: number, white: number}} displayed The values that should be black and white.
  * @param {boolean} isInverted Whether to swap black and white.
  * @returns {Uint32Array} Colors by gray level, in the memory format of pixels.
  */
-export function colors(shown, wanted, isInverted) {
+export function colors(loaded, displayed, isInverted) {
   const table = new Uint8ClampedArray(256).map((_, gray) => {
-    const value = shown.black + ((shown.white - shown.black) * gray) / 255;
-    return Math.round((255 * (value - wanted.black)) / (wanted.white - wanted.black));
+    const value = loaded.black + ((loaded.white - loaded.black) * gray) / 255;
+    return Math.round((255 * (value - displayed.black)) / (displayed.white - displayed.black));
   });
   return new Uint32Array(256).map((_, gray) => {
     const level = isInverted ? 255 - table[gray] : table[gray];

@@ -1,9 +1,9 @@
 // A radiograph on a canvas, with heatmap, arrow and marks as layers.
 
-import { readLevels, suited, colors, colored } from "./levels.js";
+import { colored, colors, levelFor, readLevels } from "./levels.js";
 import { drawArrow, drawCross, drawMark } from "./marks.js";
-import { reach } from "../lib/node.js";
-import { fitted, matrix, onCanvas, onPicture, panned, seen, turned, zoomed } from "./view.js";
+import { fetchResponse } from "../lib/node.js";
+import { fitted, matrix, onCanvas, onPicture, panned, turned, visiblePart, zoomed } from "./view.js";
 
 const OPACITY = 0.4; // as in the result images
 const PATIENCE_MS = 150; // delay before a new window is requested, so that dragging causes few requests
@@ -14,7 +14,7 @@ export class Pane {
   #tile = document.createElement("canvas");
   #isDue = false;
   #isFitted = true;
-  #asked = new AbortController();
+  #request = new AbortController();
   #timer;
 
   /**
@@ -26,10 +26,10 @@ export class Pane {
     this.id = id;
     this.levels = null;
     this.view = null;
-    this.shown = null; // the window of the loaded image
-    this.wanted = null; // the window that is displayed
+    this.loaded = null; // the window of the loaded image
+    this.displayed = null; // the window that is displayed
     this.first = null; // the window that the model saw
-    this.isTrue = true; // whether the loaded image has the displayed window
+    this.isExact = true; // whether the loaded image has the displayed window
     this.isInverted = false;
     this.layers = { heatmap: false, arrow: true, opacity: OPACITY };
     this.heatmap = null;
@@ -58,17 +58,17 @@ export class Pane {
   /** Load the radiograph with the window that the model saw. */
   async load() {
     await this.#read("", new AbortController().signal);
-    this.first = this.wanted = this.shown;
+    this.first = this.displayed = this.loaded;
     this.fit();
   }
 
   /** Add heatmap and arrow. */
-  async layOver({ drawing, operating_point: point }) {
+  async setResult({ drawing, operating_point: point }) {
     this.drawing = drawing;
     this.isDashed = point === "doubtful";
     this.heatmap = null;
     if (drawing) {
-      const response = await reach(`/instances/${this.id}/heatmap`);
+      const response = await fetchResponse(`/instances/${this.id}/heatmap`);
       this.heatmap = await createImageBitmap(await response.blob());
     }
     // The heatmap of a negative result has bright spots too, and would be read as a finding.
@@ -77,34 +77,34 @@ export class Pane {
   }
 
   async #read(query, signal) {
-    const response = await reach(`/instances/${this.id}/picture${query}`, { signal });
+    const response = await fetchResponse(`/instances/${this.id}/picture${query}`, { signal });
     const levels = await readLevels(await response.blob());
     if (signal.aborted) return;
     this.levels = levels;
-    this.isTrue = true;
+    this.isExact = true;
     const value = (name) => Number(response.headers.get(name));
-    this.shown = { black: value("Gray-Black"), white: value("Gray-White") };
+    this.loaded = { black: value("Gray-Black"), white: value("Gray-White") };
   }
 
   /**
    * Display another window: at once from the loaded image, then from an image rendered with that window.
-   * @param {{black: number, white: number}} wanted The values that should be black and white.
+   * @param {{black: number, white: number}} displayed The values that should be black and white.
    */
-  look(wanted) {
-    this.wanted = wanted;
-    this.isTrue = false;
+  setWindow(displayed) {
+    this.displayed = displayed;
+    this.isExact = false;
     this.redraw();
-    this.#asked.abort();
+    this.#request.abort();
     clearTimeout(this.#timer);
-    this.#asked = new AbortController();
-    const { signal } = this.#asked;
-    this.#timer = setTimeout(() => this.#lookTruly(wanted, signal), PATIENCE_MS);
+    this.#request = new AbortController();
+    const { signal } = this.#request;
+    this.#timer = setTimeout(() => this.#loadWindow(displayed, signal), PATIENCE_MS);
   }
 
-  async #lookTruly(wanted, signal) {
-    const [low, high] = [wanted.black, wanted.white].sort((a, b) => a - b);
+  async #loadWindow(displayed, signal) {
+    const [low, high] = [displayed.black, displayed.white].sort((a, b) => a - b);
     try {
-      await this.#read(wanted === this.first ? "" : `?low=${low}&high=${high}`, signal);
+      await this.#read(displayed === this.first ? "" : `?low=${low}&high=${high}`, signal);
     } catch (error) {
       if (signal.aborted) return;
       this.onview(error);
@@ -114,10 +114,10 @@ export class Pane {
 
   /** Widen the window by a factor, and move it by a share of its width. */
   window(factor, share) {
-    if (!this.wanted) return;
-    const width = (this.wanted.white - this.wanted.black) * factor;
-    const center = (this.wanted.white + this.wanted.black) / 2 + share * width;
-    this.look({ black: center - width / 2, white: center + width / 2 });
+    if (!this.displayed) return;
+    const width = (this.displayed.white - this.displayed.black) * factor;
+    const center = (this.displayed.white + this.displayed.black) / 2 + share * width;
+    this.setWindow({ black: center - width / 2, white: center + width / 2 });
   }
 
   reset() {
@@ -125,7 +125,7 @@ export class Pane {
     this.isInverted = false;
     this.view = fitted(this.picture, this.canvas);
     this.#isFitted = true;
-    this.look(this.first);
+    this.setWindow(this.first);
   }
 
   fit() {
@@ -160,7 +160,7 @@ export class Pane {
   }
 
   /** Toggle the layer "heatmap" or "arrow", or set the "opacity" of the heatmap. */
-  lay(name, value = !this.layers[name]) {
+  setLayer(name, value = !this.layers[name]) {
     this.layers[name] = value;
     this.redraw();
   }
@@ -220,24 +220,24 @@ export class Pane {
       context.globalAlpha = 1;
     }
     context.setTransform(1, 0, 0, 1, 0, 0);
-    const place = (point) => onCanvas(this.view, this.picture, point);
+    const toCanvas = (point) => onCanvas(this.view, this.picture, point);
     if (this.drawing?.tip && this.layers.arrow) {
-      drawArrow(context, place(this.drawing.tip), place(this.drawing.tail), this.isDashed, this.sharpness);
+      drawArrow(context, toCanvas(this.drawing.tip), toCanvas(this.drawing.tail), this.isDashed, this.sharpness);
     }
-    for (const mark of this.marks) drawMark(context, place(mark), this.sharpness);
+    for (const mark of this.marks) drawMark(context, toCanvas(mark), this.sharpness);
     if (this.isAiming) drawCross(context, this.middle, this.sharpness);
   }
 
   #drawGray(context) {
-    const level = suited(this.levels, this.view.scale);
+    const level = levelFor(this.levels, this.view.scale);
     const [across, down] = [this.picture.width / level.width, this.picture.height / level.height];
-    const part = seen(this.view, this.picture, this.canvas);
+    const part = visiblePart(this.view, this.picture, this.canvas);
     const left = Math.floor(part.left / across);
     const top = Math.floor(part.top / down);
     const width = Math.min(Math.ceil((part.left + part.width) / across), level.width) - left;
     const height = Math.min(Math.ceil((part.top + part.height) / down), level.height) - top;
     if (width <= 0 || height <= 0) return;
-    const table = colors(this.shown, this.wanted ?? this.shown, this.isInverted);
+    const table = colors(this.loaded, this.displayed ?? this.loaded, this.isInverted);
     Object.assign(this.#tile, { width, height });
     this.#tile.getContext("2d").putImageData(colored(level, { left, top, width, height }, table), 0, 0);
     context.drawImage(this.#tile, left * across, top * down, width * across, height * down);

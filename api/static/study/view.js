@@ -51,7 +51,7 @@ export function matrix(view, picture) {
 }
 
 /** The visible part of the image, in whole pixels: {left, top, width, height}. */
-export function seen(view, picture, canvas) {
+export function visiblePart(view, picture, canvas) {
   const corners = [[0, 0], [canvas.width, canvas.height]].map((corner) => onPicture(view, picture, corner));
   const [left, right] = range(corners.map(([column]) => column), picture.width);
   const [top, bottom] = range(corners.map(([, row]) => row), picture.height);

@@ -50,7 +50,7 @@ def test_user_logs_in_uses_pages_and_logs_out(
 
     log_in(page, LOOKING)
     assert page.url == f"{address}/docs?q=a%20b&size=5"
-    assert page.inner_text(".person") == "looking"
+    assert page.inner_text(".user") == "looking"
     (cookie,) = context.cookies()
     assert cookie["httpOnly"] is True
     assert cookie["sameSite"] == "Strict"

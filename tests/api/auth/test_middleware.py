@@ -164,7 +164,7 @@ def test_viewer_is_refused_routes_of_operators(guarded: Site) -> None:
     assert refused.status_code == 403
     assert "looking is a viewer" in refused.json()["error"]
     assert done.json() == ["acting", "operator"]
-    assert guarded.told == [
+    assert guarded.events == [
         AccessEvent("refused", User("looking", "viewer"), "192.0.2.7", "/those/act")
     ]
 
@@ -237,7 +237,7 @@ class TestProxy:
         response = proxied.ask("GET", "/look", headers, peer="10.0.0.9")
 
         assert response.json() == ["anna", "operator"]
-        assert proxied.told == []
+        assert proxied.events == []
 
 
 class TestOtherOrigin:
@@ -344,15 +344,15 @@ def test_wrong_tokens_are_reported_at_a_limited_rate(guarded: Site) -> None:
     for _ in range(20):
         guarded.ask("GET", "/docs", bearing("hidden" * 9))
     guarded.ask("GET", "/docs", bearing("hidden" * 9), peer="192.0.2.8")
-    about = "with a token that is not known"
+    about = "with an unknown token"
 
     assert (
         5
-        <= guarded.told.count(AccessEvent("login failed", None, "192.0.2.7", about))
+        <= guarded.events.count(AccessEvent("login failed", None, "192.0.2.7", about))
         < 8
     )
     assert (
-        guarded.told.count(AccessEvent("login failed", None, "192.0.2.8", about)) == 1
+        guarded.events.count(AccessEvent("login failed", None, "192.0.2.8", about)) == 1
     )
     # Wrong tokens do not block other programs at the same address.
     assert guarded.ask("GET", "/docs", bearing(LOOKING)).status_code == 200
@@ -360,7 +360,7 @@ def test_wrong_tokens_are_reported_at_a_limited_rate(guarded: Site) -> None:
 
 def test_log_contains_no_token(guarded: Site, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    guarded.app.state.tell = log_event
+    guarded.app.state.record_access = log_event
 
     guarded.ask("GET", "/docs", bearing("hidden" * 9))
     guarded.log_in("hidden" * 9)

@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
     site = Review(tmp_path_factory.mktemp("site"))
     yield site
     site.engine.dispose()
-    site.app.state.desk.close()
+    site.app.state.services.close()
 
 
 def refusal(
@@ -67,7 +67,7 @@ def test_error_for_an_unknown_parameter_lists_the_known_ones(
     message = refusal(site, method, path, "limit=1")
 
     assert message == (
-        f"Not a parameter here: limit. Known parameters: {known}. See /docs."
+        f"Unknown parameter: limit. Known parameters: {known}. See /docs."
     )
 
 
@@ -101,9 +101,7 @@ def test_error_names_unknown_parameters_in_a_short_form(
 
     message = refusal(site, "get", "/api/v1/instances", query)
 
-    assert message.startswith(
-        f"Not a parameter here: {named}. Known parameters: q, state"
-    )
+    assert message.startswith(f"Unknown parameter: {named}. Known parameters: q, state")
     # The text may be the name of a patient, which must not appear in the log.
     assert named not in "".join(
         each.getMessage() for each in caplog.records if each.name.startswith("api")
@@ -135,4 +133,4 @@ def test_routes_outside_the_api_ignore_parameters(tmp_path: Path) -> None:
         assert site.ask("GET", f"{path}?v=1").status_code == 200
 
     site.engine.dispose()
-    site.app.state.desk.close()
+    site.app.state.services.close()

@@ -147,4 +147,4 @@ def test_sessions_last_until_a_restart_if_the_key_cannot_be_stored(
 
     assert begun.holder(cookie) == TOKEN
     assert sessions(tmp_path / "data", clock).holder(cookie) is None
-    assert "a restart will end them all" in caplog.text
+    assert "restart will end all sessions" in caplog.text

@@ -61,7 +61,7 @@ def test_body_that_never_ends_is_refused_with_408(
 ) -> None:
     monkeypatch.setattr(body, "GRACE_S", 0.05)
 
-    with pytest.raises(HTTPException, match="less than 50 kB a second") as refused:
+    with pytest.raises(HTTPException, match="slower than 50 kB per second") as refused:
         read([b"a"], ends=False)
 
     assert refused.value.status_code == 408
@@ -74,7 +74,7 @@ def test_time_limit_applies_to_all_parts_together(
     monkeypatch.setattr(body, "GRACE_S", 0.2)
 
     # Each part arrives in time; all parts together do not.
-    with pytest.raises(HTTPException, match="less than 50 kB a second"):
+    with pytest.raises(HTTPException, match="slower than 50 kB per second"):
         read([b"a"] * 30, pause_s=0.02)
     # Large parts extend the time limit.
     assert len(read([bytes(20_000)] * 15, pause_s=0.02)) == 300_000
@@ -169,24 +169,24 @@ def test_endless_form_is_refused_at_the_size_limit() -> None:
         return {"type": "http.request", "body": b"a" * 1000, "more_body": True}
 
     body = LimitedBody(CHUNKED, receive, SMALL)
-    with pytest.raises(HTTPException, match="4096 bytes at most"):
+    with pytest.raises(HTTPException, match="limit is 4096 bytes"):
         asyncio.run(small_form(Request(HTTP, body.receive)))
 
 
 def test_arrivals_are_limited_per_address_and_in_total() -> None:
-    arrivals = UploadLimit(places=4)
+    arrivals = UploadLimit(slots=4)
     with ExitStack() as stack:
         for address in ("a", "a", "b"):
-            stack.enter_context(arrivals.place(address))
+            stack.enter_context(arrivals.slot(address))
         with pytest.raises(HTTPException, match="2 of them from a") as refused:
-            stack.enter_context(arrivals.place("a"))
-        stack.enter_context(arrivals.place("b"))
-        with pytest.raises(HTTPException, match="4 images are coming in"):
-            stack.enter_context(arrivals.place("c"))
+            stack.enter_context(arrivals.slot("a"))
+        stack.enter_context(arrivals.slot("b"))
+        with pytest.raises(HTTPException, match="4 uploads are in progress"):
+            stack.enter_context(arrivals.slot("c"))
 
     assert refused.value.status_code == 503
     assert refused.value.headers == {"Retry-After": "5"}
-    with arrivals.place("c"):
+    with arrivals.slot("c"):
         assert dict(arrivals._by_person) == {"c": 1}
 
 

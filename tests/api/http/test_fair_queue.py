@@ -15,9 +15,9 @@ from fastapi import HTTPException, Request
 from starlette.types import Message
 
 from api.auth.audit import User
-from api.auth.request_user import RequestUser, person_key, unknown
+from api.auth.request_user import RequestUser, unauthenticated, user_key
 from api.http.concurrency_limit import QueueLimit
-from api.v1.image_cache import Key, Pictures
+from api.v1.image_cache import ImageCache, Key
 from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
 from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.instance import ReceivedInstance
@@ -35,17 +35,17 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=b"
 class PersonRequest:
     """A request of a person, who may disconnect."""
 
-    def __init__(self, name: str, *, way: str = "token") -> None:
+    def __init__(self, name: str, *, auth_method: str = "token") -> None:
         self.gone = asyncio.Event()
-        visit = RequestUser(
+        request_user = RequestUser(
             User(name, "viewer"),
-            way,  # type: ignore[arg-type]
+            auth_method,  # type: ignore[arg-type]
             f"address of {name}",
             secure=False,
-            refusal=unknown(""),
+            refusal=unauthenticated(""),
             is_current=lambda: True,
         )
-        scope = {"type": "http", "headers": [], "state": {"visit": visit}}
+        scope = {"type": "http", "headers": [], "state": {"request_user": request_user}}
         self.request = Request(scope, self._receive)
 
     async def _receive(self) -> Message:
@@ -58,13 +58,13 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("way", ["token", "open"])
-def test_queue_serves_persons_alternately(way: str) -> None:
+@pytest.mark.parametrize("auth_method", ["token", "open"])
+def test_queue_serves_persons_alternately(auth_method: str) -> None:
     async def order() -> list[str]:
-        queue, served = QueueLimit(person_key, waiting=20), []
+        queue, served = QueueLimit(user_key, waiting=20), []
 
         async def request_slot(name: str) -> None:
-            async with queue.turn(PersonRequest(name, way=way).request):
+            async with queue.slot(PersonRequest(name, auth_method=auth_method).request):
                 served.append(name)
                 await asyncio.sleep(0)
 
@@ -80,15 +80,15 @@ def test_queue_serves_persons_alternately(way: str) -> None:
 
 def test_person_has_one_slot_at_a_time() -> None:
     async def check() -> None:
-        queue = QueueLimit(person_key, waiting=5, at_once=2)
+        queue = QueueLimit(user_key, waiting=5, at_once=2)
         async with AsyncExitStack() as held:
-            await held.enter_async_context(queue.turn(PersonRequest("anna").request))
+            await held.enter_async_context(queue.slot(PersonRequest("anna").request))
             second = asyncio.create_task(
-                held.enter_async_context(queue.turn(PersonRequest("anna").request))
+                held.enter_async_context(queue.slot(PersonRequest("anna").request))
             )
             await settle()
             assert not second.done()
-            await held.enter_async_context(queue.turn(PersonRequest("berta").request))
+            await held.enter_async_context(queue.slot(PersonRequest("berta").request))
             second.cancel()
 
     asyncio.run(asyncio.wait_for(check(), 10))
@@ -96,10 +96,10 @@ def test_person_has_one_slot_at_a_time() -> None:
 
 def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
     async def check() -> HTTPException:
-        queue, done = QueueLimit(person_key, waiting=2), asyncio.Event()
+        queue, done = QueueLimit(user_key, waiting=2), asyncio.Event()
 
         async def request_slot(name: str) -> None:
-            async with queue.turn(PersonRequest(name).request):
+            async with queue.slot(PersonRequest(name).request):
                 await done.wait()
 
         tasks = [
@@ -108,11 +108,11 @@ def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
         ]
         await settle()
         with pytest.raises(HTTPException, match="2 images are waiting") as refused:
-            queue.require_place(PersonRequest("anna").request)
-        queue.require_place(PersonRequest("berta").request)
+            queue.require_space(PersonRequest("anna").request)
+        queue.require_space(PersonRequest("berta").request)
         done.set()
         await asyncio.gather(*tasks)
-        queue.require_place(PersonRequest("anna").request)
+        queue.require_space(PersonRequest("anna").request)
         assert not queue._waiting
         return refused.value
 
@@ -124,11 +124,11 @@ def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
 
 def test_disconnected_or_cancelled_request_leaves_the_queue() -> None:
     async def check() -> None:
-        queue, done = QueueLimit(person_key, waiting=5), asyncio.Event()
+        queue, done = QueueLimit(user_key, waiting=5), asyncio.Event()
         served = list[str]()
 
         async def request_slot(sent: PersonRequest, name: str) -> None:
-            async with queue.turn(sent.request):
+            async with queue.slot(sent.request):
                 served.append(name)
                 await done.wait()
 
@@ -164,7 +164,7 @@ def stack() -> Iterator[ExitStack]:
 def site(tmp_path: Path, stack: ExitStack) -> Review:
     site = Review(tmp_path, TOKENS)
     stack.callback(site.engine.dispose)
-    stack.callback(site.app.state.desk.close)
+    stack.callback(site.app.state.services.close)
     return site
 
 
@@ -178,7 +178,10 @@ def send_and_close(port: int, count: int, content: bytes) -> None:
 
 def wait_for_disconnects(caplog: pytest.LogCaptureFixture, count: int) -> None:
     for _ in range(2000):
-        if caplog.text.count("The client went away before its turn") == count:
+        if (
+            caplog.text.count("The client disconnected while its request was waiting")
+            == count
+        ):
             return
         Event().wait(0.01)
     pytest.fail("the server has not noticed")
@@ -192,15 +195,17 @@ def test_pictures_of_disconnected_clients_are_not_drawn(
 ) -> None:
     caplog.set_level(logging.INFO)
     drawn, begun, proceed = list[Key](), Event(), Event()
-    real_view = Pictures._view
+    real_view = ImageCache._view
 
-    def slow_view(self: Pictures, child: DecoderProcess, key: Key, path: Path) -> View:
+    def slow_view(
+        self: ImageCache, child: DecoderProcess, key: Key, path: Path
+    ) -> View:
         drawn.append(key)
         begun.set()
         proceed.wait(30)
         return real_view(self, child, key, path)
 
-    monkeypatch.setattr(Pictures, "_view", slow_view)
+    monkeypatch.setattr(ImageCache, "_view", slow_view)
     identity = site.receive(1).id
     path = f"/api/v1/instances/{identity}/picture"
     people = stack.enter_context(ThreadPoolExecutor(2))
@@ -228,9 +233,9 @@ def test_slow_picture_does_not_delay_other_pictures(
     begun, proceed = Event(), Event()
     slow = {site.receive(1).id, site.receive(2).id}
     good = site.receive(3).id
-    real_view = Pictures._view
+    real_view = ImageCache._view
 
-    def view(self: Pictures, child: DecoderProcess, key: Key, path: Path) -> View:
+    def view(self: ImageCache, child: DecoderProcess, key: Key, path: Path) -> View:
         if key[0] in slow and isinstance(child, QuickDecoder):
             raise ChildTimeoutError("Decoding took longer than 2.0 s.")
         if key[0] in slow:
@@ -238,7 +243,7 @@ def test_slow_picture_does_not_delay_other_pictures(
             proceed.wait(30)
         return real_view(self, child, key, path)
 
-    monkeypatch.setattr(Pictures, "_view", view)
+    monkeypatch.setattr(ImageCache, "_view", view)
     people = stack.enter_context(ThreadPoolExecutor(1))
     port = serve(site.app, stack)
 

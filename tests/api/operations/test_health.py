@@ -173,7 +173,7 @@ def test_unreachable_database_is_reported_without_its_password() -> None:
         port = bound.getsockname()[1]  # has no listener after the block
     url = f"postgresql+psycopg://node:pass-word@127.0.0.1:{port}/node"
 
-    with pytest.raises(NotReadyError, match="the database does not answer") as error:
+    with pytest.raises(NotReadyError, match="the database is not available") as error:
         check_database(url)
 
     assert "pass-word" not in str(error.value)

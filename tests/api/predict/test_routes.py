@@ -36,8 +36,8 @@ from api.http.body import LimitedBody
 from api.http.multipart import LARGEST_FILE, UPLOAD, received
 from api.predict.analyzer import Analyzer, UploadResult
 from api.predict.reader import Reader
-from api.predict.response import answer
-from api.predict.schemas import ArrowAnswer
+from api.predict.response import prediction_response
+from api.predict.schemas import ArrowResponse
 from config.settings import load
 from dicom_node.decoder.client import ChildTimeoutError
 from dicom_node.decoder.quick_client import QuickDecoder
@@ -338,14 +338,17 @@ class TestRefusal:
     def test_invalid_parameter_is_refused(self, client: httpx.Client) -> None:
         response = predict(client, encoded(phantom()), "?original=perhaps")
 
-        assert refusal(response) == (400, "This cannot be used: original. See /docs.")
+        assert refusal(response) == (
+            400,
+            "Invalid or missing value: original. See /docs.",
+        )
 
     def test_file_over_the_limit_is_refused(self, client: httpx.Client) -> None:
         response = predict(client, b"\0" * (LARGEST_FILE + 1))
 
         assert refusal(response) == (
             413,
-            "The file is over 50 MB, the most that is taken.",
+            "The file is larger than 50 MB, the maximum.",
         )
 
     def test_chunked_upload_over_the_limit_is_refused(
@@ -422,7 +425,7 @@ def test_upload_is_read_only_up_to_its_limit(length: bytes | None, read: int) ->
         async with received(request):
             pass
 
-    with pytest.raises(HTTPException, match="over 50 MB"):
+    with pytest.raises(HTTPException, match="larger than 50 MB"):
         asyncio.run(upload())
 
     assert messages == read
@@ -449,7 +452,7 @@ def test_interrupted_upload_is_not_logged_as_an_error(
         assert time.monotonic() < deadline, "the server has not noticed"
         Event().wait(0.02)
 
-    assert "Answered 400: The upload was broken off" in caplog.text
+    assert "Responded with 400: The client disconnected" in caplog.text
     assert [record.name for record in records if record.levelno >= logging.ERROR] == []
 
 
@@ -475,9 +478,9 @@ def test_arrow_has_coordinates_of_the_stored_pixels() -> None:
     # Pixels twice as high as wide: 100 rows were stored, 200 are shown.
     shown = analysis(0.9, arrow, source_shape=(100, 150))
 
-    written = answer(shown, original=False)
+    written = prediction_response(shown, original=False)
 
-    assert written.arrow == ArrowAnswer(tip=(30.0, 40.0), tail=(50.0, 60.0))
+    assert written.arrow == ArrowResponse(tip=(30.0, 40.0), tail=(50.0, 60.0))
 
 
 def test_arrow_of_a_rotated_image_is_that_of_the_upright_image(
@@ -509,7 +512,7 @@ def test_arrow_of_a_rotated_image_is_that_of_the_upright_image(
 def test_confidence_is_limited_to_99_9_percent(
     probability: float, written: str
 ) -> None:
-    found = answer(analysis(probability), original=False)
+    found = prediction_response(analysis(probability), original=False)
 
     assert found.confidence == written
     assert found.probability == probability
@@ -528,7 +531,7 @@ def test_confidence_is_relative_to_the_threshold_of_the_card(
 ) -> None:
     shown = analysis(probability, thresholds=Thresholds(0.06, 0.37))
 
-    found = answer(shown, original=False)
+    found = prediction_response(shown, original=False)
 
     assert (found.prediction, found.confidence) == (prediction, written)
     assert found.probability == probability
@@ -561,7 +564,7 @@ def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
 def test_prediction_is_recorded_in_the_audit_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def analyze(_self: Analyzer, _file: Path, _turn: object) -> UploadResult:
+    async def analyze(_self: Analyzer, _file: Path, _slot: object) -> UploadResult:
         return analysis(0.9)
 
     monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
@@ -574,7 +577,7 @@ def test_prediction_is_recorded_in_the_audit_trail(
 
     assert response.status_code == 200
     person = User("looking", "viewer")
-    assert site.told == [AccessEvent("viewed", person, "192.0.2.7", "/predict")]
+    assert site.events == [AccessEvent("viewed", person, "192.0.2.7", "/predict")]
 
 
 @pytest.mark.integration

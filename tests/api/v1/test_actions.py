@@ -49,7 +49,7 @@ TWO = PACS + PACS.replace('"pacs"', '"backup"')
 def site(tmp_path: Path) -> Iterator[Review]:
     site = Review(tmp_path, more=TWO + LISTED)
     yield site
-    site.app.state.desk.close()
+    site.app.state.services.close()
     site.engine.dispose()
 
 
@@ -72,7 +72,7 @@ def test_actions_require_an_operator(site: Review) -> None:
     assert {each.headers["content-type"] for each in responses} == {
         "application/problem+json"
     }
-    assert [each.what for each in site.told] == ["refused"] * len(acts)
+    assert [each.type for each in site.events] == ["refused"] * len(acts)
 
 
 def test_instance_is_analyzed_again_on_request(site: Review) -> None:
@@ -83,7 +83,7 @@ def test_instance_is_analyzed_again_on_request(site: Review) -> None:
 
     assert response.status_code == 202
     assert site.get(f"/instances/{received.id}").json()["state"] == "received"
-    assert site.told[0].what == "asked for again"
+    assert site.events[0].type == "asked for again"
     assert site.act("/instances/nothing/analyze").status_code == 404
 
 
@@ -160,7 +160,7 @@ def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None
 def test_number_of_retries_per_request_is_limited(
     site: Review, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.v1.actions.AT_ONCE", 2)
+    monkeypatch.setattr("api.v1.actions.MOST_RETRIES", 2)
     for number in (1, 2, 3):
         site.fail(site.receive(number), "damaged")
 
@@ -190,7 +190,7 @@ def test_destinations_have_their_state_and_can_be_paused(site: Review) -> None:
     assert (backup["waiting"], backup["failed"], backup["paused"]) == (1, 1, True)
     assert backup["last_success"] is None
     assert not resumed["paused"]
-    audited = [(each.what, each.about) for each in site.told]
+    audited = [(each.type, each.about) for each in site.events]
     assert audited == [("paused", "backup"), ("resumed", "backup")]
     assert site.act("/destinations/moon/pause").status_code == 404
 
@@ -275,7 +275,7 @@ def test_connection_test_is_outdated_after_a_failed_delivery(tmp_path: Path) -> 
         (again,) = site.get("/destinations").json()
     finally:
         archive.stop()
-        site.app.state.desk.close()
+        site.app.state.services.close()
         site.engine.dispose()
 
     assert [each["outdated"] for each in before["echoes"]] == [False]
@@ -302,9 +302,9 @@ def test_destination_is_tested_by_c_echo(tmp_path: Path) -> None:
     assert "dead" in dead_one["comment"]
     assert len(history) == 2
     assert site.get("/destinations").json()[0]["echoes"] == history
-    audited = [(each.what, each.about) for each in site.told]
+    audited = [(each.type, each.about) for each in site.events]
     assert audited == [("connection tested", each) for each in ("pacs", "dead", "pacs")]
-    site.app.state.desk.close()
+    site.app.state.services.close()
     site.engine.dispose()
 
 
@@ -374,10 +374,10 @@ def test_listed_caller_from_another_network_gets_advice_about_its_network(
     mends = {each["ae_title"]: each["mend"] for each in site.get("/callers").json()}
 
     assert mends["CR1"] == (
-        "It is listed in allowed_callers under [receiver] for 10.1.0.0/16 only. "
-        "Widen its network if it may call from its address."
+        "allowed_callers under [receiver] lists it for 10.1.0.0/16 only. "
+        "Add its address if it may call from there."
     )
-    assert mends["DX1"] == "It is listed in allowed_callers now."
+    assert mends["DX1"] == "allowed_callers now lists it."
     assert mends["MG1"].startswith("Add it to allowed_callers")
 
 

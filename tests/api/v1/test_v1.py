@@ -29,7 +29,7 @@ def site(tmp_path: Path) -> Iterator[Review]:
     site = Review(tmp_path)
     yield site
     site.engine.dispose()
-    site.app.state.desk.close()
+    site.app.state.services.close()
 
 
 def test_worklist_contains_a_received_instance(site: Review) -> None:
@@ -114,7 +114,7 @@ def test_failures_are_problem_details(
 def test_unavailable_database_is_503(site: Review) -> None:
     site.receive(1)
     site.engine.dispose()
-    site.app.state.desk.engine.dispose()
+    site.app.state.services.engine.dispose()
     (site.directory / "node.sqlite").rename(site.directory / "elsewhere")
     (site.directory / "node.sqlite").mkdir()
 
@@ -423,7 +423,7 @@ def test_views_are_audited(site: Review) -> None:
     site.get("/instances")
     site.get(f"/instances/{received.id}/picture")
 
-    events = [(each.what, each.about) for each in site.told]
+    events = [(each.type, each.about) for each in site.events]
     assert events == [
         ("viewed", "/api/v1/instances"),
         ("viewed", f"/api/v1/instances/{received.id}"),
@@ -443,7 +443,7 @@ def test_search_is_audited_without_its_terms(site: Review, query: str, by: str) 
 
     assert site.get(f"/instances{query}").status_code == 200
 
-    events = [(each.what, each.about) for each in site.told]
+    events = [(each.type, each.about) for each in site.events]
     assert events == [
         ("searched", f"/api/v1/instances by {by}"),
         ("viewed", "/api/v1/instances"),
@@ -456,7 +456,7 @@ def test_worklist_without_search_terms_is_not_audited_as_a_search(
 ) -> None:
     assert site.get(f"/instances{query}").status_code == 200
 
-    assert [each.what for each in site.told] == ["viewed"]
+    assert [each.type for each in site.events] == ["viewed"]
 
 
 def test_every_route_with_instance_data_is_audited(site: Review) -> None:
@@ -471,11 +471,11 @@ def test_every_route_with_instance_data_is_audited(site: Review) -> None:
     unaudited = set()
     for path, methods in site.app.openapi()["paths"].items():
         if "get" in methods and path not in {"/api/v1/changes", "/metrics"}:
-            site.told.clear()
+            site.events.clear()
             response = site.get(path.removeprefix("/api/v1").format(**values))
             if path.startswith("/api/v1"):
                 assert response.status_code == 200, path
-            if not site.told:
+            if not site.events:
                 unaudited.add(path)
 
     assert {each for each in unaudited if each.startswith("/api/v1")} == {

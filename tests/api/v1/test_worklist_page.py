@@ -135,7 +135,7 @@ def test_day_filter_uses_the_time_zone_of_the_browser(page: Page) -> None:
 
     page.fill("[name=day]", "2020-02-29")
     expect(page.locator("#rows tr")).to_have_count(0)
-    expect(page.locator("#empty")).to_have_text("Nothing fits what you look for.")
+    expect(page.locator("#empty")).to_have_text("No instances match the search.")
     page.select_option("[name=destination]", "pacs")
     page.click("text=Clear")
     expect(page.locator("#rows tr")).to_have_count(2)

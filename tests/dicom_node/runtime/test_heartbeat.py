@@ -163,4 +163,6 @@ def test_heartbeat_does_not_fail_without_a_database() -> None:
     with heartbeats(unavailable, "worker"):
         pass
 
-    assert state_of(role_checks(unavailable)["worker"]) == "the database does not say"
+    assert (
+        state_of(role_checks(unavailable)["worker"]) == "the database is not available"
+    )

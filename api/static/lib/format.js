@@ -1,7 +1,7 @@
 // Format times, results, states and sizes.
 
 import { make } from "./elements.js";
-import { say, texts } from "./text.js";
+import { formatText, texts } from "./text.js";
 
 // Format: 2026-11-26 14:05:09, which is unambiguous everywhere.
 const moment = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
@@ -25,9 +25,8 @@ export function ago(time) {
   return relative.format(Math.round(seconds / length), unit);
 }
 
-
 /** "Doubtful fracture, probability of a fracture 12.0%". */
-export const answerText = (point, probability) => `${texts.points[point]}, ${say(texts.of_a_fracture, { probability: percent(probability) })}`;
+export const resultText = (point, probability) => `${texts.points[point]}, ${formatText(texts.of_a_fracture, { probability: percent(probability) })}`;
 
 /** A bar with the length of a probability. The number is written beside it. */
 export function bar(probability) {

@@ -1,9 +1,0 @@
-"""The JSON response of a failure outside of /api/v1."""
-
-from pydantic import BaseModel, Field
-
-
-class Problem(BaseModel):
-    """The reason why a request failed."""
-
-    error: str = Field(description="In words for the person who asked.")
