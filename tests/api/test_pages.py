@@ -17,7 +17,7 @@ from tests.support.review_site import REFUSED, STORED, Review, served
 
 API = Path(__file__).parents[2] / "api"
 TEMPLATES = sorted((API / "templates").glob("*.html"))
-SCRIPTS = sorted((API / "static").glob("*.js"))
+SCRIPTS = sorted((API / "static").rglob("*.js"))
 TEXTS = json.loads((API / "templates" / "texts.json").read_text("utf-8"))
 STUDY = "1.2.3.4"
 PAGES = [
