@@ -187,7 +187,7 @@ def test_arrivals_are_limited_per_address_and_in_total() -> None:
     assert refused.value.status_code == 503
     assert refused.value.headers == {"Retry-After": "5"}
     with arrivals.slot("c"):
-        assert dict(arrivals._by_person) == {"c": 1}
+        assert dict(arrivals._by_user) == {"c": 1}
 
 
 @pytest.fixture
