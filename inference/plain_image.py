@@ -111,7 +111,7 @@ def _opened(content: bytes) -> Image.Image:
     # Pillow raises various errors, and some messages quote the file.
     except Exception:  # noqa: BLE001
         raise NotAnImageError(
-            f"The file is not an image in a supported format: {', '.join(FORMATS)}."
+            f"The file is no image in a supported format: {', '.join(FORMATS)}."
         ) from None
 
 

@@ -291,7 +291,7 @@ def test_image_is_rotated_by_its_exif_orientation() -> None:
     "content", [b"", b"GIF89a" + bytes(20), b"text", b"\x89PNG\r\n\x1a\n"]
 )
 def test_file_that_is_no_image_is_refused(content: bytes) -> None:
-    with pytest.raises(NotAnImageError, match="PNG, JPEG, BMP, TIFF, WEBP can"):
+    with pytest.raises(NotAnImageError, match="format: PNG, JPEG, BMP, TIFF, WEBP"):
         pixels_of(content)
 
 
@@ -299,7 +299,9 @@ def test_file_that_is_no_image_is_refused(content: bytes) -> None:
 def test_truncated_image_is_refused(kind: str) -> None:
     content = file_of(Image.fromarray(PHANTOM), kind)
 
-    with pytest.raises(PlainImageError, match=r"ends early|no image that can be read"):
+    with pytest.raises(
+        PlainImageError, match=r"ends early|no image in a supported format"
+    ):
         pixels_of(content[: len(content) // 2])
 
 

@@ -66,7 +66,9 @@ def test_error_names_every_wrong_key(path: Path) -> None:
         pytest.param(
             {"classes": ("Fracture", "Fracture")}, "exactly one must be", id="two"
         ),
-        pytest.param({"doubtful": 0.9}, r"definite: found 0\.8, below", id="order"),
+        pytest.param(
+            {"doubtful": 0.9}, r"definite: found 0\.8; expected at least", id="order"
+        ),
         pytest.param(
             {"phantom_logits": {"whole": (1.0, 2.0)}},
             r"found \['whole'\]; expected broken and whole",

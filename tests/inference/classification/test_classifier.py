@@ -226,7 +226,7 @@ class TestOriginalApp:
 
         text = weights.with_suffix(".toml").read_text("utf-8")
         assert read_card(weights.with_suffix(".toml")) == card
-        assert "# as results show it; raise it" in text
+        assert "# as results show it; increase it" in text
         classifier = Classifier.load(weights, "cpu")
         assert classifier.card.sha256 == classifier.identity.digest
         self_test(classifier)
