@@ -26,7 +26,8 @@ from PIL import Image, ImageFont
 
 import dicom_node.dataset.local_file
 import dicom_node.pixels.decode
-import dicom_node.pixels.rendering  # noqa: F401 - imports all four before the first call
+import dicom_node.pixels.rendering
+import dicom_node.results.encode  # noqa: F401 - imports all four before the first call
 from dicom_node.decoder.client import (
     LOG,
     LOGGED_PACKAGES,

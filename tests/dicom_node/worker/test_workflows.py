@@ -991,7 +991,7 @@ def test_log_names_each_reason_once_and_no_text_of_the_archive(
     outcomes = {f"2.25.{n}": OUTCOMES[name] for n, name in enumerate(outcome_names)}
     monkeypatch.setattr(dispatch, "deliver", lambda *_, **__: outcomes)
     monkeypatch.setattr(
-        deliveries, "forms", lambda _: frozenset(map(ResultKind, kinds))
+        deliveries, "kinds_for", lambda _: frozenset(map(ResultKind, kinds))
     )
     caplog.set_level(logging.INFO)
     work.analyze(received.id, 1)
@@ -1023,7 +1023,7 @@ def test_log_of_a_partly_failed_delivery_names_the_stored_objects_and_the_failur
         dispatch, "deliver", lambda *_, **__: next(first_outcomes, later)
     )
     monkeypatch.setattr(
-        deliveries, "forms", lambda _: frozenset(map(ResultKind, kinds))
+        deliveries, "kinds_for", lambda _: frozenset(map(ResultKind, kinds))
     )
     work.analyze(received.id, 1)
 
