@@ -71,7 +71,7 @@ def test_verdict_for_an_http_status_without_a_module(
         ),
         (503, "", "HTTP 503 Service Unavailable"),
         (599, "", "HTTP 599"),
-        (200, "x/jane", "HTTP 200 OK with another media type, which is no answer"),
+        (200, "x/jane", "HTTP 200 OK with another media type, which is not a response"),
         (204, "", "HTTP 204 No Content does not state whether the object was stored"),
     ],
 )
