@@ -225,9 +225,9 @@ def test_outcome_names_the_reason_if_the_node_aborts_the_association_request(
     [
         (b"\0\1\1\5", "rejected the association (permanent) unknown source and rea"),
         (b"\0\3\1\1", "rejected the association (transient) no reason given"),
-        (b"\0\1\x09\1", "reason that PS3.8 does not know, (9, 1)"),
-        (b"\0\0\0\0", "reason that PS3.8 does not know, (0, 0)"),
-        (b"\0\1", "reason that PS3.8 does not know, (0, 0)"),
+        (b"\0\1\x09\1", "unknown source and reason (9, 1)"),
+        (b"\0\0\0\0", "unknown source and reason (0, 0)"),
+        (b"\0\1", "unknown source and reason (0, 0)"),
         (b"\0\2\3\2\0\0", "rejected the association (transient) local limit exceeded"),
     ],
 )
