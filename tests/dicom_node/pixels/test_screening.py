@@ -180,13 +180,19 @@ def test_radiographs_are_the_documented_classes() -> None:
         ),
         pytest.param(
             with_uids(StudyInstanceUID="Jane.1"),
-            r"Study Instance UID \(0020,000D\) has a value that is not digits",
+            (
+                r"Study Instance UID \(0020,000D\) is not a UID:"
+                r" it has a value that is not digits"
+            ),
             Unanalyzed.NOT_A_UID,
             id="study-uid",
         ),
         pytest.param(
             with_uids(SeriesInstanceUID="1.2\\1.3"),
-            r"Series Instance UID \(0020,000E\) has a value that is not digits",
+            (
+                r"Series Instance UID \(0020,000E\) is not a UID:"
+                r" it has a value that is not digits"
+            ),
             Unanalyzed.NOT_A_UID,
             id="two-series-uids",
         ),
