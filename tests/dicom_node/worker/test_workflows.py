@@ -816,15 +816,15 @@ def test_interrupted_work_is_counted_once(
     def killed(*_: object) -> None:
         raise Killed
 
-    # `settle_instance` is the last step of each transaction.
+    # `update_instance_state` is the last step of each transaction.
     with monkeypatch.context() as patched:
-        patched.setattr(delivery_outcomes, "settle_instance", killed)
-        patched.setattr(deliveries, "settle_instance", killed)
+        patched.setattr(delivery_outcomes, "update_instance_state", killed)
+        patched.setattr(deliveries, "update_instance_state", killed)
         with pytest.raises(Killed):
             work.analyze(received.id, 1)
     work.analyze(received.id, 1)
     with monkeypatch.context() as patched:
-        patched.setattr(delivery_outcomes, "settle_instance", killed)
+        patched.setattr(delivery_outcomes, "update_instance_state", killed)
         with pytest.raises(Killed):
             work.deliver(received.id, "pacs", 1)
     work.deliver(received.id, "pacs", 1)
