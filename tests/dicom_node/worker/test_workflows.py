@@ -818,7 +818,7 @@ def test_interrupted_work_is_counted_once(
     def killed(*_: object) -> None:
         raise Killed
 
-    # `settle_instance` is the last step of each transaction.
+    # `update_instance_state` is the last step of each transaction.
     with monkeypatch.context() as patched:
         patched.setattr(delivery_outcomes, "update_instance_state", killed)
         patched.setattr(deliveries, "update_instance_state", killed)
