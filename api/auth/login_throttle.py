@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 
+from dicom_node.backoff import backoff_s
+
 FREE_ATTEMPTS = 5
 """Number of failures without a delay, because people mistype."""
 
@@ -40,7 +42,7 @@ class Throttle:
         count, last = self._failures.get(_subnet(address), (0, -math.inf))
         if count < FREE_ATTEMPTS:
             return 0
-        delay_s = min(2.0 ** min(count - FREE_ATTEMPTS, 10), LONGEST_WAIT_S)
+        delay_s = backoff_s(count - FREE_ATTEMPTS + 1, 1.0, LONGEST_WAIT_S)
         return max(math.ceil(last + delay_s - self._now()), 0)
 
     def failed(self, address: str) -> None:

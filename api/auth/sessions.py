@@ -7,15 +7,14 @@ that were ended by logout, until it restarts or they expire.
 
 import hmac
 import logging
-import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from config.access import Token
+from dicom_node.storage.durable_files import write_durably
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +103,5 @@ def _load_or_create_key(directory: Path) -> bytes:
         return key
     directory.mkdir(parents=True, exist_ok=True)
     key = secrets.token_bytes(KEY_BYTES)
-    # The file is written atomically. mkstemp creates it with mode 0600, so only its
-    # owner can read it.
-    number, name = tempfile.mkstemp(dir=directory, prefix=KEY)
-    with os.fdopen(number, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(number)
-    Path(name).replace(path)
+    write_durably(path, key)
     return key

@@ -23,10 +23,11 @@ from typing import Self
 from config.destinations import StowDestination
 from config.settings import Settings
 from dicom_node.audit.trail import record, started, stopped
+from dicom_node.backoff import backoff_s
 from dicom_node.receiver.ports import FD, TLS_FD, open_ports
+from dicom_node.runtime.parent_death import die_with_parent
 from dicom_node.runtime.process import (
     begin_role,
-    die_with_parent,
     listen_or_exit,
     load_or_exit,
     role_parser,
@@ -115,8 +116,9 @@ class Role:
             code = self.process.returncode
             quick = now - self.started < STABLE_AFTER_S and code != -signal.SIGKILL
             self.early_exits = self.early_exits + 1 if quick else 0
-            delay = 0.25 * 2**self.early_exits if self.early_exits > 1 else 0
-            self.not_before = now + min(delay, RESTART_MAX_DELAY_S)
+            repeated = self.early_exits - 1  # the first restart has no delay
+            delay_s = backoff_s(repeated, 1.0, RESTART_MAX_DELAY_S)
+            self.not_before = now + (delay_s if repeated > 0 else 0)
             logger.warning("%s exited with status %s; restarting it", self.name, code)
         if now >= self.not_before:
             self.not_before = 0.0

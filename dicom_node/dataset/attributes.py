@@ -24,7 +24,7 @@ database indexes and page addresses short.
 # PS3.5 9.1 allows digits and periods. No other text may be logged as an identifier. A
 # value that breaks another rule of 9.1 still identifies an instance: see `uid_fault`.
 UID_PATTERN = re.compile(rf"(?=\.*[0-9])[0-9.]{{1,{LONGEST_UID}}}")
-_STANDARD_LENGTH = 64
+STANDARD_UID_LENGTH = 64  # PS3.5 9.1
 # PS3.5 table 6.2-1, CS.
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
 # Maximum number of bytes that are read of a numeric attribute. The standard allows a
@@ -184,8 +184,8 @@ def uid_fault(uid: str) -> str:
         A phrase to follow "it has"; empty if the UID breaks no rule.
     """
     components = uid.split(".")
-    if len(uid) > _STANDARD_LENGTH:
-        return f"{len(uid)} characters, more than {_STANDARD_LENGTH}"
+    if len(uid) > STANDARD_UID_LENGTH:
+        return f"{len(uid)} characters, more than {STANDARD_UID_LENGTH}"
     if "" in components:
         return "an empty component"
     if any(each.startswith("0") and each != "0" for each in components):

@@ -25,6 +25,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from dicom_node.runtime.parent_death import die_with_parent
+
 FORK = -1
 _ORDER = struct.Struct("<id")  # FORK or a process id; seconds
 _REPLY = struct.Struct("<i")  # a process id or an exit status
@@ -33,7 +35,6 @@ REPLY_TIMEOUT_S = 10.0
 """Seconds that the fork server may take, in addition to the time that it waits."""
 
 POLL_S = 0.001
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ForkServer:
@@ -194,7 +195,6 @@ def _end(pid: int, patience_s: float) -> int:
 
 def die_with(parent: int) -> None:
     """Make the kernel kill this process, busy or not, when its parent dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:  # it died before prctl
         os._exit(1)

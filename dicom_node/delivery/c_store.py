@@ -22,7 +22,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from config.destinations import Address
-from dicom_node.dataset.attributes import UID_PATTERN
+from dicom_node.dataset.attributes import STANDARD_UID_LENGTH, UID_PATTERN
 from dicom_node.dataset.file_meta import file_head
 from dicom_node.dataset.part10 import (
     META_CLASS,
@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-LONGEST_UID = 64  # PS3.5 9.1
 MOST_CONTEXTS = 128  # their ids are the odd numbers of one byte (PS3.8 9.3.2.2)
 OnOutcome = Callable[[Path, Outcome], None]
 
@@ -115,7 +114,8 @@ def send(
     try:
         # DCMTK aborts the association on a longer UID, so the others are sent first.
         instances = sorted(
-            delivery.instances(), key=lambda each: len(each.sop_instance) > LONGEST_UID
+            delivery.instances(),
+            key=lambda each: len(each.sop_instance) > STANDARD_UID_LENGTH,
         )
         for batch in _batches(instances):
             contexts = frozenset().union(*(each.contexts for each in batch))

@@ -9,7 +9,6 @@ other patient data are not logged.
 import argparse
 import hashlib
 import json
-import os
 import sys
 import threading
 import uuid
@@ -27,7 +26,7 @@ from dicom_node.demo.archive_server import listen, stop_listening
 from dicom_node.log.format import configure_logging
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.runtime.process import Stop
-from dicom_node.storage.spool import fsync_directory
+from dicom_node.storage.durable_files import write_durably
 
 SUCCESS = 0x0000
 LOG_NAME = "log.jsonl"
@@ -144,7 +143,7 @@ class Archive:
             if stored.path:
                 key = self._key(stored)
                 if key not in self._paths:
-                    _write_durably(self.directory / stored.path, file)
+                    write_durably(self.directory / stored.path, file, mode=0o666)
                     self._paths[key] = stored.path
                 stored = replace(stored, path=self._paths[key])
             with self._log_file.open("a", encoding="ascii") as log:
@@ -207,17 +206,6 @@ def _study(file: bytes) -> str:
         return ""
     value = dataset.get_item(STUDY_INSTANCE_UID).value
     return bytes(value or b"").decode("ascii", "replace").strip(" \0")
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all, even after a power failure."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    fsync_directory(path.parent)
 
 
 def main(arguments: list[str] | None = None) -> int:

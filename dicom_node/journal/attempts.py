@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_node.backoff import backoff_s
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.storage.tables import DeliveryState, delivery
 
@@ -34,7 +35,7 @@ def retry_delay_s(attempts: int) -> float:
     It doubles with each attempt, up to `RETRY_MAX_DELAY_S`. Jitter keeps workers from
     calling an archive all at the same moment.
     """
-    longest = min(RETRY_INITIAL_DELAY_S * 2 ** min(attempts - 1, 16), RETRY_MAX_DELAY_S)
+    longest = backoff_s(attempts, RETRY_INITIAL_DELAY_S, RETRY_MAX_DELAY_S)
     return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
 
 

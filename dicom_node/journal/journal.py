@@ -31,7 +31,7 @@ from dicom_node.metrics.counters import RECEIVED, REPEATED, compact, increment, 
 from dicom_node.pixels.screening import is_capture
 from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading, writing
-from dicom_node.storage.spool import fsync_directory
+from dicom_node.storage.durable_files import fsync_directory
 from dicom_node.storage.tables import InstanceState, instance, patient, result
 
 # A For Processing image waits this long, so that the For Presentation image that a

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from dicom_node.dataset.attributes import UID_PATTERN
+from dicom_node.dataset.attributes import STANDARD_UID_LENGTH, UID_PATTERN
 
 # PS3.8 9.3: PDU types, and the types of items and sub-items.
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, ABORT = 0x01, 0x02, 0x03, 0x07
@@ -31,7 +31,6 @@ PDU_NAMES: Mapping[int, str] = {
 _APPLICATION_CONTEXT, _USER_INFORMATION = 0x10, 0x50
 _CONTEXT_RQ, _CONTEXT_AC, _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x20, 0x21, 0x30, 0x40
 _MAXIMUM_LENGTH, _ROLE_SELECTION = 0x51, 0x54
-_LONGEST_UID = 64  # PS3.5 9.1
 
 DICOM_APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 DEFAULT_TRANSFER_SYNTAX = b"1.2.840.10008.1.2"  # PS3.5 10.1
@@ -339,7 +338,7 @@ def _uid(value: bytes) -> str:
     An invalid UID names no SOP Class and no transfer syntax, so both peers refuse it.
     """
     text = value.partition(b"\0")[0].strip(b" ").decode("ascii", "replace")
-    is_valid = len(text) <= _LONGEST_UID and UID_PATTERN.fullmatch(text)
+    is_valid = len(text) <= STANDARD_UID_LENGTH and UID_PATTERN.fullmatch(text)
     return text if is_valid else ""
 
 

@@ -26,10 +26,10 @@ from dicom_node.network.storage_commitment import (
     NO_SUCH_EVENT_TYPE,
     NO_SUCH_SOP_CLASS,
 )
+from dicom_node.outcome import LONGEST_COMMENT
 
 logger = logging.getLogger(__name__)
 
-LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
 MEDIUM = 0  # PS3.7 9.3.1.1
 OTHER_CLASS = (
     "Affected SOP Class UID (0000,0002) is not that of the presentation context. "

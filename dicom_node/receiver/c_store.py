@@ -31,6 +31,7 @@ from dicom_node.metrics.counters import (
     observe,
 )
 from dicom_node.network.incoming_dataset import IncomingDataset
+from dicom_node.outcome import LONGEST_COMMENT
 from dicom_node.reasons import Refusal
 from dicom_node.receiver.association import Connection
 from dicom_node.storage.spool import Spool, SpoolFile
@@ -38,7 +39,6 @@ from dicom_node.storage.spool import Spool, SpoolFile
 logger = logging.getLogger(__name__)
 
 SUCCESS = 0x0000
-LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
 
 Accept = Callable[[ReceivedInstance], None]
 

@@ -1,7 +1,6 @@
 """Start and end of a process of the node: logging, permissions, signals, sockets."""
 
 import argparse
-import ctypes
 import errno
 import logging
 import os
@@ -18,11 +17,11 @@ from config.access import ApiSettings, access_problems
 from config.settings import Settings, SettingsError, load
 from dicom_node.log.format import configure_logging
 from dicom_node.network.sockets import listen
+from dicom_node.runtime.parent_death import LIBC
 
 logger = logging.getLogger(__name__)
 
-LIBC = ctypes.CDLL(None)  # loaded here because loading between fork and exec is unsafe
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
+PR_SET_DUMPABLE = 4  # linux/prctl.h
 M_ARENA_MAX = -8  # malloc.h
 # The roles of a killed supervisor die with it, but hold its ports until then. With a
 # model in memory, that takes a moment.
@@ -178,14 +177,3 @@ def verify_access_or_exit(api: ApiSettings) -> None:
     if problems := access_problems(api):
         sys.stderr.write("".join(f"{line}\n" for line in problems))
         sys.exit(2)
-
-
-def die_with_parent() -> None:
-    """Make the kernel kill this process, and what it executes, when its parent dies.
-
-    A role without supervisor would block the port and its slot for the next one. Any
-    role may be killed at any moment, so nothing is lost. On systems other than Linux,
-    the roles of a killed supervisor must be ended by hand.
-    """
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

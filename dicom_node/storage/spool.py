@@ -26,6 +26,11 @@ from blake3 import blake3
 
 from config.settings import StorageSettings
 from dicom_node.errors import OutOfResourcesError
+from dicom_node.storage.durable_files import (
+    fsync_directory,
+    write_all,
+    write_durably,
+)
 from dicom_node.storage.run_folder import run_folder
 
 MB = 1_000_000
@@ -97,17 +102,7 @@ class Spool:
             OSError: The disk is full or failed.
         """
         path = self.results / f"{name}.dcm"
-        part = path.with_suffix(f".{uuid.uuid4().hex}.part")
-        try:
-            with FileIO(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                _write(file, content)
-                os.fsync(file.fileno())
-                part.rename(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        fsync_directory(self.results)
+        write_durably(path, content)
         return str(path.relative_to(self.results.parent))
 
 
@@ -139,7 +134,7 @@ class SpoolFile:
             # rename then finds no file. No instance is lost.
             fcntl.flock(self._file, fcntl.LOCK_EX)
             with _refusing_when_disk_fails():
-                _write(self._file, preamble)
+                write_all(self._file, preamble)
         except BaseException:
             self.close()
             raise
@@ -165,7 +160,7 @@ class SpoolFile:
         if self.size // BYTES_BETWEEN_CHECKS > before:
             self._spool.check_free()
         with _refusing_when_disk_fails():
-            _write(self._file, data)
+            write_all(self._file, data)
         self._digest.update(data)
 
     def commit(self) -> None:
@@ -217,21 +212,6 @@ def probe(storage: StorageSettings) -> None:
 def spool_folder(storage: StorageSettings) -> Path:
     """Return the folder of received instances."""
     return storage.directory.absolute() / "spool"
-
-
-def fsync_directory(folder: Path) -> None:
-    """Fsync a folder. A new file name in it is only durable after this."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(file: FileIO, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
 
 
 def _check_free(directory: Path, min_free_mb: int) -> None:

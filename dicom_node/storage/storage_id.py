@@ -5,7 +5,6 @@ worker would find an empty folder in its place, and conclude that all files are 
 Therefore a file in the directory and the database hold the same id.
 """
 
-import os
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -14,7 +13,7 @@ import sqlalchemy as sa
 
 from config.settings import StorageSettings
 from dicom_node.storage.database import reading, writing
-from dicom_node.storage.spool import fsync_directory
+from dicom_node.storage.durable_files import write_durably
 from dicom_node.storage.tables import storage as storage_table
 
 FILE = "storage.id"
@@ -86,11 +85,5 @@ def _create_storage_id(directory: Path) -> str:
     """Write a new id to the directory, durably."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity, path = uuid4().hex, directory / FILE
-    part = path.with_suffix(".part")
-    with part.open("w") as file:
-        file.write(f"{identity}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
-    fsync_directory(directory)
+    write_durably(path, f"{identity}\n".encode())
     return identity

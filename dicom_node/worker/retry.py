@@ -8,7 +8,12 @@ from typing import TypeVar
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from dicom_node.backoff import backoff_s
+
 logger = logging.getLogger(__name__)
+
+INITIAL_DELAY_S = 0.1
+MAX_DELAY_S = 5.0
 
 T = TypeVar("T")
 
@@ -32,7 +37,7 @@ def retry_until_available(write: Callable[[], T]) -> T:
     Raises:
         RetryStopped: The call failed, and this process is to end.
     """
-    delay_s = 0.1
+    failures = 0
     while True:
         try:
             return write()
@@ -41,9 +46,9 @@ def retry_until_available(write: Callable[[], T]) -> T:
                 "The database or the disk failed: %s. The call is repeated.",
                 type(error).__name__,
             )
-            if _stopping.wait(delay_s):
+            failures += 1
+            if _stopping.wait(backoff_s(failures, INITIAL_DELAY_S, MAX_DELAY_S)):
                 raise RetryStopped from None
-            delay_s = min(delay_s * 2, 5.0)
 
 
 def stop_retrying() -> None:

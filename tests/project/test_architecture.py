@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "api.http": {"dicom_node.audit"},
     "dicom_node.decoder": {
+        "dicom_node.runtime",
         "dicom_node",
         "dicom_node.log",
         "inference",
@@ -89,7 +90,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "dicom_node.pixels",
         "dicom_node.results",
     },
-    "api.auth": {"config", "dicom_node", "dicom_node.audit", "api.http"},
+    "api.auth": {
+        "dicom_node.storage",
+        "config",
+        "dicom_node",
+        "dicom_node.audit",
+        "api.http",
+    },
     "dicom_node.analysis": {
         "config",
         "dicom_node",

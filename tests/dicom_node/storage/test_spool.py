@@ -127,7 +127,7 @@ def test_error_distinguishes_a_full_disk_from_a_failing_disk(
     def fail(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(module, "_write", fail)
+    monkeypatch.setattr(module, "write_all", fail)
 
     with pytest.raises(OutOfResourcesError, match=message):
         spool_file.write(b"data")
@@ -141,7 +141,7 @@ def test_full_disk_at_the_first_byte_leaves_no_file(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_write", fail)
+    monkeypatch.setattr(module, "write_all", fail)
 
     with pytest.raises(OutOfResourcesError, match="The disk is full"):
         spool.begin(b"preamble")

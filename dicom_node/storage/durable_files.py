@@ -1,0 +1,50 @@
+"""Writes files such that they survive a power failure."""
+
+import fcntl
+import os
+import uuid
+from io import FileIO
+from pathlib import Path
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file completely or not at all; replace an earlier one with that name.
+
+    The content is written to a `.part` file in the same folder, which has a lock
+    (flock) until it is renamed. Then the folder is fsynced.
+
+    Args:
+        path: The file.
+        content: Its whole content.
+        mode: Its permissions, before the umask is applied.
+
+    Raises:
+        OSError: The disk is full or failed. The `.part` file is removed.
+    """
+    part = path.with_suffix(f".{uuid.uuid4().hex}.part")
+    try:
+        with FileIO(os.open(part, os.O_WRONLY | os.O_CREAT, mode), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            write_all(file, content)
+            os.fsync(file.fileno())
+            part.rename(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_all(file: FileIO, data: bytes | memoryview) -> None:
+    """Write all bytes to an unbuffered file, which may write fewer at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def fsync_directory(folder: Path) -> None:
+    """Fsync a folder. A new file name in it is only durable after this."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
