@@ -1,0 +1,66 @@
+"""A storage directory of an earlier release, in which work was left.
+
+`schema_13.tar.xz` was written by the release before the modules moved into
+packages. Its node received eight phantoms, and was killed: two results were delivered,
+two wait for an archive that is away, two images are not analyzed yet, one is a chest,
+and one has invalid Bits Stored.
+"""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dicom_node.demo.archive import start_archive
+from tests.support.node import counts, serving, wait_for
+
+pytestmark = pytest.mark.acceptance
+
+DATA = Path(__file__).with_name("schema_13.tar.xz")
+BEFORE = {
+    "delivered": 2,
+    "delivering": 2,
+    "received": 2,
+    "not_analyzed": 1,
+    "failed": 1,
+}
+CONFIG = """
+[receiver]
+host = "127.0.0.1"
+port = 0
+[storage]
+directory = "node"
+min_free_mb = 1
+[api]
+processes = 0
+[retention]  # the data may be older than the defaults
+delivered_days = 36500
+failed_days = 36500
+journal_days = 36500
+audit_days = 36500
+[[destinations]]
+name = "pacs"
+type = "dicom"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {port}
+retry_days = 36500
+"""
+
+
+def test_work_of_an_earlier_release_is_continued(tmp_path: Path) -> None:
+    with tarfile.open(DATA) as archive_file:
+        archive_file.extractall(tmp_path, filter="data")
+    archive = start_archive(tmp_path / "archive", ae_title="PACS")
+    config = tmp_path / "node.toml"
+    config.write_text(CONFIG.format(port=archive.port))
+    before = counts(config)
+
+    with serving(config):
+        wait_for(
+            lambda: counts(config) == {"delivered": 6, "not_analyzed": 1, "failed": 1}
+        )
+    archive.stop()
+
+    assert before == BEFORE
+    assert len(list((tmp_path / "archive").rglob("*.dcm"))) == 4
