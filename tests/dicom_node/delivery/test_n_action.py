@@ -564,7 +564,7 @@ def test_worker_requests_again_after_a_crash_and_both_reports_count(
 ) -> None:
     node.go_on()
     with monkeypatch.context() as patched:
-        patched.setattr(node.journal.commitments, "asked", _interrupt)
+        patched.setattr(node.journal.commitments, "record_request_outcome", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             node.go_on()
     node.set()

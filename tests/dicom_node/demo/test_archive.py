@@ -172,7 +172,7 @@ def test_wait_returns_if_the_log_has_enough_lines(
 
 
 def test_wait_reports_the_number_of_instances_after_a_timeout(archive: Archive) -> None:
-    with pytest.raises(TimeoutError, match=r"0 of 1 after 0\.01 s"):
+    with pytest.raises(TimeoutError, match=r"0 of 1 instances after 0\.01 s"):
         archive.wait(1, timeout_s=0.01)
 
 

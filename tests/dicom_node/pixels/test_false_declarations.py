@@ -124,7 +124,7 @@ def test_valid_frame_that_is_larger_than_its_image_is_rejected(
     dataset.PixelData = encapsulate([bytes(frame)])
     path = saved(dataset, tmp_path, JPEGLSLossless)
 
-    with pytest.raises(AnalysisError, match=r"12000 x 12000 pixels.* say 64 x 48"):
+    with pytest.raises(AnalysisError, match=r"12000 x 12000 pixels.* declare 64 x 48"):
         limited_child.run(decode_file, path, RULES, OPTIONS)
 
 

@@ -39,12 +39,12 @@ NOT_ANALYZED = {
 }
 # The expected reasons for each other category of files.
 REASONS = {
-    "NONIMG": r"no image|Float Pixel Data|no radiograph|Modality \(0008,0060\)",
+    "NONIMG": r"no image|Float Pixel Data|not a radiograph|Modality \(0008,0060\)",
     "CHARSET": r"Modality \(0008,0060\)|no image",
-    "COLOR": r"Modality \(0008,0060\)|no radiograph",
-    "DISP": r"Modality \(0008,0060\)|no radiograph|no image",
-    "PROJ": r"Modality \(0008,0060\)|no radiograph",
-    "SYNTAX": r"Modality \(0008,0060\)|no radiograph",
+    "COLOR": r"Modality \(0008,0060\)|not a radiograph",
+    "DISP": r"Modality \(0008,0060\)|not a radiograph|no image",
+    "PROJ": r"Modality \(0008,0060\)|not a radiograph",
+    "SYNTAX": r"Modality \(0008,0060\)|not a radiograph",
     "RADIO": r"never",
 }
 
