@@ -669,6 +669,7 @@ def test_an_image_that_takes_too_long_is_refused(
     assert response.json() == {"error": "Decoding took longer than 60 s."}
 
 
+@pytest.mark.integration
 @pytest.mark.alone
 def test_health_responds_while_a_large_image_is_analyzed(client: httpx.Client) -> None:
     large = cv2.resize(phantom(), (4000, 5000), interpolation=cv2.INTER_CUBIC)

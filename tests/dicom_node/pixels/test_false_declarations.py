@@ -189,6 +189,7 @@ def receiver(tmp_path: Path) -> Iterator[Process]:
         yield process
 
 
+@pytest.mark.integration
 @pytest.mark.alone
 def test_receiver_uses_no_memory_for_false_sizes(
     receiver: Process, deflated_bomb: Sample, tmp_path: Path
