@@ -212,8 +212,8 @@ def test_wrong_bits_in_a_lut_descriptor_are_recorded_as_an_assumption(
     ).assumptions
 
     assert assumption == (
-        "LUT Descriptor (0028,3002) of VOI LUT Sequence (0028,3010) declares 16 bits for "
-        "each entry; 12 is used."
+        "LUT Descriptor (0028,3002) of VOI LUT Sequence (0028,3010) declares 16 bits "
+        "for each entry; 12 is used."
     )
 
 
