@@ -382,14 +382,14 @@ def test_disk_that_fills_up_during_an_instance_gives_out_of_resources(
 ) -> None:
     node = serve()
     content = encoded(phantom) + bytes(1_000_000)
-    write = spool_module._write
+    write = spool_module.write_all
 
     def until_half(file: Any, data: bytes) -> None:  # noqa: ANN401 - passed on
         if file.tell() > len(content) / 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(file, data)
 
-    monkeypatch.setattr(spool_module, "_write", until_half)
+    monkeypatch.setattr(spool_module, "write_all", until_half)
 
     response = node.send(content, phantom.SOPInstanceUID)
 
