@@ -56,7 +56,8 @@ def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
     assert row is not None
     assert status == 0
     assert (row.state, row.reason) == (InstanceState.RECEIVED, "")
-    assert row.child_deaths == 0
+    # A move to the slow lane before the drain ended counts as one; the end does not.
+    assert row.child_deaths == (row.slow is not None)
 
 
 def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
