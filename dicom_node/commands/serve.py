@@ -1,9 +1,10 @@
 """`serve`: run all roles on one machine, each in a process that restarts if it dies.
 
 The supervisor binds the sockets, and the roles inherit them: if a role is killed, no
-waiting connection is lost, and its successor needs no free port. The supervisor imports
-neither the model nor the api. It has no state of its own, because the journal records
-everything.
+waiting connection is lost, and its successor needs no free port. The roles are forks of
+one process that has imported their libraries (runtime/role_server.py). The supervisor
+imports neither the model nor the api. It has no state of its own, because the journal
+records everything.
 """
 
 import json
@@ -11,12 +12,11 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -25,7 +25,6 @@ from config.settings import Settings
 from dicom_node.audit.trail import record, started, stopped
 from dicom_node.backoff import backoff_s
 from dicom_node.receiver.ports import FD, TLS_FD, open_ports
-from dicom_node.runtime.parent_death import die_with_parent
 from dicom_node.runtime.process import (
     begin_role,
     listen_or_exit,
@@ -33,11 +32,16 @@ from dicom_node.runtime.process import (
     role_parser,
     verify_access_or_exit,
 )
+from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from dicom_node.storage.migration import migrate, writing_or_exit
 from dicom_node.storage.run_folder import run_folder
 
 logger = logging.getLogger(__name__)
 
+RECEIVER, WORKER, API = (
+    f"{package}.__main__"
+    for package in ("dicom_node.receiver", "dicom_node.worker", "api")
+)
 WATCH_S = 0.2
 # A role that ends sooner than this after its start counts as broken. It is restarted
 # with increasing delays. A role that was killed does not count as broken.
@@ -58,75 +62,107 @@ def main() -> None:
     stop = begin_role("serve", None, settings.log.format)
     verify_access_or_exit(settings.api)
     with Node(settings, arguments.config) as node:
+        # The receivers accept instances before the other roles start, so from here on
+        # the roles must end with a drain.
         stop.ready(DRAIN_S)
         node.watch(stop)
 
 
 @dataclass
-class Role:
-    """One process of the node, across restarts.
+class Restarts:
+    """Decides when a process that died is started again.
 
     Attributes:
         name: The name in each log line.
-        arguments: The module and its options.
-        listening: The sockets that it inherits, by their options.
-        niceness: The niceness of the process, as in nice(2).
-        withheld: Environment variables that it does not get.
     """
 
     name: str
-    arguments: list[str]
-    listening: Mapping[str, socket.socket] = field(default_factory=dict)
-    niceness: int = 0
-    withheld: frozenset[str] = frozenset()
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    early_exits: int = 0
-    not_before: float = field(default=0.0)
+    _started: float = 0.0
+    _early_exits: int = 0
+    _not_before: float = 0.0
 
-    def start(self) -> None:
-        """Start the process."""
-        inherited = {name: each.fileno() for name, each in self.listening.items()}
-        fd = [f"{option}={number}" for option, number in inherited.items()]
-        self_id = f"--supervisor={os.getpid()}"
-        # Two busy-waiting OpenMP teams on two cores need 930 ms instead of 30.
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-        for each in self.withheld:
-            environment.pop(each, None)
-        self.process = subprocess.Popen(  # noqa: S603 - our own modules
-            [sys.executable, "-P", "-m", *self.arguments, *fd, self_id],
-            pass_fds=list(inherited.values()),
-            env=environment,
-            # This runs before the process imports modules, which takes seconds. It is
-            # safe, because there is only one thread.
-            preexec_fn=self._prepare_process,  # noqa: PLW1509
-        )
-        self.started = time.monotonic()
+    def started(self) -> None:
+        """Note that the process was started."""
+        self._started = time.monotonic()
 
-    def _prepare_process(self) -> None:
-        die_with_parent()
-        os.nice(self.niceness)
-
-    def restart_if_exited(self) -> None:
-        """Restart the process if it died, with a delay if it keeps dying."""
-        if self.process is None or self.process.poll() is None:
-            return
+    def died(self, code: int) -> None:
+        """Note that the process died; `code` is its exit status."""
         now = time.monotonic()
-        if not self.not_before:
-            code = self.process.returncode
-            quick = now - self.started < STABLE_AFTER_S and code != -signal.SIGKILL
-            self.early_exits = self.early_exits + 1 if quick else 0
-            repeated = self.early_exits - 1  # the first restart has no delay
-            delay_s = backoff_s(repeated, 1.0, RESTART_MAX_DELAY_S)
-            self.not_before = now + (delay_s if repeated > 0 else 0)
-            logger.warning("%s exited with status %s; restarting it", self.name, code)
-        if now >= self.not_before:
-            self.not_before = 0.0
-            try:
-                self.start()
-            except OSError as error:  # no process available; the other roles continue
-                logger.error("Cannot start %s: %s", self.name, error.strerror)  # noqa: TRY400
-                self.not_before = now + STABLE_AFTER_S
+        quick = now - self._started < STABLE_AFTER_S and code != -signal.SIGKILL
+        self._early_exits = self._early_exits + 1 if quick else 0
+        repeated = self._early_exits - 1  # the first restart has no delay
+        delay_s = backoff_s(repeated, 1.0, RESTART_MAX_DELAY_S)
+        self._not_before = now + (delay_s if repeated > 0 else 0)
+        logger.warning("%s exited with status %s; restarting it", self.name, code)
+
+    def failed(self, error: OSError) -> None:
+        """Note that the process could not be started."""
+        logger.error("Cannot start %s: %s", self.name, error.strerror or error)
+        self._not_before = time.monotonic() + STABLE_AFTER_S
+
+    @property
+    def are_due(self) -> bool:
+        """Whether the process may be started now."""
+        return time.monotonic() >= self._not_before
+
+
+class Role:
+    """One role of the node, across restarts.
+
+    Attributes:
+        process: The process to start.
+        pid: The id of the process; None without one.
+    """
+
+    def __init__(
+        self, process: RoleProcess, files: Sequence[socket.socket] = ()
+    ) -> None:
+        """Prepare the role; `files` are the sockets that the process inherits."""
+        self.process = process
+        self.pid: int | None = None
+        self._files = files
+        self._restarts = Restarts(process.name)
+
+    def start_if_ended(self, server: RoleServer) -> None:
+        """Start the process if it does not run, with a delay if it keeps dying.
+
+        Raises:
+            ConnectionError, TimeoutError: The server has ended, or does not respond.
+        """
+        if self.pid is not None:
+            code = server.status(self.pid)
+            if code is None:
+                return
+            self.died(code)
+        if self._restarts.are_due:
+            self._start(server)
+
+    def died(self, code: int) -> None:
+        """Note that the process died; `code` is its exit status."""
+        self.pid = None
+        self._restarts.died(code)
+
+    def end(self, server: RoleServer, patience_s: float) -> None:
+        """Wait for the end of the process, and kill it after `patience_s`.
+
+        Raises:
+            ConnectionError, TimeoutError: The server has ended, or does not respond.
+        """
+        if self.pid is None:
+            return
+        if server.end(self.pid, patience_s) == -signal.SIGKILL:
+            logger.warning("%s did not end in time and was killed", self.process.name)
+        self.pid = None
+
+    def _start(self, server: RoleServer) -> None:
+        try:
+            files = [each.fileno() for each in self._files]
+            self.pid = server.start(self.process, files)
+            self._restarts.started()
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:  # no process available; the other roles continue
+            self._restarts.failed(error)
 
 
 class Node:
@@ -153,37 +189,85 @@ class Node:
         self.receiver_port = _port(next(iter(self._receiver.values())))
         self.api_port = _port(self._api[0]) if self._api else 0
         self._settings = settings
+        pages, archives = _secrets(settings)
+        self._secrets = pages | archives
+        self._server: RoleServer | None = None
+        self._server_restarts = Restarts("the server of the roles")
         self.roles = _roles(settings, config, self._receiver, self._api)
 
     def __enter__(self) -> Self:
-        """Migrate an SQLite database and start the roles."""
+        """Migrate an SQLite database. `watch` or `start_roles` starts the roles."""
         storage = self._settings.storage
         with writing_or_exit(storage):
             if not storage.database:
                 migrate(storage)
             self._announce()
             record(self._settings, "serve", started(self._settings))
-        for role in self.roles:
-            role.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the roles; each finishes its work in progress."""
-        for role in self.roles:
-            if role.process is not None:
-                role.process.terminate()
+        server = self._server
+        if server is not None:
+            self._terminate_roles(server)
         record(self._settings, "serve", stopped())
-        deadline = time.monotonic() + DRAIN_S
-        for role in self.roles:
-            _wait_or_kill(role, deadline - time.monotonic())
+        if server is not None:
+            self._wait_for_roles(server)
+            server.close()
         for each in (*self._receiver.values(), *self._api):
             each.close()
 
     def watch(self, stop: threading.Event) -> None:
-        """Restart roles that die, until told to stop."""
-        while not stop.wait(WATCH_S):
+        """Start the roles, and restart those that die, until told to stop."""
+        while not stop.is_set():
+            self.start_roles()
+            stop.wait(WATCH_S)
+
+    def start_roles(self) -> None:
+        """Start each role that does not run, unless a delay of its restart runs.
+
+        The first time, this takes seconds, because the server imports the libraries.
+        """
+        if self._server is None:
+            self._server = self._start_server()
+        if self._server is None:
+            return
+        try:
             for role in self.roles:
-                role.restart_if_exited()
+                role.start_if_ended(self._server)
+        except (ConnectionError, TimeoutError):
+            self._roles_ended_with(self._server)
+            self._server = None
+
+    def _start_server(self) -> RoleServer | None:
+        if not self._server_restarts.are_due:
+            return None
+        try:
+            server = RoleServer(self._secrets)
+        except OSError as error:
+            self._server_restarts.failed(error)
+            return None
+        self._server_restarts.started()
+        return server
+
+    def _roles_ended_with(self, server: RoleServer) -> None:
+        """Close a server that ended or does not respond. The roles end with it."""
+        self._server_restarts.died(server.close())
+        for role in self.roles:
+            if role.pid is not None:
+                role.died(-signal.SIGKILL)
+
+    def _terminate_roles(self, server: RoleServer) -> None:
+        with suppress(ConnectionError, TimeoutError):  # the roles ended with the server
+            for role in self.roles:
+                if role.pid is not None:
+                    server.terminate(role.pid)
+
+    def _wait_for_roles(self, server: RoleServer) -> None:
+        deadline = time.monotonic() + DRAIN_S
+        with suppress(ConnectionError, TimeoutError):  # the roles ended with the server
+            for role in self.roles:
+                role.end(server, max(deadline - time.monotonic(), 0))
 
     def _announce(self) -> None:
         """Report the addresses of the node to people and, in a file, to programs."""
@@ -209,25 +293,44 @@ def _roles(
     api: Sequence[socket.socket],
 ) -> list[Role]:
     read = [] if config is None else [f"--config={config}"]
-    listen = ["dicom_node.receiver", *read]
-    work = ["dicom_node.worker", *read]
     pages, archives = _secrets(settings)
+    listening = list(receiver.values())
     return [
         *(
-            Role(f"receiver-{number}", listen, receiver, withheld=pages | archives)
+            Role(
+                RoleProcess(f"receiver-{number}", RECEIVER, read, list(receiver)),
+                listening,
+            )
             for number in range(settings.receiver.processes)
         ),
         *(
             Role(
-                f"worker-{number}",
-                [*work, f"--slot={number}"],
-                niceness=LOWER_PRIORITY,
-                withheld=pages - archives,
+                RoleProcess(
+                    f"worker-{number}",
+                    WORKER,
+                    [*read, f"--slot={number}"],
+                    niceness=LOWER_PRIORITY,
+                    environment=_variables(archives),
+                )
             )
             for number in range(settings.worker.processes)
         ),
-        *(Role("api", ["api", *read], {FD: each}, LOWER_PRIORITY) for each in api),
+        *(
+            Role(
+                RoleProcess(
+                    *("api", API, read, [FD]),
+                    niceness=LOWER_PRIORITY,
+                    environment=_variables(archives | pages),
+                ),
+                [each],
+            )
+            for each in api
+        ),
     ]
+
+
+def _variables(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
@@ -249,17 +352,6 @@ def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
 def _port(listening: socket.socket) -> int:
     port: int = listening.getsockname()[1]
     return port
-
-
-def _wait_or_kill(role: Role, timeout_s: float) -> None:
-    if role.process is None:
-        return
-    try:
-        role.process.wait(max(timeout_s, 0))
-    except subprocess.TimeoutExpired:
-        logger.warning("%s did not end in time and is killed", role.name)
-        role.process.kill()
-        role.process.wait()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Parsing and decoding what a sender wrote may crash in a codec, never end, or tak
 memory. With a small child process, the damage is limited: the child is killed and
 replaced, and only the call that caused it fails.
 
-The child is a fork of a process that has imported the codecs (decoder/fork_server.py),
+The child is a fork of a process that has imported the codecs (runtime/fork_server.py),
 so a new one costs milliseconds. A child is replaced after CALLS calls.
 
 A process pool is the usual solution. But the children of a pool import the parent's
@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dicom_node.decoder.confinement import UNCONFINED, Confinement
-from dicom_node.decoder.fork_server import ForkServer
 from dicom_node.decoder.messages import (
     MAX_HEAD,
     Channel,
@@ -46,6 +45,7 @@ from dicom_node.decoder.messages import (
 )
 from dicom_node.errors import AnalysisError
 from dicom_node.reasons import Failure
+from dicom_node.runtime.fork_server import ForkServer
 
 logger = logging.getLogger(__name__)
 
@@ -223,16 +223,26 @@ class DecoderProcess:
             raise ChildStartError(str(error)) from None
 
     def _forked(self) -> tuple[int, socket.socket]:
+        """Fork a child; return its process id and this side of its socket."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                return self._fork(theirs), ours
+        except OSError:
+            ours.close()
+            raise
+
+    def _fork(self, theirs: socket.socket) -> int:
         if self._server is not None:
             try:
-                return self._server.fork()
+                return self._server.fork(files=[theirs.fileno()])
             except OSError:  # it died while it was idle
                 self._stop_server()
         arguments = self._memory_mb, self._niceness
         self._server = ForkServer(
             MODULE, *arguments, environment=_environment(), start_s=START_S
         )
-        return self._server.fork()
+        return self._server.fork(files=[theirs.fileno()])
 
     def _stop(self, patience_s: float = 0.0) -> int:
         """End the child, and kill it after `patience_s`; return its exit status."""

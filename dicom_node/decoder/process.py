@@ -1,7 +1,7 @@
 """The child of `decoder/client.py`: makes the calls that its parent sends.
 
 The fork server runs this module, and each child is a fork of it
-(decoder/fork_server.py). A child cannot open files, so this module imports everything
+(runtime/fork_server.py). A child cannot open files, so this module imports everything
 that a child will need.
 """
 
@@ -37,7 +37,6 @@ from dicom_node.decoder.client import (
     RETURNED,
 )
 from dicom_node.decoder.confinement import confine
-from dicom_node.decoder.fork_server import serve_forks
 from dicom_node.decoder.messages import (
     MAX_TEXT,
     Channel,
@@ -49,6 +48,7 @@ from dicom_node.errors import AnalysisError, DicomNodeError
 from dicom_node.log.format import log_uncaught
 from dicom_node.reasons import Failure
 from dicom_node.results.measurement_report import load_tables
+from dicom_node.runtime.fork_server import serve_forks
 from inference.plain_image import PlainImageError
 
 
@@ -80,7 +80,16 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     _load_lazy_modules()
-    serve_forks(_serve)
+    order = serve_forks()
+    # From here on, this process is a child. It ends without the cleanup of an
+    # interpreter, for which the confinement leaves no permission.
+    status = 1
+    try:
+        (end,) = order.files
+        _serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, end))
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def _serve(end: socket.socket) -> None:

@@ -107,12 +107,15 @@ def main() -> None:
     try:
         config = _configure(arguments.directory, archive)
         settings = load(config)
-        with Node(settings, config) as node, _watched(node):
-            complete = _show(node, settings, archive, arrivals, stop)
-            if not arguments.once:
-                console.print(f"The page: http://127.0.0.1:{node.api_port}/")
-                console.print("Serving until Ctrl-C.")
-                stop.wait()
+        with Node(settings, config) as node:
+            # The kernel ends the roles with the thread that started them.
+            node.start_roles()
+            with _watched(node):
+                complete = _show(node, settings, archive, arrivals, stop)
+                if not arguments.once:
+                    console.print(f"The page: http://127.0.0.1:{node.api_port}/")
+                    console.print("Serving until Ctrl-C.")
+                    stop.wait()
     finally:
         archive.stop()
     sys.exit(0 if complete else 1)

@@ -54,12 +54,11 @@ ae_title = "ARCHIVE"
 host = "127.0.0.1"
 port = {port}
 """
-ROLES = {
+ROLES = ("receiver", "worker", "api")
+MODULES = {
     "dicom_node.commands.serve": "supervisor",
-    "dicom_node.receiver": "receiver",
-    "dicom_node.worker": "worker",
     "dicom_node.decoder.process": "decoder",
-    "api": "api",
+    node.SERVER: "server of the roles",
 }
 
 
@@ -251,9 +250,12 @@ def processes(supervisor: int) -> dict[int, str]:
 
 
 def _role(pid: int) -> str:
+    for role in ROLES:
+        if node.process_name(pid).startswith(role):
+            return role
     with suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        for module, role in ROLES.items():
+        for module, role in MODULES.items():
             if module in words:
                 return role
     return "other"

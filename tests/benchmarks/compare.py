@@ -154,6 +154,7 @@ def both(folder: Path) -> Iterator[tuple[Implementation, Implementation]]:
     config.write_text(CONFIG.format(receiver=0, api=0, archive=mine.port))
     baseline = straightforward(Classifier.load(None, "cpu"))
     with Node(load(config), config) as node, baseline.serving(other.port) as port:
+        node.start_roles()
         yield (
             Implementation("ours", address("FRACTURE_AI", node.receiver_port), mine),
             Implementation("baseline", address("BASELINE", port), other),

@@ -21,7 +21,7 @@ from pydicom.uid import generate_uid
 from config.destinations import Address
 from config.settings import load
 from dicom_node.analysis.pipeline import make_pipeline
-from dicom_node.commands.serve import Node, Role
+from dicom_node.commands.serve import Node
 from dicom_node.dataset.local_file import read_local_file, read_local_header
 from dicom_node.delivery.c_store import echo, send
 from dicom_node.demo.archive import Archive, start_archive
@@ -103,6 +103,7 @@ def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
     started = time.perf_counter()
     with Node(load(config), config) as node:
+        node.start_roles()
         address = Address(
             ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port
         )
@@ -116,13 +117,11 @@ def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
             send_one(dataset, folder, address, archive)
         seconds = [send_one(dataset, folder, address, archive) for _ in range(TIMES)]
         time.sleep(2)
-        roles = [r for r in node.roles if r.process]
-        before = sum(cpu_s(role) for role in roles)
+        pids = {role.process.name: role.pid for role in node.roles if role.pid}
+        before = sum(map(cpu_s, pids.values()))
         time.sleep(IDLE_S)
-        idle = (sum(cpu_s(role) for role in roles) - before) / IDLE_S
-        memory = {
-            role.name: peak_mb(role.process.pid) for role in roles if role.process
-        }
+        idle = (sum(map(cpu_s, pids.values())) - before) / IDLE_S
+        memory = {name: peak_mb(pid) for name, pid in pids.items()}
     archive.stop()
     seconds.sort()
     return {
@@ -167,10 +166,9 @@ def works(config: Path) -> bool:
     return bool(found)
 
 
-def cpu_s(role: Role) -> float:
-    """Return the processor seconds of a role, without its children."""
-    assert role.process is not None
-    fields = Path(f"/proc/{role.process.pid}/stat").read_text().rsplit(")", 1)[1]
+def cpu_s(pid: int) -> float:
+    """Return the processor seconds of a process, without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
     ticks = sum(map(int, fields.split()[11:13]))
     return ticks / os.sysconf("SC_CLK_TCK")
 

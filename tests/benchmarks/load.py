@@ -55,8 +55,8 @@ def main() -> None:
         rate = sustained(dataset, folder, where, archive)
         steady(dataset, folder, where, engine, rate * SHARE)
         for role in node.roles:
-            if role.process:
-                say(f"peak memory, {role.name}: {peak_mb(role.process.pid):.0f} MB")
+            if role.pid:
+                say(f"peak memory, {role.process.name}: {peak_mb(role.pid):.0f} MB")
 
 
 @contextmanager
@@ -67,6 +67,7 @@ def serving(folder: Path) -> Iterator[tuple[Node, Archive, sa.Engine]]:
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
     settings = load(config)
     with Node(settings, config) as node:
+        node.start_roles()
         engine = open_engine(settings.storage.database_url)
         yield node, archive, engine
         engine.dispose()

@@ -22,7 +22,7 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Address
 from config.settings import load
-from dicom_node.commands.serve import Role
+from dicom_node.commands.serve import DRAIN_S, RECEIVER
 from dicom_node.delivery.c_store import echo
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.log.format import configure_logging
@@ -30,6 +30,7 @@ from dicom_node.network.sockets import listen
 from dicom_node.outcome import Verdict
 from dicom_node.receiver.ports import FD
 from dicom_node.runtime.heartbeat import alive_workers
+from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.migration import migrate
 from inference.phantom.long_bone import draw_phantom
@@ -120,20 +121,25 @@ def node_receivers(folder: Path) -> Iterator[int]:
     config.write_text(SETTINGS)
     migrate(load(config, {}).storage)
     with listen("127.0.0.1", 0) as listening:
-        arguments = ["dicom_node.receiver", f"--config={config}"]
-        roles = [Role(f"receiver-{n}", arguments, {FD: listening}) for n in range(2)]
-        for each in roles:
-            each.start()
+        arguments = [f"--config={config}"]
+        server = RoleServer(secrets=())
+        pids = [
+            server.start(
+                RoleProcess(f"receiver-{n}", RECEIVER, arguments, [FD]),
+                [listening.fileno()],
+            )
+            for n in range(2)
+        ]
         engine = open_engine(load(config, {}).storage.database_url)
-        while count_receivers(engine) < len(roles):
+        while count_receivers(engine) < len(pids):
             time.sleep(0.05)
         engine.dispose()
         time.sleep(SETTLED_S)
         yield listening.getsockname()[1]
-        for each in roles:
-            assert each.process is not None
-            each.process.terminate()
-            each.process.wait()
+        for pid in pids:
+            server.terminate(pid)
+            server.end(pid, DRAIN_S)
+        server.close()
 
 
 @contextmanager

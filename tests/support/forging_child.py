@@ -10,7 +10,7 @@ import struct
 from io import BytesIO
 from typing import Any
 
-from dicom_node.decoder.fork_server import serve_forks
+from dicom_node.runtime.fork_server import serve_forks
 
 END: socket.socket
 
@@ -47,4 +47,5 @@ def serve(end: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    serve_forks(serve)
+    (end,) = serve_forks().files
+    serve(socket.socket(fileno=end))

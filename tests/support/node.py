@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,6 +23,7 @@ from dicom_node.queries.history import History
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.run_folder import run_folder
 
+SERVER = "dicom_node.runtime.role_server"
 START = (sys.executable, "-P", "-m", "dicom_node.commands.serve")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SLOW_ROWS, SLOW_COLUMNS = 10_000, 20_000
@@ -77,8 +78,18 @@ class Served:
         return self.process.wait(60)
 
     def roles(self, module: str) -> list[int]:
-        """Return the process ids of a role."""
-        return children(self.process.pid, module)
+        """Return the process ids of a role, by the package of its `main`."""
+        name = module.removeprefix("dicom_node.")
+        return [
+            pid
+            for server in self.role_servers()
+            for pid in children(server, SERVER)
+            if process_name(pid).startswith(name)
+        ]
+
+    def role_servers(self) -> list[int]:
+        """Return the process ids of the server of the roles: one, or none."""
+        return children(self.process.pid, SERVER)
 
     def _echoes(self) -> bool:
         outcome = echo(self.address, calling_ae_title=self._title)
@@ -97,6 +108,13 @@ def children(parent: int, module: str) -> list[int]:
         if module.encode() in words and int(its_parent) == parent:
             found.append(int(entry.name))
     return found
+
+
+def process_name(pid: int) -> str:
+    """Return the name of a process as `ps -e` shows it; empty if it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -1,54 +1,76 @@
 """Restarts, priorities and secrets of the roles."""
 
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from config.settings import load
 from dicom_node.commands.serve import LOWER_PRIORITY, Node, Role
-from tests.support.node import alive, wait_for
+from dicom_node.runtime.role_server import RoleProcess, RoleServer
+from tests.support.node import alive, process_name, wait_for
 
 pytestmark = pytest.mark.integration
 
-# A module that does not exist, so that the process exits with an error.
-FAILING_COMMAND = ["this_is_no_module"]
+# One module with a `main` that ends with status 1, and one that waits for a signal.
+FAILING, WAITING = "tests.support.failing_role", "tests.support.waiting_role"
 
 
-def is_restarted(role: Role) -> bool:
+@pytest.fixture(scope="module")
+def server() -> Iterator[RoleServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+        server = RoleServer(secrets=())
+    yield server
+    server.close()
+
+
+def is_restarted(role: Role, server: RoleServer) -> bool:
     """Wait until a role's process ends; return whether a new one is started."""
-    assert role.process is not None
-    before = role.process
-    before.wait()
-    role.restart_if_exited()
-    return role.process is not before
+    before = role.pid
+    assert before is not None
+    wait_for(lambda: not alive(before))
+    role.start_if_ended(server)
+    return role.pid is not None
 
 
-def test_killed_role_is_restarted_immediately_every_time() -> None:
-    role = Role("killed", FAILING_COMMAND)
+def test_killed_role_is_restarted_immediately_every_time(server: RoleServer) -> None:
+    role = Role(RoleProcess("killed", WAITING))
+    role.start_if_ended(server)
     starts = []
     for _ in range(5):
-        role.process = subprocess.Popen(["sleep", "60"])
-        role.process.kill()
-        starts.append(is_restarted(role))
-        role.process.wait()
+        assert role.pid is not None
+        os.kill(role.pid, signal.SIGKILL)
+        starts.append(is_restarted(role, server))
+    assert role.pid is not None
+    server.end(role.pid, 0)
 
     assert starts == [True] * 5
 
 
-def test_role_that_keeps_exiting_is_restarted_after_growing_pauses() -> None:
-    role = Role("broken", FAILING_COMMAND)
-    role.start()
-    starts = [is_restarted(role) for _ in range(3)]
-    assert isinstance(role.process, subprocess.Popen)
-    role.process.wait()
+def test_role_that_keeps_exiting_is_restarted_after_growing_pauses(
+    server: RoleServer,
+) -> None:
+    role = Role(RoleProcess("broken", FAILING))
+    role.start_if_ended(server)
 
-    assert starts == [True, False, False]
+    assert is_restarted(role, server)
+    assert not is_restarted(role, server)
+
+
+def test_role_that_runs_is_not_started_again(server: RoleServer) -> None:
+    role = Role(RoleProcess("running", WAITING))
+    role.start_if_ended(server)
+    first = role.pid
+    role.start_if_ended(server)
+
+    assert first is not None
+    assert role.pid == first
+    server.end(first, 0)
 
 
 @contextmanager
@@ -66,15 +88,17 @@ def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]
         each.close()
 
 
-def test_receivers_have_higher_priority_than_other_roles(tmp_path: Path) -> None:
+def test_receivers_have_higher_priority_than_other_roles(
+    tmp_path: Path, server: RoleServer
+) -> None:
     niceness = {}
     with bound(tmp_path, api=1) as node:
         for role in node.roles:
-            probe = Role(role.name, FAILING_COMMAND, niceness=role.niceness)
-            probe.start()
-            assert probe.process is not None
-            niceness[role.name] = os.getpriority(os.PRIO_PROCESS, probe.process.pid)
-            probe.process.wait()
+            probe = replace(role.process, module=WAITING, arguments=[], file_options=[])
+            pid = server.start(probe, [])
+            wait_for(lambda: process_name(pid) == probe.name)  # noqa: B023
+            niceness[probe.name] = os.getpriority(os.PRIO_PROCESS, pid)
+            server.end(pid, 0)
 
     own = os.getpriority(os.PRIO_PROCESS, 0)
     lower = own + LOWER_PRIORITY
@@ -108,14 +132,10 @@ def test_role_gets_only_the_secrets_that_it_needs(
         monkeypatch.setenv(name, value)
     file = tmp_path / "node.toml"
     file.write_text(SECRETS)
-    given: dict[str, set[str]] = {}
     with bound(tmp_path, api=1, file=file) as node:
-        for role in node.roles:
-            probe = Role(role.name, FAILING_COMMAND, withheld=role.withheld)
-            monkeypatch.setattr(
-                subprocess, "Popen", partial(_record_secrets, given, role)
-            )
-            probe.start()
+        given = {
+            role.process.name: set(role.process.environment) for role in node.roles
+        }
 
     archives = {"STOW_TOKEN", "STOW_PASSWORD"}
     assert given == {
@@ -125,44 +145,37 @@ def test_role_gets_only_the_secrets_that_it_needs(
     }
 
 
-def _record_secrets(
-    given: dict[str, set[str]],
-    role: Role,
-    _arguments: list[str],
-    *,
-    env: dict[str, str],
-    **_: object,
-) -> None:
-    """Record the secrets in the environment of a process, instead of starting it."""
-    known = {"PAGE", "STOW_TOKEN", "STOW_PASSWORD"}
-    given[role.name] = known & set(env)
+def test_dead_server_of_the_roles_is_replaced_with_all_roles(tmp_path: Path) -> None:
+    with bound(tmp_path, api=0) as node:
+        for role in node.roles:
+            role.process = replace(
+                role.process, module=WAITING, arguments=[], file_options=[]
+            )
+            role._files = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+            node.start_roles()
+            before = [role.pid for role in node.roles]
+            assert node._server is not None
+            os.kill(node._server.pid, signal.SIGKILL)
+            for pid in before:
+                assert pid is not None
+                wait_for(lambda: not alive(pid))  # noqa: B023
+            wait_for(lambda: _runs(node))
+        after = [role.pid for role in node.roles]
+        assert node._server is not None
+        node._server.close()
+
+    assert None not in after
+    assert set(before).isdisjoint(after)
 
 
-def test_role_dies_with_its_supervisor_before_its_imports(
-    tmp_path: Path,
-) -> None:
-    # Stands for an interpreter that has not imported the module yet.
-    slow = tmp_path / "python"
-    slow.write_text("#!/bin/sh\nexec sleep 600\n")
-    slow.chmod(0o700)
-    script = (
-        f"import sys; sys.executable = {str(slow)!r}\n"
-        "from dicom_node.commands.serve import Role\n"
-        "role = Role('slow', []); role.start()\n"
-        "print(role.process.pid, flush=True); role.process.wait()\n"
-    )
-
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE
-    ) as supervisor:
-        assert supervisor.stdout is not None
-        role = int(supervisor.stdout.readline())
-        supervisor.kill()
-
-    wait_for(lambda: not alive(role))
+def _runs(node: Node) -> bool:
+    node.start_roles()
+    return all(role.pid for role in node.roles)
 
 
 def test_node_without_api_opens_no_api_port(tmp_path: Path) -> None:
     with bound(tmp_path, api=0) as node:
-        assert [role.name for role in node.roles] == ["receiver-0", "worker-0"]
+        assert [role.process.name for role in node.roles] == ["receiver-0", "worker-0"]
         assert node.api_port == 0

@@ -1,0 +1,295 @@
+"""A process that has imported libraries, and forks other processes on order.
+
+Importing the libraries takes seconds of processor time; a fork takes a few
+milliseconds. So a process that is killed is replaced at once.
+
+A fork server never gets a byte from a sender of images. It receives orders from the
+process that started it, on a socket of its own. It has one thread, so a fork never
+inherits a lock of another thread. The process id of an ended fork stays reserved until
+the fork server gets the order to read its exit status. So a signal never reaches
+another process.
+
+If the process that started it dies, the kernel kills the fork server, and then its
+forks.
+"""
+
+import ctypes
+import enum
+import gc
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dicom_node.runtime.parent_death import die_with_parent
+
+
+class _Kind(enum.IntEnum):
+    """The kinds of orders. The reply to all of them is one number."""
+
+    FORK = 1  # replies the process id
+    STATUS = 2  # replies the exit status, or _RUNNING
+    SIGNAL = 3  # sends a signal; replies 0
+    END = 4  # waits, then kills; replies the exit status
+
+
+_ORDER = struct.Struct(
+    "<iiid"
+)  # kind, process id, signal or size of the content, seconds
+_REPLY = struct.Struct("<i")
+_RUNNING = 2**31 - 1
+_MAX_FILES = 8
+
+REPLY_TIMEOUT_S = 10.0
+"""Seconds that the fork server may take, in addition to the time that it waits."""
+
+POLL_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a fork gets from the process that ordered it.
+
+    Attributes:
+        content: Any bytes.
+        files: Open file descriptors. The fork owns them.
+    """
+
+    content: bytes
+    files: Sequence[int]
+
+
+class ForkServer:
+    """The fork server, as seen by the process that starts it. One thread uses it.
+
+    The kernel kills the fork server when that thread ends.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: object,
+        environment: Mapping[str, str],
+        start_s: float,
+        is_silent: bool = True,
+    ) -> None:
+        """Start the fork server, and wait until it can fork.
+
+        Args:
+            module: The module that it runs; the module calls `serve_forks`.
+            *arguments: Arguments of the module, after the socket and the parent's id.
+            environment: The environment of the server and its forks.
+            start_s: Maximum time of the start, in seconds.
+            is_silent: Whether standard output and error are discarded. Codecs write
+                values of an image to these streams.
+
+        Raises:
+            OSError: The fork server does not start.
+        """
+        self._socket, theirs = socket.socketpair()
+        output = subprocess.DEVNULL if is_silent else None
+        with theirs:
+            argv = [theirs.fileno(), os.getpid(), *arguments]
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter
+                [sys.executable, "-P", "-m", module, *map(str, argv)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+            )
+        try:
+            self._reply(start_s)
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._process.pid
+
+    def fork(
+        self,
+        content: bytes = b"",
+        files: Sequence[int] = (),
+        timeout_s: float = REPLY_TIMEOUT_S,
+    ) -> int:
+        """Fork a process that gets an `Order`; return its process id.
+
+        Args:
+            content: The content of the order.
+            files: At most eight open files. They stay open here.
+            timeout_s: Maximum time until the fork runs, in seconds.
+
+        Raises:
+            OSError: The server has ended, or has too few resources to fork.
+        """
+        order = _ORDER.pack(_Kind.FORK, 0, len(content), 0)
+        socket.send_fds(self._socket, [order], files)
+        self._socket.sendall(content)
+        pid = self._reply(timeout_s)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return pid
+
+    def status(self, pid: int) -> int | None:
+        """Return the exit status of a fork; None while it runs.
+
+        The status is the negative number of the signal if a signal ended the fork. Ask
+        once: the process id may belong to another process afterwards.
+
+        Raises:
+            OSError: The server has ended, and the fork with it.
+        """
+        status = self._order(_Kind.STATUS, pid)
+        return None if status == _RUNNING else status
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a fork.
+
+        Raises:
+            OSError: The server has ended, and the fork with it.
+        """
+        self._order(_Kind.SIGNAL, pid, number)
+
+    def end(self, pid: int, patience_s: float = 0.0) -> int:
+        """Wait for the end of a fork, and kill it after `patience_s`.
+
+        Returns:
+            Its exit status; if a signal ended it, the negative number of the signal.
+
+        Raises:
+            OSError: The server has ended, and the fork with it.
+        """
+        return self._order(_Kind.END, pid, seconds=patience_s)
+
+    def close(self) -> int:
+        """Kill the server, and its forks with it; return its exit status.
+
+        May be called repeatedly.
+        """
+        self._process.kill()
+        self._socket.close()
+        return self._process.wait()
+
+    def _order(
+        self, kind: _Kind, pid: int, number: int = 0, seconds: float = 0.0
+    ) -> int:
+        self._socket.sendall(_ORDER.pack(kind, pid, number, seconds))
+        return self._reply(seconds + REPLY_TIMEOUT_S)
+
+    def _reply(self, seconds: float) -> int:
+        self._socket.settimeout(seconds)
+        reply = self._socket.recv(_REPLY.size, socket.MSG_WAITALL)
+        if len(reply) < _REPLY.size:
+            raise ConnectionError("The fork server ended")
+        return int(_REPLY.unpack(reply)[0])
+
+
+def serve_forks(prepare: Callable[[bytes], None] = lambda _: None) -> Order:
+    """Fork a process for each order; return the order in each fork.
+
+    In the server, this function does not return: the process ends when the one that
+    sends orders has ended. The command line is `MODULE SOCKET PARENT ...`.
+
+    Args:
+        prepare: Called in the server with the content of an order before the fork.
+    """
+    descriptor, parent = map(int, sys.argv[1:3])
+    die_with(parent)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor) as orders:
+        share_memory()
+        orders.sendall(_REPLY.pack(0))
+        with suppress(OSError):  # the parent has ended
+            while header := _received(orders):
+                order = _serve_order(orders, *header, prepare)
+                if order is not None:
+                    return order
+    sys.exit()
+
+
+def share_memory() -> None:
+    """Let forks share the memory of existing objects. Call this before forks."""
+    # A collection writes to each object, so forks would copy the pages.
+    gc.collect()
+    gc.freeze()
+    # A fork takes longer if there is more memory.
+    with suppress(AttributeError, OSError):  # the C library has no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _received(orders: socket.socket) -> tuple[bytes, list[int]] | None:
+    """Wait for an order; return None if the process that sends orders has ended."""
+    header, files, _, _ = socket.recv_fds(orders, _ORDER.size, _MAX_FILES)
+    return (header, files) if len(header) == _ORDER.size else None
+
+
+def _serve_order(
+    orders: socket.socket,
+    header: bytes,
+    files: list[int],
+    prepare: Callable[[bytes], None],
+) -> Order | None:
+    """Carry out one order, and send the reply; return the order in a fork."""
+    kind, pid, number, seconds = _ORDER.unpack(header)
+    if kind == _Kind.FORK:
+        content = orders.recv(number, socket.MSG_WAITALL) if number else b""
+        prepare(content)
+        reply = _fork()
+        if reply == 0:
+            orders.close()
+            return Order(content, files)
+        for each in files:
+            os.close(each)
+    elif kind == _Kind.STATUS:
+        reply = _status(pid)
+    elif kind == _Kind.SIGNAL:
+        os.kill(pid, number)  # the id is reserved: see the module
+        reply = 0
+    else:
+        reply = _end(pid, seconds)
+    orders.sendall(_REPLY.pack(reply))
+    return None
+
+
+def _fork() -> int:
+    """Fork; return 0 in the fork, and its id in the server, or a negative errno."""
+    server = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as error:  # too many processes, or too little memory
+        return -(error.errno or 1)
+    if pid == 0:
+        die_with(server)
+    return pid
+
+
+def _status(pid: int) -> int:
+    """Return the exit status of a fork, or _RUNNING."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else _RUNNING
+
+
+def _end(pid: int, patience_s: float) -> int:
+    """Wait for a fork, and kill it after `patience_s`; return its exit status."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        if (status := _status(pid)) != _RUNNING:
+            return status
+        time.sleep(POLL_S)
+    os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def die_with(parent: int) -> None:
+    """Make the kernel kill this process, busy or not, when its parent dies."""
+    die_with_parent()
+    if os.getppid() != parent:  # it died before prctl
+        os._exit(1)

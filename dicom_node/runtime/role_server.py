@@ -1,0 +1,179 @@
+"""A process that has imported the libraries of all roles, and forks the roles.
+
+Three roles in processes of their own import mostly the same libraries. Forks of one
+process share that work, and the memory of the libraries.
+
+The server imports the module of a role when the role is first ordered. The supervisor
+orders the receivers first, so they are ready before the server imports torch, and hold
+none of its memory.
+
+This module runs as `python -m dicom_node.runtime.role_server SOCKET PARENT`. See
+`RoleServer` for the side of the supervisor.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dicom_node.runtime.fork_server import (
+    ForkServer,
+    Order,
+    serve_forks,
+    share_memory,
+)
+from dicom_node.runtime.parent_death import LIBC
+
+MODULE = "dicom_node.runtime.role_server"
+PR_SET_NAME = 15  # linux/prctl.h
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+START_S = 60.0
+"""Seconds to start the server."""
+
+IMPORT_S = 120.0
+"""Seconds to import the libraries of a role on a slow and busy machine."""
+
+# Two busy-waiting OpenMP teams on two cores need 930 ms instead of 30. With threads of
+# OpenBLAS, the server would not be a process with one thread.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class RoleProcess:
+    """A process to start.
+
+    Attributes:
+        name: The name that `ps -e` shows, at most 15 characters.
+        module: The module with the `main` of the role.
+        arguments: Its command line.
+        file_options: The option of its command line for each file that it inherits.
+        niceness: The niceness of the process, as in nice(2).
+        environment: Variables in addition to those of the server.
+    """
+
+    name: str
+    module: str
+    arguments: Sequence[str] = ()
+    file_options: Sequence[str] = ()
+    niceness: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class RoleServer:
+    """The server of the roles, as seen by the supervisor. One thread uses it."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        """Start the server.
+
+        Args:
+            secrets: Environment variables that the server does not get. A role gets
+                those that it needs with its order.
+
+        Raises:
+            OSError: The server does not start.
+        """
+        passed = {k: v for k, v in os.environ.items() if k not in secrets}
+        self._server = ForkServer(
+            MODULE,
+            environment=passed | ENVIRONMENT,
+            start_s=START_S,
+            is_silent=False,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server, which is the parent of the roles."""
+        return self._server.pid
+
+    def start(self, process: RoleProcess, files: Sequence[int]) -> int:
+        """Start a process; return its id.
+
+        Args:
+            process: The process.
+            files: The files that it inherits, in the order of their options.
+
+        Raises:
+            OSError: The server has ended, or has too few resources to fork.
+        """
+        content = json.dumps(asdict(process)).encode()
+        return self._server.fork(content, files, IMPORT_S)
+
+    def status(self, pid: int) -> int | None:
+        """Return the exit status of a process once; None while it runs.
+
+        Raises:
+            OSError: The server has ended, and the process with it.
+        """
+        return self._server.status(pid)
+
+    def terminate(self, pid: int) -> None:
+        """Send SIGTERM to a process that has not reported its status.
+
+        Raises:
+            OSError: The server has ended, and the process with it.
+        """
+        self._server.signal(pid, signal.SIGTERM)
+
+    def end(self, pid: int, patience_s: float) -> int:
+        """Wait for the end of a process, and kill it after `patience_s`.
+
+        Raises:
+            OSError: The server has ended, and the process with it.
+        """
+        return self._server.end(pid, patience_s)
+
+    def close(self) -> int:
+        """Kill the server, and its processes with it; return its exit status.
+
+        May be called repeatedly.
+        """
+        return self._server.close()
+
+
+def main() -> None:
+    """Fork a role for each order, until the supervisor has ended."""
+    # Ctrl-C and `systemctl stop` reach every process. The roles finish their work, and
+    # would die with this process. A blocked signal waits until a fork can obey it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _run(serve_forks(_import_role))
+
+
+def _import_role(content: bytes) -> None:
+    """Import the module of a role in the server, so that its forks share it."""
+    module = json.loads(content)["module"]
+    if module in sys.modules:
+        return
+    with suppress(Exception):  # the fork fails in the same way, and says why
+        importlib.import_module(module)
+        share_memory()
+
+
+def _run(order: Order) -> None:
+    """Become the role of an order."""
+    process = RoleProcess(**json.loads(order.content))
+    # Python's handler of SIGINT would write a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_NAME, process.name.encode(), 0, 0, 0)
+    os.nice(process.niceness)
+    os.environ.update(process.environment)
+    sys.argv = [process.module, *_arguments(process, order.files)]
+    module: Any = importlib.import_module(process.module)
+    module.main()
+
+
+def _arguments(process: RoleProcess, files: Sequence[int]) -> list[str]:
+    """Return the command line of a role, with its files and its parent."""
+    pairs = zip(process.file_options, files, strict=True)
+    inherited = [f"{option}={number}" for option, number in pairs]
+    return [*process.arguments, *inherited, f"--supervisor={os.getppid()}"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The server of the roles: real processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.commands.serve import API, RECEIVER, WORKER
+from dicom_node.runtime.role_server import RoleProcess, RoleServer
+from tests.support.node import alive, process_name, wait_for
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[3]
+NAME = "ARCHIVE_TOKEN"
+WAITING = "tests.support.waiting_role"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RoleServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv(NAME, "hunter2")
+        server = RoleServer(secrets={NAME})
+    yield server
+    server.close()
+
+
+def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Start a role; return what it reports about itself, and end it."""
+    path = folder / "report"
+    files = process.pop("files", [])
+    role = RoleProcess("a-role", WAITING, [f"--report={path}"], **process)
+    pid = server.start(role, files)
+    wait_for(path.exists)
+    result: dict[str, Any] = json.loads(path.read_text()) | {
+        "name": process_name(pid),
+        "niceness": os.getpriority(os.PRIO_PROCESS, pid),
+    }
+    server.end(pid, 0)
+    return result
+
+
+def test_role_gets_its_name_niceness_and_secrets(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    told = report(server, tmp_path, niceness=5, environment={NAME: "mine"})
+
+    assert told["name"] == "a-role"
+    assert told["niceness"] == os.getpriority(os.PRIO_PROCESS, 0) + 5
+    assert told["environment"][NAME] == "mine"
+    assert "hunter2" not in told["initial"]
+
+
+def test_secret_of_one_role_does_not_reach_another(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    report(server, tmp_path / "..", environment={NAME: "mine"})
+    told = report(server, tmp_path)
+
+    assert NAME not in told["environment"]
+
+
+def test_role_inherits_its_sockets_and_no_other_files(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told = report(
+            server,
+            tmp_path,
+            files=[listening.fileno()],
+            file_options=["--fd"],
+        )
+    (option,) = [each for each in told["arguments"] if each.startswith("--fd=")]
+
+    assert int(option.partition("=")[2]) > 2
+    assert f"--supervisor={told['parent']}" in told["arguments"]
+    assert told["parent"] == server.pid
+
+
+def test_role_obeys_signals_that_the_server_blocks(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    assert report(server, tmp_path)["blocked"] == []
+    os.kill(server.pid, signal.SIGTERM)
+    os.kill(server.pid, signal.SIGINT)
+    pid = server.start(RoleProcess("ended", WAITING), [])
+    server.terminate(pid)
+
+    assert server.end(pid, 60) == -signal.SIGTERM
+
+
+def test_server_that_imported_all_roles_has_one_thread(server: RoleServer) -> None:
+    # A fork inherits locks that other threads hold, and then waits for ever.
+    for module in (RECEIVER, WORKER, API):
+        # The role ends at once, because its command line is wrong.
+        pid = server.start(RoleProcess("wrong", module, ["--no-such-option"]), [])
+        assert server.end(pid, 60) == 2
+
+    assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
+
+
+def test_module_that_cannot_be_imported_fails_only_its_role(
+    server: RoleServer,
+) -> None:
+    pid = server.start(RoleProcess("absent", "this_is_no_module"), [])
+
+    assert server.end(pid, 60) == 1
+    assert alive(server.pid)
+
+
+def test_roles_die_with_their_supervisor() -> None:
+    script = (
+        "from dicom_node.runtime.role_server import RoleProcess, RoleServer\n"
+        "server = RoleServer(secrets=())\n"
+        f"pid = server.start(RoleProcess('role', {WAITING!r}), [])\n"
+        "print(server.pid, pid, flush=True); input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        pids = [int(each) for each in supervisor.stdout.readline().split()]
+        supervisor.kill()
+
+    for pid in pids:
+        wait_for(lambda: not alive(pid))  # noqa: B023
