@@ -347,6 +347,12 @@ class DecoderProcess:
                 f"Decoding needed more than {self._memory_mb} MB (decode_memory_mb "
                 "under [worker]) and was ended."
             )
+        if code == -signal.SIGABRT:
+            return ChildDiedError(
+                "The decoding process died (SIGABRT). A codec ends the process in this "
+                f"way if it needs more memory than {self._memory_mb} MB "
+                "(decode_memory_mb under [worker])."
+            )
         status = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return ChildDiedError(f"The decoding process died ({status}).")
 

@@ -19,6 +19,7 @@ import warnings
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy.ma  # noqa: F401 - numpy imports it when it is first needed
@@ -45,7 +46,7 @@ from dicom_node.decoder.messages import (
     unpack_call,
 )
 from dicom_node.errors import AnalysisError, DicomNodeError
-from dicom_node.log.format import log_uncaught
+from dicom_node.log.format import log_of_main_thread, log_uncaught
 from dicom_node.reasons import Failure
 from dicom_node.results.measurement_report import load_tables
 from dicom_node.runtime.fork_server import serve_forks
@@ -99,11 +100,24 @@ def _serve(end: socket.socket) -> None:
     for name in LOGGED_PACKAGES:
         logging.getLogger(name).addHandler(relay)
     log_uncaught()
+    sys.excepthook = _end_without_memory
     channel.send(*pack_response(RETURNED, confine()))
     with suppress(EOFError, OSError):  # the parent has ended, or closed the socket
         while True:
             relay.left = MAX_RECORDS
             _serve_one_call(channel)
+
+
+def _end_without_memory(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Report a MemoryError that a codec written in Rust cannot raise.
+
+    Such a codec calls this hook and then panics. The panic is not an Exception.
+    """
+    if issubclass(kind, MemoryError):
+        os._exit(OUT_OF_MEMORY)
+    log_of_main_thread(kind, error, trace)
 
 
 def _load_lazy_modules() -> None:

@@ -67,16 +67,17 @@ def log_uncaught() -> None:
     ignores, for example in a destructor. The process ends or continues as it would
     without this function.
     """
-    sys.excepthook = _log_of_main_thread
+    sys.excepthook = log_of_main_thread
     threading.excepthook = _log_of_thread
     sys.unraisablehook = _log_ignored
     asyncio = logging.getLogger("asyncio")
     asyncio.filters[:] = [_shorten]
 
 
-def _log_of_main_thread(
+def log_of_main_thread(
     _kind: type[BaseException], error: BaseException, _trace: "TracebackType | None"
 ) -> None:
+    """Log an uncaught exception of the main thread; a hook of `sys`."""
     logger.critical("Uncaught exception: %s", summarize_exception(error))
 
 

@@ -20,6 +20,7 @@ from threading import Event
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import RLELossless
 
 import dicom_node.log.format  # noqa: F401 - as in each process that has a decoding child
 from dicom_node.dataset.part10 import pydicom_silenced
@@ -279,6 +280,25 @@ def test_parent_logs_the_records_of_the_child(
     assert subjects == [LoggedInstance("1.2.3", "a1")]
     assert record.name == "dicom_node.pixels.grayscale"
     assert f"{dataset.SOPInstanceUID}: Presentation LUT Shape" in record.message
+
+
+# Less than the image needs. Some of its memory is requested by the codec, which is
+# written in Rust: it aborts or panics.
+@pytest.mark.parametrize("memory_mb", [640, 760])
+def test_codec_without_memory_names_the_setting(tmp_path: Path, memory_mb: int) -> None:
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=64, seed=1))
+    dataset.Rows = dataset.Columns = 8000
+    dataset.PixelData = bytes(8000 * 8000 * 2)
+    dataset.compress(RLELossless)
+    path = tmp_path / "large.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    rules = ScreeningRules(0, (), date(2024, 3, 10))
+    child = DecoderProcess(timeout_s=60, memory_mb=memory_mb)
+
+    with pytest.raises(AnalysisError, match="decode_memory_mb under"):
+        child.run(decode_file, path, rules, DecodeOptions(1, 100))
+
+    child.close()
 
 
 @pytest.fixture
