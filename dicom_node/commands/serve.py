@@ -111,16 +111,17 @@ class Role:
 
     Attributes:
         process: The process to start.
+        files: The sockets that the process inherits.
         pid: The id of the process; None without one.
     """
 
     def __init__(
         self, process: RoleProcess, files: Sequence[socket.socket] = ()
     ) -> None:
-        """Prepare the role; `files` are the sockets that the process inherits."""
+        """Prepare the role, without a process."""
         self.process = process
         self.pid: int | None = None
-        self._files = files
+        self.files = files
         self._restarts = Restarts(process.name)
 
     def start_if_ended(self, server: RoleServer) -> None:
@@ -156,7 +157,7 @@ class Role:
 
     def _start(self, server: RoleServer) -> None:
         try:
-            files = [each.fileno() for each in self._files]
+            files = [each.fileno() for each in self.files]
             self.pid = server.start(self.process, files)
             self._restarts.started()
         except (ConnectionError, TimeoutError):

@@ -151,7 +151,7 @@ def test_dead_server_of_the_roles_is_replaced_with_all_roles(tmp_path: Path) -> 
             role.process = replace(
                 role.process, module=WAITING, arguments=[], file_options=[]
             )
-            role._files = []
+            role.files = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
             node.start_roles()

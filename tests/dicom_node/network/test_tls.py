@@ -955,7 +955,7 @@ def test_supervisor_passes_only_the_tls_port_if_tls_is_required(
 ) -> None:
     node = Supervised(secured_only, None)
 
-    receiver = next(each for each in node.roles if each.name == "receiver-0")
+    receiver = node.roles[0]
     both = Supervised(
         secured_only.model_copy(
             update={"tls": secured_only.tls.model_copy(update={"only": False})}
@@ -963,9 +963,10 @@ def test_supervisor_passes_only_the_tls_port_if_tls_is_required(
         None,
     )
 
-    assert [*receiver.listening] == ["--tls-fd"]
-    assert node.receiver_port == receiver.listening["--tls-fd"].getsockname()[1]
-    assert [*both.roles[0].listening] == ["--fd", "--tls-fd"]
+    assert receiver.process.name == "receiver-0"
+    assert receiver.process.file_options == ["--tls-fd"]
+    assert [each.getsockname()[1] for each in receiver.files] == [node.receiver_port]
+    assert both.roles[0].process.file_options == ["--fd", "--tls-fd"]
     for each in (node, both):
         each.__exit__()
 
