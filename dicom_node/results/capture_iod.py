@@ -21,6 +21,7 @@ from pydicom.uid import (
 from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.dataset.attributes import CODE_PATTERN
+from dicom_node.own_results import MODEL_NAME
 from dicom_node.results.anatomy import anatomy
 from dicom_node.results.encoding import (
     Elements,
@@ -34,7 +35,6 @@ from dicom_node.results.encoding import (
 )
 from dicom_node.results.provenance import (
     MANUFACTURER,
-    MODEL_NAME,
     equipment,
     plain,
     reference,
