@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "inference.classification",
     },
-    "api.http": {"dicom_node.audit"},
+    "api.http": {"dicom_node"},
     "dicom_node.decoder": {
         "dicom_node.runtime",
         "dicom_node",
