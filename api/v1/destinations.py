@@ -21,6 +21,7 @@ from config.destinations import (
     SenderDestination,
     StowDestination,
 )
+from dicom_node.audit.event import AuditEventType
 from dicom_node.audit.folding import FURTHER_CALLERS
 from dicom_node.delivery import echo_log
 from dicom_node.queries import backlog, callers
@@ -88,7 +89,7 @@ def destinations_router(services: Services) -> APIRouter:
             )
             return _echoes(services, name)
 
-        await audit_access(request, "connection tested", name)
+        await audit_access(request, AuditEventType.TESTED, name)
         return await run_in_threadpool(run)
 
     @router.post(
@@ -101,7 +102,7 @@ def destinations_router(services: Services) -> APIRouter:
         """Hold deliveries to a destination; those in progress still finish."""
         services.destination(name)
         await run_in_threadpool(services.journal.deliveries.pause, name)
-        await audit_access(request, "paused", name)
+        await audit_access(request, AuditEventType.PAUSED, name)
         return Response(status_code=status.HTTP_204_NO_CONTENT)
 
     @router.post(
@@ -114,7 +115,7 @@ def destinations_router(services: Services) -> APIRouter:
         """Resume deliveries to a destination."""
         services.destination(name)
         await run_in_threadpool(services.journal.deliveries.resume, name)
-        await audit_access(request, "resumed", name)
+        await audit_access(request, AuditEventType.RESUMED, name)
         return Response(status_code=status.HTTP_204_NO_CONTENT)
 
     @router.get("/callers", response_description="The last one first")

@@ -188,6 +188,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "dicom_node.pixels",
         "inference.classification",
+        "dicom_node.audit",
         "api.http",
         "dicom_node.decoder",
         "api.auth",
