@@ -8,11 +8,12 @@ network, so that unknown callers and spoofed titles cannot use all of them.
 """
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from config.base import is_loopback
 from config.settings import ReceiverSettings, Settings
+from dicom_node.address import parse_address, subscriber
 from dicom_node.reasons import Rejection
 from dicom_node.receiver.association_slots import (
     AssociationSlot,
@@ -22,9 +23,6 @@ from dicom_node.receiver.association_slots import (
     title_key,
     title_of,
 )
-
-# Prefix length of an IPv6 network. A host in it may use any of 2**64 addresses.
-SITE_BITS = 64
 
 
 class Admission:
@@ -64,12 +62,12 @@ class Admission:
         """
         if called.strip() != self._settings.ae_title:
             return Rejection.CALLED_UNKNOWN
-        ae_title, caller_address = calling.strip(), _parse_address(address)
+        ae_title, caller_address = calling.strip(), parse_address(address)
         if not ae_title:
             return Rejection.CALLING_ABSENT
         if not _is_listed(self._settings, ae_title, caller_address):
             return Rejection.CALLING_UNKNOWN
-        caller = caller_key(ae_title, _limited_address(caller_address))
+        caller = caller_key(ae_title, subscriber(address))
         with self._slots.lock():
             return self._acquire_slot(caller)
 
@@ -103,7 +101,7 @@ class Admission:
 
 def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
     """Return whether allowed_callers permits an AE title to call from an address."""
-    return _is_listed(settings, ae_title, _parse_address(address))
+    return _is_listed(settings, ae_title, parse_address(address))
 
 
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
@@ -143,16 +141,3 @@ def _is_listed(
         and (caller.network is None or address in caller.network)
         for caller in callers
     )
-
-
-def _limited_address(address: IPv4Address | IPv6Address) -> str:
-    """Return what counts as one address: an IPv4 address, or an IPv6 network."""
-    if isinstance(address, IPv6Address):
-        return str(IPv6Network((int(address), SITE_BITS), strict=False))
-    return str(address)
-
-
-def _parse_address(address: str) -> IPv4Address | IPv6Address:
-    """Parse an address. An IPv4 address from an IPv6 socket is returned as IPv4."""
-    parsed = ip_address(address)
-    return getattr(parsed, "ipv4_mapped", None) or parsed

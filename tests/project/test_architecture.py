@@ -104,7 +104,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inference",
         "dicom_node.pixels",
         "inference.classification",
-        "dicom_node.audit",
         "dicom_node.results",
         "dicom_node.decoder",
     },
