@@ -14,6 +14,8 @@ from pydicom import Dataset
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
+from dicom_node.reasons import REJECTION_REASONS
+
 LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
 DUPLICATE_SOP_INSTANCE = 0x0111
 # Processing Failure, Resource Limitation, Refused: Out of Resources.
@@ -22,16 +24,10 @@ WARNINGS = range(0xB000, 0xC000)
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
 COMMENT_OMITTED = " (the page shows its Error Comment)"
 PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; any other is transient
-# Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and advice.
-REASONS = {
-    (1, 1): "no reason given",
-    (1, 2): "application context name not supported",
-    (1, 3): "calling AE title not recognized; add {calling} to its known AE titles",
-    (1, 7): "called AE title not recognized; is {called} its AE title?",
-    (2, 1): "no reason given",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
+# What to do about a rejection, by source and diagnostic.
+ADVICE = {
+    (1, 3): "; add {calling} to its known AE titles",
+    (1, 7): "; is {called} its AE title?",
 }
 
 
@@ -147,6 +143,7 @@ def rejection_text(rejection: A_ASSOCIATE_RJ, calling: str, called: str) -> str:
         called: The AE title that we called.
     """
     found = (int(rejection.source or 0), int(rejection.reason_diagnostic or 0))
-    reason = REASONS.get(found, f"unknown source and reason {found}")
+    reason = REJECTION_REASONS.get(found, f"unknown source and reason {found}")
+    advice = ADVICE.get(found, "").format(calling=calling, called=called)
     kind = "permanent" if rejection.result == PERMANENT else "transient"
-    return f"({kind}) {reason.format(calling=calling, called=called)}"
+    return f"({kind}) {reason}{advice}"

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pydicom.charset import ESC, convert_encodings, decode_bytes, python_encoding
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
+from dicom_node.text import replace_unprintable
+
 LONGEST = 1000
 """Maximum number of characters of a value; a name has three groups of 64 (PS3.5 6.2).
 
@@ -21,7 +23,6 @@ A longer value is cut and marked with CUT, so that it is not mistaken for anothe
 
 LONGEST_BYTES = 4 * LONGEST
 CUT = "\N{HORIZONTAL ELLIPSIS}"
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,6 @@ def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
         text = value.decode(encodings[0], "replace")
     else:
         text = decode_bytes(value, encodings, delimiters)
-    printable = "".join(each if each.isprintable() else REPLACEMENT for each in text)
-    printable = printable.strip()
+    printable = replace_unprintable(text).strip()
     is_cut |= len(printable) > LONGEST
     return printable[: LONGEST - len(CUT)] + CUT if is_cut else printable

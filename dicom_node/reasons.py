@@ -1,10 +1,12 @@
-"""Reasons for a failure or a refusal: the closed sets that metrics count by.
+"""Reasons for a failure, refusal or rejection: the closed sets that metrics count by.
 
 The reason that a user sees is a sentence, and may quote a code or a peer. A label of a
 metric must not: each new value would create a new time series that never ends.
 """
 
-from enum import StrEnum
+from collections.abc import Mapping
+from enum import Enum, StrEnum
+from types import MappingProxyType
 
 
 class Refusal(StrEnum):
@@ -50,6 +52,16 @@ class ReportRefusal(StrEnum):
     ANOTHER_PEER = "another_peer"  # not the peer that got the request
 
 
+class NotAssociated(StrEnum):
+    """Why a connection did not become an association."""
+
+    NO_REQUEST = "no_request"  # no A-ASSOCIATE-RQ in time, or not all of it
+    UNREADABLE = "unreadable"
+    NO_DICOM = "no_dicom"
+    NO_TLS = "no_tls"
+    CROWDED = "crowded"  # too many connections are waiting
+
+
 class Failure(StrEnum):
     """Why the analysis of an instance failed."""
 
@@ -57,6 +69,50 @@ class Failure(StrEnum):
     DECODER_DIED = "decoder_died"
     WORKER_DIED = "worker_died"
     PROGRAM = "program"  # an error of this program
+
+
+REJECTION_REASONS: Mapping[tuple[int, int], str] = MappingProxyType(
+    {
+        (1, 1): "no reason given",
+        (1, 2): "application context name not supported",
+        (1, 3): "calling AE title not recognized",
+        (1, 7): "called AE title not recognized",
+        (2, 1): "no reason given",
+        (2, 2): "protocol version not supported",
+        (3, 1): "temporary congestion",
+        (3, 2): "local limit exceeded",
+    }
+)
+"""The reasons of an A-ASSOCIATE-RJ by source and diagnostic (PS3.8 table 9-21)."""
+
+
+class Rejection(Enum):
+    """Why the node rejects an association, as in the A-ASSOCIATE-RJ PDU.
+
+    Attributes:
+        result: 1 permanent, 2 transient.
+        source: 1 service user, 2 service provider (ACSE related), 3 service provider
+            (presentation related).
+        diagnostic: Number of the reason for this source.
+        reason: The reason as a text: that of the standard, or a more precise one.
+    """
+
+    CALLING_UNKNOWN = 1, 1, 3
+    CALLING_ABSENT = 1, 1, 3, "calling AE title is empty"
+    CALLED_UNKNOWN = 1, 1, 7
+    CONTEXT_NAME_UNKNOWN = 1, 1, 2
+    VERSION_UNKNOWN = 1, 2, 2
+    CONGESTED = 2, 3, 1
+    LIMIT_EXCEEDED = 2, 3, 2
+    CALLER_LIMIT_EXCEEDED = 2, 3, 2, "local limit exceeded by one caller"
+    ADDRESS_LIMIT_EXCEEDED = 2, 3, 2, "local limit exceeded by one address"
+
+    def __init__(
+        self, result: int, source: int, diagnostic: int, reason: str = ""
+    ) -> None:
+        """Take the reason of the standard, unless there is a more precise one."""
+        self.result, self.source, self.diagnostic = result, source, diagnostic
+        self.reason = reason or REJECTION_REASONS[source, diagnostic]
 
 
 Reason = Refusal | Unanalyzed | ReportRefusal | Failure

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -15,20 +14,6 @@ from dicom_node.instance import ReceivedInstance
 
 logger = logging.getLogger(__name__)
 
-AccessType = Literal[
-    "login",
-    "login failed",
-    "logout",
-    "refused",
-    "viewed",
-    "searched",
-    "asked for again",
-    "uploaded",
-    "judged",
-    "paused",
-    "resumed",
-    "connection tested",
-]
 UNKNOWN_USER = "somebody"
 
 
@@ -60,7 +45,7 @@ class AccessEvent:
         again: Whether the node already had the bytes of that instance.
     """
 
-    type: AccessType
+    type: AuditEventType
     user: User | None
     address: str
     about: str
@@ -85,7 +70,7 @@ def with_audit_trail(record: Callable[[AuditEvent], None]) -> RecordAccess:
     def record_access(event: AccessEvent) -> None:
         log_event(event)
         name = event.user.name if event.user else UNKNOWN_USER
-        record(AuditEvent(AuditEventType(event.type), name, event.address, event.about))
+        record(AuditEvent(event.type, name, event.address, event.about))
         if event.received is not None:
             record(received_event(event.received, name, again=event.again))
 
@@ -94,7 +79,7 @@ def with_audit_trail(record: Callable[[AuditEvent], None]) -> RecordAccess:
 
 async def audit_access(
     request: Request,
-    access: AccessType,
+    event_type: AuditEventType,
     about: str,
     received: ReceivedInstance | None = None,
     *,
@@ -102,5 +87,5 @@ async def audit_access(
 ) -> None:
     """Record an action of the user who sent a request."""
     sender = request.state.request_user
-    event = AccessEvent(access, sender.user, sender.address, about, received, again)
+    event = AccessEvent(event_type, sender.user, sender.address, about, received, again)
     await run_in_threadpool(request.app.state.record_access, event)

@@ -17,6 +17,7 @@ from api.auth.request_user import request_user, unauthenticated
 from api.auth.sessions import LIFE_S
 from api.http.body import small_form
 from config.access import Token
+from dicom_node.audit.event import AuditEventType
 
 # A path on this node with an optional query. "//elsewhere" would be another host.
 PATH = re.compile(r"/(?!/)[\w./~-]*(\?[\w./~%&=+:-]*)?", re.ASCII)
@@ -58,7 +59,7 @@ def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
         name = cookie_name(request_user(request).secure)
         access.sessions.end(request.cookies.get(name, ""))
         if request_user(request).auth_method == "session":
-            await audit_access(request, "logout", "/logout")
+            await audit_access(request, AuditEventType.LOGGED_OUT, "/logout")
         response = RedirectResponse("/login", status.HTTP_303_SEE_OTHER)
         _set_cookie(response, request, "", 0)
         return response
@@ -82,11 +83,11 @@ async def _check_token(request: Request, access: Access, text: str) -> Token:
     token = access.token(text.strip())
     if token is None:
         access.logins.failed(address)
-        await audit_access(request, "login failed", "/login")
+        await audit_access(request, AuditEventType.LOGIN_FAILED, "/login")
         raise unauthenticated("This token is not known.")
     access.logins.succeeded(address)
     request.state.request_user = replace(request_user(request), user=user_of(token))
-    await audit_access(request, "login", "/login")
+    await audit_access(request, AuditEventType.LOGGED_IN, "/login")
     return token
 
 

@@ -9,8 +9,8 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 
+from dicom_node.address import subscriber
 from dicom_node.backoff import backoff_s
 
 FREE_ATTEMPTS = 5
@@ -39,7 +39,7 @@ class Throttle:
 
     def wait_s(self, address: str) -> int:
         """Return how many seconds an address must wait until its next attempt."""
-        count, last = self._failures.get(_subnet(address), (0, -math.inf))
+        count, last = self._failures.get(subscriber(address), (0, -math.inf))
         if count < FREE_ATTEMPTS:
             return 0
         delay_s = backoff_s(count - FREE_ATTEMPTS + 1, 1.0, LONGEST_WAIT_S)
@@ -47,27 +47,12 @@ class Throttle:
 
     def failed(self, address: str) -> None:
         """Record a failure of an address."""
-        subnet, now = _subnet(address), self._now()
-        count, last = self._failures.pop(subnet, (0, now))
-        self._failures[subnet] = (count + 1 if now - last < FORGET_AFTER_S else 1, now)
+        key, now = subscriber(address), self._now()
+        count, last = self._failures.pop(key, (0, now))
+        self._failures[key] = (count + 1 if now - last < FORGET_AFTER_S else 1, now)
         while len(self._failures) > ADDRESSES:
             self._failures.popitem(last=False)
 
     def succeeded(self, address: str) -> None:
         """Forget the failures of an address."""
-        self._failures.pop(_subnet(address), None)
-
-
-def _subnet(address: str) -> str:
-    """Return a key for an address.
-
-    All addresses of one /64 network share a key, because one IPv6 subscriber has 2**64
-    addresses.
-    """
-    try:
-        number = ip_address(address)
-    except ValueError:  # no IP address, as for a local socket
-        return address
-    if isinstance(number, IPv6Address):
-        return number.packed[:8].hex()
-    return address
+        self._failures.pop(subscriber(address), None)

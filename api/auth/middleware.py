@@ -19,6 +19,7 @@ from api.auth.proxy import origin
 from api.auth.request_user import RequestUser, refusal
 from api.http.problems import error_response
 from config.base import is_loopback
+from dicom_node.audit.event import AuditEventType
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing (RFC 9110 9.2.1)."""
@@ -80,7 +81,9 @@ class AuthMiddleware:
         failures = self._access.failures
         if not failures.wait_s(address):
             failures.failed(address)
-            await audit_access(request, "login failed", "with an unknown token")
+            await audit_access(
+                request, AuditEventType.LOGIN_FAILED, "with an unknown token"
+            )
 
 
 def _is_open(path: str) -> bool:

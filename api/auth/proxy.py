@@ -1,12 +1,13 @@
 """Client data from reverse proxies; only trusted if the settings list the proxy."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from config.access import ApiSettings
+from dicom_node.address import parse_address
 
 LONGEST_NAME = 128
 
@@ -56,7 +57,7 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
     """
     addresses = ",".join(headers.getlist("x-forwarded-for")).split(",")
     for address in map(str.strip, reversed(addresses)):
-        if _number(address) is None:
+        if _parsed(address) is None:
             break
         peer = address
         if not _among(address, trusted):
@@ -76,14 +77,12 @@ def _user(headers: Headers, name: str) -> str:
 
 
 def _among(address: str, networks: Networks) -> bool:
-    number = _number(address)
-    return number is not None and any(number in network for network in networks)
+    parsed = _parsed(address)
+    return parsed is not None and any(parsed in network for network in networks)
 
 
-def _number(address: str) -> IPv4Address | IPv6Address | None:
-    """Parse an IP address; an IPv4-mapped IPv6 address becomes an IPv4 address."""
+def _parsed(address: str) -> IPv4Address | IPv6Address | None:
     try:
-        number = ip_address(address)
+        return parse_address(address)
     except ValueError:
         return None
-    return getattr(number, "ipv4_mapped", None) or number

@@ -14,6 +14,7 @@ from fastapi import Depends, HTTPException, Request, Security, status
 from fastapi.security import HTTPBearer
 
 from api.auth.audit import User, audit_access
+from dicom_node.audit.event import AuditEventType
 
 AuthMethod = Literal["open", "proxy", "token", "session"]
 
@@ -80,7 +81,7 @@ Viewer = Annotated[User, Depends(_viewer)]
 
 async def _operator(request: Request, user: Viewer) -> User:
     if user.role != "operator":
-        await audit_access(request, "refused", request.scope["route"].path)
+        await audit_access(request, AuditEventType.REFUSED, request.scope["route"].path)
         raise HTTPException(
             status.HTTP_403_FORBIDDEN,
             f"Only operators may do this, and {user.name} is a viewer. Ask the "

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from api.http.security_headers import headers
-from dicom_node.audit.event import sanitize
+from dicom_node.text import replace_unprintable
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _name(location: Sequence[int | str]) -> str:
     The location of the parameter (query, body) and list indexes are left out.
     """
     named = [str(each) for each in location[1:] if isinstance(each, str)]
-    return sanitize(".".join(named) or str(location[0]))[:LONGEST_NAME]
+    return replace_unprintable(".".join(named) or str(location[0]))[:LONGEST_NAME]
 
 
 def _handle_database_error(request: Request, error: Exception) -> JSONResponse:

@@ -42,12 +42,15 @@ from dicom_node.receiver.association_slots import count_open_associations, slots
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.run_folder import run_folder
 from dicom_node.storage.spool import MB
-from dicom_node.storage.tables import DeliveryState, InstanceState
+from dicom_node.storage.tables import (
+    UNFINISHED_INSTANCE,
+    UNFINISHED_OR_PAUSED,
+    DeliveryState,
+    InstanceState,
+)
 from inference.finding import ModelIdentity
 
 OPEN_METRICS = "application/openmetrics-text"
-UNDELIVERED = (InstanceState.RECEIVED, InstanceState.DELIVERING)
-UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING, DeliveryState.PAUSED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +172,7 @@ def _gauge(
 
 def _waiting_instances(waiting: list[QueueDepth]) -> Iterator[Metric]:
     counts = {each.state: each.count for each in waiting}
-    since = [each.since for each in waiting if each.state in UNDELIVERED]
+    since = [each.since for each in waiting if each.state in UNFINISHED_INSTANCE]
     yield _gauge(
         "analyses_waiting",
         "Instances with an unfinished analysis.",
@@ -190,7 +193,7 @@ def _waiting_instances(waiting: list[QueueDepth]) -> Iterator[Metric]:
 def _waiting_deliveries(
     deliveries: list[QueueDepth], names: list[str]
 ) -> Iterator[Metric]:
-    kinds = {(name, state): 0 for name in names for state in UNFINISHED}
+    kinds = {(name, state): 0 for name in names for state in UNFINISHED_OR_PAUSED}
     ages = dict.fromkeys(names, 0.0)
     failed = dict.fromkeys(names, 0)
     for each in deliveries:

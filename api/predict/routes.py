@@ -17,6 +17,7 @@ from api.predict.analyzer import Analyzer
 from api.predict.reader import UNKNOWN_FORMAT
 from api.predict.response import prediction_response
 from api.predict.schemas import Prediction
+from dicom_node.audit.event import AuditEventType
 
 _FORM = file_form(
     "One radiograph: PNG, JPEG, BMP, TIFF or WebP of 8 or 16 bits, gray or color, or a "
@@ -93,7 +94,7 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
         response = await run_in_threadpool(
             prediction_response, analysis, original=original
         )
-        await audit_access(request, "viewed", "/predict")
+        await audit_access(request, AuditEventType.VIEWED, "/predict")
         return response
 
     return router

@@ -20,6 +20,7 @@ from api.v1.schemas import (
 )
 from api.v1.serialization import instance_response, utc_time
 from api.v1.services import FORBIDDEN, GONE, MISSING, Services, problem, v1_router
+from dicom_node.audit.event import AuditEventType
 from dicom_node.queries.failures import failed, grouped
 from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
 
@@ -69,7 +70,9 @@ def actions_router(services: Services) -> APIRouter:
         await run_in_threadpool(services.instance, instance_id)
         if not await run_in_threadpool(services.journal.analyze_again, instance_id):
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
-        await audit_access(request, "asked for again", f"analysis of {instance_id}")
+        await audit_access(
+            request, AuditEventType.ASKED_AGAIN, f"analysis of {instance_id}"
+        )
         return AcceptedResponse(asked=1, gone=0, left=0)
 
     @router.post(
@@ -96,14 +99,14 @@ def actions_router(services: Services) -> APIRouter:
         if not await run_in_threadpool(send_again, instance_id, destination or None):
             raise HTTPException(status.HTTP_409_CONFLICT, NOT_ANALYZED_YET)
         about = f"results of {instance_id} for {destination or 'all destinations'}"
-        await audit_access(request, "asked for again", about)
+        await audit_access(request, AuditEventType.ASKED_AGAIN, about)
         return AcceptedResponse(asked=1, gone=0, left=0)
 
     @router.get("/failures", response_description="The groups, the largest first")
     async def failures(request: Request, _user: Viewer) -> list[FailureGroupResponse]:
         """Group failed and waiting work by destination and reason."""
         found = await run_in_threadpool(grouped, services.engine)
-        await audit_access(request, "viewed", "/api/v1/failures")
+        await audit_access(request, AuditEventType.VIEWED, "/api/v1/failures")
         return [
             FailureGroupResponse(
                 destination=each.destination,
@@ -134,7 +137,7 @@ def actions_router(services: Services) -> APIRouter:
         rows = await run_in_threadpool(
             _members, services, destination, reason, waiting=waiting
         )
-        await audit_access(request, "viewed", "/api/v1/failures/instances")
+        await audit_access(request, AuditEventType.VIEWED, "/api/v1/failures/instances")
         return [instance_response(row) for row in rows]
 
     @router.post(
@@ -155,7 +158,7 @@ def actions_router(services: Services) -> APIRouter:
             _retry, services, destination, reason, waiting=waiting
         )
         about = f"{response.asked} failures for {destination or 'any destination'}"
-        await audit_access(request, "asked for again", about)
+        await audit_access(request, AuditEventType.ASKED_AGAIN, about)
         return response
 
     return router

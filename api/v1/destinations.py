@@ -21,31 +21,32 @@ from config.destinations import (
     SenderDestination,
     StowDestination,
 )
+from dicom_node.audit.event import AuditEventType
 from dicom_node.audit.folding import FURTHER_CALLERS
 from dicom_node.delivery import echo_log
 from dicom_node.queries import backlog, callers
 from dicom_node.queries.backlog import LastFailure, Outage
+from dicom_node.reasons import Rejection
 from dicom_node.receiver import admission, listener
 from dicom_node.storage.database import reading
 from dicom_node.storage.tables import DeliveryState
 
-CALLING_UNKNOWN = admission.CALLING_UNKNOWN.reason
 REMEDIES = {
-    CALLING_UNKNOWN: "Add it to allowed_callers under [receiver], "
+    Rejection.CALLING_UNKNOWN.reason: "Add it to allowed_callers under [receiver], "
     "with its network, if it may call.",
-    "calling AE title is empty": "Set an AE title at the caller.",
-    "called AE title not recognized": "Set the called AE title at the caller to the "
+    Rejection.CALLING_ABSENT.reason: "Set an AE title at the caller.",
+    Rejection.CALLED_UNKNOWN.reason: "Set the called AE title at the caller to the "
     "ae_title of the node ([receiver]).",
-    "application context name not supported": "Its request has an application context "
+    Rejection.CONTEXT_NAME_UNKNOWN.reason: "Its request has an application context "
     "other than that of DICOM. Ask its vendor.",
-    "protocol version not supported": "Its request does not offer version 1 of the "
+    Rejection.VERSION_UNKNOWN.reason: "Its request does not offer version 1 of the "
     "DICOM protocol. Ask its vendor.",
-    "temporary congestion": "The node was busy. It accepts the caller later.",
-    "local limit exceeded": "There were more associations than max_associations under "
-    "[receiver] allows. Raise it if this happens often.",
-    "local limit exceeded by one caller": "It opened more associations than "
+    Rejection.CONGESTED.reason: "The node was busy. It accepts the caller later.",
+    Rejection.LIMIT_EXCEEDED.reason: "There were more associations than "
+    "max_associations under [receiver] allows. Raise it if this happens often.",
+    Rejection.CALLER_LIMIT_EXCEEDED.reason: "It opened more associations than "
     "max_associations_per_caller under [receiver] allows.",
-    "local limit exceeded by one address": "AE titles at its address opened more "
+    Rejection.ADDRESS_LIMIT_EXCEEDED.reason: "AE titles at its address opened more "
     "associations than max_associations_per_address under [receiver] allows. Raise it "
     "if several modalities share the address (NAT, load balancer).",
     listener.NO_TLS: "Check that it uses TLS on this port, at least version 1.2, and "
@@ -88,7 +89,7 @@ def destinations_router(services: Services) -> APIRouter:
             )
             return _echoes(services, name)
 
-        await audit_access(request, "connection tested", name)
+        await audit_access(request, AuditEventType.TESTED, name)
         return await run_in_threadpool(run)
 
     @router.post(
@@ -101,7 +102,7 @@ def destinations_router(services: Services) -> APIRouter:
         """Hold deliveries to a destination; those in progress still finish."""
         services.destination(name)
         await run_in_threadpool(services.journal.deliveries.pause, name)
-        await audit_access(request, "paused", name)
+        await audit_access(request, AuditEventType.PAUSED, name)
         return Response(status_code=status.HTTP_204_NO_CONTENT)
 
     @router.post(
@@ -114,7 +115,7 @@ def destinations_router(services: Services) -> APIRouter:
         """Resume deliveries to a destination."""
         services.destination(name)
         await run_in_threadpool(services.journal.deliveries.resume, name)
-        await audit_access(request, "resumed", name)
+        await audit_access(request, AuditEventType.RESUMED, name)
         return Response(status_code=status.HTTP_204_NO_CONTENT)
 
     @router.get("/callers", response_description="The last one first")
@@ -153,10 +154,10 @@ def destinations_router(services: Services) -> APIRouter:
 
 def _remedy(services: Services, caller: callers.CallerActivity) -> str:
     """Return what to change so that a caller gets an association."""
-    if caller.reason != CALLING_UNKNOWN:
+    if caller.reason != Rejection.CALLING_UNKNOWN.reason:
         return REMEDIES.get(caller.reason.partition(":")[0], "")
     if caller.ae_title == FURTHER_CALLERS:  # its address may be a network
-        return REMEDIES[CALLING_UNKNOWN]
+        return REMEDIES[Rejection.CALLING_UNKNOWN.reason]
     settings = services.settings.receiver
     if admission.may_call(settings, caller.ae_title, caller.address):
         return "allowed_callers now lists it."
@@ -164,7 +165,7 @@ def _remedy(services: Services, caller: callers.CallerActivity) -> str:
         listed = "allowed_callers under [receiver] lists it for"
         remedy = "Add its address if it may call from there."
         return f"{listed} {', '.join(networks)} only. {remedy}"
-    return REMEDIES[CALLING_UNKNOWN]
+    return REMEDIES[Rejection.CALLING_UNKNOWN.reason]
 
 
 def _destinations(services: Services) -> list[DestinationResponse]:

@@ -13,6 +13,7 @@ from api.auth.request_user import Viewer
 from api.v1.image_cache import heatmap_png, jpeg
 from api.v1.schemas import AttributeResponse
 from api.v1.services import GONE, MISSING, Services, problem, v1_router
+from dicom_node.audit.event import AuditEventType
 from dicom_node.queries.instance_details import InstanceDetails
 
 REMOVED = (
@@ -70,7 +71,9 @@ def images_router(services: Services) -> APIRouter:
             _, path = await opened(instance_id)
             view = await services.images.view(instance_id, path, ends)
             content = await run_in_threadpool(jpeg, view.pixels, long_side)
-        await audit_access(request, "viewed", f"/api/v1/instances/{instance_id}")
+        await audit_access(
+            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}"
+        )
         headers = {
             "Gray-Black": f"{view.ends[0]:g}",
             "Gray-White": f"{view.ends[1]:g}",
@@ -93,7 +96,7 @@ def images_router(services: Services) -> APIRouter:
                 status.HTTP_404_NOT_FOUND, "The instance has no result to display."
             )
         await audit_access(
-            request, "viewed", f"/api/v1/instances/{instance_id}/heatmap"
+            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/heatmap"
         )
         return Response(heatmap_png(details.drawing), media_type="image/png")
 
@@ -110,7 +113,9 @@ def images_router(services: Services) -> APIRouter:
             _, path = await opened(instance_id)
             found = await services.images.attributes(path)
         await audit_access(
-            request, "viewed", f"/api/v1/instances/{instance_id}/attributes"
+            request,
+            AuditEventType.VIEWED,
+            f"/api/v1/instances/{instance_id}/attributes",
         )
         return [
             AttributeResponse(
@@ -135,7 +140,7 @@ def images_router(services: Services) -> APIRouter:
         """Return the original file, as it was received."""
         details, path = await opened(instance_id)
         await audit_access(
-            request, "viewed", f"/api/v1/instances/{instance_id}/original"
+            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/original"
         )
         return _file(path, details.row.sop_instance_uid)
 
@@ -155,7 +160,7 @@ def images_router(services: Services) -> APIRouter:
         if not path.is_file():
             raise HTTPException(status.HTTP_404_NOT_FOUND, "The result does not exist.")
         await audit_access(
-            request, "viewed", f"/api/v1/instances/{instance_id}/results"
+            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/results"
         )
         return _file(path, sop_instance_uid)
 

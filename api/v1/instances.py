@@ -22,6 +22,7 @@ from api.v1.serialization import (
     seconds_of,
 )
 from api.v1.services import MISSING, Services, v1_router
+from dicom_node.audit.event import AuditEventType
 from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
 
 MOST_IDS = 100
@@ -90,8 +91,8 @@ def instances_router(services: Services) -> APIRouter:
         )
         if used := _search_parameters(request):
             about = f"/api/v1/instances by {', '.join(used)}"
-            await audit_access(request, "searched", about)
-        await audit_access(request, "viewed", "/api/v1/instances")
+            await audit_access(request, AuditEventType.SEARCHED, about)
+        await audit_access(request, AuditEventType.VIEWED, "/api/v1/instances")
         return WorklistResponse(
             instances=[instance_response(row) for row in found.rows],
             total=found.total,
@@ -118,7 +119,7 @@ def instances_router(services: Services) -> APIRouter:
             raise HTTPException(
                 status.HTTP_404_NOT_FOUND, "The node has no instance of this study."
             )
-        await audit_access(request, "viewed", "/api/v1/studies")
+        await audit_access(request, AuditEventType.VIEWED, "/api/v1/studies")
         return StudyResponse(
             study_instance_uid=study_instance_uid,
             instances=[instance_response(row) for row in rows],
@@ -135,7 +136,9 @@ def instances_router(services: Services) -> APIRouter:
         """Return all details of one instance, with its history."""
         details = await run_in_threadpool(services.instance, instance_id)
         opinions = await run_in_threadpool(services.feedback.of, instance_id)
-        await audit_access(request, "viewed", f"/api/v1/instances/{instance_id}")
+        await audit_access(
+            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}"
+        )
         return instance_details_response(details, opinions)
 
     return router

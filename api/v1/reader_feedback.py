@@ -17,6 +17,7 @@ from api.auth.request_user import Viewer
 from api.v1.schemas import OpinionResponse
 from api.v1.serialization import opinion_response, seconds_of, utc_time
 from api.v1.services import MISSING, Services, problem, v1_router
+from dicom_node.audit.event import AuditEventType
 from dicom_node.journal.reader_feedback import EXPORTED, Judgement
 from inference.finding import Point
 
@@ -58,7 +59,7 @@ def feedback_router(services: Services) -> APIRouter:
         )
         if not is_stored:
             raise HTTPException(status.HTTP_409_CONFLICT, NO_RESULT_TEXT)
-        await audit_access(request, "judged", instance_id)
+        await audit_access(request, AuditEventType.JUDGED, instance_id)
         return await _all(instance_id)
 
     @router.delete(
@@ -72,7 +73,7 @@ def feedback_router(services: Services) -> APIRouter:
         """Delete your opinion."""
         await run_in_threadpool(services.instance, instance_id)
         await run_in_threadpool(services.feedback.withdraw, instance_id, user.name)
-        await audit_access(request, "judged", instance_id)
+        await audit_access(request, AuditEventType.JUDGED, instance_id)
         return await _all(instance_id)
 
     async def _all(instance_id: str) -> list[OpinionResponse]:
@@ -94,7 +95,7 @@ def feedback_router(services: Services) -> APIRouter:
         """Export all opinions with the results that they are about."""
         first = 0.0 if since is None else seconds_of(since)
         last = time.time() + 1 if until is None else seconds_of(until)
-        await audit_access(request, "viewed", "/api/v1/feedback.csv")
+        await audit_access(request, AuditEventType.VIEWED, "/api/v1/feedback.csv")
         lines = _lines(services.feedback.export(first, last))
         headers = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
         return StreamingResponse(lines, media_type="text/csv", headers=headers)

@@ -13,6 +13,7 @@ from api.http.concurrency_limit import QueueLimit, UploadLimit
 from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
 from api.v1.schemas import UploadResponse
 from api.v1.services import FORBIDDEN, Services, problem, v1_router
+from dicom_node.audit.event import AuditEventType
 from dicom_node.errors import DicomNodeError, OutOfResourcesError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.network.presentation_contexts import STORED, STORED_BY_SETTING
@@ -72,7 +73,11 @@ def uploads_router(services: Services) -> APIRouter:
                 except DicomNodeError as error:
                     raise HTTPException(_status(error), str(error)) from None
         await audit_access(
-            request, "uploaded", response.id, instance, again=response.id != instance.id
+            request,
+            AuditEventType.UPLOADED,
+            response.id,
+            instance,
+            again=response.id != instance.id,
         )
         return response
 

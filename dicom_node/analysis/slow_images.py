@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
-from dicom_node.audit.folding import network
+from dicom_node.address import subscriber
 from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.instance import ReceivedInstance
 
@@ -77,7 +77,7 @@ class SlowImages:
             ResemblesSlowError: The instance resembles a recent slow image.
         """
         with self._lock:
-            now, sender_network = self._clock(), network(instance.calling_address)
+            now, sender_network = self._clock(), subscriber(instance.calling_address)
             self._slow = [each for each in self._slow if now - each.at < RECENT_S]
             from_sender = [
                 each for each in self._slow if each.network == sender_network

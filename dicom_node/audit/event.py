@@ -103,11 +103,6 @@ class AuditEvent:
     patient: AuditedPatient | None = field(default=None, repr=False)
 
 
-def sanitize(text: str) -> str:
-    """Replace characters that are not valid in XML, databases or terminals."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in text)
-
-
 def disclosed(settings: Settings) -> str:
     """Return the settings in force as JSON, without secrets.
 

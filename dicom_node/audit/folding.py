@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
+from dicom_node.address import subscriber
 from dicom_node.audit.event import TRANSFERS, AuditEvent, AuditEventType
 from dicom_node.audit.message import KINDS, SUCCESS
 
@@ -71,7 +71,7 @@ class Folding:
             if each in self._held:
                 return each
             kind = (level, each.event_type, "")
-            address = (level, each.event_type, network(each.address))
+            address = (level, each.event_type, subscriber(each.address))
             if self._has_room(kind, address):
                 self._held[each] = (kind, address)
                 self._taken.update((kind, address))
@@ -111,25 +111,9 @@ def forms(event: AuditEvent) -> Sequence[AuditEvent]:
         by_address = replace(event, user_id=FURTHER_CALLERS, details=details)
     else:
         by_address = replace(event, details=SEVERAL, instance=None)
-    by_address = replace(by_address, address=network(event.address))
+    by_address = replace(by_address, address=subscriber(event.address))
     by_kind = replace(by_address, user_id=FURTHER_CALLERS, address=FURTHER_ADDRESSES)
     return event, by_address, by_kind
-
-
-def network(address: str) -> str:
-    """Return an IPv4 address, or the /64 network of an IPv6 address.
-
-    One subscriber has all addresses of such a network (RFC 6177).
-    """
-    try:
-        number = ip_address(address)
-    except ValueError:  # a host name, or nothing
-        return address
-    if not isinstance(number, IPv6Address):
-        return address
-    if number.ipv4_mapped is not None:
-        return str(number.ipv4_mapped)
-    return str(IPv6Network((number.packed[:8] + bytes(8), 64)))
 
 
 def spare(folders: Sequence[Path], min_free_bytes: int) -> Spare:

@@ -21,8 +21,8 @@ from dicom_node.audit.event import (
     AuditedPatient,
     AuditEvent,
     AuditEventType,
-    sanitize,
 )
+from dicom_node.text import replace_unprintable
 
 SUCCESS, MINOR_FAILURE = "0", "4"
 MACHINE_NAME, IP_ADDRESS = "1", "2"
@@ -139,7 +139,7 @@ def message(
     origin = SubElement(
         root,
         "AuditSourceIdentification",
-        AuditSourceID=sanitize(source.node),
+        AuditSourceID=replace_unprintable(source.node),
     )
     SubElement(origin, "AuditSourceTypeCode", {"csd-code": APPLICATION_SERVER})
     if event.instance:
@@ -167,7 +167,9 @@ def _identification(root: Element, event: AuditEvent, at: float, times: int) -> 
     reason = event.details if kind.outcome != SUCCESS else ""
     parts = [reason] * bool(reason) + [f"{times} times"] * (times > 1)
     if parts:
-        SubElement(element, "EventOutcomeDescription").text = sanitize(", ".join(parts))
+        SubElement(element, "EventOutcomeDescription").text = replace_unprintable(
+            ", ".join(parts)
+        )
 
 
 def _participants(root: Element, event: AuditEvent, source: AuditSource) -> None:
@@ -176,13 +178,13 @@ def _participants(root: Element, event: AuditEvent, source: AuditSource) -> None
     own = SubElement(
         root,
         "ActiveParticipant",
-        UserID=sanitize(f"{source.role}@{source.node}"),
+        UserID=replace_unprintable(f"{source.role}@{source.node}"),
         AlternativeUserID=str(source.process),
         UserIsRequestor=_flag(is_outgoing),
     )
     access_point = {}
     if event.address:
-        access_point["NetworkAccessPointID"] = sanitize(event.address)
+        access_point["NetworkAccessPointID"] = replace_unprintable(event.address)
         access_point["NetworkAccessPointTypeCode"] = _point(event.address)
     user_id = event.user_id or event.address  # a caller may not have sent its AE title
     requestor = _flag(not is_outgoing)
@@ -190,7 +192,7 @@ def _participants(root: Element, event: AuditEvent, source: AuditSource) -> None
         root,
         "ActiveParticipant",
         {
-            "UserID": sanitize(user_id),
+            "UserID": replace_unprintable(user_id),
             "UserIsRequestor": requestor,
             **access_point,
         },
@@ -212,7 +214,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
     """Add the study of instances, with their number and UIDs by SOP Class."""
-    uid = sanitize(instances[0].study_instance_uid)
+    uid = replace_unprintable(instances[0].study_instance_uid)
     study = SubElement(
         root,
         "ParticipantObjectIdentification",
@@ -228,11 +230,13 @@ def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
         sop_class = SubElement(
             described,
             "SOPClass",
-            UID=sanitize(sop_class_uid),
+            UID=replace_unprintable(sop_class_uid),
             NumberOfInstances=str(len(of_class)),
         )
         for each in of_class:
-            SubElement(sop_class, "Instance", UID=sanitize(each.sop_instance_uid))
+            SubElement(
+                sop_class, "Instance", UID=replace_unprintable(each.sop_instance_uid)
+            )
 
 
 def _patient(root: Element, patient: AuditedPatient) -> None:
@@ -243,13 +247,13 @@ def _patient(root: Element, patient: AuditedPatient) -> None:
     element = SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=sanitize(patient.patient_id),
+        ParticipantObjectID=replace_unprintable(patient.patient_id),
         ParticipantObjectTypeCode=PERSON,
         ParticipantObjectTypeCodeRole=PATIENT,
     )
     _code(element, "ParticipantObjectIDTypeCode", PATIENT_NUMBER, RFC_3881)
     name = patient.name or patient.patient_id
-    SubElement(element, "ParticipantObjectName").text = sanitize(name)
+    SubElement(element, "ParticipantObjectName").text = replace_unprintable(name)
 
 
 def _object(root: Element, event: AuditEvent) -> None:
@@ -259,12 +263,12 @@ def _object(root: Element, event: AuditEvent) -> None:
     element = SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=sanitize(name),
+        ParticipantObjectID=replace_unprintable(name),
         ParticipantObjectTypeCode=SYSTEM_OBJECT,
         ParticipantObjectTypeCodeRole=SECURITY_RESOURCE,
     )
     _code(element, "ParticipantObjectIDTypeCode", URI, RFC_3881)
-    SubElement(element, "ParticipantObjectName").text = sanitize(name)
+    SubElement(element, "ParticipantObjectName").text = replace_unprintable(name)
     if is_start:
         value = base64.b64encode(event.details.encode()).decode()
         SubElement(element, "ParticipantObjectDetail", type="settings", value=value)

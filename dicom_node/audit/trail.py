@@ -34,13 +34,13 @@ from dicom_node.audit.event import (
     AuditEvent,
     AuditEventType,
     disclosed,
-    sanitize,
 )
 from dicom_node.audit.folding import FLOODS, Folding, Spare, spare
 from dicom_node.audit.message import KINDS, AuditSource, message
 from dicom_node.storage.database import open_engine, writing
 from dicom_node.storage.spool import MB
 from dicom_node.storage.tables import audit
+from dicom_node.text import replace_unprintable
 
 logger = logging.getLogger(__name__)
 
@@ -331,9 +331,9 @@ def _row(entry: Entry, source: AuditSource) -> dict[str, object]:
         "at": entry.at,
         "role": source.role,
         "what": event.event_type,
-        "who": sanitize(event.user_id),
-        "address": sanitize(event.address),
-        "about": sanitize(event.details),
+        "who": replace_unprintable(event.user_id),
+        "address": replace_unprintable(event.address),
+        "about": replace_unprintable(event.details),
         "sop_instance_uid": event.instance and event.instance.sop_instance_uid,
         "times": entry.times,
     }

@@ -37,6 +37,9 @@ _BINARY = {
     "US": "u2", "SS": "i2", "OW": "u2", "UL": "u4", "SL": "i4", "OL": "u4",
     "UV": "u8", "SV": "i8", "OV": "u8", "FL": "f4", "OF": "f4", "FD": "f8", "OD": "f8",
 }  # fmt: skip
+WORD_BYTES = {"AT": 2} | {vr: int(kind[1:]) for vr, kind in _BINARY.items()}
+"""Bytes of a word of the VRs with words of more than one byte (PS3.5 7.3)."""
+
 # For these VRs the data dictionary is used: the writer did not know the VR.
 _UNTYPED = {"UN", "OB"}
 # The number at the start of a text. A comma can only be a decimal comma: DICOM has no

@@ -26,12 +26,12 @@ from dicom_node.dataset.element_reader import (
     FileSource,
     InflatedSource,
 )
-from dicom_node.dataset.image_pixel import SAMPLES, photometric_name
+from dicom_node.dataset.image_pixel import PIXEL_DATA, SAMPLES, photometric_name
 from dicom_node.errors import CannotUnderstandError, EndsEarlyError, MismatchError
 from dicom_node.instance import InstanceHeader
 from dicom_node.patient import KEYWORDS, patient_of
+from dicom_node.text import replace_unprintable
 
-PIXEL_DATA = int(Tag("PixelData"))
 SOURCE_IMAGES = int(Tag("SourceImageSequence"))
 REFERENCED_INSTANCE = int(Tag("ReferencedSOPInstanceUID"))
 UIDS = {
@@ -72,7 +72,6 @@ reads all VRs.
 """
 PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
 HEADER_TAGS = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 LONGEST_TEXT = 256
 """Maximum number of characters of a text; the VRs of TEXTS allow 16 or less.
 
@@ -329,7 +328,7 @@ def _text(value: bytes) -> str:
     if len(text) > LONGEST_TEXT:
         return ""
     # Not every database column can store NUL, and terminals interpret control codes.
-    return "".join(c if c.isprintable() else REPLACEMENT for c in text)
+    return replace_unprintable(text)
 
 
 def _stripped(value: bytes) -> str:

@@ -21,6 +21,8 @@ from dicom_node.dataset.attributes import number, put, quoted, text, usable
 from dicom_node.dataset.frame_header import Samples, declared_samples, declared_segments
 from dicom_node.errors import AnalysisError
 
+PIXEL_DATA = int(Tag("PixelData"))
+
 SAMPLES = {
     "MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3, "HSV": 3,
     "YBR_FULL": 3, "YBR_FULL_422": 3, "YBR_PARTIAL_422": 3, "YBR_PARTIAL_420": 3,

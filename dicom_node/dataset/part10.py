@@ -55,6 +55,7 @@ from dicom_node.dataset.element_reader import (
     is_foreign,
 )
 from dicom_node.dataset.header import check_pixels
+from dicom_node.dataset.image_pixel import PIXEL_DATA
 from dicom_node.dataset.pydicom_limits import limited
 from dicom_node.errors import (
     AnalysisError,
@@ -63,11 +64,15 @@ from dicom_node.errors import (
     EndsEarlyError,
 )
 
+MOST_INFLATED = 2**31
+"""Maximum size of a deflated dataset after inflation, in bytes, without a setting.
+
+The decoder's limit on memory is lower.
+"""
 PREFIX_POSITION = slice(128, 132)
 PIECE = 2**20  # bytes inflated at a time
 PORTION = 2**16  # bytes given to the inflater at a time
 
-PIXEL_DATA = int(Tag("PixelData"))
 PIXELS = frozenset(
     {PIXEL_DATA, int(Tag("FloatPixelData")), int(Tag("DoubleFloatPixelData"))}
 )

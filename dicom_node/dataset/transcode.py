@@ -23,22 +23,11 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from pydicom.valuerep import AMBIGUOUS_VR
 
-from dicom_node.dataset.attributes import uid
+from dicom_node.dataset.attributes import WORD_BYTES, uid
 from dicom_node.dataset.element_reader import is_foreign
 from dicom_node.dataset.file_meta import file_head
-from dicom_node.dataset.part10 import read_part10
+from dicom_node.dataset.part10 import MOST_INFLATED, read_part10
 from dicom_node.dataset.transfer_syntaxes import join_fragments
-
-# Bytes of a word of the VRs with words of more than one byte (PS3.5 7.3).
-WORD = {
-    **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
-    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
-    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
-}
-
-
-MOST_INFLATED = 2**31
-"""Maximum size of a deflated dataset after inflation, in bytes."""
 
 ENCODERS: Mapping[UID, str] = MappingProxyType(
     {
@@ -107,7 +96,7 @@ def _plain(raw: RawDataElement, dataset: Dataset) -> RawDataElement:
     """Return the element with an explicit VR and little endian words."""
     vr = raw.VR or _looked_up(raw, dataset)
     value = raw.value or b""
-    word = WORD.get(vr, 1)
+    word = WORD_BYTES.get(vr, 1)
     if not raw.is_little_endian and word > 1:
         value = np.frombuffer(value, f"u{word}").byteswap().tobytes()
     return raw._replace(VR=vr, value=value, length=len(value))

@@ -28,13 +28,14 @@ from dicom_node.dataset.part10 import (
     META_CLASS,
     META_INSTANCE,
     META_SYNTAX,
+    MOST_INFLATED,
     Identity,
     Location,
     check_complete,
     identify,
     locate,
 )
-from dicom_node.dataset.transcode import MOST_INFLATED, transcode
+from dicom_node.dataset.transcode import transcode
 from dicom_node.delivery.association import LostError, Peer, associated
 from dicom_node.errors import DicomNodeError
 from dicom_node.outcome import Outcome, Verdict, outcome_of

@@ -57,6 +57,7 @@ from dicom_node.reasons import ReportRefusal
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.tables import (
     UNFINISHED,
+    UNFINISHED_OR_PAUSED,
     DeliveryState,
     commitment,
     delivered_object,
@@ -278,7 +279,7 @@ class Commitments:
         _mark_committed(connection, row, report.committed)
         if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
             finish_delivery(connection, row, states_of(connection, row))
-        if row.state not in {*UNFINISHED, DeliveryState.PAUSED}:
+        if row.state not in UNFINISHED_OR_PAUSED:
             return  # it has ended
         is_requested_again = False
         # Failures in a report on an earlier request are ignored, because the report on

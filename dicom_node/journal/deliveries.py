@@ -22,11 +22,6 @@ from dicom_node.journal.instance_state import (
     lock_instance,
     update_instance_state,
 )
-from dicom_node.journal.recipients import (
-    cancel_other_deliveries,
-    is_negative,
-    recipients_of,
-)
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.results.result_kinds import HEATMAP, NOTICE, kinds_for
 from dicom_node.storage.database import upsert, writing
@@ -35,9 +30,11 @@ from dicom_node.storage.tables import (
     commitment,
     delivered_object,
     delivery,
+    instance,
     paused_destination,
     result,
 )
+from inference.finding import OperatingPoint
 
 SEND_AGAIN = "send again"
 """The kind of an event: a user requested the delivery."""
@@ -86,7 +83,7 @@ class Deliveries:
         results: Sequence[StoredResult],
     ) -> None:
         """Replace the results of an instance, and queue the delivery of the new."""
-        recipients = recipients_of(connection, instance_id)
+        recipients = _recipients(connection, instance_id)
         for table in (result, delivered_object):
             connection.execute(table.delete().where(table.c.instance_id == instance_id))
         for each in results:
@@ -103,7 +100,7 @@ class Deliveries:
 
     def queue_all(self, connection: sa.Connection, instance_id: str) -> None:
         """Queue the delivery of all results of an instance to all destinations."""
-        self._send(connection, instance_id, recipients_of(connection, instance_id))
+        self._send(connection, instance_id, _recipients(connection, instance_id))
 
     def _send(
         self, connection: sa.Connection, instance_id: str, recipients: set[str]
@@ -116,7 +113,7 @@ class Deliveries:
         an archive.
         """
         results = _results(connection, instance_id)
-        negative, requested = is_negative(connection, instance_id), []
+        negative, requested = _is_negative(connection, instance_id), []
         for name, destination in self._destinations.items():
             wanted = {each.name for each in kinds_for(destination)}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
@@ -124,7 +121,7 @@ class Deliveries:
             if uids and (gets_negative or not negative):
                 self._queue_run(connection, instance_id, name, uids)
                 requested.append(name)
-        cancel_other_deliveries(connection, instance_id, requested)
+        _cancel_other_deliveries(connection, instance_id, requested)
         update_instance_state(connection, instance_id)
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
@@ -312,3 +309,45 @@ class Deliveries:
 def _results(connection: sa.Connection, instance_id: str) -> Sequence[sa.Row[Any]]:
     query = result.select().where(result.c.instance_id == instance_id)
     return connection.execute(query).all()
+
+
+def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
+    """Return the destinations that have, or had, results of an instance."""
+    arrived = DeliveryState.DELIVERED, DeliveryState.COMMITTING
+    found: set[str] = set()
+    for table in (delivery, delivered_object):
+        query = sa.select(table.c.destination).where(
+            table.c.instance_id == instance_id, table.c.state.in_(arrived)
+        )
+        found.update(connection.execute(query).scalars())
+    return found
+
+
+def _is_negative(connection: sa.Connection, instance_id: str) -> bool:
+    """Return whether an instance has a result, and the result reports no fracture."""
+    query = sa.select(instance.c.probability, instance.c.operating_point)
+    row = connection.execute(query.where(instance.c.id == instance_id)).one()
+    return row.probability is not None and row.operating_point == OperatingPoint.NONE
+
+
+def _cancel_other_deliveries(
+    connection: sa.Connection, instance_id: str, requested: Sequence[str]
+) -> None:
+    """Drop pending deliveries to destinations that are no longer requested.
+
+    Such a destination was removed from the settings, or there are no results for it any
+    more. The row of the delivery stays. If the destination comes back, its run numbers
+    continue, because work with a number that was used before is silently ignored.
+    """
+
+    def other(table: sa.Table) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            table.c.instance_id == instance_id,
+            table.c.destination.not_in(requested),
+            table.c.state != DeliveryState.DELIVERED,
+        )
+
+    connection.execute(delivered_object.delete().where(other(delivered_object)))
+    drop = delivery.update().where(other(delivery))
+    ended = {"state": DeliveryState.DROPPED, "finished_at": time.time()}
+    connection.execute(drop.values(**ended, waits_for=None))

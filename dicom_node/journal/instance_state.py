@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from dicom_node.metrics.counters import TURNAROUND, observe, write
 from dicom_node.network.storage_commitment import NOT_COMMITTED
 from dicom_node.storage.tables import (
-    UNFINISHED,
+    UNFINISHED_OR_PAUSED,
     DeliveryState,
     InstanceState,
     delivered_object,
@@ -46,7 +46,7 @@ def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
     """Update the state of a locked, analyzed instance from its deliveries' states."""
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
-    is_unfinished = not states.isdisjoint({*UNFINISHED, DeliveryState.PAUSED})
+    is_unfinished = not states.isdisjoint(UNFINISHED_OR_PAUSED)
     _note_end(connection, instance_id, None if is_unfinished else time.time())
     reason = ""
     if not states:

@@ -32,7 +32,13 @@ from dicom_node.pixels.screening import is_capture
 from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.durable_files import fsync_directory
-from dicom_node.storage.tables import InstanceState, instance, patient, result
+from dicom_node.storage.tables import (
+    UNFINISHED_INSTANCE,
+    InstanceState,
+    instance,
+    patient,
+    result,
+)
 
 # A For Processing image waits this long, so that the For Presentation image that a
 # modality sends right after it can arrive.
@@ -306,7 +312,7 @@ class Journal:
         is_removed = result_row.files_removed_at is not None
         if is_removed:
             result_row = row  # its own file exists again, since it was received again
-        if result_row.state in {InstanceState.RECEIVED, InstanceState.DELIVERING}:
+        if result_row.state in UNFINISHED_INSTANCE:
             return
         # Results that go back to the sender must go to the sender of this duplicate.
         sender_values = {

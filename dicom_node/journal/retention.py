@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from config.settings import RetentionSettings
 from dicom_node.storage.database import writing
 from dicom_node.storage.tables import (
+    UNFINISHED_INSTANCE,
     DeliveryState,
     InstanceState,
     audit,
@@ -41,7 +42,6 @@ PAUSE_S = 0.05
 # In each minute. A large number, such as a night of prefetched studies, is spread over
 # several minutes.
 LONGEST_S = 20.0
-UNFINISHED = (InstanceState.RECEIVED, InstanceState.DELIVERING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def delete_expired(
         delivery.c.state == DeliveryState.FAILED,
     )
     failed = sa.or_(instance.c.state == InstanceState.FAILED, undelivered)
-    succeeded = sa.and_(instance.c.state.not_in(UNFINISHED), ~failed)
+    succeeded = sa.and_(instance.c.state.not_in(UNFINISHED_INSTANCE), ~failed)
     files = repeated(lambda c: _files(c, directory, failed, periods.failed_days))
     files += repeated(lambda c: _files(c, directory, succeeded, periods.delivered_days))
     rows = repeated(lambda connection: _rows(connection, periods.journal_days))

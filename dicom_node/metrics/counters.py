@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_node.reasons import Failure, Refusal, ReportRefusal, Unanalyzed
+from dicom_node.reasons import (
+    Failure,
+    NotAssociated,
+    Refusal,
+    Rejection,
+    ReportRefusal,
+    Unanalyzed,
+)
 from dicom_node.storage.tables import tally
 from inference.finding import OperatingPoint
 
@@ -96,17 +103,7 @@ REJECTED = MetricFamily(
     "fracture_node_associations_rejected",
     "Associations rejected, by the reason in PS3.8 table 9-21 or a more precise one.",
     "reason",
-    (
-        "calling AE title not recognized",
-        "calling AE title is empty",
-        "called AE title not recognized",
-        "application context name not supported",
-        "protocol version not supported",
-        "temporary congestion",
-        "local limit exceeded",
-        "local limit exceeded by one caller",
-        "local limit exceeded by one address",
-    ),
+    tuple(each.reason for each in Rejection),
 )
 REPORT_REFUSED = MetricFamily(
     "fracture_node_commitment_reports_refused",
@@ -119,7 +116,7 @@ NOT_ASSOCIATED = MetricFamily(
     "Connections that did not become an association: the A-ASSOCIATE-RQ did not arrive "
     "in time or was not valid, TLS failed, or too many connections were waiting.",
     "reason",
-    ("no_request", "unreadable", "no_dicom", "no_tls", "crowded"),
+    tuple(NotAssociated),
 )
 STAGE = MetricFamily(
     "fracture_node_stage_seconds",

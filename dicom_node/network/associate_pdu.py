@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dicom_node.dataset.attributes import STANDARD_UID_LENGTH, UID_PATTERN
+from dicom_node.text import replace_unprintable
 
 # PS3.8 9.3: PDU types, and the types of items and sub-items.
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, ABORT = 0x01, 0x02, 0x03, 0x07
@@ -354,7 +355,7 @@ def _title(field: bytes) -> str:
         text = content.decode()
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+    return replace_unprintable(text)
 
 
 def _ascii_title(field: bytes) -> bytes:

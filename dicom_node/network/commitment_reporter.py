@@ -8,7 +8,7 @@ together with its address or with a certificate that names its host.
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from config.destinations import (
     Address,
@@ -17,6 +17,7 @@ from config.destinations import (
     DicomDestination,
     SenderDestination,
 )
+from dicom_node.address import parse_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,5 +112,4 @@ def _addresses(host: str) -> Iterator[IPv4Address | IPv6Address]:
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
     """Parse an address without its scope. IPv4 in IPv6 is returned as IPv4."""
-    read = ip_address(address.partition("%")[0])
-    return getattr(read, "ipv4_mapped", None) or read
+    return parse_address(address.partition("%")[0])

@@ -25,6 +25,7 @@ from dicom_node.pixels.decode import INFLATED_BYTES, to_display_image
 from dicom_node.pixels.grayscale import is_inverted
 from dicom_node.pixels.pixel_spacing import made_square, pixel_shape
 from dicom_node.pixels.windowing import VoiLutFunction, Window
+from dicom_node.text import replace_unprintable
 
 LONGEST_VALUE = 256
 """Maximum number of characters of an attribute that are shown."""
@@ -157,9 +158,6 @@ def _value_text(element: DataElement) -> str:
         return f"{len(value or b'')} bytes"
     values = value[: LONGEST_VALUE + 1] if isinstance(value, MultiValue) else [value]
     text = "\\".join("" if each is None else str(each) for each in values)
-    printable = "".join(
-        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for each in text[: LONGEST_VALUE + 1]
-    )
+    printable = replace_unprintable(text[: LONGEST_VALUE + 1])
     is_cut = len(printable) > LONGEST_VALUE
     return f"{printable[:LONGEST_VALUE]}…" if is_cut else printable

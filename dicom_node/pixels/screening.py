@@ -29,6 +29,7 @@ from dicom_node.dataset.attributes import (
 )
 from dicom_node.dataset.image_pixel import is_encapsulated, photometric_interpretation
 from dicom_node.errors import NotAnalyzedError, NotMeantError
+from dicom_node.own_results import FLAVORS, MODEL_NAME
 from dicom_node.reasons import Unanalyzed
 from dicom_node.uids import may_be_derived
 
@@ -47,12 +48,6 @@ CAPTURED_MODALITIES = ("CR", "DX", "RG")
 
 These are digitized films, and images of equipment that supports no other class.
 """
-
-OUR_MODEL_NAME = "fracture-node"
-"""Manufacturer's Model Name (0008,1090) of the results of this software."""
-
-OUR_PICTURES = ("AI_OVERLAY", "AI_NOTICE")
-"""Value 4 of Image Type (0008,0008) of the captures of this software."""
 
 # CID 7005. Results made with the MONAI Deploy App SDK have a provisional code of the
 # scheme 99IHE instead.
@@ -177,10 +172,10 @@ def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
             for item in items(dataset, "ContributingEquipmentSequence")
         ),
     ]
-    is_ours = OUR_MODEL_NAME in {each.strip().lower() for each in models}
+    is_ours = MODEL_NAME in {each.strip().lower() for each in models}
     flavor = (*texts(dataset, "ImageType"), "", "", "", "")[3].upper()
     uids = (uid(dataset, each) for each in ("SOPInstanceUID", "SeriesInstanceUID"))
-    if is_ours or (flavor in OUR_PICTURES and any(map(may_be_derived, uids))):
+    if is_ours or (flavor in FLAVORS and any(map(may_be_derived, uids))):
         yield Exclusion(
             Unanalyzed.OWN_RESULT,
             "A result of this software came back (Manufacturer's Model Name "

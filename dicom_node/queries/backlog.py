@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from dicom_node.journal.attempts import of_delivery
 from dicom_node.storage.tables import (
     UNFINISHED,
+    UNFINISHED_INSTANCE,
     DeliveryState,
     InstanceState,
     delivered_object,
@@ -22,7 +23,7 @@ from dicom_node.storage.tables import (
     peer_state,
 )
 
-OPEN = (InstanceState.RECEIVED, InstanceState.DELIVERING, InstanceState.FAILED)
+OPEN = (*UNFINISHED_INSTANCE, InstanceState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)

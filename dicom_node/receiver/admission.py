@@ -8,12 +8,13 @@ network, so that unknown callers and spoofed titles cannot use all of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from config.base import is_loopback
 from config.settings import ReceiverSettings, Settings
+from dicom_node.address import parse_address, subscriber
+from dicom_node.reasons import Rejection
 from dicom_node.receiver.association_slots import (
     AssociationSlot,
     AssociationSlots,
@@ -22,38 +23,6 @@ from dicom_node.receiver.association_slots import (
     title_key,
     title_of,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """The reason for a rejection, as in the A-ASSOCIATE-RJ PDU.
-
-    Attributes:
-        result: 1 permanent, 2 transient.
-        source: 1 service user, 2 service provider (ACSE related), 3 service provider
-            (presentation related).
-        diagnostic: Number of the reason for this source.
-        reason: The reason as a text.
-    """
-
-    result: int
-    source: int
-    diagnostic: int
-    reason: str
-
-
-CALLING_UNKNOWN = Rejection(1, 1, 3, "calling AE title not recognized")
-CALLING_ABSENT = Rejection(1, 1, 3, "calling AE title is empty")
-CONTEXT_NAME_UNKNOWN = Rejection(1, 1, 2, "application context name not supported")
-VERSION_UNKNOWN = Rejection(1, 2, 2, "protocol version not supported")
-CALLED_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognized")
-CONGESTED = Rejection(2, 3, 1, "temporary congestion")
-LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
-CALLER_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one caller")
-ADDRESS_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one address")
-
-# Prefix length of an IPv6 network. A host in it may use any of 2**64 addresses.
-SITE_BITS = 64
 
 
 class Admission:
@@ -92,13 +61,13 @@ class Admission:
             OSError: The folder of the slots cannot be written.
         """
         if called.strip() != self._settings.ae_title:
-            return CALLED_UNKNOWN
-        ae_title, caller_address = calling.strip(), _parse_address(address)
+            return Rejection.CALLED_UNKNOWN
+        ae_title, caller_address = calling.strip(), parse_address(address)
         if not ae_title:
-            return CALLING_ABSENT
+            return Rejection.CALLING_ABSENT
         if not _is_listed(self._settings, ae_title, caller_address):
-            return CALLING_UNKNOWN
-        caller = caller_key(ae_title, _limited_address(caller_address))
+            return Rejection.CALLING_UNKNOWN
+        caller = caller_key(ae_title, subscriber(address))
         with self._slots.lock():
             return self._acquire_slot(caller)
 
@@ -107,14 +76,14 @@ class Admission:
         settings, callers = self._settings, self._slots.callers()
         per_caller = settings.max_associations_per_caller
         if callers.count(caller) >= per_caller:
-            return CALLER_LIMIT_EXCEEDED
+            return Rejection.CALLER_LIMIT_EXCEEDED
         address = address_of(caller)
         same = sum(address_of(each) == address for each in callers)
         if same >= max(settings.max_associations_per_address, per_caller):
-            return ADDRESS_LIMIT_EXCEEDED
+            return Rejection.ADDRESS_LIMIT_EXCEEDED
         reserved = self._count_reserved(caller, callers)
         if len(callers) + reserved >= settings.max_associations:
-            return LIMIT_EXCEEDED
+            return Rejection.LIMIT_EXCEEDED
         return self._slots.acquire(caller)
 
     def _count_reserved(self, caller: bytes, callers: Sequence[bytes]) -> int:
@@ -132,7 +101,7 @@ class Admission:
 
 def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
     """Return whether allowed_callers permits an AE title to call from an address."""
-    return _is_listed(settings, ae_title, _parse_address(address))
+    return _is_listed(settings, ae_title, parse_address(address))
 
 
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
@@ -172,16 +141,3 @@ def _is_listed(
         and (caller.network is None or address in caller.network)
         for caller in callers
     )
-
-
-def _limited_address(address: IPv4Address | IPv6Address) -> str:
-    """Return what counts as one address: an IPv4 address, or an IPv6 network."""
-    if isinstance(address, IPv6Address):
-        return str(IPv6Network((int(address), SITE_BITS), strict=False))
-    return str(address)
-
-
-def _parse_address(address: str) -> IPv4Address | IPv6Address:
-    """Parse an address. An IPv4 address from an IPv6 socket is returned as IPv4."""
-    parsed = ip_address(address)
-    return getattr(parsed, "ipv4_mapped", None) or parsed

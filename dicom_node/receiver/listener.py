@@ -28,6 +28,7 @@ from dicom_node.network.associate_pdu import (
 )
 from dicom_node.network.sockets import receive, shut_down
 from dicom_node.network.tls import TlsSocket, openssl_reason
+from dicom_node.reasons import NotAssociated
 from dicom_node.receiver.tls_handshake import (
     HandshakeFailureLog,
     drain_before_close,
@@ -55,13 +56,13 @@ UNREADABLE = "unreadable request"
 CROWDED = "too many connections without a request"
 # The label of each reason in the metric.
 LABELS = {
-    SILENT: "no_request",
-    NO_TLS: "no_tls",
-    NO_REQUEST: "no_request",
-    CUT_OFF: "no_request",
-    NO_DICOM: "no_dicom",
-    UNREADABLE: "unreadable",
-    CROWDED: "crowded",
+    SILENT: NotAssociated.NO_REQUEST,
+    NO_TLS: NotAssociated.NO_TLS,
+    NO_REQUEST: NotAssociated.NO_REQUEST,
+    CUT_OFF: NotAssociated.NO_REQUEST,
+    NO_DICOM: NotAssociated.NO_DICOM,
+    UNREADABLE: NotAssociated.UNREADABLE,
+    CROWDED: NotAssociated.CROWDED,
 }
 TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446 5.1: record type and version
 HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTION", b"CONNEC", b"PRI * ")

@@ -41,16 +41,8 @@ from dicom_node.network.storage_commitment import (
     ignore_refusal,
 )
 from dicom_node.network.tls import certificate_names
-from dicom_node.reasons import ReportRefusal
-from dicom_node.receiver.admission import (
-    CALLING_UNKNOWN,
-    CONGESTED,
-    CONTEXT_NAME_UNKNOWN,
-    VERSION_UNKNOWN,
-    Admission,
-    Rejection,
-    listed_networks,
-)
+from dicom_node.reasons import Rejection, ReportRefusal
+from dicom_node.receiver.admission import Admission, listed_networks
 from dicom_node.receiver.association import MAXIMUM_PDU, Connection
 from dicom_node.receiver.association_slots import AssociationSlot, slots_folder
 from dicom_node.receiver.c_store import Accept, Storing
@@ -241,9 +233,9 @@ class Receiver:
     def _admit(self, connection: Connection) -> AssociationSlot | Rejection:
         request = connection.associate_request
         if not request.has_version_1:
-            return VERSION_UNKNOWN
+            return Rejection.VERSION_UNKNOWN
         if request.application_context != DICOM_APPLICATION_CONTEXT:
-            return CONTEXT_NAME_UNKNOWN
+            return Rejection.CONTEXT_NAME_UNKNOWN
         try:
             return self._admission.admit(
                 request.calling, request.called, connection.address
@@ -251,7 +243,7 @@ class Receiver:
         except Exception:
             # After an exception, pynetdicom would accept the caller without a check.
             logger.exception("Cannot decide on an association")
-            return CONGESTED
+            return Rejection.CONGESTED
 
     def _reject(self, connection: Connection, rejection: Rejection) -> None:
         numbers = rejection.result, rejection.source, rejection.diagnostic
@@ -259,7 +251,7 @@ class Receiver:
         connection.kill()
         calling, address = connection.calling_ae_title, connection.address
         networks = listed_networks(self._settings, calling)
-        is_elsewhere = rejection is CALLING_UNKNOWN and networks
+        is_elsewhere = rejection is Rejection.CALLING_UNKNOWN and networks
         more = f" (listed for {', '.join(networks)} only)" if is_elsewhere else ""
         message = "Rejected %s at %s: %s%s"
         logger.warning(message, calling or "a caller", address, rejection.reason, more)

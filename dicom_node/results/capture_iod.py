@@ -21,6 +21,8 @@ from pydicom.uid import (
 from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.dataset.attributes import CODE_PATTERN
+from dicom_node.dataset.image_pixel import PIXEL_DATA
+from dicom_node.own_results import MODEL_NAME
 from dicom_node.results.anatomy import anatomy
 from dicom_node.results.encoding import (
     Elements,
@@ -34,7 +36,6 @@ from dicom_node.results.encoding import (
 )
 from dicom_node.results.provenance import (
     MANUFACTURER,
-    MODEL_NAME,
     equipment,
     plain,
     reference,
@@ -48,8 +49,6 @@ from inference.finding import ModelIdentity
 MODALITY = "OT"
 
 JPEG_QUALITY = 90
-
-_PIXEL_DATA = 0x7FE00010
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +147,7 @@ def _described(picture: Picture) -> Dataset:
 
 
 def _native(picture: Picture) -> Elements:
-    return {_PIXEL_DATA: encoded(_PIXEL_DATA, "OB", picture.pixels.tobytes())}
+    return {PIXEL_DATA: encoded(PIXEL_DATA, "OB", picture.pixels.tobytes())}
 
 
 def _jpeg(picture: Picture) -> Elements:
@@ -166,5 +165,5 @@ def _jpeg(picture: Picture) -> Elements:
         *(m for _, m in picture.losses),
         "ISO_10918_1",
     ]
-    pixels = encapsulated(_PIXEL_DATA, encapsulate([frame], has_bot=False))
-    return encoded_dataset(attributes) | {_PIXEL_DATA: pixels}
+    pixels = encapsulated(PIXEL_DATA, encapsulate([frame], has_bot=False))
+    return encoded_dataset(attributes) | {PIXEL_DATA: pixels}

@@ -3,13 +3,15 @@
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from dicom_node.pixels import screening
+
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 """CID 7202, Source Image Purposes of Reference."""
 
 SEGMENTATION = Code("113076", "DCM", "Segmentation")
 """CID 7203, Image Derivation."""
 
-PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
+PROCESSING_EQUIPMENT = Code(*screening.PROCESSING_EQUIPMENT, "Processing Equipment")
 """CID 7005, Contributing Equipment Purposes of Reference."""
 
 

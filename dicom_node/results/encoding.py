@@ -10,18 +10,14 @@ import struct
 from dataclasses import dataclass
 
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element, write_file_meta_info
+from pydicom.filewriter import write_data_element
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from dicom_node.dataset.file_meta import file_head
 from dicom_node.results.result_kinds import ResultKind
-from dicom_node.uids import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    derived_uid,
-)
+from dicom_node.uids import derived_uid
 
 Elements = dict[int, bytes]
 """Encoded elements, each with its tag, VR and length, by tag."""
@@ -151,17 +147,10 @@ def result_object(
         elements: All other elements.
         syntax: The encoding of Pixel Data; all else is Explicit VR Little Endian.
     """
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = sop_class_uid
-    meta.MediaStorageSOPInstanceUID = sop_instance_uid
-    meta.TransferSyntaxUID = syntax
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    head = DicomBytesIO()
-    write_file_meta_info(head, meta)
     named = Dataset()
     named.SOPClassUID, named.SOPInstanceUID = sop_class_uid, sop_instance_uid
     every = elements | encoded_dataset(named)
     body = (every[tag] for tag in sorted(every))
-    content = b"".join((bytes(128), b"DICM", head.getvalue(), *body))
+    head = file_head(sop_class_uid, sop_instance_uid, syntax)
+    content = b"".join((head, *body))
     return ResultObject(form, str(sop_class_uid), str(sop_instance_uid), content)

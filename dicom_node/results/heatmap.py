@@ -19,6 +19,7 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 
+from dicom_node.dataset.image_pixel import PIXEL_DATA
 from dicom_node.results.anatomy import image_anatomy
 from dicom_node.results.codes import (
     ARTIFICIAL_INTELLIGENCE,
@@ -63,8 +64,6 @@ CONTENT_LABEL = "GRAD_CAM"
 
 MAXIMUM = 255
 """Maximum Fractional Value (0062,000E) of the pixels: the peak of the map."""
-
-_PIXEL_DATA = 0x7FE00010
 
 
 def heatmap(
@@ -221,4 +220,4 @@ def _pixels(radiograph: Radiograph, finding: Finding) -> Elements:
         finding.saliency, (columns, rows), interpolation=cv2.INTER_LINEAR
     )
     pixels = cv2.convertScaleAbs(resized, alpha=MAXIMUM)  # rounds, and limits to a byte
-    return {_PIXEL_DATA: encoded(_PIXEL_DATA, "OB", pixels.tobytes())}
+    return {PIXEL_DATA: encoded(PIXEL_DATA, "OB", pixels.tobytes())}

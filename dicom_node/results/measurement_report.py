@@ -27,6 +27,7 @@ from highdicom.sr import (
 from pydicom import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage
 
+from dicom_node.own_results import MODEL_NAME
 from dicom_node.results.anatomy import body_part, side
 from dicom_node.results.codes import (
     ABSENT,
@@ -45,7 +46,7 @@ from dicom_node.results.codes import (
     WITH_FINDINGS,
     WITHOUT_FINDINGS,
 )
-from dicom_node.results.provenance import MANUFACTURER, MODEL_NAME, plain
+from dicom_node.results.provenance import MANUFACTURER, plain
 from dicom_node.results.source import Source
 from dicom_node.uids import derived_uid
 from inference.drawing.caption import DISCLAIMER, headline

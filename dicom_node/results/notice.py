@@ -6,6 +6,7 @@ without a fracture. For this reason an instance that was not analyzed gets a not
 
 from pydicom import Dataset
 
+from dicom_node.own_results import NOTICE_FLAVOR
 from dicom_node.results.capture_iod import Picture, capture
 from dicom_node.results.encoding import ResultObject, ResultOptions, encoded_dataset
 from dicom_node.results.provenance import plain
@@ -46,7 +47,7 @@ def notice(
     dataset.LossyImageCompression = "00"
     picture = Picture(
         pixels=draw_notice(title, description, reason, model_line(model)),
-        flavor="AI_NOTICE",
+        flavor=NOTICE_FLAVOR,
         series=SERIES_DESCRIPTION,
         derivation=f"A page of words about the source image. {model_line(model)}",
         comments=f"{title}. {NOT_LOOKED}. {reason}",

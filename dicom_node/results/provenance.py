@@ -11,6 +11,7 @@ from pydicom.config import IGNORE
 from pydicom.tag import Tag
 
 from dicom_node.dataset.attributes import UID_PATTERN
+from dicom_node.own_results import MODEL_NAME
 from dicom_node.results.codes import PROCESSING_EQUIPMENT, SOURCE_IMAGE, code_item
 from dicom_node.results.source import Source
 from dicom_node.uids import IMPLEMENTATION_VERSION_NAME, derived_uid
@@ -18,11 +19,6 @@ from inference.finding import ModelIdentity
 from inference.radiograph import Radiograph
 
 MANUFACTURER = "fracture-node project"
-MODEL_NAME = "fracture-node"
-"""Manufacturer's Model Name (0008,1090).
-
-The node recognizes its own results by this name in Contributing Equipment.
-"""
 
 _LONG_STRING = 64  # characters of an LO (PS3.5 6.2)
 

@@ -3,6 +3,7 @@
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
 
+from dicom_node.own_results import OVERLAY_FLAVOR
 from dicom_node.pixels.pixel_spacing import sides
 from dicom_node.results.capture_iod import Picture, capture
 from dicom_node.results.compression import compression, losses
@@ -45,7 +46,7 @@ def secondary_capture(
     image = (*IMAGE_TYPE_2, *IMAGE_TYPE_3)
     picture = Picture(
         pixels=annotated.pixels,
-        flavor="AI_OVERLAY",
+        flavor=OVERLAY_FLAVOR,
         series=SERIES_DESCRIPTION,
         derivation=assumed(
             "Displayed radiograph with Grad-CAM heatmap, arrow and caption. "

@@ -22,9 +22,9 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
-from dicom_node.dataset.attributes import UID_PATTERN, uid_text
+from dicom_node.dataset.attributes import UID_PATTERN, WORD_BYTES, uid_text
 from dicom_node.dataset.element_reader import is_foreign
-from dicom_node.dataset.part10 import read_part10
+from dicom_node.dataset.part10 import MOST_INFLATED, read_part10
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.encoding import Elements, encoded, encoded_item
@@ -97,11 +97,6 @@ _READ_TOO = (
 
 _READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
 
-_WIDTHS = {"AT": 2, "OW": 2, "SS": 2, "US": 2, "FL": 4, "OF": 4, "OL": 4, "SL": 4,
-           "UL": 4, "FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}  # fmt: skip
-"""Bytes of a word in values that depend on the byte order."""
-
-
 _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
 """VRs of attributes with several possible ones, if the source has none (PS3.5 A.1)."""
 
@@ -109,9 +104,6 @@ _REFERENCE = tuple(map(Tag, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID"
 """The attributes that reference an instance; both are required (PS3.3 table 10-11)."""
 
 _CHARACTER_SET = Tag("SpecificCharacterSet")
-
-_MOST_INFLATED = 2**31
-"""Limit for a deflated dataset in bytes; the child's limit on memory is lower."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +134,7 @@ def read_source(instance: ReceivedInstance) -> Source:
         AnalysisError: The header cannot be read, or has no valid Study Instance UID.
     """
     with reading():
-        dataset = read_part10(instance.path, _MOST_INFLATED, map(Tag, _READ))
+        dataset = read_part10(instance.path, MOST_INFLATED, map(Tag, _READ))
     source = Source(instance, dataset)
     if not UID_PATTERN.fullmatch(source.text("StudyInstanceUID")):
         raise AnalysisError(
@@ -291,7 +283,7 @@ def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:
     if not isinstance(element, RawDataElement):
         return None
     value = element.value or b""
-    width = 1 if element.is_little_endian else _WIDTHS.get(_vr(dataset, tag), 1)
+    width = 1 if element.is_little_endian else WORD_BYTES.get(_vr(dataset, tag), 1)
     if width == 1 or len(value) % width:
         return value
     return np.frombuffer(value, f">u{width}").astype(f"<u{width}").tobytes()

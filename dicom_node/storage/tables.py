@@ -38,6 +38,11 @@ class DeliveryState(StrEnum):
 UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
 """In these states a delivery has work that is queued, delayed or running."""
 
+UNFINISHED_OR_PAUSED = (*UNFINISHED, DeliveryState.PAUSED)
+
+UNFINISHED_INSTANCE = (InstanceState.RECEIVED, InstanceState.DELIVERING)
+"""In these states an instance has an unfinished analysis or delivery."""
+
 metadata = sa.MetaData()
 
 instance = sa.Table(

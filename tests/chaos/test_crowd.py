@@ -15,7 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation
 
 from dicom_node.metrics.counters import REJECTED
-from dicom_node.receiver.admission import LIMIT_EXCEEDED
+from dicom_node.reasons import Rejection
 from tests.chaos.night import Night, mixed, push
 from tests.support.node import Served, wait_for
 
@@ -125,9 +125,8 @@ def test_receiver_accepts_associations_up_to_the_limit_and_rejects_others(
         )
     )
     rejected_count = len(callers) - len(accepted)
-    metric = (
-        f'{REJECTED.name}_total{{reason="{LIMIT_EXCEEDED.reason}"}} {rejected_count}'
-    )
+    reason = Rejection.LIMIT_EXCEEDED.reason
+    metric = f'{REJECTED.name}_total{{reason="{reason}"}} {rejected_count}'
     wait_for(lambda: metric in scraped(api_port).replace(".0\n", "\n"))
     for each in accepted:
         each.release()

@@ -24,7 +24,6 @@ from dicom_node.delivery.requestor import MAX_RESPONSE_BYTES, MOST_MESSAGES
 from dicom_node.delivery.stow import MAX_PAYLOAD_BYTES, MOST_BYTES
 from dicom_node.delivery.stow_response import JSON, StowResponse, object_outcomes
 from dicom_node.journal.commitments import REPORT_WAIT_S
-from dicom_node.metrics.counters import REJECTED
 from dicom_node.network import associate_pdu, tls
 from dicom_node.network.message_reader import (
     LONGEST_COMMAND,
@@ -35,7 +34,9 @@ from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT, served_
 from dicom_node.network.storage_commitment import Remedy, remedy_of
 from dicom_node.network.upper_layer import ARTIM_S
 from dicom_node.outcome import Verdict, verdict_of
-from dicom_node.receiver import admission, listener
+from dicom_node.own_results import MODEL_NAME, NOTICE_FLAVOR, OVERLAY_FLAVOR
+from dicom_node.reasons import Rejection
+from dicom_node.receiver import listener
 from dicom_node.receiver.association import MAXIMUM_PDU, SLOWEST_BYTES_PER_S
 from dicom_node.receiver.dimse import LONGEST_DATASET
 from dicom_node.receiver.listener import DEADLINE_S
@@ -104,9 +105,7 @@ def test_failure_statuses_are_listed() -> None:
 
 def test_association_rejections_are_listed() -> None:
     rejections = {
-        (each.result, each.source, each.diagnostic, each.reason)
-        for each in vars(admission).values()
-        if isinstance(each, admission.Rejection)
+        (each.result, each.source, each.diagnostic, each.reason) for each in Rejection
     }
 
     rows = re.findall(
@@ -116,13 +115,19 @@ def test_association_rejections_are_listed() -> None:
     )
 
     assert {(int(a), int(b), int(c), words) for a, b, c, words in rows} == rejections
-    assert set(REJECTED.values) == {each[3] for each in rejections}
 
 
 def test_reasons_for_rejections_have_remedies() -> None:
     failed = set(listener.LABELS) - {listener.SILENT}
 
-    assert REMEDIES.keys() == failed | set(REJECTED.values)
+    assert REMEDIES.keys() == failed | {each.reason for each in Rejection}
+
+
+def test_marks_of_own_results_are_listed() -> None:
+    text = section("What is analyzed")
+
+    assert f"a Manufacturer's Model Name in it is `{MODEL_NAME}` " in text
+    assert f"Image Type value 4 is {OVERLAY_FLAVOR} or {NOTICE_FLAVOR}, " in text
 
 
 def test_limits_on_association_requests_match_the_code() -> None:

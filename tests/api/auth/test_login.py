@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from api.auth.audit import AccessEvent, User
+from dicom_node.audit.event import AuditEventType
 from tests.support.http_client import ACTING, LOOKING, PROXY, TOKENS, Site
 
 HTTPS = {"X-Forwarded-Proto": "https"}
@@ -36,7 +37,9 @@ def test_login_starts_a_session_of_twelve_hours(site: Site) -> None:
     assert session_cookie["domain"] == ""
     assert LOOKING not in session_cookie.value
     assert site.events == [
-        AccessEvent("login", User("looking", "viewer"), "192.0.2.7", "/login")
+        AccessEvent(
+            AuditEventType.LOGGED_IN, User("looking", "viewer"), "192.0.2.7", "/login"
+        )
     ]
 
 
@@ -90,7 +93,9 @@ def test_wrong_token_is_reported_on_the_page(site: Site, token: str) -> None:
     assert "This token is not known." in response.text
     assert 'type="password"' in response.text
     assert "set-cookie" not in response.headers
-    assert site.events == [AccessEvent("login failed", None, "192.0.2.7", "/login")]
+    assert site.events == [
+        AccessEvent(AuditEventType.LOGIN_FAILED, None, "192.0.2.7", "/login")
+    ]
 
 
 def test_too_many_wrong_tokens_block_only_their_address(site: Site) -> None:
@@ -132,7 +137,9 @@ def test_logout_ends_the_session_for_every_copy_of_its_cookie(site: Site) -> Non
     assert site.ask("GET", "/docs", held).status_code == 401
     assert site.ask("GET", "/docs", other).status_code == 200
     person = User("acting", "operator")
-    assert site.events[-1] == AccessEvent("logout", person, "192.0.2.7", "/logout")
+    assert site.events[-1] == AccessEvent(
+        AuditEventType.LOGGED_OUT, person, "192.0.2.7", "/logout"
+    )
 
 
 def test_logout_by_get_is_refused(site: Site) -> None:

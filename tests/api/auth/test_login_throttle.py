@@ -61,6 +61,14 @@ def test_ipv6_addresses_of_one_subscriber_wait_together(clock: Clock) -> None:
     assert throttle.wait_s("2001:db8:0:2::1") == 0
 
 
+def test_ipv4_addresses_from_an_ipv6_socket_wait_separately(clock: Clock) -> None:
+    throttle = Throttle(clock)
+    failed(throttle, "::ffff:192.0.2.1", 20)
+
+    assert throttle.wait_s("192.0.2.1") == 60
+    assert throttle.wait_s("::ffff:192.0.2.2") == 0
+
+
 def test_success_and_a_quarter_of_an_hour_reset_the_failures(clock: Clock) -> None:
     throttle = Throttle(clock)
     failed(throttle, "192.0.2.1", 20)

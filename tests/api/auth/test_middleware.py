@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Mount
 
 from api.auth.audit import AccessEvent, User, log_event
 from api.auth.request_user import Operator, Viewer
+from dicom_node.audit.event import AuditEventType
 from tests.support.http_client import ACTING, LOOKING, PROXY, TOKENS, Site, bearing
 
 PNG = {"files": {"file": ("a", b"no image")}}
@@ -165,7 +166,9 @@ def test_viewer_is_refused_routes_of_operators(guarded: Site) -> None:
     assert "looking is a viewer" in refused.json()["error"]
     assert done.json() == ["acting", "operator"]
     assert guarded.events == [
-        AccessEvent("refused", User("looking", "viewer"), "192.0.2.7", "/those/act")
+        AccessEvent(
+            AuditEventType.REFUSED, User("looking", "viewer"), "192.0.2.7", "/those/act"
+        )
     ]
 
 
@@ -348,11 +351,16 @@ def test_wrong_tokens_are_reported_at_a_limited_rate(guarded: Site) -> None:
 
     assert (
         5
-        <= guarded.events.count(AccessEvent("login failed", None, "192.0.2.7", about))
+        <= guarded.events.count(
+            AccessEvent(AuditEventType.LOGIN_FAILED, None, "192.0.2.7", about)
+        )
         < 8
     )
     assert (
-        guarded.events.count(AccessEvent("login failed", None, "192.0.2.8", about)) == 1
+        guarded.events.count(
+            AccessEvent(AuditEventType.LOGIN_FAILED, None, "192.0.2.8", about)
+        )
+        == 1
     )
     # Wrong tokens do not block other programs at the same address.
     assert guarded.ask("GET", "/docs", bearing(LOOKING)).status_code == 200

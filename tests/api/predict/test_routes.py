@@ -39,6 +39,7 @@ from api.predict.reader import Reader
 from api.predict.response import prediction_response
 from api.predict.schemas import ArrowResponse
 from config.settings import load
+from dicom_node.audit.event import AuditEventType
 from dicom_node.decoder.client import ChildTimeoutError
 from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.demo.phantom_instance import phantom_dataset
@@ -577,7 +578,9 @@ def test_prediction_is_recorded_in_the_audit_trail(
 
     assert response.status_code == 200
     person = User("looking", "viewer")
-    assert site.events == [AccessEvent("viewed", person, "192.0.2.7", "/predict")]
+    assert site.events == [
+        AccessEvent(AuditEventType.VIEWED, person, "192.0.2.7", "/predict")
+    ]
 
 
 @pytest.mark.integration

@@ -16,6 +16,7 @@ from config.settings import StorageSettings
 from dicom_node.metrics import counters as module
 from dicom_node.metrics.counters import (
     METRIC_FAMILIES,
+    NOT_ASSOCIATED,
     RECEIVED,
     REJECTED,
     STAGE,
@@ -26,8 +27,6 @@ from dicom_node.metrics.counters import (
     read,
     write,
 )
-from dicom_node.receiver import admission
-from dicom_node.receiver.admission import Rejection
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import tally
@@ -72,13 +71,22 @@ def test_labels_have_closed_sets_of_values_except_destinations() -> None:
         assert all(re.fullmatch(r"[A-Za-z_ ]+", value) for value in family.values)
 
 
-def test_rejections_are_counted_by_the_reasons_of_the_standard() -> None:
-    rejections = [
-        each for each in vars(admission).values() if isinstance(each, Rejection)
-    ]
-
-    assert sorted(REJECTED.values) == sorted(each.reason for each in rejections)
-    assert len(rejections) == 9
+def test_labels_of_rejections_and_connections_do_not_change() -> None:
+    # Queries and alerts of users contain these labels.
+    assert set(REJECTED.values) == {
+        "calling AE title not recognized",
+        "calling AE title is empty",
+        "called AE title not recognized",
+        "application context name not supported",
+        "protocol version not supported",
+        "temporary congestion",
+        "local limit exceeded",
+        "local limit exceeded by one caller",
+        "local limit exceeded by one address",
+    }
+    assert set(NOT_ASSOCIATED.values) == {
+        *("no_request", "unreadable", "no_dicom", "no_tls", "crowded")
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,8 @@ import pytest
 
 from config.settings import ReceiverSettings, load
 from config.tls import TlsSettings
-from dicom_node.receiver.admission import (
-    ADDRESS_LIMIT_EXCEEDED,
-    CALLED_UNKNOWN,
-    CALLER_LIMIT_EXCEEDED,
-    CALLING_UNKNOWN,
-    LIMIT_EXCEEDED,
-    Admission,
-    Rejection,
-    open_to_anyone,
-)
+from dicom_node.reasons import Rejection
+from dicom_node.receiver.admission import Admission, open_to_anyone
 from dicom_node.receiver.association_slots import (
     AssociationSlot,
     count_open_associations,
@@ -48,7 +40,7 @@ def test_any_caller_is_admitted_by_default(tmp_path: Path) -> None:
 def test_unknown_called_ae_title_is_rejected(tmp_path: Path) -> None:
     decision = admission(tmp_path).admit("ANYONE", "ANY-SCP", "192.0.2.1")
 
-    assert decision is CALLED_UNKNOWN
+    assert decision is Rejection.CALLED_UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -79,7 +71,7 @@ def test_listed_caller_is_admitted_by_ae_title_and_network(
     assert (
         isinstance(decision, AssociationSlot)
         if admitted
-        else decision is CALLING_UNKNOWN
+        else decision is Rejection.CALLING_UNKNOWN
     )
 
 
@@ -88,11 +80,11 @@ def test_rejections_have_the_codes_of_the_standard() -> None:
         return rejection.result, rejection.source, rejection.diagnostic
 
     # PS3.8 table 9-21: result, source, reason.
-    assert numbers(CALLED_UNKNOWN) == (1, 1, 7)
-    assert numbers(CALLING_UNKNOWN) == (1, 1, 3)
-    assert numbers(LIMIT_EXCEEDED) == (2, 3, 2)
-    assert numbers(CALLER_LIMIT_EXCEEDED) == (2, 3, 2)
-    assert numbers(ADDRESS_LIMIT_EXCEEDED) == (2, 3, 2)
+    assert numbers(Rejection.CALLED_UNKNOWN) == (1, 1, 7)
+    assert numbers(Rejection.CALLING_UNKNOWN) == (1, 1, 3)
+    assert numbers(Rejection.LIMIT_EXCEEDED) == (2, 3, 2)
+    assert numbers(Rejection.CALLER_LIMIT_EXCEEDED) == (2, 3, 2)
+    assert numbers(Rejection.ADDRESS_LIMIT_EXCEEDED) == (2, 3, 2)
 
 
 def test_released_slot_is_available_again(tmp_path: Path) -> None:
@@ -100,7 +92,7 @@ def test_released_slot_is_available_again(tmp_path: Path) -> None:
     first = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
     rules.admit("A", "FRACTURE_AI", "192.0.2.1")
 
-    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
+    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is Rejection.LIMIT_EXCEEDED
     assert isinstance(first, AssociationSlot)
     first.release()
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
@@ -116,7 +108,7 @@ def test_slot_files_are_created_again_if_the_folder_was_deleted(tmp_path: Path) 
     shutil.rmtree(tmp_path / "run")
 
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
-    assert rules.admit("B", "FRACTURE_AI", "192.0.2.2") is LIMIT_EXCEEDED
+    assert rules.admit("B", "FRACTURE_AI", "192.0.2.2") is Rejection.LIMIT_EXCEEDED
 
 
 def test_unlisted_callers_take_no_slot(tmp_path: Path) -> None:
@@ -135,7 +127,9 @@ def test_limit_per_caller_does_not_affect_other_callers(
     first = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
     rules.admit("A ", "FRACTURE_AI", "::ffff:192.0.2.1")
 
-    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
+    assert (
+        rules.admit("A", "FRACTURE_AI", "192.0.2.1") is Rejection.CALLER_LIMIT_EXCEEDED
+    )
     # A caller with another title or another address is a different caller.
     assert isinstance(rules.admit("B", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     other = rules.admit("A", "FRACTURE_AI", "192.0.2.2")
@@ -145,7 +139,9 @@ def test_limit_per_caller_does_not_affect_other_callers(
     first.release()
     assert isinstance(rules.admit("C", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
-    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
+    assert (
+        rules.admit("A", "FRACTURE_AI", "192.0.2.1") is Rejection.CALLER_LIMIT_EXCEEDED
+    )
 
 
 def test_limit_per_address_counts_all_ae_titles(
@@ -162,9 +158,11 @@ def test_limit_per_address_counts_all_ae_titles(
             rules.admit(title, "FRACTURE_AI", "192.0.2.1"), AssociationSlot
         )
 
-    assert rules.admit("D", "FRACTURE_AI", "192.0.2.1") is ADDRESS_LIMIT_EXCEEDED
+    assert (
+        rules.admit("D", "FRACTURE_AI", "192.0.2.1") is Rejection.ADDRESS_LIMIT_EXCEEDED
+    )
     mapped = rules.admit("E", "FRACTURE_AI", "::ffff:192.0.2.1")
-    assert mapped is ADDRESS_LIMIT_EXCEEDED
+    assert mapped is Rejection.ADDRESS_LIMIT_EXCEEDED
     assert isinstance(rules.admit("D", "FRACTURE_AI", "192.0.2.2"), AssociationSlot)
 
 
@@ -172,7 +170,7 @@ def test_default_limit_per_address_is_half_of_the_slots(tmp_path: Path) -> None:
     rules = admission(tmp_path)
     decisions = [rules.admit(f"T{n}", "FRACTURE_AI", "192.0.2.1") for n in range(60)]
 
-    assert decisions.count(ADDRESS_LIMIT_EXCEEDED) == 35
+    assert decisions.count(Rejection.ADDRESS_LIMIT_EXCEEDED) == 35
     assert isinstance(rules.admit("DX1", "FRACTURE_AI", "192.0.2.2"), AssociationSlot)
 
 
@@ -182,7 +180,7 @@ def test_limit_per_address_is_not_below_the_limit_per_caller(tmp_path: Path) -> 
     )
     decisions = [rules.admit("GATEWAY", "FRACTURE_AI", "192.0.2.1") for _ in range(5)]
 
-    assert decisions[4] is CALLER_LIMIT_EXCEEDED
+    assert decisions[4] is Rejection.CALLER_LIMIT_EXCEEDED
     assert all(isinstance(each, AssociationSlot) for each in decisions[:4])
 
 
@@ -196,7 +194,7 @@ def test_ipv6_network_counts_as_one_address(tmp_path: Path) -> None:
         ) is (address == "2001:db8::1")
     assert isinstance(rules.admit("B", "FRACTURE_AI", "2001:db8::2"), AssociationSlot)
     third = rules.admit("C", "FRACTURE_AI", "2001:db8::3%eth0")
-    assert third is ADDRESS_LIMIT_EXCEEDED
+    assert third is Rejection.ADDRESS_LIMIT_EXCEEDED
     assert isinstance(
         rules.admit("C", "FRACTURE_AI", "2001:db8:0:1::3"), AssociationSlot
     )
@@ -220,14 +218,14 @@ def test_slots_are_reserved_for_callers_listed_with_a_network(
         True,
         False,
     ]
-    assert decisions[3] is LIMIT_EXCEEDED
+    assert decisions[3] is Rejection.LIMIT_EXCEEDED
 
     first = rules.admit("DX0", "FRACTURE_AI", "10.1.0.1")
     assert isinstance(first, AssociationSlot)
     # DX0 has a slot now. The last slot is reserved for the other two callers.
-    assert rules.admit("DX0", "FRACTURE_AI", "10.1.0.1") is LIMIT_EXCEEDED
+    assert rules.admit("DX0", "FRACTURE_AI", "10.1.0.1") is Rejection.LIMIT_EXCEEDED
     assert isinstance(rules.admit("DX1", "FRACTURE_AI", "10.1.0.2"), AssociationSlot)
-    assert rules.admit("DX2", "FRACTURE_AI", "10.1.0.3") is LIMIT_EXCEEDED
+    assert rules.admit("DX2", "FRACTURE_AI", "10.1.0.3") is Rejection.LIMIT_EXCEEDED
 
 
 def test_number_of_reserved_slots_is_at_most_the_number_of_absent_callers(
@@ -267,7 +265,7 @@ def test_concurrent_requests_of_a_caller_get_exactly_its_limit(
         decisions = [each.result() for each in futures]
 
     assert sum(isinstance(each, AssociationSlot) for each in decisions) == 7
-    assert decisions.count(CALLER_LIMIT_EXCEEDED) == 25
+    assert decisions.count(Rejection.CALLER_LIMIT_EXCEEDED) == 25
 
 
 HOLD = """
@@ -302,7 +300,7 @@ def test_slots_are_counted_over_processes_and_released_if_a_process_is_killed(
     rules = admission(tmp_path, max_associations=2)
     own = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
     with holding(tmp_path) as other:
-        assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
+        assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is Rejection.LIMIT_EXCEEDED
         assert count_open_associations(tmp_path) == 2
         other.kill()
 
@@ -346,7 +344,7 @@ def test_full_disk_rejects_no_caller_and_later_counts_are_right(
     assert isinstance(decision, AssociationSlot)
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     assert count_open_associations(tmp_path) == 3
-    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
+    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is Rejection.LIMIT_EXCEEDED
 
 
 def test_slot_is_released_if_the_folder_was_deleted(tmp_path: Path) -> None:
@@ -363,7 +361,7 @@ def test_slot_is_released_if_the_folder_was_deleted(tmp_path: Path) -> None:
     )  # until the next admission writes the count
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     assert count_open_associations(folder) == 2
-    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
+    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is Rejection.LIMIT_EXCEEDED
 
 
 def test_limit_per_caller_is_counted_over_processes(
@@ -371,7 +369,10 @@ def test_limit_per_caller_is_counted_over_processes(
 ) -> None:
     rules = admission(tmp_path, max_associations=9, max_associations_per_caller=1)
     with holding(tmp_path) as other:
-        assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
+        assert (
+            rules.admit("A", "FRACTURE_AI", "192.0.2.1")
+            is Rejection.CALLER_LIMIT_EXCEEDED
+        )
         other.kill()
 
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
