@@ -1,1 +1,1 @@
-"""The schema of the journal, in numbered steps."""
+"""The SQL migrations of the database, in order."""

@@ -100,7 +100,7 @@ def test_rolled_back_counts_are_not_stored(engine: sa.Engine) -> None:
     assert totals(engine) == []
 
 
-def test_add_up_does_not_change_the_totals(
+def test_compact_does_not_change_the_totals(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.begin() as connection:
