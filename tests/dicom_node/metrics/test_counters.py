@@ -92,6 +92,14 @@ def test_time_is_counted_in_the_first_bucket_that_contains_it(
     assert observe(STAGE, seconds, "wait").le == le
 
 
+def test_list_of_families_is_complete() -> None:
+    names = vars(module).values()
+
+    assert {each for each in names if isinstance(each, module.MetricFamily)} == {
+        *METRIC_FAMILIES
+    }
+
+
 def test_rolled_back_counts_are_not_stored(engine: sa.Engine) -> None:
     with engine.connect() as connection, connection.begin() as transaction:
         write(connection, increment(RECEIVED))
