@@ -305,7 +305,7 @@ class FiguresResponse(BaseModel):
 
     intervals: list[IntervalResponse]
     scores: list[int] = Field(
-        description="Number of results by probability, in 20 equal bins from 0 to 1."
+        description="Number of findings by probability, in 20 equal bins from 0 to 1."
     )
     turnaround: dict[int, float] = Field(
         description="Seconds from receipt until all destinations had the results of an "
