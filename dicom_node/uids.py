@@ -13,7 +13,12 @@ IMPLEMENTATION_CLASS_UID = UID("2.25.147690605699978986616040338110953462800")
 """Identifies this software as the writer of a file (PS3.7 D.3.3.2). Never changes."""
 
 RECIPE = 1
-"""Increase it if results of the same input change, so that their UIDs change, too."""
+"""A part of each derived UID. Increase it if results of the same input change.
+
+The SOP Instance UID of a result depends on its content, so it changes in any case (see
+`content_uid`). The UIDs of series, devices and tracking do not depend on it: without a
+new number, results of two releases would be in one series.
+"""
 
 IMPLEMENTATION_VERSION_NAME = f"FRACTURE_NODE_{RECIPE}"
 """At most 16 characters (PS3.7 D.3.3.2.3)."""

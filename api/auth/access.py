@@ -29,7 +29,10 @@ class Access:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Read the settings. The session key is only read if there is a session."""
+        """Prepare the methods of authentication.
+
+        The session key is read or created on first use.
+        """
         self.api = settings.api
         self.sessions = Sessions(settings.api.tokens, settings.storage.directory)
         self.logins = Throttle()

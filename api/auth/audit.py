@@ -39,8 +39,9 @@ class AccessEvent:
             was viewed.
         user: The user; None if the user is unknown.
         address: The address of the client.
-        about: The path, or the method of the login. It contains no text that the user
-            entered.
+        about: What the action applies to, such as a path or the name of a destination.
+            For a failed login, "/login" or "with an unknown token". It contains no text
+            that the user entered.
         received: The instance that the user uploaded.
         again: Whether the node already had the bytes of that instance.
     """

@@ -195,7 +195,7 @@ class TimeoutH11Protocol(H11Protocol):
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.abort()  # its response has started
             return
-        if self._is_serving():  # signal a disconnected client
+        if self._is_serving():  # tell the application that the client is gone
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         message = " ".join(filter(None, [msg, self.conn.refusal]))

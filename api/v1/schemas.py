@@ -59,7 +59,8 @@ class InstanceResponse(BaseModel):
     state: State
     reason: str = Field(description="Why the instance was not analyzed, or failed.")
     seconds: float | None = Field(
-        description="Time from receipt to the first delivery."
+        description="Time from receipt until all destinations had the results for the "
+        "first time."
     )
     has_files: bool = Field(
         description="False if the files were removed after their retention time."
@@ -304,10 +305,11 @@ class FiguresResponse(BaseModel):
 
     intervals: list[IntervalResponse]
     scores: list[int] = Field(
-        description="Number of results by probability, in 20 equal bins from 0 to 1."
+        description="Number of findings by probability, in 20 equal bins from 0 to 1."
     )
     turnaround: dict[int, float] = Field(
-        description="Seconds from receipt to the first delivery, by percentile."
+        description="Seconds from receipt until all destinations had the results of an "
+        "instance for the first time, by percentile."
     )
 
 

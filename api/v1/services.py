@@ -54,7 +54,7 @@ class Services:
         """Return the details of an instance.
 
         Raises:
-            HTTPException: 404.
+            HTTPException: 404 if the journal has no instance with this id.
         """
         details = (
             instance_details(self.engine, instance_id)
@@ -73,7 +73,7 @@ class Services:
         """Return a destination of the settings.
 
         Raises:
-            HTTPException: 404.
+            HTTPException: 404 if the settings have no destination of this name.
         """
         for each in self.settings.destinations:
             if each.name == name:

@@ -49,16 +49,20 @@ BYTES_PER_EVENT = 2_000  # two rows with their index entries, and two messages
 
 
 class Folding:
-    """The room of each kind of event in one process. Callers must hold a lock.
+    """Limits the number of different events that one process writes in full.
+
+    The limit applies to each kind of event and each minute. This class is not
+    thread-safe, so callers hold a lock.
 
     Attributes:
-        spare_bytes: Bytes of disk that may be used; events fold if they are few.
+        spare_bytes: Free disk that may be used. With little of it, events are counted
+            together earlier.
         spare_rows: Number of rows that may wait; events fold if the database is
             unavailable.
     """
 
     def __init__(self) -> None:
-        """Start with all rooms empty."""
+        """Start without events."""
         self.spare_bytes = float("inf")
         self.spare_rows = MOST_IN_FULL
         self._held: dict[AuditEvent, Sequence[Key]] = {}

@@ -1,6 +1,8 @@
 """Validates the settings, tests the model on the phantom, and tests destinations.
 
-It reports whether the kernel confines the process that decodes images.
+It reports who may use the page, and whether the kernel confines the process that
+decodes images. It checks the spool and the database. With SQLite, it first migrates the
+database to this release.
 
 It also lists the body parts of the model's intended use.
 

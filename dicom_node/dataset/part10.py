@@ -376,8 +376,8 @@ def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
     # memory.
     if sum(map(len, _inflated(deflated, limit))) > limit:
         raise AnalysisError(
-            f"The deflated dataset inflates to more than {limit} bytes, the limit for "
-            "an image of max_megapixels under [worker]."
+            f"The deflated dataset inflates to more than {limit // 1_000_000} MB, the "
+            "maximum for max_megapixels under [worker]."
         )
     return BytesIO(b"".join(_inflated(deflated, limit)))
 
@@ -386,7 +386,7 @@ def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
     """Yield inflated pieces, at most one piece beyond the limit."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total = position = 0
-    # Small portions: the inflater copies the unread rest of a portion each time.
+    # Portions are small, because decompressobj copies its unread input at every call.
     while not inflater.eof and total <= limit:
         portion = inflater.unconsumed_tail
         if not portion:

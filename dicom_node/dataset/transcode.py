@@ -70,7 +70,7 @@ def _decompress(dataset: Dataset) -> None:
     tag = Tag("NumberOfFrames")
     frames = dataset.get_item(tag) if tag in dataset else None
     join_fragments(dataset)
-    # The pixels stay in the color model that Photometric Interpretation will name.
+    # pydicom converts YCbCr to RGB and sets Photometric Interpretation to RGB, too.
     dataset.decompress(generate_instance_uid=False)
     if frames is not None:
         dataset[tag] = frames

@@ -1,4 +1,4 @@
-"""Sends results. No other module distinguishes the types of destination."""
+"""Sends results by the protocol of each type of destination."""
 
 import logging
 import tempfile

@@ -103,7 +103,7 @@ def check_connection(
         response = _send(service, request, timeout_s)
     except NoResponseError as error:
         return Outcome(Verdict.RETRY, None, str(error))
-    return search_outcome(response, _credentials(service))
+    return search_outcome(response, _credentials_advice(service))
 
 
 def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
@@ -123,7 +123,7 @@ def _store(
     service: StowDestination, batch: Mapping[str, bytes], timeout_s: float
 ) -> dict[str, Outcome]:
     response = _post(service, batch, timeout_s)
-    outcomes = object_outcomes(batch, response, _credentials(service))
+    outcomes = object_outcomes(batch, response, _credentials_advice(service))
     all_refused = all(
         each.verdict is Verdict.REFUSED and each.status is None
         for each in outcomes.values()
@@ -260,7 +260,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _credentials(service: StowDestination) -> str:
-    """Return what to do if the service does not accept our credentials."""
+def _credentials_advice(service: StowDestination) -> str:
+    """Return what to do if the service refuses our credentials."""
     secret = service.token_env or service.password_env
     return f"check {secret.variable}" if secret else "it may require token_env"

@@ -89,28 +89,28 @@ class StowResponse:
 
 
 def object_outcomes(
-    uids: Iterable[str], response: StowResponse, credentials: str
+    uids: Iterable[str], response: StowResponse, credentials_advice: str
 ) -> dict[str, Outcome]:
     """Return the outcome of each object in a request.
 
     Args:
         uids: SOP Instance UIDs of the objects.
         response: The response to the request.
-        credentials: Advice for the case that our credentials are not accepted.
+        credentials_advice: What to do if the service refuses our credentials.
     """
     listed = dict(_listed(response))
-    other = _unlisted(response, credentials)
+    other = _unlisted(response, credentials_advice)
     return {uid: listed.get(uid, other) for uid in uids}
 
 
-def search_outcome(response: StowResponse, credentials: str) -> Outcome:
+def search_outcome(response: StowResponse, credentials_advice: str) -> Outcome:
     """Return whether the response to a search comes from a working service."""
     if response.code in {200, 204} and response.is_from_service:
         return Outcome(Verdict.STORED, None)
-    return _unlisted(response, credentials)
+    return _unlisted(response, credentials_advice)
 
 
-def _unlisted(response: StowResponse, credentials: str) -> Outcome:
+def _unlisted(response: StowResponse, credentials_advice: str) -> Outcome:
     """Return the outcome of objects that a response does not list, by its status."""
     code = response.code
     if code == HTTPStatus.OK and not response.is_from_service:
@@ -134,7 +134,7 @@ def _unlisted(response: StowResponse, credentials: str) -> Outcome:
         )
     advice = ADVICE.get(code, "")
     if code in {401, 403} or code in REDIRECTS:
-        advice = f"; {credentials}{advice}"
+        advice = f"; {credentials_advice}{advice}"
     passes = code in PASSING or code in REDIRECTS or code in SERVER_ERRORS
     return _unclear(response, Verdict.RETRY if passes else Verdict.REFUSED, advice)
 

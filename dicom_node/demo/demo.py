@@ -197,7 +197,10 @@ def _show(
     arrivals: Arrivals,
     stop: threading.Event,
 ) -> bool:
-    """Send the phantoms, wait for their results, and print the table."""
+    """Send the phantoms, wait for their results, and print the table.
+
+    Return whether all results arrived.
+    """
     console.print("Loading the model …")
     _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz", stop)
     if stop.is_set():

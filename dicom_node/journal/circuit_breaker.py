@@ -174,7 +174,10 @@ class CircuitBreaker:
     def _record_response(
         self, connection: sa.Connection, row: sa.Row[Any], peer: str
     ) -> bool:
-        """Record that a peer responded. Return whether it failed before."""
+        """Record that a peer responded, and try a delayed probe at once.
+
+        Return whether the peer was failing.
+        """
         peer_row = _failing(connection, peer)
         if peer_row is None:
             return False

@@ -190,7 +190,7 @@ class Deliveries:
         return True
 
     def try_now(self, instance_id: str, destination: str) -> bool:
-        """Make the next attempt of a waiting delivery at once.
+        """Schedule the next attempt of a waiting delivery for now.
 
         Returns:
             False if the delivery does not wait any more.

@@ -45,7 +45,10 @@ class IncomingDataset(BytesIO):
         self._limit = limit
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        """Store some bytes. It never raises, because pynetdicom's thread would end."""
+        """Store bytes, or count and discard them after an error (see `refusal`).
+
+        Never raises: an exception would end pynetdicom's thread.
+        """
         if not self.received:
             self.began = time.monotonic()
         self.received += len(data)

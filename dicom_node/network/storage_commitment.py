@@ -131,7 +131,7 @@ def handle_report(
     reporter: Reporter,
     on_refused: OnRefused = ignore_refusal,
 ) -> tuple[int, None]:
-    """Handle one N-EVENT-REPORT.
+    """Record a Storage Commitment report, and return the status of the response.
 
     Args:
         event: EVT_N_EVENT_REPORT. The association negotiation decided whether the peer

@@ -217,7 +217,10 @@ def is_inverted(dataset: Dataset) -> bool:
 def _assumptions(
     dataset: Dataset, itemsize: int, modality: Values, window: int | Window
 ) -> Iterator[str]:
-    """Yield sentences that say how wrong display attributes were interpreted."""
+    """Yield a sentence for each contradictory or invalid display attribute.
+
+    It says which value is used instead.
+    """
     shape = code(dataset, "PresentationLUTShape")
     if shape in {"IDENTITY", "INVERSE"} - {
         "INVERSE" if is_inverted(dataset) else "IDENTITY"

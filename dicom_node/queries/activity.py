@@ -48,8 +48,8 @@ class Figures:
     Attributes:
         intervals: The parts of the period in order, all of the same length.
         scores: Number of results with a probability in each of BINS equal parts.
-        turnaround: Seconds from receipt to first delivery, by percentile; empty if
-            nothing was delivered.
+        turnaround: Seconds from receipt until all destinations had the results of an
+            instance for the first time, by percentile; empty if nothing was delivered.
     """
 
     intervals: Sequence[Interval]

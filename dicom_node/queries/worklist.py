@@ -95,7 +95,7 @@ class Page:
 
 
 class Worklist:
-    """Queries of the journal for many instances at once."""
+    """Reads pages of the worklist, the instances of a study, and the senders."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine

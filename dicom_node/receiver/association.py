@@ -52,8 +52,8 @@ from dicom_node.storage.spool import Spool
 logger = logging.getLogger(__name__)
 
 # The maximum length that we announce to senders. pynetdicom proposes 16 kB, and DCMTK
-# sends at most 128 kB. With 16 associations, this takes half the CPU time of 32 kB, and
-# 4 MB more memory.
+# sends at most 128 kB. With 16 associations, 128 kB needs half the CPU time that 32 kB
+# needs, and 4 MB more memory.
 MAXIMUM_PDU = 131_072
 # Some peers exceed that length. A PDU longer than this is an attack on our memory.
 LONGEST_PDU = 1_048_576

@@ -176,8 +176,11 @@ class Listener:
                         if key.data:
                             self._yield_to_others()
                             self._accept(key.data)
-                    except Exception:  # this connection is lost, not the node
-                        logger.exception("Cannot accept a connection")
+                    except Exception:
+                        logger.exception(
+                            "Cannot accept a connection; this connection is lost, the "
+                            "receiver continues"
+                        )
                         time.sleep(0.1)
 
     def _yield_to_others(self) -> None:
@@ -272,7 +275,7 @@ class Listener:
             raise _NoRequestError(SILENT) from None
 
     def _do_handshake(self, connection: TlsSocket, address: str) -> None:
-        """Do the TLS handshake, however slow the peer is."""
+        """Do the TLS handshake within DEADLINE_S."""
         connection.settimeout(DEADLINE_S)  # for the whole handshake
         # SSLSocket accepts no flags. This reads without removing the byte.
         if not socket.socket.recv(connection, 1, socket.MSG_PEEK):

@@ -1,4 +1,4 @@
-"""The tables of the journal and their states. migrations/ documents each column."""
+"""The tables of the database and their states. migrations/ documents each column."""
 
 from enum import StrEnum
 

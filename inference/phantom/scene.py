@@ -91,7 +91,7 @@ class Scene:
 
 
 def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> Scene:
-    """Choose a scene.
+    """Draw the parameters of a phantom at random.
 
     Args:
         random: The random number generator.

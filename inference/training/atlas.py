@@ -77,7 +77,8 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
     rows = _rows(path)
     missing = {"path", "label", "boxes_norm_xyxy"} - set(rows[0] if rows else ())
     if missing:
-        raise ManifestError(f"{path}: found no rows, or no columns {sorted(missing)}.")
+        names = ", ".join(sorted(missing))
+        raise ManifestError(f"{path} is empty, or lacks the columns {names}.")
     samples, problems = [], []
     paths: set[Path] = set()
     for number, row in enumerate(rows, start=2):
@@ -96,7 +97,8 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
         samples.append(sample)
     if problems:
         listed = "\n".join(problems[:8])
-        raise ManifestError(f"{path}: {len(problems)} rows are wrong:\n{listed}")
+        rest = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""  # noqa: PLR2004
+        raise ManifestError(f"{path}: {len(problems)} rows are wrong:\n{listed}{rest}")
     return tuple(samples)
 
 

@@ -99,9 +99,9 @@ class Learner:
         Args:
             batch: Views with their labels.
             card: The input format of the network.
-            passed: The finished share of this generation, in [0, 1].
-            taught: The output of the previous generation for the views, (N,); None in
-                the first generation.
+            passed: Progress of this generation, 0 to 1; see `Recipe.generations`.
+            taught: The output of the previous generation for the views, (N,), from
+                which the network learns, too; None in the first generation.
 
         Returns:
             The loss, ().

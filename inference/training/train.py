@@ -261,7 +261,7 @@ def _train_network(
     """Train a network to the end, starting from its last checkpoint if there is one.
 
     Args:
-        fold: The fold that it does not see; None for the network that sees all.
+        fold: The fold that is left out; None to train on all folds.
         parts: The folds.
         plan: As for `train`.
         progress: As for `train`. It regularly receives the performance on unseen

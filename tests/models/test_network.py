@@ -221,7 +221,7 @@ class CodePickle:
         pytest.param(bytes_of(torch.nn.Linear(2, 2)), id="whole-model"),
     ],
 )
-def test_file_with_more_than_tensors_is_rejected_and_not_executed(
+def test_file_that_is_not_only_tensors_is_rejected_and_not_executed(
     content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ModelError, match=r"Save `model\.state_dict\(\)`"):

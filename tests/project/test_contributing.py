@@ -30,7 +30,7 @@ def test_each_task_names_at_most_4_files_and_a_test_that_exist() -> None:
     tasks = rows("Where do I change …")
 
     assert len(tasks) >= 15
-    for task, files, test in tasks:
+    for task, files, _notes, test in tasks:
         paths = re.findall(r"`([\w./]+)`", files)
         assert 1 <= len(paths) <= 4, task
         for path in (*paths, test.strip("`")):

@@ -48,7 +48,7 @@ def test_token_is_read_from_a_hash_or_from_the_environment(tmp_path: Path) -> No
     assert SECRET_VALUE not in repr(api)
 
 
-def test_hash_may_have_upper_case_digits(tmp_path: Path) -> None:
+def test_sha256_of_a_token_may_be_in_upper_case(tmp_path: Path) -> None:
     tokens = f"tokens = [{HASHED.replace('0' * 64, 'AB' * 32)}]"
 
     (token,) = read(tmp_path, tokens).api.tokens

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from api.auth.sessions import Sessions
+from api.auth.sessions import LIFE_S, Sessions
 from config.access import Token
 
+ROOT = Path(__file__).parents[3]
 HOUR_S = 3600
 TOKEN = Token(name="a", role="viewer", sha256="0" * 64)
 OTHER = Token(name="b", role="viewer", sha256="1" * 64)
@@ -40,6 +41,13 @@ def test_session_is_valid_for_twelve_hours(tmp_path: Path, clock: Clock) -> None
 
     clock.time += 1
     assert begun.holder(cookie) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["api/templates/texts.json", "docs/operation.md", "docs/scaling.md"]
+)
+def test_texts_state_the_duration_of_a_session(path: str) -> None:
+    assert f"for {LIFE_S // HOUR_S} hours" in (ROOT / path).read_text("utf-8")
 
 
 def test_session_is_valid_after_a_restart(tmp_path: Path, clock: Clock) -> None:

@@ -592,7 +592,7 @@ def test_log_reports_events_that_were_not_written(
     assert "anna" not in caplog.text
 
 
-def test_tell_does_not_block_and_counts_events_above_the_limit(
+def test_record_event_does_not_block_and_counts_events_above_the_limit(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "WRITE_INTERVAL_S", 60)  # no write during the test

@@ -48,6 +48,8 @@ from inference.phantom.long_bone import draw_phantom
 
 Peer = Callable[[str], str]
 
+README = Path(__file__).parents[3] / "README.md"
+
 ENCODERS = {
     ExplicitVRLittleEndian: "dcmconv +te",
     ImplicitVRLittleEndian: "dcmconv +ti",
@@ -134,6 +136,10 @@ def high_throughput(syntax: UID) -> Dataset:
 
 def test_cases_cover_every_advertised_transfer_syntax() -> None:
     assert set(DECODABLE) == ENCODERS.keys() | HIGH_THROUGHPUT.keys()
+
+
+def test_readme_states_the_number_of_transfer_syntaxes() -> None:
+    assert f"any of {len(DECODABLE)} transfer syntaxes" in README.read_text("utf-8")
 
 
 def test_syntaxes_are_ordered_uncompressed_then_lossless_then_lossy() -> None:

@@ -162,7 +162,7 @@ def test_stow_destination_gets_results_over_http(phantom: tuple[str, Path]) -> N
     assert content == path.read_bytes()
 
 
-def test_signs_of_life_are_requested_from_every_peer(
+def test_connection_test_covers_every_peer_of_every_destination(
     archive: Archive, room: Archive, free_port: int
 ) -> None:
     unreachable = Address(ae_title="NOBODY", host="127.0.0.1", port=free_port)

@@ -100,6 +100,14 @@ def test_time_is_counted_in_the_first_bucket_that_contains_it(
     assert observe(STAGE, seconds, "wait").le == le
 
 
+def test_list_of_families_is_complete() -> None:
+    names = vars(module).values()
+
+    assert {each for each in names if isinstance(each, module.MetricFamily)} == {
+        *METRIC_FAMILIES
+    }
+
+
 def test_rolled_back_counts_are_not_stored(engine: sa.Engine) -> None:
     with engine.connect() as connection, connection.begin() as transaction:
         write(connection, increment(RECEIVED))
@@ -108,7 +116,7 @@ def test_rolled_back_counts_are_not_stored(engine: sa.Engine) -> None:
     assert totals(engine) == []
 
 
-def test_add_up_does_not_change_the_totals(
+def test_compact_does_not_change_the_totals(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.begin() as connection:

@@ -241,7 +241,7 @@ def test_sign_of_a_first_value_in_ss_follows_the_input_values(
     assert gray == expected
 
 
-def test_first_value_is_unsigned_for_unsigned_values_if_both_readings_fit() -> None:
+def test_ambiguous_first_value_in_ss_is_unsigned_for_unsigned_pixels() -> None:
     # 30,000 entries from -25536 would reach up to 4463, from 40000 up to 69999.
     item = Dataset()
     item.add_new("LUTDescriptor", "SS", [30000, -25536, 16])

@@ -162,7 +162,7 @@ def test_echoscu_gets_a_success_response(running: Process, peer: Find) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*retired")
-def test_storescu_stores_in_each_of_its_transfer_syntaxes(  # noqa: PLR0913, PLR0917
+def test_storescu_stores_in_nine_transfer_syntaxes(  # noqa: PLR0913, PLR0917
     running: Process,
     peer: Find,
     phantom: Dataset,

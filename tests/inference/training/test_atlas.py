@@ -38,7 +38,7 @@ def test_rows_with_use_0_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("path,label", "file,label", r"no columns \['path'\]"),
+        ("path,label", "file,label", r"is empty, or lacks the columns path\."),
         ("0.png,1,", "0.png,yes,", "line 2: label is 'yes'; expected 0 or 1"),
         ("0.png,1,", "0.png,0,", "line 2: found boxes, but label is 0"),
         ("images/1.png", "images/none.png", "line 3: images/none.png does not exist"),
@@ -57,6 +57,20 @@ def test_invalid_manifest_is_rejected_with_the_line_number(
 
     with pytest.raises(ManifestError, match=message):
         read_manifest(folder)
+
+
+def test_error_lists_eight_wrong_rows_and_counts_the_others(tmp_path: Path) -> None:
+    folder = write_atlas(tmp_path / "atlas", 20)
+    for image in (folder / "images").iterdir():
+        image.unlink()
+
+    with pytest.raises(ManifestError) as rejected:
+        read_manifest(folder)
+
+    heading, *listed, rest = str(rejected.value).splitlines()
+    assert heading.endswith("20 rows are wrong:")
+    assert len(listed) == 8
+    assert rest == "  and 12 more"
 
 
 def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
