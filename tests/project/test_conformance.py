@@ -43,8 +43,8 @@ from dicom_node.receiver.listener import DEADLINE_S
 from dicom_node.receiver.server import IDLE_S
 from dicom_node.results import heatmap
 from dicom_node.results.codes import CONCEPT, GRAD_CAM, SOURCE_IMAGE
-from dicom_node.results.encoding import IMPLEMENTATION_CLASS_UID
-from dicom_node.results.encoding import IMPLEMENTATION_VERSION_NAME as VERSION_NAME
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID
+from dicom_node.uids import IMPLEMENTATION_VERSION_NAME as VERSION_NAME
 from tests.support.dicomweb_service import module
 
 TEXT = (Path(__file__).parents[2] / "CONFORMANCE.md").read_text()
