@@ -16,9 +16,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dicom_node.runtime.fork_server import (
@@ -100,8 +100,10 @@ class RoleServer:
         Raises:
             OSError: The server has ended, or has too few resources to fork.
         """
-        content = json.dumps(asdict(process)).encode()
-        return self._server.fork(content, files, IMPORT_S)
+        without_secrets = replace(process, environment={})
+        content = json.dumps(asdict(without_secrets)).encode()
+        with _pipe_of(json.dumps(dict(process.environment)).encode()) as secrets:
+            return self._server.fork(content, [secrets, *files], IMPORT_S)
 
     def status(self, pid: int) -> int | None:
         """Return the exit status of a process once; None while it runs.
@@ -135,6 +137,22 @@ class RoleServer:
         return self._server.close()
 
 
+@contextmanager
+def _pipe_of(content: bytes) -> Iterator[int]:
+    """Yield the end of a pipe from which the content can be read.
+
+    The server passes it on without reading it. A secret in the memory of the server
+    would be in the memory of every role.
+    """
+    reading, writing = os.pipe()
+    try:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(content)
+        yield reading
+    finally:
+        os.close(reading)
+
+
 def main() -> None:
     """Fork a role for each order, until the supervisor has ended."""
     # Ctrl-C and `systemctl stop` reach every process. The roles finish their work, and
@@ -162,8 +180,10 @@ def _run(order: Order) -> None:
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_NAME, process.name.encode(), 0, 0, 0)
     os.nice(process.niceness)
-    os.environ.update(process.environment)
-    sys.argv = [process.module, *_arguments(process, order.files)]
+    secrets, *files = order.files
+    with os.fdopen(secrets, "rb") as pipe:
+        os.environ.update(json.load(pipe))
+    sys.argv = [process.module, *_arguments(process, files)]
     module: Any = importlib.import_module(process.module)
     module.main()
 

@@ -62,10 +62,33 @@ def test_role_gets_its_name_niceness_and_secrets(
 def test_secret_of_one_role_does_not_reach_another(
     server: RoleServer, tmp_path: Path
 ) -> None:
-    report(server, tmp_path / "..", environment={NAME: "mine"})
+    report(server, tmp_path.parent, environment={NAME: "mine"})
     told = report(server, tmp_path)
 
     assert NAME not in told["environment"]
+
+
+def test_server_has_no_secret_of_a_role_in_its_memory(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    value = "a-value-that-no-other-test-uses"
+    told = report(server, tmp_path, environment={NAME: value})
+
+    assert told["environment"][NAME] == value
+    assert value[2:].encode() not in memory(server.pid)
+
+
+def memory(pid: int) -> bytes:
+    """Return the writable memory of a process."""
+    found = bytearray()
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as content:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            bounds, permissions, *_ = line.split()
+            if permissions.startswith("rw"):
+                start, end = (int(each, 16) for each in bounds.split("-"))
+                content.seek(start)
+                found += content.read(end - start)
+    return bytes(found)
 
 
 def test_role_inherits_its_sockets_and_no_other_files(
