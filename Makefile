@@ -27,7 +27,8 @@ coverage: $(INSTALLED)
 	$(BIN)/coverage report
 
 # Tests with killed processes, full disks and failing archives; takes 15 minutes. Needs
-# root to mount a small disk, and setpriv, DCMTK, PostgreSQL and libfaketime.
+# Linux, root (to mount a small disk, and for host names of its own), and dcmtk,
+# postgresql, gcc, faketime and util-linux. Without one of them, a test is skipped.
 chaos: $(INSTALLED)
 	$(BIN)/python -m pytest tests/chaos -m chaos
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from config.destinations import StowDestination
+from config.destinations import Secret
 from config.settings import Settings
 from dicom_node.audit.trail import record, started, stopped
 from dicom_node.backoff import backoff_s
@@ -341,10 +341,10 @@ def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
     """
     pages = (token.env for token in settings.api.tokens)
     archives = (
-        secret
+        value
         for each in settings.destinations
-        if isinstance(each, StowDestination)
-        for secret in (each.token_env, each.password_env)
+        for _, value in each
+        if isinstance(value, Secret)
     )
     names = [[each.variable for each in group if each] for group in (pages, archives)]
     return frozenset(names[0]), frozenset(names[1])
