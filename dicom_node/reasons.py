@@ -38,7 +38,7 @@ class Unanalyzed(StrEnum):
     BODY_PART = "body_part"
     BLANK = "blank"
     UNFAMILIAR = "unfamiliar"  # unlike the pictures of the training data
-    TWIN = "twin"  # its For Presentation image is analyzed instead
+    FOR_PROCESSING = "twin"  # its For Presentation image is analyzed instead
     SAME_PICTURE = "same_picture"
     OTHER = "other"
 

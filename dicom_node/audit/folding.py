@@ -70,7 +70,7 @@ class Folding:
 
     def fold(self, event: AuditEvent) -> AuditEvent:
         """Return the form in which to write an event: in full, or as one of several."""
-        *fuller, last = forms(event)
+        *fuller, last = shortened(event)
         for level, each in enumerate(fuller):
             if each in self._held:
                 return each
@@ -102,7 +102,7 @@ class Folding:
         return self._taken[kind] < room and self._taken[address] < in_address
 
 
-def forms(event: AuditEvent) -> Sequence[AuditEvent]:
+def shortened(event: AuditEvent) -> Sequence[AuditEvent]:
     """Return an event in full, then without its details, then without its address.
 
     The reason of a rejection is kept, but not the details after its colon. A start is

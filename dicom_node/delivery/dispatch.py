@@ -118,7 +118,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     *,
     sender_ae_title: str,
     calling_ae_title: str,
-    settle: RecordReport,
+    record_report: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
     """Request that a destination commits to the objects that it has stored.
@@ -128,7 +128,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
         destination: A destination that is reached by C-STORE.
         sender_ae_title: As for `deliver`.
         calling_ae_title: Our AE title.
-        settle: Records a report that comes on the same association: see
+        record_report: Records a report that comes on the same association: see
             `n_action.request_commitment`.
         on_refused: Called for each such report that is refused.
     """
@@ -141,7 +141,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
         address,
         calling_ae_title=calling_ae_title,
         timeout_s=SEND_TIMEOUT_S,
-        settle=settle,
+        record_report=record_report,
         on_refused=on_refused,
     )
 

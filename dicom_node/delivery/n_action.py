@@ -46,7 +46,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     *,
     calling_ae_title: str,
     timeout_s: float,
-    settle: RecordReport,
+    record_report: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
     """Request that an archive commits to objects that it has stored.
@@ -56,15 +56,15 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
         destination: Address of the archive.
         calling_ae_title: Our AE title. The archive sends its report to this title.
         timeout_s: As for `send`.
-        settle: Records a report that comes on this association, in its own thread. It
-            may be called before this function returns, or not at all.
+        record_report: Records a report that comes on this association, in its own
+            thread. It may be called before this function returns, or not at all.
         on_refused: Called for each report on this association that is refused.
 
     Returns:
         STORED if the archive has accepted the request. Its report comes separately.
     """
     called = Reporter(destination.ae_title, destination.host, called=destination)
-    listener = _ReportListener(settle, called, on_refused)
+    listener = _ReportListener(record_report, called, on_refused)
     try:
         with associated(
             destination,
@@ -101,9 +101,9 @@ class _ReportListener:
     """Listens for a report on the association of the request."""
 
     def __init__(
-        self, settle: RecordReport, reporter: Reporter, on_refused: OnRefused
+        self, record_report: RecordReport, reporter: Reporter, on_refused: OnRefused
     ) -> None:
-        self._settle = settle
+        self._record_report = record_report
         self._reporter = reporter
         self._on_refused = on_refused
         self._received = threading.Event()
@@ -112,7 +112,9 @@ class _ReportListener:
     def handle(self, event: evt.Event) -> tuple[int, None]:
         self._thread = threading.current_thread()
         self._received.set()
-        return handle_report(event, self._settle, self._reporter, self._on_refused)
+        return handle_report(
+            event, self._record_report, self._reporter, self._on_refused
+        )
 
     def wait(self) -> None:
         """Wait for a report, and for our response to it, before the release."""

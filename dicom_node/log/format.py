@@ -39,15 +39,17 @@ SILENCED = (
 )
 
 
-def configure_logging(role: str, form: str = "text") -> None:
+def configure_logging(role: str, log_format: str = "text") -> None:
     """Configure logging to standard error, one line for each event.
 
     Args:
         role: The role of the process, shown in each line.
-        form: "text" or "json".
+        log_format: "text" or "json".
     """
     handler = _Handler(sys.stderr)
-    handler.setFormatter(JsonFormatter(role) if form == "json" else TextFormatter(role))
+    handler.setFormatter(
+        JsonFormatter(role) if log_format == "json" else TextFormatter(role)
+    )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(capture=True)
     for name in SILENCED:

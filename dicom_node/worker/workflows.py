@@ -306,7 +306,7 @@ class Work:
             raise NotMeantError(
                 "This is a For Processing image. Its For Presentation image, "
                 f"{other}, was analyzed instead.",
-                Unanalyzed.TWIN,
+                Unanalyzed.FOR_PROCESSING,
             )
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
@@ -386,7 +386,7 @@ class Work:
             destination,
             sender_ae_title=sender_ae_title,
             calling_ae_title=self.settings.receiver.ae_title,
-            settle=commitments.record_report,
+            record_report=commitments.record_report,
             on_refused=self.on_refused,
         )
         record = partial(commitments.record_request_outcome, instance_id, destination)

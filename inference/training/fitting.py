@@ -176,7 +176,7 @@ class Fitting:
             self._teacher = self.network()
             self._learner = self._new_learner()
         if before == self.recipe.epochs:
-            self._learner.settle()
+            self._learner.continue_from_average()
 
     def _fingerprint(self) -> dict[str, Any]:
         """Return what a checkpoint must share with a training that resumes from it."""

@@ -87,7 +87,7 @@ class Learner:
         assert isinstance(averaged, ResNet)  # noqa: S101 - narrows the type
         return averaged.eval()
 
-    def settle(self) -> None:
+    def continue_from_average(self) -> None:
         """Continue from the averaged weights."""
         self._network.load_state_dict(self.averaged.state_dict())
 

@@ -87,7 +87,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
     ):
         received = site.receive(number, anna, study_instance_uid=STUDY)
         site.answer(received, probability)
-        site.settle(received, outcome)
+        site.record_outcome(received, outcome)
     site.refuse(site.receive(7, anna))
     site.fail(site.receive(8, anna), "It cannot be decoded.")
     site.receive(9, anna)

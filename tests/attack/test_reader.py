@@ -40,7 +40,7 @@ def archive() -> Iterator[Committing]:
 
 @pytest.mark.parametrize(("name", "reason"), [("commits", 0), ("refuses", REFUSED)])
 @pytest.mark.parametrize("title", ["INTRUDER", "COMMITTER"])
-def test_forged_commitment_report_does_not_settle_a_delivery(
+def test_forged_commitment_report_does_not_complete_a_delivery(
     archive: Committing, name: str, reason: int, title: str
 ) -> None:
     """The report has the right Transaction UID and comes from another address."""

@@ -129,7 +129,7 @@ class Night:
     def counts(self) -> dict[str, int]:
         return counts(self.config)
 
-    def settles(self, expected: Mapping[str, int]) -> float:
+    def wait_for_states(self, expected: Mapping[str, int]) -> float:
         """Wait until the states have these counts; return the seconds."""
         start = time.monotonic()
         wait_for(lambda: self.counts() == dict(expected))

@@ -94,7 +94,7 @@ def test_results_are_delivered_after_archive_faults_and_a_restart(
     subprocess.run(
         [*command, f"--config={night.config}", "--destination=refusing"], check=True
     )
-    night.settles({"delivered": INSTANCES})
+    night.wait_for_states({"delivered": INSTANCES})
     for name, took in delivery_times.items():
         steps = f"two back-off steps: {within[name]:.0f} s"
         seen(f"archive {name}: complete {took:.1f} s after its recovery ({steps})")
@@ -196,12 +196,12 @@ def test_faulty_archive_does_not_delay_deliveries_to_another_archive(
     for name, fault in FAULTS.items():
         for _ in range(PAIRS):
             line.state = State.GOOD
-            night.settles({"delivered": 4 * count})
+            night.wait_for_states({"delivered": 4 * count})
             calm = seconds()
             line.state = fault
             ratios.setdefault(name, []).append(seconds() / calm)
     line.state = State.GOOD
-    night.settles({"delivered": 4 * count})
+    night.wait_for_states({"delivered": 4 * count})
     line.close()
 
     for name, each in ratios.items():

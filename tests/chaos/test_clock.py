@@ -70,7 +70,7 @@ def test_node_neither_repeats_nor_delays_work_if_the_clock_is_set_back_an_hour(
         push(path, node)
     later.wait(INSTANCES, 120)
     took = time.monotonic() - start
-    night.settles({"delivered": INSTANCES})
+    night.wait_for_states({"delivered": INSTANCES})
 
     repeats, altered = twice(archive)
     seen(f"clock set back an hour: the waiting work was done after {took:.0f} s,")
@@ -105,7 +105,7 @@ def test_node_finishes_all_work_after_all_its_processes_are_killed(
     node.start()
     for path in paths[8:]:
         push(path, node)
-    night.settles(sent.states)
+    night.wait_for_states(sent.states)
 
     repeats, altered = twice(archive)
     seen(f"machine down: lost 0 of {INSTANCES}, stored twice {len(repeats)}")

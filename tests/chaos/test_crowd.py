@@ -145,7 +145,7 @@ def test_receiver_accepts_associations_up_to_the_limit_and_rejects_others(
     for each in threads:
         each.join()
     peaks = [peak_mb(pid) for pid in node.roles("dicom_node.receiver")]
-    night.settles({"delivered": ASSOCIATIONS})
+    night.wait_for_states({"delivered": ASSOCIATIONS})
 
     seen(f"{ASSOCIATIONS} associations: {len(accepted)} served, {dict(rejected)}")
     seen(f"  all {ASSOCIATIONS} sent, {dict(statuses)}")

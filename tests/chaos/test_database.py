@@ -71,7 +71,7 @@ def test_locked_database_loses_no_instance(
     unlocked = time.monotonic()
     for uid in uids[12:]:
         push(sent.paths[uid], node)
-    night.settles({"delivered": INSTANCES})
+    night.wait_for_states({"delivered": INSTANCES})
 
     seen(f"database locked {LOCKED_S:.0f} s: {len(refused)} refused after at most")
     seen(f"  {max(durations):.1f} s, C-ECHO in {max(echoes):.2f} s, all delivered")
@@ -109,7 +109,7 @@ def test_node_waits_for_an_unreadable_database(
     for uid in uids[12:]:
         push(sent.paths[uid], node)
     took = time.monotonic() - restored
-    night.settles({"delivered": INSTANCES})
+    night.wait_for_states({"delivered": INSTANCES})
 
     seen(f"database unreadable: recorded again {took:.1f} s after it became readable")
     assert acknowledged <= known
@@ -151,7 +151,7 @@ def test_restart_of_postgresql_loses_no_instance(
             restarts += 1
 
     side_by_side([sending, restarting])
-    took = night.settles({"delivered": INSTANCES})
+    took = night.wait_for_states({"delivered": INSTANCES})
 
     seen(f"PostgreSQL restarted {restarts} times: lost 0, all {took:.1f} s later")
     assert not lost(sent, studies_in(archive))

@@ -91,7 +91,7 @@ def test_node_reports_a_full_disk_and_loses_nothing(
     took = time.monotonic() - start
     for path in others[6:]:
         push(path, node)
-    night.settles({"delivered": INSTANCES})
+    night.wait_for_states({"delivered": INSTANCES})
     wait_for(lambda: is_well(api_port))
 
     seen(f"disk full, watermark {watermark_mb} MB: {summary(refused)}; /readyz: {why}")
@@ -124,7 +124,7 @@ def test_node_reports_unwritable_folders_and_loses_nothing(
         each.chmod(0o700)
     for path in paths[1:]:
         push(path, node)
-    night.settles({"delivered": INSTANCES})
+    night.wait_for_states({"delivered": INSTANCES})
 
     seen(f"read-only: {summary(refused)}; /readyz: {why}")
     assert {each.status for each in refused} == {0xA700}

@@ -112,7 +112,7 @@ def test_fifty_kills_lose_no_instance_and_store_no_result_twice(
     start = time.monotonic()
     senders = [lambda n=n: sender(n) for n in range(SENDERS)]
     side_by_side([killer.kill_roles, *senders])
-    night.settles(sent.states)
+    night.wait_for_states(sent.states)
     wait_for(killer.has_recovered)
     over.set()
     prober.join()

@@ -83,7 +83,7 @@ def test_an_image_that_hangs_or_bloats_the_decoder_costs_no_other_instance(
     start = time.monotonic()
     for path in sent.paths.values():
         push(path, node)
-    night.settles({"delivered": INSTANCES - 1, "failed": 1})
+    night.wait_for_states({"delivered": INSTANCES - 1, "failed": 1})
     took = time.monotonic() - start
 
     (reason,) = reasons(night.config, poison)
@@ -120,7 +120,7 @@ def test_a_decoder_that_is_killed_costs_no_instance_until_it_dies_three_times(
     for _ in range(kills):
         wait_for(lambda: kill_at_work(node, killed))
     failed = {"failed": 1} if fatal else {}
-    night.settles({"delivered": INSTANCES - len(failed), **failed})
+    night.wait_for_states({"delivered": INSTANCES - len(failed), **failed})
     took = time.monotonic() - start
 
     with history(night.config) as told:

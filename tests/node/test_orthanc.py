@@ -393,7 +393,7 @@ def test_orthanc_does_not_commit_to_objects_that_it_does_not_have(
         pacs,
         calling_ae_title="FRACTURE_AI",
         timeout_s=PATIENCE_S,
-        settle=lambda report, _: reports.put(report),
+        record_report=lambda report, _: reports.put(report),
     )
     report = reports.get(timeout=PATIENCE_S)
     receiver.drain(PATIENCE_S)

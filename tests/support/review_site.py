@@ -135,7 +135,7 @@ class Review(Site):
         assert self.journal.analyses.record_result(received.id, row.run, answer)
         return uid
 
-    def settle(
+    def record_outcome(
         self, received: ReceivedInstance, outcome: Outcome, name: str = "pacs"
     ) -> None:
         """Record the outcome of a delivery."""

@@ -136,9 +136,9 @@ def test_logout_ends_the_session_for_every_copy_of_its_cookie(site: Site) -> Non
     assert cookie(response)["max-age"] == "0"
     assert site.ask("GET", "/docs", held).status_code == 401
     assert site.ask("GET", "/docs", other).status_code == 200
-    person = User("acting", "operator")
+    user = User("acting", "operator")
     assert site.events[-1] == AccessEvent(
-        AuditEventType.LOGGED_OUT, person, "192.0.2.7", "/logout"
+        AuditEventType.LOGGED_OUT, user, "192.0.2.7", "/logout"
     )
 
 

@@ -38,18 +38,18 @@ def local(tmp_path: Path) -> Site:
     return Site(tmp_path, "")
 
 
-def with_person_routes(site: Site) -> FastAPI:
-    """Add two routes that return the authenticated person."""
+def add_user_routes(site: Site) -> FastAPI:
+    """Add two routes that return the authenticated user."""
 
     router = APIRouter(prefix="/those")
 
     @site.app.get("/look")
-    def look(person: Viewer) -> list[str]:
-        return [person.name, person.role]
+    def look(user: Viewer) -> list[str]:
+        return [user.name, user.role]
 
     @router.post("/act")
-    def act(person: Operator) -> list[str]:
-        return [person.name, person.role]
+    def act(user: Operator) -> list[str]:
+        return [user.name, user.role]
 
     site.app.include_router(router)
     return site.app
@@ -111,16 +111,16 @@ def test_browser_is_not_redirected_if_there_is_no_login_page(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("token", "person"),
+    ("token", "expected"),
     [(LOOKING, ["looking", "viewer"]), (ACTING, ["acting", "operator"])],
 )
 def test_token_gives_its_name_and_role(
-    guarded: Site, token: str, person: list[str]
+    guarded: Site, token: str, expected: list[str]
 ) -> None:
-    with_person_routes(guarded)
+    add_user_routes(guarded)
 
-    assert guarded.ask("GET", "/look", bearing(token)).json() == person
-    assert guarded.ask("GET", "/look", guarded.session(token)).json() == person
+    assert guarded.ask("GET", "/look", bearing(token)).json() == expected
+    assert guarded.ask("GET", "/look", guarded.session(token)).json() == expected
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_token_gives_its_name_and_role(
     ],
 )
 def test_malformed_and_unknown_tokens_are_refused(guarded: Site, header: str) -> None:
-    with_person_routes(guarded)
+    add_user_routes(guarded)
     headers = {"Authorization": header.encode("latin-1")}
 
     assert guarded.ask("GET", "/look", headers).status_code == 401  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ def test_empty_token_is_refused_even_if_the_settings_contain_it(tmp_path: Path) 
 
 
 def test_viewer_is_refused_routes_of_operators(guarded: Site) -> None:
-    with_person_routes(guarded)
+    add_user_routes(guarded)
 
     refused = guarded.ask("POST", "/those/act", bearing(LOOKING))
     done = guarded.ask("POST", "/those/act", bearing(ACTING))
@@ -198,7 +198,7 @@ def test_readyz_limits_the_rate_of_checks_without_authentication(
 
 class TestProxy:
     @pytest.mark.parametrize(
-        ("user", "person"),
+        ("user", "expected"),
         [
             ("anna", ["anna", "operator"]),
             ("Anna", ["Anna", "viewer"]),
@@ -207,24 +207,24 @@ class TestProxy:
         ],
     )
     def test_names_the_user_in_a_header(
-        self, proxied: Site, user: str, person: list[str]
+        self, proxied: Site, user: str, expected: list[str]
     ) -> None:
-        with_person_routes(proxied)
+        add_user_routes(proxied)
         headers = {"X-Remote-User": user.encode()}
 
         response = proxied.ask("GET", "/look", headers, peer="10.0.0.9")  # type: ignore[arg-type]
 
-        assert response.json() == person
+        assert response.json() == expected
 
     def test_header_from_another_address_is_ignored(self, proxied: Site) -> None:
-        with_person_routes(proxied)
+        add_user_routes(proxied)
         headers = {"X-Remote-User": "anna", "X-Forwarded-For": "10.0.0.9"}
 
         for peer in ("10.0.1.9", "127.0.0.1", "::1"):
             assert proxied.ask("GET", "/look", headers, peer=peer).status_code == 401
 
     def test_empty_header_leaves_the_token_in_force(self, proxied: Site) -> None:
-        with_person_routes(proxied)
+        add_user_routes(proxied)
         headers = {"X-Remote-User": ""}
 
         unauthenticated = proxied.ask("GET", "/look", headers, peer="10.0.0.9")
@@ -234,7 +234,7 @@ class TestProxy:
         assert with_token.json() == ["looking", "viewer"]
 
     def test_header_takes_precedence_over_a_token(self, proxied: Site) -> None:
-        with_person_routes(proxied)
+        add_user_routes(proxied)
         headers = {"X-Remote-User": "anna", **bearing("of-the-identity-provider")}
 
         response = proxied.ask("GET", "/look", headers, peer="10.0.0.9")
@@ -244,7 +244,7 @@ class TestProxy:
 
 
 class TestOtherOrigin:
-    """Another website, in the browser of an authenticated person."""
+    """Another website, in the browser of an authenticated user."""
 
     @pytest.mark.parametrize(
         "sent",

@@ -1,4 +1,4 @@
-"""Fair queue: neither one person's requests nor abandoned ones delay others."""
+"""Fair queue: neither one user's requests nor abandoned ones delay others."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=b"
 
 
 class PersonRequest:
-    """A request of a person, who may disconnect."""
+    """A request of a user, who may disconnect."""
 
     def __init__(self, name: str, *, auth_method: str = "token") -> None:
         self.gone = asyncio.Event()
@@ -53,13 +53,13 @@ class PersonRequest:
         return {"type": "http.disconnect"}
 
 
-async def settle() -> None:
+async def run_other_tasks() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("auth_method", ["token", "open"])
-def test_queue_serves_persons_alternately(auth_method: str) -> None:
+def test_queue_serves_users_alternately(auth_method: str) -> None:
     async def order() -> list[str]:
         queue, served = QueueLimit(user_key, waiting=20), []
 
@@ -78,7 +78,7 @@ def test_queue_serves_persons_alternately(auth_method: str) -> None:
     assert served == first + ["anna"] * 6
 
 
-def test_person_has_one_slot_at_a_time() -> None:
+def test_user_has_one_slot_at_a_time() -> None:
     async def check() -> None:
         queue = QueueLimit(user_key, waiting=5, at_once=2)
         async with AsyncExitStack() as held:
@@ -86,7 +86,7 @@ def test_person_has_one_slot_at_a_time() -> None:
             second = asyncio.create_task(
                 held.enter_async_context(queue.slot(PersonRequest("anna").request))
             )
-            await settle()
+            await run_other_tasks()
             assert not second.done()
             await held.enter_async_context(queue.slot(PersonRequest("berta").request))
             second.cancel()
@@ -94,7 +94,7 @@ def test_person_has_one_slot_at_a_time() -> None:
     asyncio.run(asyncio.wait_for(check(), 10))
 
 
-def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
+def test_only_a_user_with_too_many_waiting_requests_is_refused() -> None:
     async def check() -> HTTPException:
         queue, done = QueueLimit(user_key, waiting=2), asyncio.Event()
 
@@ -106,7 +106,7 @@ def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
             asyncio.create_task(request_slot(name))
             for name in ("anna",) * 3 + ("berta",)
         ]
-        await settle()
+        await run_other_tasks()
         with pytest.raises(HTTPException, match="2 images are waiting") as refused:
             queue.require_space(PersonRequest("anna").request)
         queue.require_space(PersonRequest("berta").request)
@@ -137,11 +137,11 @@ def test_disconnected_or_cancelled_request_leaves_the_queue() -> None:
             asyncio.create_task(request_slot(each, str(n)))
             for n, each in enumerate(sent)
         ]
-        await settle()
+        await run_other_tasks()
         sent[0].gone.set()  # it has started, so it completes
         sent[1].gone.set()
         cancelled.cancel()
-        await settle()
+        await run_other_tasks()
         assert gone.done()
         done.set()
         await asyncio.gather(first, last)

@@ -577,9 +577,9 @@ def test_prediction_is_recorded_in_the_audit_trail(
     )
 
     assert response.status_code == 200
-    person = User("looking", "viewer")
+    user = User("looking", "viewer")
     assert site.events == [
-        AccessEvent(AuditEventType.VIEWED, person, "192.0.2.7", "/predict")
+        AccessEvent(AuditEventType.VIEWED, user, "192.0.2.7", "/predict")
     ]
 
 

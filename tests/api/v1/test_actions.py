@@ -92,7 +92,7 @@ def test_results_are_sent_again_to_one_or_all(site: Review) -> None:
     early = site.act(f"/instances/{received.id}/send")
     site.answer(received)
     for name in ("pacs", "backup"):
-        site.settle(received, STORED, name)
+        site.record_outcome(received, STORED, name)
 
     one = site.act(f"/instances/{received.id}/send?destination=backup")
     after_one = states(site, received.id)
@@ -115,7 +115,7 @@ def test_actions_are_refused_with_410_after_the_files_are_removed(site: Review) 
     received = site.receive(1)
     site.answer(received)
     for name in ("pacs", "backup"):
-        site.settle(received, REFUSED, name)
+        site.record_outcome(received, REFUSED, name)
     with site.engine.begin() as connection:
         connection.execute(instance.update().values(files_removed_at=1.0))
 
@@ -130,8 +130,8 @@ def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None
     for number in (1, 2):
         received = site.receive(number)
         site.answer(received)
-        site.settle(received, REFUSED, "pacs")
-        site.settle(received, STORED, "backup")
+        site.record_outcome(received, REFUSED, "pacs")
+        site.record_outcome(received, STORED, "backup")
     broken = site.receive(3)
     site.fail(broken, "Pixel Data is damaged.")
 
@@ -175,8 +175,8 @@ def test_destinations_have_their_state_and_can_be_paused(site: Review) -> None:
     one, two = site.receive(1), site.receive(2)
     for received in (one, two):
         site.answer(received)
-    site.settle(one, STORED, "pacs")
-    site.settle(one, REFUSED, "backup")
+    site.record_outcome(one, STORED, "pacs")
+    site.record_outcome(one, REFUSED, "backup")
 
     assert site.act("/destinations/backup/pause").status_code == 204
     pacs, backup = site.get("/destinations").json()
@@ -203,8 +203,8 @@ def test_waiting_deliveries_have_their_reason_and_can_be_tried_at_once(
     for number in range(3):
         received = site.receive(number)
         site.answer(received)
-        site.settle(received, Outcome(Verdict.RETRY, None, refuses), "pacs")
-        site.settle(received, STORED, "backup")
+        site.record_outcome(received, Outcome(Verdict.RETRY, None, refuses), "pacs")
+        site.record_outcome(received, STORED, "backup")
         ids.append(received.id)
 
     pacs, backup = site.get("/destinations").json()
@@ -240,13 +240,13 @@ def test_destination_has_its_last_failure_until_a_delivery_succeeds(
     taken, refused, later = (site.receive(number) for number in range(3))
     for received in (taken, refused, later):
         site.answer(received)
-        site.settle(received, STORED, "backup")
-    site.settle(taken, STORED, "pacs")
+        site.record_outcome(received, STORED, "backup")
+    site.record_outcome(taken, STORED, "pacs")
     before, _ = site.get("/destinations").json()
-    site.settle(refused, REFUSED, "pacs")
+    site.record_outcome(refused, REFUSED, "pacs")
     failing, backup = site.get("/destinations").json()
     node = site.get("/node").json()
-    site.settle(later, STORED, "pacs")
+    site.record_outcome(later, STORED, "pacs")
     after, _ = site.get("/destinations").json()
 
     assert before["last_failure"] is None
@@ -269,7 +269,7 @@ def test_connection_test_is_outdated_after_a_failed_delivery(tmp_path: Path) -> 
         (before,) = site.get("/destinations").json()
         received = site.receive()
         site.answer(received)
-        site.settle(received, Outcome(Verdict.RETRY, None, "no answer"), "pacs")
+        site.record_outcome(received, Outcome(Verdict.RETRY, None, "no answer"), "pacs")
         (after,) = site.get("/destinations").json()
         site.act("/destinations/pacs/echo")
         (again,) = site.get("/destinations").json()

@@ -26,7 +26,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Review, s
     site = Review(tmp_path_factory.mktemp("site"))
     received = site.receive(1)
     site.answer(received)
-    site.settle(received, STORED)
+    site.record_outcome(received, STORED)
     with ExitStack() as stack:
         yield site, f"http://127.0.0.1:{serve(site.app, stack)}"
     site.app.state.services.close()

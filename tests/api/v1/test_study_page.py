@@ -42,12 +42,12 @@ def fill(site: Review, study: str, number: int) -> None:
     anna = Patient("Schmidt^Anna", "4711", "A-1")
     first = site.receive(number, anna, study_instance_uid=study, view_position="AP")
     site.answer(first, 0.9)
-    site.settle(first, STORED)
+    site.record_outcome(first, STORED)
     second = site.receive(
         number + 1, anna, study_instance_uid=study, view_position="LL"
     )
     site.answer(second, 0.02)
-    site.settle(second, REFUSED)
+    site.record_outcome(second, REFUSED)
 
 
 @pytest.fixture(scope="module")

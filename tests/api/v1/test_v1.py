@@ -35,7 +35,7 @@ def site(tmp_path: Path) -> Iterator[Review]:
 def test_worklist_contains_a_received_instance(site: Review) -> None:
     received = site.receive(1, Patient("Müller^Eva", "4711", "A-7"))
     site.answer(received, 0.75)
-    site.settle(received, STORED)
+    site.record_outcome(received, STORED)
 
     body = site.get("/instances").json()
 
@@ -77,8 +77,8 @@ def test_query_parameters_filter_and_sort_the_worklist(
     one, two = site.receive(1), site.receive(2)
     for received, probability in ((one, 0.9), (two, 0.75)):
         site.answer(received, probability)
-    site.settle(one, STORED)
-    site.settle(two, REFUSED)
+    site.record_outcome(one, STORED)
+    site.record_outcome(two, REFUSED)
     site.receive(3)
 
     found = site.get(f"/instances{query}").json()["instances"]
@@ -174,7 +174,7 @@ def test_state_is_analyzing_after_the_analysis_began(site: Review) -> None:
 def test_returned_result_is_shown_in_the_history_of_its_source(site: Review) -> None:
     source = site.receive(1)
     uid = site.answer(source)
-    site.settle(source, STORED)
+    site.record_outcome(source, STORED)
     study = source.header.study_instance_uid
     capture = str(SecondaryCaptureImageStorage)
     returned = site.receive(
@@ -237,7 +237,7 @@ def test_failed_instance_with_the_uid_of_a_result_is_listed(
 def test_instance_has_its_model_deliveries_and_events(site: Review) -> None:
     received = site.receive(1)
     uid = site.answer(received)
-    site.settle(received, REFUSED)
+    site.record_outcome(received, REFUSED)
 
     body = site.get(f"/instances/{received.id}").json()
 
@@ -269,7 +269,7 @@ def test_instance_has_its_model_deliveries_and_events(site: Review) -> None:
 def test_delivered_event_names_the_stored_object(site: Review) -> None:
     received = site.receive(1)
     site.answer(received)
-    site.settle(received, STORED)
+    site.record_outcome(received, STORED)
 
     event = site.get(f"/instances/{received.id}").json()["events"][-1]
 

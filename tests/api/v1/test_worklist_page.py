@@ -21,10 +21,10 @@ def site(tmp_path: Path) -> Review:
     site = Review(tmp_path)
     anna = site.receive(1, Patient("Schmidt^Anna", "4711", "A-1"))
     site.answer(anna, 0.9)
-    site.settle(anna, STORED)
+    site.record_outcome(anna, STORED)
     ben = site.receive(2, Patient("<b>Doe</b>^Ben", "0815", "A-2"))
     site.answer(ben, 0.02)
-    site.settle(ben, REFUSED)
+    site.record_outcome(ben, REFUSED)
     return site
 
 

@@ -546,7 +546,7 @@ def test_n_event_report_without_a_parameter_gets_a_failure_status(
             Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port),
             calling_ae_title="NODE",
             timeout_s=TIMEOUT_S,
-            settle=lambda *_: None,
+            record_report=lambda *_: None,
         )
 
     assert outcome == Outcome(Verdict.STORED, 0)

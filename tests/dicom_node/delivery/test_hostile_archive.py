@@ -283,7 +283,7 @@ def test_requests_of_an_archive_do_not_extend_the_timeout_of_its_response(
 def test_endless_commitment_reports_start_few_threads() -> None:
     reports: list[Any] = []
 
-    def settle(report: Any) -> bool:  # noqa: ANN401 - of commitment
+    def record_report(report: Any) -> bool:  # noqa: ANN401 - of commitment
         reports.append(report)
         return True
 
@@ -294,7 +294,7 @@ def test_endless_commitment_reports_start_few_threads() -> None:
             address_of(peer),
             calling_ae_title="NODE",
             timeout_s=LONG_S,
-            settle=settle,
+            record_report=record_report,
         )
         most_threads = max(most_threads, threading.active_count())
 

@@ -159,7 +159,7 @@ class Node:
             self._work.deliver(INSTANCE, "pacs", self.row.run)
         return str(self.row.state)
 
-    def settle(self, transaction: str, reason: int = 0) -> None:
+    def record_report(self, transaction: str, reason: int = 0) -> None:
         """Record a report of the archive: all objects committed, or all failed."""
         if reason:
             report = Report(transaction, frozenset(), dict.fromkeys(UIDS, reason))
@@ -240,7 +240,7 @@ def test_delivery_is_complete_after_the_commitment_report(
     (counted,) = History(node.engine).deliveries()
     assert (counted["state"], counted["count"]) == ("committing", 1)
 
-    node.settle(request.transaction)
+    node.record_report(request.transaction)
 
     assert node.instance == (InstanceState.DELIVERED, "")
     assert node.row.state == DeliveryState.DELIVERED
@@ -274,7 +274,7 @@ def test_report_on_the_same_association_is_recorded_and_acknowledged(
 def test_report_counts_if_it_arrives_before_the_request_is_recorded(
     node: Node, archive: Committing
 ) -> None:
-    archive.during = lambda: node.settle(archive.asked[-1].transaction)
+    archive.during = lambda: node.record_report(archive.asked[-1].transaction)
 
     assert node.go_on(2) == DeliveryState.DELIVERED
     assert node.row.run == 2
@@ -283,7 +283,7 @@ def test_report_counts_if_it_arrives_before_the_request_is_recorded(
 def test_failure_report_counts_if_it_arrives_before_the_request_is_recorded(
     node: Node, archive: Committing
 ) -> None:
-    archive.during = lambda: node.settle(archive.asked[-1].transaction, 0x112)
+    archive.during = lambda: node.record_report(archive.asked[-1].transaction, 0x112)
 
     assert node.go_on(2) == DeliveryState.QUEUED
     assert node.row.run == 3
@@ -302,10 +302,10 @@ def test_no_commitment_is_requested_if_the_setting_is_off(
 @on_both
 def test_repeated_report_has_no_effect(node: Node, archive: Committing) -> None:
     node.go_on(2)
-    node.settle(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction)
     before = node.events, node.row
 
-    node.settle(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction)
 
     assert (node.events, node.row) == before
 
@@ -316,7 +316,7 @@ def test_report_with_an_unknown_transaction_is_refused(node: Node) -> None:
     with pytest.raises(
         ReportRefusedError, match="did not request its transaction"
     ) as refused:
-        node.settle("2.25.99")
+        node.record_report("2.25.99")
     assert refused.value.reason is ReportRefusal.UNKNOWN_TRANSACTION
     assert node.row.state == DeliveryState.COMMITTING
 
@@ -337,7 +337,7 @@ def test_object_reported_as_missing_is_stored_again(
     first, second = archive.asked
     assert first.transaction != second.transaction
     assert [uid for _, uid in second.objects] == [UIDS[1]]
-    node.settle(second.transaction)
+    node.record_report(second.transaction)
     assert node.row.state == DeliveryState.DELIVERED
 
 
@@ -347,7 +347,7 @@ def test_temporary_failure_is_requested_again_with_a_new_transaction(
 ) -> None:
     node.go_on(2)
 
-    node.settle(archive.asked[0].transaction, reason)
+    node.record_report(archive.asked[0].transaction, reason)
     assert node.row.next_at < time.time() + 300
     assert node.go_on() == DeliveryState.COMMITTING
 
@@ -368,7 +368,7 @@ def test_permanent_failure_fails_the_delivery_with_its_reason(
     node: Node, archive: Committing, reason: int, words: str
 ) -> None:
     node.go_on(2)
-    node.settle(archive.asked[0].transaction, reason)
+    node.record_report(archive.asked[0].transaction, reason)
 
     reason_text = f"pacs: stored, but not committed: {words}"
     assert node.instance == (InstanceState.FAILED, reason_text)
@@ -397,7 +397,7 @@ def test_late_report_on_an_earlier_request_counts_for_committed_objects(
     node.journal.commitments.record_report(report, ARCHIVE)
     assert node.objects == {UIDS[0]: "delivered", UIDS[1]: "committing"}
 
-    node.settle(late)
+    node.record_report(late)
     assert node.row.state == DeliveryState.DELIVERED
 
 
@@ -470,7 +470,7 @@ def test_delivery_fails_if_the_object_is_missing_at_the_end_of_the_time(
 ) -> None:
     node.go_on(2)
     node.set(retry_days=1e-9)
-    node.settle(archive.asked[0].transaction, 0x0112)
+    node.record_report(archive.asked[0].transaction, 0x0112)
 
     assert node.row.state == DeliveryState.FAILED
     assert archive.stored == list(UIDS)
@@ -572,7 +572,7 @@ def test_worker_requests_again_after_a_crash_and_both_reports_count(
 
     first, second = (each.transaction for each in archive.asked)
     assert first != second
-    node.settle(first)
+    node.record_report(first)
     assert node.row.state == DeliveryState.DELIVERED
 
 
@@ -609,7 +609,7 @@ def test_report_of_another_peer_is_refused(
     assert refused.value.reason is ReportRefusal.ANOTHER_PEER
     assert refused.value.status == 0x0115
     assert (node.events, node.row, node.objects) == before
-    node.settle(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction)
     assert node.row.state == DeliveryState.DELIVERED
 
 
@@ -641,7 +641,7 @@ def test_log_and_events_do_not_contain_the_transaction(
     caplog.set_level(logging.DEBUG)
     node.go_on(2)
     (request,) = archive.asked
-    node.settle(request.transaction, 0x0112)
+    node.record_report(request.transaction, 0x0112)
     node.go_on(2)
 
     transactions = [each.transaction for each in archive.asked]
@@ -658,7 +658,7 @@ def test_object_lost_after_its_commitment_is_stored_again(
 ) -> None:
     node.go_on(2)
     (first,) = archive.asked
-    node.settle(first.transaction)
+    node.record_report(first.transaction)
     node.let_days_pass(30)
     lost = Report(first.transaction, frozenset(UIDS[:1]), {UIDS[1]: 0x0112})
 
@@ -677,7 +677,7 @@ def test_object_lost_after_its_commitment_is_stored_again(
     node.go_on(2)
     assert archive.stored == [*UIDS, UIDS[1]]
     assert [uid for _, uid in archive.asked[1].objects] == [UIDS[1]]
-    node.settle(archive.asked[1].transaction)
+    node.record_report(archive.asked[1].transaction)
     assert node.instance == (InstanceState.DELIVERED, "")
 
 
@@ -686,11 +686,11 @@ def test_repeated_report_of_a_loss_has_no_effect(
 ) -> None:
     node.go_on(2)
     (first,) = archive.asked
-    node.settle(first.transaction)
-    node.settle(first.transaction, 0x0112)
+    node.record_report(first.transaction)
+    node.record_report(first.transaction, 0x0112)
     before = node.events, node.row
 
-    node.settle(first.transaction, 0x0112)
+    node.record_report(first.transaction, 0x0112)
 
     assert (node.events, node.row) == before
 
@@ -699,8 +699,8 @@ def test_temporary_failure_after_a_commitment_is_requested_again(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
-    node.settle(archive.asked[0].transaction)
-    node.settle(archive.asked[0].transaction, 0x0110)
+    node.record_report(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction, 0x0110)
 
     assert node.go_on() == DeliveryState.COMMITTING
     assert archive.stored == list(UIDS)
@@ -711,8 +711,8 @@ def test_permanent_failure_after_a_commitment_fails_the_delivery(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
-    node.settle(archive.asked[0].transaction)
-    node.settle(archive.asked[0].transaction, 0x0119)
+    node.record_report(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction, 0x0119)
 
     state, reason = node.instance
     assert state == InstanceState.FAILED
@@ -725,10 +725,10 @@ def test_loss_after_the_files_were_removed_fails_the_delivery(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
-    node.settle(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction)
     node.let_days_pass(30)
     assert node.sweep() == 1
-    node.settle(archive.asked[0].transaction, 0x0112)
+    node.record_report(archive.asked[0].transaction, 0x0112)
 
     state, reason = node.instance
     assert state == InstanceState.FAILED
@@ -745,8 +745,8 @@ def test_loss_reported_on_an_earlier_request_is_stored_again(
 ) -> None:
     node.go_on(3)
     early, late = (each.transaction for each in archive.asked)
-    node.settle(late)
-    node.settle(early, 0x0112)
+    node.record_report(late)
+    node.record_report(early, 0x0112)
 
     assert node.go_on() == DeliveryState.COMMITTING
     assert archive.stored == [*UIDS, *UIDS]
@@ -756,9 +756,9 @@ def test_loss_reported_during_a_pause_is_stored_after_it(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
-    node.settle(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction)
     node.journal.deliveries.pause("pacs")
-    node.settle(archive.asked[0].transaction, 0x0112)
+    node.record_report(archive.asked[0].transaction, 0x0112)
 
     assert node.go_on() == DeliveryState.PAUSED
     node.journal.deliveries.resume("pacs")
@@ -809,7 +809,7 @@ def test_report_counts_while_the_destination_is_paused(
     node.journal.deliveries.pause("pacs")
     assert node.go_on() == DeliveryState.PAUSED
 
-    node.settle(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction)
 
     assert node.row.state == DeliveryState.DELIVERED
 
@@ -820,7 +820,7 @@ def test_report_does_not_resume_a_paused_delivery(
     node.go_on(2)
     node.journal.deliveries.pause("pacs")
     node.go_on()
-    node.settle(archive.asked[0].transaction, 0x0112)
+    node.record_report(archive.asked[0].transaction, 0x0112)
     assert node.row.state == DeliveryState.PAUSED
 
     node.journal.deliveries.resume("pacs")
@@ -849,11 +849,11 @@ def test_results_sent_again_need_a_new_commitment(
     node.go_on(2)
     node.journal.deliveries.retry(INSTANCE, "pacs")
     node.go_on()
-    node.settle(archive.asked[0].transaction)
+    node.record_report(archive.asked[0].transaction)
     assert node.row.state == DeliveryState.COMMITTING
 
     node.go_on()
-    node.settle(archive.asked[1].transaction)
+    node.record_report(archive.asked[1].transaction)
 
     assert archive.stored == [*UIDS, *UIDS]
     assert node.row.state == DeliveryState.DELIVERED
@@ -862,10 +862,10 @@ def test_results_sent_again_need_a_new_commitment(
 @on_both
 def test_concurrent_reports_count_once(node: Node, archive: Committing) -> None:
     node.go_on(2)
-    settle: Callable[[], object] = partial(
-        node.settle, archive.asked[0].transaction, 0x112
+    record_report: Callable[[], object] = partial(
+        node.record_report, archive.asked[0].transaction, 0x112
     )
-    threads = [threading.Thread(target=settle) for _ in range(4)]
+    threads = [threading.Thread(target=record_report) for _ in range(4)]
     for each in threads:
         each.start()
     for each in threads:

@@ -268,13 +268,13 @@ def test_maintain_releases_deliveries_that_a_killed_worker_did_not_release(
     assert scheduled(engine).keys() == set(waiting) - {probe}
 
 
-def test_delivery_is_settled_although_the_others_cannot_be_released(
+def test_outcome_is_recorded_although_the_others_cannot_be_released(
     journal: Journal,
     engine: sa.Engine,
     queue: Queue,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Otherwise a repeated `settle` would find the work done, and log nothing."""
+    """Otherwise a repeated `record` would find the work done, and log nothing."""
     waiting = queue(2)
     fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)

@@ -601,7 +601,7 @@ def test_reason_mentions_an_undelivered_notice_until_it_is_delivered(
     assert arrived.reason == "A chest."
 
 
-def test_delivery_without_missing_objects_settles_at_once(
+def test_delivery_without_missing_objects_ends_at_once(
     journal: Journal, analyzed: ReceivedInstance
 ) -> None:
     journal.deliveries.begin(analyzed.id, "pacs", 1)
@@ -727,7 +727,7 @@ OF_THE_SOURCE = {"source_uids": "1.2.9"}
 
 
 @pytest.mark.parametrize(
-    ("presentation", "is_twin"),
+    ("presentation", "belongs_together"),
     [
         pytest.param(OF_THE_SOURCE, True, id="names-its-source"),
         pytest.param({"source_uids": "1.2.99"}, False, id="names-another"),
@@ -762,12 +762,12 @@ OF_THE_SOURCE = {"source_uids": "1.2.9"}
         ),
     ],
 )
-def test_for_processing_image_is_delayed_and_finds_its_twin(
+def test_for_processing_image_is_delayed_and_finds_its_for_presentation_image(
     journal: Journal,
     engine: sa.Engine,
     receive: Receive,
     presentation: dict[str, str],
-    is_twin: bool,  # noqa: FBT001
+    belongs_together: bool,  # noqa: FBT001
 ) -> None:
     raw = receive(
         sop_class_uid=DigitalXRayImageStorageForProcessing,
@@ -779,19 +779,21 @@ def test_for_processing_image_is_delayed_and_finds_its_twin(
     sources = tuple(given.pop("source_uids", "").split())
     is_answered = not given.pop("unanswered", "")
     header = {key: given.pop(key) for key in [*given] if key in HEADER}
-    twin = named(receive("d2", **header), given)
-    header_ = replace(twin.header, source_sop_instance_uids=sources)
-    twin = replace(twin, header=header_)
-    journal.record(twin)
+    for_presentation = named(receive("d2", **header), given)
+    header_ = replace(for_presentation.header, source_sop_instance_uids=sources)
+    for_presentation = replace(for_presentation, header=header_)
+    journal.record(for_presentation)
     if is_answered:
-        assert journal.analyses.record_result(twin.id, 1, ANSWER)
+        assert journal.analyses.record_result(for_presentation.id, 1, ANSWER)
     row = journal.load(raw.id)
     assert row is not None
 
     found = journal.analyses.find_for_presentation_image(row)
 
     assert dict(work(engine))[f"analyze:{raw.id}:1"] == "DELAYED"
-    assert found == (twin.header.sop_instance_uid if is_twin else None)
+    assert found == (
+        for_presentation.header.sop_instance_uid if belongs_together else None
+    )
 
 
 HEADER = (*ACQUIRED, "study_instance_uid", "sop_class_uid")
@@ -807,14 +809,14 @@ def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance
 
 
 @pytest.mark.parametrize("known", [{}, HAND])
-def test_images_without_a_known_acquisition_are_not_twins(
+def test_images_without_a_known_acquisition_do_not_belong_together(
     journal: Journal, receive: Receive, known: dict[str, str]
 ) -> None:
     raw = receive(sop_class_uid=DigitalXRayImageStorageForProcessing, **known)
     journal.record(raw)
-    twin = receive("d2", **known)
-    journal.record(twin)
-    assert journal.analyses.record_result(twin.id, 1, ANSWER)
+    for_presentation = receive("d2", **known)
+    journal.record(for_presentation)
+    assert journal.analyses.record_result(for_presentation.id, 1, ANSWER)
     row = journal.load(raw.id)
     assert row is not None
 
@@ -889,12 +891,12 @@ def test_two_deliveries_that_end_at_the_same_moment_leave_the_instance_delivered
         journal.analyses.record_result(one.id, 1, ANSWER)
         for name in ("pacs", "backup"):
             journal.deliveries.begin(one.id, name, 1)
-        settle = journal.delivery_outcomes.record
+        record = journal.delivery_outcomes.record
         stored = {"2.25.1": STORED}
 
         at_once(
             *(
-                partial(settle, one.id, destination(name), 1, stored)
+                partial(record, one.id, destination(name), 1, stored)
                 for name in ("pacs", "backup")
             )
         )

@@ -80,7 +80,7 @@ class Keeper:
         assert self.journal.analyses.record_result(received.id, row.run, answer)
         return path
 
-    def settle(self, received: ReceivedInstance, **outcomes: object) -> None:
+    def record_outcomes(self, received: ReceivedInstance, **outcomes: object) -> None:
         uid = f"2.25.{int(received.id, 16)}"
         for name, outcome in outcomes.items():
             row = self.delivery(received, name)
@@ -96,7 +96,7 @@ class Keeper:
     def delivered(self, received: ReceivedInstance) -> str:
         self.receive(received)
         path = self.answer(received)
-        self.settle(received, pacs=STORED, backup=STORED)
+        self.record_outcomes(received, pacs=STORED, backup=STORED)
         assert state_of(self.journal, received) == InstanceState.DELIVERED
         return path
 
@@ -160,7 +160,7 @@ def test_failed_instances_are_kept_longer(keeper: Keeper, receive: Receive) -> N
     broken, refused, other = (keeper.receive(receive()) for _ in range(3))
     keeper.journal.analyses.conclude(broken.id, 1, BROKEN)
     keeper.answer(refused)
-    keeper.settle(refused, pacs=STORED, backup=REFUSED)
+    keeper.record_outcomes(refused, pacs=STORED, backup=REFUSED)
     keeper.journal.analyses.conclude(other.id, 1, UNANALYZED)
     keeper.pass_days(29)
 
@@ -179,12 +179,12 @@ def test_unfinished_instance_is_kept_at_any_age(
     one = keeper.receive(receive())
     if state != "received":
         keeper.answer(one)
-        keeper.settle(one, pacs=STORED)
+        keeper.record_outcomes(one, pacs=STORED)
     if state == "paused":
         keeper.journal.deliveries.pause("backup")
         keeper.journal.deliveries.begin(one.id, "backup", 1)
     if state == "queued":
-        keeper.settle(one, backup=RETRY)
+        keeper.record_outcomes(one, backup=RETRY)
     if state == "committing":
         with keeper.engine.begin() as connection:
             selected = delivery.c.destination == "backup"
@@ -199,7 +199,7 @@ def test_unfinished_instance_is_kept_at_any_age(
     assert keeper.rows()["instance"] == 1
 
 
-def test_unanalyzed_instance_is_kept_until_its_notice_is_settled(
+def test_unanalyzed_instance_is_kept_until_its_notice_is_finished(
     keeper: Keeper, receive: Receive
 ) -> None:
     journal = Journal(
@@ -227,13 +227,13 @@ def test_retry_and_repeated_analysis_restart_the_retention_time(
     for each in (retried, analyzed):
         keeper.receive(each)
         keeper.answer(each)
-        keeper.settle(each, pacs=STORED, backup=REFUSED)
+        keeper.record_outcomes(each, pacs=STORED, backup=REFUSED)
     keeper.pass_days(10_000)
 
     assert keeper.journal.deliveries.retry(retried.id, "backup")
     assert keeper.journal.analyze_again(analyzed.id)
     assert keeper.sweep() == Deleted(files=0, rows=0)
-    keeper.settle(retried, backup=STORED)
+    keeper.record_outcomes(retried, backup=STORED)
     keeper.pass_days(6)
     assert keeper.sweep() == Deleted(files=0, rows=0)
 
@@ -243,7 +243,7 @@ def test_retry_and_analysis_are_refused_after_the_files_are_removed(
 ) -> None:
     one = keeper.receive(receive())
     keeper.answer(one)
-    keeper.settle(one, pacs=STORED, backup=REFUSED)
+    keeper.record_outcomes(one, pacs=STORED, backup=REFUSED)
     keeper.pass_days(31)
     keeper.sweep()
 

@@ -55,13 +55,13 @@ NO_DATASET, DATASET = short(0x0101), short(0)
 reports: list[Report] = []
 
 
-def settle(report: Report, _: Reporter) -> None:
+def record_report(report: Report, _: Reporter) -> None:
     reports.append(report)
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with serving_node(tmp_path_factory.mktemp("node"), settle) as node:
+    with serving_node(tmp_path_factory.mktemp("node"), record_report) as node:
         yield node
 
 

@@ -57,7 +57,7 @@ class Node:
     refused: list[tuple[Reporter, ReportRefusal]] = field(default_factory=list)
     counted: list[Sample] = field(default_factory=list)
 
-    def settle(self, report: Report, reporter: Reporter) -> None:
+    def record_report(self, report: Report, reporter: Reporter) -> None:
         self.threads.add(threading.current_thread().name)
         if self.error:
             raise self.error
@@ -94,7 +94,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             spool,
             _accept,
             {listen("127.0.0.1", 0): None},
-            record_report=node.settle if accepts_reports else None,
+            record_report=node.record_report if accepts_reports else None,
             on_refused=lambda *refused: node.refused.append(refused),
             count=node.counted.append,
         )

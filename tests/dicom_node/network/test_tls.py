@@ -759,7 +759,7 @@ def test_commitment_is_requested_and_reported_over_tls(
         destination(archive.port, tls_authorities=certificates.authority.certificate),
         calling_ae_title="NODE",
         timeout_s=SOON_S,
-        settle=lambda report, _: reports.append(report),
+        record_report=lambda report, _: reports.append(report),
     )
     archive.stop()
 

@@ -100,15 +100,15 @@ def test_work_is_not_delayed_if_the_clock_is_set_back(
     journal: Journal, tmp_path: Path
 ) -> None:
     hour_ms = 3_600_000
-    twin, waiting = "a" * 32, "b" * 32
+    future, waiting = "a" * 32, "b" * 32
     engine = open_engine(f"sqlite:///{tmp_path / 'node.sqlite'}")
-    for each in (twin, waiting):
+    for each in (future, waiting):
         record(journal, tmp_path, each, DigitalXRayImageStorageForProcessing)
     with engine.begin() as connection:  # as if enqueued one hour from now
         connection.exec_driver_sql(
             "UPDATE workflow_status SET created_at = created_at + ?, "
             "delay_until_epoch_ms = delay_until_epoch_ms + ? WHERE workflow_uuid = ?",
-            (hour_ms, hour_ms, f"analyze:{twin}:1"),
+            (hour_ms, hour_ms, f"analyze:{future}:1"),
         )
     before = time.time()
 
@@ -119,7 +119,7 @@ def test_work_is_not_delayed_if_the_clock_is_set_back(
         for each in DBOS.list_workflows()
     }
     engine.dispose()
-    assert delays[f"analyze:{twin}:1"] == pytest.approx(0, abs=5)
+    assert delays[f"analyze:{future}:1"] == pytest.approx(0, abs=5)
     assert delays[f"analyze:{waiting}:1"] == pytest.approx(
         FOR_PROCESSING_DELAY_S, abs=5
     )

@@ -698,7 +698,7 @@ def test_missing_result_file_is_created_and_delivered_again(
     assert len(archive.log) == 1
 
 
-def test_delivery_holds_its_slot_from_begin_to_settle(
+def test_delivery_holds_its_slot_from_its_begin_to_its_outcome(
     work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.analyze(received.id, 1)
