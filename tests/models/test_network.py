@@ -89,8 +89,9 @@ def test_architecture_equals_that_of_torchvision(architecture: str) -> None:
 def test_inference_imports_neither_torchvision_nor_the_compiler() -> None:
     """Both imports would take 190 MB and one second in each process."""
     program = """
-import sys, api.__main__, dicom_node.worker.__main__
+import sys, torch, api.__main__, dicom_node.worker.__main__
 from inference.classification.classifier import Classifier, self_test
+torch.set_num_threads(1)  # as these processes do
 self_test(Classifier.load(None, "cpu"))
 print([each for each in ("torchvision", "torch._dynamo") if each in sys.modules])
 """

@@ -21,10 +21,10 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.patient import Patient
 from dicom_node.results.overlay_data import overlay_of
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import InstanceState, delivery
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
+from tests.support.databases import create_migrated
 from tests.support.http_client import ACTING, LOOKING, TOKENS, Site, bearing, serve
 
 MODEL = ModelIdentity("phantom-model", "1.0", "0" * 64)
@@ -62,7 +62,7 @@ class Review(Site):
         config.write_text(f'[api]\n{api}\n[storage]\ndirectory = "node"\n{more}')
         self.settings = load(config, {"ACTING": ACTING})
         self.guarded = self.settings.api.guarded
-        migrate(self.settings.storage)
+        create_migrated(self.settings.storage)
         self.engine = open_engine(self.settings.storage.database_url)
         directory = self.settings.storage.directory
         (directory / "spool").mkdir(exist_ok=True)

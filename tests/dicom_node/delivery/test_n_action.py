@@ -39,7 +39,6 @@ from dicom_node.queries.failures import failed, grouped
 from dicom_node.queries.history import History
 from dicom_node.reasons import ReportRefusal
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
 from dicom_node.storage.tables import (
     DeliveryState,
@@ -52,6 +51,7 @@ from dicom_node.storage.tables import instance as received
 from dicom_node.worker.workflows import Work
 from inference.finding import Finding, ModelIdentity, Thresholds
 from tests.support.commitment_archive import WELL_KNOWN, Committing
+from tests.support.databases import create_migrated
 
 pytestmark = pytest.mark.integration
 
@@ -93,7 +93,7 @@ class Node:
             update={"directory": directory, "database": database, "min_free_mb": 0}
         )
         self.settings = defaults.model_copy(update={"storage": storage})
-        migrate(storage)
+        create_migrated(storage)
         self.engine = open_engine(storage.database_url)
         self._pacs = DicomDestination(
             name="pacs",

@@ -48,7 +48,6 @@ from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encoding import ResultObject
 from dicom_node.results.result_kinds import ResultKind
 from dicom_node.storage.database import open_engine, reading
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import InstanceState, event, instance
 from dicom_node.worker import retry
@@ -60,6 +59,7 @@ from dicom_node.worker.retry import (
 from dicom_node.worker.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
+from tests.support.databases import create_migrated
 
 pytestmark = pytest.mark.integration
 
@@ -142,7 +142,7 @@ def pipeline(tmp_path: Path, phantom: Dataset) -> ScriptedPipeline:
 
 @pytest.fixture
 def work(settings: Settings, pipeline: ScriptedPipeline) -> Iterator[Work]:
-    migrate(settings.storage)
+    create_migrated(settings.storage)
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     scripted = cast("Pipeline", pipeline)

@@ -3,7 +3,6 @@
 import io
 import shutil
 import tomllib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,14 +28,6 @@ from inference.training.phantoms import random_phantom
 from models.card import ModelError, card_text, read_card
 
 EXAMPLE = SHIPPED.with_name("original_app.example.toml")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from inference.training.phantoms import random_phantom
 from inference.training.robustness import CHANGES, _switched_at, robustness
 from tests.support.phantom_atlas import write_atlas
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 DEFINITE, DOUBTFUL = OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL
 NONE = OperatingPoint.NONE
 
@@ -89,7 +91,7 @@ def test_figures_are_computed_for_each_subgroup() -> None:
 def test_the_command_writes_figures_curves_and_sheets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, out = write_atlas(tmp_path / "atlas", 8), tmp_path / "report"
+    folder, out = write_atlas(tmp_path / "atlas", 4), tmp_path / "report"
     arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
     monkeypatch.setattr("sys.argv", arguments)
 
@@ -97,14 +99,14 @@ def test_the_command_writes_figures_curves_and_sheets(
 
     written = json.loads((out / "evaluation.json").read_text("utf-8"))
     assert json.loads(capsys.readouterr().out) == written["overall"]
-    assert written["overall"]["radiographs"] == 8
+    assert written["overall"]["radiographs"] == 4
     for name in ("roc", "pr", "calibration", "misses", "alarms"):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 400
 
 
 def test_robustness_reports_the_effect_of_each_image_change(tmp_path: Path) -> None:
-    samples = read_manifest(write_atlas(tmp_path / "atlas", 4))
+    samples = read_manifest(write_atlas(tmp_path / "atlas", 2))
 
     reports = list(robustness(Classifier.load(None, "cpu"), samples))
 
@@ -157,7 +159,7 @@ def test_manifest_with_labels_only_is_evaluated(
 def test_unreadable_images_are_listed_and_the_others_are_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, out = write_atlas(tmp_path / "atlas", 8), tmp_path / "report"
+    folder, out = write_atlas(tmp_path / "atlas", 4), tmp_path / "report"
     (folder / "images" / "2.png").write_bytes(b"no picture")
     arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
     monkeypatch.setattr("sys.argv", arguments)
@@ -165,7 +167,7 @@ def test_unreadable_images_are_listed_and_the_others_are_evaluated(
     evaluate.main()
 
     written = json.loads((out / "evaluation.json").read_text("utf-8"))
-    assert written["overall"]["radiographs"] == 7
+    assert written["overall"]["radiographs"] == 3
     (reason,) = written["unreadable"]
     assert "2.png" in reason
 

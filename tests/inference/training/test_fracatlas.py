@@ -1,23 +1,13 @@
 """The shipped weights reach the figures of their model card on real radiographs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from inference.classification.classifier import Classifier
 from inference.training.atlas import read_manifest, select_split
 from inference.training.evaluate import figures
 from inference.training.judging import judge
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.shared

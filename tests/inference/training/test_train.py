@@ -4,7 +4,6 @@ import fcntl
 import json
 import re
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -42,14 +41,6 @@ from models.resnet import ResNet
 from tests.support.phantom_atlas import write_atlas
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
     return read_manifest(write_atlas(tmp_path_factory.mktemp("data") / "atlas", 8))
@@ -62,9 +53,21 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 
 
 @pytest.fixture(scope="module")
+def pair(few: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """A radiograph with a fracture and one without, for the training of one network."""
+    return few[:2]
+
+
+@pytest.fixture(scope="module")
 def recipe() -> Recipe:
     short = replace(read_recipe(SHIPPED), epochs=1, batch=4, phantoms=0.2)
     return replace(short, repeats=1, whole_share=1.0, generations=1, fine_batch=4)
+
+
+@pytest.fixture(scope="module")
+def small_steps(recipe: Recipe) -> Recipe:
+    """Epochs of three steps: the two radiographs of `pair`, and a phantom."""
+    return replace(recipe, batch=2, fine_batch=2, phantoms=0.5)
 
 
 def plan_for(out: Path, recipe: Recipe) -> Plan:
@@ -80,6 +83,7 @@ def plan_for(out: Path, recipe: Recipe) -> Plan:
     )
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_train_command_writes_weights_card_and_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,10 +150,10 @@ def weights(fitting: Fitting) -> dict[str, torch.Tensor]:
 
 
 def test_resumed_training_ends_with_the_same_weights(
-    tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
+    tmp_path: Path, pair: tuple[Sample, ...], small_steps: Recipe
 ) -> None:
-    both = replace(recipe, fine_epochs=1, generations=2)
-    through = fitting_for(few, both)
+    both = replace(small_steps, fine_epochs=1, generations=2)
+    through = fitting_for(pair, both)
 
     def save(done: int, _count: int, _loss: float) -> None:
         if (through.done, done) == (2, 2):  # the first part of the second generation
@@ -158,7 +162,7 @@ def test_resumed_training_ends_with_the_same_weights(
     while through.done < through.epochs:
         through.epoch(save)
 
-    second = fitting_for(few, both)
+    second = fitting_for(pair, both)
     second.resume(tmp_path / "checkpoint")
     while second.done < second.epochs:
         second.epoch()
@@ -216,7 +220,7 @@ def test_checkpoint_of_another_training_is_refused(
 
 
 def test_start_weights_are_loaded_and_the_stem_is_frozen(
-    tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
+    tmp_path: Path, pair: tuple[Sample, ...], small_steps: Recipe
 ) -> None:
     random = np.random.default_rng(0)
     given = {
@@ -228,7 +232,7 @@ def test_start_weights_are_loaded_and_the_stem_is_frozen(
     given["unknown"] = np.zeros(3)
     np.savez(tmp_path / "start.npz", **given)
 
-    fitting = fitting_for(samples, replace(recipe, batch=2), tmp_path / "start.npz")
+    fitting = fitting_for(pair, small_steps, tmp_path / "start.npz")
     before = weights(fitting)
     fitting.epoch()
 
@@ -265,9 +269,9 @@ def test_start_weights_that_do_not_fit_are_refused(
 
 
 def test_fine_epoch_freezes_layer1_and_the_statistics(
-    few: tuple[Sample, ...], recipe: Recipe
+    pair: tuple[Sample, ...], small_steps: Recipe
 ) -> None:
-    fitting = fitting_for(few, replace(recipe, fine_epochs=1, averaging=0.5))
+    fitting = fitting_for(pair, replace(small_steps, fine_epochs=1, averaging=0.5))
     fitting.epoch()
     before = weights(fitting)
     fitting.epoch()
@@ -357,7 +361,7 @@ def test_cells_outside_the_canvas_are_ignored() -> None:
 def test_half_precision_weights_change_no_probability(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    fitting = fitting_for(samples, replace(recipe, batch=2, averaging=0.5))
+    fitting = fitting_for(samples[:4], replace(recipe, batch=2, averaging=0.5))
     fitting.epoch()
     network = fitting.network()
     with torch.no_grad():
@@ -484,10 +488,10 @@ def test_teacher_averages_the_logits_of_alike_views() -> None:
 
 
 def test_second_generation_learns_from_the_first(
-    few: tuple[Sample, ...], recipe: Recipe
+    pair: tuple[Sample, ...], small_steps: Recipe
 ) -> None:
     taught, alone = (
-        fitting_for(few, replace(recipe, generations=2, taught=share))
+        fitting_for(pair, replace(small_steps, generations=2, taught=share))
         for share in (0.5, 0.0)
     )
     for fitting in (taught, alone):

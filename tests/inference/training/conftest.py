@@ -1,0 +1,16 @@
+"""Common fixtures of tests of training and evaluation."""
+
+import pytest
+
+from inference.training import evaluate, train
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw only some resamples for each interval; test_statistics.py tests intervals.
+
+    Many resamples would take most of the time of an evaluation of a few radiographs.
+    """
+    monkeypatch.setattr(evaluate, "RESAMPLED", 50)
+    monkeypatch.setattr(evaluate, "FEW", 10)
+    monkeypatch.setattr(train, "RESAMPLED", 50)
