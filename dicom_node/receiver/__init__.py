@@ -1,1 +1,1 @@
-"""The Storage SCP: from the socket to the journal. Uploads take the same path."""
+"""Receives, stores and records instances: the Storage SCP, and uploads of files."""

@@ -1,8 +1,9 @@
 """The receiver: the process that runs the Storage SCP of the node.
 
-The supervisor starts it as `python -P -m dicom_node.receiver --config FILE --fd N`. N
-is the listening socket that all receivers share, and --tls-fd N is the one for TLS.
-Without these options, the receiver opens the sockets itself.
+The supervisor starts it with the options --config FILE and --fd N. N is the file
+descriptor of the listening socket that all receivers share. --tls-fd N passes the
+listening socket for TLS. Without --fd and --tls-fd, the receiver opens the sockets
+itself.
 """
 
 import logging
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Run a receiver until SIGTERM. Associations that are open then may finish."""
+    """Run a receiver until SIGTERM or SIGINT. See `run` for open associations."""
     parser = role_parser("receiver", __doc__)
     add_options(parser)
     arguments = parser.parse_args()
@@ -81,7 +82,10 @@ def main() -> None:
 def _instance_recorder(
     journal: Journal, spool: Spool, record_event: RecordEvent
 ) -> Accept:
-    """Return a function that records an instance and wakes the worker."""
+    """Return a function that records an instance and wakes the worker.
+
+    The function removes the file of an instance that is stored already.
+    """
 
     def accept(instance: ReceivedInstance) -> None:
         is_new = journal.record(instance)
@@ -96,7 +100,7 @@ def _instance_recorder(
 
 
 def _association_auditor(record_event: RecordEvent) -> OnAssociationRequest:
-    """Return a function that records callers in the audit trail."""
+    """Return a function that records accepted and rejected callers as audit events."""
 
     def on_request(calling_ae_title: str, address: str, reason: str) -> None:
         event_type = AuditEventType.REJECTED if reason else AuditEventType.OPENED
@@ -117,7 +121,11 @@ def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
     on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> None:
-    """Serve until a signal stops the process, then drain; see start_receiver."""
+    """Serve until a signal stops the process, then wait for open associations.
+
+    Associations that are still open after DRAIN_S are aborted. See `start_receiver` for
+    the arguments.
+    """
     allow_many_threads()
     remove_partial_files(spool)
     stop.ready(DRAIN_S)

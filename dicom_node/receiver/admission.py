@@ -1,4 +1,4 @@
-"""Decides who may open an association, and how many at once (PS3.8 9.3.4).
+"""Decides whether a caller may open an association (PS3.8 9.3.4).
 
 Associations are counted at their negotiation, not when a socket opens. They are counted
 over all receiver processes of a machine together: see receiver/association_slots.py.
@@ -26,10 +26,10 @@ from dicom_node.receiver.association_slots import (
 
 
 class Admission:
-    """The rules of one node. Safe to share between threads."""
+    """The rules by which a node accepts associations. Thread-safe."""
 
     def __init__(self, settings: ReceiverSettings, folder: Path) -> None:
-        """Create the rules.
+        """Derive the rules from the settings.
 
         Args:
             settings: Our AE title, the allowed callers and the limits.
@@ -72,7 +72,10 @@ class Admission:
             return self._acquire_slot(caller)
 
     def _acquire_slot(self, caller: bytes) -> AssociationSlot | Rejection:
-        """Take a free slot for a caller, unless the caller has reached its limit."""
+        """Return a slot for a caller, or the limit that has been reached.
+
+        Call it inside the lock of the slots.
+        """
         settings, callers = self._settings, self._slots.callers()
         per_caller = settings.max_associations_per_caller
         if callers.count(caller) >= per_caller:
@@ -87,10 +90,11 @@ class Admission:
         return self._slots.acquire(caller)
 
     def _count_reserved(self, caller: bytes, callers: Sequence[bytes]) -> int:
-        """Return the number of slots that are reserved for others than this caller.
+        """Return the number of slots that are reserved for callers other than this one.
 
-        Slots are reserved for titles that are listed for certain networks and have no
-        association open.
+        A slot is reserved for each title that is listed only with networks and has no
+        open association, up to `reserved_associations`. The result is 0 for a caller
+        with such a title.
         """
         absent = self._reserved_titles - {title_of(each) for each in callers}
         if title_of(caller) in absent:
@@ -107,8 +111,8 @@ def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
     """Return the networks that an AE title is listed with in allowed_callers.
 
-    They explain why a listed caller is rejected: it called from another network. Empty
-    if the title is not listed, or may call from anywhere.
+    They explain why a listed caller is rejected: it called from another network. The
+    list is empty if no entry of the title has a network.
     """
     same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
     return [str(each.network) for each in same if each.network is not None]

@@ -1,10 +1,10 @@
 """An association that a peer opened, based on pynetdicom's class.
 
-pynetdicom accepts a PDU of any size, in pieces of 4 kB, and waits for ever for the rest
-of one. This module sets limits. Neither an occasional C-ECHO nor fragments that never
-become an instance keep an association open. The resources of an association are
-released when its thread ends, whatever the reason. Datasets are stored by
-receiver/dimse.py.
+pynetdicom accepts a PDU of any size, reads it in pieces of 4 kB, and waits for the rest
+of it without a limit. This module limits the size of a PDU and the time to receive it.
+It aborts an association on which no instance has been stored for too long; an
+occasional C-ECHO does not prevent that. The resources of an association are released
+when its thread ends for any reason. receiver/dimse.py stores the datasets.
 """
 
 import logging
@@ -55,12 +55,13 @@ logger = logging.getLogger(__name__)
 # sends at most 128 kB. With 16 associations, 128 kB needs half the CPU time that 32 kB
 # needs, and 4 MB more memory.
 MAXIMUM_PDU = 131_072
-# Some peers exceed that length. A PDU longer than this is an attack on our memory.
+# Some peers exceed that length. A PDU that is longer than this ends the association,
+# because it could exhaust our memory.
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
-# If a dataset comes faster than this, the time for its operation is extended.
+# Each time this many bytes have arrived, the time for an operation is extended by 1 s.
 SLOWEST_BYTES_PER_S = 10_000
-# After an abort the two threads end by themselves, or the connection is cut.
+# If the two threads do not end within this time after an abort, the connection is cut.
 KILL_S = 2 * ARTIM_S
 # PS3.8 9.2.1: in these states the upper layer waits for our response to an association
 # request, for data, or for our response to a release request. Each of these wakes it.
@@ -68,7 +69,7 @@ WAITING = {"Sta3", "Sta6", "Sta8"}
 
 
 class _Socket(AssociationSocket):
-    """The connection. Its first PDU has already been read.
+    """The connection of an association. Its first PDU has already been read.
 
     Attributes:
         associate_request: The request that an A-ASSOCIATE-AC responds to.
@@ -93,8 +94,8 @@ class _Socket(AssociationSocket):
     def ready(self) -> bool:
         """True if there is something to read, such as the end of the connection.
 
-        If nothing else can happen in this state, it waits for something to read or
-        send.
+        In the states of WAITING, the property first waits up to CHECK_INTERVAL_S for
+        something to read or to send.
         """
         if self.socket is None:
             return False
@@ -106,7 +107,12 @@ class _Socket(AssociationSocket):
         return is_readable and (tls is None or tls.has_data())
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read this many bytes; fewer if the connection ends first."""
+        """Read this many bytes; fewer if the connection ends first.
+
+        Raises:
+            OSError: They are more than LONGEST_PDU, they did not arrive within
+                PDU_DEADLINE_S, or the connection broke.
+        """
         if self._ahead:
             data, self._ahead = self._ahead[:nr_bytes], self._ahead[nr_bytes:]
             return bytearray(data)
@@ -120,7 +126,8 @@ class _Socket(AssociationSocket):
         unread and the result is None.
 
         Raises:
-            OSError: The connection broke or ended in the middle of the PDU.
+            OSError: The PDU is longer than LONGEST_PDU, it did not arrive within
+                PDU_DEADLINE_S, or the connection broke or ended in the middle of it.
         """
         head = bytes(self.recv(PDU_HEAD))
         if not is_fragments(head):
@@ -160,7 +167,7 @@ class Connection(Association):
     Attributes:
         address: Network address of the peer.
         associate_request: The peer's request.
-        resources: Resources to release when the association ends, whatever the reason.
+        resources: Resources that are released when the association ends for any reason.
         on_invalid_report: Called for each N-EVENT-REPORT that lacks a required
             parameter.
     """
@@ -227,7 +234,7 @@ class Connection(Association):
     def store_in(
         self, spool: Spool, limit: int, operation_timeout_s: float, count: Count
     ) -> None:
-        """Store datasets in the spool as they arrive.
+        """Let the association store datasets in the spool as they arrive.
 
         Args:
             spool: Stores the datasets.
@@ -250,9 +257,10 @@ class Connection(Association):
         return role is not None and bool(role.scp_role)
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
-        """Serve requests in this association's thread, one after the other.
+        """Serve a request in this association's thread.
 
-        pynetdicom starts a thread for each N-EVENT-REPORT, even for a thousand of them.
+        pynetdicom calls this method for an N-EVENT-REPORT in a new thread. The request
+        is then queued for the association's thread, which serves one at a time.
         """
         if threading.current_thread() is not self:
             self.dimse.msg_queue.put((context_id, msg))
@@ -270,7 +278,7 @@ class Connection(Association):
             self.abort()
 
     def _overdue(self) -> str:
-        """Return a text if no instance was stored for too long; else an empty one."""
+        """Return why to abort if no instance was stored for too long; else empty."""
         more_s = self.dimse.received / SLOWEST_BYTES_PER_S
         passed_s = time.monotonic() - self.dimse.since
         if passed_s < self._operation_timeout_s + more_s:
@@ -280,8 +288,9 @@ class Connection(Association):
     def kill(self) -> None:
         """End the two threads; used by pynetdicom.
 
-        The upper layer may not end by itself. A TLS peer may continue to send empty
-        records, and OpenSSL reads them before anything else can happen.
+        The connection is cut after KILL_S, because the upper layer may not end by
+        itself: a TLS peer may continue to send empty records, and OpenSSL reads them
+        before anything else can happen.
         """
         timer = threading.Timer(KILL_S, self.shut_down)
         timer.daemon = True

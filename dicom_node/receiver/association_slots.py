@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
-LENGTH = 16  # bytes that stand for a caller: half for its AE title, half its address
+LENGTH = 16  # bytes of a caller's key: half for its AE title, half for its address
 HALF = LENGTH // 2
 LOCK_FILE = "door.lock"  # processes of earlier releases use it, too
 END = bytes(LENGTH)  # end marker: entries after it are from an earlier write
@@ -26,7 +26,7 @@ class AssociationSlot:
     """The slot of one open association, until it is released."""
 
     def __init__(self, slots: "AssociationSlots", caller: bytes) -> None:
-        """Hold a slot. Only `AssociationSlots` creates one."""
+        """Represent a slot of `caller`. Only `AssociationSlots` creates one."""
         self._slots = slots
         self._caller = caller
 
@@ -36,7 +36,7 @@ class AssociationSlot:
 
 
 class AssociationSlots:
-    """The slots of one process, and a view of those of the others. Thread-safe."""
+    """The slots of one process. It also reads those of the others. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         """Create the object, with no slots in use.
@@ -71,7 +71,7 @@ class AssociationSlots:
     def callers(self) -> list[bytes]:
         """Return the callers of all open associations, one entry for each association.
 
-        Call it inside `lock`.
+        The files of processes that have died are removed. Call it inside `lock`.
         """
         callers = list(self._callers)
         for path in _files(self._folder):
@@ -89,7 +89,7 @@ class AssociationSlots:
         return AssociationSlot(self, caller)
 
     def release(self, caller: bytes) -> None:
-        """Release a slot of a caller."""
+        """Release one slot of a caller. Call it outside `lock`."""
         with self._lock:
             self._callers.remove(caller)
             self._write_file()
@@ -136,7 +136,7 @@ def address_of(caller: bytes) -> bytes:
 
 
 def slots_folder(run: Path) -> Path:
-    """Return the folder of these files, below the folder that all roles share."""
+    """Return the folder of the slot files, in the folder that all roles share."""
     return run / "associations"
 
 

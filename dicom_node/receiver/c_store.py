@@ -52,7 +52,7 @@ class Storing:
         accept: Records an instance that is durable on disk. If it raises RefusedError,
             it has recorded nothing.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
-        count: Counts refusals, and the duration of the other requests.
+        count: Counts refusals, and records the duration of the other requests.
     """
 
     spool: Spool
@@ -61,7 +61,11 @@ class Storing:
     count: Count = ignore
 
     def handle(self, event: evt.Event) -> int | Dataset:
-        """Answer one request."""
+        """Store the instance of one request.
+
+        Returns:
+            The status of the response: SUCCESS, or a failure with an Error Comment.
+        """
         request, connection = event.request, event.assoc
         assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
         assert isinstance(request, C_STORE)  # noqa: S101 - always, for this event
@@ -76,9 +80,8 @@ class Storing:
             except RefusedError as error:
                 return self._refuse(error, connection, dataset)
             except Exception as error:  # noqa: BLE001 - a bug must not lose an image
-                # 0xA700: the sender should keep its copy and try again, whatever is
-                # wrong with the node. The message of the exception may quote the
-                # dataset, so it is not logged.
+                # 0xA700 tells the sender to keep its copy and try again. The message of
+                # the exception may quote the dataset, so it is not logged.
                 trace = "\n".join(describe_exception(error))
                 logger.error("Cannot store %s: %s", uid, trace)  # noqa: TRY400
                 is_database_error = isinstance(error, SQLAlchemyError)
@@ -111,7 +114,11 @@ class Storing:
         dataset: IncomingDataset,
         connection: Connection,
     ) -> int:
-        """Make an instance durable, and record it. Return its size in bytes."""
+        """Make an instance durable, and record it. Return its size in bytes.
+
+        Raises:
+            RefusedError: The instance is refused, and its file is removed.
+        """
         if dataset.refusal is not None:
             raise dataset.refusal
         if dataset.spool_file is None:
@@ -164,7 +171,10 @@ def _failure(error: RefusedError) -> Dataset:
 
 
 def _comment(message: str) -> str:
-    """Cut a text to the length of an Error Comment, after a sentence if possible."""
+    """Return ASCII of the length of an Error Comment, cut after a sentence if possible.
+
+    Characters that are not ASCII are replaced by question marks.
+    """
     # Only the default character repertoire is allowed here (PS3.7 C.5.2).
     comment = message.encode("ascii", "replace").decode()
     while len(comment) > LONGEST_COMMENT and ". " in comment:

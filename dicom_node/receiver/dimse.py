@@ -1,9 +1,9 @@
 """Stores the datasets that a peer sends in the spool, as they arrive.
 
 pynetdicom keeps a dataset in memory, or in a temporary file that it does not remove
-when a connection drops. If the disk is full, its thread ends without a response. In
-this module, datasets go straight into the spool, never beyond a limit. The files of
-datasets that are not kept are removed.
+when a connection drops. If the disk is full, its thread ends without a response. This
+module writes datasets to the spool as they arrive, up to a limit. It removes the files
+of datasets that are not kept.
 """
 
 import logging
@@ -29,7 +29,8 @@ from dicom_node.storage.spool import Spool, SpoolFile
 
 logger = logging.getLogger(__name__)
 
-# Without asynchronous operations a peer waits for each response (PS3.7 D.3.3.3).
+# Without asynchronous operations a peer waits for each response (PS3.7 D.3.3.3). If
+# more requests than this wait for a response, the association is aborted.
 MOST_UNANSWERED = 4
 # A dataset that is too large is read to its end and discarded, so that it can be
 # refused with a reason. If it has more bytes than any element can have, the association
@@ -50,7 +51,11 @@ class SpoolingDimseProvider(MessageReader):
         self._on_disk: set[IncomingDataset] = set()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
-        """Process a fragment; abort the association if there are too many."""
+        """Process a fragment.
+
+        The association is aborted if its dataset is longer than LONGEST_DATASET, or if
+        more than MOST_UNANSWERED requests wait for a response.
+        """
         super()._receive(context_id, fragment)
         if self._dataset.received > LONGEST_DATASET:
             reason = f"a dataset of more than {LONGEST_DATASET} bytes came"
@@ -62,7 +67,10 @@ class SpoolingDimseProvider(MessageReader):
 
     @property
     def unfinished(self) -> str:
-        """The incomplete message and its size so far; empty if all are complete."""
+        """The SOP Instance UID and size of the incomplete message; empty without one.
+
+        The size is the number of bytes of the dataset received so far.
+        """
         if self.message is None:
             return ""
         uid = self.message.command_set.get("AffectedSOPInstanceUID", "")
@@ -82,7 +90,14 @@ class SpoolingDimseProvider(MessageReader):
     def _begin(
         self, message: DIMSEMessage, dataset: IncomingDataset
     ) -> SpoolFile | None:
-        """Open the file of a dataset, after its command has been received."""
+        """Create the spool file of a dataset, after its command has been received.
+
+        Returns:
+            The file; None if the dataset stays in memory, such as a report.
+
+        Raises:
+            RefusedError: The dataset is refused.
+        """
         if isinstance(message, N_EVENT_REPORT_RQ):
             if dataset.received > LONGEST_COMMAND:
                 raise CannotUnderstandError(

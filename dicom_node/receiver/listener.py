@@ -1,12 +1,12 @@
 """The listening socket, and the connections that have not requested an association yet.
 
-Anybody can open a connection and stay silent, or send half a request: port scanners,
-load-balancer probes, hung modalities. Such a connection uses one of the slots of its
-own address and a thread that sleeps, but never an association. A connection is handed
-on when its A-ASSOCIATE-RQ is complete. Each connection has a deadline. If there are too
+Port scanners, load-balancer probes and hung modalities open connections and send
+nothing, or half a request. Such a connection counts against the limit of its address
+and keeps a sleeping thread, but it uses no association slot. A connection is handed on
+when its A-ASSOCIATE-RQ is complete. Each connection has a deadline. If there are too
 many, the one that has waited longest is closed, so that new ones, which send their
-request at once, succeed. The TLS handshake is done here, too, so that a silent peer
-delays no other.
+request at once, succeed. The thread of a connection also does its TLS handshake, so
+that a silent peer does not delay the others.
 """
 
 import logging
@@ -66,8 +66,9 @@ LABELS = {
 }
 TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446 5.1: record type and version
 HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTION", b"CONNEC", b"PRI * ")
-# Before it accepts a connection, this process waits this long for each association that
-# it serves, so that an idle process can accept it.
+# Before this process accepts a connection, it waits YIELD_S for each association and
+# each waiting connection that it has, at most LONGEST_YIELD_S. A process with fewer of
+# them then accepts the connection first.
 YIELD_S = 0.003
 LONGEST_YIELD_S = 0.006
 
@@ -100,7 +101,7 @@ class _NoRequestError(Exception):
     """The connection does not become an association.
 
     Attributes:
-        reason: One of the reasons above.
+        reason: One of the keys of LABELS.
         detail: Details, without text that the peer chose; may be empty.
     """
 
@@ -129,8 +130,8 @@ class Listener:
             serve: Takes a caller over, or raises MalformedPduError if its request
                 cannot be read. It is called from several threads at once.
             count: Counts the connections that do not become an association.
-            busy: Returns how many associations this process serves, if other processes
-                may serve fewer.
+            busy: Returns the number of associations that this process serves. It
+                returns 0 if there are no other receiver processes.
             on_failed: Called for connections that do not become an association, except
                 those that close without data. It is called from several threads at
                 once.
@@ -184,7 +185,7 @@ class Listener:
                         time.sleep(0.1)
 
     def _yield_to_others(self) -> None:
-        """Let a less busy process accept first. Otherwise one would take all."""
+        """Wait, so that a less busy process accepts first; see YIELD_S."""
         time.sleep(min(YIELD_S * (self._busy() + len(self._waiting)), LONGEST_YIELD_S))
 
     def _accept(self, listening: socket.socket) -> None:
@@ -193,7 +194,7 @@ class Listener:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            # There are no descriptors left. Waiting connections have some.
+            # No file descriptors are left. A closed connection makes one available.
             logger.error("Cannot accept a connection: %s", error.strerror)  # noqa: TRY400
             self._make_room(None)
             time.sleep(0.1)
@@ -218,9 +219,11 @@ class Listener:
             raise
 
     def _make_room(self, address: str | None) -> None:
-        """Close the oldest waiting connection if one more would be too many.
+        """Close a waiting connection if one more would be too many.
 
-        If `address` is None, close it in any case.
+        If the address has reached its limit, its oldest connection is closed. If the
+        limit for all addresses has been reached, or if `address` is None, the oldest of
+        all connections is closed.
         """
         with self._lock:
             waiting = list(self._waiting)
@@ -238,7 +241,10 @@ class Listener:
     def _wait_for_request(
         self, connection: socket.socket, address: tuple[str, int]
     ) -> None:
-        """Wait for the request of one connection, and hand it on."""
+        """Wait for the request of one connection, and hand it on.
+
+        The connection is closed if it does not become an association.
+        """
         try:
             request, failure = self._read_request(connection, address[0]), None
         except _NoRequestError as error:
@@ -260,7 +266,11 @@ class Listener:
         connection.close()
 
     def _read_request(self, connection: socket.socket, address: str) -> bytes:
-        """Read the request, after the TLS handshake if there is one."""
+        """Read the request, after the TLS handshake if there is one.
+
+        Raises:
+            _NoRequestError: The handshake failed, or no valid request came in time.
+        """
         deadline = time.monotonic() + DEADLINE_S
         try:
             if isinstance(connection, TlsSocket):
@@ -275,7 +285,12 @@ class Listener:
             raise _NoRequestError(SILENT) from None
 
     def _do_handshake(self, connection: TlsSocket, address: str) -> None:
-        """Do the TLS handshake within DEADLINE_S."""
+        """Do the TLS handshake within DEADLINE_S.
+
+        Raises:
+            _NoRequestError: The peer closed without data, or the handshake failed.
+            OSError: The connection broke, or the deadline has passed.
+        """
         connection.settimeout(DEADLINE_S)  # for the whole handshake
         # SSLSocket accepts no flags. This reads without removing the byte.
         if not socket.socket.recv(connection, 1, socket.MSG_PEEK):
@@ -291,7 +306,7 @@ class Listener:
             raise _NoRequestError(NO_TLS, reason) from None
 
     def _fail(self, address: str, reason: str, detail: str = "") -> None:
-        """Report a connection that did not become an association."""
+        """Log, report and count a connection that did not become an association."""
         text = f"{reason}: {detail}" if detail else reason
         if reason not in {SILENT, NO_TLS}:  # NO_TLS is logged earlier
             self._no_association.record(address, text)
@@ -304,7 +319,7 @@ def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:
     """Read the first PDU.
 
     Raises:
-        _NoRequestError: It is not an A-ASSOCIATE-RQ, or it is incomplete.
+        _NoRequestError: It is not an A-ASSOCIATE-RQ, or it is incomplete or too long.
         OSError: The connection broke before that, or the deadline has passed.
     """
     head = receive(connection, PDU_HEAD, deadline)

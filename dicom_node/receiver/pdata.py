@@ -18,7 +18,7 @@ from dicom_node.network.upper_layer import CLOSED, UpperLayer
 TYPE = 0x04
 RECEIVED = "Evt10"  # PS3.8 9.2.2: a P-DATA-TF PDU was received
 _LENGTH = 4  # bytes of a presentation data value's length (PS3.8 9.3.5.1)
-_SHORTEST = 2  # a presentation context and a message control header
+_SHORTEST = 2  # bytes: a presentation context ID and a message control header
 
 
 class Fragments(P_DATA_TF):
@@ -46,8 +46,9 @@ class FragmentReader(UpperLayer):
     It reads P-DATA-TF PDUs itself. Its socket reads ahead: see association.py.
 
     Attributes:
-        overdue: Returns why the association has lasted too long; empty if it has not.
-            The thread of the association calls it twice a second or more often.
+        overdue: Returns why to abort an association that has made no progress for too
+            long; empty if it is to continue. The thread of the association calls it
+            twice a second or more often.
     """
 
     socket: Any
@@ -58,7 +59,7 @@ class FragmentReader(UpperLayer):
         self.overdue: Callable[[], str] = lambda: ""
 
     def idle_timer_expired(self) -> bool:
-        """Return whether to abort the association; pynetdicom calls this."""
+        """Return whether the association is overdue or idle; pynetdicom then aborts."""
         if reason := self.overdue():
             self.set_abort_reason(reason)
             return True

@@ -22,8 +22,8 @@ def open_ports(settings: Settings) -> dict[str, socket.socket]:
     """Listen on the ports of the settings. Exit with a message if that fails.
 
     Returns:
-        The plain socket, unless there is only TLS, and the TLS socket, if there is one,
-        by the option that passes it on to a receiver.
+        The sockets by the option that passes them to a receiver: FD for plain text,
+        unless the node accepts only TLS, and TLS_FD if there is a certificate.
     """
     host, tls = settings.receiver.host, settings.tls
     ports = {} if tls.only else {FD: settings.receiver.port}
@@ -41,7 +41,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def listening(arguments: argparse.Namespace, settings: Settings) -> Listening:
-    """Use the sockets that the supervisor opened, or open them."""
+    """Return the sockets that the supervisor passed, or open them if it passed none.
+
+    The process exits with a message if a port cannot be opened, or if a TLS socket was
+    passed and the settings have no certificate.
+    """
     inherited = {
         option: socket.socket(fileno=number)
         for option, number in ((FD, arguments.fd), (TLS_FD, arguments.tls_fd))

@@ -1,7 +1,8 @@
 """The Storage SCP of the node.
 
-It never waits for a GPU, a slow PACS or a broken image. It stores each instance (see
-`receiver/c_store.py`), which takes as long as the disk takes.
+It stores and records each instance (see `receiver/c_store.py`). Decoding, analysis and
+delivery are done later by the worker, so the response to a sender does not wait for
+them.
 """
 
 import logging
@@ -58,8 +59,8 @@ from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 logger = logging.getLogger(__name__)
 
 IDLE_S = 60.0  # an association without traffic is aborted after this time
-DRAIN_S = 30.0
-ABORT_S = 2.0
+DRAIN_S = 30.0  # time for open associations to end when the receiver stops
+ABORT_S = 2.0  # time for an aborted association to end
 
 MOST_NAMED = 10  # SOP Classes in one log line
 REFUSALS: Mapping[int | None, str] = {
@@ -76,7 +77,7 @@ did not send one.
 
 
 def ignore_callers(_title: str, _address: str, _reason: str) -> None:
-    """Do nothing about a caller."""
+    """Do nothing: the default of `on_request`."""
 
 
 def start_receiver(  # noqa: PLR0913 - the parts of a receiver
@@ -95,9 +96,8 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     Args:
         settings: Our AE title, the allowed callers and the limits.
         spool: Stores the instances.
-        accept: Records an instance that is durable on disk. If it raises
-            OutOfResourcesError, it has recorded nothing. It is called from several
-            threads at once.
+        accept: Records an instance that is durable on disk. If it raises RefusedError,
+            it has recorded nothing. It is called from several threads at once.
         sockets: The sockets to accept from, plain or TLS. Other processes may share
             them.
         on_request: Called for each caller, with the reason if it gets no association.
@@ -108,7 +108,7 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     """
     # Settings of the whole process. Otherwise pynetdicom would build a text for every
     # PDU, log texts of peers, and abort an association because of a UID of more than 64
-    # characters: receiver/dimse.py decides which UIDs are accepted.
+    # characters. receiver/dimse.py decides which UIDs are accepted.
     _config.LOG_HANDLER_LEVEL = "none"
     _config.VALIDATORS["UI"] = lambda _: (True, "")
     storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
@@ -175,7 +175,11 @@ class Receiver:
             return self._changed.wait_for(lambda: not self._connections, timeout_s)
 
     def _serve(self, caller: PendingAssociation) -> None:
-        """Open an association with a peer that has requested one."""
+        """Start the thread of an association that a peer has requested.
+
+        Raises:
+            MalformedPduError: The request cannot be read.
+        """
         connection = Connection(self._ae, self._contexts, caller, self._forget)
         storing = self._storing
         timeout_s = self._settings.operation_timeout_s
@@ -217,7 +221,7 @@ class Receiver:
         self._on_request("", address, reason)
 
     def _on_requested(self, _: evt.Event, connection: Connection) -> None:
-        """Accept or reject an association, before anything is negotiated."""
+        """Accept or reject an association, before its contexts are negotiated."""
         decision = self._admit(connection)
         if isinstance(decision, Rejection):
             self._reject(connection, decision)
@@ -265,7 +269,7 @@ def _record_report(
     record_report: RecordReport,
     connection: Connection,
 ) -> None:
-    """Record a report. If it is not refused, it is a complete operation."""
+    """Record a report. If it is not refused, reset the counts and the time limit."""
     record_report(report, reporter)
     connection.dimse.operation_is_complete()
 
@@ -301,5 +305,5 @@ def _application_entity(settings: ReceiverSettings) -> AE:
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.acse_timeout = DEADLINE_S
     ae.network_timeout = IDLE_S
-    ae.maximum_associations = sys.maxsize  # counted in admission.py
+    ae.maximum_associations = sys.maxsize  # limited in admission.py
     return ae

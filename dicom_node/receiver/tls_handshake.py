@@ -17,10 +17,10 @@ MOST_LOGGED = 100
 
 
 class HandshakeFailureLog:
-    """Logs failed connections, with a limit for a flood of them.
+    """Logs failed connections, at most MOST_LOGGED lines in LOG_INTERVAL_S.
 
-    The same reason for the same address is logged once a minute, and no more than
-    MOST_LOGGED lines a minute. Other failures are only counted.
+    The same reason for the same address is logged once in that time. Other failures are
+    only counted, and their number is logged with the first failure after that time.
     """
 
     def __init__(self, missing: str, more: str) -> None:
@@ -54,7 +54,11 @@ class HandshakeFailureLog:
 
 
 def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket | None:
-    """Put TLS on a connection; return None if the peer has closed it already."""
+    """Wrap a connection in TLS, without the handshake.
+
+    Returns:
+        The TLS connection; None if the peer has closed the connection.
+    """
     try:
         return context.wrap_socket(
             connection, server_side=True, do_handshake_on_connect=False
@@ -67,8 +71,9 @@ def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket 
 def drain_before_close(connection: socket.socket) -> None:
     """Let the peer read our alert before the connection is closed.
 
-    Closing with unread bytes would reset the connection. A TLS 1.3 client has sent its
-    request before it learns that it was refused.
+    The function reads and discards what the peer sends, until the peer closes or
+    ALERT_S is over. If bytes were left unread, closing would reset the connection. A
+    TLS 1.3 client has sent its request before it learns that it was refused.
     """
     connection.settimeout(ALERT_S)
     deadline = time.monotonic() + ALERT_S

@@ -55,8 +55,11 @@ class Uploads:
             path: A DICOM file, with or without preamble and File Meta Information.
             address: Network address that uploaded it.
 
+        Returns:
+            The instance. If the same bytes are stored already, its file was removed.
+
         Raises:
-            AnalysisError: The file is not DICOM.
+            AnalysisError: The file is not DICOM, or its dataset cannot be located.
             RefusedError: The file is refused, with the reason.
         """
         with path.open("rb") as file:

@@ -35,7 +35,7 @@ class NotifyingQueue(queue.Queue[Item], Generic[Item]):
 
 
 class SocketWakeup:
-    """Wakes a thread that waits for a socket (self-pipe)."""
+    """Lets other threads wake a thread that waits for a socket (self-pipe)."""
 
     def __init__(self, watched: socket.socket) -> None:
         """Watch a connection."""
@@ -65,7 +65,7 @@ class SocketWakeup:
         return self._watched in events
 
     def close(self) -> None:
-        """Close the sockets."""
+        """Close the sockets of the self-pipe, but not the connection."""
         self._receiving.close()
         self._sending.close()
 
@@ -73,8 +73,9 @@ class SocketWakeup:
 class ReactorEvent(threading.Event):
     """The event on which an association's thread waits in each of its rounds.
 
-    For an acceptor, pynetdicom's event is always set. This one is passed if there is
-    something in one of the queues, if it is set, or after CHECK_INTERVAL_S.
+    For an acceptor, pynetdicom's event is always set, so its thread never waits. A wait
+    for this event ends if one of the queues has an item, if the event is set, or after
+    CHECK_INTERVAL_S.
     """
 
     def __init__(self) -> None:
@@ -83,7 +84,7 @@ class ReactorEvent(threading.Event):
         self.queues: Sequence[queue.Queue[Any]] = ()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until there is something to do."""
+        """Wait as described for the class, clear the event, and return True."""
         if all(each.empty() for each in self.queues):
             super().wait(timeout or CHECK_INTERVAL_S)
         self.clear()
