@@ -1,1 +1,1 @@
-"""What both directions of DICOM networking share: sockets, TLS, PDUs, commitment."""
+"""DICOM networking for the receiver and the delivery: sockets, TLS, PDUs, messages."""

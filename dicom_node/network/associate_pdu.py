@@ -47,10 +47,10 @@ _ITEM_HEAD = 4
 _FIXED = 68  # version, reserved, two AE titles, reserved (PS3.8 table 9-11)
 _TITLE = 16
 
-# Bounds of the Maximum Length that a peer announces (PS3.8 D.1). Less than 128 bytes
-# cannot carry a message at a useful speed, and a peer that announces 1 does not mean
-# it. With more than 64 kB, progress on a slow line would be seen too rarely. 0 means
-# that there is no limit. A peer that announces none gets the usual length.
+# Bounds of the Maximum Length that a peer announces (PS3.8 D.1). With less than 128
+# bytes, a message would be too slow, and a peer that announces 1 does not mean it. With
+# more than 64 kB, progress on a slow line would be noticed too rarely. 0 means that
+# there is no limit. A peer that announces none gets the usual length.
 SMALLEST_PDU, LARGEST_PDU, USUAL_PDU = 128, 65_536, 16_384
 
 # Maximum number of transfer syntaxes of one presentation context. Several items may
@@ -211,7 +211,7 @@ class _Proposal:
             self.is_whole = False
 
     def refusal(self) -> tuple[int, str] | None:
-        """Return why it cannot be negotiated; None if it can."""
+        """Return the result and the reason of a refusal; None if it is negotiated."""
         if not self.is_whole:
             return NO_REASON, "a sub-item reaches beyond its end"
         if len(self.abstract_syntaxes) > 1:
@@ -273,7 +273,10 @@ def _result(number: int, result: int, syntax: str = "") -> bytes:
 
 
 def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes:
-    """Encode a user information item: our maximum length, and other items."""
+    """Encode a user information item: the peer's Maximum Length, and other items.
+
+    The length is limited to SMALLEST_PDU and LARGEST_PDU.
+    """
     lengths = [value[:4] for value in _user_items(items, _MAXIMUM_LENGTH)]
     whole = [int.from_bytes(each, "big") for each in lengths if len(each) == 4]  # noqa: PLR2004 - bytes
     announced = whole[0] if whole else USUAL_PDU
@@ -298,7 +301,7 @@ def _roles(
 
 
 def _user_items(items: Iterable[tuple[int, bytes]], wanted: int) -> Iterator[bytes]:
-    """Yield the sub-items of a type, as far as the item lengths fit."""
+    """Yield the user information sub-items of a type, as far as their lengths fit."""
     for kind, content in items:
         if kind == _USER_INFORMATION:
             with suppress(MalformedPduError):

@@ -1,8 +1,9 @@
 """Checks whether a storage commitment report comes from the requested archive.
 
 A Transaction UID is no secret: anybody who reads the network traffic knows it. So the
-node accepts a report only from the destination that got the request: from its AE title,
-together with its address or with a certificate that names its host.
+node accepts a report only from the AE that got the request, or from an AE that the
+settings allow to report for it. The sender must have the AE title, and either an
+expected address or a certificate that names the host of the archive.
 """
 
 import socket
@@ -54,12 +55,12 @@ def address_of(destination: Destination, calling_ae_title: str) -> Address | Non
         return destination
     if isinstance(destination, SenderDestination):
         known = {each.ae_title: each for each in destination.peers}
-        return known.get(calling_ae_title.strip(" "))  # PS3.5 6.2: spaces mean nothing
+        return known.get(calling_ae_title.strip(" "))  # not significant (PS3.5 6.2)
     return None
 
 
 def may_report(reporter: Reporter, archive: Address) -> bool:
-    """Return whether a report comes from the AE that got the request.
+    """Return whether the node accepts a report from this sender.
 
     Args:
         reporter: The sender of the report.
@@ -82,7 +83,10 @@ def may_report(reporter: Reporter, archive: Address) -> bool:
 
 
 def _has_address(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
-    """Return whether the sender of a report has an address of a caller."""
+    """Return whether the reporter's address is in the caller's network.
+
+    If the caller has no network, the address must be one of the host.
+    """
     address = _plain(reporter.address)
     if caller.network is not None:
         return address in caller.network

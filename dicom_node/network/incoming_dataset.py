@@ -18,9 +18,9 @@ NO_UID = (
 
 
 class IncomingDataset(BytesIO):
-    """The dataset of one request. pynetdicom writes it to memory, but it goes to disk.
+    """The dataset of one request, which pynetdicom writes as if to a buffer in memory.
 
-    A report stays in memory, because it is short.
+    The bytes go to a file of the spool. A report stays in memory, because it is short.
 
     Attributes:
         spool_file: The file; None until the first bytes arrive.

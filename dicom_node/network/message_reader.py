@@ -88,12 +88,12 @@ class MessageReader(DIMSEServiceProvider):
             self.upper_layer.abort_because(excess)
 
     def operation_is_complete(self) -> None:
-        """Reset the counts."""
+        """Reset the counts, and record the time at which the operation was complete."""
         self.fragments = self.received = 0
         self.since = time.monotonic()
 
     def _excess(self) -> str:
-        """Return the limit exceeded since the last operation; empty if none was."""
+        """Return which limit was exceeded since the last operation; empty if none."""
         if self.fragments <= SPARE_FRAGMENTS + self.received // SMALLEST_FRAGMENT:
             return ""
         return f"{self.fragments} fragments came with {self.received} bytes"

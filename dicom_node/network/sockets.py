@@ -8,9 +8,13 @@ BACKLOG = 128
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket, which several processes may share.
+    """Open a listening socket, which several processes may share.
 
-    Port 0 is any free port.
+    Port 0 is any free port. An IPv6 socket also accepts IPv4 connections if the system
+    supports that.
+
+    Raises:
+        OSError: The port is in use, or the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
@@ -37,7 +41,7 @@ def receive(connection: socket.socket, length: int, deadline: float) -> bytearra
 
 
 def receive_into(connection: socket.socket, view: memoryview, deadline: float) -> int:
-    """Fill a view as `receive` would. Return the number of bytes read."""
+    """Fill a view; otherwise like `receive`. Return the number of bytes read."""
     count = 0
     while count < len(view):
         if (left := deadline - time.monotonic()) <= 0:

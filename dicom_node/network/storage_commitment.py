@@ -101,7 +101,8 @@ def remedy_of(reason: int) -> tuple[Remedy, str]:
 def read_report(information: Dataset) -> Report:
     """Read the Event Information of a report (PS3.4 table J.3-2).
 
-    An object in the Failed SOP Sequence has failed, whatever the event type is.
+    An object in the Failed SOP Sequence has failed, even if the event type says that
+    all objects are committed.
 
     Raises:
         ValueError: The report has no usable Transaction UID or Failure Reason. pydicom
@@ -122,7 +123,7 @@ def read_report(information: Dataset) -> Report:
 
 
 def ignore_refusal(_reporter: Reporter, _reason: ReportRefusal) -> None:
-    """Do nothing about a report that is refused."""
+    """Do nothing: the default of `on_refused`."""
 
 
 def handle_report(

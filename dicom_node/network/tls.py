@@ -68,7 +68,8 @@ class TlsSocket(SSLSocket):
         """Return whether the next `recv` returns at once. The end counts, too.
 
         A readable descriptor is not enough. TLS sends records of its own, such as
-        session tickets. A thread that reads data behind them would wait for the peer.
+        session tickets. A thread that expects data after them would wait for the peer.
+        So this method tries to read one byte, and keeps it for the next `recv`.
         """
         if self.pending():
             return True
@@ -122,8 +123,8 @@ def server_context(settings: TlsSettings) -> SSLContext:
     """
     assert settings.certificate  # noqa: S101 - narrows the type
     context = _context(PROTOCOL_TLS_SERVER)
-    # Processes would have to share the keys of tickets. Associations last long enough
-    # without tickets.
+    # The processes would have to share the keys of session tickets. Associations are
+    # long enough that a full handshake costs little.
     context.options |= OP_NO_TICKET
     context.num_tickets = 0
     load_certificate(context, settings.certificate, settings.private_key)
@@ -204,7 +205,7 @@ def openssl_reason(error: SSLError) -> str:
 def describe_failure(failure: OSError) -> str:
     """Return why TLS failed with a peer that we called, and what to do.
 
-    It quotes nothing of a certificate, except OpenSSL's description of the error.
+    The text contains OpenSSL's description of the error, and no part of a certificate.
     """
     if isinstance(failure, SSLCertVerificationError):
         mismatch = failure.verify_code in MISMATCHES

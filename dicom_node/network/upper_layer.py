@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # PS3.8 9.2.2: our requests to the upper layer, from A-ASSOCIATE to A-ABORT.
 OURS = frozenset({"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
-# PDU types by the event of their arrival, and other events.
+# PDU types by the event of their arrival (PS3.8 9.2.2).
 PDU_OF = {
     "Evt3": 0x02,
     "Evt4": 0x03,
@@ -42,6 +42,7 @@ PDU_OF = {
     "Evt12": 0x05,
     "Evt13": 0x06,
 }
+# Events: an invalid PDU was received; the connection was closed.
 INVALID_PDU, CLOSED = "Evt19", "Evt17"
 DATA_TRANSFER = "Sta6"
 ABORTED = "Sta13"  # until the connection ends
@@ -74,9 +75,9 @@ class UpperLayer(DULServiceProvider):
     """The upper layer of one association.
 
     Attributes:
-        abort_reason: Why the node aborts the association because of data that the peer
-            sent; empty if it does not.
-        on_abort: Called with the reason, in the thread of the upper layer.
+        abort_reason: Why the node aborts the association, such as data that the peer
+            sent or did not send in time; empty without such a reason.
+        on_abort: Called with the reason, in the thread that records it.
         rejection: The peer's A-ASSOCIATE-RJ with the numbers that it sent.
     """
 
@@ -153,7 +154,10 @@ class _StateMachine(StateMachine):
     dul: Any
 
     def do_action(self, event: str) -> None:
-        """Act on an event."""
+        """Do the action of the table for an event in the current state.
+
+        If the action is an abort because of data from the peer, record the reason.
+        """
         action = TRANSITION_TABLE.get((event, self.current_state))
         if action is None:
             self._drop(event)
@@ -174,11 +178,12 @@ class _StateMachine(StateMachine):
             self.dul.assoc.dimse.msg_queue.put((None, None))
 
     def _drop(self, event: str) -> None:
-        """Drop a request of ours that comes too late.
+        """Ignore an event that the current state does not allow.
 
-        Examples are a response to a peer that has aborted, or our release request if
-        the peer requested the release first. A thread that waits for the peer's
-        response to our release request is woken.
+        If the event is a request of ours that comes too late, the request is removed
+        from its queue. Examples are a response to a peer that has aborted, or our
+        release request if the peer requested the release first. A thread that waits for
+        the peer's response to our release request is woken.
         """
         if event not in OURS:
             return
