@@ -1,1 +1,1 @@
-"""Bytes and DICOM elements: headers, Part 10 files, transfer syntaxes. No network."""
+"""Reads, checks and converts DICOM datasets and files. It does not use the network."""

@@ -1,4 +1,4 @@
-"""Values of the attributes of a dataset that may hold anything instead of them."""
+"""Reads attribute values from datasets that may violate the standard."""
 
 import itertools
 import math
@@ -27,8 +27,8 @@ UID_PATTERN = re.compile(rf"(?=\.*[0-9])[0-9.]{{1,{LONGEST_UID}}}")
 STANDARD_UID_LENGTH = 64  # PS3.5 9.1
 # PS3.5 table 6.2-1, CS.
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
-# Maximum number of bytes that are read of a numeric attribute. The standard allows a
-# few numbers in each of those that the node reads.
+# Maximum number of bytes or values that are read of a numeric attribute. The standard
+# allows a few numbers in each of those that the node reads.
 _LONGEST_NUMBERS = 65_536
 # Text that may be repeated in a message.
 _QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
@@ -207,7 +207,7 @@ def code(dataset: Dataset, keyword: str) -> str:
 
 
 def put(dataset: Dataset, keyword: str, value: object) -> None:
-    """Set an attribute with its VR in the standard, whatever VR it had before."""
+    """Set an attribute with its VR in the standard, not the VR it was sent with."""
     tag = Tag(keyword)
     vr = dictionary_VR(tag)
     dataset[tag] = DataElement(tag, vr, value, validation_mode=IGNORE)

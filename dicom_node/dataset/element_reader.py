@@ -2,7 +2,7 @@
 
 pydicom reads datasets for the rest of the node. This module reads a received dataset
 first, because pydicom has four weaknesses. It inflates a deflated dataset as a whole,
-whatever its size. It builds every sequence of undefined length, and recurses into it.
+without a limit. It builds every sequence of undefined length, and recurses into it.
 It does not notice a value that ends after the end of the file. It quotes bad values in
 warnings.
 
@@ -43,7 +43,8 @@ HEAD = 8
 LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 VRS = LONG_VRS | frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
 # Command elements (PS3.7 6.3) and File Meta Information (PS3.10 7.1) do not belong in
-# a dataset. Some senders leave them in it. They must not determine how it is read.
+# a dataset. Some senders leave them there. They must not determine how the dataset is
+# read.
 FOREIGN_GROUPS = frozenset({0x0000, 0x0002})
 # VRs of values of undefined length that contain elements. Other values of undefined
 # length contain fragments (PS3.5 A.4). Items and implicit elements have no VR.
@@ -56,6 +57,7 @@ _FILE_META = b"\x02\x00"  # the first bytes of an element of File Meta Informati
 MOST_ELEMENTS = 50_000
 MOST_ITEMS = 10_000
 # Requested values are UIDs, code strings and numbers; the largest is a look-up table.
+# Longer values are skipped.
 LONGEST_VALUE = 65_536
 INFLATE_STEP = 262_144
 
@@ -166,7 +168,7 @@ class InflatedSource:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """The header of an element or of a delimiter; the source stands after it.
+    """The header of an element or of a delimiter. The source is at the value.
 
     Attributes:
         tag: Group and element number as one number.
@@ -232,12 +234,17 @@ class ElementReader:
 
         Args:
             tags: The tags of the requested elements.
-            inside: The tag of the one sequence that is also searched.
+            inside: The tag of a sequence of defined length that is also searched.
+                Sequences of undefined length are always searched: see `Value.root`.
             until: The tag on the top level to stop at, before its value.
 
         Yields:
-            The values, except those longer than LONGEST_VALUE. The last one is the
-            element `until`, if it is present.
+            The values, except those longer than LONGEST_VALUE. If the element `until`
+            is present, its header comes last.
+
+        Raises:
+            CannotUnderstandError: The dataset ends early, has too many elements or
+                items, or has a delimiter outside a sequence.
         """
         root, start = 0, self.source.position
         open_containers: list[_Container] = []

@@ -1,8 +1,8 @@
-"""Read the header of a compressed frame before a codec trusts it.
+"""Read the header of a compressed frame before a codec uses it.
 
-A codec allocates memory for the size that the frame declares, whatever Rows and Columns
-say: 200 bytes of JPEG may ask for 4 GB. It returns samples with the precision of the
-frame, whatever Bits Allocated says.
+A codec allocates memory for the size that the frame declares, not for Rows and Columns:
+200 bytes of JPEG may declare 4 GB. It returns samples with the precision that the frame
+declares, not with Bits Allocated.
 """
 
 import struct
@@ -34,7 +34,7 @@ def declared_size(frame: bytes) -> tuple[int, int] | None:
     """Return (rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Returns:
-        The size; None if there is no such header, a fault that the codec reports.
+        The size; None if there is no such header. The codec then reports the fault.
     """
     if frame.startswith(_JPEG):
         return _of_jpeg(frame)
@@ -104,7 +104,10 @@ def _of_jpeg(frame: bytes) -> tuple[int, int] | None:
 
 
 def _start_of_frame(frame: bytes) -> int | None:
-    """Return the position of the Start of Frame, if at least one component follows."""
+    """Return the position of the Start of Frame marker; None if there is none.
+
+    Its segment is complete up to the number of components (10 bytes with the marker).
+    """
     position = len(_JPEG)
     for _ in range(_MOST_STEPS):
         if position + 10 > len(frame) or frame[position] != 0xFF:  # noqa: PLR2004

@@ -263,7 +263,8 @@ def _declared_bytes(
     photometric = photometric_name(texts["PhotometricInterpretation"])
     expected = SAMPLES.get(photometric, samples or 1)
     needed = -(-rows * columns * expected * bits // 8)
-    # If the two contradict each other, the received length shows which one is right.
+    # If Samples per Pixel contradicts Photometric Interpretation, the received length
+    # shows which one is right.
     if samples == 0 or length == needed + needed % 2:
         samples = expected
     if photometric == "YBR_FULL_422":
@@ -276,7 +277,7 @@ def _declared_bytes(
 def check_pixels(
     reader: ElementReader, pixel_data: Element | None, declared: int
 ) -> None:
-    """Skip the Pixel Data, which must be complete.
+    """Skip Pixel Data, and check that it is complete.
 
     Args:
         reader: A reader that has just read the header of Pixel Data.

@@ -15,7 +15,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 
 
 def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
-    """Read the header of a file. Run in the decoding child.
+    """Read the header of a file. This function runs in the decoder.
 
     Args:
         path: A DICOM file, with or without preamble and File Meta Information.
@@ -31,7 +31,7 @@ def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
 
 
 def read_local_file(path: Path, header: InstanceHeader) -> ReceivedInstance:
-    """Return the instance of a file, which stays in place and is only hashed.
+    """Return a file as a received instance. The file is hashed, and stays in place.
 
     Args:
         path: The file.

@@ -119,7 +119,8 @@ def locate(file: BinaryIO) -> Location:
     """Find the dataset of a DICOM file by the rule of this module.
 
     Raises:
-        AnalysisError: The file is not DICOM, or its File Meta Information ends early.
+        AnalysisError: The file is not DICOM, its File Meta Information ends early, or
+            its dataset is in Implicit VR Big Endian.
     """
     file.seek(0)
     head = file.read(PREFIX_POSITION.stop)

@@ -1,10 +1,8 @@
 """The accepted transfer syntaxes, and the library that decodes each of them.
 
 Each transfer syntax has exactly one library. So the same bytes give the same pixels on
-every machine, whatever else is installed there. The node advertises these transfer
-syntaxes to senders, and a test decodes an image in each of them.
-
-Importing this module costs no more than importing pydicom.
+every machine, even if other libraries are installed there. The node advertises these
+transfer syntaxes to senders, and a test decodes an image in each of them.
 """
 
 from collections.abc import Mapping
@@ -89,7 +87,7 @@ first, modalities would compress.
 
 
 def decode_pixels(dataset: Dataset) -> NDArray[Any]:
-    """Decompress the first frame.
+    """Decode the first frame.
 
     Args:
         dataset: The image, with File Meta Information and a complete Image Pixel
