@@ -3,10 +3,10 @@
 pynetdicom queues a whole object before its first byte is sent, and measures the DIMSE
 timeout from then. A fixed timeout would cut a slow line in the middle of a large
 object. Its socket has no timeout, so a peer that stops reading would block the sender
-for ever. In this module, an object may take any time while its bytes move, and the
-connection is cut if no byte has moved for the timeout. Bytes that the peer sends do not
-extend it: the limit is the same for a response that comes byte by byte and for one that
-does not come.
+for ever. In this module, an object may take any time while its bytes are sent. The
+connection is cut if no byte of an object has been sent for the timeout. Bytes that the
+peer sends do not extend the timeout: the limit is the same for a response that comes
+byte by byte and for one that does not come.
 """
 
 import logging
@@ -41,8 +41,8 @@ _config.VALIDATORS["UI"] = lambda _: (True, "")
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 # Limits for opening an association (connection, TLS, response) and for its end
-# (response, then the end of the connection), in timeouts. Within them pynetdicom's own
-# limits apply.
+# (response, then the end of the connection), as multiples of the timeout. Within them
+# pynetdicom's own limits apply.
 CALL_TIMEOUTS = 2.5
 END_TIMEOUTS = 2.5
 # In a P-DATA-TF PDU (PS3.8 9.3.5, E.2): its type, the offset of the message control
@@ -73,8 +73,8 @@ def associated(
         destination: Address of the peer.
         contexts: Presentation contexts to propose, at most 128.
         calling_ae_title: Our AE title.
-        timeout_s: Timeout in seconds for the connection, for the response to our
-            association request, and for a byte to move.
+        timeout_s: Timeout in seconds for the connection, for each response, and for a
+            pause in sending a dataset.
 
     Raises:
         LostError: There was no connection or no response, or the association was
@@ -112,7 +112,11 @@ class Peer:
         self._moved = threading.Event()
 
     def call(self, contexts: Sequence[PresentationContext]) -> Association:
-        """Request the association; used by `associated`."""
+        """Request the association; used by `associated`.
+
+        Raises:
+            LostError: As for `associated`.
+        """
         ae = AE(self._calling)
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -151,14 +155,16 @@ class Peer:
             self._association.connection.close()
 
     def send_request(self, request: Request) -> Dataset:
-        """Send a request for as long as its bytes move, and wait for the response.
+        """Send a request, and wait for the response.
+
+        Sending may take any time while bytes of the dataset are sent.
 
         Returns:
             The status elements of the response.
 
         Raises:
-            LostError: The association ended, no byte of the dataset moved for the
-                timeout, or no response came within it.
+            LostError: The association ended, no byte of the dataset was sent for the
+                timeout, no response came within it, or a file cannot be read.
         """
         association = self._open()
         with self._watched(association, self._timeout_s):
@@ -222,7 +228,7 @@ class Peer:
     def _watched(
         self, association: RequestedAssociation, limit_s: float
     ) -> Iterator[None]:
-        """Cut the connection if no dataset moves for `limit_s` in this block."""
+        """Cut the connection if no byte of a dataset is sent for `limit_s` seconds."""
         over = threading.Event()
         self._moved.clear()
         watching = association, over, limit_s

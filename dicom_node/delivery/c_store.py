@@ -104,8 +104,8 @@ def send(
         paths: DICOM files. Any other file gets an outcome that says so.
         destination: Address of the peer.
         calling_ae_title: Our AE title.
-        timeout_s: Timeout in seconds for a connection, an association, or the next byte
-            in either direction. A slow destination has no time limit while data moves.
+        timeout_s: Timeout in seconds for a connection, for each response, and for a
+            pause in sending a file. A slow destination has no other time limit.
         on_outcome: Called in this thread for each outcome.
 
     Returns:
@@ -247,7 +247,7 @@ def _instance(
 
 
 def _leading(foreign: Sequence[tuple[int, int]]) -> int:
-    """Return the number of bytes of a dataset before its first own element."""
+    """Return the number of bytes of the foreign elements at the start of a dataset."""
     leading = 0
     for start, end in foreign:
         if start == leading:
@@ -278,7 +278,9 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
 
 @contextmanager
 def _ready(instance: Instance) -> Iterator[Path]:
-    """Yield a file that pynetdicom can send unchanged: it reads UIDs from File Meta.
+    """Yield a file with complete File Meta Information, where pynetdicom reads UIDs.
+
+    It is the file of the instance or a temporary copy.
 
     Raises:
         OSError: There is no space for a copy.

@@ -68,6 +68,8 @@ def deliver(
 ) -> dict[str, Outcome]:
     """Send results to a destination, in the transfer syntax of its settings.
 
+    If the destination refuses a compressed copy, the original is sent.
+
     Args:
         files: Part 10 files by SOP Instance UID.
         destination: The destination.
@@ -100,11 +102,14 @@ def deliver(
 
 
 def peer_of(destination: Destination, sender_ae_title: str) -> tuple[str, str]:
-    """Return the AE title or URL, and the host, of the other side of a delivery.
+    """Return the AE title or URL, and the host, of the peer of a delivery.
 
     Args:
         destination: The destination of the results.
         sender_ae_title: As for `deliver`.
+
+    Returns:
+        Title or URL, and host. The host is empty if the address is not known.
     """
     if isinstance(destination, StowDestination):
         return destination.url, urlsplit(destination.url).hostname or ""
@@ -131,6 +136,10 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
         record_report: Records a report that comes on the same association: see
             `n_action.request_commitment`.
         on_refused: Called for each such report that is refused.
+
+    Returns:
+        STORED if the request was accepted; REFUSED if the sender is not among the peers
+        of the destination.
     """
     assert not isinstance(destination, StowDestination)  # noqa: S101 - narrows the type
     address = address_of(destination, sender_ae_title)

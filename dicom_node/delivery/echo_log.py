@@ -45,7 +45,7 @@ def run_echo(
 
 
 def recent_echoes(engine: sa.Engine, destination: str) -> Sequence[sa.Row[Any]]:
-    """Return the results of the last tests, newest first."""
+    """Return the last MAX_RECENT tests of a destination, newest first."""
     query = echo.select().where(echo.c.destination == destination)
     with reading(engine) as connection:
         return connection.execute(

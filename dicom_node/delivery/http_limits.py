@@ -31,7 +31,7 @@ class ResponseTooLargeError(OSError):
 
 
 class ResponseTooSlowError(OSError):
-    """The response was not complete in time."""
+    """The response was not complete after TIMEOUTS times the timeout."""
 
 
 class BoundedAdapter(HTTPAdapter):
@@ -47,7 +47,7 @@ class BoundedAdapter(HTTPAdapter):
 
 
 class _Bounded(io.RawIOBase):
-    """Data from a connection, within the limits."""
+    """Reads from a connection, and raises an error if a limit is exceeded."""
 
     def __init__(self, content: io.RawIOBase, connection: socket.socket) -> None:
         self._content = content

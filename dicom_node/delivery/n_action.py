@@ -2,7 +2,7 @@
 
 PS3.4 J.3.2: an N-ACTION of the Storage Commitment Push Model, on a separate
 association. Some archives report at once on the same association, so it is kept open
-for a moment. Others open an association to our receiver minutes or hours later.
+for REPORT_AT_ONCE_S. Others open an association to our receiver minutes or hours later.
 """
 
 import threading
@@ -33,10 +33,11 @@ REQUEST = 1  # the action type
 # slots for deliveries to this archive, so the time is short.
 REPORT_AT_ONCE_S = 1.0
 SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-# PS3.7 10.1.4.1.10 and annex C: attribute list error, attribute value out of range.
+# Warnings after which the request counts as accepted (PS3.7 10.1.4.1.10 and annex C):
+# attribute list error, attribute value out of range.
 LESSER_WARNINGS = frozenset({0x0107, 0x0116})
-# Processing failure, duplicate transaction UID, duplicate invocation, resource
-# limitation.
+# Failures after which the request is repeated: processing failure, duplicate
+# transaction UID, duplicate invocation, resource limitation.
 PASSING = frozenset({0x0110, 0x0131, 0x0210, 0x0213})
 
 
@@ -117,7 +118,7 @@ class _ReportListener:
         )
 
     def wait(self) -> None:
-        """Wait for a report, and for our response to it, before the release."""
+        """Wait up to REPORT_AT_ONCE_S for a report, then for our response to it."""
         if self._received.wait(REPORT_AT_ONCE_S) and self._thread:
             self._thread.join()
 

@@ -86,7 +86,7 @@ class _Socket(AssociationSocket):
 
 
 class _Responses(queue.Queue[Any]):
-    """The response to the last request. Requests of the peer are served.
+    """A queue for the response to our last request. It serves requests of the peer.
 
     PS3.7 9.3.1.2: Message ID Being Responded To names the request. pynetdicom takes the
     next message for the response, so a second response to one object would mark the
@@ -198,7 +198,7 @@ class RequestedAssociation(Association):
     `release` and `abort` of this class respond to such a peer.
 
     Attributes:
-        connection: The connection, to tune it, cut it and close it.
+        connection: The socket of the association, a TLS socket under TLS.
         pdu_timeout_s: Time for the peer to send the bytes of a PDU, in seconds.
     """
 

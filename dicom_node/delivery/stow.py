@@ -59,9 +59,9 @@ def store(
     *,
     timeout_s: float = TIMEOUT_S,
 ) -> dict[str, Outcome]:
-    """Store objects in a service, in one request unless they are too large for that.
+    """Store objects in a service, in requests of at most MOST_BYTES if possible.
 
-    If they are refused as a whole, each object is sent separately.
+    If all objects of a request are refused as a whole, each is sent separately.
 
     Args:
         files: Part 10 files by SOP Instance UID.
@@ -225,7 +225,7 @@ def _content(response: requests.Response) -> bytes:
 
 
 def _failure_reason(error: Exception, timeout_s: float) -> str:
-    """Return why there is no response. The error's own text may quote anything."""
+    """Return why there is no response, without the error's text, which may quote."""
     causes = list(_causes(error))
     if description := next(filter(None, map(_describe_cause, causes)), ""):
         return description

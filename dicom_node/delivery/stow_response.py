@@ -39,8 +39,8 @@ FAILURE_REASON = "00081197"
 WARNING_REASON = "00081196"
 REFERENCED_SOP_INSTANCE_UID = "00081155"
 
-# The service already has the object, identical to the last byte. The second code is
-# that of a large service.
+# The service already has the object, identical to the last byte. 0xB00E is a private
+# code, which is not in the standard.
 ALREADY_STORED = frozenset({DUPLICATE_SOP_INSTANCE, 0xB00E})
 
 # Statuses that are temporary, or that an administrator of the service can solve.
@@ -104,7 +104,10 @@ def object_outcomes(
 
 
 def search_outcome(response: StowResponse, credentials_advice: str) -> Outcome:
-    """Return whether the response to a search comes from a working service."""
+    """Return STORED if the response to a search comes from a working service.
+
+    Otherwise the outcome has the reason as a text.
+    """
     if response.code in {200, 204} and response.is_from_service:
         return Outcome(Verdict.STORED, None)
     return _unlisted(response, credentials_advice)
