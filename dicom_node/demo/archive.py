@@ -98,7 +98,7 @@ class Archive:
             return tuple(self._log)
 
     def wait(self, count: int, timeout_s: float) -> tuple[Stored, ...]:
-        """Wait until the log has this many lines, without polling.
+        """Wait until the log has this many lines, and return the log.
 
         Raises:
             TimeoutError: It has fewer lines after the timeout.
@@ -209,7 +209,7 @@ def _study(file: bytes) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run an archive until SIGTERM or SIGINT."""
+    """Run an archive until SIGTERM or SIGINT, and return the exit status 0."""
     parser = argparse.ArgumentParser(
         prog="fracture-node archive",
         description="Runs a small archive, as a PACS for tests.",

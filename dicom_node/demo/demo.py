@@ -136,11 +136,14 @@ class Arrivals:
             self._changed.notify_all()
 
     def wait(self, studies: set[str], stop: threading.Event) -> dict[str, Arrived]:
-        """Wait for a result in each study; return those that arrived within TIMEOUT_S.
+        """Wait at most TIMEOUT_S for a result in each study.
 
         Args:
             studies: The Study Instance UIDs.
             stop: An event that ends the wait.
+
+        Returns:
+            The results that have arrived, by Study Instance UID.
         """
         deadline = time.monotonic() + TIMEOUT_S
         with self._changed:
@@ -154,7 +157,10 @@ class Arrivals:
 
 
 def _configure(directory: Path, archive: Archive) -> Path:
-    """Write the settings of the demo, with the usual ports if they are free."""
+    """Write the settings of the demo to a file, and return its path.
+
+    The receiver and the api get their usual ports if these are free.
+    """
     usual = load(None)
     config = directory / "demo.toml"
     text = CONFIG.format(
@@ -242,7 +248,10 @@ def _result_text(row: sa.Row[Any]) -> str:
 
 
 def _wait_until_ready(address: str, stop: threading.Event) -> None:
-    """Wait for the model, so that the printed seconds do not include its loading."""
+    """Wait at most TIMEOUT_S for the model.
+
+    The seconds in the table then do not include the time to load it.
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
