@@ -1,7 +1,8 @@
-"""Analyzes DICOM files and plain images, and writes what the node would send.
+"""Analyzes DICOM files and plain images, and writes the results to a folder.
 
-For a DICOM file, it writes the result objects and a PNG; for a plain image, a PNG.
-Studies of any age are analyzed. A bad file does not stop the others.
+For a DICOM file, it writes the result objects that the node would send and a PNG. For a
+plain image, it writes a PNG. Studies of any age are analyzed. If a file fails, the
+other files are still analyzed.
 """
 
 import argparse
@@ -67,7 +68,11 @@ class Line:
 
 
 def main() -> None:
-    """Analyze; the exit status is 0 if no named file failed."""
+    """Analyze the named files, and print one line for each.
+
+    The exit status is 0 if no file failed, 1 if one failed, and 2 if the model cannot
+    be used.
+    """
     parser = role_parser("analyze", __doc__)
     parser.add_argument(
         "paths", nargs="+", type=Path, help="DICOM or image files, and folders of them"
@@ -90,7 +95,7 @@ def main() -> None:
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> list[Line]:
-    """Analyze the files that are named, with a progress bar."""
+    """Analyze the named files, with a progress bar. Return a line for each file."""
     paths = list(input_files(arguments.paths))
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The files that a command line names, including those in folders."""
+"""Finds the files that a command line names, including those in folders."""
 
 import os
 import stat
@@ -15,10 +15,11 @@ ABSENT = "There is no such file or folder. Check the path."
 
 
 def input_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files among the paths and below them, each folder in order.
+    """Yield the named files and the files below the named folders.
 
-    A folder itself is yielded if it contains no file, cannot be read, or is a link
-    within another folder. `file_problem` then reports the reason.
+    The files below one folder are sorted by path. A folder itself is yielded if it
+    contains no file, cannot be read, or is a link within another folder. A path that
+    does not exist is yielded, too. `file_problem` then reports the reason.
     """
     for path in paths:
         yield from sorted(_below(path)) or [path]
@@ -57,5 +58,5 @@ def file_problem(path: Path) -> str:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path as printable text, whatever bytes its name has."""
+    """Return a path as text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(path).decode(errors="replace")

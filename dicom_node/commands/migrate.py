@@ -1,4 +1,7 @@
-"""Migrates the database to the schema of this release. May be repeated safely."""
+"""Migrates the database to the schema of this release.
+
+It is safe to repeat the command.
+"""
 
 from dicom_node.log.format import configure_logging
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
@@ -6,7 +9,7 @@ from dicom_node.storage.migration import migrate
 
 
 def main() -> None:
-    """Migrate the database in the settings."""
+    """Migrate the database that the settings name."""
     arguments = role_parser("migrate", __doc__).parse_args()
     settings = load_or_exit(arguments.config)
     configure_logging("migrate", settings.log.format)

@@ -22,7 +22,10 @@ from dicom_node.storage.tables import InstanceState
 
 
 def main() -> None:
-    """Queue the work again; a running worker starts it at once."""
+    """Queue the work again; a running worker starts it at once.
+
+    The exit status is 0 if there was work and all of it was queued, else 1.
+    """
     parser = role_parser("retry", __doc__)
     work = parser.add_mutually_exclusive_group(required=True)
     work.add_argument("--uid", help="SOP Instance UID of the instance to retry")

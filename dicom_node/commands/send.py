@@ -58,7 +58,7 @@ def main() -> None:
 def report(
     paths: Sequence[Path], outcomes: Sequence[Outcome], *, as_json: bool
 ) -> None:
-    """Print the outcome of each file."""
+    """Print the outcome of each file, as a line of text or as a JSON object."""
     for path, outcome in zip(paths, outcomes, strict=True):
         result = {
             "path": str(path),

@@ -1,6 +1,6 @@
-"""`serve`: run all roles on one machine, each in a process that restarts if it dies.
+"""Runs all roles on one machine, each in a process that is restarted if it dies.
 
-The supervisor binds the sockets, and the roles inherit them: if a role is killed, no
+The supervisor binds the sockets, and the roles inherit them. If a role is killed, no
 waiting connection is lost, and its successor needs no free port. The roles are forks of
 one process that has imported their libraries (runtime/role_server.py). The supervisor
 imports neither the model nor the api. It has no state of its own, because the journal
@@ -73,7 +73,7 @@ class Restarts:
     """Decides when a process that died is started again.
 
     Attributes:
-        name: The name in each log line.
+        name: The name of the process in log lines.
     """
 
     name: str
@@ -167,7 +167,7 @@ class Role:
 
 
 class Node:
-    """All roles of a node, as a context: started on entry, ended on exit.
+    """All roles of a node, as a context manager that ends them on exit.
 
     Attributes:
         receiver_port: The port of the Storage SCP; the TLS port if that is the only
@@ -197,7 +197,12 @@ class Node:
         self.roles = _roles(settings, config, self._receiver, self._api)
 
     def __enter__(self) -> Self:
-        """Migrate an SQLite database. `watch` or `start_roles` starts the roles."""
+        """Migrate the database if it is SQLite, and report the start of the node.
+
+        The addresses are logged, and the start is recorded in the audit trail. The
+        process exits with a message if the storage cannot be written. `watch` or
+        `start_roles` starts the roles.
+        """
         storage = self._settings.storage
         with writing_or_exit(storage):
             if not storage.database:
@@ -219,13 +224,13 @@ class Node:
             each.close()
 
     def watch(self, stop: threading.Event) -> None:
-        """Start the roles, and restart those that die, until told to stop."""
+        """Start the roles, and restart those that die, until `stop` is set."""
         while not stop.is_set():
             self.start_roles()
             stop.wait(WATCH_S)
 
     def start_roles(self) -> None:
-        """Start each role that does not run, unless a delay of its restart runs.
+        """Start each role that does not run, except those that wait for a restart.
 
         The first time, this takes seconds, because the server imports the libraries.
         """
@@ -271,7 +276,7 @@ class Node:
                 role.end(server, max(deadline - time.monotonic(), 0))
 
     def _announce(self) -> None:
-        """Report the addresses of the node to people and, in a file, to programs."""
+        """Log the addresses of the node, and write the ports to ports.json."""
         receiver, api = self._settings.receiver, self._settings.api
         names = {FD: "receiver", TLS_FD: "receiver_tls"}
         ports = {names[option]: _port(each) for option, each in self._receiver.items()}
@@ -335,7 +340,10 @@ def _variables(names: Iterable[str]) -> dict[str, str]:
 
 
 def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the variables with tokens of people, and with credentials for archives.
+    """Return the names of the environment variables that hold secrets.
+
+    The first set has the variables with tokens for the page and /predict. The second
+    set has the variables with credentials for archives.
 
     The api needs both, because it tests connections to archives.
     """

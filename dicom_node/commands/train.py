@@ -15,7 +15,7 @@ from inference.training.recipe import SHIPPED, read_recipe
 from inference.training.train import Plan, StoppedError, train
 from models.card import ModelError
 
-FEWEST = 2
+FEWEST = 2  # folds
 
 LOG_INTERVAL_S = 600
 """Seconds between progress lines in a log, which has no progress bar."""
@@ -75,11 +75,11 @@ class _ProgressReport:
         self._is_stopped = False
 
     def stop(self, *_: object) -> None:
-        """Make the next call raise StoppedError."""
+        """Make the next progress report raise StoppedError, which ends the training."""
         self._is_stopped = True
 
     def __call__(self, title: str, done: int, count: int, details: str) -> None:
-        """Show the current progress."""
+        """Show the current progress; raise StoppedError if `stop` was called."""
         if self._is_stopped:
             raise StoppedError("Stopped. Run the same command again to continue.")
         description = f"{title} {details}".strip()

@@ -225,7 +225,10 @@ def _content(response: requests.Response) -> bytes:
 
 
 def _failure_reason(error: Exception, timeout_s: float) -> str:
-    """Return why there is no response, without the error's text, which may quote."""
+    """Return why there is no response.
+
+    The text of the error itself is not used, because it may quote the service.
+    """
     causes = list(_causes(error))
     if description := next(filter(None, map(_describe_cause, causes)), ""):
         return description
