@@ -2,8 +2,8 @@
 
 Associations are counted at their negotiation, not when a socket opens. They are counted
 over all receiver processes of a machine together: see receiver/association_slots.py.
-Anybody can invent AE titles, so each network address has a limit of its own, whatever
-titles it uses. Some associations are reserved for callers that are listed with a
+Anybody can invent AE titles, so each network address also has a limit for all its
+titles together. Some associations are reserved for callers that are listed with a
 network, so that unknown callers and spoofed titles cannot use all of them.
 """
 

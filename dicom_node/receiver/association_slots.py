@@ -1,8 +1,8 @@
 """Counts the open associations of all receiver processes of a machine.
 
 Each process keeps a file with the callers of its open associations, and holds a lock on
-that file. The kernel releases the lock when the process dies, so a crash cannot leak a
-slot. A process that needs another slot reads the files of the others. A second lock
+that file. The kernel releases the lock when the process dies, so a crash leaves no slot
+in use. A process that needs another slot reads the files of the others. A second lock
 serializes these decisions.
 """
 
