@@ -3,10 +3,10 @@
 pynetdicom queues a whole object before its first byte is sent, and measures the DIMSE
 timeout from then. A fixed timeout would cut a slow line in the middle of a large
 object. Its socket has no timeout, so a peer that stops reading would block the sender
-for ever. In this module, an object may take any time while its bytes are sent. The
-connection is cut if no byte of an object has been sent for the timeout. Bytes that the
-peer sends do not extend the timeout: the limit is the same for a response that comes
-byte by byte and for one that does not come.
+without a limit. In this module, an object may take any time while its bytes are sent.
+The connection is cut if no byte of an object has been sent for the timeout. Bytes that
+the peer sends do not extend the timeout: the limit is the same for a response that
+comes byte by byte and for one that does not come.
 """
 
 import logging
