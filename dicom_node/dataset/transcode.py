@@ -2,7 +2,7 @@
 
 Transfer syntaxes differ only in the headers of elements and in Pixel Data, so the bytes
 of a value are copied unchanged: a name keeps its bytes in any character set, valid or
-not. Libraries decode and encode each value, which would repair, pad and replace.
+not. A library would decode and encode each value, and repair, pad or replace some.
 """
 
 import struct
