@@ -2,8 +2,8 @@
 
 A Transaction UID is no secret: anybody who reads the network traffic knows it. So the
 node accepts a report only from the AE that got the request, or from an AE that the
-settings allow to report for it. The sender must have the AE title, and either an
-expected address or a certificate that names the host of the archive.
+settings allow to report for it. A sender that opens the association must have the AE
+title, and either an expected address or a certificate that names the archive's host.
 """
 
 import socket
