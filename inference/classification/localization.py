@@ -1,4 +1,4 @@
-"""Place the arrow: the tip on the saliency peak, the tail so that it hides little."""
+"""Place an arrow that points to the saliency peak and hides little bright tissue."""
 
 import cv2
 import numpy as np

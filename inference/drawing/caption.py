@@ -56,8 +56,8 @@ def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
     Args:
         finding: The finding to describe.
         width: Width of the band in pixels.
-        size: Maximum size of the headline in pixels. It is reduced down to SMALLEST, so
-            that each sentence fits on a line.
+        size: Maximum size of the headline in pixels. It is reduced down to SMALLEST if
+            a sentence does not fit on a line.
 
     Returns:
         RGB, uint8, (rows, width, 3). The height depends on the text.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST = 15
-"""Size of the headline in pixels from which text is wrapped, not reduced further."""
+"""Headline size in pixels at or below which text is wrapped instead of reduced."""
 
 _BACKGROUND = (14, 16, 18)
 _RULE = (62, 66, 70)

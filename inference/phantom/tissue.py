@@ -73,7 +73,7 @@ def edge(distance: Plane) -> Plane:
 
 
 def grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
-    """Return smooth noise around 0, fine as trabeculae, in streaks along the limb."""
+    """Return smooth noise around 0, in streaks along the limb, fine as trabeculae."""
     rows, columns = shape
     short = min(shape)
     total = np.zeros(shape, np.float32)
