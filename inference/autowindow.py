@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILES = (0.5, 99.5)
-"""Wide enough for bone and soft tissue, narrow enough to exclude markers and noise."""
+"""Percentiles of the values that are shown as black and as white.
+
+They are wide enough for bone and soft tissue, and exclude markers and noise.
+"""
 
 SAMPLE = 1_000_000
-"""Number of pixels for the percentiles. More pixels take longer and do not change the
-result."""
+"""Approximate number of pixels for the percentiles."""
 
 
 def exposed_area(pixels: NDArray[Any]) -> tuple[slice, slice]:
     """Return the image area without edge rows and columns of a single value.
 
-    Such bars are left by a converter or a collimator; they were not exposed.
+    A converter or a collimator leaves such bars, which were not exposed.
 
     Args:
         pixels: (rows, columns).

@@ -12,7 +12,7 @@ PIXEL units of a presentation state (PS3.3 C.10.5)."""
 
 
 class OperatingPoint(StrEnum):
-    """Certainty of a finding, with the levels that fracture software uses."""
+    """How a finding is reported; see `Thresholds`."""
 
     NONE = "none"
     DOUBTFUL = "doubtful"
@@ -36,7 +36,7 @@ class Thresholds:
     definite: float
 
     def __post_init__(self) -> None:
-        """Check the order."""
+        """Raise ValueError unless 0 < doubtful <= definite < 1."""
         if not 0 < self.doubtful <= self.definite < 1:
             raise ValueError(
                 f"Found doubtful = {self.doubtful}, definite = {self.definite}; "
@@ -72,7 +72,7 @@ class Arrow:
     """An arrow on a radiograph, in the pixels of the radiograph.
 
     Attributes:
-        tip: The point that it marks, the peak of the saliency.
+        tip: The point to which the arrow points: the peak of the saliency.
         tail: The other end, inside the image.
     """
 
@@ -92,7 +92,8 @@ class Finding:
             the whole radiograph at the resolution of the network input, and can be
             resized to an image of any size. All zeros if no part of the image raised
             the score.
-        arrow: An arrow to the peak of the saliency; None without a fracture or a peak.
+        arrow: An arrow to the peak of the saliency; None if no fracture is reported, or
+            if the saliency has no peak.
         model: The model that produced the result.
     """
 

@@ -1,7 +1,7 @@
 """Limits on the structure of JPEG and PNG files, checked before decoding.
 
-Decoders take time for each scan and each segment of a file, even if they are small: a
-JPEG file of 1.7 MB may contain 400 scans of the whole image.
+A decoder takes time for each scan and each segment of a file, even if they are small.
+A small JPEG file may contain many scans, each for the whole image.
 """
 
 import re
@@ -30,14 +30,14 @@ _CHUNK = struct.Struct(">L4x")  # after the data follow four bytes of CRC
 
 
 def find_excess(content: bytes) -> str:
-    """Return the limit that a file exceeds.
+    """Return the limit that a JPEG or PNG file exceeds, as text.
 
     Args:
         content: A file in any format, or one frame of JPEG or JPEG-LS.
 
     Returns:
-        Words to follow "has more than"; empty if the file is neither JPEG nor PNG, or
-            is within the limits.
+        The text after "has more than", as in "30 scans"; empty if the file is neither
+            JPEG nor PNG, or is within the limits.
     """
     if content.startswith(_JPEG):
         return _find_excess_in_jpeg(content)

@@ -1,7 +1,7 @@
 """Read PNG, JPEG, BMP, TIFF and WebP files as radiographs.
 
-The sizes in a header are checked before memory is allocated. The pixels are the only
-information about such an image: bright is taken as dense.
+The sizes in a header are checked before memory is allocated. Such a file does not say
+whether bright pixels are dense tissue, so this is assumed.
 """
 
 import warnings
@@ -22,12 +22,11 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 BYTE = 8  # bits
 
 MOST_TILES = 100_000
-"""Maximum number of strips or tiles of a TIFF file. In the extreme case, one row of 16
-bits is a strip."""
+"""Maximum number of strips or tiles of a TIFF file. A strip may be a single row."""
 
 MOST_RLE = 4_000_000
-"""Maximum size in bytes of a BMP file with run-length encoding. Pillow takes about 1 s
-for it."""
+"""Maximum size in bytes of a BMP file with run-length encoding, which is slow to
+decode."""
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 """Pillow's modes with more than 8 bits; all of them have one channel."""
@@ -66,7 +65,7 @@ def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
 
     Args:
         content: The whole file.
-        max_megapixels: Larger images are refused based on their header.
+        max_megapixels: Maximum size by the header, in megapixels.
 
     Returns:
         The first image of the file as gray, upright according to its EXIF orientation,
@@ -75,7 +74,8 @@ def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
 
     Raises:
         NotAnImageError: The file is not PNG, JPEG, BMP, TIFF or WebP.
-        TooLargeImageError: It has more pixels, scans or segments than allowed.
+        TooLargeImageError: It has more pixels, scans, segments, chunks or tiles than
+            allowed, or is a compressed BMP file larger than MOST_RLE.
         BrokenImageError: It is truncated, damaged or blank.
     """
     with warnings.catch_warnings():
@@ -101,7 +101,7 @@ def _check_parts(content: bytes) -> None:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """Read the header."""
+    """Open a file and read its header. The pixels are read later."""
     try:
         return Image.open(BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
@@ -125,7 +125,7 @@ def _check_size(image: Image.Image, max_megapixels: int) -> None:
 
 
 def _check_tiles(image: Image.Image, size: int) -> None:
-    """Refuse files that Pillow decodes in Python, by tile or by byte."""
+    """Raise TooLargeImageError for files that Pillow would decode slowly in Python."""
     tiles = getattr(image, "tile", [])
     if len(tiles) > MOST_TILES:
         raise TooLargeImageError(
@@ -203,7 +203,7 @@ def _deep_luma(
 
 
 def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
-    """Decode to (rows, columns, 3 or 4): blue, green, red and perhaps alpha."""
+    """Decode to (rows, columns, 3 or 4): blue, green, red and, if present, alpha."""
     decoded = None
     # OpenCV reads separate planes as if they were interleaved.
     if _tiff_field(image, Base.PlanarConfiguration) != SEPARATE_PLANES:
@@ -224,7 +224,7 @@ def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
 def _has_alpha_to_apply(image: Image.Image) -> bool:
     """Return whether the fourth channel is an alpha that must be applied.
 
-    It may also have no meaning, or be applied already.
+    Otherwise it has no meaning, or has already been applied to the colors.
     """
     extra = _tiff_field(image, Base.ExtraSamples)
     return image.has_transparency_data and extra != (ASSOCIATED_ALPHA,)

@@ -15,15 +15,15 @@ class Radiograph:
 
     Attributes:
         pixels: uint8, (rows, columns). 0 is black on the screen, 255 white. Dense
-            tissue is bright, whatever the Photometric Interpretation of the source.
+            tissue is bright for every Photometric Interpretation of the source.
         pixel_spacing: Side of a square pixel in mm: the calibrated value if the source
             has one, else the value at the detector, else None.
         source_shape: (rows, columns) of the stored image. It differs from
             `pixels.shape` if the stored pixels are not square.
-        span: The source values at the two ends of the gray scale. None if the source
-            itself defines the gray scale.
-        assumptions: Sentences about assumptions made for missing or wrong attributes of
-            the source.
+        span: The source values at the two ends of the gray scale, if the node chose
+            them. None if the source defines the gray scale.
+        assumptions: Sentences that say how absent, contradictory or invalid attributes
+            of the source were interpreted.
     """
 
     pixels: NDArray[np.uint8]

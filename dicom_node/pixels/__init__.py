@@ -1,1 +1,1 @@
-"""From a dataset to the image for the model, or to the image for a person."""
+"""Convert a dataset to the image for the model, or to the image for a person."""

@@ -1,6 +1,7 @@
 """Display attributes that violate the standard, and how the node interprets them.
 
-See dataset/attributes.py. The journal and the results record these sentences.
+`attribute_assumptions` describes the interpretations in sentences, which the journal
+and the results record. dataset/attributes.py reads the values.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ NUMBERS = (
     *(*SPACINGS, "PixelAspectRatio", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
 MOST_VALUES = 8
-"""Maximum number of values in a sentence: a sender may write any number of them."""
+"""Maximum number of values that a sentence quotes. An attribute may have more."""
 
 US_OR_SS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 
@@ -28,10 +29,10 @@ def attribute_assumptions(dataset: Dataset) -> tuple[str, ...]:
     """Return sentences that say how attributes that violate the standard are read.
 
     Args:
-        dataset: An image as it was read; other functions may correct it later.
+        dataset: The image as it was read, before its attributes are corrected.
 
     Returns:
-        Sentences that quote only numbers, codes and VRs.
+        The sentences, which quote only numbers, codes and VRs.
     """
     return (
         *_odd_numbers(dataset),
@@ -57,7 +58,7 @@ def _odd_numbers(dataset: Dataset) -> Iterator[str]:
 
 
 def _useless_numbers(dataset: Dataset) -> Iterator[str]:
-    """Yield sentences about numbers that would make the whole image unusable."""
+    """Yield sentences about a Rescale Slope of 0 and window widths not above 0."""
     if number(dataset, "RescaleSlope", 1) == 0:
         yield f"{attribute_label('RescaleSlope')} is 0; it is read as 1."
     if any(width <= 0 for width in usable(dataset, "WindowWidth")):

@@ -1,6 +1,6 @@
-"""From a DICOM instance to the radiograph that a reader would see.
+"""Decode a DICOM instance to the radiograph that a reader would see.
 
-This code meets whatever a sender may have written, so it runs in the decoding child. It
+The input may be damaged or malicious, so this code runs in the decoding child. It
 raises only the exceptions of `errors.py`, and their messages quote no patient data.
 """
 
@@ -85,9 +85,9 @@ class DecodeOptions:
     Attributes:
         window: The number of the VOI window to use, from 1. If there are fewer windows,
             the last one is used.
-        max_megapixels: Larger images are not analyzed.
-        megapixels_in_time: Larger images are not decoded in this call, because it has
-            too little time; None means no such limit.
+        max_megapixels: Maximum size in megapixels. Larger images are not analyzed.
+        megapixels_in_time: Maximum size, in megapixels times samples per pixel, that
+            this call has the time to decode. None means no such limit.
     """
 
     window: int
@@ -121,7 +121,7 @@ def decode_file(
     Raises:
         NotAnalyzedError: The model must not be applied to the image; the error says
             why.
-        TakesLongError: The image has too many pixels for this call.
+        TakesLongError: The image is larger than `megapixels_in_time`.
         AnalysisError: The file is not DICOM, or it is broken.
     """
     with reading_dicom():
@@ -135,7 +135,7 @@ def decode_file(
 
 
 def _check_time(dataset: Dataset, megapixels: float | None) -> None:
-    """Raise TakesLongError if an image has too many pixels for the call's time."""
+    """Raise TakesLongError if an image is larger than `megapixels_in_time`."""
     names = "Rows", "Columns", "SamplesPerPixel"
     samples = math.prod(number(dataset, each, 1) for each in names)
     if megapixels is not None and samples > megapixels * 1e6:
@@ -155,7 +155,7 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     Raises:
         NotAnalyzedError: The image is blank, or too large after resampling to square
             pixels.
-        AnalysisError: The pixel data is damaged.
+        AnalysisError: The pixel data or its attributes are damaged or contradictory.
     """
     assumptions = attribute_assumptions(dataset)
     assumptions += complete_image_pixel(dataset)
@@ -188,13 +188,13 @@ def to_display_image(
     """
     if not is_monochrome(dataset):
         return DisplayImage(from_color(dataset, stored), None)
-    # Rescale or window values that no modality writes may overflow a float.
+    # Extreme rescale or window values may overflow a float.
     with np.errstate(all="ignore"):
         return apply_display_pipeline(dataset, stored, window)
 
 
 def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the luma (ITU-R BT.601) of an RGB or palette color image."""
+    """Return the luma (ITU-R BT.601) of an RGB or palette color image, as 8 bits."""
     if photometric_interpretation(dataset) == "PALETTE COLOR":
         stored = apply_color_lut(stored, _palette(dataset))[..., :3]
         bits = 8 * stored.itemsize
@@ -207,8 +207,11 @@ def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
 def _palette(dataset: Dataset) -> Dataset:
     """Return a copy of the dataset with valid palette descriptors.
 
-    The first mapped value is signed if pixels are signed (PS3.3 C.7.6.3.1.5), whatever
-    VR it was written with.
+    The first mapped value is signed if pixels are signed (PS3.3 C.7.6.3.1.5). The VR
+    that it was written with is ignored.
+
+    Raises:
+        AnalysisError: A descriptor is not three numbers, or segments expand too far.
     """
     described = Dataset()
     described.update(dataset)
@@ -265,17 +268,17 @@ def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
 
 
 def picture_digest(radiograph: Radiograph) -> str:
-    """Return the hash of the displayed image; see DecodedInstance."""
+    """Return `DecodedInstance.picture_digest` of a radiograph."""
     digest = hashlib.sha256(repr(radiograph.pixels.shape).encode())
     digest.update(radiograph.pixels.tobytes())
     return digest.hexdigest()
 
 
 def _digest(dataset: Dataset) -> str:
-    """Return the hash of the identity as text, independent of the character set.
+    """Return `DecodedInstance.identity_digest`, independent of the character set.
 
-    Bytes that are not text of the character set are hashed as well, because all of them
-    are replaced by the same character in the text.
+    The values are hashed as text. Bytes that are not text of the character set are
+    hashed as well, because the text has the same character in place of all of them.
     """
     digest = hashlib.sha256()
     for keyword in IDENTITY:

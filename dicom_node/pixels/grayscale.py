@@ -1,4 +1,4 @@
-"""One look-up table from stored values to gray levels (PS3.4 N.2).
+"""Convert stored values to gray levels with one look-up table (PS3.4 N.2).
 
 The Modality LUT, the VOI and the polarity are applied in the order of the standard.
 Each step is computed once for every value that a pixel can hold (at most 65,536
@@ -63,7 +63,7 @@ PLAIN_BITS = 8
 """Images with at most this many bits are shown unchanged if they have no VOI."""
 
 COMPARED_PIXELS = 100_000
-"""Number of pixels used to compare two displays: every n-th of every n-th row."""
+"""Approximate number of pixels on which two displays are compared."""
 
 MOST_TABLES = 100
 """Number of items of a Modality or VOI LUT Sequence that are read.
@@ -72,7 +72,11 @@ The standard allows one Modality LUT; modalities write a few VOI LUTs.
 """
 
 FEWEST_COMPARED = 1_000
-"""With fewer pixels than this, the node only checks that the display shows anything."""
+"""Minimum number of pixels to compare two displays.
+
+With fewer pixels, the node only checks that the display does not have a single gray
+level.
+"""
 
 _ENTRY_VRS = {None, "OW", "OB", "UN", "US", "SS", "US or OW", "US or SS or OW"}
 
@@ -88,10 +92,10 @@ class DisplayImage:
         span: The modality values shown as the two ends of the scale, if the node chose
             them: the image has no VOI, its VOI keeps too little structure, or the image
             is For Processing. None if a VOI was used.
-        ends: The modality values at the two ends of the scale in every case. If the VOI
-            is not linear, these are the smallest and largest values between black and
-            white.
-        assumptions: Sentences that say how wrong attributes were interpreted.
+        ends: The modality values at the two ends of the scale: those of `span` or of
+            the window of a user. If a VOI of the image was used, these are the smallest
+            and largest values between black and white. (0, 255) for color.
+        assumptions: Sentences that say how invalid attributes were interpreted.
     """
 
     gray: Gray
@@ -109,7 +113,7 @@ def apply_display_pipeline(
         dataset: The image's attributes.
         pixels: Stored values as `decode_pixels` returns them, of 8 or 16 bits.
         window: The number of the VOI window or table to use, from 1; or a window chosen
-            by a user, which is used whatever it shows.
+            by a user, which is used without a check.
 
     Returns:
         The image. If its own VOI keeps less than LEAST_STRUCTURE of the structure that
@@ -210,7 +214,7 @@ def is_monochrome(dataset: Dataset) -> bool:
 
 
 def is_inverted(dataset: Dataset) -> bool:
-    """Return whether small values are white."""
+    """Return whether the image is MONOCHROME1: small values are white."""
     return photometric_interpretation(dataset) == "MONOCHROME1"
 
 
@@ -219,7 +223,7 @@ def _assumptions(
 ) -> Iterator[str]:
     """Yield a sentence for each contradictory or invalid display attribute.
 
-    It says which value is used instead.
+    Each sentence says which value is used instead.
     """
     shape = code(dataset, "PresentationLUTShape")
     if shape in {"IDENTITY", "INVERSE"} - {
@@ -261,7 +265,8 @@ def _descriptor_assumptions(
 def _apply_table(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
     """Look up each pixel in the table, inverted if the image is MONOCHROME1."""
     table = 255 - table if is_inverted(dataset) else table
-    # cv2.LUT takes a seventh of the time and a tenth of the memory of NumPy's indexing.
+    # cv2.LUT takes a seventh of the time of NumPy's indexing, which converts each index
+    # to eight bytes.
     return np.asarray(cv2.LUT(patterns, table), np.uint8)
 
 
@@ -322,7 +327,7 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
 
 
 def _ends(values: Values, levels: Values, window: int | Window) -> tuple[float, float]:
-    """Return the modality values at the two ends of the gray scale."""
+    """Return `DisplayImage.ends` of a display through a VOI."""
     if isinstance(window, Window):
         half = window.width / 2
         return window.center - half, window.center + half
@@ -425,8 +430,8 @@ def _first_value(written: float, count: int, values: Values) -> int:
     """Return the input value of the first entry of a table.
 
     The value is signed if the looked-up values are signed (PS3.3 C.11.1.1.1,
-    C.11.2.1.1), whatever VR it was written with. If the table then covers none of these
-    values, the other signedness is used.
+    C.11.2.1.1). The VR that it was written with is ignored. If the table then covers
+    none of these values, the other signedness is used.
     """
     is_signed = bool(values.min() < 0)
     for signed in (is_signed, not is_signed):
@@ -469,7 +474,7 @@ def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
 def _read_words(
     dataset: Dataset, element: DataElement | RawDataElement, data: bytes
 ) -> NDArray[np.uint16]:
-    """Read the 16-bit words of a value, in the byte order of its dataset."""
+    """Read the 16-bit words of a value; OB is little endian in every dataset."""
     is_little = UID(dataset.file_meta.TransferSyntaxUID).is_little_endian
     if isinstance(element, RawDataElement):
         is_little = element.is_little_endian
@@ -492,9 +497,9 @@ def _range(
 def _padded(dataset: Dataset, patterns: NDArray[Any]) -> NDArray[np.bool_]:
     """Mark pixel padding, from Pixel Padding Value to Range Limit (PS3.3 C.7.5.1.1.2).
 
-    The two attributes are read with the signedness of the pixels, whatever VR they were
-    written with. A Pixel Padding Value that needs more than Bits Stored is compared
-    with whole words.
+    The two attributes are read with the signedness of the pixels. The VRs that they
+    were written with are ignored. A Pixel Padding Value that needs more than Bits
+    Stored is compared with whole words.
     """
     signed = _is_signed(dataset)
     ends = [

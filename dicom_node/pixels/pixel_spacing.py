@@ -20,7 +20,7 @@ has the corrected value; otherwise it is equal to Imager Pixel Spacing (0018,116
 """
 
 NEARLY_SQUARE = 0.01
-"""Relative difference of the two sides that is explained by rounding."""
+"""Maximum relative difference of the two sides that counts as rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class PixelShape:
 
 
 def pixel_shape(dataset: Dataset) -> PixelShape:
-    """Return the size of a pixel, else its Pixel Aspect Ratio, else a square.
+    """Return the shape of a pixel by its spacing, else its aspect ratio, else a square.
 
     Source:
         PS3.3 10.7.1.1 (row spacing first) and C.7.6.3.1.7 (the ratio, vertical side
@@ -80,7 +80,7 @@ def made_square(
     """Stretch an image along its coarser side until its pixels are square.
 
     Raises:
-        NotAnalyzedError: The result would be larger than the limit.
+        NotAnalyzedError: The result would be larger than `max_megapixels`.
     """
     if shape.is_square:
         return pixels

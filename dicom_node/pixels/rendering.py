@@ -1,7 +1,7 @@
-"""From a DICOM instance to the image that a person views, through any window.
+"""Decode a DICOM instance to the image that a person views, through any window.
 
 Unlike `pixels/decode.py`, this module does not screen the instance, because people also
-view images that were not analyzed. Like everything that reads a sender's bytes, it runs
+view images that were not analyzed. Like all code that reads a sender's bytes, it runs
 in a decoding child.
 """
 
@@ -54,8 +54,8 @@ class Attribute:
     """One attribute of a dataset, as text.
 
     Attributes:
-        tag: The tag: "(0010,0010)".
-        name: The keyword in the data dictionary; empty if it has none.
+        tag: The tag, as in "(0010,0010)".
+        name: The keyword in the data dictionary; empty if the dictionary has none.
         vr: The value representation.
         value: The value, cut if it is long. For bytes, the number of bytes; for a
             sequence, the number of items.
@@ -78,7 +78,7 @@ def view_file(
         path: The file.
         window: The number of one of its own windows, from 1; or the modality values for
             the two ends of the gray scale.
-        max_megapixels: Larger images are not displayed.
+        max_megapixels: Maximum size in megapixels times samples per pixel.
 
     Raises:
         AnalysisError: The file contains no image, or the image is too large or damaged.
@@ -96,7 +96,9 @@ def view_file(
 
 
 def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
-    """List the attributes of an instance; a sequence is followed by its content.
+    """List the first MOST_ATTRIBUTES attributes of an instance, by tag.
+
+    A sequence is followed by the attributes of its items.
 
     Raises:
         AnalysisError: The instance cannot be read.
@@ -152,7 +154,10 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
 
 
 def _value_text(element: DataElement) -> str:
-    """Return a value as text."""
+    """Return a value as printable text, cut to LONGEST_VALUE characters and "…".
+
+    For bytes, return their number.
+    """
     value = element.value
     if element.VR in BULK or isinstance(value, bytes):
         return f"{len(value or b'')} bytes"

@@ -1,4 +1,4 @@
-"""Decide which instances the model may analyze, and explain why not the others."""
+"""Decide which instances the model may analyze, and give the reasons for refusals."""
 
 import re
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ RADIOGRAPHS = (
     XRayAngiographicImageStorage,
     SecondaryCaptureImageStorage,
 )
-"""SOP Classes of projection X-ray images, or of objects that may be one."""
+"""SOP Classes of projection X-ray images, and of captures, which may be one."""
 
 CAPTURED_MODALITIES = ("CR", "DX", "RG")
 """Modality (0008,0060) values of a Secondary Capture that is a radiograph.
@@ -65,7 +65,7 @@ class ScreeningRules:
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
         body_parts: Values of Body Part Examined (0018,0015) that the model supports;
             empty means any. An image without this attribute is analyzed.
-        today: The day from which ages are counted.
+        today: The day at which the age of a study is computed.
     """
 
     max_study_age_days: int
@@ -86,13 +86,13 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
     Args:
         dataset: The whole instance; its pixels are not decoded.
         rules: The requirements.
-        max_megapixels: Larger images are not analyzed.
+        max_megapixels: Maximum size in megapixels times samples per pixel.
 
     Raises:
         NotMeantError: The instance is a result of this software, or not a radiograph.
             No result is expected.
         NotAnalyzedError: The instance is a radiograph, but must not be analyzed.
-            Somebody may expect a result, whatever the reason.
+            Somebody may expect a result.
     """
     for exclusion in _not_meant(dataset):
         raise NotMeantError(exclusion.message, exclusion.reason)
@@ -101,7 +101,10 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
 
 
 def is_capture(sop_class_uid: str) -> bool:
-    """Return whether an object may be a result, and not an image from a modality."""
+    """Return whether a SOP Class is Secondary Capture or not one of RADIOGRAPHS.
+
+    Results have such SOP Classes.
+    """
     return (
         sop_class_uid not in RADIOGRAPHS
         or sop_class_uid == SecondaryCaptureImageStorage
@@ -160,9 +163,10 @@ def _class(dataset: Dataset) -> str:
 def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
     """Detect a result of this software, from this node or another one.
 
-    An archive may change the UIDs of a result, and de-identification removes
-    Contributing Equipment (PS3.15 table E.1-1), so each trace is sufficient by itself.
-    Only the form of a UID is not: one in 64 random UUID-like numbers has it.
+    The evidence is a model name, or Image Type together with a UID. An archive may
+    change the UIDs, and de-identification removes Contributing Equipment (PS3.15 table
+    E.1-1), so either is sufficient. The form of a UID alone is not evidence, because
+    one in 64 random UUID-like numbers has it.
     """
     models = [
         text(dataset, "ManufacturerModelName"),
@@ -187,9 +191,9 @@ def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
 def _made_by_ai(dataset: Dataset) -> Iterator[Exclusion]:
     """Detect a capture of other processing by Contributing Equipment (C.12.1.1.5).
 
-    An image from a modality is analyzed whatever contributed to it: workstations and
-    noise filters also call themselves processing equipment. DERIVED in Image Type is
-    not evidence.
+    This does not apply to an image from a modality, because workstations and noise
+    filters also call themselves processing equipment. DERIVED in Image Type is not
+    evidence.
     """
     if text(dataset, "SOPClassUID") != SecondaryCaptureImageStorage:
         return
@@ -311,7 +315,7 @@ def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[Exclusion]:
 
 
 def _age_days(dataset: Dataset, today: date) -> int | None:
-    """Return the age of the study; None if Study Date is not a date (PS3.5 6.2, DA)."""
+    """Return the age of the study in days; None if Study Date is not a date (DA)."""
     digits = text(dataset, "StudyDate").replace(".", "")  # as ACR-NEMA wrote it
     if not re.fullmatch(r"\d{8}", digits):
         return None

@@ -18,26 +18,25 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 LEAST_SHARE = 1 / 8
-"""Share of the gray levels that a display must give a step between two pixels.
+"""Minimum height of a step between two pixels in a display, for it to count as kept.
 
-The share is relative to the gray levels of the step in a percentile display. With fewer
-gray levels, the step counts as lost.
+It is a share of the height of the same step in a percentile display.
 """
 
 LEAST_STRUCTURE = 1 / 4
 """Minimum share of the structure of an image that a display must keep.
 
 Measured on 25 radiographs of FracAtlas (val) in which the shipped model reports a
-fracture. Each was shown through 51 windows that are too wide or lie beside the data. In
-298 cases the window hid the fracture from the model; 230 of these windows keep less
-than this share. In 713 cases the result was still Fracture; 199 of these windows keep
-less, and 181 of the 199 are at least 10 times as wide as the data. The radiographs of
-`tests/dicom_node/pixels/test_real_files.py` keep 98 % and more through their own
+fracture. Each was shown through up to 51 windows that are too wide or lie beside the
+data. In 298 cases the window hid the fracture from the model; 230 of these windows keep
+less than this share. In 713 cases the result was still Fracture; 199 of these windows
+keep less, and 181 of the 199 are at least 10 times as wide as the data. The radiographs
+of `tests/dicom_node/pixels/test_real_files.py` keep 98 % and more through their own
 windows and tables.
 """
 
 LARGEST_STEP = 16 / 255
-"""Maximum step that is counted; a larger step counts as this one.
+"""Maximum step in display values; a larger step counts as this one.
 
 Steps count by their square, so noise has little weight. The limit reduces the weight of
 the borders of collimation and markers.
@@ -122,7 +121,7 @@ def entry_bits(entries: NDArray[np.uint16]) -> int:
     This is the bit length of the largest entry, but at least FEWEST_ENTRY_BITS, as
     DCMTK determines it (`+Mv`). The third value of LUT Descriptor (0028,3002) is not
     used: equipment writes the 16 bits of the storage there, or less than the entries
-    need. So the largest entry is never darker than half of white.
+    need. The largest entry is therefore at least half of white, if it is 128 or more.
     """
     return max(int(entries.max()).bit_length(), FEWEST_ENTRY_BITS)
 
@@ -152,8 +151,8 @@ def structure_kept(own: Values, reference: Values) -> float:
     """Return the share of the structure of an image that a display keeps.
 
     The structure consists of the steps between neighboring pixels in a reference
-    display. A step is kept if the display gives it at least LEAST_SHARE of its gray
-    levels there.
+    display. A step is kept if its height in the display is at least LEAST_SHARE of its
+    height in the reference display.
 
     Args:
         own: Display values in [0, 1], (rows, columns); NaN for pixels that are ignored.

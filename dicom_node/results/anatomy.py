@@ -20,7 +20,7 @@ UNPAIRED = frozenset({
 })  # fmt: skip
 """Body Part Examined (0018,0015) values of unpaired body parts on radiographs.
 
-The values are from PS3.16 annex L. Other values may be one of a pair.
+The values are from PS3.16 annex L. Body parts with other values may be one of a pair.
 """
 
 
@@ -31,7 +31,10 @@ SIDE_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
 
 
 def body_part(source: Source) -> Code | None:
-    """Return the code of the body part: Anatomic Region, else Body Part Examined."""
+    """Return the code of the body part: Anatomic Region, else Body Part Examined.
+
+    None if the source has no usable code and no value of BODY_PARTS.
+    """
     if item_count(source, REGION) == 1:
         inner = "CodeValue", "CodingSchemeDesignator", "CodeMeaning"
         values = [item_text(source, REGION, 0, each) for each in inner]
@@ -43,7 +46,10 @@ def body_part(source: Source) -> Code | None:
 
 
 def side(source: Source) -> Code | None:
-    """Return the code of the side."""
+    """Return the code of left or right; None if the source gives neither.
+
+    Image Laterality comes first, then Laterality, then a word in Body Part Examined.
+    """
     laterality = source.code("ImageLaterality") or source.code("Laterality")
     sides = (SIDE_WORDS[w] for w in _words(source) if w in SIDE_WORDS)
     return SIDES.get(laterality or next(sides, ""))
@@ -58,7 +64,8 @@ def anatomy(source: Source) -> Elements:
 
     Laterality (0020,0060) is present, and may be empty, unless the image has its own
     laterality or the body part is unpaired (PS3.3 C.7.3.1, Type 2C). Anatomic Region
-    Sequence (0008,2218) has one item (C.7.6.1); DX also allows an empty sequence.
+    Sequence (0008,2218) is only copied if it has one item (C.7.6.1), because DX also
+    allows an empty sequence.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
     has_laterality = "Laterality" in source.dataset or source.code("ImageLaterality")
@@ -71,9 +78,8 @@ def anatomy(source: Source) -> Elements:
 def image_anatomy(source: Source) -> Elements:
     """Copy the anatomy for a multi-frame image, which has its own laterality.
 
-    Image Laterality (0020,0062) replaces Laterality (0020,0060): the value of the
-    source's series is true for each image in it. It is empty if Laterality would be
-    empty.
+    Image Laterality (0020,0062) replaces Laterality (0020,0060), which is valid for
+    each image of the source's series. It is empty if Laterality would be empty.
     """
     if source.code("ImageLaterality"):
         return _part(source) | copied(source, ["ImageLaterality"])

@@ -1,4 +1,4 @@
-"""An image made by the node, as a Secondary Capture for any viewer (PS3.3 A.8.1).
+"""Encode an image made by the node as a Secondary Capture (PS3.3 A.8.1).
 
 `results/source.py` copies the patient and study of the source, in the source's own
 bytes. `provenance.py` describes the source instance and the software. This module adds
@@ -85,11 +85,11 @@ def capture(
     """Return an image as a Secondary Capture in the study of its source.
 
     Args:
-        source: The instance that it is about.
+        source: The instance that the image is about.
         model: The model that was used.
         picture: The content.
-        options: The number of its series.
-        form: Its modality, and whether its pixels may be compressed with loss.
+        options: The number of the series.
+        form: Its name and modality, and whether its pixels are written as JPEG.
 
     Returns:
         The object. It depends only on the arguments and, if the source has no time
@@ -151,7 +151,11 @@ def _native(picture: Picture) -> Elements:
 
 
 def _jpeg(picture: Picture) -> Elements:
-    """Compress with loss, and record that (PS3.3 C.7.6.1.1.5, PS3.5 8.2.1)."""
+    """Return the pixels as JPEG, and the attributes of this lossy compression.
+
+    Source:
+        PS3.3 C.7.6.1.1.5, PS3.5 8.2.1.
+    """
     buffer = BytesIO()
     image = Image.fromarray(picture.pixels)
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:2")

@@ -1,4 +1,4 @@
-"""The description of the source's pixels in a result: their shape and compression."""
+"""Describe the compression and the shape of the source's pixels in a result."""
 
 import re
 from fractions import Fraction
@@ -17,14 +17,15 @@ _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
 
 _KEYWORD = "LossyImageCompression"
 
-# A decimal string by PS3.5 6.2, which other software can read, too.
+# A decimal string without a sign (PS3.5 6.2).
 _DS = re.compile(r"(?=.{1,16}$)\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
 def compression(source: Source) -> Elements:
-    """Copy lossy compression (PS3.3 C.7.6.1.1.5): once lossy, always lossy.
+    """Return the attributes of lossy compression (PS3.3 C.7.6.1.1.5).
 
-    An unknown state stays unknown.
+    If the source was compressed with loss, so was the result. If the source does not
+    say whether it was, the attribute is absent.
     """
     if _declares_lossy(source):
         return copied(source, [_KEYWORD, f"{_KEYWORD}Ratio", f"{_KEYWORD}Method"])
@@ -36,14 +37,17 @@ def compression(source: Source) -> Elements:
 
 
 def was_lossy(source: Source) -> bool:
-    """Return whether pixels were compressed with loss, by attribute or syntax."""
+    """Return whether the source was compressed with loss, by attribute or syntax."""
     return (
         _declares_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
     )
 
 
 def losses(source: Source) -> tuple[tuple[str, str], ...]:
-    """Return (ratio, method) of each compression, if the source names all in full."""
+    """Return (ratio, method) of each lossy compression of the source.
+
+    Empty if there is none, or if a ratio or method is absent or invalid.
+    """
     if not was_lossy(source):
         return ()
     ratios, methods = (
@@ -69,6 +73,6 @@ def pixel_sides(radiograph: Radiograph) -> tuple[float, float]:
 
 
 def aspect_ratio(radiograph: Radiograph) -> list[int]:
-    """Return the Pixel Aspect Ratio of the stored pixels (PS3.3 C.7.6.3.1.7)."""
+    """Return [height, width] of a stored pixel as integers (PS3.3 C.7.6.3.1.7)."""
     height, width = pixel_sides(radiograph)
     return list(Fraction(height / width).limit_denominator(1000).as_integer_ratio())

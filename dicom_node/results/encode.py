@@ -1,4 +1,4 @@
-"""From a finding to the DICOM objects that report it, one file per object."""
+"""Encode a finding as the DICOM objects that report it."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,8 @@ def encode_file(
         bytes.
 
     Raises:
-        AnalysisError: The header cannot be read, or names no study.
+        AnalysisError: The header cannot be read, names no study, or lacks attributes
+            that one of the objects needs.
     """
     with pydicom_silenced():
         source = read_source(instance)
@@ -78,7 +79,11 @@ def encode_notice(
         instance: The instance. Only the header of its file is read.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
         model: The model that should have analyzed it.
-        options: The notices to make, among other forms.
+        options: The objects to make, and their properties. Forms of other kinds are
+            ignored.
+
+    Returns:
+        One object for each form of a notice.
 
     Raises:
         AnalysisError: The header cannot be read, or names no study.

@@ -1,7 +1,7 @@
-"""The encoded elements of a result, and the Part 10 file that they form.
+"""Encode the elements of a result, and the Part 10 file that they form.
 
-Everything is encoded in Explicit VR Little Endian. Elements stay encoded, by tag. So
-elements that are copied from the source stay unchanged beside those of the node.
+The encoding is Explicit VR Little Endian. A result is a dictionary of encoded elements,
+so values that are copied from the source stay unchanged beside those of the node.
 """
 
 import hashlib
@@ -86,7 +86,7 @@ def encoded(tag: int, vr: str, value: bytes) -> bytes:
         value += b"\0" if vr in _PADDED_WITH_NULL else b" "
     group, element = tag >> 16, tag & 0xFFFF
     if vr not in EXPLICIT_VR_LENGTH_32 and len(value) > _LONGEST_SHORT:
-        vr = "UN"  # PS3.5 6.2.2, note 2: the VR has no room for the length
+        vr = "UN"  # PS3.5 6.2.2, note 2: the length needs more than 16 bits
     if vr in EXPLICIT_VR_LENGTH_32:
         head = struct.pack("<HH2sHI", group, element, vr.encode(), 0, len(value))
     else:
@@ -113,7 +113,7 @@ def encoded_sequence(tag: int, *items: Elements) -> bytes:
 
 
 def encoded_dataset(dataset: Dataset) -> Elements:
-    """Encode a dataset that the node made, which is ASCII throughout."""
+    """Encode a dataset that the node made. Its texts must be ASCII."""
     elements = {}
     for element in dataset:
         buffer = DicomBytesIO()
@@ -124,7 +124,10 @@ def encoded_dataset(dataset: Dataset) -> Elements:
 
 
 def content_uid(kind: str, elements: Elements) -> UID:
-    """Derive the UID of an object from its whole content: equal UIDs, equal bytes."""
+    """Derive the UID of an object from its kind and its whole content.
+
+    Objects with equal UIDs have equal bytes.
+    """
     digest = hashlib.sha256()
     for tag in sorted(elements):
         digest.update(elements[tag])
@@ -138,7 +141,7 @@ def result_object(
     elements: Elements,
     syntax: UID = ExplicitVRLittleEndian,
 ) -> ResultObject:
-    """Return an object with the elements as a Part 10 file (PS3.10 7.1).
+    """Return an object with its elements as a Part 10 file (PS3.10 7.1).
 
     Args:
         form: The name of the object's form.

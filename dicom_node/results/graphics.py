@@ -21,11 +21,14 @@ HEAD = 0.028
 HEAD_ANGLE = math.radians(20)
 
 CAPTION_AREA = (0.01, 0.90), (0.75, 0.99)
-"""Area of the caption in the display, top left to bottom right."""
+"""Top left and bottom right corner of the caption, in shares of the displayed area."""
 
 
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
-    """Return arrow and outline in one layer, and the caption in another (C.10.5)."""
+    """Return arrow and outline in one layer, and the caption in another (C.10.5).
+
+    Without an arrow there is only the layer of the caption.
+    """
     caption = Dataset()
     caption.GraphicLayer = CAPTION_LAYER
     caption.TextObjectSequence = [_caption(finding)]
@@ -63,7 +66,7 @@ def _caption(finding: Finding) -> Dataset:
 
 
 def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
-    """Yield the arrow and the outline, in stored pixels of the source."""
+    """Yield the arrow and the outline, in stored pixels; nothing without an arrow."""
     if finding.arrow is None:
         return
     rows, columns = radiograph.pixels.shape

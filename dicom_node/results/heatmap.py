@@ -11,7 +11,7 @@ a Parametric Map, which must have a Frame of Reference (A.75).
 
 The values are of type OCCUPANCY: the share of the property in each pixel. The property
 is the activation. PROBABILITY would mean that each value is a probability (C.8.20.2.3),
-but Grad-CAM is relative to its own peak, however improbable the fracture is.
+but Grad-CAM is relative to its own peak, even if the fracture is improbable.
 """
 
 import cv2
@@ -213,7 +213,7 @@ def _pixels(radiograph: Radiograph, finding: Finding) -> Elements:
     """Resize the map to the stored pixels.
 
     The map covers the stored and the displayed pixels from edge to edge, so one resize
-    is sufficient, however the displayed pixels were stretched.
+    is sufficient, even if the displayed pixels were stretched.
     """
     rows, columns = radiograph.source_shape
     resized = cv2.resize(

@@ -110,7 +110,11 @@ def _observer(model: ModelIdentity) -> ObservationContext:
 
 
 def _group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
-    """Return the group: with a region (TID 1410), or for the whole image (TID 1501)."""
+    """Return the measurement group of the radiograph.
+
+    With an arrow, the group has a region (TID 1410). Otherwise it is about the whole
+    image (TID 1501).
+    """
     group = _coded_group(source, radiograph, finding)
     group[0].ContentSequence.extend(_sentences(finding))
     return group
@@ -182,11 +186,11 @@ def _sentences(finding: Finding) -> list[TextContentItem]:
 
 
 def _rounded(finding: Finding) -> float:
-    """Return the probability with four decimals, but never as 0 or 1."""
+    """Return the probability with four decimals, limited to 0.0001 to 0.9999."""
     return min(max(round(finding.probability, 4), 0.0001), 0.9999)
 
 
 def _sites(source: Source) -> list[FindingSite] | None:
-    """Return the codes of body part and side, as far as the source has them."""
+    """Return the body part with its side; None if the body part is not known."""
     part = body_part(source)
     return part and [FindingSite(part, laterality=side(source))]

@@ -19,7 +19,10 @@ from inference.finding import ModelIdentity
 SERIES_DESCRIPTION = "AI fracture: no answer - not for diagnosis"
 
 LONGEST_REASON = 600
-"""Maximum number of characters; the attribute holds 1,024, and a page has limits."""
+"""Maximum number of characters of a reason.
+
+Image Comments holds 1,024 characters, and has other sentences before the reason.
+"""
 
 
 def notice(
@@ -59,7 +62,7 @@ def notice(
 
 
 def _describe(source: Source) -> str:
-    """Describe the image as a viewer lists it, without identifying the patient."""
+    """Return number, modality, body part and view of the image as text."""
     header = source.instance.header
     number = source.text("InstanceNumber")
     labels = (

@@ -1,4 +1,4 @@
-"""The model's finding on a radiograph, stored for drawing at any size."""
+"""The parts of a finding that the journal stores, to draw them at any size."""
 
 import json
 import zlib
@@ -32,7 +32,7 @@ class OverlayData:
     levels: NDArray[np.uint8]
 
     def values(self) -> dict[str, Any]:
-        """Return the drawing as columns of the journal's table."""
+        """Return the columns of the journal's table of findings, by name."""
         arrow = self.arrow and json.dumps([self.arrow.tip, self.arrow.tail])
         return {
             "picture_rows": self.picture_shape[0],
@@ -61,7 +61,7 @@ def overlay_of(finding: Finding, picture_shape: tuple[int, int]) -> OverlayData:
 
 
 def overlay_in(row: sa.Row[Any] | Mapping[str, Any]) -> OverlayData:
-    """Return the drawing in the columns of a row of the journal's table."""
+    """Return the drawing in a row of the journal's table; see `OverlayData.values`."""
     columns = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
     ends = json.loads(columns["arrow"]) if columns["arrow"] else None
     arrow = ends and Arrow(*(tuple(end) for end in ends))

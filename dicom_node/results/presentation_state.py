@@ -1,7 +1,7 @@
 """The finding as graphics over the unchanged original (PS3.3 A.33.1).
 
-A viewer displays the source as the node did, with arrow, outline and caption over it,
-which can be turned off. Points are in the source's own pixels.
+A viewer displays the source as the node did. Arrow, outline and caption are layers over
+it, which a user can turn off. Points are in the source's own pixels.
 """
 
 from copy import deepcopy
@@ -162,7 +162,7 @@ def _laterality(source: Source) -> Elements:
 
 
 def _modality_lut(source: Source) -> Elements:
-    """Return the decoded Modality LUT, else the rescale (PS3.3 C.11.1)."""
+    """Return the Modality LUT, else the rescale, else nothing (PS3.3 C.11.1)."""
     dataset = deepcopy(source.dataset)  # reading a value changes the element
     if found := modality_table(
         dataset, stored_pixel_values(dataset, _itemsize(dataset))
@@ -184,7 +184,10 @@ def _modality_lut(source: Source) -> Elements:
 def _voi_lut(
     source: Source, radiograph: Radiograph, options: ResultOptions
 ) -> Elements:
-    """Return the VOI LUT or window that the decoder used (PS3.3 C.11.8)."""
+    """Return the VOI LUT or window that the decoder used (PS3.3 C.11.8).
+
+    If the decoder chose the gray scale, return a window with its two ends.
+    """
     dataset = deepcopy(source.dataset)
     tag = Tag("SoftcopyVOILUTSequence")
     if radiograph.span is not None:
@@ -202,7 +205,7 @@ def _voi_lut(
 
 
 def _itemsize(dataset: Dataset) -> int:
-    """Return the number of bytes for the values of a pixel."""
+    """Return the number of bytes of a stored value: 1 or 2."""
     return 1 if number(dataset, "BitsStored", 16) <= 8 else 2  # noqa: PLR2004
 
 

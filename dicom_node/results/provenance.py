@@ -24,7 +24,10 @@ _LONG_STRING = 64  # characters of an LO (PS3.5 6.2)
 
 
 def plain(text: str, limit: int = _LONG_STRING) -> str:
-    """Return text as one valid value: ASCII, no backslash or control characters."""
+    """Return text as one valid value: printable ASCII of at most `limit` characters.
+
+    A backslash and all other characters are replaced by a question mark.
+    """
     ascii_text = text.encode("ascii", "replace").decode()
     return re.sub(r"[^ -\[\]-~]", "?", ascii_text)[:limit].strip()
 
@@ -37,7 +40,7 @@ def assumed(made: str, radiograph: Radiograph) -> str:
 
 
 def moment(source: Source) -> datetime:
-    """Return the start of the analysis, in the time zone of the source.
+    """Return the time of receipt of the source, in the time zone of its dataset.
 
     Timezone Offset From UTC (0008,0201) is copied and applies to all times of the
     dataset. Without it, times are in the local zone (PS3.3 C.12.1.1.8), which is the
@@ -57,7 +60,8 @@ def moment(source: Source) -> datetime:
 def times(source: Source) -> Dataset:
     """Return the creation date and time of the object.
 
-    The series gets none, because its instances are made one by one.
+    Series Date and Series Time are omitted, because the instances of a series are made
+    at different times.
     """
     made = moment(source)
     dataset = Dataset()
@@ -67,7 +71,7 @@ def times(source: Source) -> Dataset:
 
 
 def equipment(source: Source, model: ModelIdentity) -> Dataset:
-    """Return the names of the node and the model (PS3.3 C.7.5.1, C.12.1)."""
+    """Return the names and versions of node and model (PS3.3 C.7.5.1, C.12.1)."""
     versions = [
         IMPLEMENTATION_VERSION_NAME,
         plain(f"{model.name:.48} {model.version}"),
@@ -91,7 +95,10 @@ def equipment(source: Source, model: ModelIdentity) -> Dataset:
 
 
 def reference(source: Source) -> Dataset:
-    """Return references to the analyzed instance (PS3.3 C.7.6.1, C.12.2)."""
+    """Return references to the analyzed instance (PS3.3 C.7.6.1, C.12.2).
+
+    The reference through the series is omitted if the source has no valid series.
+    """
     image = source_image(source)
     image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below
     dataset = Dataset()

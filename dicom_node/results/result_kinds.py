@@ -8,12 +8,12 @@ from config.destinations import Destination
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
 
 CAPTURES = SECONDARY_CAPTURE, NOTICE
-"""Kinds that are images made by the node; each has several forms."""
+"""Kinds that are Secondary Captures; each has several forms."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResultKind:
-    """One object to make.
+    """The form of one object to make.
 
     Attributes:
         kind: "heatmap", "presentation_state", "secondary_capture", "structured_report",
@@ -28,7 +28,7 @@ class ResultKind:
 
     @property
     def name(self) -> str:
-        """The name in the journal and in files: the kind, then unusual properties."""
+        """The name in journal and files, such as "secondary_capture-source-jpeg"."""
         unusual = ("source", self.modality == "source"), ("jpeg", self.lossy)
         return "-".join((self.kind, *(name for name, applies in unusual if applies)))
 
@@ -43,14 +43,14 @@ _LABELS = {
 
 
 def kind_label(name: str) -> str:
-    """Return the label of the object with this name in the journal."""
+    """Return the label for `ResultKind.name`, as in "Secondary Capture (jpeg)"."""
     kind, *unusual = name.split("-")
     label = _LABELS.get(kind, kind or "an object")
     return f"{label} ({', '.join(unusual)})" if unusual else label
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
-    """Return the objects to make for a destination.
+    """Return the forms of the objects to make for a destination.
 
     A destination that gets no negative results gets notices in addition to its kinds.
     Otherwise a study without a result would look negative.

@@ -1,4 +1,4 @@
-"""The annotated radiograph as a Secondary Capture: its specific content."""
+"""Encode the annotated radiograph as a Secondary Capture."""
 
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
@@ -64,9 +64,10 @@ def secondary_capture(
 
 
 def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> Elements:
-    """Scale the pixel spacing of the source to the written pixels.
+    """Return the pixel spacing of the source, scaled to the written pixels.
 
-    If Pixel Spacing (0028,0030) is absent, Imager Pixel Spacing is used, uncalibrated.
+    If Pixel Spacing (0028,0030) is absent, Imager Pixel Spacing is used, without the
+    attributes of a calibration. If both are absent, return nothing.
     """
     calibrated = sides(source.dataset, "PixelSpacing")
     spacing = calibrated or sides(source.dataset, "ImagerPixelSpacing")

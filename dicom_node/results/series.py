@@ -9,7 +9,7 @@ from dicom_node.uids import derived_uid
 from inference.finding import ModelIdentity
 
 DIGITS = 9
-"""Number of digits that always fit into 31 bits (PS3.5 6.2, IS)."""
+"""Maximum number of digits that always fit into 31 bits (PS3.5 6.2, IS)."""
 
 
 def result_series(
@@ -19,10 +19,11 @@ def result_series(
     form: str,
     modality: str,
 ) -> Dataset:
-    """Return the series for a source series, model and form of result.
+    """Return the series for a source series, model, form, modality and series number.
 
-    Each combination has a series of its own. The laterality, body part and order of the
-    series come from the source. They are then true for every instance in it.
+    Each combination has its own Series Instance UID. A result copies laterality, body
+    part and order (Request Attributes) from its source. Because all results in a series
+    have sources of one series, these attributes are valid for the whole series.
     """
     series = Dataset()
     series.Modality = modality
@@ -40,11 +41,11 @@ def result_series(
 
 
 def check_series(source: Source, label: str) -> None:
-    """Check that a source has a series, for a result that must reference it.
+    """Check that a source has a series, which a result must reference.
 
     Args:
         source: The instance.
-        label: The result, as a text.
+        label: The result, as the error text names it.
 
     Raises:
         AnalysisError: The source has no Series Instance UID.

@@ -38,7 +38,7 @@ TYPE_2 = (
 """Attributes that are copied, and written empty if the source lacks them."""
 
 IMAGE_TYPE_2 = ("InstanceNumber", "PatientOrientation")
-"""The same for images (General Image, C.7.6.1); orientation is never invented."""
+"""Attributes of images that are copied, and written empty if absent (C.7.6.1)."""
 
 TYPE_3 = (
     # SOP Common (C.12.1)
@@ -77,10 +77,10 @@ TYPE_3 = (
 IMAGE_TYPE_3 = (
     # General Image (C.7.6.1) and other attributes that identify the image
     "ViewPosition", "AcquisitionDate", "AcquisitionTime",
-    # Whether pixels identify the patient: our caption does not, the source may
+    # Whether the pixels of the source identify the patient; the caption does not
     "BurnedInAnnotation", "RecognizableVisualFeatures",
 )  # fmt: skip
-"""The same for images."""
+"""Attributes of images that are copied if the source has them."""
 
 _READ_TOO = (
     "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
@@ -98,7 +98,7 @@ _READ_TOO = (
 _READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
 
 _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
-"""VRs of attributes with several possible ones, if the source has none (PS3.5 A.1)."""
+"""VRs for attributes with several possible VRs, if the source has none (PS3.5 A.1)."""
 
 _REFERENCE = tuple(map(Tag, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")))
 """The attributes that reference an instance; both are required (PS3.3 table 10-11)."""
@@ -119,11 +119,14 @@ class Source:
     dataset: Dataset
 
     def text(self, keyword: str) -> str:
-        """Return a UID, code string or number, stripped; empty if it is absent."""
+        """Return a UID, code string or number as text; empty if it is absent.
+
+        Spaces and NUL at both ends are removed. A backslash separates values.
+        """
         return _text(self.dataset, Tag(keyword))
 
     def code(self, keyword: str) -> str:
-        """Return a code string in the format of the standard, in upper case."""
+        """Return a code string, stripped and in upper case; empty if it is absent."""
         return self.text(keyword).strip().upper()
 
 
@@ -146,6 +149,8 @@ def read_source(instance: ReceivedInstance) -> Source:
 
 def copied(source: Source, keywords: Iterable[str]) -> Elements:
     """Encode those of the attributes that the source has, with unchanged values.
+
+    A UID attribute with a value that is not a UID is omitted.
 
     Raises:
         AnalysisError: One of them is a sequence that cannot be read.
@@ -191,14 +196,14 @@ def item_count(source: Source, keyword: str) -> int:
 
 
 def empty(keywords: Iterable[str]) -> Elements:
-    """Encode attributes without a value."""
+    """Encode attributes with an empty value."""
     tags = [Tag(keyword) for keyword in keywords]
     return {tag: encoded(tag, dictionary_VR(tag), b"") for tag in tags}
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Suppress messages of pydicom about bytes that it cannot read: they quote values.
+    """Suppress warnings of pydicom, and replace its errors, because both quote values.
 
     Raises:
         AnalysisError: The bytes cannot be read.
@@ -232,7 +237,7 @@ def _is_no_uid(value: bytes) -> bool:
 
 
 def _vr(dataset: Dataset, tag: BaseTag) -> str:
-    """Return the VR by the standard, else that of the source."""
+    """Return the VR by the standard, else that of the source, else UN."""
     standard = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
     stated = (
         "LO" if tag.is_private_creator else dataset.get_item(tag, keep_deferred=True).VR
@@ -244,9 +249,9 @@ def _vr(dataset: Dataset, tag: BaseTag) -> str:
 def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
     """Encode the items of a sequence; None if there is nothing to copy.
 
-    They are encoded again because VRs, lengths and byte order depend on the transfer
-    syntax of the source. Only the values in them are copied unchanged. An item that
-    references an instance by a value that is not a UID is omitted.
+    The items are encoded again, because VRs, lengths and byte order depend on the
+    transfer syntax of the source. Only the values in them are copied unchanged. An item
+    that references an instance by a value that is not a UID is omitted.
     """
     sequence = dataset[tag].value
     if not isinstance(sequence, Sequence):
@@ -274,7 +279,7 @@ def _tags(item: Dataset) -> list[BaseTag]:
 
 
 def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:
-    """Return an unchanged value in little endian; None if it is a sequence."""
+    """Return an unchanged value in little endian; None if it has been decoded."""
     element = dataset.get_item(tag, keep_deferred=True)
     if tag == _CHARACTER_SET and isinstance(element, DataElement):
         # pydicom decodes this element while it reads, so the raw value is not kept.

@@ -118,7 +118,7 @@ def _document(source: Source) -> Dataset:
 
 
 def _requests(source: Source) -> Elements:
-    """Return the orders that the source names (PS3.3 C.17.2)."""
+    """Return the orders in Request Attributes as Referenced Request (PS3.3 C.17.2)."""
     items = []
     for number in range(item_count(source, "RequestAttributesSequence")):
         order = copied_item(source, "RequestAttributesSequence", number)

@@ -1,1 +1,1 @@
-"""From a radiograph to a finding: preparation, network, Grad-CAM, localization."""
+"""Classify a radiograph: preparation, network, Grad-CAM, localization."""

@@ -35,7 +35,7 @@ ABSOLUTE, RELATIVE = 0.05, 0.02
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A loaded network with its card. Safe to share between threads.
+    """A loaded network with its card, which threads may share.
 
     Attributes:
         network: The network on its device, in eval mode.
@@ -68,7 +68,11 @@ class Classifier:
 
     @classmethod
     def from_card(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
-        """Create a classifier from a card and the bytes of a weights file."""
+        """Create a classifier from a card and the bytes of a weights file.
+
+        Raises:
+            ModelError: Weights or device cannot be used.
+        """
         target_device = _device(device)
         if target_device.type == "cuda":
             # TF32 has 10 bits of precision, too few to reproduce the results of a CPU.
@@ -78,7 +82,7 @@ class Classifier:
         return cls(network, card, identity, target_device)
 
     def classify(self, radiograph: Radiograph) -> Finding:
-        """Return whether the radiograph shows a fracture, and its position.
+        """Return the finding for a radiograph.
 
         Raises:
             OutOfDistributionError: The image is too different from the training images.
@@ -118,7 +122,10 @@ class Classifier:
             )
 
     def logits(self, radiograph: Radiograph) -> tuple[float, ...]:
-        """Return the logits, one for each class."""
+        """Return the logits in the order of the classes on the card.
+
+        They are not calibrated, and images of all kinds are accepted.
+        """
         tensor = self._tensor(prepare(radiograph, self.card))
         logits, _, _ = grad_cam(self.network, tensor, 0)
         return tuple(logits.tolist())
@@ -128,14 +135,14 @@ class Classifier:
 
 
 def self_test(classifier: Classifier) -> None:
-    """Compare the logits for the phantom with those on the card.
+    """Compare the logits for both phantoms with those on the card.
 
-    Like a constancy test in medical physics, this verifies that the path from image to
-    result has not changed since the card was made. If the card has no logits, they only
+    Like a constancy test in medical physics, this verifies that the computation of the
+    logits has not changed since the card was made. If the card has no logits, they only
     have to be finite.
 
     Raises:
-        ModelError: The logits differ.
+        ModelError: The logits differ, or are not finite.
     """
     computed = phantom_logits(classifier)
     if not np.isfinite(list(computed.values())).all():
@@ -152,7 +159,7 @@ def self_test(classifier: Classifier) -> None:
 
 
 def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
-    """Return the logits for the whole and the broken phantom with seed 0."""
+    """Return the logits for the whole and the broken phantom, with four decimals."""
     return {
         phantom: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
         for phantom, broken in (("whole", False), ("broken", True))
@@ -170,7 +177,8 @@ def record(weights: Path, device: str = "cpu") -> ModelCard:
         The updated card.
 
     Raises:
-        ModelError: Weights or card have another error.
+        ModelError: Weights, card or device cannot be used. SHA-256 and logits that were
+            on the card before are ignored.
     """
     path, content = weights.with_suffix(".toml"), _content(weights)
     card = replace(read_card(path), sha256=digest(content))
@@ -183,7 +191,7 @@ def record(weights: Path, device: str = "cpu") -> ModelCard:
 
 
 def _edited(text: str, card: ModelCard) -> str:
-    """Replace the recorded lines of a card, and keep its comments."""
+    """Return the text of a card with new lines for `sha256` and `phantom_logits`."""
     for line in card_text(card).splitlines():
         key = line.partition(" ")[0]
         if key in {"sha256", "phantom_logits"}:

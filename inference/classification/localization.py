@@ -1,4 +1,4 @@
-"""Place the arrow: tip on the saliency peak, tail where it hides the least tissue."""
+"""Place an arrow that points to the saliency peak and hides little bright tissue."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from inference.finding import Arrow, Point
 from inference.radiograph import Radiograph
 
 LENGTH = 0.17
-"""Length of the arrow, as a share of the long side of the image."""
+"""Maximum length of the arrow, as a share of the long side of the image."""
 
 MARGIN = 0.02
 """Minimum distance of the tail from the edge, as a share of the long side."""
@@ -44,7 +44,7 @@ def point_at_peak(
 
 
 def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
-    """Return the tail for which the arrow hides least; all lengths in pixels."""
+    """Return the tail, in pixels, for which the arrow hides the least bright tissue."""
     rows, columns = pixels.shape
     long_side = max(rows, columns)
     angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
@@ -53,8 +53,8 @@ def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
         _reach(direction, tip, (columns, rows), MARGIN * long_side),
         LENGTH * long_side,
     )
-    # An arrow below half of its length is hard to see. It is only used if no other
-    # fits.
+    # An arrow shorter than half of LENGTH is hard to see. It is only used if no longer
+    # one fits.
     roomy = length >= min(length.max(), LENGTH * long_side / 2)
     along = np.linspace(0.15, 1.1, 24)[:, None, None]  # (24, 1, 1)
     path = np.array(tip) + along * (direction * length[:, None])  # (24, n, 2)
@@ -68,7 +68,7 @@ def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
 def _reach(
     direction: NDArray[np.float64], tip: Point, size: tuple[int, int], margin: float
 ) -> NDArray[np.float64]:
-    """Return how far each direction, (n, 2), stays inside the image from the tip."""
+    """Return the distance from tip to margin in each direction: (n, 2) to (n,)."""
     start, end = np.array(tip), np.array(size, np.float64)
     margin = min(margin, *(end / 4))
     room = np.where(direction > 0, end - margin - start, start - margin)

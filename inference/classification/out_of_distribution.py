@@ -3,8 +3,8 @@
 The measure is the distance of the features of an image from those of the training
 images (Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution
 Samples and Adversarial Attacks", NeurIPS 2018). It uses the features of the last stage,
-averaged over the image. Only with this stage was a chest farther away than a hand from
-another hospital.
+averaged over the image. With features of layer2, a hand from another hospital was also
+refused (models/README.md).
 """
 
 import math
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 DIRECTIONS = 200
-"""Number of directions of largest variance of the training images in which distances
-are measured."""
+"""Maximum number of directions in which distances are measured: those of the largest
+variance of the training images."""
 
 LEAST = 1e-3
 """Minimum deviation, relative to the largest one. Directions with a smaller deviation
@@ -52,7 +52,7 @@ class FeatureStatistics:
         return float(away.norm()) / math.sqrt(len(self.whitening))
 
     def to(self, device: torch.device) -> "FeatureStatistics":
-        """Move the statistics to a device."""
+        """Return a copy of the statistics on a device."""
         return FeatureStatistics(self.center.to(device), self.whitening.to(device))
 
 

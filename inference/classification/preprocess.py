@@ -1,4 +1,4 @@
-"""Convert a radiograph to the input of a network, and map its output back.
+"""Convert a radiograph to the input of a network, and map heatmaps back to it.
 
 This is the only place where images are resized for a network, both in training and in
 use. On both sides, points are measured from the top left corner of the first pixel, so
@@ -24,18 +24,23 @@ from inference.radiograph import Radiograph
 from models.card import ModelCard
 
 FLAT = 1e-3
-"""Relative to the peak: a map that varies by less is numerical noise."""
+"""Minimum variation of a map, relative to its peak. Less is numerical noise."""
 
 SAMPLE = 100_000
-"""Number of pixels for the percentiles of gray levels."""
+"""Approximate number of pixels for the percentiles of gray levels."""
 
 STEP = 32
-"""Sides of a canvas for two scales are multiples of a cell of the coarse map."""
+"""Side of a cell of the coarse map, in pixels of a canvas for two scales.
+
+The sides of the canvas are multiples of it.
+"""
 
 MIN_PEAK = 0.5
-"""Relative to the peak on the canvas. If the peak is in the padding, and the map stays
-below this value on the radiograph, the map only shows the slope of that peak and has no
-position of its own."""
+"""Minimum peak of a map on the radiograph, relative to its peak on the canvas.
+
+If the peak of the canvas is in the padding, smaller values on the radiograph are only
+the slope of that peak, and give no position.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +50,9 @@ class ModelInput:
     Attributes:
         gray: uint8, (1, rows, columns); `normalized` converts it to the network input.
         left: First column of the canvas that the radiograph covers.
-        top: First row that it covers.
-        width: Number of columns that it covers; the others are padding.
-        height: Number of rows that it covers.
+        top: First row of the canvas that the radiograph covers.
+        width: Number of columns that the radiograph covers; the others are padding.
+        height: Number of rows that the radiograph covers; the others are padding.
     """
 
     gray: Tensor
@@ -64,8 +69,8 @@ class ModelInput:
 
         Returns:
             float32, (height, width), edge to edge over the radiograph, with a peak of
-                1. All zeros if the map is zero, constant, not finite, or has its peak
-                in the padding: it then gives no position.
+                1. All zeros if the map gives no position, because it is zero, constant
+                or not finite, or because its peak is in the padding (MIN_PEAK).
         """
         empty = np.zeros((self.height, self.width), np.float32)
         if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():
@@ -87,8 +92,8 @@ def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
     """Fit a radiograph into the canvas that the card defines.
 
     The canvas is a square of `input_size` times the largest scale of the card. For a
-    network with two scales, it has only the padding that their grids need, because
-    padding takes time and shows nothing.
+    network with two scales and one orientation, it only has the padding that the grids
+    of the scales need, because more padding would take more time.
 
     The image is resized as 8-bit gray with Pillow's bilinear filter, which adapts to
     the reduction and does not alias. torchvision's Resize does the same to Pillow
@@ -127,7 +132,7 @@ def _canvas_shape(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
 def _stretch_gray_levels(
     pixels: NDArray[np.uint8], card: ModelCard
 ) -> NDArray[np.uint8]:
-    """Stretch the gray levels if the card requires it."""
+    """Stretch the gray levels if `exposure` of the card is "percentiles"."""
     if card.exposure == "as_shown":
         return pixels
     low, high = percentile_range(thinned(pixels[exposed_area(pixels)], SAMPLE))
@@ -139,7 +144,7 @@ def normalized(gray: Tensor, card: ModelCard) -> Tensor:
 
     Args:
         gray: uint8, (N, rows, columns), on any device.
-        card: The card with mean and standard deviation.
+        card: The card with the mean and the standard deviation.
 
     Returns:
         float32, (N, 3, rows, columns), on the same device.

@@ -1,1 +1,1 @@
-"""From a finding to an image: heatmap, arrow, caption, contour."""
+"""Draw a finding as an image: heatmap, arrow, caption, contour."""

@@ -29,7 +29,7 @@ def draw_arrow(image: NDArray[np.uint8], arrow: Arrow, *, dashed: bool) -> None:
     Args:
         image: RGB, uint8, (rows, columns, 3); modified.
         arrow: In pixels of the image. An arrow with length zero is not drawn.
-        dashed: Whether to draw a dashed shaft, the usual mark of a doubtful finding.
+        dashed: Whether to draw a dashed shaft, which marks a doubtful finding.
     """
     side = max(image.shape[:2])
     polygons = [_fixed(outline) for outline in _polygons(arrow, side, dashed=dashed)]
@@ -70,7 +70,7 @@ def _polygons(arrow: Arrow, side: int, *, dashed: bool) -> list[Polygon]:
 
 
 def _strokes(start: float, end: float, dash: float) -> list[tuple[float, float]]:
-    """Divide the shaft into dashes, given as distances from the tip."""
+    """Return the dashes of the shaft as (start, end), in distances from the tip."""
     strokes = []
     while start < end:
         strokes.append((start, min(start + dash, end)))

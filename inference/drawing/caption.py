@@ -1,7 +1,6 @@
 """The caption below a result image, sized to fit its width.
 
-The sentences are defined here once. The attributes of the Secondary Capture and the
-image use the same sentences.
+The attributes of results use the same sentences.
 """
 
 import numpy as np
@@ -29,7 +28,7 @@ def headline(finding: Finding) -> str:
 
 
 def describe(point: OperatingPoint, probability: float) -> str:
-    """Return the sentence of `headline` for a result that was read from a record."""
+    """Return the sentence of `headline` for an operating point and a probability."""
     probability_text = f"probability of a fracture {percent(probability)}"
     if point is OperatingPoint.NONE:
         return f"No Fracture: {probability_text}"
@@ -42,19 +41,23 @@ def model_line(model: ModelIdentity) -> str:
 
 
 def percent(probability: float) -> str:
-    """Format a probability; rounding never turns it into 0% or 100%."""
+    """Format a probability in percent with one decimal.
+
+    Probabilities that would be rounded to 0 or 100 % become "<0.1%" or ">99.9%".
+    """
     if probability < 0.0005:  # noqa: PLR2004 - would be written as 0.0%
         return "<0.1%"
     return ">99.9%" if probability >= 0.9995 else f"{probability:.1%}"  # noqa: PLR2004
 
 
 def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
-    """Draw the caption band.
+    """Draw the caption as a band below the radiograph.
 
     Args:
         finding: The finding to describe.
         width: Width of the band in pixels.
-        size: Maximum size of the headline in pixels; it is reduced to fit the width.
+        size: Maximum size of the headline in pixels. It is reduced down to SMALLEST if
+            a sentence does not fit on a line.
 
     Returns:
         RGB, uint8, (rows, width, 3). The height depends on the text.

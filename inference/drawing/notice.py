@@ -1,4 +1,4 @@
-"""A page of text in place of a result image if an image was not analyzed."""
+"""Draw the page of text that replaces the result image of an image without a result."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,13 @@ _WHITE, _LIGHT, _AMBER = (245, 245, 245), (190, 194, 198), (222, 184, 112)
 
 
 def draw_notice(title: str, about: str, reason: str, model: str) -> NDArray[np.uint8]:
-    """Draw the page.
+    """Draw the page for an image that has no result.
 
     Args:
         title: The outcome for the image, in two or three words.
-        about: The identification of the image.
+        about: The description of the image, without patient data.
         reason: The reason why the image was not analyzed, in sentences.
-        model: The model.
+        model: The sentence with name and version of the model.
 
     Returns:
         RGB, uint8, (rows, 1000, 3). The height depends on the text.

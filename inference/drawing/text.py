@@ -1,4 +1,4 @@
-"""Draw sentences into a dark band with the height that they need.
+"""Draw sentences into a dark band that is as high as they need.
 
 The font is Aileron (CC0), which Pillow includes, so that an image looks the same on
 every machine.
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST = 15
-"""Minimum size of the headline in pixels. At this size, text is wrapped, not reduced
-further."""
+"""Headline size in pixels at or below which text is wrapped instead of reduced."""
 
 _BACKGROUND = (14, 16, 18)
 _RULE = (62, 66, 70)
@@ -46,7 +45,7 @@ def draw_sentences(
     Args:
         sentences: The sentences from top to bottom.
         width: Width of the band in pixels.
-        size: Size of a headline in pixels.
+        size: Size of the headline in pixels.
 
     Returns:
         RGB, uint8, (rows, width, 3).

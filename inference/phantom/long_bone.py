@@ -1,10 +1,10 @@
 """The phantom: a synthetic radiograph of a long bone, whole or broken.
 
-It serves like a test object in medical physics. It is the same image on every machine,
-so that results can be compared with earlier ones. It is drawn by simulating X-rays: the
-thickness of soft tissue, cortex and marrow along each ray, multiplied by their
-absorption. Lengths are in units of the short side of the image, so that the proportions
-are independent of the size.
+The phantom is a test object, as in medical physics. It is the same image on every
+machine, so that results can be compared with earlier ones. The drawing simulates
+X-rays: the thickness of soft tissue, cortex and marrow along each ray is multiplied by
+their absorption. Lengths are in units of the short side of the image, so that the
+proportions are independent of the size.
 """
 
 import math
@@ -32,7 +32,7 @@ from inference.radiograph import Radiograph
 Box = tuple[int, int, int, int]
 
 NEAR = 0.05
-"""Visible extent of a break along the bone, to either side, in short sides."""
+"""Extent of the box of a break along the bone, to either side of the cut."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,7 @@ class Phantom:
     body_part: str = "LEG"
 
     def radiograph(self) -> Radiograph:
-        """Return the radiograph with the full value range, as its DICOM window does."""
+        """Return the phantom as a radiograph: 0 to 4095 become gray levels 0 to 255."""
         gray = np.rint(self.pixels * np.float32(255 / WHITE)).astype(np.uint8)
         rows, columns = gray.shape
         return Radiograph(gray, None, (rows, columns))
@@ -105,7 +105,10 @@ def _measured(index: Plane, count: int, short: int, center: float) -> Plane:
 
 
 def _soft_tissue(scene: Scene, along: Plane, across: Plane) -> Plane:
-    """Absorption of soft tissue: a calf, thicker on one side and towards one end."""
+    """Return the absorption of soft tissue along the ray of each pixel.
+
+    The tissue has the shape of a calf: thicker on one side and towards one end.
+    """
     position = along / scene.half_length
     half_width = scene.soft_tissue * (1 - 0.13 * position - 0.10 * position**2)
     half_width = half_width * (1 + 0.02 * np.sin(3.1 * position + 0.6))
@@ -118,7 +121,10 @@ def _soft_tissue(scene: Scene, along: Plane, across: Plane) -> Plane:
 def _tube(
     bone: Bone, scene: Scene, along: Plane, across: Plane, texture: Plane
 ) -> Plane:
-    """Absorption of a bone: a wall around marrow, spongy towards the ends."""
+    """Return the absorption of a bone along the ray of each pixel.
+
+    The bone is a wall around marrow, which is spongy towards the ends.
+    """
     position = np.clip(along / scene.half_length, -1.4, 1.4)
     square = position * position  # powers above two are slow
     half_width = bone.half_width * (1 + bone.flare * square * square)
@@ -133,7 +139,7 @@ def _tube(
 
 
 def _origin(scene: Scene) -> float:
-    """Return the position of the axis of the main bone at the cut."""
+    """Return the position of the axis of the main bone at the cut, across the limb."""
     position = scene.cut.along / scene.half_length
     return scene.main.offset + scene.main.bow * math.cos(1.5 * position)
 

@@ -1,7 +1,7 @@
-"""The content of a phantom: bones, soft tissue and break, chosen at random from a seed.
+"""The content of a phantom: bones, soft tissue and break, drawn at random.
 
-Lengths are in short sides of the image. The order of the random choices is significant:
-another order gives another phantom for every seed.
+Lengths are in units of the short side of the image. If the order of the random choices
+is changed, every seed gives another phantom.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Bone:
     Attributes:
         half_width: Half width at mid-shaft.
         wall: Thickness of the cortex at mid-shaft.
-        flare: Additional width of the ends, as a share.
+        flare: Additional width at the ends, as a share of the width at mid-shaft.
         bow: Sideways bend at mid-shaft.
         offset: Distance of its axis from the axis of the limb.
     """
@@ -33,12 +33,12 @@ class Break:
     """An oblique cut across the main bone, and the position of the far fragment.
 
     Attributes:
-        along: Position at which it crosses the axis of the bone.
+        along: Position at which the cut crosses the axis of the bone.
         angle: Tilt from straight across, in radians.
         gap: Distance by which the far fragment is pulled away.
         step: Sideways shift of the far fragment.
         rotation: Rotation of the far fragment, in radians.
-        jags: Amplitudes of the waves of its edge, long ones first.
+        jags: Relative amplitudes of the waves of the edge, long waves first.
     """
 
     along: float
@@ -75,7 +75,8 @@ class Scene:
         half_length: Half the length of the limb: half the long side of the image.
         soft_tissue: Half width of the soft tissue.
         main: The bone that breaks.
-        companion: Fibula or ulna beside it; it never breaks.
+        companion: A thinner bone beside it, as a fibula or ulna, which never breaks;
+            None if there is none.
         cut: Position and shape of the break, if the main bone breaks.
         exposure: Parameters of the exposure.
     """
@@ -96,7 +97,7 @@ def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> 
     Args:
         random: The random number generator.
         aspect: Long side of the image divided by its short side.
-        plain: Whether to take the middle of every range instead of a random value.
+        plain: Whether to use the middle of every range instead of a random value.
     """
 
     def between(low: float, high: float) -> float:

@@ -1,4 +1,4 @@
-"""Physics of X-rays in bone and soft tissue, common to all phantoms.
+"""Functions that simulate X-rays in bone and soft tissue.
 
 Lengths are in units of the short side of the image. A `Plane` has one value for each
 pixel: a coordinate, the length of a ray inside a body, or the absorption along the ray.
@@ -23,13 +23,13 @@ SOFT, CORTEX, MARROW = 0.8, 5.6, 0.25
 
 
 def rotated(along: Plane, across: Plane, angle: float) -> tuple[Plane, Plane]:
-    """Rotate coordinates by an angle in radians."""
+    """Return coordinates that are rotated by an angle in radians."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return cosine * along - sine * across, sine * along + cosine * across
 
 
 def chord(half_width: Plane, across: Plane) -> Plane:
-    """Length of a ray through a round limb, at a distance from its center."""
+    """Return the length of a ray through a round limb at a distance from its center."""
     path: Plane = 2 * np.sqrt(np.maximum(half_width**2 - across**2, 0))
     return path
 
@@ -57,7 +57,7 @@ def fragments(
 
 
 def beyond(cut: Break, along: Plane, across: Plane) -> Plane:
-    """Distance past the jagged cut, along its normal."""
+    """Return the signed distance beyond the jagged cut, along its normal."""
     jag = np.zeros_like(across)
     for order, size in enumerate(cut.jags, start=1):
         jag += size / order * np.sin(45 * order * across + 2.4 * order)
@@ -67,13 +67,13 @@ def beyond(cut: Break, along: Plane, across: Plane) -> Plane:
 
 
 def edge(distance: Plane) -> Plane:
-    """Return 1 inside and 0 outside, blurred as by a focal spot."""
+    """Return 1 for positive distances and 0 for negative ones, with a blurred edge."""
     filled: Plane = np.clip(distance / np.float32(0.006) + np.float32(0.5), 0, 1)
     return filled
 
 
 def grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
-    """Smooth noise around 0, as fine as trabeculae, in streaks along the limb."""
+    """Return smooth noise around 0, in streaks along the limb, fine as trabeculae."""
     rows, columns = shape
     short = min(shape)
     total = np.zeros(shape, np.float32)

@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]
 
 
 class ManifestError(Exception):
-    """The folder cannot be used. The message names all problems."""
+    """The folder cannot be used. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Sample:
 
     Attributes:
         path: The path of the image.
-        is_fractured: Whether a fracture was marked.
+        is_fractured: Whether the radiograph is labelled as fractured.
         boxes: Bounding boxes of the fractures, in shares of width and height.
         group: Images of one group may show one patient. They always stay in the same
             fold.
@@ -66,12 +66,12 @@ class Sample:
 
 
 def read_manifest(folder: Path) -> tuple[Sample, ...]:
-    """Read the images of a folder and their labels.
+    """Return the rows of a manifest as samples. Images are read later.
 
     Rows with `use` = 0 are omitted.
 
     Raises:
-        ManifestError: There is no manifest, columns are missing, or rows are wrong.
+        ManifestError: There is no manifest, columns are missing, or rows are invalid.
     """
     path = folder / "manifest.csv"
     rows = _rows(path)
@@ -122,7 +122,8 @@ def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ..
     """Divide samples into folds of whole groups, similar in size and fractures.
 
     The result is deterministic. Groups are assigned in falling order of fractures, each
-    to the fold with the fewest fractures and then the fewest images.
+    to the fold with the fewest fractures and then the fewest images. Groups without
+    fractures come last, each to the fold with the fewest images.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -144,6 +145,9 @@ def select_split(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
         samples: All samples of a folder.
         split: A split of the manifest; "fold-1" to "fold-5" for a fold held out in
             training; or "" for all samples.
+
+    Returns:
+        The samples; empty if there is no such split.
     """
     in_split = tuple(each for each in samples if not split or each.split == split)
     parts = folds(samples, FOLDS)

@@ -28,7 +28,7 @@ class Calibration:
     """The calibration of a network, fitted to held-out data.
 
     Attributes:
-        temperature: Divides the scores.
+        temperature: The scores are divided by it.
         shift: Added to the log-odds after the division.
         doubtful: Minimum probability at which a fracture is reported.
         definite: Minimum probability at which it is reported as definite.
@@ -58,7 +58,10 @@ class Calibration:
         )
 
     def card(self, draft: ModelCard) -> ModelCard:
-        """Return a card with this calibration. The shift belongs to the last layer."""
+        """Return a card with this temperature and these thresholds.
+
+        The card has no shift: `train.write` adds it to the last layer.
+        """
         return replace(
             draft,
             temperature=self.temperature,
@@ -71,7 +74,7 @@ def calibrate(judged: Sequence[Judged]) -> Calibration:
     """Fit a calibration to results for radiographs that the network has not seen.
 
     Args:
-        judged: Results with temperature 1, both with and without fractures.
+        judged: Results with temperature 1, for radiographs with and without fractures.
     """
     truth = np.array([each.sample.is_fractured for each in judged])
     odds = _log_odds(np.array([each.probability for each in judged]))
@@ -85,16 +88,17 @@ def calibrate(judged: Sequence[Judged]) -> Calibration:
     return Calibration(
         round(float(temperature), 4),
         round(float(shift), 4),
-        # Round outwards, so that a value that reached a point still reaches it.
+        # Round `doubtful` down to keep the sensitivity, and `definite` up to keep the
+        # specificity.
         float(np.clip(np.floor(doubtful * 1e4) / 1e4, SURE, 1 - SURE)),
         float(np.clip(np.ceil(definite * 1e4) / 1e4, SURE, 1 - SURE)),
     )
 
 
 def uncalibrated(draft: ModelCard) -> ModelCard:
-    """Return a card for calibration.
+    """Return a card with temperature 1, to compute results for `calibrate`.
 
-    With this card, every radiograph gets a result and an arrow.
+    `doubtful` is 1e-6, so that nearly every radiograph gets an arrow.
     """
     return replace(draft, temperature=1.0, doubtful=SURE, definite=1 - SURE)
 

@@ -32,7 +32,7 @@ BATCH_TIMEOUT_S = 300
 """Timeout for a batch in seconds. If the shared memory is full, no batch arrives."""
 
 PAIR = 2
-"""Views of one film, adjacent in a batch."""
+"""Number of views of one film, which are adjacent in a batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class Example:
             square, so that views of any proportions fit into one batch.
         label: float32, (N,): 1 if a fracture is visible, else 0.
         location: float32, (N, G, G): overlap of each cell of the network's grid with
-            the fracture, divided by the smaller of the two, in [0, 1].
+            the fracture, divided along each axis by the shorter of the two, in [0, 1].
         inside: bool, (N, G, G): whether a cell of the square lies on the canvas.
         alike: bool, (N,): whether both views of a pair show the whole film and have the
             same label.
@@ -57,11 +57,11 @@ class Example:
     alike: Tensor
 
     def __getitem__(self, rows: slice) -> "Example":
-        """Return some rows."""
+        """Return the views in a slice of the batch."""
         return Example(*(each[rows] for each in self.columns()))
 
     def to(self, device: str) -> "Example":
-        """Move the batch to a device."""
+        """Return a copy of the batch on a device."""
         return Example(*(each.to(device) for each in self.columns()))
 
     @staticmethod
@@ -77,7 +77,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A pair to compute: its sample and its random numbers."""
+    """A pair to compute: its sample and its random number generator."""
 
     sample: Sample | None  # None: a phantom
     random: np.random.Generator
@@ -117,15 +117,15 @@ def epoch(
     Worker processes compute the next batches in advance. Their number does not change
     the result.
 
-    Raises:
-        ManifestError: An image cannot be read.
-
     Args:
         samples: The samples to draw from.
-        recipe: How often each sample is drawn.
+        recipe: Says how often each sample is drawn, and how.
         card: The input format of the network.
-        random: Determines everything else.
+        random: Determines all random choices.
         first: Number of batches to skip, because they were learned before.
+
+    Raises:
+        ManifestError: An image cannot be read.
     """
     workers = _workers()
     drawn = _drawn(samples, recipe, random)[first * recipe.batch // PAIR :]
@@ -147,7 +147,7 @@ def epoch(
 
 
 def _workers() -> int:
-    """Return the number of worker processes: available cores less one, limited."""
+    """Return the number of available cores less one, at most MOST_WORKERS."""
     return min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS)
 
 
@@ -200,7 +200,7 @@ def _drawn(
     """Return the samples of an epoch in random order, each with its own generator."""
     chosen = _chosen(samples, recipe, random)
     shuffled = [chosen[index] for index in random.permutation(len(chosen))]
-    # Each pair has its own random numbers, whichever process computes it first.
+    # Each pair has its own generator, so that the order of computation has no effect.
     generators = random.spawn(len(shuffled))
     return [
         _Drawn(sample, each) for sample, each in zip(shuffled, generators, strict=True)
@@ -228,7 +228,7 @@ def _phantom(random: np.random.Generator) -> View:
 
 
 def example(view: View, card: ModelCard, *, alike: bool = False) -> Example:
-    """Convert a view to a network input: a batch of one."""
+    """Convert a view to a batch of one. `alike` is stored in it."""
     model_input = prepare(view.radiograph, card)
     side = canvas_side(card)
     grid = side // CELL
@@ -266,7 +266,7 @@ def _covered(
 
 
 def _shared(span: NDArray[np.float64], grid: int) -> NDArray[np.float64]:
-    """Overlap of each cell of a row with a span, divided by the shorter of the two."""
+    """Return the overlap of each cell with a span, as a share of the shorter one."""
     low, high = span
     start = np.arange(grid)
     shared = np.minimum(high, start + 1) - np.maximum(low, start)

@@ -1,4 +1,4 @@
-"""Statistics of a classifier on labelled radiographs, overall and by subgroup."""
+"""Compute the figures of a classifier on labelled radiographs, also by subgroup."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """Results as columns."""
+    """Results as columns, with one row for each radiograph."""
 
     truth: NDArray[np.bool_]
     marked: NDArray[np.bool_]  # fractures with a box
@@ -57,11 +57,11 @@ class _Table:
 def evaluation(
     judged: Sequence[Judged], on_figure: OnFigure = _nothing
 ) -> dict[str, Any]:
-    """Compute all figures.
+    """Compute the figures of an evaluation, overall and by subgroup.
 
     Args:
         judged: The results.
-        on_figure: Called `figures_in(judged)` times.
+        on_figure: Called after each figure, `figures_in(judged)` times in all.
 
     Returns:
         A JSON-compatible dictionary with `margin`, `overall`, `reliability`, and
@@ -104,7 +104,7 @@ def figures(
 def means(
     parts: Sequence[Sequence[Judged]], resampled: int, on_figure: OnFigure = _nothing
 ) -> dict[str, Any]:
-    """Return the means of the figures of several folds, with their intervals."""
+    """Return the means over several folds of the figures, with their intervals."""
     return _counted(parts, resampled, on_figure)
 
 
@@ -134,7 +134,11 @@ def _counted(
 
 
 def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged]]]:
-    """Group radiographs by each trait of the manifest, and fractures by size."""
+    """Group radiographs by each trait of the manifest, and fractures by size.
+
+    Returns:
+        The results by trait and value.
+    """
     found: dict[str, dict[str, list[Judged]]] = {}
     for each in judged:
         for trait, value in _traits(each):
@@ -143,7 +147,7 @@ def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged
     intact = [each for each in judged if not each.sample.is_fractured]
     for size in found.get(SIZE, {}).values():
         size.extend(intact)
-    # Drop traits that differ for nearly every image, such as the width.
+    # Omit traits with a single value, and those with many, such as the width.
     return {
         trait: parts
         for trait, parts in found.items()

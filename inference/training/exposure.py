@@ -1,4 +1,4 @@
-"""Simulate other equipment: exposure, image processing and collimation."""
+"""Simulate the exposure, image processing and collimation of other equipment."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ Pixels = NDArray[np.uint8]
 
 BLURRED, SHARPENED, NOISY, COLLIMATED = 0.25, 0.25, 0.4, 0.3
 WITH_MARKER, WITH_HARDWARE, INVERTED, COMPRESSED = 0.15, 0.15, 0.03, 0.3
-"""Probability of each change."""
+"""Probabilities of the changes."""
 
 GAMMA = 0.5
-"""Maximum logarithm of the gamma of the film curve."""
+"""Maximum absolute logarithm of the gamma of the film curve."""
 
 QUALITY = 40, 95
 """Range of the JPEG quality."""
@@ -26,7 +26,7 @@ DEEPEST = 0.2
 
 
 def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Apply another window, film curve, sharpness and noise.
+    """Apply a random window and film curve, and sometimes blur, sharpness or noise.
 
     Args:
         pixels: uint8, (rows, columns).
@@ -46,7 +46,7 @@ def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
 
 
 def _curve(random: np.random.Generator) -> NDArray[np.float32]:
-    """Return a new gray level for each gray level."""
+    """Return a random window and film curve as a table of gray levels, (256,)."""
     low, high = random.uniform(-0.12, 0.12), random.uniform(0.8, 1.25)
     gamma = math.exp(random.uniform(-GAMMA, GAMMA))
     levels = np.clip((np.linspace(0, 1, 256) - low) / (high - low), 0, 1) ** gamma
@@ -120,7 +120,7 @@ def _paint_marker(gray: Pixels, random: np.random.Generator) -> None:
 
 
 def _paint_hardware(gray: Pixels, random: np.random.Generator) -> None:
-    """Paint a wire, a screw or a plate."""
+    """Paint a bright line of random size, as a wire, a screw or a plate."""
     rows, columns = gray.shape
     long_side = max(rows, columns)
     angle = random.uniform(0, math.pi)

@@ -49,7 +49,7 @@ FINE = 2
 
 
 class Fitting:
-    """A training in progress. On a CPU, the same seed gives the same result.
+    """The training of one network. On a CPU, the same seed gives the same result.
 
     Attributes:
         done: Number of finished epochs.
@@ -89,11 +89,11 @@ class Fitting:
         self._learner = self._new_learner()
 
     def network(self) -> ResNet:
-        """Return a copy of the network that would be shipped (averaged weights)."""
+        """Return a copy of the network with averaged weights."""
         return copy.deepcopy(self._learner.averaged)
 
     def epoch(self, progress: Progress = lambda *_: None) -> None:
-        """Run the remaining steps of an epoch according to the recipe."""
+        """Run the remaining steps of the current epoch."""
         before = self.done % self._length
         if not self.step:
             self._start_epoch(before)
@@ -171,7 +171,12 @@ class Fitting:
         return fine, DRAFT
 
     def _start_epoch(self, before: int) -> None:
-        """Start an epoch, and a generation or its second part if one begins."""
+        """Prepare the networks for an epoch.
+
+        At the start of a later generation, the averaged network becomes the teacher,
+        and a new network is trained. At the start of the second part of a generation,
+        the training continues from the averaged weights.
+        """
         if self.done and not before:
             self._teacher = self.network()
             self._learner = self._new_learner()
@@ -179,7 +184,7 @@ class Fitting:
             self._learner.continue_from_average()
 
     def _fingerprint(self) -> dict[str, Any]:
-        """Return what a checkpoint must share with a training that resumes from it."""
+        """Return the values that must be equal in a checkpoint and in this training."""
         rows = (
             f"{each.path.name} {each.path.stat().st_size} {each.boxes}"
             for each in self.samples
@@ -193,7 +198,7 @@ class Fitting:
         return {**fingerprint, "recipe": asdict(self.recipe), "card": network_settings}
 
     def _new_learner(self) -> Learner:
-        """Create an untrained network."""
+        """Return a learner for a copy of the network with initial weights."""
         return Learner(copy.deepcopy(self._new), self.recipe)
 
 
@@ -214,7 +219,7 @@ def _new(weights: Mapping[str, Tensor], seed: int) -> ResNet:
 def halved(
     network: ResNet, statistics: Mapping[str, Tensor] = MappingProxyType({})
 ) -> bytes:
-    """Return the weights file, with convolutions and matrices in half precision.
+    """Return a weights file, with convolutions and matrices in half precision.
 
     This halves the size of the file. Vectors keep their precision, because variances of
     batch normalization may be too small for half precision. The statistics of the

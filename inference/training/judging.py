@@ -51,7 +51,8 @@ def judge(
     Args:
         classifier: The classifier to judge.
         samples: The labelled samples.
-        change: Applied to each radiograph first; the boxes are not changed.
+        change: Applied to each radiograph before classification. The boxes are not
+            changed.
 
     Raises:
         ManifestError: An image cannot be read.
@@ -72,7 +73,7 @@ def _refused(sample: Sample) -> Judged:
 
 
 def judged(sample: Sample, radiograph: Radiograph, finding: Finding) -> Judged:
-    """Compare a finding with the label."""
+    """Compare the finding on a radiograph with the label of its sample."""
     rows, columns = radiograph.pixels.shape
     tip = None
     if finding.arrow is not None:

@@ -3,20 +3,20 @@
 The network scores each cell of a grid, and the score of the image is the log-sum-exp of
 the cell scores. There are two losses: one for the label of the image, and, if there is
 a fracture, one for the share of the exponentials of the scores that lies on the
-fracture. The tip of the arrow follows this share. Neither loss constrains irrelevant
-cells.
+fracture. The arrow points to the peak of the scores, so this loss moves it to the
+fracture. Cells with low scores have little influence on both losses.
 
 A generation has two parts. In the first part, the network sees whole images at 224
 pixels and some close-ups, and its map has 14 x 14 cells. In the second part, it sees
 each whole image at both scales of the card, and both losses use the combined map of 28
 x 28 cells. Batch normalization then keeps the statistics of the first part, because one
 set of statistics must serve both scales and batches are small. layer1 is frozen in the
-second part, because it would take a fifth of the time.
+second part to save time.
 
 The target is the label. From the second generation on, the target is partly the output
 of the network of the previous generation (Furlanello et al., "Born-Again Neural
-Networks", ICML 2018). Two views of one film share the mean of its outputs as target, so
-that the network learns one result for a film however it is taken (Beyer et al.,
+Networks", ICML 2018). Two views of one film share the mean of their outputs, so that
+the network learns the same result for all views of a film (Beyer et al.,
 "Knowledge Distillation: A Good Teacher is Patient and Consistent", CVPR 2022).
 """
 
@@ -46,7 +46,7 @@ WARM_UP = 0.08
 GRADIENT = 5.0
 
 CHUNK = 16
-"""Number of views at both scales that are computed at a time; each needs 40 MB."""
+"""Number of views at both scales that are computed at a time, to save memory."""
 
 OUTSIDE_SCORE = -1e4
 """Score of a cell outside the canvas; its exponential is 0."""
@@ -55,7 +55,7 @@ OUTSIDE_SCORE = -1e4
 class Learner:
     """A network in training, and the moving average of its weights.
 
-    The average is what is shipped.
+    The network with the averaged weights is the result of the training.
     """
 
     def __init__(self, network: ResNet, recipe: Recipe) -> None:
@@ -82,13 +82,13 @@ class Learner:
 
     @property
     def averaged(self) -> ResNet:
-        """The network with averaged weights, as it would be shipped."""
+        """The network with averaged weights, in eval mode."""
         averaged = self._average.module
         assert isinstance(averaged, ResNet)  # noqa: S101 - narrows the type
         return averaged.eval()
 
     def continue_from_average(self) -> None:
-        """Continue from the averaged weights."""
+        """Replace the weights of the network by the averaged weights."""
         self._network.load_state_dict(self.averaged.state_dict())
 
     def step(
@@ -99,12 +99,13 @@ class Learner:
         Args:
             batch: Views with their labels.
             card: The input format of the network.
-            passed: Progress of this generation, 0 to 1; see `Recipe.generations`.
-            taught: The output of the previous generation for the views, (N,), from
-                which the network learns, too; None in the first generation.
+            passed: Finished share of the generation, in [0, 1], which determines the
+                learning rate.
+            taught: The probabilities of the views by the network of the previous
+                generation, (N,); None in the first generation.
 
         Returns:
-            The loss, ().
+            The loss before the step, ().
         """
         is_fine = len(card.scales) > 1
         self._set_rate(passed)
@@ -130,7 +131,7 @@ class Learner:
         return total
 
     def state(self) -> dict[str, Any]:
-        """Return the state from which `load` continues without a difference."""
+        """Return the state from which `load` continues with the same results."""
         return {
             "network": self._network.state_dict(),
             "average": self._average.state_dict(),
@@ -138,7 +139,7 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state that `state` returned."""
+        """Restore a state that `state` returned."""
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -153,7 +154,7 @@ class Learner:
             group["lr"] = group["top"] * share
 
     def _set_mode(self, *, is_fine: bool) -> None:
-        """Choose the layers that are trained, and those that use batch statistics."""
+        """Set the layers that are trained, and those that use batch statistics."""
         children = [*self._network.children()]
         frozen = FIRST_STAGE if is_fine else STEM
         self._network.eval()
@@ -183,11 +184,12 @@ def teach(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
 
     Args:
         network: The network of the previous generation, in eval mode.
-        batch: The views. Both views of a pair that is alike get their mean.
+        batch: The views.
         card: The input format of the network.
 
     Returns:
-        Probabilities of a fracture, (N,).
+        Probabilities of a fracture, (N,). Both views of a pair that is `alike` get the
+            probability of their mean log-odds.
     """
     parts = (batch[rows] for rows in _chunks(len(batch.label), CHUNK))
     with torch.no_grad():
@@ -223,11 +225,10 @@ def _smoothed(label: Tensor, smoothing: float) -> Tensor:
 
 
 def low_precision(device: str) -> torch.autocast:
-    """Use bfloat16 for convolutions if it is fast on the device.
+    """Return a context with bfloat16 for convolutions, if that is fast on the device.
 
     It is fast on a GPU and on a processor with AVX-512. A processor with only AVX2 must
-    convert the numbers: on two cores of an EPYC, a short training took four times as
-    long with bfloat16.
+    convert the numbers, which takes longer.
     """
     is_quick = device != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.autocast(device, dtype=torch.bfloat16, enabled=is_quick)

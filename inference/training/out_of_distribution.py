@@ -1,4 +1,4 @@
-"""Statistics for the out-of-distribution check of a trained network, and its limit."""
+"""Compute the statistics and the limit for the out-of-distribution check."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -22,14 +22,14 @@ from models.card import ModelCard
 from models.network import Network
 
 ACCEPTED_SHARE = 0.997
-"""Share of unseen radiographs, of the kind used in training, that must be accepted."""
+"""Share of the unseen radiographs that lie within the limit before MARGIN_FACTOR."""
 
 MARGIN_FACTOR = 1.4
-"""Factor on the limit that allows for the equipment of other hospitals."""
+"""Factor of the limit, to accept images from the equipment of other hospitals."""
 
 PHANTOMS = 200
-"""Number of phantoms. They must be accepted too, or the self-test of the node would
-fail."""
+"""Number of phantoms in the statistics. The node must accept phantoms, because the
+demonstration analyzes them."""
 
 LONG_SIDES = 170, 1400
 
@@ -41,14 +41,16 @@ def fit_feature_statistics(
     seed: int,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> FeatureStatistics:
-    """Compute statistics from training radiographs; every other one is re-exposed.
+    """Compute the statistics from the training radiographs and PHANTOMS phantoms.
+
+    Every second radiograph is replaced by a random view of it.
 
     Args:
         network: A trained network.
         samples: The samples that it was trained on.
         card: The input format of the network.
-        seed: Determines how radiographs are re-exposed.
-        on_progress: Called with the number of finished radiographs and the total.
+        seed: Determines the views and the phantoms.
+        on_progress: Called with the number of finished images and the total.
     """
     random = np.random.default_rng((seed, 2))
     images = (
@@ -68,7 +70,10 @@ def distance_limit(
     card: ModelCard,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
-    """Return the distance within which ACCEPTED_SHARE of the unseen radiographs lie.
+    """Return the limit of the distance for the card.
+
+    It is MARGIN_FACTOR times the distance within which ACCEPTED_SHARE of the unseen
+    radiographs lie.
 
     Args:
         statistics: The statistics of the training radiographs.
@@ -76,9 +81,6 @@ def distance_limit(
         samples: Samples that it was not trained on.
         card: The input format of the network.
         on_progress: Called with the number of finished radiographs and the total.
-
-    Returns:
-        The limit for the card: the distance times MARGIN_FACTOR.
     """
     distances: list[float] = []
     for each in samples:

@@ -1,4 +1,4 @@
-"""Random phantoms, each with another bone and another exposure."""
+"""Draw random phantoms, each with another bone and another exposure."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ def random_phantom(
         long_sides: Range of the long side in pixels.
 
     Returns:
-        The radiograph and the bounding box of its break.
+        The radiograph, and the bounding box of the break as in `Phantom.fracture`.
     """
     random = np.random.default_rng((seed, 1))  # not the seed of the phantom
     long_side = int(random.integers(*long_sides))
@@ -40,7 +40,7 @@ def random_phantom(
 def _exposed(
     pixels: NDArray[np.uint8], random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Apply another window and film curve: darker, flatter or steeper."""
+    """Apply a random window and film curve."""
     low, high = random.uniform(-0.15, 0.12), random.uniform(0.75, 1.3)
     gamma = np.exp(random.uniform(-0.45, 0.45))
     levels = np.clip((np.linspace(0, 1, 256) - low) / (high - low), 0, 1) ** gamma

@@ -1,4 +1,4 @@
-"""The training recipe: all parameters of a training in one small file."""
+"""Read the training recipe: the file with all parameters of a training."""
 
 import json
 from dataclasses import dataclass
@@ -22,26 +22,26 @@ Even = Annotated[int, Field(ge=2, multiple_of=2)]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Parameters of a training. recipe.toml gives the reason for each value.
+    """Parameters of a training. recipe.toml has the values of the shipped weights.
 
     Attributes:
         generations: Number of trainings from the initial weights. From the second on,
             the network also learns from the outputs of the previous generation.
-        epochs: Epochs of a generation with whole images; see `dataset.epoch`.
-        fine_epochs: Further epochs, with both scales together.
-        batch: Views in a step, two of each film; even.
-        fine_batch: Views in a step at both scales; even.
-        rate: Highest learning rate of layers with initial weights.
-        fresh_rate: Highest learning rate of layers that start at random.
+        epochs: Number of epochs of a generation at one scale; see `dataset.epoch`.
+        fine_epochs: Number of further epochs, at both scales together.
+        batch: Number of views in a step, two of each film; even.
+        fine_batch: Number of views in a step at both scales; even.
+        rate: Maximum learning rate of layer1 to layer3, which may have initial weights.
+        fresh_rate: Maximum learning rate of layer4 and the last layer.
         weight_decay: Weight decay of AdamW.
-        repeats: How often each fractured radiograph is drawn in an epoch.
-        whole_share: Share of the other radiographs drawn in an epoch; different ones
-            each time.
-        close_share: Share of films with two close-up views. There are none in the part
-            at both scales.
+        repeats: Number of times that each fractured radiograph is drawn in an epoch.
+        whole_share: Share of the other radiographs that is drawn at random in an epoch.
+        close_share: Share of films with two close-up views. At both scales there are
+            none.
         pointing: Weight of the loss for the location.
         smoothing: Label smoothing.
-        taught: Weight of the outputs of the previous generation relative to the labels.
+        taught: Weight of the outputs of the previous generation in the target; that of
+            the labels is 1 - `taught`.
         averaging: Decay of the moving average of the weights per step.
         phantoms: Number of phantoms in an epoch, as a share of the radiographs.
     """

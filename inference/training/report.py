@@ -31,8 +31,8 @@ def write_report(
 ) -> None:
     """Write the files of `write_figures`, and misses.png and alarms.png.
 
-    These sheets are overlays on the radiographs, so that the license of the radiographs
-    applies to them.
+    These sheets contain the radiographs, so the license of the radiographs applies to
+    them.
 
     Args:
         folder: The output folder; created if it does not exist.
@@ -111,7 +111,7 @@ def _calibration(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
 
 
 def _sheet(path: Path, judged: Sequence[Judged], classifier: Classifier) -> None:
-    """Write a sheet of overlays, with the labelled boxes in green."""
+    """Write a sheet of result images, with the labelled boxes in green."""
     tiles = [_tile(each, classifier) for each in judged]
     tiles += [np.zeros((TILE, TILE, 3), np.uint8)] * (-len(tiles) % COLUMNS)
     rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]

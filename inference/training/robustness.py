@@ -1,4 +1,4 @@
-"""Measure how results change under the variations of images in practice.
+"""Measure the changes of results if images vary as in practice.
 
 Polarity and 12-bit images with a window are not included. MONOCHROME1 images and deeper
 pixels become the same gray levels before the model sees them, and tests of the decoder
@@ -57,7 +57,7 @@ def _switched_at(
     points: Sequence[OperatingPoint],
     before: Sequence[OperatingPoint],
 ) -> float:
-    """Return the share of results that reach a point in only one of two lists."""
+    """Return the share of results that have `point` in only one of the two lists."""
     pairs = zip(points, before, strict=True)
     turned = [(one is point) != (other is point) for one, other in pairs]
     return round(share(np.array(turned)), 4)
@@ -69,14 +69,14 @@ def _changed(change: Callable[[Pixels], Pixels], radiograph: Radiograph) -> Radi
 
 
 def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:
-    """Apply a window; center and width are shares of the whole range."""
+    """Apply a window; center and width are shares of the range of gray levels."""
     levels = (np.arange(256) / 255 - center) / width + 0.5
     table = np.clip(levels * 255, 0, 255).astype(np.uint8)
     return np.asarray(table[pixels], np.uint8)
 
 
 def _deeper(pixels: Pixels) -> Pixels:
-    """Convert to 12 bits without a window, so that the node must find one."""
+    """Return the image as the node displays it in 12 bits without a window."""
     deep = pixels.astype(np.uint16) << 4
     return stretched(deep, *percentile_range(deep[exposed_area(deep)]))
 

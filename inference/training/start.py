@@ -1,4 +1,4 @@
-"""Read the initial weights of a training, learned by a network on other images."""
+"""Read the initial weights of a training, which a network learned on other images."""
 
 from pathlib import Path
 from zipfile import BadZipFile
@@ -24,6 +24,9 @@ def read_start(path: Path) -> dict[str, Tensor]:
     Args:
         path: A .npz file of weights of a torchvision ResNet18 by name, including all of
             FROZEN.
+
+    Returns:
+        The weights of layers in USED, by name.
 
     Raises:
         ModelError: The file cannot be read, or weights are missing or have a wrong

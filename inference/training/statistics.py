@@ -9,15 +9,14 @@ Truth = NDArray[np.bool_]
 Values = NDArray[np.float64]
 
 SENSITIVITY = 0.9
-"""Sensitivity at which the specificities of models are compared, independent of
-thresholds."""
+"""Sensitivity at which the specificities of models are compared."""
 
 RESAMPLED = 1000
 BINS = 10
 
 
 def auc(truth: Truth, score: Values) -> float:
-    """Area under the ROC curve.
+    """Return the area under the ROC curve.
 
     This is the probability that a fracture has a higher score than an image without
     one; ties count half. NaN if one of the two classes is missing.
@@ -32,7 +31,7 @@ def auc(truth: Truth, score: Values) -> float:
 
 
 def specificity_at_sensitivity(truth: Truth, score: Values) -> float:
-    """Specificity at the highest threshold that finds SENSITIVITY of the fractures.
+    """Return the specificity at the highest threshold that reaches SENSITIVITY.
 
     NaN if one of the two classes is missing.
     """
@@ -45,7 +44,10 @@ def specificity_at_sensitivity(truth: Truth, score: Values) -> float:
 
 
 def average_precision(truth: Truth, score: Values) -> float:
-    """Mean precision over the fractures in falling order of score."""
+    """Return the mean precision over the fractures in falling order of score.
+
+    NaN if there is no fracture.
+    """
     if not truth.any():
         return float("nan")
     order = np.argsort(-score, kind="stable")
@@ -62,14 +64,14 @@ def share(selected: NDArray[np.bool_]) -> float:
 
 
 def brier(truth: Truth, probability: Values) -> float:
-    """Mean squared difference between probability and truth."""
+    """Return the mean squared difference between probability and truth."""
     return float(((probability - truth) ** 2).mean())
 
 
 def reliability(truth: Truth, probability: Values) -> list[tuple[float, float, int]]:
-    """Mean probability, share of fractures and count for each tenth.
+    """Return (mean probability, share of fractures, count) for each tenth of [0, 1].
 
-    Tenths without values are omitted.
+    Tenths without probabilities are omitted.
     """
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     return [
@@ -80,7 +82,7 @@ def reliability(truth: Truth, probability: Values) -> list[tuple[float, float, i
 
 
 def calibration_error(truth: Truth, probability: Values) -> float:
-    """Expected calibration error over ten bins of equal width (Guo et al., 2017)."""
+    """Return the expected calibration error over the tenths (Guo et al., 2017)."""
     return sum(
         count * abs(predicted - observed)
         for predicted, observed, count in reliability(truth, probability)

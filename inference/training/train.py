@@ -50,8 +50,8 @@ SAVE_INTERVAL_S = 300
 """Seconds between checkpoints."""
 
 JUDGE_INTERVAL = 4
-"""In the first part, the network of a fold is judged after every fourth epoch. In the
-second part, it is judged after each epoch."""
+"""In the first part, the network of a fold is judged after every fourth epoch and after
+the last one. In the second part, it is judged after each epoch."""
 
 
 class StoppedError(Exception):
@@ -85,24 +85,27 @@ class Plan:
 
 
 def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCard:
-    """Train, calibrate, and write weights and card. Resumes an interrupted training.
+    """Train and calibrate the networks, and write weights, card and evaluation.
+
+    An interrupted training is resumed.
 
     The networks are trained one after the other: those of the folds in order, then the
     one that learns from all radiographs. Several processes may run with the same
     arguments; each takes a network that no other process has taken.
 
     The same arguments on the same machine give the same weights on a CPU. Two more
-    results are written beside the weights. The network of the first of five folds, with
-    its card, is written as NAME.fold-1.pth. It can be measured on radiographs that it
-    has not seen, except for its out-of-distribution limit, which was measured on this
-    fold. The evaluation of all folds is written to NAME.folds.
+    results are written beside the weights. The network that has not seen the first fold
+    is written to NAME.fold-1.pth, with its card, so that it can be measured on this
+    fold. Only its out-of-distribution limit was computed from this fold. The evaluation
+    of all folds is written to NAME.folds.
 
     Returns:
         The card that was written.
 
     Raises:
-        ModelError: The initial weights cannot be used.
-        ManifestError: There are too few radiographs to learn from.
+        ModelError: The initial weights or a checkpoint cannot be used.
+        ManifestError: There are too few radiographs, a fracture has no box, or an image
+            cannot be read.
         StoppedError: `progress` raised it, or another process still trains a network.
     """
     parts = folds(samples, plan.folds)
@@ -128,11 +131,14 @@ def conclude(
     """Judge the networks of the folds, and write weights, cards and evaluation.
 
     Args:
-        fitted: Returns the network that has not seen a fold; for None, the one that has
-            seen all.
+        fitted: Returns the network that was trained without a fold; for None, the one
+            that was trained on all folds.
         parts: The folds.
         plan: As for `train`.
         progress: As for `train`.
+
+    Returns:
+        The card of the network that was trained on all folds.
     """
     held_out: list[list[Judged]] = []
     for number, part in enumerate(parts):
@@ -177,7 +183,12 @@ def _card(calibration: Calibration, limit: float, plan: Plan) -> ModelCard:
 
 
 def _check(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
-    """Check that each fold can be judged, and that each fracture has a box."""
+    """Check that the radiographs are sufficient for a training.
+
+    Raises:
+        ManifestError: A fracture has no box, there are too few radiographs for a batch,
+            or a fold has only fractures or none.
+    """
     unmarked = sum(
         each.is_fractured and not each.boxes for part in parts for each in part
     )
@@ -232,8 +243,8 @@ def _report(
 
     Args:
         results: The calibrated results of each fold.
-        moved: The largest difference in the first fold between results with half
-            precision and full precision.
+        moved: The largest difference between the probabilities with half precision and
+            with full precision, in the first fold.
         out: The .pth file beside which they are written.
         progress: As for `train`.
     """
@@ -264,8 +275,8 @@ def _train_network(
         fold: The fold that is left out; None to train on all folds.
         parts: The folds.
         plan: As for `train`.
-        progress: As for `train`. It regularly receives the performance on unseen
-            radiographs: all fractures, and an equal number of others.
+        progress: As for `train`. It also receives the performance on the fold that is
+            left out; see JUDGE_INTERVAL.
     """
     checkpoint, fitting = _checkpoint(fold, plan), fitting_of(fold, parts, plan)
     saved, name = time.monotonic(), _name(fold)
@@ -310,7 +321,7 @@ def fitting_of(
 def _finished(
     fold: int | None, parts: Sequence[Sequence[Sample]], plan: Plan
 ) -> ResNet:
-    """Return a network at the end of its training.
+    """Return the network of a finished training.
 
     Raises:
         StoppedError: The training has not finished.
@@ -335,7 +346,7 @@ def _checkpoint(fold: int | None, plan: Plan) -> Path:
 
 @contextmanager
 def _try_lock(checkpoint: Path) -> Iterator[bool]:
-    """Try to lock a network for this process; yield whether it succeeded."""
+    """Try to lock a network for this process; yield whether this succeeded."""
     with checkpoint.with_suffix(".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -354,7 +365,7 @@ def _is_judged(fitting: Fitting) -> bool:
 def _report_performance(
     fitting: Fitting, part: Sequence[Sample], name: str, progress: Progress
 ) -> None:
-    """Judge a network on its unseen fractures and an equal number of others."""
+    """Report AUC and arrows for the fractures of the unseen fold and as many others."""
     fractured = [each for each in part if each.is_fractured]
     others = [each for each in part if not each.is_fractured]
     chosen = [*fractured, *others[: len(fractured)]]
@@ -372,14 +383,14 @@ def _report_performance(
 def _judged(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
-    """Judge unseen radiographs with the weights as they would be stored."""
+    """Judge radiographs with the weights in half precision, as they are stored."""
     return judge(_classifier(network, device), samples)
 
 
 def _collect(
     judged: Iterator[Judged], title: str, count: int, progress: Progress
 ) -> list[Judged]:
-    """Collect results, and report the progress of each."""
+    """Return the results as a list, and report the progress after each."""
     found: list[Judged] = []
     for each in judged:
         found.append(each)
@@ -390,7 +401,7 @@ def _collect(
 def _judged_in_full(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
-    """Judge them with the network in full precision, for comparison."""
+    """Judge radiographs with the weights in full precision, for comparison."""
     in_full = split_network(network, DRAFT)
     return judge(replace(_classifier(network, device), network=in_full), samples)
 
@@ -416,6 +427,9 @@ def write(
         shift: Shift of the log-odds; it becomes part of the last layer.
         statistics: The statistics for the out-of-distribution check.
         out: The .pth file.
+
+    Returns:
+        The card with the recorded values.
     """
     fracture = DRAFT.classes.index(FRACTURE)
     with torch.no_grad():

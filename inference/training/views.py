@@ -1,7 +1,8 @@
-"""Random views of radiographs for training, as they might have been taken.
+"""Draw random views of radiographs for training.
 
-A view is a part of the radiograph, slightly rotated and re-exposed, with the boxes that
-lie in it. All random choices use one generator.
+A view is a part of the radiograph that is rotated, often also by quarter turns, and
+re-exposed. It has the boxes of the fractures in it. All random choices of a view use
+one generator.
 """
 
 import math
@@ -22,10 +23,10 @@ from inference.training.exposure import (
 )
 
 FAR = 0.75, 1.35
-"""Range of the long side of the radiograph, relative to that of a view of the whole."""
+"""Range of the zoom of a view of the whole: side of the radiograph / its side."""
 
 CLOSE = 1.7, 2.8
-"""The same for a close-up view, which is square."""
+"""Range of the zoom of a square close-up: long side of the radiograph / its side."""
 
 ROTATION, STRETCH = 12.0, 0.05
 """Standard deviations of the rotation in degrees, and of the logarithm of the
@@ -39,7 +40,7 @@ AIMED = 0.75
 """Probability that a close-up view shows a fracture if there is one."""
 
 ENOUGH = 0.5
-"""Minimum visible share of a box for it to count."""
+"""Minimum visible share of a box. Boxes with less are omitted from a view."""
 
 TRIES = 20
 
@@ -50,7 +51,7 @@ class View:
 
     Attributes:
         radiograph: The view.
-        boxes: The fractures in it, in its pixels.
+        boxes: The visible parts of the boxes of fractures, in pixels of the view.
     """
 
     radiograph: Radiograph
@@ -100,7 +101,7 @@ def draw_view(
     Args:
         radiograph: The whole radiograph.
         boxes: Its fractures, in shares of width and height.
-        random: Determines all choices.
+        random: Determines all random choices.
         close: Whether to draw a close-up, usually of a fracture if there is one.
 
     Returns:
@@ -130,7 +131,7 @@ def draw_view(
 def _far(
     size: tuple[int, int], _boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """A view of nearly the whole radiograph, or with some black around it."""
+    """Return a window of nearly the whole radiograph, or with some black around it."""
     zoom = _between(FAR, random)
     spare = abs(1 - 1 / zoom) / 2
     center = tuple(side * (0.5 + random.uniform(-spare, spare)) for side in size)
@@ -143,7 +144,7 @@ def _far(
 def _close(
     size: tuple[int, int], boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """A square part of the radiograph."""
+    """Return a square window, with probability AIMED on a fracture if there is one."""
     side = max(size) / _between(CLOSE, random)
     if boxes and random.random() < AIMED:
         box = boxes[int(random.integers(len(boxes)))]
@@ -185,8 +186,7 @@ def _random_window(
 def _visible_part(box: Box, window: _Window) -> tuple[float, Box]:
     """Return the visible share of a box and its bounding box in the view.
 
-    The box is rotated as an ellipse, because a fracture rather fills an ellipse than
-    its box.
+    The ellipse in the box is rotated, because it fits a fracture better than the box.
     """
     matrix = window.matrix()
     left, top, right, bottom = box
