@@ -120,8 +120,8 @@ def failed(
 ) -> Sequence[Failed]:
     """List failed analyses, then failed deliveries, then deliveries that wait.
 
-    In each of these parts, the oldest is first. Deliveries without files are last in
-    theirs: a destination lost an object after the files were removed.
+    The oldest is first in each of these parts. Deliveries of objects that a destination
+    lost after the files were removed are last in their part.
 
     Args:
         engine: Engine of the journal.
