@@ -2,8 +2,8 @@
 
 No event is dropped here. An event is written in full until its kind reaches the limit
 of that minute. After that, events are counted together: first those of one address,
-then those of the whole kind. Each kind has a limit of its own, so that rejected callers do
-not use up the limit of accepted ones.
+then those of the whole kind. Each kind has a limit of its own, so that rejected callers
+do not use up the limit of accepted ones.
 """
 
 import shutil
