@@ -70,7 +70,7 @@ class Folding:
     def fold(self, event: AuditEvent) -> AuditEvent:
         """Return the form in which an event is written: see `shortened`.
 
-        An event in the fullest form within the limits counts towards them.
+        The fullest form within the limits is chosen, and counts towards the limits.
         """
         *fuller, last = shortened(event)
         for level, each in enumerate(fuller):

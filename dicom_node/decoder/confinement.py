@@ -129,7 +129,7 @@ def confine() -> Confinement:
     seccomp all threads.
 
     Returns:
-        The parts that are in force. The kernel does not support the others.
+        The parts that are in force.
     """
     # A core dump would contain the radiograph of a patient.
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):

@@ -401,7 +401,10 @@ def _revisions(instance_id: str) -> sa.Select[Any]:
 def _under_other_identity(
     revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
 ) -> sa.Row[Any] | None:
-    """Return the last revision with a result, the same picture, another identity."""
+    """Return the last revision with a result, this picture and another identity.
+
+    Return None if there is none.
+    """
     others = [
         each
         for each in _same_picture(revisions, instance_id, picture)
@@ -426,7 +429,7 @@ def _same_picture(
 def _note_other_identity(
     connection: sa.Connection, instance_id: str, other: sa.Row[Any]
 ) -> None:
-    """Write an event for each of two revisions: they have different identities."""
+    """Write an event for each of two revisions: the other has another identity."""
     detail = (
         "Revision {} shows the same picture under another patient, study or description"
         ". Both have results. If one identity is wrong, remove its results from the "

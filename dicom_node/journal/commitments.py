@@ -121,7 +121,8 @@ class Commitments:
     ) -> bool:
         """Record the outcome of a request, and schedule the next step.
 
-        If the work is stale, because the report was faster, nothing changes.
+        If the work is stale, for example because the report came first, nothing
+        changes.
 
         Returns:
             True if the delivery has failed permanently.
@@ -221,8 +222,9 @@ class Commitments:
     ) -> dict[str, str]:
         """Reopen objects that count as delivered, but are reported as failed.
 
-        They are sent again, or their commitment is requested again, by the reason of
-        the report. If the files were removed, the objects count as failed.
+        The reason in the report determines whether they are sent again, or whether
+        their commitment is requested again, or whether they count as failed. If the
+        files were removed, they count as failed.
 
         Returns:
             The reason for each such object, as a text, by its SOP Instance UID.

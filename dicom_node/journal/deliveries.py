@@ -102,7 +102,10 @@ class Deliveries:
         self._send(connection, instance_id, recipients)
 
     def queue_all(self, connection: sa.Connection, instance_id: str) -> None:
-        """Queue the delivery of all results of an instance, even if it has arrived."""
+        """Queue the delivery of all results of an instance, even if they have arrived.
+
+        They go to the destinations that want them.
+        """
         self._send(connection, instance_id, _recipients(connection, instance_id))
 
     def _send(

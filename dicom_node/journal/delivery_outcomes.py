@@ -210,7 +210,7 @@ def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> N
 def results_in(
     state: DeliveryState, instance_id: str, destination: str
 ) -> sa.Select[Any]:
-    """Return the query for results by their state of delivery to a destination."""
+    """Return the query for the results in this state of delivery to a destination."""
     objects = delivered_object.c
     same = sa.and_(
         objects.instance_id == result.c.instance_id,

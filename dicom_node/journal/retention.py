@@ -2,10 +2,9 @@
 
 An instance is finished if no work remains for it. An instance that is waiting for its
 analysis, being delivered, held back or waiting for storage commitment is never removed.
-The files are removed first. Files of failed instances are kept longer than
-those of delivered ones. The rows have a retention period of their own. All revisions of
-a SOP Instance UID are removed together, because one may depend on the results of
-another.
+The files are removed first. Files of failed instances, files of other instances, and
+rows have a retention period each. The rows of all revisions of a SOP Instance UID are
+removed together, because one may depend on the results of another.
 """
 
 import time
@@ -110,9 +109,9 @@ def _files(
     """Remove the files of a batch of instances; return the number of instances.
 
     The drawings of their results are deleted, and the instances are marked. It is one
-    transaction, so that nobody moves a file into place or requests an
-    analysis in between. If the commit fails, the files are already removed, which is
-    permitted, and the next call marks the instances.
+    transaction, so that nobody moves a file into place or requests an analysis in
+    between. If the commit fails, the files are already removed, which is permitted, and
+    the next call marks the instances.
     """
     query = (
         sa.select(instance.c.id, instance.c.path)

@@ -1,4 +1,4 @@
-"""The cleanup that workers do each minute, and each hour for files not recorded.
+"""The cleanup that workers do: files every hour, everything else every minute.
 
 It removes files that were not recorded, work that ended in an error, work that finished
 more than KEEP_FINISHED ago, and data at the end of its retention period. It also
