@@ -1,1 +1,1 @@
-"""Everything that speaks DICOM: receive, decode, encode, deliver."""
+"""The DICOM node: receives images, analyzes them and delivers the results."""

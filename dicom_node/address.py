@@ -11,16 +11,17 @@ def parse_address(address: str) -> IPv4Address | IPv6Address:
     """Parse an address. An IPv4 address from an IPv6 socket is returned as IPv4.
 
     Raises:
-        ValueError: It is a name or another text.
+        ValueError: The text is not an IP address.
     """
     parsed = ip_address(address)
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def subscriber(address: str) -> str:
-    """Return what counts as one address: an IPv4 address, or an IPv6 network.
+    """Return the text under which an address is counted.
 
-    A name or an empty text is returned unchanged.
+    That is the IPv4 address, or the IPv6 network of SUBSCRIBER_BITS bits. A name or an
+    empty text is returned unchanged.
     """
     try:
         parsed = parse_address(address)

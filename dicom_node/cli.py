@@ -1,7 +1,7 @@
 """`fracture-node COMMAND …`: run the module of a command.
 
-This module imports almost nothing, so that the receiver stays small and `--help` is
-fast. Each module explains its own options: `fracture-node COMMAND --help`.
+This module imports almost nothing, so that a command starts quickly. Each module
+explains its own options: `fracture-node COMMAND --help`.
 """
 
 import os
@@ -33,7 +33,10 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Replace this process with the command's process."""
+    """Replace this process with the command's process, or print the help or version.
+
+    The exit status is 2 if the command is unknown.
+    """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:
         sys.stdout.write(_help())

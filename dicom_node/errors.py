@@ -5,14 +5,14 @@
     │   ├── OutOfResourcesError      0xA700: no disk, no database; send again later
     │   ├── MismatchError            0xA900: command, class and dataset disagree
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
-    │       ├── EndsEarlyError       0xC000: the dataset is cut off
+    │       ├── EndsEarlyError       0xC000: the dataset ends too early
     │       └── TooManyElementsError 0xC000: more elements or items than are read
     ├── ReportRefusedError           the archive's report is not recorded
     ├── NotAnalyzedError             no action needed: kept, recorded with the reason
-    │   ├── NotMeantError            and no result is expected
-    │   └── SamePictureError         has its result already, under another revision
+    │   ├── NotMeantError            nobody expects a result
+    │   └── SamePictureError         another revision has the result already
     └── AnalysisError                an operator must act: broken pixels, dead decoder
-        └── TakesLongError           the slow lane has the time for it
+        └── TakesLongError           the slow lane analyzes it
 
 A message says what was found, what was expected and what to do, in that order. It
 names attributes with their tags. It carries no patient data. From the sender it quotes
@@ -26,16 +26,16 @@ from dicom_node.reasons import Failure, Reason, Refusal, ReportRefusal, Unanalyz
 
 
 class DicomNodeError(Exception):
-    """Base of every error that the modules of this package raise on purpose.
+    """Base of the errors in the table above.
 
     Attributes:
-        reason: A short form of the message, for counting.
+        reason: The reason by which the metrics count the error.
     """
 
     reason: Reason
 
     def __init__(self, message: str, reason: Reason | None = None) -> None:
-        """Take a message, and a reason if it differs from that of the class."""
+        """Store the message, and the reason if it differs from that of the class."""
         super().__init__(message)
         if reason is not None:
             self.reason = reason
@@ -97,24 +97,27 @@ class ReportRefusedError(DicomNodeError):
 
 
 class NotAnalyzedError(DicomNodeError):
-    """The instance is valid, but the model must not be applied to it."""
+    """The instance is valid, but the model must not be applied to it.
+
+    The journal records it as not analyzed, with the reason.
+    """
 
     reason = Unanalyzed.OTHER
 
 
 class NotMeantError(NotAnalyzedError):
-    """The instance is a result of ours or a report, so no result is expected.
+    """Nobody expects a result of the instance, so no notice of it is made.
 
-    An image from a modality never raises this, unless its result is part of another
-    image's.
+    The instance is a result of this software, it is not a radiograph, or its For
+    Presentation image was analyzed instead.
     """
 
 
 class SamePictureError(NotAnalyzedError):
-    """Another instance with the same image and identity has its result already.
+    """Another revision with the same picture and identity has a result already.
 
     Attributes:
-        known: The node's id of that instance.
+        known: The node's id of that revision.
     """
 
     reason = Unanalyzed.SAME_PICTURE
@@ -131,4 +134,4 @@ class AnalysisError(DicomNodeError):
 
 
 class TakesLongError(AnalysisError):
-    """The image has more pixels than can be decoded in the time that the call has."""
+    """The image has too many pixels to decode it within the time limit of the call."""

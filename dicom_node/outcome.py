@@ -1,9 +1,8 @@
 """The outcome of an attempt to send one object, and what to do next.
 
-This module has the table of statuses (PS3.4 B.2.3, PS3.7 Annex C). Sending is in
-delivery/c_store.py and delivery/stow.py. Only a status that says so is a permanent
-failure. If a problem may disappear by itself, or an administrator may solve it at the
-other end, the object is sent again.
+This module assigns a verdict to each status (PS3.4 B.2.3, PS3.7 Annex C). Sending is in
+delivery/c_store.py and delivery/stow.py. If a problem may disappear by itself, or an
+administrator may solve it at the other end, the object is sent again.
 """
 
 from collections.abc import Callable
@@ -35,7 +34,7 @@ class Verdict(StrEnum):
     """The conclusion that the sender draws from a response."""
 
     STORED = "stored"  # the destination has it (or responded to a C-ECHO)
-    RETRY = "retry"  # it does not have it now; retry for days
+    RETRY = "retry"  # it does not have it now; retry for `retry_days`
     RETRY_BRIEFLY = "retry_briefly"  # it will hardly ever store it; try three times
     REFUSED = "refused"  # it will never store it
 
@@ -46,13 +45,15 @@ class Outcome:
 
     Attributes:
         verdict: The action to take next.
-        status: Status in the response; None if there was no response or no request.
-        comment: A text for the journal and the page; empty after success. It may quote
-            the destination, and that quote may name the patient: never log it.
+        status: Status in the response; None without a response, without a request, or
+            if the response has no DICOM status.
+        comment: A text for the journal and the page; empty after success without a
+            warning. It may quote the destination, and that quote may name the patient:
+            never log it.
         without_quote: The comment without the destination's own text. Empty if the
             comment holds none.
-        was_sent: Whether the node requested the destination to store the object. False:
-            it was refused here, so the outcome says nothing about the destination.
+        was_sent: Whether the node requested the destination to store the object. If
+            not, the outcome says nothing about the destination.
     """
 
     verdict: Verdict
@@ -82,7 +83,8 @@ class Outcome:
     def is_decision(self) -> bool:
         """Return whether the destination decided about this object.
 
-        False if there was no response, or one that says "not now".
+        False if the object was not sent, if there was no response, or if the response
+        says "not now".
         """
         return self.was_sent and self.verdict is not Verdict.RETRY
 
@@ -94,7 +96,7 @@ def verdict_of(status: int) -> Verdict:
         PS3.4 B.2.3; PS3.7 9.1.1.1.9 and Annex C. A warning (0xBxxx) means stored. So
         does Duplicate SOP Instance, because a repeated object is identical to the last
         byte. Some archives answer 0xA701 to 0xA7FF if the identity is missing or in
-        conflict. Waiting seldom solves that.
+        conflict. Waiting seldom solves that. Any other status means refused.
     """
     if status in {0x0000, DUPLICATE_SOP_INSTANCE} or status in WARNINGS:
         return Verdict.STORED
@@ -106,11 +108,11 @@ def verdict_of(status: int) -> Verdict:
 def outcome_of(
     response: Dataset, judge: Callable[[int], Verdict] = verdict_of
 ) -> Outcome:
-    """Read the response to a C-STORE or C-ECHO, or to another request with its `judge`.
+    """Return the outcome that a response states.
 
     Args:
         response: The status elements of the response; holds Status (0000,0900).
-        judge: Returns the verdict for a status other than success.
+        judge: Returns the verdict for a status. The default is for C-STORE and C-ECHO.
     """
     status = int(response.Status)
     meaning = status_text(status)
@@ -129,7 +131,10 @@ def status_text(status: int) -> str:
 
 
 def printable(text: object) -> str:
-    """Return a peer's text as it may be shown: one line, printable, not too long."""
+    """Return a peer's text as one printable line of at most LONGEST_COMMENT characters.
+
+    None becomes an empty text.
+    """
     line = "".join(c if c.isprintable() else " " for c in str(text or ""))
     return " ".join(line.split())[:LONGEST_COMMENT]
 

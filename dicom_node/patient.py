@@ -55,7 +55,7 @@ KEYWORDS = ("SpecificCharacterSet", "PatientName", "PatientID", "AccessionNumber
 
 
 def patient_of(values: Mapping[str, bytes]) -> Patient:
-    """Return the patient of a dataset.
+    """Return the patient of a dataset. Characters that cannot be decoded are replaced.
 
     Args:
         values: The bytes of the attributes in KEYWORDS, by keyword. Any may be absent.
@@ -74,7 +74,7 @@ def patient_of(values: Mapping[str, bytes]) -> Patient:
 
 
 def folded(text: str) -> str:
-    """Return a text for comparison: "muller eva" also finds Müller^Eva.
+    """Return the form of a text that searches compare: Müller^Eva is "muller eva".
 
     Case and accents are removed, and the delimiters of a name become spaces.
     """
@@ -107,7 +107,10 @@ def _encodings(terms: list[str]) -> list[str]:
 
 
 def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
-    """Decode a value; unprintable characters are replaced, and nothing is raised."""
+    """Decode a value and replace its unprintable characters; raise nothing.
+
+    A value of more than LONGEST characters is cut.
+    """
     value = value.strip(b" \0")
     is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]
     if ESC not in value:

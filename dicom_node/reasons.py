@@ -1,7 +1,8 @@
 """Reasons for a failure, refusal or rejection: the closed sets that metrics count by.
 
-The reason that a user sees is a sentence, and may quote a code or a peer. A label of a
-metric must not: each new value would create a new time series that never ends.
+The reason that a user sees is a sentence, and may quote a code or a peer. The label of
+a metric must not quote anything, because each new value would create a time series that
+never ends.
 """
 
 from collections.abc import Mapping
@@ -110,7 +111,7 @@ class Rejection(Enum):
     def __init__(
         self, result: int, source: int, diagnostic: int, reason: str = ""
     ) -> None:
-        """Take the reason of the standard, unless there is a more precise one."""
+        """Store the codes and the reason; an empty reason is that of the standard."""
         self.result, self.source, self.diagnostic = result, source, diagnostic
         self.reason = reason or REJECTION_REASONS[source, diagnostic]
 

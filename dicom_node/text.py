@@ -4,5 +4,8 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def replace_unprintable(text: str) -> str:
-    """Replace characters that are not valid in XML, databases or terminals."""
+    """Replace each unprintable character, such as a control character, by REPLACEMENT.
+
+    Such a character may be invalid in XML, in a database or on a terminal.
+    """
     return "".join(each if each.isprintable() else REPLACEMENT for each in text)

@@ -1,4 +1,4 @@
-"""UIDs derived from the named thing, so that a repeated analysis gives the same object.
+"""UIDs derived from what they identify: a repeated analysis gives the same object.
 
 They are UUID-derived (PS3.5 B.2: "2.25." and the UUID as a decimal number). The UUID is
 version 8 of RFC 9562: 122 bits of a SHA-256 and the version and variant bits.
@@ -39,10 +39,10 @@ def may_be_derived(uid: str) -> bool:
 
 
 def derived_uid(*parts: str) -> UID:
-    """Return the UID for these parts, in this order, and this recipe.
+    """Return the UID that is derived from these parts, in this order, and RECIPE.
 
     Args:
-        parts: Everything that identifies the named thing; without NUL characters.
+        parts: Everything that identifies the named object; without NUL characters.
     """
     text = "\0".join((IMPLEMENTATION_VERSION_NAME, *parts))
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16])

@@ -1,4 +1,4 @@
-"""The whole analysis, from a received instance to the result objects.
+"""Runs the whole analysis, from a received instance to the result objects.
 
 ReceivedInstance ─decode─▶ Radiograph ─classify─▶ Finding ─encode─▶ ResultObjects
 
@@ -86,7 +86,9 @@ class Pipeline:
 
         Raises:
             NotAnalyzedError: The model must not be applied to this instance.
-            AnalysisError: The instance should be analyzed, but it is broken.
+            AnalysisError: The instance should be analyzed, but it is broken, or the
+                decoding child died.
+            OSError: A child does not start, or the file cannot be opened.
         """
         rules = ScreeningRules(
             max_study_age_days=self.max_study_age_days,
@@ -116,16 +118,18 @@ class Pipeline:
     def notices(
         self, instance: ReceivedInstance, state_and_reason: tuple[str, str]
     ) -> tuple[ResultObject, ...]:
-        """Return objects that say that an instance has no result.
+        """Make the notices of an instance: objects that state why it has no result.
 
-        They are empty if no destination wants notices.
+        The result is empty if no destination wants notices.
 
         Args:
             instance: The instance in the spool.
             state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
 
         Raises:
-            AnalysisError: Its header cannot be read, or names no study.
+            AnalysisError: Its header cannot be read or names no study, or the decoding
+                child died.
+            OSError: A child does not start, or the file cannot be opened.
         """
         model, options = self.classifier.identity, self.result_options
         if all(form.kind != NOTICE for form in options.forms):

@@ -8,9 +8,8 @@ and the same limits. An image that is slow there, too, continues in the slow lan
 
 An image resembles a slow one if it has the same transfer syntax and at least half the
 bytes. If an address sends MAX_DIFFERENT_SLOW slow images that do not resemble each
-other, all of its images go to the separate lane. So an address delays the images of the
-normal lane by at most MAX_DIFFERENT_SLOW slow images in RECENT_S, however many it
-sends.
+other, all of its images go to the separate lane. So in RECENT_S, at most
+MAX_DIFFERENT_SLOW slow images of one address delay the images of the normal lane.
 
 Each worker finds the slow images by itself, and forgets them when it ends.
 """
@@ -35,7 +34,14 @@ class ResemblesSlowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Slow:
-    """An image that was slow in the normal lane."""
+    """An image that was slow in the normal lane.
+
+    Attributes:
+        at: Time at which its call began, in seconds of the clock.
+        network: The sender, as `address.subscriber` returns it.
+        transfer_syntax_uid: Its transfer syntax.
+        size: Bytes of its dataset.
+    """
 
     at: float
     network: str
@@ -59,7 +65,7 @@ class SlowImages:
 
         Args:
             child: The decoding child of the normal lane.
-            clock: Returns seconds.
+            clock: Returns the time in seconds, from any origin.
         """
         self._child = child
         self._clock = clock

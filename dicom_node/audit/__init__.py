@@ -1,1 +1,1 @@
-"""The audit trail: who did what, as rows and as DICOM audit messages."""
+"""The audit trail: who did what, as rows of a table and as DICOM audit messages."""

@@ -1,4 +1,4 @@
-"""The audit event of a rejected report on Storage Commitment."""
+"""Creates the audit event of a rejected report on Storage Commitment."""
 
 from dicom_node.audit.event import AuditEvent, AuditEventType
 from dicom_node.audit.trail import RecordEvent

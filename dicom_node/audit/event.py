@@ -89,7 +89,7 @@ class AuditEvent:
         event_type: The type of the event.
         user_id: The AE title, the user, or the account of this machine that caused it.
             In a transfer, the other application.
-        address: The network address of the cause, if it is known.
+        address: The network address of that AE, user or application; empty if unknown.
         details: The reason, path, method or settings that the event is about, as text.
         instance: The instance that the event is about.
         patient: The patient of that instance; only in transfers.
@@ -117,7 +117,7 @@ def disclosed(settings: Settings) -> str:
     return json.dumps(tree)
 
 
-def _disclosed(value: Any) -> Any:  # noqa: ANN401 - whatever the tree of settings holds
+def _disclosed(value: Any) -> Any:  # noqa: ANN401 - any value of the settings
     if isinstance(value, BaseModel):
         names = type(value).model_fields
         return {name: _disclosed(getattr(value, name)) for name in names}

@@ -1,9 +1,9 @@
-"""Limit the number of rows that a flood of events adds to the audit trail.
+"""Limits the number of rows that a flood of events adds to the audit trail.
 
-No event is dropped. An event is written in full while its kind has room in that minute.
-After that, events are counted together: first those of one address, then those of the
-whole kind. Each kind has room of its own, so that rejected callers take none from
-accepted ones.
+No event is dropped here. An event is written in full until its kind reaches the limit
+of that minute. After that, events are counted together: first those of one address,
+then those of the whole kind. Each kind has a limit of its own, so that rejected callers
+do not use up the limit of accepted ones.
 """
 
 import shutil
@@ -23,7 +23,7 @@ Spare = Callable[[], float]
 Key = tuple[int, AuditEventType, str]
 """The level of folding, the kind of event, and an address or an empty string."""
 
-FURTHER_CALLERS = "(further callers)"  # longer than the 16 characters of an AE title
+FURTHER_CALLERS = "(further callers)"  # no AE title: that has at most 16 characters
 FURTHER_ADDRESSES = "(further addresses)"
 SEVERAL = "(several)"
 
@@ -36,7 +36,7 @@ CALLERS = FLOODS.difference({AuditEventType.REFUSED}).union({AuditEventType.OPEN
 """Events of callers that are known only by the AE title that they choose."""
 
 # Maximum number of different events per minute. Floods have a low limit. Other events
-# fold only if a disk is nearly full or a database is unavailable.
+# are counted together only if a disk is nearly full or a database is unavailable.
 MOST_IN_FULL = 10_000
 MOST_OF_A_FLOOD = 500
 MOST_OF_A_FLOOD_PER_ADDRESS = 10
@@ -55,10 +55,9 @@ class Folding:
     thread-safe, so callers hold a lock.
 
     Attributes:
-        spare_bytes: Free disk that may be used. With little of it, events are counted
+        spare_bytes: Bytes of disk that may be used. If they are few, events are counted
             together earlier.
-        spare_rows: Number of rows that may wait; events fold if the database is
-            unavailable.
+        spare_rows: Number of further rows that may wait for the database.
     """
 
     def __init__(self) -> None:
@@ -69,7 +68,10 @@ class Folding:
         self._taken: Counter[Key] = Counter()
 
     def fold(self, event: AuditEvent) -> AuditEvent:
-        """Return the form in which to write an event: in full, or as one of several."""
+        """Return the form in which an event is written: see `shortened`.
+
+        The fullest form within the limits is chosen, and counts towards the limits.
+        """
         *fuller, last = shortened(event)
         for level, each in enumerate(fuller):
             if each in self._held:
@@ -83,7 +85,7 @@ class Folding:
         return last
 
     def forget(self, event: AuditEvent) -> None:
-        """Release the room of an event that `fold` returned a minute ago."""
+        """Stop counting an event that `fold` returned a minute ago in the limits."""
         for key in self._held.pop(event, ()):
             self._taken[key] -= 1
             if not self._taken[key]:
@@ -121,10 +123,11 @@ def shortened(event: AuditEvent) -> Sequence[AuditEvent]:
 
 
 def spare(folders: Sequence[Path], min_free_bytes: int) -> Spare:
-    """Return a function that measures how much disk may be used.
+    """Return a function that measures how many bytes of disk may be used.
 
     Args:
-        folders: The folders in which the trail grows; the fullest disk counts.
+        folders: The folders in which the trail grows. The disk with the fewest free
+            bytes counts.
         min_free_bytes: Bytes that must stay free for images.
     """
 

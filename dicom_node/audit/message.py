@@ -45,8 +45,9 @@ class Kind:
 
     Attributes:
         event: The EventID, from CID 400.
-        type: The EventTypeCode, from CID 401.
-        action: "C", "R", "U", "D" or "E".
+        type: The EventTypeCode, from CID 401; None without one.
+        action: The EventActionCode: "C" (create), "R" (read), "U" (update), "D"
+            (delete) or "E" (execute).
         outcome: 0 for success, 4 for a rejected or failed action.
     """
 
@@ -129,7 +130,7 @@ def message(
         event: The event; its type must be in KINDS.
         source: The process that reports it.
         at: Time in seconds since 1970; for a transfer, the time of its completion.
-        times: How often the same event happened until then.
+        times: Number of occurrences of the same event until that time.
         instances: All instances of a transfer; they belong to one study and one
             patient. Empty means the instance of the event.
     """
@@ -173,7 +174,10 @@ def _identification(root: Element, event: AuditEvent, at: float, times: int) -> 
 
 
 def _participants(root: Element, event: AuditEvent, source: AuditSource) -> None:
-    """Add the node, and the application that it received from or sent to."""
+    """Add the node, and the user or application that caused the event.
+
+    In a transfer, this is the application that the node received from or sent to.
+    """
     is_outgoing = event.event_type in OUTGOING
     own = SubElement(
         root,
@@ -213,7 +217,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 
 
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
-    """Add the study of instances, with their number and UIDs by SOP Class."""
+    """Add the study of instances, with their number and their UIDs by SOP Class."""
     uid = replace_unprintable(instances[0].study_instance_uid)
     study = SubElement(
         root,

@@ -1,10 +1,11 @@
-"""Write the audit trail in a separate thread, so that reporting an event never blocks.
+"""Writes the audit trail in a separate thread, so that reporting an event never blocks.
 
 Each event is a row and, by setting, a message in a file. If the same event happens
 again within a minute, it is counted, and written with its count after the minute: a
-peer that is rejected a thousand times adds two rows. If there are too many different
-events, folding.py counts them together. While the database is unavailable, events wait
-in memory. A process that is killed loses the events of the last moment, and its counts.
+peer that is rejected a thousand times in a minute adds two rows. If there are too many
+different events, folding.py counts them together. While the database is unavailable,
+events wait in memory. A process that is killed loses the events that are not written
+yet, and its counts.
 
 Transfers are written only to the file, because the journal records each of them. One
 message contains the instances of a study that were transferred between the same two
@@ -83,7 +84,7 @@ class Transfer:
 
 
 def os_user() -> str:
-    """Return the name of the user that owns this process."""
+    """Return the name of the user that owns this process; the number without a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # the user of a container may have no name
@@ -101,10 +102,10 @@ def auditing(
         engine: The engine of the journal.
         role: The role of this process.
         by_hand: Record the start and end of this process, too. The supervisor does that
-            for roles.
+            for the roles that it starts.
 
     Yields:
-        The function that takes events.
+        The function that records an event.
     """
     node = f"{settings.receiver.ae_title}@{socket.gethostname()}"
     file, storage = settings.audit.file, settings.storage
@@ -122,7 +123,7 @@ def auditing(
 
 
 def record(settings: Settings, role: str, event: AuditEvent) -> None:
-    """Write one event, and wait for that, for some seconds at most."""
+    """Write one event, and wait some seconds at most until it is written."""
     engine = open_engine(settings.storage.database_url)
     with auditing(settings, engine, role) as record_event:
         record_event(event)
@@ -149,7 +150,15 @@ class Trail:
         file: Path | None,
         spare_bytes: Spare = lambda: float("inf"),
     ) -> None:
-        """Start to write; see `auditing`. Events fold more if less disk is left."""
+        """Start the thread that writes.
+
+        Args:
+            engine: The engine of the journal.
+            source: The process that reports events.
+            file: The file for messages; None to write only rows.
+            spare_bytes: Returns the bytes of disk that the trail may use. If they are
+                few, more events are counted together.
+        """
         self._engine = engine
         self._source = source
         self._file = file
@@ -168,7 +177,7 @@ class Trail:
         self._thread.start()
 
     def record_event(self, event: AuditEvent) -> None:
-        """Record an event; see RecordEvent."""
+        """Record an event; see RecordEvent. Transfers need a file."""
         is_transfer = event.event_type in TRANSFERS
         if is_transfer and self._file is None:
             return
@@ -179,7 +188,10 @@ class Trail:
                 self._add(event)
 
     def close(self) -> None:
-        """Write the remaining events."""
+        """Write the remaining events, and end the thread.
+
+        Rows that the database does not accept within LONGEST_END_S are lost.
+        """
         self._ended.set()
         self._thread.join()
 
@@ -212,7 +224,7 @@ class Trail:
             logger.error("%s audit events were not written", lost)
 
     def _take_new(self) -> list[Entry]:
-        """Take the new events, and update the room for further ones."""
+        """Return the new events, and update the limits on further ones."""
         spare_bytes = self._spare_bytes()
         with self._lock:
             fresh, self._fresh = self._fresh, []
@@ -222,7 +234,7 @@ class Trail:
         return fresh
 
     def _add(self, event: AuditEvent) -> None:
-        """Count an event if it was reported within the last minute, else add it."""
+        """Count an event if it is known from the last minute, otherwise add it."""
         event = self._folding.fold(event)
         if known := self._seen.get(event):
             self._seen[event] = replace(known, times=known.times + 1)
@@ -264,7 +276,10 @@ class Trail:
                 yield message(each.event, self._source, each.until, 1, some)
 
     def _expire(self, now: float) -> list[Entry]:
-        """Forget events older than a minute; return those that were repeated."""
+        """Forget events older than SAME_FOR_S; return those that were repeated.
+
+        Each is returned with the number of its repetitions.
+        """
         with self._lock:
             old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
             for each in old:
@@ -288,9 +303,9 @@ class Trail:
         self._rows = []
 
     def _drop_too_many(self) -> None:
-        """Drop rows if a database is unavailable for hours: floods first, oldest first.
+        """Drop the oldest rows if more than MOST_WAITING wait, those of floods first.
 
-        This is rare, because events fold while many rows wait.
+        This is rare, because events are counted together while many rows wait.
         """
         excess = len(self._rows) - MOST_WAITING
         if excess <= 0:

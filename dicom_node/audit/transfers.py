@@ -64,7 +64,10 @@ def received_event(
 def auditing_sent(
     engine: sa.Engine, record_event: Callable[[AuditEvent], None]
 ) -> OnSent:
-    """Return a function that adds the results that were sent to the audit trail."""
+    """Return a function that adds the results that were sent to the audit trail.
+
+    The function may raise SQLAlchemyError before it records an event.
+    """
 
     def on_sent(
         instance_id: str, outcomes: Mapping[str, Outcome], peer: tuple[str, str]
@@ -83,7 +86,10 @@ def ignore(
 
 
 def sent_study(engine: sa.Engine, instance_id: str) -> SentStudy:
-    """Return the study, the patient and the results of an instance in the journal."""
+    """Return the study, the patient and the results of an instance.
+
+    Study and patient are empty if the instance is no longer in the journal.
+    """
     query = (
         sa.select(instance.c.study_instance_uid, patient.c.patient_id, patient.c.name)
         .outerjoin_from(instance, patient, patient.c.instance_id == instance.c.id)
@@ -114,7 +120,7 @@ def sent_events(
         outcomes: The outcome of each result, by SOP Instance UID.
         study: The study, the patient and the classes of the results.
         user_id: The AE title or the service that they were sent to.
-        address: Its host.
+        address: The host of that AE or service.
     """
     for uid, outcome in outcomes.items():
         stored = outcome.verdict is Verdict.STORED

@@ -1,6 +1,6 @@
 """A separate process for bytes from untrusted sources.
 
-Parsing and decoding what a sender wrote may crash in a codec, never end, or take all
+The decoding of a file from a sender may crash in a codec, never end, or take all
 memory. With a small child process, the damage is limited: the child is killed and
 replaced, and only the call that caused it fails.
 
@@ -12,8 +12,8 @@ main module again, which in the worker means torch, and the pipes of a pool copy
 image three times. This module uses one child at a time and one socket, in one thread.
 
 Through a fault of a codec, an image may also take control of the child. The child can
-then send a wrong response to its remaining calls, and little else. It has no secrets in
-its environment, gets an open file instead of a path, and is confined
+then send wrong responses to its remaining calls, and do little else. It has no secrets
+in its environment, gets an open file instead of a path, and is confined
 (decoder/confinement.py). The parent builds the results from plain values
 (decoder/messages.py).
 """
@@ -83,9 +83,8 @@ DYING_S = 1.0
 MODULE = "dicom_node.decoder.process"
 # One image is decoded at a time, and several threads would only wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# By default, the C library returns memory blocks of this size to the system and
-# requests them again, page by page, several times per image. That takes a tenth of the
-# total time.
+# By default, the C library returns large memory blocks to the system and requests them
+# again, page by page, several times per image. That takes time.
 KEEPING_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the maximum that it accepts
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
@@ -95,13 +94,16 @@ PASSED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME
 
 
 class ChildDiedError(AnalysisError):
-    """The child died, hung or used too much memory, probably due to the instance."""
+    """The child died, hung, used too much memory or sent a malformed response.
+
+    The instance is probably the cause.
+    """
 
     reason = Failure.DECODER_DIED
 
 
 class ChildTimeoutError(ChildDiedError):
-    """A call exceeded its time limit and was ended, or would have exceeded it."""
+    """A call exceeded its time limit and was stopped, or would have exceeded it."""
 
 
 class ChildStartError(OSError):
@@ -159,8 +161,10 @@ class DecoderProcess:
             ChildDiedError: The child died, exceeded its time limit, or needed more
                 memory. Other calls are not affected.
             OSError: A child could not be started, or a file could not be opened.
-            AnalysisError: The function raised an unexpected error.
-            Exception: The function raised a DicomNodeError or a PlainImageError.
+            AnalysisError: The function raised an unexpected error, or a file does not
+                exist.
+            DicomNodeError, PlainImageError: The function raised it.
+            CancelledError, RuntimeError: This object was closed.
         """
         # The log records of the child get the context of the caller: see
         # log/context.py.
@@ -171,7 +175,10 @@ class DecoderProcess:
         return made.result()
 
     def close(self) -> None:
-        """End the child after the call in progress. May be called repeatedly."""
+        """End the child and the fork server after the call in progress.
+
+        May be called repeatedly.
+        """
         self._is_closed = True
         with suppress(RuntimeError):  # closed before
             # Use the thread: the kernel kills the fork server when that thread ends.
@@ -301,7 +308,7 @@ class DecoderProcess:
                 send.
             EOFError, OSError: The child has ended.
         """
-        # To make a response, the child needs several times its size.
+        # To make a response, the child needs several times the memory of the response.
         max_size = self._memory_mb * 2**20 // 4
         for _ in range(MAX_RECORDS + 1):
             head, buffers = self._channel.receive(
@@ -387,11 +394,11 @@ def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
             os.close(each)
 
 
-def _log(content: Any) -> None:  # noqa: ANN401 - whatever the child sent
-    """Log a record of the child.
+def _log(content: Any) -> None:  # noqa: ANN401 - any value from the child
+    """Log a record that the child sent.
 
     Raises:
-        MalformedResponseError: The child sent a record that its code does not send.
+        MalformedResponseError: The code of the child does not send such a record.
     """
     try:
         name, level, message = content

@@ -1,6 +1,6 @@
-"""Remove rights from this process that the decoding of an image does not need.
+"""Removes rights from a process that the decoding of an image does not need.
 
-There are three layers. Each is permanent, and also holds for processes started later:
+There are three layers. Each is permanent, and also applies to later child processes:
 
 - Resource limits: no file grows, and no core is dumped.
 - Landlock (Linux 5.13): no file or directory can be opened. With later versions, no TCP
@@ -125,11 +125,11 @@ UNCONFINED = (
 def confine() -> Confinement:
     """Confine this process permanently.
 
-    The process should have one thread: Landlock confines the calling thread, seccomp
-    all.
+    The process should have one thread: Landlock confines only the calling thread,
+    seccomp all threads.
 
     Returns:
-        The parts that the kernel put into force; the rest is unchanged.
+        The parts that are in force.
     """
     # A core dump would contain the radiograph of a patient.
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
@@ -166,7 +166,11 @@ def _landlock_version(libc: ctypes.CDLL) -> int:
 
 
 def _landlock(libc: ctypes.CDLL) -> int:
-    """Deny everything that Landlock can deny; return its version, or 0 without it."""
+    """Deny all rights that the kernel's version of Landlock can deny.
+
+    Returns:
+        The version of Landlock; 0 if it is not in force.
+    """
     call, create = libc.syscall, LANDLOCK_CREATE_RULESET
     version = _landlock_version(libc)
     if not version:

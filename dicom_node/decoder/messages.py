@@ -5,9 +5,9 @@ which are not copied into the head. The two directions differ:
 
 - A call goes to the child as a pickle. The parent opens each `Path` in it, and the
   child gets the open file.
-- A response is JSON. An attacker may control the child. For that reason the
-  parent knows the type that it expects, and builds it from JSON values and buffers of
-  limited size, without pickle.
+- A response is JSON. An attacker may control the child. For that reason the parent
+  builds a value of the type that it expects, from JSON values and buffers of limited
+  size, without pickle.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ class Channel:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the other end is closed, or has sent data without a call."""
+        """Whether the other end is closed, or has sent data before a call."""
         self._socket.settimeout(None)
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -110,12 +110,12 @@ class Channel:
 
         Args:
             head: The first part.
-            buffers: The other parts, of single bytes.
+            buffers: The other parts, as views of bytes.
             files: Descriptors of open files to send with it.
-            deadline: Time limit on the monotonic clock.
+            deadline: Time limit on the monotonic clock, in seconds.
 
         Raises:
-            TimeoutError: The other end did not accept all of it by then.
+            TimeoutError: The other end did not accept all of it by the deadline.
             OSError: The other end is closed.
         """
         sizes = [_SIZE.pack(len(each)) for each in buffers]
@@ -137,11 +137,14 @@ class Channel:
         Args:
             max_head: Maximum size of the head, in bytes.
             max_size: Maximum size of all buffers together, in bytes.
-            deadline: Time limit on the monotonic clock.
+            deadline: Time limit on the monotonic clock, in seconds.
+
+        Returns:
+            The head and the buffers.
 
         Raises:
-            TimeoutError: The message was not complete by then.
-            MalformedResponseError: The message is too large.
+            TimeoutError: The message was not complete by the deadline.
+            MalformedResponseError: The message is larger, or has too many buffers.
             EOFError: The other end is closed.
             OSError: The other end was closed within the message.
         """
@@ -156,7 +159,14 @@ class Channel:
         return head, [self._exactly(each, deadline) for each in lengths]
 
     def receive_call(self) -> tuple[bytearray, list[bytearray], list[int]]:
-        """Receive a message and its files from the parent, which is trusted."""
+        """Receive a message and its files from the parent, which is trusted.
+
+        Returns:
+            The head, the buffers, and the descriptors of the open files.
+
+        Raises:
+            EOFError: The parent has closed its end.
+        """
         first, files, _, _ = socket.recv_fds(self._socket, 1, 1)
         if not first:
             raise EOFError
@@ -200,7 +210,11 @@ class ReceivedFile:
     descriptor: int
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """Open the file at its start; closing the result leaves the descriptor open."""
+        """Open the file at its start; closing the result leaves the descriptor open.
+
+        Raises:
+            PermissionError: The mode is not "rb".
+        """
         if mode != "rb":
             raise PermissionError
         file = FileIO(self.descriptor, "rb", closefd=False)
@@ -260,7 +274,11 @@ def pack_response(kind: str, content: object) -> tuple[bytes, list[memoryview]]:
 
 
 def _plain(value: object, buffers: list[memoryview]) -> object:
-    """Convert a value to JSON values; arrays and bytes become numbers of buffers."""
+    """Convert a value to JSON values, and add the bytes of its arrays to the buffers.
+
+    An array becomes the number of its buffer and its shape. A bytes object becomes the
+    number of its buffer.
+    """
     match value:
         case np.ndarray():
             buffers.append(np.ascontiguousarray(value).data.cast("B"))
@@ -279,7 +297,7 @@ def _plain(value: object, buffers: list[memoryview]) -> object:
 
 
 def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
-    """Convert an error to JSON values."""
+    """Convert an error to JSON values: its class, its message, and its reason."""
     known = next(each for each in type(error).__mro__ if each.__name__ in _ERRORS)
     reason = getattr(error, "reason", None)
     named = reason and [type(reason).__name__, reason.value]
@@ -301,8 +319,8 @@ def read_response(head: bytes | bytearray) -> tuple[str, Any]:
     return kind, content
 
 
-def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - whatever the child sent
-    """Build one of the errors that decoding raises on purpose.
+def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - any value from the child
+    """Build one of the errors that decoding raises on purpose; see `pack_error`.
 
     Raises:
         MalformedResponseError: The content does not describe such an error.
@@ -317,11 +335,11 @@ def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - whatever the chil
         raise MalformedResponseError from None
 
 
-def printable(text: Any) -> str:  # noqa: ANN401 - whatever the child sent
-    """Return a text of limited length, without line ends and control characters.
+def printable(text: Any) -> str:  # noqa: ANN401 - any value from the child
+    """Return a text with unprintable characters as spaces, cut to MAX_TEXT characters.
 
     Raises:
-        TypeError: It is not a text.
+        TypeError: The value is not a text.
     """
     if not isinstance(text, str):
         raise TypeError
@@ -342,7 +360,7 @@ def _returned(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - a type
 
 def unpack_result(
     kind: Any,  # noqa: ANN401 - a type
-    content: Any,  # noqa: ANN401 - whatever the child sent
+    content: Any,  # noqa: ANN401 - any value from the child
     buffers: Sequence[bytearray],
 ) -> Any:  # noqa: ANN401 - of that type
     """Build a result.
@@ -370,7 +388,7 @@ def _fields(made: type) -> dict[str, Any]:
 
 
 def _built(kind: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401, PLR0911
-    """Build a value of a type, which the parent chose, from what the child sent.
+    """Build a value of the type that the parent expects from what the child sent.
 
     Raises:
         ValueError, TypeError, IndexError: It is not of that type.
@@ -409,7 +427,7 @@ def _dataclass(made: type, value: Any, buffers: Sequence[bytearray]) -> Any:  # 
 
 
 def _array(dtype: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401
-    """Build an array of rows and columns."""
+    """Build an array of rows and columns from its buffer number and shape."""
     number, rows, columns = _expected(value, list)
     shape = _expected(rows, int), _expected(columns, int)
     if min(shape) < 1:

@@ -54,7 +54,7 @@ from inference.plain_image import PlainImageError
 
 
 class _Relay(logging.Handler):
-    """Sends the log records of this process to the parent, which has a log."""
+    """Sends log records to the parent, at most MAX_RECORDS during a call."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def _serve(end: socket.socket) -> None:
-    """Confine this process, and make the calls that arrive on a socket."""
+    """Confine this process, and make the calls that arrive until the socket closes."""
     channel = Channel(end)
     relay = _Relay(channel)
     for name in LOGGED_PACKAGES:
@@ -158,7 +158,10 @@ def _serve_one_call(channel: Channel) -> None:
 
 
 def _position(error: Exception) -> str:
-    """Return the position of a bug; the message of the error may quote values."""
+    """Return the function, file and line where an error was raised.
+
+    The message of the error is not logged, because it may quote values of the image.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     return f"in {last.name}, {Path(last.filename).name}:{last.lineno}"

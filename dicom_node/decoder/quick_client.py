@@ -1,14 +1,15 @@
-"""The decoding child of the normal lane, which waits only briefly for slow images.
+"""The decoding child of the normal lane, which stops the decoding of slow images early.
 
 All images pass through one child, so each waits for those before it. An image gets
 twice the time that such images usually take, and the rest of an allowance that all
 images share. An image that takes longer is repeated in the slow lane
-(worker/workflows.py), with the whole decode_timeout_s. Slow images use up the allowance
-once, however many there are.
+(worker/workflows.py), with the whole decode_timeout_s. The allowance is refilled
+slowly, so slow images that follow each other share it.
 
-An image with more pixels than ORDINARY_MEGAPIXELS needs its share of the allowance. If
-too little is left, the image goes to the slow lane before its pixels are decoded. It
-then delays the others only by the time to read its header.
+The number of pixels that an image may have in the normal lane depends on the rest of
+the allowance; it is ORDINARY_MEGAPIXELS if nothing is left. An image with more pixels
+goes to the slow lane before its pixels are decoded. It then delays the others only by
+the time to read its header.
 
 An image of ordinary size that takes long still delays the others by twice the usual
 time. After the first such image, analysis/slow_images.py moves those that resemble it
@@ -44,7 +45,7 @@ ORDINARY_MEGAPIXELS = 16.0
 
 
 class Allowance:
-    """The time limit of a call.
+    """Computes the time limit of each call in the normal lane.
 
     The limit follows the speed of the machine, because it is derived from the measured
     times of calls of the same kind.
@@ -59,14 +60,18 @@ class Allowance:
         self._durations = defaultdict(lambda: deque(maxlen=LAST))
 
     def usual(self, kind: Hashable) -> float:
-        """Return twice the time that calls of a kind usually take, in seconds."""
+        """Return twice the median time of the last calls of a kind, in seconds.
+
+        It is at least SHORTEST_S and at most LONGEST_S. It is UNKNOWN_S until FEWEST
+        calls have succeeded.
+        """
         durations = self._durations[kind]
         if len(durations) < FEWEST:
             return UNKNOWN_S
         return min(max(2 * statistics.median(durations), SHORTEST_S), LONGEST_S)
 
     def deadline(self, kind: Hashable) -> float:
-        """Return the time limit of a call that starts now, in seconds."""
+        """Return the maximum duration of a call that starts now, in seconds."""
         now = self._clock()
         self._left = min(self._left + (now - self._at) * REFILL, ALLOWANCE_S)
         self._at = now
@@ -77,7 +82,10 @@ class Allowance:
         return ORDINARY_MEGAPIXELS * self.deadline(kind) / self.usual(kind)
 
     def use(self, kind: Hashable, seconds: float, *, succeeded: bool) -> None:
-        """Subtract the time of a call beyond the usual time from the allowance."""
+        """Subtract the time of a call beyond `usual` from the allowance.
+
+        If the call succeeded, its duration counts for `usual` from now on.
+        """
         self._left = max(self._left - max(seconds - self.usual(kind), 0), 0)
         if succeeded:
             self._durations[kind].append(seconds)
@@ -87,11 +95,16 @@ class QuickDecoder(DecoderProcess):
     """A decoding child that stops calls early if they would delay other images.
 
     Attributes:
-        was_slow: Whether the last call was stopped, or took twice `usual` or longer.
+        was_slow: Whether the last call took twice `usual` or longer, or reached its
+            time limit.
     """
 
     def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
-        """Start a child; `timeout_s` is the upper bound of each call's limit."""
+        """Start a child as in DecoderProcess; no call may take longer than `timeout_s`.
+
+        Raises:
+            OSError: The fork server or the child does not start.
+        """
         self._most_s = timeout_s
         self._allowance = Allowance()
         self.was_slow = False
@@ -124,14 +137,14 @@ class QuickDecoder(DecoderProcess):
 
 
 def _kind(function: Callable[..., object]) -> Callable[..., object]:
-    """Return the function that all calls of one kind have in common."""
+    """Return the function of a call without its partial arguments."""
     while isinstance(function, partial):
         function = function.func
     return function
 
 
 def _limited(argument: object, megapixels: float) -> object:
-    """Return an argument; decode options get a limit on the pixels of an image."""
+    """Return an argument of a call; limit the megapixels if it is a DecodeOptions."""
     if isinstance(argument, DecodeOptions):
         return replace(argument, megapixels_in_time=megapixels)
     return argument
@@ -139,7 +152,7 @@ def _limited(argument: object, megapixels: float) -> object:
 
 @contextmanager
 def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecoderProcess]:
-    """Start a decoding child for one slow image.
+    """Start a decoding child for one slow image, and end it after the block.
 
     It runs at a low priority, because images of the normal lane come first.
 

@@ -131,7 +131,7 @@ class Analyses:
             return row
 
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
-        """Record that the decoder died on an instance.
+        """Record that the decoder died during the analysis of an instance.
 
         Returns:
             The number of deaths in this run; 0 if the work is stale.
@@ -144,7 +144,9 @@ class Analyses:
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
 
     def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
-        """Move the analysis of an instance on which the decoder died to the slow lane.
+        """Move the analysis of an instance to the slow lane after the decoder died.
+
+        Nothing changes if the work is stale, or if it is already in the slow lane.
 
         Args:
             instance_id: Id of the instance.
@@ -166,7 +168,10 @@ class Analyses:
                 self._work.analyze_slowly(connection, instance_id, run)
 
     def continue_separately(self, instance_id: str, run: int) -> None:
-        """Move the analysis of an instance to the separate lane, if it is not stale."""
+        """Move the analysis of an instance to the separate lane.
+
+        Nothing changes if the work is stale, or if it is in the slow lane.
+        """
         query = sa.select(instance.c.id).where(
             instance.c.id == instance_id,
             instance.c.run == run,
@@ -200,7 +205,10 @@ class Analyses:
                     note(connection, instance_id, ASSUMPTION, each)
 
     def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
-        """End an analysis without a result, and deliver the notices that say so."""
+        """End an analysis without a result, and queue the delivery of its notices.
+
+        If the work is stale, nothing changes.
+        """
         state, reason = conclusion.state, conclusion.reason
         end = _open_run(instance_id, run).values(
             state=state,
@@ -393,7 +401,10 @@ def _revisions(instance_id: str) -> sa.Select[Any]:
 def _under_other_identity(
     revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
 ) -> sa.Row[Any] | None:
-    """Find the last revision with a result, the same picture and another identity."""
+    """Return the last revision with a result, this picture and another identity.
+
+    Return None if there is none.
+    """
     others = [
         each
         for each in _same_picture(revisions, instance_id, picture)
@@ -418,7 +429,7 @@ def _same_picture(
 def _note_other_identity(
     connection: sa.Connection, instance_id: str, other: sa.Row[Any]
 ) -> None:
-    """Note on both revisions that their results name different identities."""
+    """Write an event for each of two revisions: the other has another identity."""
     detail = (
         "Revision {} shows the same picture under another patient, study or description"
         ". Both have results. If one identity is wrong, remove its results from the "

@@ -21,7 +21,7 @@ def schedule_next_attempt(
     state: DeliveryState | str,
     pause: float,
 ) -> None:
-    """Queue the next run of a delivery, after a pause in seconds."""
+    """Set the state of a delivery, and queue its next run after a pause in seconds."""
     key = (row.instance_id, row.destination)
     run = {"run": row.run + 1, "next_at": time.time() + pause, "waits_for": None}
     change = delivery.update().where(of_delivery(delivery, *key))
@@ -32,8 +32,12 @@ def schedule_next_attempt(
 def retry_delay_s(attempts: int) -> float:
     """Return the delay in seconds before the next attempt.
 
-    It doubles with each attempt, up to `RETRY_MAX_DELAY_S`. Jitter keeps workers from
-    calling an archive all at the same moment.
+    The maximum delay doubles with each attempt, up to RETRY_MAX_DELAY_S. The delay is
+    drawn at random between half the maximum and the maximum, so that workers do not all
+    call an archive at the same moment.
+
+    Args:
+        attempts: Number of attempts so far, at least 1.
     """
     longest = backoff_s(attempts, RETRY_INITIAL_DELAY_S, RETRY_MAX_DELAY_S)
     return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
@@ -51,7 +55,9 @@ def of_delivery(
 def is_waiting() -> sa.ColumnElement[bool]:
     """Return the condition that a delivery waits for its next attempt.
 
-    It is false while an attempt is being made.
+    That is so if it waits for its peer, or if it is queued with a delay. It is false
+    while an attempt is being made, and while the delivery waits for a report on its
+    commitment.
     """
     waits = delivery.c.waits_for.is_not(None)
     is_delayed = sa.and_(

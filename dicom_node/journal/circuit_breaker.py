@@ -1,10 +1,10 @@
 """Tracks which peers fail, and lets deliveries wait until their peer responds again.
 
 A peer is an AE or a service that results go to. It fails from the first attempt that
-gets no response, or a response that says "not now", until the next attempt that gets a
-response. While the peer fails, each delivery to it waits after its first failed
+gets no response, or a response that says "not now", until the next attempt that gets
+another response. While the peer fails, each delivery to it waits after its first failed
 attempt. One of the waiting deliveries is the probe: it is tried again after the
-back-off of the peer. All are released when an attempt gets a response. (The pattern is
+back-off of the peer. All are released when the peer no longer fails. (The pattern is
 known as circuit breaker.)
 
 Two rules keep one object that crashes an archive from delaying the others:
@@ -43,11 +43,11 @@ from dicom_node.storage.tables import (
 
 logger = logging.getLogger(__name__)
 
-# The most deliveries that one transaction releases. It takes about 0.2 s, in which no
-# other process can write to SQLite.
+# The maximum number of deliveries that one transaction releases. No other process can
+# write to SQLite during the transaction.
 BATCH = 200
-# An outage is forgotten if no delivery waits and the last attempt was longer ago.
-# Otherwise an AE that sends no more images would be listed as failing for ever.
+# An outage is forgotten if no delivery waits and the last failure was longer ago than
+# this. Otherwise an AE that sends no more images would be listed as failing for ever.
 FORGET_AFTER_S = 24 * 3600.0
 
 
@@ -132,10 +132,10 @@ class CircuitBreaker:
             self._choose_probe(connection, peer_row)
 
     def announce(self, change: Change) -> None:
-        """Log a change, and release the waiting deliveries.
+        """Log a change; if the peer works again, release deliveries that wait for it.
 
-        Call it after the transaction. If the database does not respond, `maintain`
-        releases them later.
+        Call it after the transaction. If more than BATCH deliveries wait, or if the
+        database does not respond, `maintain` releases the others later.
         """
         if change.is_failing:
             logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
@@ -148,10 +148,11 @@ class CircuitBreaker:
                 self._release(delivery.c.waits_for == change.peer)
 
     def maintain(self) -> None:
-        """Replace lost probes, and release deliveries that wait without a reason.
+        """Replace lost probes, and release deliveries that need not wait.
 
-        A probe is lost if its instance was analyzed again, for example. Deliveries wait
-        without a reason if a worker was killed before it released them.
+        A probe is lost if its instance was analyzed again, for example. Deliveries need
+        not wait if their peer works again, for example after a worker was killed before
+        it released them: see `_need_not_wait`. At most BATCH deliveries are released.
         """
         with reading(self._engine) as connection:
             query = sa.select(delivery.c.instance_id)
@@ -174,14 +175,15 @@ class CircuitBreaker:
     def _record_response(
         self, connection: sa.Connection, row: sa.Row[Any], peer: str
     ) -> bool:
-        """Record that a peer responded, and try a delayed probe at once.
+        """Record that a peer responded, and schedule its delayed probe for now.
 
-        Return whether the peer was failing.
+        Returns:
+            Whether the peer was failing.
         """
         peer_row = _failing(connection, peer)
         if peer_row is None:
             return False
-        if peer_row.probe != row.instance_id:  # the probe is delayed: try it now
+        if peer_row.probe != row.instance_id:  # try the probe now if it is delayed
             probe = _probe(peer_row).where(delivery.c.next_at > time.time())
             for each in connection.execute(probe.with_for_update(skip_locked=True)):
                 schedule_next_attempt(connection, self._work, each, each.state, 0)
@@ -191,11 +193,11 @@ class CircuitBreaker:
         return True
 
     def _choose_probe(self, connection: sa.Connection, peer_row: sa.Row[Any]) -> None:
-        """Schedule one of the waiting deliveries: the one with the fewest attempts.
+        """Make the waiting delivery with the fewest attempts the probe of a peer.
 
-        If none waits, the peer is forgotten after FORGET_AFTER_S. If the settings were
-        changed and the delivery goes to a peer with another name, the old peer is
-        forgotten at once.
+        Its next attempt is scheduled after the back-off. If none waits, the peer is
+        forgotten after FORGET_AFTER_S. If the settings were changed and the delivery
+        goes to a peer with another name, the old peer is forgotten at once.
         """
         query = delivery.select().where(
             delivery.c.waits_for == peer_row.peer, delivery.c.state.in_(UNFINISHED)
@@ -219,7 +221,7 @@ class CircuitBreaker:
         connection.execute(peer_state.update().where(matches).values(**chosen))
 
     def _release(self, which: sa.ColumnElement[bool]) -> None:
-        """Schedule an immediate attempt of deliveries that wait for a peer."""
+        """Schedule an immediate attempt of at most BATCH deliveries that wait."""
         query = delivery.select().where(
             delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNFINISHED), which
         )
@@ -267,7 +269,7 @@ def _record_failure(
 
 
 def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
-    """Read and lock the state of a peer; None if it does not fail."""
+    """Return and lock the state of a peer; return None if it does not fail."""
     query = peer_state.select().where(
         peer_state.c.peer == peer, peer_state.c.failing_since.is_not(None)
     )

@@ -3,8 +3,7 @@
 If a destination has `commitment` set, a stored object waits until the archive reports
 that it will keep the object (PS3.4 annex J). Each request is a transaction with its own
 UID. The request is recorded before it is sent, because the report may arrive before
-`record_request_outcome` runs, and because another process may receive it hours
-later.
+`record_request_outcome` runs, and because another process may receive it hours later.
 """
 
 import logging
@@ -94,9 +93,9 @@ class Commitments:
         """Record a request that the caller then sends.
 
         Returns:
-            The request. None if there is nothing to request: the work is stale, no
-            object waits, or no report came for too long. It is also None if the setting
-            was turned off since: then the stored objects count as delivered.
+            The request. None if the work is stale, or if no object waits. None if no
+            report came within `retry_days`; then the delivery has failed. None if the
+            setting was turned off since; then the stored objects count as delivered.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -122,7 +121,8 @@ class Commitments:
     ) -> bool:
         """Record the outcome of a request, and schedule the next step.
 
-        If the work is stale, because the report was faster, nothing changes.
+        If the work is stale, for example because the report came first, nothing
+        changes.
 
         Returns:
             True if the delivery has failed permanently.
@@ -164,7 +164,8 @@ class Commitments:
         Raises:
             ReportRefusedError: The transaction is unknown, or the reporter is not the
                 AE that got the request.
-            OSError: The host of that AE cannot be resolved now.
+            OSError: The host name of that AE cannot be resolved now.
+            SQLAlchemyError: The database does not respond.
         """
         request = self._request_of(report, reporter)
         matches = commitment.c.transaction_uid == report.transaction_uid
@@ -221,10 +222,12 @@ class Commitments:
     ) -> dict[str, str]:
         """Reopen objects that count as delivered, but are reported as failed.
 
-        If the files were removed, an object cannot be sent again, and fails.
+        The reason in the report determines whether they are sent again, or whether
+        their commitment is requested again, or whether they count as failed. If the
+        files were removed, they count as failed.
 
         Returns:
-            The reason for each such object, as a text, by SOP Instance UID.
+            The reason for each such object, as a text, by its SOP Instance UID.
         """
         key = (request.instance_id, request.destination)
         query = delivery.select().where(of_delivery(delivery, *key))

@@ -82,7 +82,10 @@ class Deliveries:
         instance_id: str,
         results: Sequence[StoredResult],
     ) -> None:
-        """Replace the results of an instance, and queue the delivery of the new."""
+        """Replace the results of an instance, and queue the delivery of the new ones.
+
+        Deliveries to destinations that do not get them are cancelled.
+        """
         recipients = _recipients(connection, instance_id)
         for table in (result, delivered_object):
             connection.execute(table.delete().where(table.c.instance_id == instance_id))
@@ -99,7 +102,10 @@ class Deliveries:
         self._send(connection, instance_id, recipients)
 
     def queue_all(self, connection: sa.Connection, instance_id: str) -> None:
-        """Queue the delivery of all results of an instance to all destinations."""
+        """Queue the delivery of all results of an instance, even if they have arrived.
+
+        They go to the destinations that want them.
+        """
         self._send(connection, instance_id, _recipients(connection, instance_id))
 
     def _send(
@@ -108,7 +114,7 @@ class Deliveries:
         """Queue deliveries to the destinations that want the results.
 
         A negative result goes only to destinations that want negative results, and to
-        those that already have something of this instance. Otherwise the positive
+        those that have received an object of this instance. Otherwise the positive
         result of an earlier analysis, or a notice, would remain the last information in
         an archive.
         """
@@ -128,7 +134,7 @@ class Deliveries:
         """Return whether destinations want kinds of results that do not exist.
 
         This happens after a change of their settings. Heatmaps are ignored, because
-        they are not made for every result.
+        they are not made for every result. False if the instance has no results at all.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         has_result = NOTICE not in {name.partition("-")[0] for name in made}
@@ -141,11 +147,11 @@ class Deliveries:
         return bool(made) and not wanted <= made
 
     def send_again(self, instance_id: str, destination: str | None = None) -> bool:
-        """Send all results of an instance again, whatever their delivery states.
+        """Queue all results of an instance again, even those that have arrived.
 
         Args:
             instance_id: Id of the instance.
-            destination: Name of the only destination to send to; None for all
+            destination: Name of a destination in the settings; None for all
                 destinations that want the results.
 
         Returns:
@@ -211,9 +217,9 @@ class Deliveries:
         """Start an attempt of a delivery.
 
         Returns:
-            The objects to send: path relative to the storage directory by SOP Instance
-            UID. It is empty if all are stored. None if the work is stale or the
-            destination is paused.
+            The objects to send: path relative to the storage directory, by SOP Instance
+            UID. The dictionary is empty if all are stored. None if the work is stale or
+            the destination is paused.
         """
         matches = sa.and_(
             of_delivery(delivery, instance_id, destination), is_current(run)
@@ -229,14 +235,14 @@ class Deliveries:
             return self._missing(connection, instance_id, destination)
 
     def pause(self, destination: str) -> None:
-        """Hold back the deliveries to a destination. Running attempts still finish."""
+        """Pause a destination. Its deliveries wait, but running attempts finish."""
         values = {"name": destination, "at": time.time()}
         with writing(self._engine) as connection:
             upsert(connection, paused_destination, values, {"at": values["at"]})
             note(connection, None, "paused", destination)
 
     def resume(self, destination: str) -> None:
-        """Queue the deliveries to a destination that were held back."""
+        """End the pause of a destination, and queue the deliveries held back."""
         paused = sa.select(delivery.c.instance_id).where(
             delivery.c.destination == destination,
             delivery.c.state == DeliveryState.PAUSED,
@@ -312,7 +318,7 @@ def _results(connection: sa.Connection, instance_id: str) -> Sequence[sa.Row[Any
 
 
 def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
-    """Return the destinations that have, or had, results of an instance."""
+    """Return the destinations that received results of an instance."""
     arrived = DeliveryState.DELIVERED, DeliveryState.COMMITTING
     found: set[str] = set()
     for table in (delivery, delivered_object):
@@ -336,8 +342,9 @@ def _cancel_other_deliveries(
     """Drop pending deliveries to destinations that are no longer requested.
 
     Such a destination was removed from the settings, or there are no results for it any
-    more. The row of the delivery stays. If the destination comes back, its run numbers
-    continue, because work with a number that was used before is silently ignored.
+    more. The row of the delivery stays. If the destination is requested again, its run
+    numbers continue, because work with a number that was used before is silently
+    ignored.
     """
 
     def other(table: sa.Table) -> sa.ColumnElement[bool]:

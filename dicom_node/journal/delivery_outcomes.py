@@ -98,9 +98,9 @@ class DeliveryOutcomes:
     def fail_permanently(
         self, instance_id: str, destination: str, run: int, reason: str
     ) -> None:
-        """Fail the objects that have not arrived, for a reason that no retry can solve.
+        """Record that the objects that have not arrived will not be retried.
 
-        Stale work changes nothing.
+        If the work is stale, nothing changes.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -172,7 +172,16 @@ def is_current(run: int) -> sa.ColumnElement[bool]:
 def finish_delivery(
     connection: sa.Connection, row: sa.Row[Any], states: set[str]
 ) -> DeliveryState:
-    """End a delivery after all its objects have reached one of these final states."""
+    """End a delivery, after all its objects have ended.
+
+    Args:
+        connection: Connection in a transaction.
+        row: Row of the delivery.
+        states: The states of its objects.
+
+    Returns:
+        FAILED if one of the objects failed, otherwise DELIVERED.
+    """
     failed = DeliveryState.FAILED in states
     state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
     change = delivery.update().where(
@@ -187,7 +196,7 @@ def finish_delivery(
 
 
 def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
-    """Fail a delivery that is in progress, and its objects that have not arrived."""
+    """Record that a delivery failed, with its objects that have not arrived."""
     key = (row.instance_id, row.destination)
     objects = delivered_object.update().where(
         of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNFINISHED)
@@ -201,7 +210,7 @@ def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> N
 def results_in(
     state: DeliveryState, instance_id: str, destination: str
 ) -> sa.Select[Any]:
-    """Return the query for the results in a state of delivery to a destination."""
+    """Return the query for the results in this state of delivery to a destination."""
     objects = delivered_object.c
     same = sa.and_(
         objects.instance_id == result.c.instance_id,

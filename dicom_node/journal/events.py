@@ -19,7 +19,8 @@ def note(
         connection: Connection in a transaction.
         instance_id: Id of the instance; None if the event is not about one instance.
         kind: Kind of the event, in a word or two.
-        detail: Details as a text, without patient data.
+        detail: Details as a text, without patient data. Only a quoted comment of a
+            destination may name a patient.
     """
     values = {"instance_id": instance_id, "at": time.time()}
     connection.execute(event.insert(), {**values, "kind": kind, "detail": detail})

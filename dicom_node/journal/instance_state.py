@@ -21,7 +21,7 @@ FILES_REMOVED = "Its files were removed; send the image again"
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Lock an instance, so that others that change it or its deliveries wait.
+    """Lock an instance: other transactions that change it or its deliveries wait.
 
     Call it first in a transaction that ends with `update_instance_state`. Otherwise, if
     two deliveries end at the same time, each would find the other still in progress.
@@ -32,9 +32,10 @@ def lock_instance(connection: sa.Connection, instance_id: str) -> None:
 
 
 def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
-    """Return whether the files of a locked instance exist: see journal/retention.py.
+    """Return whether a locked instance still has files.
 
-    Without them, nothing can be analyzed or delivered until the instance is sent again.
+    They are removed at the end of the retention period (journal/retention.py). After
+    that, nothing can be analyzed or delivered until the instance is sent again.
     """
     query = sa.select(instance.c.id).where(
         instance.c.id == instance_id, instance.c.files_removed_at.is_(None)
@@ -43,7 +44,11 @@ def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
 
 
 def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
-    """Update the state of a locked, analyzed instance from its deliveries' states."""
+    """Update the state of a locked, analyzed instance from its deliveries' states.
+
+    If the instance has no result, its state stays. The reason for a notice that has not
+    arrived is added to the reason of the instance.
+    """
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
     is_unfinished = not states.isdisjoint(UNFINISHED_OR_PAUSED)
@@ -74,7 +79,10 @@ def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
 def _note_end(
     connection: sa.Connection, instance_id: str, ended_at: float | None
 ) -> None:
-    """Record that no work remains. The retention period of the files starts then."""
+    """Record when the last work for an instance ended; None if some is unfinished.
+
+    The retention period of the files starts at that time.
+    """
     matches = instance.c.id == instance_id
     analyzed = instance.update().where(
         matches, instance.c.state != InstanceState.RECEIVED
@@ -85,7 +93,10 @@ def _note_end(
 def _append_notice_failure(
     connection: sa.Connection, instance_id: str, reason: str
 ) -> None:
-    """Add why the notice has not arrived to the reason why there is no result."""
+    """Add the reason why the notice has not arrived to that of the missing result.
+
+    An earlier addition is replaced. An empty reason removes it.
+    """
     matches = instance.c.id == instance_id
     ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
     query = sa.select(instance.c.reason).where(matches, ended)
@@ -124,7 +135,7 @@ def is_tried_again() -> sa.ColumnElement[bool]:
 def _reason(
     connection: sa.Connection, instance_id: str, which: sa.ColumnElement[bool]
 ) -> str:
-    """Join the reasons of the selected objects, each with its destination."""
+    """Join the different reasons of the selected objects, each with its destination."""
     query = delivered_object.select().where(
         delivered_object.c.instance_id == instance_id, which
     )

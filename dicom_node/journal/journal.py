@@ -1,4 +1,4 @@
-"""The journal: the history of each instance, from its C-STORE to its last delivery.
+"""The journal: the history of each instance, from its receipt to its last delivery.
 
 Each instance, delivery and event has one row. A row is written in the same transaction
 as the work that follows from it, so neither can exist without the other. Data that
@@ -40,15 +40,21 @@ from dicom_node.storage.tables import (
     result,
 )
 
-# A For Processing image waits this long, so that the For Presentation image that a
-# modality sends right after it can arrive.
+# The analysis of a For Processing image is delayed by this time, so that the For
+# Presentation image that a modality sends right after it can arrive.
 FOR_PROCESSING_DELAY_S = 60.0
 MOST_COLLISIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A failed analysis, or a failed delivery if `destination` is set."""
+    """A failed analysis, or a failed or waiting delivery if `destination` is set.
+
+    Attributes:
+        instance_id: Id of the instance.
+        destination: Name of the destination; empty for an analysis.
+        waiting: Whether the delivery waits for its next attempt.
+    """
 
     instance_id: str
     destination: str = ""
@@ -89,12 +95,15 @@ class Journal:
         """Record an instance and queue its analysis, in one transaction.
 
         If the same bytes were received before under the same UID, the new file is not
-        kept, unless the first one is missing. Such an instance is not analyzed again,
-        but its results are delivered again: administrators resend images to recover
-        lost results.
+        kept, unless the first one is missing. The results of such an instance are
+        delivered again, because administrators resend images to recover lost results.
+        It is analyzed again only if its results are missing or outdated: see `_repeat`.
 
         Returns:
             True if the file of this instance is kept.
+
+        Raises:
+            SQLAlchemyError: The database does not respond.
         """
         for _ in range(MOST_COLLISIONS):
             # Another process may record an instance with the same UID at the same time.
@@ -138,7 +147,11 @@ class Journal:
             return connection.execute(query).one_or_none()
 
     def sender(self, instance_id: str) -> tuple[str, str]:
-        """Return the SOP Instance UID of an instance and the AE title of its sender."""
+        """Return the SOP Instance UID of an instance and the AE title of its sender.
+
+        Raises:
+            NoResultFound: The instance is not in the journal.
+        """
         query = sa.select(instance.c.sop_instance_uid, instance.c.calling_ae_title)
         with reading(self._engine) as connection:
             found = connection.execute(query.where(instance.c.id == instance_id))
@@ -167,7 +180,7 @@ class Journal:
             return set(connection.execute(query).scalars())
 
     def analyze_again(self, instance_id: str) -> bool:
-        """Queue a new analysis of an instance, whatever the result of the last one.
+        """Queue a new analysis of an instance, even if it has a result.
 
         Returns:
             False if its file was removed at the end of its retention period. The
@@ -181,10 +194,10 @@ class Journal:
             return has_files
 
     def retry(self, failed: Failed) -> bool:
-        """Retry a failed analysis or delivery; try a waiting delivery at once.
+        """Queue a failed analysis or delivery again; try a waiting delivery at once.
 
         Returns:
-            False if the files were removed.
+            False if the files were removed, so that nothing can be retried.
         """
         if not failed.destination:
             return self.analyze_again(failed.instance_id)
@@ -213,7 +226,7 @@ class Journal:
                 self._analyze_again(connection, instance_id)
 
     def note(self, instance_id: str | None, kind: str, detail: str) -> None:
-        """Write an event that changes no state."""
+        """Write an event without changing a state; see `events.note`."""
         with writing(self._engine) as connection:
             note(connection, instance_id, kind, detail)
 
@@ -223,7 +236,10 @@ class Journal:
             compact(connection)
 
     def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:
-        """Build the received instance that a row describes."""
+        """Return the received instance that a row describes.
+
+        Its header has neither a patient nor assumptions.
+        """
         header = InstanceHeader(
             sop_class_uid=row.sop_class_uid,
             sop_instance_uid=row.sop_instance_uid,
@@ -363,8 +379,8 @@ class Journal:
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
     """If this instance is a result of this node, note its return at its source.
 
-    Only captures are checked. An image of a modality is never one of our results,
-    whatever its UID.
+    Only captures are checked. An image of a modality is never one of our results, even
+    if it has the UID of one.
     """
     uid = received.header.sop_instance_uid
     if not is_capture(received.header.sop_class_uid):

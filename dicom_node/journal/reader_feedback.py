@@ -62,7 +62,7 @@ EXPORTED = (
 
 
 class Feedback:
-    """The opinions in a journal."""
+    """Records and reads the opinions in a journal."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -77,7 +77,7 @@ class Feedback:
         """Record a reader's opinion; it replaces their previous one.
 
         Returns:
-            False if there is no result to have an opinion on.
+            False if the instance has no result. Then nothing is recorded.
         """
         query = sa.select(instance.c.run).where(
             instance.c.id == instance_id, instance.c.probability.is_not(None)

@@ -1,11 +1,10 @@
 """Removes files and rows of finished instances at the end of their retention period.
 
 An instance is finished if no work remains for it. An instance that is waiting for its
-analysis, being delivered, held back or waiting for storage commitment is never removed,
-at any age. The files are removed first. Files of failed instances are kept longer than
-those of delivered ones. The rows have a retention period of their own. All revisions of
-a SOP Instance UID are removed together, because one may depend on the results of
-another.
+analysis, being delivered, held back or waiting for storage commitment is never removed.
+The files are removed first. Files of failed instances, files of other instances, and
+rows have a retention period each. The rows of all revisions of a SOP Instance UID are
+removed together, because one may depend on the results of another.
 """
 
 import time
@@ -35,12 +34,12 @@ from dicom_node.storage.tables import (
 )
 
 DAY_S = 86400.0
-# SQLite allows one write at a time, and receivers wait for it. A batch takes
-# about ten milliseconds, and between two batches others can write.
+# SQLite allows one write at a time, and receivers wait for it. Between two batches,
+# other processes can write.
 BATCH = 50
 PAUSE_S = 0.05
-# In each minute. A large number, such as a night of prefetched studies, is spread over
-# several minutes.
+# Maximum duration of a call; workers make one each minute. A large number of instances,
+# such as a night of prefetched studies, is spread over several minutes.
 LONGEST_S = 20.0
 
 
@@ -55,7 +54,7 @@ class Deleted:
 def delete_expired(
     engine: sa.Engine, directory: Path, periods: RetentionSettings
 ) -> Deleted:
-    """Remove files and rows at the end of their retention period, for some seconds.
+    """Remove files and rows at the end of their retention period.
 
     It stops after LONGEST_S. Several workers may do this at the same time.
 
@@ -63,6 +62,9 @@ def delete_expired(
         engine: Engine of the journal.
         directory: The storage directory.
         periods: The retention periods.
+
+    Returns:
+        The numbers of instances concerned.
 
     Raises:
         OSError: A file cannot be removed.
@@ -104,11 +106,12 @@ def _files(
     condition: sa.ColumnElement[bool],
     days: float,
 ) -> int:
-    """Remove the files of a batch of instances, and mark these instances.
+    """Remove the files of a batch of instances; return the number of instances.
 
-    It is one transaction, so that nobody moves a file into place or requests an
-    analysis in between. If the commit fails, the files are already removed, which is
-    permitted, and the next call marks the instances.
+    The drawings of their results are deleted, and the instances are marked. It is one
+    transaction, so that nobody moves a file into place or requests an analysis in
+    between. If the commit fails, the files are already removed, which is permitted, and
+    the next call marks the instances.
     """
     query = (
         sa.select(instance.c.id, instance.c.path)
@@ -128,7 +131,10 @@ def _files(
 
 
 def _rows(connection: sa.Connection, days: float) -> int:
-    """Remove the rows of a batch of UIDs. Return the number of instances."""
+    """Remove the rows of a batch of SOP Instance UIDs. Return the number of instances.
+
+    All revisions of such a UID are due.
+    """
     is_due = sa.and_(_older_than(days), instance.c.files_removed_at.is_not(None))
     due = sa.select(instance.c.sop_instance_uid).where(is_due)
     other = instance.alias()
@@ -150,7 +156,10 @@ def _rows(connection: sa.Connection, days: float) -> int:
 
 
 def _delete_rows(connection: sa.Connection, ids: Sequence[str]) -> int:
-    """Remove all rows of some instances, those of dependent tables first."""
+    """Remove all rows of some instances, those of dependent tables first.
+
+    Return the number of instances.
+    """
     dependent = commitment, delivered_object, delivery, result, event, patient, feedback
     for table in (*dependent, finding):
         connection.execute(table.delete().where(table.c.instance_id.in_(ids)))
@@ -163,7 +172,7 @@ def _old(
     condition: sa.ColumnElement[bool],
     days: float,
 ) -> int:
-    """Remove old rows that belong to no instance."""
+    """Remove a batch of old rows that belong to no instance. Return their number."""
     some = (
         sa.select(table.c.id)
         .where(condition, _older_than(days, table.c.at))
@@ -175,5 +184,5 @@ def _old(
 def _older_than(
     days: float, since: sa.ColumnElement[float] = instance.c.ended_at
 ) -> sa.ColumnElement[bool]:
-    """Return the condition that this many days have passed; 0 days: never."""
+    """Return the condition that a time is more than `days` ago; 0 days means never."""
     return since < time.time() - days * DAY_S if days else sa.false()

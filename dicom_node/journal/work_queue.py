@@ -25,7 +25,7 @@ DELIVER = "deliver"
 
 
 class PickleRefusedError(Exception):
-    """A row of DBOS's tables declares its values as pickles; ours are JSON."""
+    """A row of DBOS's tables declares its values as pickles, not as JSON."""
 
     def __init__(self) -> None:
         super().__init__("A value in the database is a pickle. Only JSON is loaded.")
@@ -35,8 +35,8 @@ def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
     raise PickleRefusedError
 
 
-# Each row names the serializer of its values. DBOS uses that one, whatever serializer
-# it is given. A pickle runs code, so anybody who can write a row could run code here.
+# Each row names the serializer of its values. DBOS uses that one, even if it is given
+# another. A pickle runs code, so anybody who can write a row could run code here.
 DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
 
 
@@ -101,8 +101,8 @@ class WorkQueue:
     ) -> str:
         """Return the name of the AE or service that a delivery goes to.
 
-        Each one has its own partition of the queue, so that none waits for another that
-        hangs.
+        Each one has its own partition of the queue, so that deliveries do not wait for
+        a peer that hangs.
         """
         if destination not in self._to_senders:
             return destination

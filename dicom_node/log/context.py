@@ -36,7 +36,7 @@ _instance: ContextVar[LoggedInstance | None] = ContextVar("instance", default=No
 
 @contextmanager
 def instance_context(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
-    """Within the block, attribute the log lines of this thread to an instance."""
+    """Attribute the log lines of this thread to an instance while the block runs."""
     token = _instance.set(LoggedInstance(sop_instance_uid, instance_id))
     try:
         yield
@@ -63,7 +63,7 @@ def log_step(
         logger: The logger of the calling module.
         step: One or two words from a closed set: "received", "not analyzed" …
         details: Further details, without text from a sender.
-        seconds: The duration of the step.
+        seconds: The duration of the step; None to omit it.
         level: The logging level.
     """
     instance = current_instance()
@@ -118,7 +118,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the block; a block that raises is not recorded."""
+        """Measure the duration of the block. A block that raises is not recorded."""
         began = monotonic()
         yield
         self._seconds[name] = monotonic() - began

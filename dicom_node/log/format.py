@@ -98,7 +98,11 @@ def _log_ignored(args: "sys.UnraisableHookArgs") -> None:
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Shorten a record of asyncio, which otherwise shows futures with exceptions."""
+    """Shorten a record of asyncio, which otherwise shows the message of an exception.
+
+    Returns:
+        True, so that the record is logged.
+    """
     error = record.exc_info[1] if record.exc_info else None
     if error:
         summary = summarize_exception(error)
@@ -110,7 +114,7 @@ def _shorten(record: logging.LogRecord) -> bool:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes log lines, one at a time."""
+    """Writes log lines, and a replacement for a line that cannot be formatted."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Write that a line cannot be logged.
@@ -127,7 +131,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people: time, role, level, message, and the id of the instance."""
+    """Formats lines for people: time, role, level, message and id of the instance."""
 
     def __init__(self, role: str) -> None:
         """Format lines of a role."""
@@ -145,7 +149,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Lines for programs: one JSON object each, without unknown fields."""
+    """Formats lines for programs: one JSON object each, without empty fields."""
 
     def __init__(self, role: str) -> None:
         """Format lines of a role."""
@@ -153,7 +157,7 @@ class JsonFormatter(logging.Formatter):
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line."""
+        """Return one line, a JSON object."""
         instance = current_instance()
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
@@ -171,7 +175,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return the message of a line; only the frames are kept of a traceback in it."""
+    """Return the message of a record.
+
+    If it contains a traceback, only the text before it and the frames are kept.
+    """
     text, trace, more = record.getMessage().partition(TRACEBACK)
     if not trace:
         return text

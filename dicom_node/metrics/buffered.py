@@ -49,7 +49,7 @@ class BufferedCounter:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Write the remaining counts."""
+        """End the thread, and write the remaining counts."""
         self._ended.set()
         self._thread.join()
         self.flush()

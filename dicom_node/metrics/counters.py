@@ -3,7 +3,7 @@
 An event in the journal is counted in the same transaction that records it. A process
 that is killed loses no count, and work that is done twice is counted once. A count is
 added as a new row; no row is ever changed. So transactions that count the same thing do
-not wait for each other. The cleanup adds the rows up.
+not wait for each other. The cleanup merges the rows: see `compact`.
 """
 
 from bisect import bisect_left
@@ -169,12 +169,12 @@ Count = Callable[[Sample], None]
 
 
 def increment(family: MetricFamily, label: str = "") -> Sample:
-    """Return a count of one event."""
+    """Return a sample of one event for a counter."""
     return Sample(family.name, label, "", 1, 0.0)
 
 
 def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
-    """Return one measurement of seconds.
+    """Return a sample of one duration in seconds for a histogram.
 
     A negative duration counts as 0: the clocks of two machines may differ.
     """
@@ -185,7 +185,7 @@ def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
 
 
 def ignore(_: Sample) -> None:
-    """Count nothing."""
+    """Ignore a sample, where nothing is to be counted."""
 
 
 def write(connection: sa.Connection, *samples: Sample) -> None:
@@ -205,7 +205,7 @@ def write(connection: sa.Connection, *samples: Sample) -> None:
 
 
 def read(connection: sa.Connection) -> list[Sample]:
-    """Return all counts, added up."""
+    """Return the sum of all counts, one sample for each name, label and bucket."""
     key = tally.c.name, tally.c.label, tally.c.le
     total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
     rows = connection.execute(sa.select(*key, *total).group_by(*key))
@@ -213,7 +213,7 @@ def read(connection: sa.Connection) -> list[Sample]:
 
 
 def compact(connection: sa.Connection) -> None:
-    """Replace all rows that count the same thing by one row.
+    """Merge the rows that count the same thing, if there are more than COMPACT_ABOVE.
 
     The result is exact even if several processes do this at the same time: a deletion
     does not return the rows that another process has deleted.
@@ -225,7 +225,7 @@ def compact(connection: sa.Connection) -> None:
 
 
 def aggregate(samples: Iterable[Sample]) -> list[Sample]:
-    """Add up the counts of the same thing."""
+    """Add up the samples with the same name, label and bucket."""
     sums: dict[tuple[str, str, str], Sample] = {}
     for each in samples:
         key = each.name, each.label, each.le

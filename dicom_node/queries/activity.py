@@ -47,7 +47,8 @@ class Figures:
 
     Attributes:
         intervals: The parts of the period in order, all of the same length.
-        scores: Number of results with a probability in each of BINS equal parts.
+        scores: Number of results by probability, in BINS bins of equal width from 0 to
+            1.
         turnaround: Seconds from receipt until all destinations had the results of an
             instance for the first time, by percentile; empty if nothing was delivered.
     """
@@ -58,7 +59,9 @@ class Figures:
 
 
 def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figures:
-    """Compute the statistics of a period.
+    """Compute the statistics of the instances received in a period.
+
+    Results of the node that came back are not counted.
 
     Args:
         engine: Engine of the journal.
@@ -122,6 +125,11 @@ def _bins(rows: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return the smallest value that `percent` percent do not exceed (nearest rank)."""
+    """Return a percentile by the method of the nearest rank, at least 0.
+
+    Args:
+        ordered: The values in ascending order, at least one.
+        percent: 1 to 100.
+    """
     rank = -(-percent * len(ordered) // 100)
     return max(ordered[rank - 1], 0.0)

@@ -28,7 +28,7 @@ OPEN = (*UNFINISHED_INSTANCE, InstanceState.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """A number of instances or deliveries that are in the same state.
+    """The number and the age of the instances or deliveries in one state.
 
     Attributes:
         state: The state.
@@ -132,7 +132,7 @@ def instances(connection: sa.Connection) -> list[QueueDepth]:
 def destination_states(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> dict[str, DestinationState]:
-    """Return the results of the last delivery attempts, by destination."""
+    """Return the results of the last delivery attempts to each destination, by name."""
     return {name: _state(connection, name) for name in destinations}
 
 

@@ -39,8 +39,8 @@ class CallerActivity:
 def callers(engine: sa.Engine) -> list[CallerActivity]:
     """Return the callers of the last 30 days, the most recent first.
 
-    Accepted and rejected callers have a limit each, so that the rejected ones do not
-    displace the others.
+    At most MOST accepted and MOST rejected callers are returned. The limits are
+    separate, so that rejected callers do not displace accepted ones.
     """
     with reading(engine) as connection:
         rows = [

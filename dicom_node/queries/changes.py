@@ -25,7 +25,7 @@ class ChangeFeed:
         """Return the ids of the instances with new events since the last call.
 
         Each id is listed once, in the order of the first event. The first call returns
-        an empty list.
+        an empty list. One call reads at most MOST events; the next call continues.
         """
         begin = 0 if self._last is None else self._last - LATE
         newest = sa.select(sa.func.max(event.c.id))

@@ -60,7 +60,7 @@ class Failures:
     reasons: tuple[FailureReason, ...] = ()
 
 
-# A retry is impossible after the files were removed.
+# Without files, a retry is impossible.
 _HAS_FILES = instance.c.files_removed_at.is_(None)
 # The failure was reported after the files were removed, so no user has seen it yet. The
 # image must be sent again.
@@ -90,7 +90,11 @@ class _Delivery:
 
 
 def grouped(engine: sa.Engine) -> list[Failures]:
-    """Group what can be tried again and what a destination lost, the largest first."""
+    """Group failures, and work that waits after a failure; the largest group is first.
+
+    Failures that cannot be retried because the files were removed are omitted, unless a
+    destination lost an object after that.
+    """
     received = instance.c.received_at
     numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
     analyses = sa.select(sa.literal(""), instance.c.reason, *numbers)
@@ -114,14 +118,17 @@ def failed(
     *,
     waiting: bool | None = None,
 ) -> Sequence[Failed]:
-    """List what can be tried again, the oldest first, then what a destination lost.
+    """List failed analyses, then failed deliveries, then deliveries that wait.
+
+    The oldest is first in each of these parts. Deliveries of objects that a destination
+    lost after the files were removed are last in their part.
 
     Args:
         engine: Engine of the journal.
         destination: Only deliveries to this destination; empty: only analyses; None:
             all.
         reason: Only those with this text, which is the reason of a group.
-        limit: Maximum number.
+        limit: Maximum length of the list.
         waiting: True: those that wait after a failure; False: those that failed; None:
             both.
     """
@@ -145,9 +152,14 @@ def failed(
 def _deliveries(
     connection: sa.Connection, destination: str | None, *, waiting: bool
 ) -> Iterable[_Delivery]:
-    """Read what failed, or waits after a failure, the oldest first.
+    """Read deliveries that failed, or that wait after a failure, the oldest first.
 
-    What a destination lost after its files were removed comes last.
+    Deliveries of objects that a destination lost after the files were removed are last.
+
+    Args:
+        connection: Connection in a transaction.
+        destination: Only deliveries to this destination; None for all.
+        waiting: True for deliveries that wait, False for those that failed.
     """
     failing = delivery.c.state == DeliveryState.FAILED
     has_failed = delivered_object.c.state == DeliveryState.FAILED
@@ -159,7 +171,7 @@ def _deliveries(
             result.c.sop_instance_uid == delivered_object.c.sop_instance_uid,
         ),
     )
-    # A failed delivery may have no object with a reason. A waiting one has one.
+    # A failed delivery may have no object with a reason. A waiting one always has one.
     belongs = sa.and_(
         delivered_object.c.instance_id == delivery.c.instance_id,
         delivered_object.c.destination == delivery.c.destination,

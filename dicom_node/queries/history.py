@@ -39,10 +39,14 @@ class History:
         return dict(counts)
 
     def deliveries(self, uid: str | None = None) -> list[dict[str, Any]]:
-        """Count the deliveries in each state and find the oldest, by destination.
+        """Count the deliveries of each destination in each state.
 
         Args:
             uid: Count only deliveries of instances with this SOP Instance UID.
+
+        Returns:
+            Dictionaries with `destination`, `state`, `count`, and `oldest`: the time of
+            the oldest request, in seconds since 1970.
         """
         query = (
             sa.select(
@@ -68,13 +72,13 @@ class History:
             )
 
     def recent(self, limit: int) -> Sequence[sa.Row[Any]]:
-        """Return the instances that were received last, newest first."""
+        """Return the rows of the instances that were received last, newest first."""
         query = instance.select().order_by(instance.c.received_at.desc()).limit(limit)
         with reading(self._engine) as connection:
             return connection.execute(query).all()
 
     def by_uid(self, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:
-        """Return all revisions of an instance, oldest first."""
+        """Return the rows of all revisions of an instance, in their order."""
         query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
         with reading(self._engine) as connection:
             return connection.execute(query.order_by(instance.c.revision)).all()

@@ -1,4 +1,4 @@
-"""The worklist: instances that the database searches, sorts and divides into pages."""
+"""The worklist: searches instances, sorts them and divides them into pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +51,10 @@ class SearchCriteria:
     Attributes:
         text: Words of a name, an ID or an accession number, in any order, or a complete
             UID. Parts of words match, too. Case and accents are ignored.
-        states: Any of these states; "analyzing" and "received" exclude each other.
-            Results of the node that came back are "returned". They are found only by
-            this state, by their own UID or by id.
+        states: Any of these states. An instance is "analyzing" instead of "received"
+            once its analysis has begun. Results of the node that came back are
+            "returned". They are found only by this state, by their SOP Instance UID or
+            by id.
         points: Any of these operating points that the result reached.
         since: Received at or after this time, in seconds since 1970.
         until: Received before this time, in seconds since 1970.
@@ -115,7 +116,7 @@ class Worklist:
         is_named = criteria.text or sorting.by is Order.PATIENT
         source = NAMED_INSTANCE if is_named else instance
         # Only the ids are sorted, and the other columns are read for one page of them.
-        # To sort whole rows would be many times as much data.
+        # Whole rows would be many times as much data to sort.
         ids = sa.select(instance.c.id).select_from(source).where(*conditions)
         ids = ids.order_by(*order).limit(size).offset((number - 1) * size)
         query = _rows().where(instance.c.id.in_(ids)).order_by(*order)
@@ -127,8 +128,8 @@ class Worklist:
     def study(self, study_instance_uid: str) -> Sequence[sa.Row[Any]]:
         """Return the instances of a study, in the order of their receipt.
 
-        Results of the node that came back are shown with their sources. They are in
-        this list only if none of the sources is in the journal.
+        Results of the node that came back are omitted, unless the study has no other
+        instances.
         """
         query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
         query = query.order_by(instance.c.received_at, instance.c.id)
@@ -215,7 +216,10 @@ def _is_delivered_to(destination: str) -> sa.ColumnElement[bool]:
 
 
 def _named(text: str) -> list[sa.ColumnElement[bool]]:
-    """Return conditions for a search text: a UID, or else all words of the text."""
+    """Return the conditions that an instance has the UID, or all words, of a text.
+
+    A text in the form of a UID also matches as a part of the patient data.
+    """
     if "." in text and UID_PATTERN.fullmatch(text):
         c = instance.c
         uids = c.sop_instance_uid, c.study_instance_uid, c.series_instance_uid

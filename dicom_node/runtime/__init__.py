@@ -1,1 +1,1 @@
-"""What every process of the node needs: startup, signals, heartbeats, notifications."""
+"""Code that all processes of the node use: startup, signals, heartbeats, wakeups."""

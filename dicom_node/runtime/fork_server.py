@@ -1,9 +1,9 @@
 """A process that has imported libraries, and forks other processes on order.
 
 Importing the libraries takes seconds of processor time; a fork takes a few
-milliseconds. So a process that is killed is replaced at once.
+milliseconds. So a process that was killed can be replaced at once.
 
-A fork server never gets a byte from a sender of images. It receives orders from the
+A fork server never gets data from a sender of images. It receives orders from the
 process that started it, on a socket of its own. It has one thread, so a fork never
 inherits a lock of another thread. The process id of an ended fork stays reserved until
 the fork server gets the order to read its exit status. So a signal never reaches
@@ -36,7 +36,7 @@ class _Kind(enum.IntEnum):
     FORK = 1  # replies the process id
     STATUS = 2  # replies the exit status, or _RUNNING
     SIGNAL = 3  # sends a signal; replies 0
-    END = 4  # waits, then kills; replies the exit status
+    END = 4  # waits for the end, then kills the fork; replies the exit status
 
 
 _ORDER = struct.Struct(
@@ -142,8 +142,8 @@ class ForkServer:
     def status(self, pid: int) -> int | None:
         """Return the exit status of a fork; None while it runs.
 
-        The status is the negative number of the signal if a signal ended the fork. Ask
-        once: the process id may belong to another process afterwards.
+        The status is the negative number of the signal if a signal ended the fork. Do
+        not use the process id after that, because another process may get it.
 
         Raises:
             OSError: The server has ended, and the fork with it.
@@ -194,7 +194,7 @@ class ForkServer:
 
 
 def serve_forks(prepare: Callable[[bytes], None] = lambda _: None) -> Order:
-    """Fork a process for each order; return the order in each fork.
+    """Fork a process for each order, and return the order in that process.
 
     In the server, this function does not return: the process ends when the one that
     sends orders has ended. The command line is `MODULE SOCKET PARENT ...`.
@@ -216,7 +216,7 @@ def serve_forks(prepare: Callable[[bytes], None] = lambda _: None) -> Order:
 
 
 def share_memory() -> None:
-    """Let forks share the memory of existing objects. Call this before forks."""
+    """Let future forks share the memory of existing objects with this process."""
     # A collection writes to each object, so forks would copy the pages.
     gc.collect()
     gc.freeze()
@@ -226,7 +226,10 @@ def share_memory() -> None:
 
 
 def _received(orders: socket.socket) -> tuple[bytes, list[int]] | None:
-    """Wait for an order; return None if the process that sends orders has ended."""
+    """Wait for an order; return its header and its open files.
+
+    Return None if the process that sends orders has ended.
+    """
     header, files, _, _ = socket.recv_fds(orders, _ORDER.size, _MAX_FILES)
     return (header, files) if len(header) == _ORDER.size else None
 
@@ -260,7 +263,10 @@ def _serve_order(
 
 
 def _fork() -> int:
-    """Fork; return 0 in the fork, and its id in the server, or a negative errno."""
+    """Fork; return 0 in the fork, and its process id in the server.
+
+    The server gets a negative errno if it cannot fork.
+    """
     server = os.getpid()
     try:
         pid = os.fork()

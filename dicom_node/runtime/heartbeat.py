@@ -1,9 +1,9 @@
-"""Heartbeats of the node's own processes, by the clock of the database.
+"""Heartbeats of the node's processes: rows with a time by the clock of the database.
 
 Monitoring reads them. Workers read them, too, and take over the work of dead workers
 (see worker/takeover.py). Locks in the database are not suitable: if the database
-restarts, it releases the locks of living processes, and a machine that is cut off keeps
-its locks.
+restarts, it releases the locks of living processes, and a machine without a network
+connection keeps its locks.
 """
 
 import logging
@@ -53,9 +53,10 @@ def heartbeats(
     Args:
         engine: Engine of the journal.
         role: Role of this process.
-        name: Name of this process. It keeps its name after a restart. Empty if it has
-            no name.
-        on_duplicate: Called, in a thread, if another process has the same name.
+        name: Name of this process, the same after a restart. If it is empty, the
+            process gets a random name.
+        on_duplicate: Called in the thread of the heartbeats if another process has the
+            same name.
         every_s: Interval in seconds.
     """
     own_heartbeat, ended = _Heartbeat(engine, role, name), threading.Event()
@@ -67,7 +68,7 @@ def heartbeats(
             except DuplicateNameError:
                 on_duplicate()
             except Exception:
-                # Without heartbeats the process is assumed dead, whatever the cause.
+                # Continue: without heartbeats, the process is assumed dead.
                 logger.exception("Cannot send a heartbeat")
 
     own_heartbeat.send()
@@ -136,7 +137,7 @@ class _Heartbeat:
         self._was_sent = False
 
     def send(self) -> None:
-        """Send a heartbeat, if the database can be reached.
+        """Write a heartbeat, if the database can be reached.
 
         Raises:
             DuplicateNameError: Another process has sent one with the same name since

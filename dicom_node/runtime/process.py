@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 M_ARENA_MAX = -8  # malloc.h
-# The roles of a killed supervisor die with it, but hold its ports until then. With a
-# model in memory, that takes a moment.
+# The roles of a killed supervisor die with it, but keep its ports open until then. A
+# role with a model in memory takes longer to die.
 PORT_WAIT_S = 5.0
-# Time for the rows and files that are written after the drain.
+# Maximum time to write rows and files after the work is finished.
 CLOSE_S = 5.0
 
 
@@ -67,7 +67,7 @@ class Stop(threading.Event):
         ).start()
 
     def ready(self, drain_s: float) -> None:
-        """Report that the start is complete.
+        """Report that the start is complete. A signal then lets the work finish.
 
         Args:
             drain_s: Seconds that the process needs at most to finish its work.
@@ -79,7 +79,7 @@ class Stop(threading.Event):
         self._drained.set()
 
     def _end(self, receiving: socket.socket) -> None:
-        """Wait for a signal, then for the process to end; end it if it does not."""
+        """Wait for a signal; end the process if it does not end by itself in time."""
         while receiving.recv(1)[0] not in {signal.SIGTERM, signal.SIGINT}:
             pass  # another signal with a Python handler
         self.set()
@@ -105,7 +105,8 @@ def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
 
     Args:
         name: The name in each log line.
-        supervisor: The process to end with; None for a role started by hand.
+        supervisor: The id of the parent process; None for a role started by hand. If
+            that process has died, this one exits with status 1.
         form: The format of the log lines, "text" or "json".
 
     Returns:
@@ -121,18 +122,18 @@ def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
 
 
 def allow_many_threads() -> None:
-    """Raise the limits that stop a process with many sockets and threads."""
+    """Allow as many open files as the system permits, and let threads share a heap."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     if sys.platform == "linux":
-        # One heap for all threads. Otherwise each of the two threads of an association
-        # has a heap, which never returns the memory of its peak.
+        # Otherwise each of the two threads of an association has a heap of its own. A
+        # heap does not return its peak memory to the system.
         with suppress(AttributeError):  # the C library has no mallopt
             LIBC.mallopt(M_ARENA_MAX, 1)
 
 
 def keep_files_private() -> None:
-    """Make files of this process private to its user; they hold patient data."""
+    """Make new files of this process private to its user; they hold patient data."""
     os.umask(0o077)
 
 
@@ -140,15 +141,19 @@ def keep_memory_private() -> None:
     """Protect memory and environment of this process from others of the same user.
 
     Both contain secrets. An attacker may control another role, or a decoding child on a
-    kernel that cannot confine it. Programs that this process executes decide for
-    themselves. Root can still read everything.
+    kernel that cannot confine it. Programs that this process executes are not protected
+    by this call. Root can still read everything. On systems other than Linux, this does
+    nothing.
     """
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def listen_or_exit(host: str, port: int) -> socket.socket:
-    """Return a listening socket; end the process with a message if that fails."""
+    """Return a listening socket; end the process with a message if that fails.
+
+    If the port is in use, wait up to PORT_WAIT_S until it is free.
+    """
     deadline = time.monotonic() + PORT_WAIT_S
     while True:
         try:

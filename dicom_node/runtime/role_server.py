@@ -4,8 +4,8 @@ Three roles in processes of their own import mostly the same libraries. Forks of
 process share that work, and the memory of the libraries.
 
 The server imports the module of a role when the role is first ordered. The supervisor
-orders the receivers first, so they are ready before the server imports torch, and hold
-none of its memory.
+orders the receivers first. So they are ready before the server imports torch, and do
+not contain the memory of torch.
 
 This module runs as `python -m dicom_node.runtime.role_server SOCKET PARENT`. See
 `RoleServer` for the side of the supervisor.
@@ -38,8 +38,8 @@ START_S = 60.0
 IMPORT_S = 120.0
 """Seconds to import the libraries of a role on a slow and busy machine."""
 
-# Two busy-waiting OpenMP teams on two cores need 930 ms instead of 30. With threads of
-# OpenBLAS, the server would not be a process with one thread.
+# Teams of OpenMP threads of several processes slow each other down if they wait busily.
+# With threads of OpenBLAS, the server would not be a process with one thread.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -91,7 +91,7 @@ class RoleServer:
         return self._server.pid
 
     def start(self, process: RoleProcess, files: Sequence[int]) -> int:
-        """Start a process; return its id.
+        """Start a process; return its process id.
 
         Args:
             process: The process.
@@ -106,7 +106,9 @@ class RoleServer:
             return self._server.fork(content, [secrets, *files], IMPORT_S)
 
     def status(self, pid: int) -> int | None:
-        """Return the exit status of a process once; None while it runs.
+        """Return the exit status of a process; None while it runs.
+
+        Do not use the process id after the status was returned.
 
         Raises:
             OSError: The server has ended, and the process with it.
@@ -123,6 +125,9 @@ class RoleServer:
 
     def end(self, pid: int, patience_s: float) -> int:
         """Wait for the end of a process, and kill it after `patience_s`.
+
+        Returns:
+            Its exit status; if a signal ended it, the negative number of the signal.
 
         Raises:
             OSError: The server has ended, and the process with it.
@@ -172,7 +177,7 @@ def _import_role(content: bytes) -> None:
 
 
 def _run(order: Order) -> None:
-    """Become the role of an order."""
+    """Run the role of an order in this process."""
     process = RoleProcess(**json.loads(order.content))
     # Python's handler of SIGINT would write a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -189,7 +194,7 @@ def _run(order: Order) -> None:
 
 
 def _arguments(process: RoleProcess, files: Sequence[int]) -> list[str]:
-    """Return the command line of a role, with its files and its parent."""
+    """Return the command line of a role, with options for its files and its parent."""
     pairs = zip(process.file_options, files, strict=True)
     inherited = [f"{option}={number}" for option, number in pairs]
     return [*process.arguments, *inherited, f"--supervisor={os.getppid()}"]

@@ -1,10 +1,10 @@
 """Wakes the threads that poll a work queue as soon as new work is queued.
 
-DBOS polls each queue five times a second. That suffices to get all work done, but an
-instance would wait for its analysis for 100 ms on average, and its results would wait
-for their delivery for another 100 ms. A process that queues work on this machine sends
-a notification, and the polling threads look at once. If a notification is lost, the
-next poll finds the work. Polling also finds work that other machines queued.
+DBOS polls each queue five times a second. With polling alone, an instance would wait
+for its analysis for 100 ms on average, and its results would wait for their delivery
+for another 100 ms. A process that queues work on this machine sends a notification, and
+the polling threads poll at once. If a notification is lost, the next poll finds the
+work. Polling also finds work that other machines queued.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from dbos import DBOS, Queue, _queue
 
 SUFFIX = ".bell"  # processes of earlier releases use it, too
-# The shortest time between two polls: if work is queued a thousand times a second, the
+# The minimum time between two polls: if work is queued a thousand times a second, the
 # queue is polled fifty times.
 GAP_S = 0.02
 
@@ -26,12 +26,12 @@ class PollWakeup:
     """Replaces the stop event of a polling thread, and can also wake the thread."""
 
     def __init__(self) -> None:
-        """Create a wakeup that nothing has triggered."""
+        """Create a wakeup that has not been triggered."""
         self._woken = threading.Event()
         self._stop = threading.Event()
 
     def use_stop_event(self, stop: threading.Event) -> "PollWakeup":
-        """Set the event that tells the thread to stop."""
+        """Set the event that tells the thread to stop; return this wakeup."""
         self._stop = stop
         return self
 
@@ -59,8 +59,11 @@ def patch_queue_polling(queue: str) -> PollWakeup:
     """Let the polling thread of a DBOS queue wait for a wakeup.
 
     Call it before DBOS is launched. DBOS has no hook for this, so this function
-    replaces the event that the polling thread waits for. If a later DBOS works in
-    another way, the wakeup has no effect.
+    replaces the event that the polling thread waits for. If a later version of DBOS has
+    no such thread function, the wakeup has no effect.
+
+    Returns:
+        The wakeup.
     """
     wakeup, poll = PollWakeup(), getattr(_queue, "queue_worker_thread", None)
     if poll is not None:
@@ -81,8 +84,8 @@ def listen_for_notifications(
 
     Args:
         folder: Folder that the processes share. Only this user may access it.
-        name: Name of the wakeup.
-        wakeup: The wakeup.
+        name: Name of the socket in this folder, without SUFFIX.
+        wakeup: The wakeup that a notification triggers.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
 
@@ -102,7 +105,11 @@ def listen_for_notifications(
 
 
 def notify_workers(folder: Path) -> None:
-    """Wake all threads of this machine that wait for a wakeup."""
+    """Wake all threads that listen in a folder: see `listen_for_notifications`.
+
+    Raises:
+        OSError: The folder does not exist.
+    """
     names = [path.name for path in folder.glob(f"*{SUFFIX}")]
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending,
@@ -116,7 +123,7 @@ def notify_workers(folder: Path) -> None:
 
 @contextmanager
 def _short_path(folder: Path) -> Iterator[str]:
-    """Yield a name of a folder that is short enough for the address of a socket.
+    """Yield a path of a folder that is short enough for the address of a socket.
 
     Such an address has at most 107 bytes. If there is no /proc, yield the folder's own
     path.

@@ -1,1 +1,1 @@
-"""The storage directory and the database: where data is kept, and when it is safe."""
+"""The storage directory and the database, and how their content is made durable."""

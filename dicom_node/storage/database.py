@@ -2,8 +2,9 @@
 
 Each process has one engine. Writes to SQLite begin with IMMEDIATE, so that the data
 that a transaction reads cannot change before it writes. Reads do not block writers
-(WAL). All waits are short: a receiver answers 0xA700 instead of hanging if it gets no
-transaction in 3 s. It may wait up to 3 s for the lock and 3 s more for the transaction.
+(WAL). All waits are short, so that a receiver answers 0xA700 instead of hanging. A
+writer waits up to WAIT_S for the lock between threads (only with SQLite), and up to
+WAIT_S for the database.
 """
 
 import logging
@@ -73,14 +74,14 @@ def connect_arguments(limits: Mapping[str, int] = NO_LIMITS) -> dict[str, Any]:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a transaction that only reads, and therefore never waits for a writer."""
+    """Open a transaction that only reads. It never waits for a writer."""
     with engine.connect() as connection:
         yield connection.execution_options(reads_only=True)
 
 
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a transaction that writes, and commit it at the end.
+    """Open a transaction that writes. Commit it at the end, or undo it on an exception.
 
     SQLite has one writer at a time, and a connection that finds it busy sleeps for up
     to 0.1 s. Threads of one process use a lock instead, which wakes them at once.

@@ -1,4 +1,4 @@
-"""Writes files such that they survive a power failure."""
+"""Writes files so that they survive a power failure."""
 
 import fcntl
 import os
@@ -19,7 +19,8 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         mode: Its permissions, before the umask is applied.
 
     Raises:
-        OSError: The disk is full or failed. The `.part` file is removed.
+        OSError: The disk is full, failed or cannot be written. The `.part` file is
+            removed.
     """
     part = path.with_suffix(f".{uuid.uuid4().hex}.part")
     try:

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
 
 
-# Releases from this schema version on can work on the schema of this release.
+# Releases with this schema version, or a later one, can work on the schema of this
+# release.
 WORKS_FROM = 10
 
 
@@ -40,7 +41,7 @@ class SchemaError(Exception):
 
 
 def open_or_exit(url: str) -> sa.Engine:
-    """Open the database. Exit with the reason if that fails."""
+    """Return the engine; exit with the reason if `check_schema` finds an error."""
     engine = open_engine(url)
     try:
         check_schema(engine)
@@ -51,10 +52,11 @@ def open_or_exit(url: str) -> sa.Engine:
 
 
 def migrate(storage: StorageSettings) -> None:
-    """Migrate the database to the schema of this release. Safe to repeat.
+    """Migrate the database, and the tables of DBOS in it, to this release.
 
-    A migration only adds tables, columns and indexes. Therefore the previous release
-    can continue to work on the same database during an upgrade.
+    A repeated call changes nothing. A migration only adds tables, columns and indexes.
+    Therefore the previous release can continue to work on the same database during an
+    upgrade.
     """
     if not storage.database:
         storage.directory.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
 
 @contextmanager
 def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
-    """Exit with a message if the first writes at startup fail."""
+    """Exit with a message if the block, the first writes of a process, fails."""
     try:
         yield
     except (OSError, DBAPIError) as error:
@@ -110,8 +112,8 @@ def check_schema(engine: sa.Engine) -> None:
     upgrade, the previous release continues to work beside the new one.
 
     Raises:
-        SchemaError: The schema is older or newer, the database was never migrated, or
-            it cannot be reached.
+        SchemaError: The schema is older, or newer without support for this release; or
+            the database was never migrated, or cannot be reached.
     """
     expected = len(_migrations())
     try:

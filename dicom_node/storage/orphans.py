@@ -20,7 +20,7 @@ Known = Callable[[Sequence[str]], Collection[str]]
 
 
 def remove_partial_files(spool: Spool) -> int:
-    """Remove files that a dead process left unfinished. Return their number."""
+    """Remove unfinished files of dead processes. Return the number of files."""
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]
     return sum(_remove_unless(part, part.stem, _none_known) for part in parts)
@@ -81,10 +81,13 @@ def _modified(path: Path) -> float:
 
 
 def _remove_unless(path: Path, name: str, known: Known) -> int:
-    """Remove a file, unless a process holds it or it is known.
+    """Remove a file, unless a process has locked it or `known` returns its name.
 
     The file is locked before `known` is called, so that no process can record it in
-    between. Return the number of files removed.
+    between.
+
+    Returns:
+        The number of files removed: 0 or 1.
     """
     # Opened for writing, though nothing is written: NFS locks only such files.
     with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:

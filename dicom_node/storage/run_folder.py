@@ -13,12 +13,12 @@ SINGLE_MACHINE = "local"
 
 
 def machine_name(storage: StorageSettings) -> str:
-    """Return the machine's name among those that share a database: its host name."""
+    """Return the name of this machine: its host name, or SINGLE_MACHINE with SQLite."""
     return socket.gethostname() if storage.database else SINGLE_MACHINE
 
 
 def run_folder(storage: StorageSettings) -> Path:
-    """Return the folder for locks and ports of this machine's roles.
+    """Return the folder for locks, sockets and ports of this machine's roles.
 
     Many machines may share the storage directory, and locks on a remote file system are
     slow. Therefore, with PostgreSQL, the folder is in this machine's folder for

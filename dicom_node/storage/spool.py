@@ -6,7 +6,7 @@ same folder as its final `<id>.dcm`, so that one rename and one fsync of the fol
 it durable.
 
 The process that writes a file holds a lock on it (flock, which the kernel releases when
-the process dies) until the instance is recorded or given up. With that lock,
+the process dies) until the instance is recorded or discarded. With that lock,
 storage/orphans.py can distinguish an orphan from a file that is still being written or
 recorded, in this process or another, without trusting the clock.
 """
@@ -34,8 +34,8 @@ from dicom_node.storage.durable_files import (
 from dicom_node.storage.run_folder import run_folder
 
 MB = 1_000_000
-# An instance may be larger than the space that `min_free_mb` leaves, and many arrive at
-# the same time. Free disk space is checked again after this many bytes.
+# Free disk space is checked again after this many bytes of an instance. An instance may
+# be larger than the free space, and many may arrive at the same time.
 BYTES_BETWEEN_CHECKS = 16 * MB
 
 
@@ -45,7 +45,7 @@ class Spool:
     Attributes:
         directory: The folder of received instances.
         results: The folder of encoded results.
-        run: The folder that the roles of this machine share.
+        run: The folder for locks, sockets and ports of this machine's roles.
     """
 
     def __init__(self, storage: StorageSettings) -> None:
@@ -71,7 +71,8 @@ class Spool:
                 Information (PS3.10 7.1).
 
         Raises:
-            OutOfResourcesError: The disk is full or cannot be written.
+            OutOfResourcesError: Less disk space is free than required, or the disk
+                cannot be written.
         """
         self.check_free()
         return SpoolFile(self, preamble)
@@ -146,14 +147,15 @@ class SpoolFile:
 
     @property
     def closed(self) -> bool:
-        """True if the file is closed."""
+        """Whether the file is closed."""
         return self._file.closed
 
     def write(self, data: bytes | memoryview) -> None:
         """Append data to the dataset.
 
         Raises:
-            OutOfResourcesError: The disk is full or cannot be written.
+            OutOfResourcesError: Less disk space is free than required, or the disk
+                cannot be written.
         """
         before = self.size // BYTES_BETWEEN_CHECKS
         self.size += len(data)
@@ -194,6 +196,8 @@ class SpoolFile:
 
 def probe(storage: StorageSettings) -> None:
     """Check that instances can be written, and that there is enough disk space.
+
+    The storage directory is created if it does not exist.
 
     Raises:
         OutOfResourcesError: An instance would be refused now.

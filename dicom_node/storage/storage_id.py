@@ -1,7 +1,7 @@
 """Checks that the storage directory is the one that belongs to the database.
 
-Several machines share one directory, which is mounted. If the mount is missing, a
-worker would find an empty folder in its place, and conclude that all files are gone.
+Several machines may share one directory, which is mounted. If the mount is missing, a
+worker would find an empty folder in its place, and conclude that all files are lost.
 Therefore a file in the directory and the database hold the same id.
 """
 
@@ -62,9 +62,10 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
 
 
 def _create_shared_id(engine: sa.Engine, directory: Path) -> str:
-    """Write the same id to the directory and the database.
+    """Write the same id to the directory and the database; return it.
 
-    If two processes do so at the same time, a table lock makes one wait.
+    If the directory or the database has an id already, that one is used. If two
+    processes do so at the same time, a table lock makes one wait.
     """
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
@@ -82,7 +83,7 @@ def _read(directory: Path) -> str | None:
 
 
 def _create_storage_id(directory: Path) -> str:
-    """Write a new id to the directory, durably."""
+    """Write a new id to the directory, durably, and return it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity, path = uuid4().hex, directory / FILE
     write_durably(path, f"{identity}\n".encode())

@@ -1,4 +1,7 @@
-"""The tables of the database and their states. migrations/ documents each column."""
+"""The tables of the database, and the states of instances and deliveries.
+
+The comments of the migrations (dicom_node/storage/migrations) document each column.
+"""
 
 from enum import StrEnum
 
@@ -6,11 +9,11 @@ import sqlalchemy as sa
 
 
 class InstanceState(StrEnum):
-    """State of an instance. All but the first two are final."""
+    """State of an instance. In the first two, some work for it is unfinished."""
 
     RECEIVED = "received"
     DELIVERING = "delivering"
-    ANALYZED = "analyzed"  # and there is nothing, or no destination, to deliver
+    ANALYZED = "analyzed"  # has a result, and nothing is to be delivered
     DELIVERED = "delivered"
     NOT_ANALYZED = "not_analyzed"
     FAILED = "failed"
@@ -25,7 +28,7 @@ RETURNED = "returned"
 
 
 class DeliveryState(StrEnum):
-    """State of the delivery of one or all results of an instance to a destination."""
+    """State of the delivery of one object, or of all results of an instance."""
 
     QUEUED = "queued"
     COMMITTING = "committing"  # stored there, and waiting for Storage Commitment

@@ -1,1 +1,1 @@
-"""The worker process: runs the durable workflows and cleans up."""
+"""The worker process: runs the durable workflows, and cleans up."""

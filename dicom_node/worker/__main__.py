@@ -78,12 +78,12 @@ MAINTENANCE_INTERVAL_S = 5.0
 CLEANUP_EVERY = 12
 FILES_EVERY = 12 * 60
 DRAIN_S = 30
-# Time for the database to respond to a query; less than CLOSE_S.
+# Maximum time that the database may take to respond at the end; less than CLOSE_S.
 DATABASE_TIMEOUT_S = 4.0
 
 
 def main() -> None:
-    """Run a worker until SIGTERM, and finish the work in progress first."""
+    """Run a worker until SIGTERM or SIGINT; then finish the work in progress."""
     parser = role_parser("worker", __doc__)
     parser.add_argument(
         "--slot", type=int, default=0, help="number of this worker on its machine"
@@ -118,8 +118,8 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
     check_schema(engine)
     verify_storage_or_exit(engine, settings.storage)
     _run(settings, engine, slot, stop)
-    # End at once: a workflow that continued would lose its resources, and would blame
-    # the image for the error.
+    # End at once: a workflow that continued would lose its resources, and would record
+    # the error as a failure of the image.
     os._exit(0)
 
 
@@ -168,7 +168,11 @@ def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
 def _work_until_stopped(
     settings: Settings, engine: sa.Engine, work: Work, name: str, stop: Stop
 ) -> bool:
-    """Work until `stop` is set, and finish; return whether the database responded."""
+    """Work until `stop` is set, then finish the work in progress.
+
+    Returns:
+        Whether the database responded at the end.
+    """
     register(work)
     DBOS.launch()
     _open_queues(settings)
@@ -185,7 +189,10 @@ def _work_until_stopped(
 
 
 def _exit_as_duplicate(name: str) -> None:
-    """End at once: neither worker would count as dead while the other one lives."""
+    """End this process with status 2, because another worker has the same name.
+
+    Otherwise neither of the two would count as dead while the other one lives.
+    """
     logger.critical(
         "Another worker uses the name %s. Each machine that works on this database "
         "needs a host name of its own. This worker ends.",
@@ -198,7 +205,8 @@ def _finish(engine: sa.Engine) -> bool:
     """Wait until the work in progress is finished, for at most DRAIN_S.
 
     Returns:
-        False, without a wait, if the database does not respond.
+        False if the database does not respond within DATABASE_TIMEOUT_S. Then the work
+        in progress is not waited for.
     """
     logger.info("Finishing the work in progress")
     stop_retrying()
@@ -238,7 +246,7 @@ def _run_maintenance(
 ) -> None:
     """Take over abandoned work, and clean up at intervals, until `stop` is set.
 
-    The first worker of a machine cleans up the files of the machine.
+    Only the worker in slot 0 of a machine removes files that were not recorded.
     """
     is_first, rounds = name.endswith(":0"), 0
     while not stop.wait(MAINTENANCE_INTERVAL_S):
@@ -318,7 +326,10 @@ def _open_queues(settings: Settings) -> None:
 
 @contextmanager
 def _slot(folder: Path, slot: int) -> Iterator[None]:
-    """Lock the slot: two workers with one number would do each other's work."""
+    """Lock a slot of this machine while the block runs; wait until it is free.
+
+    Two workers with the same slot would repeat each other's work.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"worker-{slot}.lock").open("w") as lock:
         try:

@@ -1,7 +1,8 @@
-"""The cleanup that workers do: work every minute, files every hour.
+"""The cleanup that workers do: files every hour, everything else every minute.
 
 It removes files that were not recorded, work that ended in an error, work that finished
-long ago, and data at the end of its retention period. It also compacts the counters.
+more than KEEP_FINISHED ago, and data at the end of its retention period. It also
+compacts the counters.
 """
 
 import logging
@@ -30,7 +31,7 @@ BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 def remove_files(journal: Journal, spool: Spool) -> None:
-    """Remove files that were not recorded. All files are checked."""
+    """Remove files that the journal does not need. All files are checked."""
     orphans = remove_orphans(
         spool,
         journal.stored_instances,
@@ -53,9 +54,9 @@ def delete_expired_instances(engine: sa.Engine, settings: Settings) -> None:
 
 
 def delete_finished_workflows(journal: Journal) -> None:
-    """Delete finished work items, and record the failure of those that broke.
+    """Delete finished work items, and record the failure of those with an error.
 
-    Several workers may do this at the same time.
+    The counters are compacted, too. Several workers may do this at the same time.
     """
     broken = DBOS.list_workflows(
         status=BROKEN, limit=BATCH, load_input=False, load_output=False
@@ -77,11 +78,11 @@ def delete_finished_workflows(journal: Journal) -> None:
 
 
 def release_future_workflows_after_clock_change() -> None:
-    """Release work that would wait too long because the clock was set back.
+    """Release delayed work that would wait too long because the clock was set back.
 
-    If a work item was created in the future, the clock was set back since. The item
-    would wait longer than intended. It is released at once, because an early attempt
-    does no harm.
+    If the time at which a work item was created is in the future, the clock was set
+    back since. The item would wait longer than intended. It is released at once,
+    because an early attempt does no harm.
     """
     delayed = DBOS.list_workflows(
         status="DELAYED", limit=BATCH, load_input=False, load_output=False
@@ -97,7 +98,7 @@ def release_future_workflows_after_clock_change() -> None:
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
-    """Record that the work for an instance ended in an error of this program."""
+    """Record the failure of an analysis or delivery with an error of this program."""
     reason = (
         "An error of this program. The log of the worker has the details. Retry after "
         "the error is fixed."

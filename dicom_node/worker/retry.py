@@ -21,7 +21,9 @@ _stopping = threading.Event()
 
 
 class RetryStopped(BaseException):
-    """This process ends while a call is repeated; the next worker repeats the work.
+    """A call failed, and is not repeated because this process ends.
+
+    The next worker repeats the work.
 
     It does not inherit from Exception, so that code that records failures does not
     catch it.
@@ -29,7 +31,7 @@ class RetryStopped(BaseException):
 
 
 def retry_until_available(write: Callable[[], T]) -> T:
-    """Repeat a call that fails because of the database or a full disk.
+    """Return the result of a call; repeat it if the database or the disk fails.
 
     The instance does not cause such a failure, so the call is repeated until it
     succeeds or this process ends.
@@ -52,5 +54,5 @@ def retry_until_available(write: Callable[[], T]) -> T:
 
 
 def stop_retrying() -> None:
-    """Stop the repeated calls, and those that fail from now on."""
+    """Let each call that is repeated, or that fails from now on, raise RetryStopped."""
     _stopping.set()

@@ -32,12 +32,12 @@ def requeue_stalled_work(engine: sa.Engine, name: str) -> int:
 
     Args:
         engine: Engine of the journal.
-        name: Name of the calling worker. It does nothing until it has itself sent
+        name: Name of the calling worker. Nothing is requeued until this worker has sent
             heartbeats for DEAD_AFTER_S without a gap. Otherwise, after it was cut off,
             or after the database restarted, it would find all other workers dead.
 
     Returns:
-        The number of work items.
+        The number of work items that were requeued.
     """
     with reading(engine) as connection:
         alive = alive_workers(connection, "worker")
@@ -69,8 +69,8 @@ def _pending_workflows() -> list[WorkflowStatus]:
 def _try_lock(connection: sa.Connection) -> bool:
     """Take a lock until the transaction ends. Return whether it was free.
 
-    Without the lock, two workers could do this at the same time. One could take work
-    from a worker that has just got it from the other.
+    Without the lock, two workers could requeue work at the same time. One could take
+    work from a worker that has just received it from the other.
     """
     if connection.dialect.name == "sqlite":
         return True  # few workers on one machine; the cost is a second analysis

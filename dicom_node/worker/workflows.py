@@ -1,4 +1,4 @@
-"""The durable workflows: analyze an instance, deliver its results.
+"""The durable workflows: they analyze an instance, and deliver its results.
 
 DBOS runs each workflow at least once, and again after a crash. So each one is
 idempotent and ends in one journal transaction, which also queues the work that follows.
@@ -59,8 +59,8 @@ from inference.drawing.caption import headline
 logger = logging.getLogger(__name__)
 
 MOST_CHILD_DEATHS = 3
-# If the whole worker keeps dying during an instance, the instance fails, too, but
-# later: a worker has many reasons to die, and an instance is seldom one of them.
+# If the whole worker dies this often during the analysis of an instance, the instance
+# fails, too. The number is higher, because the cause is seldom the instance.
 MOST_ATTEMPTS = 10
 
 
@@ -73,10 +73,10 @@ class Work:
         journal: The journal that records all work.
         spool: The files of instances and results.
         pipeline: The analysis.
-        on_delivery: Called when there may be something to deliver.
+        on_delivery: Called after an analysis, when a delivery may be queued.
         on_sent: Called after each attempt to send results; may raise SQLAlchemyError
             before it has any effect.
-        on_refused: Called for each report of an archive that is rejected.
+        on_refused: Called for each report of an archive that the node rejects.
         concurrency_limits: Limits the number of concurrent deliveries.
         on_moved: Called when an instance has left the normal lane for the separate
             lane, so that the next one can begin.
@@ -126,7 +126,7 @@ class Work:
         self.on_delivery()
 
     def analyze_separately(self, instance_id: str, run: int) -> None:
-        """Analyze one instance as `analyze` does, apart from the normal lane."""
+        """Analyze one instance as `analyze` does, with the separate lane's pipeline."""
         separate = self
         if self.separate_pipeline:
             pipeline = retry_until_available(self.separate_pipeline)
@@ -134,7 +134,7 @@ class Work:
         separate.analyze(instance_id, run)
 
     def analyze_slowly(self, instance_id: str, run: int) -> None:
-        """Analyze one instance with the whole timeout; the outcome is final.
+        """Analyze one instance with the whole decode_timeout_s. The outcome is final.
 
         Instances in this lane wait for each other. Instances of the normal lane do not
         wait for them.
@@ -160,7 +160,10 @@ class Work:
             self._conclude(row, conclusion, time.monotonic() - began)
 
     def _analyze_slowly(self, row: sa.Row[Any]) -> Conclusion | None:
-        """Analyze as `_analyze` does, but count the deaths of the decoding child."""
+        """Analyze as `_analyze` does, and again if the decoding child dies.
+
+        The analysis fails after MOST_CHILD_DEATHS deaths, or after a timeout.
+        """
         while True:
             try:
                 return self._analyze(row)
@@ -173,7 +176,7 @@ class Work:
                     return self._with_notices(row, failed, death.reason)
 
     def _analyze(self, row: sa.Row[Any]) -> Conclusion | None:
-        """Record a result, or return the reason for its absence.
+        """Analyze an instance and record the result, or return why there is none.
 
         Returns:
             The conclusion; None if there is a result, or if the work is stale.
@@ -272,7 +275,15 @@ class Work:
         )
 
     def _analysis(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Analysis:
-        """Run the pipeline, unless the instance has killed the worker too often."""
+        """Run the pipeline.
+
+        Raises:
+            AnalysisError: As in `Pipeline.analyze`; or the file is missing, or the
+                worker died MOST_ATTEMPTS times during the analysis of this instance.
+            NotAnalyzedError: The model must not be applied to this instance, or
+                another revision with the same picture and identity has a result.
+            ResemblesSlowError: The image belongs in the separate lane.
+        """
         if row.attempts > MOST_ATTEMPTS:
             raise AnalysisError(
                 f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
@@ -297,7 +308,10 @@ class Work:
         return retry_until_available(lambda: self.pipeline.analyze(instance, check))
 
     def _check_for_presentation_image(self, row: sa.Row[Any]) -> None:
-        """Raise NotMeantError if the For Presentation image has a result instead."""
+        """Raise NotMeantError if the For Presentation image of this one has a result.
+
+        An analysis that a user requests is never rejected here.
+        """
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
         if other := retry_until_available(
@@ -312,7 +326,8 @@ class Work:
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
         """Send an instance's results to one destination, or request commitment to them.
 
-        Each run does only one of the two.
+        A run sends the objects that are not stored. If all are stored, it requests the
+        commitment to those that wait for it.
         """
         uid, sender_ae_title = retry_until_available(
             lambda: self.journal.sender(instance_id)
@@ -375,7 +390,11 @@ class Work:
     def _request_commitment(
         self, instance_id: str, destination: Destination, run: int, sender_ae_title: str
     ) -> bool:
-        """Request commitment to the stored results; return whether there were any."""
+        """Request commitment to the stored results that wait for it.
+
+        Returns:
+            Whether a request was made; False if there is nothing to request.
+        """
         commitments = self.journal.commitments
         begin = partial(commitments.begin, instance_id, destination, run)
         request = retry_until_available(begin)
@@ -420,7 +439,7 @@ def _log_delivery(
     outcomes: Mapping[str, Outcome],
     seconds: float,
 ) -> None:
-    """Log a delivery attempt, with each reason once.
+    """Log a delivery attempt, with the number of objects for each outcome.
 
     Texts from the destination may name the patient, so they are not logged.
     """
@@ -446,8 +465,8 @@ def _state_label(state: InstanceState) -> str:
 def register(work: Work) -> None:
     """Register the workflows with DBOS. Call this before DBOS is launched."""
 
-    # DBOS counts every death of the process, whatever caused it. One bad image would
-    # then fail others, so the journal counts attempts instead.
+    # DBOS would count every death of the process for all work in progress, so one bad
+    # image would make others fail. The journal counts attempts instead.
     @DBOS.workflow(name=ANALYZE, max_recovery_attempts=None)
     def analyze(instance_id: str, run: int) -> None:
         work.analyze(instance_id, run)
