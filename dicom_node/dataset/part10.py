@@ -67,7 +67,7 @@ from dicom_node.errors import (
 MOST_INFLATED = 2**31
 """Maximum size of a deflated dataset after inflation, in bytes, without a setting.
 
-The decoder's limit on memory is lower.
+It applies where no setting determines the limit.
 """
 PREFIX_POSITION = slice(128, 132)
 PIECE = 2**20  # bytes inflated at a time

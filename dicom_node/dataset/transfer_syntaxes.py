@@ -81,8 +81,9 @@ LOSSY_DECODERS: Mapping[UID, str] = MappingProxyType(
 DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS_DECODERS, *LOSSY_DECODERS)
 """All transfer syntaxes that can be decoded: uncompressed, lossless, lossy.
 
-PS3.8 leaves the choice to the acceptor, so this order decides. With the lossy ones
-first, modalities would compress.
+PS3.8 lets the acceptor choose one of the proposed syntaxes. The first proposed one in
+this order is chosen. The lossy ones are last, so that a modality that proposes several
+does not compress.
 """
 
 

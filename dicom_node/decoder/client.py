@@ -62,7 +62,10 @@ which costs at least as much as the fork. So one child for each image would be t
 """
 
 OUT_OF_MEMORY = 75
-"""Exit status of a child that ran out of memory: it may be in any state."""
+"""Exit status of a child that ran out of memory.
+
+The child ends because its state may be inconsistent.
+"""
 
 LOG, RETURNED, RAISED = "log", "returned", "raised"
 """The kinds of messages that a child sends."""

@@ -17,7 +17,7 @@ from dicom_node.storage.tables import (
 
 NO_NOTICE = " The notice of it has not arrived: "
 FILES_REMOVED = "Its files were removed; send the image again"
-"""The end of the reason of an object that a destination lost after that."""
+"""The end of the reason if a destination lost an object and its files are removed."""
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:

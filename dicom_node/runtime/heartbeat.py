@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
 DEAD_AFTER_S = 20.0
-"""A process without a heartbeat for longer is assumed dead: hung, killed or cut off."""
+"""A process without a heartbeat for more than this many seconds is assumed dead.
+
+It may hang, or may have been killed or cut off from the database.
+"""
 
 RETENTION_S = 24 * 3600.0
 

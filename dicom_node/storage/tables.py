@@ -24,7 +24,10 @@ ANALYZING = "analyzing"
 
 
 RETURNED = "returned"
-"""The state shown for a result of this software that was sent back: not analyzed."""
+"""The state shown for a result of this software that was sent back.
+
+Such a result is not analyzed.
+"""
 
 
 class DeliveryState(StrEnum):
