@@ -29,7 +29,7 @@ DRAIN_S = 30
 
 
 def main() -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish the running requests."""
+    """Serve until SIGTERM or Ctrl-C, then finish running requests within DRAIN_S."""
     parser = role_parser("api", __doc__)
     parser.add_argument("--fd", type=int, help="serve on this inherited socket")
     arguments = parser.parse_args()
@@ -37,8 +37,8 @@ def main() -> None:
     stop = begin_role("api", arguments.supervisor, settings.log.format)
     allow_many_threads()
     verify_access_or_exit(settings.api)
-    # Use one torch thread pool per process: two pools slow each other down by
-    # busy-waiting.
+    # torch uses one thread in each process. Thread pools of two processes would slow
+    # each other down, because their threads wait busily.
     torch.set_num_threads(1)
     sockets = None if arguments.fd is None else [socket.socket(fileno=arguments.fd)]
     storage, is_standalone = settings.storage, arguments.supervisor is None
@@ -54,7 +54,7 @@ def main() -> None:
         stop.ready(DRAIN_S)
         server.run(sockets)
         stop.drained()
-    # A model that is still loading would delay the shutdown of the interpreter.
+    # os._exit ends the process even while a model is loading. A normal exit would wait.
     logging.shutdown()
     os._exit(0)
 

@@ -36,7 +36,7 @@ def create_app(
     *,
     supervised: bool = False,
 ) -> FastAPI:
-    """Create the application. The model is loaded when it starts to serve.
+    """Create the application. It loads the model when it starts.
 
     Args:
         settings: All settings of the node.
@@ -61,13 +61,13 @@ def create_app(
         version=release,
         description=DESCRIPTION,
         lifespan=lifespan,
-        # The pages serve it, to viewers only and without internet access.
+        # pages_router serves /openapi.json, to logged-in users only.
         openapi_url=None,
-        # The redirect would contain the host name that the client sent.
+        # A redirect would contain the host name that the client sent.
         redirect_slashes=False,
     )
     app.state.record_access, app.state.services = record_access, services
-    app.state.ending = lambda: False  # replaced by the process that serves it
+    app.state.ending = lambda: False  # api/__main__.py replaces it
     install_error_handlers(app)
     storage = storage_checks(settings.storage) if checks is None else checks
     ready = {"model": analyzer.check, **storage}
@@ -95,7 +95,7 @@ def create_app(
 
 
 def _release() -> str:
-    """Return the version of this software, or a text if it is not installed."""
+    """Return the version of this software, or "not installed"."""
     try:
         return version("fracture-node")
     except PackageNotFoundError:

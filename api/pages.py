@@ -1,9 +1,8 @@
 """The pages of the web application and the description of the API.
 
-There is no build step, and nothing is loaded from outside: everything works in the
-closed network of a hospital. The description is a rendering of openapi.json by this
-application. Swagger UI would add 1.5 MB of third-party scripts for one request that
-curl can send.
+There is no build step, and nothing is loaded from other hosts, so the pages work in the
+closed network of a hospital. This application renders openapi.json as the description.
+Swagger UI would add 1.5 MB of third-party scripts for one request that curl can send.
 """
 
 import json
@@ -35,11 +34,11 @@ NAV = (
 
 
 def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
-    """Load the templates.
+    """Return the templates of the pages, with the globals that they use.
 
     Args:
         version: The version of this software, for the footer of each page.
-        guarded: Whether programs must send a token; shown in the examples.
+        guarded: Whether programs must send a token. The examples then show one.
     """
     templates = Jinja2Templates(HERE / "templates")
     # Keep the key order and the non-ASCII characters of the examples.
@@ -55,7 +54,7 @@ def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
 
 
 def pages_router(templates: Jinja2Templates) -> APIRouter:
-    """Serve the pages to logged-in users."""
+    """Return the router of the pages and the API description, for logged-in users."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
@@ -87,7 +86,7 @@ def pages_router(templates: Jinja2Templates) -> APIRouter:
 
     @router.get("/phantom.png")
     def phantom(_user: Viewer) -> Response:
-        """Draw a broken bone for users who have no radiograph at hand."""
+        """Return a synthetic radiograph of a broken bone, to try the start page."""
         pixels = draw_phantom(broken=True).radiograph().pixels
         _, png = cv2.imencode(".png", pixels)
         return Response(png.tobytes(), media_type="image/png")

@@ -20,7 +20,7 @@ class Token(Table):
     """A token that identifies a program or a group of users.
 
     Attributes:
-        name: The name in the log.
+        name: The name of the user in the log and in the audit trail.
         role: The role of users with this token.
         sha256: The SHA-256 of the token in hexadecimal digits; empty if `env` is given.
         env: The environment variable that contains the token itself.
@@ -46,10 +46,10 @@ class Token(Table):
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 of the token.
+        """The SHA-256 of the token, 32 bytes.
 
-        Tokens are random and long. They need no slow hash for protection, unlike
-        passwords that people choose.
+        Tokens are random and long. Unlike passwords that people choose, they need no
+        slow hash.
         """
         if self.env is None:
             return bytes.fromhex(self.sha256)
@@ -112,10 +112,10 @@ _NO_USERS = (
 
 
 def access_problems(api: ApiSettings) -> list[str]:
-    """Return the problems that must be solved before pages may be served, one per line.
+    """Return the reasons why the pages must not be served; empty if they may.
 
-    These are not errors of the settings as such: most commands serve nothing, and may
-    run without the environment variables.
+    Each reason is one line. It is not an error of the settings as such: most commands
+    serve no pages, and may run without the environment variables.
     """
     problems = [
         f"api.tokens: the environment variable {each.env.variable} of the token "

@@ -16,14 +16,14 @@ from pydantic_core import PydanticCustomError
 
 
 class Table(BaseModel):
-    """A frozen table of a TOML file that refuses unknown keys."""
+    """A frozen table of a TOML file that refuses unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _check_type(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        """Refuse true in place of 1, and text that the operating system rejects."""
+        """Refuse a boolean for another type, and text with NUL or undecodable bytes."""
         field = cls.model_fields[info.field_name or ""]
         is_bool = isinstance(value, bool) and field.annotation is not bool
         if is_bool or (isinstance(value, str | Path) and not _is_text(str(value))):
@@ -52,10 +52,14 @@ LONGEST_TITLE = 16
 
 
 def _caller_title(title: str) -> str:
-    """Check a calling AE title.
+    """Check a calling AE title, and return it unchanged.
 
     This is less strict than AeTitle, because some callers use bytes that PS3.5 does not
     allow.
+
+    Raises:
+        ValueError: The title is empty or too long, has spaces at an end, or cannot be
+            printed.
     """
     if not title.isprintable() or title != title.strip() or not title:
         raise ValueError("should be printable, without spaces at either end")
@@ -92,7 +96,7 @@ Network = Annotated[
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine and cannot be reached by others."""
+    """Return whether a host is a loopback address or "localhost"."""
     try:
         return ip_address(host).is_loopback
     except ValueError:  # a host name

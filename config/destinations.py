@@ -1,7 +1,7 @@
 """The destinations of results: one frozen table for each protocol.
 
-The key `type` selects the table. A common base class holds the shared keys. The
-delivery modules contain the protocols.
+The key `type` selects the table. A common base class holds the shared keys. The modules
+of `dicom_node/delivery` implement the protocols.
 """
 
 import re
@@ -50,7 +50,7 @@ class CommitmentCaller(Table):
 
 
 def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
-    """Convert a bare AE title to a caller from the host that was asked."""
+    """Convert a bare AE title to the table of a caller without a network."""
     return {"ae_title": value} if isinstance(value, str) else value
 
 
@@ -107,14 +107,15 @@ class _Destination(Table):
 
     Attributes:
         name: The name for users, the journal and the commands.
-        results: The kinds of result that it receives.
+        results: The kinds of result that the destination receives.
         retry_days: Days for which a delivery is retried before it fails permanently.
         modality: The modality of captures: "OT", or "source" for that of the
             radiograph.
         send_negative: Whether to send the results of analyses without a fracture. If
             not, the destination receives a capture with a notice for each image that
             was not analyzed.
-        transfer_syntax: The transfer syntax of images, if the peer accepts it.
+        transfer_syntax: The preferred transfer syntax of images. It is used if the peer
+            accepts it.
         commitment: Whether a result counts as delivered only after the archive has
             committed to storing it (PS3.4 annex J).
     """
@@ -171,7 +172,13 @@ class Secret:
 
 
 def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value
-    """Read the value from the environment, which `load` passes as the context."""
+    """Convert the name of an environment variable to a secret with its value.
+
+    The context of the validation is the environment; `load` passes it.
+
+    Raises:
+        ValueError: The value is not the name of a variable in capitals.
+    """
     if isinstance(value, Secret):
         return value
     if not isinstance(value, str) or not re.fullmatch("[A-Z_][A-Z0-9_]*", value):
@@ -187,7 +194,11 @@ FromEnvironment = Annotated[InstanceOf[Secret], BeforeValidator(_secret)]
 
 
 def _service(url: str) -> str:
-    """Check the base URL of a service; the error texts do not quote it."""
+    """Check the base URL of a service, and return it without a slash at the end.
+
+    Raises:
+        ValueError: The URL cannot be used. The message does not quote it.
+    """
     match = URL.fullmatch(url)
     if (
         match is None
@@ -238,7 +249,7 @@ class StowDestination(_Destination):
 
 
 def _type(value: Any) -> str | None:  # noqa: ANN401 - any TOML value
-    """Return the type of a destination, or None if it has none."""
+    """Return the `type` of a destination, or None if that key is missing."""
     if isinstance(value, _Destination):
         return str(getattr(value, "type", None))
     return str(value["type"]) if isinstance(value, dict) and "type" in value else None
@@ -257,7 +268,7 @@ Destination = Annotated[
 def names_are_unique(
     destinations: tuple[Destination, ...],
 ) -> tuple[Destination, ...]:
-    """Check that no two destinations have the same name.
+    """Check that no two destinations have the same name, and return them unchanged.
 
     Raises:
         ValueError: Two destinations have the same name.

@@ -1,4 +1,4 @@
-"""Explain wrong keys of a TOML file: the value found and the value expected."""
+"""Explain wrong keys of a TOML file, with the value found and the value expected."""
 
 import difflib
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ from config.expectation import alternatives, expected, item_of, keys_of, written
 
 Location = tuple[str | int, ...]
 
-# Their values may be secret, or contain a password that was entered by mistake.
+# Error texts do not quote the values of these keys. The values may be secret, or
+# contain a password that was entered by mistake.
 UNQUOTED = frozenset(
     {"database", "url", "token_env", "username", "password_env", "tokens"}
 )
@@ -32,7 +33,7 @@ NO_TYPE = {"union_tag_not_found", "union_tag_invalid"}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A wrong key.
+    """A wrong key of a TOML file.
 
     Attributes:
         keys: The key, preceded by those of the tables and lists that contain it.
@@ -43,7 +44,7 @@ class Problem:
     description: str
 
     def __str__(self) -> str:
-        """Return the key and the text as one line."""
+        """Return the key and the description as one line."""
         return f"{'.'.join(map(_printable, self.keys))}: {self.description}"
 
 
@@ -53,6 +54,9 @@ def explain_errors(error: ValidationError, tree: Any) -> Iterator[Problem]:  # n
     Args:
         error: The error of pydantic.
         tree: The expected table: a pydantic model or a dataclass.
+
+    Yields:
+        The problems, each of them once.
     """
     found = (
         _explain_error(dict(each), tree) for each in error.errors(include_url=False)
@@ -95,7 +99,8 @@ def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]: 
     location. The file has no such level.
 
     Returns:
-        The keys, the known names beside the last key, and its type.
+        The keys, the names that are known at the level of the last key, and the type of
+            its value.
     """
     keys: list[str | int] = []
     known_keys: list[str] = []
@@ -127,7 +132,7 @@ def _type(table: Any) -> str:  # noqa: ANN401 - a class
 
 
 def _describe_found(keys: Location, value: object) -> str:
-    """Describe the value found, without quoting tables and possible secrets."""
+    """Describe a value that was found. Tables and possible secrets are not quoted."""
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str | int | float) for each in values):
         return next(

@@ -22,11 +22,11 @@ NUMBERS = {int: "whole number", float: "number"}
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """A type without its `Annotated`.
+    """A type annotation that was separated into its parts.
 
     Attributes:
-        base: The type itself.
-        description: The text of `Field(description=…)`; empty if it has none.
+        base: The type without `Annotated`.
+        description: The text of `Field(description=…)`; empty if there is none.
         limits: The limits of the values: Ge, MaxLen and so on.
     """
 
@@ -36,10 +36,10 @@ class _Type:
 
 
 def keys_of(table: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
-    """Return the keys of a table with their types; empty for other types.
+    """Return the keys of a table with their types; empty if the type is no table.
 
     Args:
-        table: A pydantic model, or a dataclass.
+        table: Any type. A pydantic model or a dataclass is a table.
     """
     if isinstance(table, type) and issubclass(table, BaseModel):
         fields = table.model_fields.items()
@@ -59,7 +59,7 @@ def alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401 - any type at al
 
 
 def item_of(annotation: Any, index: int) -> Any:  # noqa: ANN401 - any type at all
-    """Return the type of an item of a list."""
+    """Return the type of the item of a tuple at an index; Any beyond its end."""
     items = get_args(_unwrapped(annotation).base)
     if len(items) == 2 and items[1] is Ellipsis:  # noqa: PLR2004 - tuple[X, ...]
         return items[0]
@@ -67,7 +67,7 @@ def item_of(annotation: Any, index: int) -> Any:  # noqa: ANN401 - any type at a
 
 
 def expected(annotation: Any) -> str:  # noqa: ANN401 - any type at all
-    """Describe the values of a type, such as "a whole number from 0 to 65535"."""
+    """Describe the allowed values of a type: "a whole number from 0 to 65535"."""
     it = _unwrapped(annotation)
     origin = get_origin(it.base)
     if it.description:
@@ -145,5 +145,5 @@ def _one_of(options: list[str]) -> str:
 
 
 def written(value: object) -> str:
-    """Format a TOML value for error messages."""
+    """Return a TOML value as text for error messages. Strings are quoted."""
     return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,8 +1,8 @@
 """The settings: one frozen tree, read once from a TOML file and the environment.
 
-The entry point of each role passes the tree on; no other code reads the environment.
-`node.toml` beside this file lists every key with its default, and is used without
-`--config`. The environment overrides the file, key by key:
+The entry point of each process reads the tree and passes it on. No other code reads a
+setting from the environment. `node.toml` beside this file lists every key with its
+default, and is used without `--config`. The environment overrides the file, key by key:
 FRACTURE_NODE__RECEIVER__PORT=104. Lists can only be set in the file.
 """
 
@@ -25,7 +25,7 @@ from config.tls import TlsSettings
 from config.toml_file import TomlError, read_toml
 
 ENVIRONMENT_PREFIX = "FRACTURE_NODE__"
-# Keys that hold a path, in any section.
+# The keys that hold a path, in any section.
 PATHS = frozenset(
     {
         *("directory", "weights", "ca_bundle", "file"),
@@ -106,7 +106,7 @@ class StorageSettings(Table):
 
 
 class ModelSettings(Table):
-    """The weights to use; node.toml documents each key."""
+    """The weights of the network and its device; node.toml documents each key."""
 
     weights: Path | None
     device: str = Field(
@@ -133,7 +133,7 @@ class ResultSettings(Table):
 
 
 class RetentionSettings(Table):
-    """How long finished instances are kept; node.toml documents each key."""
+    """Days for which finished instances are kept; node.toml documents each key."""
 
     delivered_days: float = Field(ge=0)
     failed_days: float = Field(ge=0)
@@ -142,7 +142,10 @@ class RetentionSettings(Table):
 
 
 class AuditSettings(Table):
-    """Settings of the audit trail, which is always stored in the database."""
+    """Settings of the audit trail; node.toml documents each key.
+
+    The trail is always stored in the database. It is also written to `file`, if set.
+    """
 
     file: Path | None
 
@@ -154,7 +157,7 @@ class LogSettings(Table):
 
 
 class Settings(Table):
-    """All settings."""
+    """All settings of the node, one table for each section."""
 
     receiver: ReceiverSettings
     tls: TlsSettings
@@ -180,7 +183,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
             file. Paths in the file are relative to its folder; paths in node.toml are
             relative to the working directory.
         environment: Contains the FRACTURE_NODE__SECTION__KEY variables that override
-            the file, and the secrets that destinations name.
+            the file, and the secrets that tokens and destinations name.
 
     Raises:
         SettingsError: The file is missing, is not TOML, or has wrong keys.
@@ -226,7 +229,7 @@ class _File:
     """The file that the settings come from.
 
     Attributes:
-        name: The path of the file.
+        name: The path of the file, or a text for the packaged node.toml.
         sections: The sections of the file, and those that have defaults.
     """
 
@@ -266,7 +269,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, _Keys]:
-    """Return the section and the key for each FRACTURE_NODE__ variable."""
+    """Return the section and the key of each FRACTURE_NODE__ variable, by its name."""
     names = (
         name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX)
     )
@@ -281,12 +284,12 @@ def _override(
     variables: Mapping[str, _Keys],
     environment: Mapping[str, str],
 ) -> Iterator[tuple[str, str]]:
-    """Set the values of the environment in the tables.
+    """Set the values of the environment in `tables`.
 
-    Unknown keys are set too; they are then reported with those of the file.
+    Unknown keys are set, too. `load` then reports them with those of the file.
 
     Yields:
-        The name of a variable that cannot be used, and the reason.
+        The name of each variable that cannot be used, and the reason.
     """
     for name, (section, key) in variables.items():
         table = tables.get(section, {})
@@ -301,7 +304,10 @@ def _override(
 
 
 def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - any TOML value
-    """Make the paths in the file relative to the folder of the file."""
+    """Return a TOML value with the texts of PATHS keys as paths below a folder.
+
+    An absolute path stays as it is. An empty text becomes None.
+    """
     if isinstance(value, list):
         return [_located(each, folder) for each in value]
     if not isinstance(value, dict):
@@ -321,5 +327,5 @@ def _in_folder(text: str, folder: Path) -> Path | None:
 def _at_home(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # unknown user: take the name literally
+    except RuntimeError:  # unknown user: keep the "~" as part of the name
         return Path(text)

@@ -1,6 +1,7 @@
-"""TLS settings. The files are checked when the settings are read.
+"""The settings of TLS, and checks of the files that they name.
 
-The network code applies these settings to connections.
+The files are checked when the settings are read. `dicom_node/network/tls.py` applies
+the settings to connections.
 """
 
 import ssl
@@ -21,7 +22,7 @@ File = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 
 
 class TlsSettings(Table):
-    """DICOM TLS of the receiver; node.toml documents each key."""
+    """Settings of DICOM TLS of the receiver; node.toml documents each key."""
 
     port: Port
     certificate: File
@@ -68,6 +69,10 @@ def check_certificate(key: str, certificate: Path, private_key: Path | None) -> 
 
 def check_authorities(key: str, authorities: Path | None) -> None:
     """Check that a file contains certificates of authorities.
+
+    Args:
+        key: The settings key of the file.
+        authorities: PEM file. None is accepted.
 
     Raises:
         ValueError: The file cannot be read or has no PEM certificate.

@@ -1,20 +1,23 @@
-"""Read a TOML file, or explain why it cannot be read."""
+"""Read a TOML file, with an error text for users if it cannot be read."""
 
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
-# tomllib prints a key as a tuple of its parts.
+# In its error messages, tomllib prints a key as a tuple of its parts.
 _PARTS = re.compile(r"\(((?:'[^']*'(?:, )?)+),?\)")
 
 
 class TomlError(Exception):
-    """The file cannot be read. The message is written to follow the path."""
+    """A file cannot be read as TOML.
+
+    The message is the end of a sentence that begins with the path of the file.
+    """
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+    """Return the content of a TOML file.
 
     Raises:
         FileNotFoundError: The file does not exist.

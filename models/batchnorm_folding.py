@@ -2,9 +2,9 @@
 
 In eval mode, batch normalization multiplies each channel by a factor and adds a value.
 The preceding convolution can do the same with adapted weights. Convolutions and pooling
-are also faster if the channels of a pixel are adjacent in memory (channels last).
-Together, this reduces the time on a CPU to two thirds. Results differ in the sixth
-digit.
+are also faster if the channels of a pixel are adjacent in memory (channels last). Both
+together reduced the time of the network on a CPU from 125 to 92 ms. Answers differ by
+1e-6 (docs/performance.md).
 """
 
 from itertools import pairwise
@@ -22,7 +22,7 @@ def fold_batchnorm(features: nn.Module) -> nn.Module:
             afterwards.
 
     Returns:
-        The same module.
+        The same module, with its weights in channels-last order.
     """
     for module in features.modules():
         children = list(module.named_children())

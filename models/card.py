@@ -1,7 +1,7 @@
 """The model card: everything the code must know about the weights of a network.
 
-A card is a TOML file beside the weights, with the same name. No other part of the code
-contains facts about a model.
+A card is a TOML file in the folder of the weights, with the same name except for the
+suffix. No other part of the code contains facts about a model.
 """
 
 import json
@@ -37,29 +37,30 @@ class ModelCard:
 
     Attributes:
         name: Name of the model, as results show it.
-        version: Version of the weights, as results show it.
+        version: Version of the model, as results show it.
         architecture: A torchvision ResNet ("resnet18", "resnet34" or "resnet50"), or a
             variant with a finer grid ("resnet18_fine" or "resnet16_fine", see the
             network module).
         classes: Names of the outputs in their order; exactly one is "Fracture".
         input_size: Side of the square input in pixels.
-        resize: "letterbox" keeps the proportions and pads with black. "stretch" does
-            not, like the original application.
+        resize: "letterbox" keeps the proportions and pads with black. "stretch" changes
+            the proportions, as the original application did.
         mean: Per channel; subtracted from intensities in [0, 1].
         std: Per channel; divides the difference.
         temperature: Divides the logits before the softmax (Guo et al., "On Calibration
             of Modern Neural Networks", ICML 2017).
         doubtful: Minimum probability at which a fracture is reported, as doubtful. It
             is the threshold between the two answers, where their confidence is 50 %.
-        definite: Minimum probability at which it is reported as definite; not below
-            `doubtful`.
+        definite: Minimum probability at which a fracture is reported as definite; not
+            below `doubtful`.
         body_parts: Body Part Examined values that the model covers; empty means all.
             Images that name another body part are not analyzed.
         sha256: SHA-256 of the weights file, hexadecimal; empty means that any file is
             accepted.
-        phantom_logits: Logits for the whole and the broken phantom when the card was
-            made, {"whole": (…), "broken": (…)}. The self-test at start compares them.
-            Empty means that no comparison is made.
+        phantom_logits: Logits for the whole and the broken phantom when they were
+            recorded, {"whole": (…), "broken": (…)}. The self-test at start compares the
+            logits of the loaded network with them. Empty means that no comparison is
+            made.
         pooling: How the scores of the grid cells are combined to a score of the image:
             "average", like torchvision's ResNets, or "log_sum_exp".
         scales: Sizes at which the network reads the image, as multiples of
@@ -74,8 +75,8 @@ class ModelCard:
             work, and makes the result nearly independent of the orientation of the
             image.
         unfamiliar: Maximum distance from the training images; images farther away are
-            not analyzed. Needs the statistics in the weights file. If omitted, all
-            images are analyzed.
+            not analyzed. The key requires statistics in the weights file. None means
+            that no distance is checked.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -114,7 +115,7 @@ def read_card(path: Path) -> ModelCard:
 
     Raises:
         ModelError: The file does not exist, is not TOML, or has wrong, unknown or
-            missing keys. The message names all of them.
+            missing keys. The message lists every wrong key.
     """
     try:
         table = read_toml(path)
@@ -138,13 +139,13 @@ def read_card(path: Path) -> ModelCard:
 
 
 def card_text(card: ModelCard) -> str:
-    """Return a card as TOML, with one key per line."""
+    """Return a card as TOML, with one key per line. Keys that are None are omitted."""
     known = {key: value for key, value in asdict(card).items() if value is not None}
     return "".join(f"{key} = {_toml(value)}\n" for key, value in known.items())
 
 
 def _toml(value: object) -> str:
-    """Return a value in TOML syntax, which equals JSON except for tables."""
+    """Return a value in TOML syntax, which is that of JSON except for tables."""
     if isinstance(value, dict):
         pairs = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
@@ -152,7 +153,7 @@ def _toml(value: object) -> str:
 
 
 def _contradictions(card: ModelCard) -> Iterator[str]:
-    """Yield errors in the combination of keys."""
+    """Yield the errors that the types of the keys do not exclude, one line each."""
     if card.classes.count(FRACTURE) != 1:
         yield f"classes: found {list(card.classes)}; exactly one must be {FRACTURE!r}"
     if card.scales not in SCALES:

@@ -1,7 +1,7 @@
 """A ResNet in two halves, and safe loading of its weights.
 
 The halves make Grad-CAM a simple expression: the map is computed from the output of the
-first half. Hooks are not needed, which would be unsafe in a network that threads share.
+first half. Hooks would be unsafe in a network that threads share, and are not needed.
 """
 
 import hashlib
@@ -26,10 +26,11 @@ WIDTH = 256
 
 
 def resnet18_fine(classes: int) -> ResNet:
-    """A ResNet18 with the grid of the third stage in its last stage: 14 x 14 for 224.
+    """Return a ResNet18 that keeps the grid of its third stage in its last stage.
 
-    The last stage has half the width and four times the cells, because a fracture is
-    smaller than a cell of the usual 7 x 7 grid.
+    The grid has 14 x 14 cells for an input of 224 x 224 pixels. The last stage has half
+    the channels and four times the cells of a ResNet18, because a fracture is smaller
+    than a cell of the usual 7 x 7 grid. The weights are random.
     """
     network = resnet18(classes)
     network.layer4 = nn.Sequential(BasicBlock(WIDTH, WIDTH), BasicBlock(WIDTH, WIDTH))
@@ -38,7 +39,10 @@ def resnet18_fine(classes: int) -> ResNet:
 
 
 def resnet16_fine(classes: int) -> ResNet:
-    """A fine ResNet18 with one block in its last stage: an eighth less work."""
+    """Return a `resnet18_fine` with one block instead of two in its last stage.
+
+    It needs an eighth less work.
+    """
     network = resnet18_fine(classes)
     network.layer4 = nn.Sequential(BasicBlock(WIDTH, WIDTH))
     return network
@@ -66,7 +70,7 @@ class Network:
     """A network in eval mode.
 
     Attributes:
-        features: The convolutions to the end of layer4, (1, 3, S, S) to (1, K, h, w).
+        features: The convolutions to the end of layer4: (1, 3, S, S) to (1, K, h, w).
         head: Pooling and one linear layer: (1, K, h, w) to (1, classes).
         statistics: Further tensors of the weights file, by name, for the
             out-of-distribution check. May be empty.
@@ -82,7 +86,7 @@ class Network:
         return self.head.linear
 
     def to(self, device: torch.device) -> "Network":
-        """Move the weights to a device."""
+        """Return the network on a device. Its modules are moved in place."""
         moved = {name: value.to(device) for name, value in self.statistics.items()}
         return Network(self.features.to(device), self.head.to(device), moved)
 
@@ -90,9 +94,9 @@ class Network:
 class TurnedFeatures(nn.Module):
     """Convolutions on four orientations of an image, with averaged results.
 
-    A film can lie in any of four orientations. If the input is turned by a quarter, the
-    output is turned by a quarter as well. The errors for the single orientations
-    differ, and their mean is smaller.
+    A radiograph can be stored in any of four orientations. If the input is turned by a
+    quarter, the output is turned by a quarter as well. The errors for the single
+    orientations differ, and the error of the mean is smaller.
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -108,11 +112,11 @@ class TurnedFeatures(nn.Module):
 
 
 class ScaledFeatures(nn.Module):
-    """Convolutions that see an image at half size and at full size.
+    """Convolutions on an image at full size and at half size, with averaged results.
 
     Both maps come from the same weights. The map of the half-size image is enlarged to
-    the grid of the other map, and the mean of the two is returned. The head is linear
-    in each cell, so its scores are the mean of the scores of the two maps, and Grad-CAM
+    the grid of the other map before the mean is computed. The head is linear in each
+    cell. Its scores are therefore the mean of the scores of the two maps, and Grad-CAM
     needs no special case.
     """
 
@@ -121,14 +125,17 @@ class ScaledFeatures(nn.Module):
         self.features = features
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute features of double-size images: (N, 3, H, W) to (N, K, h, w)."""
+        """Compute features of images at full size: (N, 3, H, W) to (N, K, h, w)."""
         large: Tensor = self.features(image)
         small = self.features(F.avg_pool2d(image, 2))
         return (large + enlarged(small, large)) / 2
 
 
 def enlarged(small: Tensor, large: Tensor) -> Tensor:
-    """Enlarge a map, (N, K, h / 2, w / 2), to the grid of another, (N, K, h, w)."""
+    """Return a map, (N, K, h / 2, w / 2), on the grid of another, (N, K, h, w).
+
+    The values are interpolated bilinearly.
+    """
     return F.interpolate(
         small, size=large.shape[2:], mode="bilinear", align_corners=False
     )
@@ -137,11 +144,11 @@ def enlarged(small: Tensor, large: Tensor) -> Tensor:
 class Head(nn.Module):
     """Scores each cell of the grid with one linear layer, and pools the scores.
 
-    With "average" this equals the head of any ResNet, which averages first and gives
-    the same result. With "log_sum_exp" the score of the image is the logarithm of the
+    With "average", the result is that of the head of any ResNet, which averages before
+    the linear layer. With "log_sum_exp", the score of the image is the logarithm of the
     mean of the exponentials of the cell scores (Pinheiro and Collobert, "From
     Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015). One
-    cell that shows a fracture is then enough, as it is for a reader.
+    cell with a high score is then enough for a high score of the image.
     """
 
     def __init__(self, linear: nn.Linear, pooling: str) -> None:
@@ -170,18 +177,23 @@ def pooled(scores: Tensor) -> Tensor:
 
 
 def load_network(content: bytes, card: ModelCard) -> Network:
-    """Build the network of a card from the bytes of a weights file.
+    """Return the network of a card, with the weights of a weights file.
+
+    Batch normalization is folded into the convolutions. The SHA-256 of the file is
+    checked if the card contains one.
 
     Args:
-        content: A state dictionary as torch.save writes it, with the key names of
-            torchvision; floating point of any width.
+        content: The bytes of the file: a state dictionary as torch.save writes it, with
+            the key names of torchvision and floating point of any width.
         card: The card of the weights.
 
     Raises:
-        ModelError: The bytes do not match the card, or are not a state dictionary.
+        ModelError: The bytes do not match the card, are not a state dictionary, or
+            contain numbers that are not finite.
     """
     _check(content, card)
-    # The meta device has no data, so no random weights are drawn that are overwritten.
+    # The meta device has no data, so no random weights are drawn. They would be
+    # overwritten.
     with torch.device("meta"):
         network = build_network(card)
     state = {name: value.float() for name, value in _state(content).items()}
@@ -200,12 +212,15 @@ def load_network(content: bytes, card: ModelCard) -> Network:
 
 
 def build_network(card: ModelCard) -> ResNet:
-    """Create the architecture of the card with random weights, without a download."""
+    """Return a network of the architecture of a card, with random weights."""
     return BUILDERS[card.architecture](len(card.classes))
 
 
 def split_network(network: ResNet, card: ModelCard) -> Network:
-    """Split a network after its last convolution, and wrap the halves for the card."""
+    """Return a network in two halves, split after its last stage.
+
+    Further orientations and scales are added as the card requires.
+    """
     *convolutions, _pool, linear = network.children()
     assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type
     features: nn.Module = nn.Sequential(*convolutions)
@@ -217,7 +232,7 @@ def split_network(network: ResNet, card: ModelCard) -> Network:
 
 
 def digest(content: bytes) -> str:
-    """Return the SHA-256 of the content, in hexadecimal digits."""
+    """Return the SHA-256 of the content in 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -239,7 +254,12 @@ def _check(content: bytes, card: ModelCard) -> None:
 
 
 def _state(content: bytes) -> dict[str, Tensor]:
-    """Read only tensors: a pickle that would run code is refused."""
+    """Return the tensors of a weights file by name.
+
+    Raises:
+        ModelError: The file is damaged, or contains something other than tensors, such
+            as a pickle that could run code.
+    """
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001 - torch raises many types for a damaged file

@@ -1,11 +1,12 @@
 """The ResNets of torchvision, with the same layers and names, without torchvision.
 
-Importing torchvision takes 190 MB and a second in each process, for detectors and
-compilers that inference does not need. A test checks that the networks are the same.
+Inference does not need the rest of torchvision, or a compiler that torch would import.
+Without them, the imports of a role take 2.7 instead of 3.5 s, and 959 instead of
+1,132 MB (docs/performance.md). A test checks that the networks are the same.
 
 Source:
-    He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; with the
-        stride of a bottleneck in its second convolution, as in torchvision.
+    He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. The stride of
+        a bottleneck is in its second convolution, as in torchvision.
 """
 
 from collections.abc import Sequence
@@ -17,19 +18,29 @@ WIDTHS = 64, 128, 256, 512
 
 
 def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2d:
-    """A square convolution that keeps the size, apart from its stride."""
+    """Return a convolution without bias that divides the size of its input by `stride`.
+
+    Args:
+        before: Number of input channels.
+        after: Number of output channels.
+        side: Side of the square kernel in pixels; odd.
+        stride: The stride.
+    """
     return nn.Conv2d(before, after, side, stride, side // 2, bias=False)
 
 
 def shortcut(before: int, after: int, stride: int) -> nn.Module | None:
-    """Return a layer that maps the input of a block to its output shape, or None."""
+    """Return a layer that maps the input of a block to its output shape.
+
+    Returns None if both shapes are equal.
+    """
     if stride == 1 and before == after:
         return None
     return nn.Sequential(convolution(before, after, 1, stride), nn.BatchNorm2d(after))
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions with a shortcut."""
+    """Two convolutions of 3 x 3, with a shortcut around them."""
 
     expansion = 1
 
@@ -52,7 +63,11 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions that reduce and restore the channels, with a shortcut."""
+    """Three convolutions with a shortcut around them.
+
+    The first one changes the number of channels to `width`, and the last one to four
+    times `width`.
+    """
 
     expansion = 4
 
@@ -84,14 +99,25 @@ Block = type[BasicBlock] | type[Bottleneck]
 def stage(
     block: Block, before: int, width: int, depth: int, stride: int
 ) -> nn.Sequential:
-    """A sequence of blocks; the first one changes the shape."""
+    """Return a sequence of `depth` blocks. The first one changes the shape.
+
+    Args:
+        block: The type of the blocks.
+        before: Number of input channels.
+        width: Channels of the blocks, before their expansion.
+        depth: Number of blocks.
+        stride: Stride of the first block.
+    """
     after = width * block.expansion
     others = [block(after, width) for _ in range(depth - 1)]
     return nn.Sequential(block(before, width, stride), *others)
 
 
 class ResNet(nn.Module):
-    """Four stages of blocks, a pooling and a linear layer."""
+    """A ResNet: a convolution, four stages of blocks, pooling, and a linear layer.
+
+    The weights are random.
+    """
 
     def __init__(self, block: Block, depths: Sequence[int], classes: int) -> None:
         super().__init__()
@@ -107,15 +133,15 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(fourth, classes)
         for each in self.modules():
-            # The meta device has no data to initialize, and torch would import a
-            # compiler for it.
+            # Weights on the meta device have no data. To initialize them, torch would
+            # import a compiler.
             if isinstance(each, nn.Conv2d) and not each.weight.is_meta:
                 nn.init.kaiming_normal_(
                     each.weight, mode="fan_out", nonlinearity="relu"
                 )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 3, S, S) to (N, classes)."""
+        """Map images, (N, 3, S, S), to logits, (N, classes)."""
         *convolutions, pool, linear = self.children()
         for each in convolutions:
             image = each(image)
@@ -124,15 +150,15 @@ class ResNet(nn.Module):
 
 
 def resnet18(classes: int) -> ResNet:
-    """ResNet18."""
+    """Return a ResNet18 with random weights."""
     return ResNet(BasicBlock, (2, 2, 2, 2), classes)
 
 
 def resnet34(classes: int) -> ResNet:
-    """ResNet34."""
+    """Return a ResNet34 with random weights."""
     return ResNet(BasicBlock, (3, 4, 6, 3), classes)
 
 
 def resnet50(classes: int) -> ResNet:
-    """ResNet50."""
+    """Return a ResNet50 with random weights."""
     return ResNet(Bottleneck, (3, 4, 6, 3), classes)

@@ -1,1 +1,1 @@
-"""The sender of a request and its rights: tokens, sessions, proxies, login, audit."""
+"""The users of requests and their roles: tokens, sessions, proxies, login, audit."""

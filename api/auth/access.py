@@ -13,13 +13,13 @@ from api.auth.sessions import Sessions
 from config.access import SHORTEST_TOKEN, Token
 from config.settings import Settings
 
-# Anyone who can open the page of a node that serves only its own machine may do
-# everything.
+# The user of all requests if the settings require no login. The node then serves only
+# its own machine.
 ANYONE = User("anyone on this machine", "operator")
 
 
 class Access:
-    """Identifies users by token, session cookie or proxy header.
+    """Identifies users by proxy header, token or session cookie.
 
     Attributes:
         api: The settings of the web application.
@@ -39,7 +39,10 @@ class Access:
         self.failures = Throttle()
 
     def token(self, text: str) -> Token | None:
-        """Find a token by its text, in a time independent of the known tokens."""
+        """Return the token with this text, or None if it is unknown or too short.
+
+        The time for this does not depend on the content of the known tokens.
+        """
         digest = sha256(text.encode(errors="replace")).digest()
         matches = [
             each for each in self.api.tokens if hmac.compare_digest(each.digest, digest)
@@ -51,7 +54,8 @@ class Access:
     ) -> tuple[User, AuthMethod] | None:
         """Return the user of a request and the method of authentication.
 
-        Returns None if the user is unknown.
+        A proxy header comes first, then a bearer token, then a session cookie. Returns
+        None if the user is unknown.
         """
         if not self.api.guarded:
             return ANYONE, "open"
@@ -82,7 +86,7 @@ def cookie_name(secure: bool) -> str:  # noqa: FBT001 - one of two names
     """Return the name of the session cookie.
 
     Over https, the name has a prefix that browsers accept only from this exact host
-    (RFC 6265bis 4.1.3.2). No other host of the domain can then set a cookie in its
-    place.
+    (RFC 6265bis 4.1.3.2). Other hosts of the domain can then set no cookie with this
+    name.
     """
     return "__Host-fracture-node" if secure else "fracture-node"

@@ -1,4 +1,4 @@
-"""Users, and their actions that are logged and written to the audit trail."""
+"""Users, and the recording of their actions in the log and in the audit trail."""
 
 import logging
 from collections.abc import Callable
@@ -40,10 +40,10 @@ class AccessEvent:
         user: The user; None if the user is unknown.
         address: The address of the client.
         about: What the action applies to, such as a path or the name of a destination.
-            For a failed login, "/login" or "with an unknown token". It contains no text
-            that the user entered.
-        received: The instance that the user uploaded.
-        again: Whether the node already had the bytes of that instance.
+            For a failed login, "/login" or "with an unknown token". It must not contain
+            text that the user entered.
+        received: The instance that the user uploaded; None for other actions.
+        again: Whether the node already had the bytes of the uploaded instance.
     """
 
     type: AuditEventType
@@ -60,7 +60,7 @@ request fails if it raises an exception."""
 
 
 def log_event(event: AccessEvent) -> None:
-    """Log an event in one line."""
+    """Write an event to the log, in one line."""
     name = event.user.name if event.user else UNKNOWN_USER
     logger.info("%s: %s at %s, %s", event.type, name, event.address, event.about)
 
@@ -86,7 +86,10 @@ async def audit_access(
     *,
     again: bool = False,
 ) -> None:
-    """Record an action of the user who sent a request."""
+    """Record an action of the user who sent a request.
+
+    See AccessEvent for the arguments.
+    """
     sender = request.state.request_user
     event = AccessEvent(event_type, sender.user, sender.address, about, received, again)
     await run_in_threadpool(request.app.state.record_access, event)

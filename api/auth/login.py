@@ -1,7 +1,7 @@
 """/login and /logout: exchange a token for a session cookie, and end the session.
 
-The pages use no scripts. Scripts cannot read the session cookie, and browsers send it
-only from pages of this node.
+Login and logout work without scripts. Scripts cannot read the session cookie. Browsers
+send it only in requests from pages of this node.
 """
 
 import re
@@ -19,12 +19,12 @@ from api.http.body import small_form
 from config.access import Token
 from dicom_node.audit.event import AuditEventType
 
-# A path on this node with an optional query. "//elsewhere" would be another host.
+# A path on this node with an optional query. "//elsewhere" would name another host.
 PATH = re.compile(r"/(?!/)[\w./~-]*(\?[\w./~%&=+:-]*)?", re.ASCII)
 
 
 def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
-    """Serve the login page.
+    """Return the router of /login and /logout.
 
     Args:
         access: Checks tokens and creates sessions.
@@ -68,10 +68,11 @@ def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
 
 
 async def _check_token(request: Request, access: Access, text: str) -> Token:
-    """Return the token that the user entered.
+    """Return the token with the text that the user entered, and audit the login.
 
     Raises:
-        HTTPException: 401 if the token is unknown, 429 after too many unknown tokens.
+        HTTPException: 401 if the token is unknown. 429 if the address must wait after
+            too many unknown tokens.
     """
     address = request_user(request).address
     if wait_s := access.logins.wait_s(address):

@@ -1,8 +1,8 @@
 """Slow down addresses that repeatedly fail to log in, in bounded memory.
 
 No address is locked out permanently, and no address is affected by the failures of
-another one. The purpose is to keep the log from being flooded. Guessing tokens is a
-smaller concern, because they are too long to guess.
+another one. All IPv6 addresses of a /64 network count as one address. The purpose is to
+limit the number of log lines. Tokens are too long to guess.
 """
 
 import math
@@ -29,16 +29,16 @@ class Throttle:
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Start without failures.
+        """Create a throttle without failures.
 
         Args:
-            now: A clock, in seconds.
+            now: Returns the time in seconds, from any origin.
         """
         self._now = now
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def wait_s(self, address: str) -> int:
-        """Return how many seconds an address must wait until its next attempt."""
+        """Return the seconds that an address must wait until its next attempt."""
         count, last = self._failures.get(subscriber(address), (0, -math.inf))
         if count < FREE_ATTEMPTS:
             return 0
@@ -46,7 +46,10 @@ class Throttle:
         return max(math.ceil(last + delay_s - self._now()), 0)
 
     def failed(self, address: str) -> None:
-        """Record a failure of an address."""
+        """Count a failure of an address.
+
+        The count starts at 1 again FORGET_AFTER_S after the previous failure.
+        """
         key, now = subscriber(address), self._now()
         count, last = self._failures.pop(key, (0, now))
         self._failures[key] = (count + 1 if now - last < FORGET_AFTER_S else 1, now)

@@ -1,10 +1,10 @@
 """Identify the sender of each request before anything else handles it.
 
 Unauthenticated requests are refused here, before their body is read, unless the path is
-public. Requests that a browser sends on behalf of another website are refused too.
+public. Requests that a browser sends on behalf of another website are refused, too.
 These are requests that would change something and come from another origin (CSRF). If
-the pages are open to all users of this machine, these are also requests that address
-the node by another host name (DNS rebinding).
+the settings require no login, these are also requests that do not address the node by a
+loopback name or address (DNS rebinding).
 """
 
 from urllib.parse import urlsplit
@@ -33,12 +33,12 @@ class AuthMiddleware:
     """ASGI middleware that stores a RequestUser in the state of each request."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
-        """Wrap an application."""
+        """Wrap an application; `access` identifies the users of its requests."""
         self._app = app
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or refuse it."""
+        """Serve a request, or refuse it with 303 (to the login), 401, 403 or 421."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -77,7 +77,7 @@ class AuthMiddleware:
         )
 
     async def _audit_wrong_token(self, request: Request, address: str) -> None:
-        """Audit a wrong token, but throttle the events of a repeating program."""
+        """Audit a wrong token, unless its address must wait after repeated failures."""
         failures = self._access.failures
         if not failures.wait_s(address):
             failures.failed(address)
@@ -93,7 +93,7 @@ def _is_open(path: str) -> bool:
 def _rejection(
     headers: Headers, method: str, sender: RequestUser
 ) -> HTTPException | None:
-    """Return the error for a request from a forbidden origin, else None."""
+    """Return the error for a request that another website caused, or None."""
     if sender.auth_method == "open" and not _is_addressed_as_local(headers):
         return HTTPException(
             status.HTTP_421_MISDIRECTED_REQUEST,
@@ -102,7 +102,8 @@ def _rejection(
             "configure users in the section [api] of the settings (tokens or "
             "proxy_user_header).",
         )
-    # A website cannot make a browser send a token that the website does not have.
+    # A request with a token is not checked. A website cannot make a browser send a
+    # token that the website does not have.
     if (
         method not in SAFE
         and sender.auth_method != "token"
@@ -117,11 +118,10 @@ def _rejection(
 
 
 def _is_addressed_as_local(headers: Headers) -> bool:
-    """Return whether a request was sent to this machine by a loopback name.
+    """Return whether a request is addressed to a loopback name or address.
 
-    Programs may leave out the Host header. Browsers, which this check is for, always
-    send it. A request that a proxy forwarded is not local, whatever name the proxy
-    used.
+    The check is for browsers, which always send the Host header. A request without it
+    comes from a program and passes. A request that a proxy forwarded never passes.
     """
     if "x-forwarded-for" in headers or "forwarded" in headers:
         return False
@@ -136,7 +136,7 @@ def _is_cross_origin(headers: Headers) -> bool:
     """Return whether a browser says that another origin caused the request.
 
     Browsers say so in Sec-Fetch-Site if they trust the connection (W3C Fetch Metadata),
-    and in Origin for all methods but GET and HEAD. Other clients send neither header.
+    and in Origin for all methods except GET and HEAD. Other clients send neither.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:

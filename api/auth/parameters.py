@@ -1,7 +1,7 @@
-"""Refuse query parameters that a route does not know.
+"""Refuse query parameters that a route does not know, and repeated ones.
 
 Otherwise a misspelled parameter would be ignored, and the response would answer another
-question. For example, `?limit=1` returned all rows of the worklist, because the
+question. For example, `?limit=1` would return a full page of the worklist, because the
 parameter is called `size`.
 """
 
@@ -17,8 +17,8 @@ from api.http.problems import REPEATED, UNKNOWN
 def known_parameters(request: Request) -> dict[str, bool]:
     """Return the query parameters of a route, and whether each takes several values.
 
-    The parameters are read from the OpenAPI description. This ensures that the
-    description is complete.
+    The parameters are read from the OpenAPI description. A parameter that is not
+    described is therefore not accepted.
     """
     path, method = request.scope["route"].path, request.method.lower()
     described = request.app.openapi()["paths"][path][method].get("parameters", ())
@@ -30,13 +30,14 @@ def known_parameters(request: Request) -> dict[str, bool]:
 
 
 async def check_parameters(request: Request, _user: Viewer) -> None:
-    """Refuse unknown parameters, and parameters that are given twice.
+    """Refuse unknown parameters, and repeated parameters that take one value.
 
     This is a dependency of routers. It depends on Viewer, so that unauthenticated
     requests get 401 first.
 
     Raises:
-        RequestValidationError: The error handler turns it into a 400 response.
+        RequestValidationError: A parameter is refused. The error handler converts this
+            to a 400 response.
     """
     known = known_parameters(request)
     given = Counter(name for name, _ in request.query_params.multi_items())

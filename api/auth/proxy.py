@@ -1,4 +1,4 @@
-"""Client data from reverse proxies; only trusted if the settings list the proxy."""
+"""Data about clients in the headers of reverse proxies that the settings trust."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -21,7 +21,7 @@ class Origin:
     Attributes:
         address: The address of the client; empty if it has none, as for a local socket.
         secure: Whether the client uses https.
-        user: The user name that a proxy reports; empty if no proxy reports one.
+        user: The user name that a proxy reports; empty if there is none.
     """
 
     address: str
@@ -30,7 +30,7 @@ class Origin:
 
 
 def origin(scope: Scope, headers: Headers, api: ApiSettings) -> Origin:
-    """Determine the client that a request comes from.
+    """Return the client that a request comes from.
 
     Args:
         scope: The ASGI scope of the connection.
@@ -51,9 +51,11 @@ def origin(scope: Scope, headers: Headers, api: ApiSettings) -> Origin:
 
 
 def _client(peer: str, headers: Headers, trusted: Networks) -> str:
-    """Return the nearest address of X-Forwarded-For that is not a trusted proxy.
+    """Return the last address of X-Forwarded-For that is not a trusted proxy.
 
-    The addresses before it are not trusted, because any client can write them.
+    The addresses before it are not trusted, because any client can write them. An
+    invalid address ends the search. If there is no other address, the first trusted
+    proxy is returned.
     """
     addresses = ",".join(headers.getlist("x-forwarded-for")).split(",")
     for address in map(str.strip, reversed(addresses)):

@@ -20,7 +20,11 @@ AuthMethod = Literal["open", "proxy", "token", "session"]
 
 
 def user_key(request: Request) -> str:
-    """Return the name of the user, or the address if no login is required."""
+    """Return the key by which the requests of one user are limited.
+
+    It is the name of the user, or the address if no login is required or the user is
+    unknown.
+    """
     sender = request_user(request)
     if sender.user is None or sender.auth_method == "open":
         return sender.address
@@ -37,10 +41,10 @@ class RequestUser:
             session cookie. None if the user is unknown.
         address: The address of the client.
         secure: Whether the client uses https.
-        refusal: The error response if the route requires a user and the user is
+        refusal: The error response of a route that requires a user, if the user is
             unknown.
         is_current: Returns whether the same request would still be accepted for the
-            same user. A response without end must check this, because a session ends by
+            same user. A response that lasts must check this, because a session ends by
             logout, by its expiry or with its token.
     """
 
@@ -53,12 +57,12 @@ class RequestUser:
 
 
 def request_user(request: Request) -> RequestUser:
-    """Return the user that the AuthMiddleware stored for a request."""
+    """Return the sender that the AuthMiddleware stored for a request."""
     sender: RequestUser = request.state.request_user
     return sender
 
 
-# It checks nothing. It only describes the authentication in OpenAPI.
+# This dependency checks nothing. It describes the authentication in OpenAPI.
 _bearer = Security(
     HTTPBearer(
         scheme_name="token",
@@ -99,7 +103,7 @@ def refusal(path: str, *, has_token: bool, to_login: bool) -> HTTPException:
 
     Args:
         path: The requested path, with its query.
-        has_token: Whether the request has a token, which must then be wrong.
+        has_token: Whether the request has a token. The token is then unknown.
         to_login: Whether the client is a browser that can be redirected to the login
             page.
     """

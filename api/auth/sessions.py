@@ -1,8 +1,8 @@
-"""Browser sessions: signed cookies, each valid for one shift.
+"""Browser sessions: signed cookies, each valid for 12 hours.
 
 A session belongs to a token and its role. If either changes in the settings, the
-signature becomes invalid. The server does not store sessions. It only remembers those
-that were ended by logout, until it restarts or they expire.
+signature becomes invalid. The server does not store sessions. It only keeps the cookies
+that were ended by logout in memory, at least until they expire. A restart forgets them.
 """
 
 import hmac
@@ -35,10 +35,10 @@ class Sessions:
         directory: Path,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Store the tokens that sessions can belong to.
+        """Create the sessions of some tokens.
 
         Args:
-            tokens: The tokens in the settings.
+            tokens: The tokens that a session can belong to: those in the settings.
             directory: The directory of the key. The key is created on first use if it
                 does not exist.
             now: Returns the time in seconds since 1970.
@@ -46,10 +46,10 @@ class Sessions:
         self._tokens = {each.name: each for each in tokens}
         self._directory = directory
         self._now = now
-        self._ended: dict[str, float] = {}  # their expiry times
+        self._ended: dict[str, float] = {}  # ended cookies: when to forget them
 
     def begin(self, token: Token) -> str:
-        """Return the cookie of a new session."""
+        """Return the value of the cookie of a new session."""
         until = int(self._now()) + LIFE_S
         payload = f"{token.name}.{until}.{secrets.token_hex(8)}"
         return f"{payload}.{self._signature(payload, token)}"
@@ -69,7 +69,7 @@ class Sessions:
         return None if ended else token
 
     def end(self, cookie: str) -> None:
-        """End a session before it expires."""
+        """End a session before it expires; an invalid cookie is ignored."""
         if self.holder(cookie):
             now = self._now()
             self._ended = {key: t for key, t in self._ended.items() if t > now}
@@ -93,7 +93,11 @@ class Sessions:
 
 
 def _load_or_create_key(directory: Path) -> bytes:
-    """Read the key; create one if there is no usable key."""
+    """Return the key in a directory. If there is no usable key, create one.
+
+    Raises:
+        OSError: The key can neither be read nor created.
+    """
     path = directory / KEY
     try:
         key = path.read_bytes()

@@ -1,1 +1,1 @@
-"""HTTP requests in general: bodies, uploads, time limits, headers, errors, queues."""
+"""HTTP in general: bodies, uploads, time limits, headers, errors, queues."""

@@ -3,7 +3,7 @@
 A body has at most LARGEST_BODY bytes, and is read before the request is routed, unless
 its route states a larger limit. The size is counted as bytes arrive, because
 Content-Length may be wrong and a chunked body has none. A sender that is too slow is
-cut off, because it occupies a connection and perhaps a file.
+refused, because it occupies a connection and perhaps a file.
 """
 
 import asyncio
@@ -35,11 +35,11 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
-    """Maximum size of a body.
+    """The maximum size of a body.
 
     Attributes:
         size: Maximum number of bytes.
-        refusal: Error text in the response to a larger body.
+        refusal: The error text in the response to a larger body.
     """
 
     size: int
@@ -58,7 +58,7 @@ def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
     """Return a decorator that sets a body limit above LARGEST_BODY on a route.
 
     Args:
-        limit: The limit of the route. Its path must have no parameters.
+        limit: The limit. The path of the route must have no parameters.
     """
 
     def set_limit(endpoint: Endpoint) -> Endpoint:
@@ -69,7 +69,7 @@ def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
 
 
 def stated_limits(routers: Iterable[APIRouter]) -> Limits:
-    """Collect the limits that the routes state."""
+    """Return the limits that the routes of some routers state."""
     return {
         (method, route.path): limit
         for router in routers
@@ -94,7 +94,7 @@ class BodyLimits:
         self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or refuse its body with 408 or 413."""
+        """Serve a request, or refuse its body with 400, 408 or 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -113,7 +113,13 @@ class LimitedBody:
     """Receives the body of one request within its limits of size and time."""
 
     def __init__(self, headers: Headers, receive: Receive, limit: BodyLimit) -> None:
-        """Prepare to receive the body."""
+        """Wrap the receive function of a request.
+
+        Args:
+            headers: The headers of the request.
+            receive: The ASGI receive function.
+            limit: The maximum size of the body.
+        """
         self._receive = receive
         self._limit = limit
         self._declared = headers.get("content-length", "")
@@ -133,8 +139,8 @@ class LimitedBody:
         """Read the whole body.
 
         Returns:
-            A receive function that replays the body, then receives the messages that
-                follow.
+            A receive function that first returns the whole body in one message, and
+            then the messages that follow.
 
         Raises:
             HTTPException: As in `receive`.
@@ -195,7 +201,10 @@ def _too_slow() -> HTTPException:
 
 
 async def small_form(request: Request) -> dict[str, str]:
-    """Read a form of a few short fields (application/x-www-form-urlencoded).
+    """Read a form of at most eight fields (application/x-www-form-urlencoded).
+
+    Returns:
+        The first value of each field, by name. Empty fields are omitted.
 
     Raises:
         HTTPException: 400 if the body is not a form. 408 or 413 as in LimitedBody.

@@ -1,8 +1,8 @@
-"""Queues that limit how many requests are served, wait or upload at a time.
+"""Limits on the number of requests that are served, wait or upload at a time.
 
-A client that receives 503 at once can try again later. A connection that waits for long
-may time out, and uploads that wait use disk space. To stop one user from taking the
-capacity of the others, each user has a queue, and the queues are served in turn.
+Further requests are refused with 503, and the client can try again later. A connection
+that waits for long may time out, and uploads that wait use disk space. Each user has a
+queue, and the queues are served in turn. One user thus cannot delay all others.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ class QueueLimit:
     def __init__(
         self, key: Callable[[Request], str], *, waiting: int, at_once: int = 1
     ) -> None:
-        """Create an empty queue.
+        """Create a limit without requests.
 
         Args:
             key: Returns the key of the user who sent a request.
-            waiting: Maximum number of requests of one user that wait behind the one
-                being served. Further requests are refused.
+            waiting: Maximum number of requests of one user that wait in addition to the
+                one being served. Further requests are refused.
             at_once: Number of requests that are served at a time, each of a different
                 user.
         """
@@ -37,14 +37,14 @@ class QueueLimit:
         self._most_waiting = waiting
         self._free = at_once
         self._served = set[str]()
-        # Keyed by user; the first user in the order is served next.
+        # By user. The first user without a slot is served next.
         self._waiting = OrderedDict[str, deque[asyncio.Future[None]]]()
 
     def require_space(self, request: Request) -> None:
         """Refuse a request if too many requests of its user are waiting.
 
         Raises:
-            HTTPException: 503, with the seconds until the next attempt.
+            HTTPException: 503, with Retry-After in seconds.
         """
         user = self._key(request)
         count = len(self._waiting.get(user, ())) + (user in self._served)
@@ -64,8 +64,8 @@ class QueueLimit:
             request: A request. Its body must have been read.
 
         Raises:
-            HTTPException: 503 as in `require_space`, or 400 if the client disconnected
-                while it waited.
+            HTTPException: 503 as in `require_space`. 400 if the client disconnects
+                while the request waits.
         """
         self.require_space(request)
         user = self._key(request)
@@ -106,7 +106,7 @@ class QueueLimit:
         self._serve_next()
 
     def _serve_next(self) -> None:
-        """Give free slots to users without one, longest-waiting first."""
+        """Give free slots to waiting users without one, in the order of their turn."""
         while self._free:
             ready = (each for each in self._waiting if each not in self._served)
             if (user := next(ready, None)) is None:
@@ -134,13 +134,13 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 
 class UploadLimit:
-    """Counts the uploads in progress, because each one takes space on disk.
+    """Limits the uploads in progress, because each one takes space on disk.
 
     One user may hold at most half of the slots. Must only be used from the event loop.
     """
 
     def __init__(self, *, slots: int = 24) -> None:
-        """Allow `slots` uploads at the same time."""
+        """Create a limit of `slots` uploads at the same time."""
         self._slots = slots
         self._by_user: Counter[str] = Counter()
 
@@ -152,7 +152,8 @@ class UploadLimit:
             user: The key of the user, as returned by `user_key`.
 
         Raises:
-            HTTPException: 503, with the seconds until the next attempt.
+            HTTPException: 503 if no slot is free for the user, with Retry-After in
+                seconds.
         """
         in_use, by_user = self._by_user.total(), self._by_user[user]
         if in_use >= self._slots or by_user >= self._slots // 2:

@@ -1,8 +1,8 @@
 """Write one uploaded file to disk, and enforce its size limit.
 
-The form part with the name "file" is the file, whatever else its header contains. The
-file name may be missing, or written in a form that RFC 7578 forbids (`filename*`). The
-name of the sender's file is not kept, because it may contain the name of a person.
+The form part with the name "file" is read as a file, even if its header has no file
+name, or has it in a form that RFC 7578 forbids (`filename*`). The file name is not
+kept, because it may contain the name of a person.
 """
 
 import shutil
@@ -25,7 +25,7 @@ LARGEST_FILE = 50_000_000
 
 _TOO_LARGE = f"The file is larger than {LARGEST_FILE // 10**6} MB, the maximum."
 
-# The additional bytes are for the boundary and the part headers.
+# The additional bytes are for boundaries, part headers and other fields.
 UPLOAD = BodyLimit(LARGEST_FILE + 2**16, _TOO_LARGE)
 """The body limit of a route that calls `received`."""
 
@@ -52,8 +52,9 @@ async def received(request: Request) -> AsyncIterator[Path]:
         The path of a non-empty temporary file.
 
     Raises:
-        HTTPException: 400 if the file is missing or empty, or the sender disconnects
-            before its end. 408 if it comes too slowly. 413 if it is too large.
+        HTTPException: 400 if the form is invalid, the file is missing or empty, or the
+            sender disconnects before its end. 408 if the body comes too slowly. 413 if
+            it is too large.
     """
     async with _form(request) as form:
         upload = form.get(FIELD)
@@ -69,16 +70,16 @@ async def received(request: Request) -> AsyncIterator[Path]:
             raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, _TOO_LARGE)
         with NamedTemporaryFile(prefix="fracture-node-") as file:
             await run_in_threadpool(shutil.copyfileobj, upload.file, file, 2**20)
-            await upload.close()  # free the first copy, which may be in memory
+            await upload.close()  # free the parser's copy, which may be in memory
             file.flush()
             yield Path(file.name)
 
 
 class _FileParser(MultiPartParser):
-    """Parser that treats the part named FIELD as a file."""
+    """A multipart parser that reads the part with the name FIELD as a file."""
 
     def on_headers_finished(self) -> None:
-        """Classify a part after its headers are complete."""
+        """Decide whether a part is a file, after its headers are complete."""
         part = self._current_part
         _, options = parse_options_header(part.content_disposition)
         if options.get(b"name") == FIELD.encode():
@@ -88,7 +89,14 @@ class _FileParser(MultiPartParser):
 
 @asynccontextmanager
 async def _form(request: Request) -> AsyncIterator[FormData]:
-    """Parse a form. Yields an empty form if the body is not multipart/form-data."""
+    """Parse a form, and keep its files during the block.
+
+    Yields:
+        The form; an empty one if the body is not multipart/form-data.
+
+    Raises:
+        HTTPException: 400 if the form is invalid.
+    """
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         yield FormData()

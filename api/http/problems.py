@@ -1,7 +1,7 @@
 """Convert every failure of the web application to a JSON response.
 
-Paths below /api/v1 use problem details (RFC 9457). All other paths use {"error": "a
-description"}, as /predict always did.
+Paths below /api/v1 use problem details (RFC 9457). All other paths use the format of
+/predict: {"error": "a description"}.
 """
 
 import logging
@@ -38,13 +38,13 @@ REPEATED = "repeated_parameter"
 
 
 class Problem(BaseModel):
-    """The reason why a request failed. The response of routes outside of /api/v1."""
+    """The reason why a request failed, as routes outside of /api/v1 return it."""
 
     error: str = Field(description="A description of the error, for users.")
 
 
 def problem(description: str, error: str) -> dict[str, Any]:
-    """Describe a failure for OpenAPI, with an example of its text."""
+    """Return the OpenAPI description of a failure, with an example of its text."""
     content = {"application/json": {"example": {"error": error}}}
     return {"model": Problem, "description": description, "content": content}
 
@@ -56,7 +56,7 @@ UNAUTHENTICATED = problem(
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Install handlers for all failures, including unexpected ones."""
+    """Install handlers for all exceptions, including unexpected ones."""
     app.add_exception_handler(HTTPException, _handle_http_error)
     app.add_exception_handler(RequestValidationError, _handle_parameter_error)
     for kind in DATABASE_ERRORS:
@@ -65,11 +65,11 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def error_response(path: str, error: HTTPException) -> JSONResponse:
-    """Return the response for a failure.
+    """Log a failure, and return the response for it.
 
     Args:
         path: The path of the request.
-        error: The failure.
+        error: The failure. Its `detail` is the text of the response.
     """
     logger.info("Responded with %s: %s", error.status_code, error.detail)
     return _json_response(path, error.status_code, error.detail, error.headers)
@@ -95,9 +95,9 @@ def _handle_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _handle_parameter_error(request: Request, error: Exception) -> JSONResponse:
-    """Name the wrong parameters, but not their values, which come from the sender.
+    """Return 400 with the names of the wrong parameters, without their values.
 
-    This is not logged, because an unknown parameter can contain any text.
+    This is not logged, because the name of an unknown parameter can be any text.
     """
     if not isinstance(error, RequestValidationError):
         raise error
@@ -122,7 +122,7 @@ def _name(location: Sequence[int | str]) -> str:
 
 
 def _handle_database_error(request: Request, error: Exception) -> JSONResponse:
-    """Return 503. The text of the database error may quote the query."""
+    """Return 503. The error text is not used, because it may quote the query."""
     logger.warning("The database is not available: %s", type(error).__name__)
     return _json_response(
         request.url.path, 503, DATABASE_UNAVAILABLE, {"Retry-After": "5"}
@@ -130,7 +130,7 @@ def _handle_database_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _handle_unexpected_error(request: Request, _error: Exception) -> JSONResponse:
-    """Return 500 without details; the server logs the traceback afterwards.
+    """Return 500 without details. The server logs the traceback afterwards.
 
     Starlette sends this response outside of the middleware that adds the security
     headers, so they are added here.

@@ -3,7 +3,7 @@
 uvicorn has no time limit for the first byte of a request, for the rest of its head, or
 for a client that does not read its response. It reads and parses the rest of a body
 that has been refused. h11 accepts heads that a proxy may interpret differently (request
-smuggling, RFC 9112 11.2). This module adds these limits; the BodyLimits middleware
+smuggling, RFC 9112 11.2). This module limits all of these. The BodyLimits middleware
 limits the body.
 """
 
@@ -44,7 +44,7 @@ class StrictConnection(h11.Connection):
     """Parses requests, and refuses heads that two parsers could read differently.
 
     Attributes:
-        refusal: The reason why a request was refused here.
+        refusal: The reason why this class refused a request; empty if it did not.
     """
 
     refusal = ""
@@ -55,16 +55,16 @@ class StrictConnection(h11.Connection):
         self._start_request()
 
     def receive_data(self, data: bytes) -> None:
-        """Receive bytes from the client."""
+        """Receive and count bytes from the client."""
         self._received += len(data)
         super().receive_data(data)
 
     def next_event(self) -> Any:  # noqa: ANN401 - as in h11
-        """Parse the next part of a request.
+        """Return the next event of a request, as h11 does.
 
         Raises:
-            RemoteProtocolError: The request is malformed or ambiguous, or its chunks
-                are too small.
+            RemoteProtocolError: The request is malformed or ambiguous, its chunks are
+                too small, or its framing is too large.
         """
         is_idle = self.their_state is h11.IDLE
         before = self.trailing_data[0] if is_idle else b""
@@ -80,10 +80,10 @@ class StrictConnection(h11.Connection):
         return event
 
     def send(self, event: Any) -> Any:  # noqa: ANN401 - as in h11
-        """Serialize a part of a response.
+        """Serialize a part of a response, as h11 does.
 
-        A response before the end of the request body closes the connection, because the
-        rest of the body is not needed.
+        A response that begins before the end of the request body gets the header
+        `Connection: close`, because the rest of the body is not needed.
         """
         if isinstance(event, h11.Response) and self.their_state is h11.SEND_BODY:
             event = h11.Response(
@@ -99,8 +99,8 @@ class StrictConnection(h11.Connection):
     def _excess(self) -> str:
         """Return an error text if the framing is too large for the body, else "".
 
-        Received bytes that are not parsed yet count as framing here. uvicorn reads at
-        most 256 kB at once.
+        Received bytes that are not parsed yet count as framing here. The event loop
+        reads at most 256 kB at a time.
         """
         if self._chunks > FREE_CHUNKS + self._body // SMALLEST_CHUNK:
             return f"Chunks must have {SMALLEST_CHUNK} bytes or more on average."
@@ -119,7 +119,7 @@ def ambiguity(head: bytes, version: bytes) -> str:
 
     Args:
         head: The request line and the header fields, as sent.
-        version: The HTTP version, such as "1.1".
+        version: The HTTP version, such as b"1.1".
 
     Returns:
         A sentence; empty if the head is unambiguous (RFC 9112 2.2, 2.3, 5.2, 6.1, 6.3).
@@ -148,7 +148,10 @@ def _unclear_length(lines: Sequence[bytes], version: bytes) -> str:
 
 
 class TimeoutH11Protocol(H11Protocol):
-    """HTTP/1.1 with time limits and a limit on bytes that are not needed."""
+    """The HTTP/1.1 protocol of uvicorn, with time limits and with StrictConnection.
+
+    After a refusal, it reads and drops a limited part of the rest of the request.
+    """
 
     conn: StrictConnection
     _limit: asyncio.TimerHandle | None = None
@@ -168,7 +171,8 @@ class TimeoutH11Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Receive bytes from the client.
 
-        While a request is served, the BodyLimits middleware limits its body.
+        The rest of a refused request is dropped. While a request is served, the
+        BodyLimits middleware limits its body.
         """
         if self._dropped is not None:
             self._drop(len(data))
@@ -177,7 +181,7 @@ class TimeoutH11Protocol(H11Protocol):
         self._wait()
 
     def handle_events(self) -> None:
-        """Serve parsed requests; this protocol closes their responses."""
+        """Serve parsed requests. `_end` closes the connection after a response."""
         super().handle_events()
         if self._is_serving() and self.cycle.transport is self.transport:
             self.cycle.transport = _Closing(self.transport, self._end)  # type: ignore[assignment]
@@ -193,7 +197,7 @@ class TimeoutH11Protocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that cannot be parsed, and close the connection."""
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-            self.transport.abort()  # its response has started
+            self.transport.abort()  # a response has started
             return
         if self._is_serving():  # tell the application that the client is gone
             self.cycle.disconnected = True
@@ -211,14 +215,20 @@ class TimeoutH11Protocol(H11Protocol):
         self._linger()
 
     def shutdown(self) -> None:
-        """Close the connection after the current response."""
+        """Close the connection after the current response.
+
+        The connection is aborted if the rest of a refused request is being dropped.
+        """
         if self._dropped is None:
             super().shutdown()
         else:
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        """Start the timer for a client that does not read its response."""
+        """Start the timer for a client that does not read its response.
+
+        The event loop calls this while too many bytes wait to be sent.
+        """
         super().pause_writing()
         self._stall = self.loop.call_later(STALL_S, self.transport.abort)
 
@@ -229,7 +239,7 @@ class TimeoutH11Protocol(H11Protocol):
             self._stall.cancel()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, even if the client does not read."""
+        """Close an idle connection, after STALL_S even if the client does not read."""
         super().timeout_keep_alive_handler()
         self.loop.call_later(STALL_S, self.transport.abort)
 
@@ -241,7 +251,10 @@ class TimeoutH11Protocol(H11Protocol):
                 timer.cancel()
 
     def _wait(self) -> None:
-        """Start the timer for a request, unless it runs or a request is served."""
+        """Start the timer for the head of a request, if none runs.
+
+        While a request is served, the timer is stopped.
+        """
         if self._dropped is not None:
             return
         if self._is_serving():
@@ -255,7 +268,10 @@ class TimeoutH11Protocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _end(self) -> None:
-        """Close after a response; linger if the request body was not fully read."""
+        """Close the connection after a response.
+
+        The rest of a request body that was not fully read is dropped first.
+        """
         if self.conn.their_state in {h11.SEND_BODY, h11.ERROR}:
             self._linger()
         else:
@@ -263,7 +279,7 @@ class TimeoutH11Protocol(H11Protocol):
             self.loop.call_later(STALL_S, self.transport.abort)
 
     def _linger(self) -> None:
-        """Close the sending side, then drop what still arrives without parsing it."""
+        """Close the sending side, then drop what arrives within LINGER_S, unparsed."""
         self._dropped = 0
         if self._limit is not None:
             self._limit.cancel()
@@ -279,7 +295,7 @@ class TimeoutH11Protocol(H11Protocol):
 
 
 class _Closing:
-    """The transport of one response. The protocol decides how it is closed."""
+    """The transport of one response, with a `close` of the protocol."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport

@@ -4,7 +4,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
-    # Only scripts, styles, forms and requests of this node; images also from responses.
+    # Only scripts, styles, forms and requests of this node. Images may also be in data:
+    # and blob: URLs.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
     "style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -40,11 +41,11 @@ class SecurityHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
+        """Serve a request, and add the headers to its response."""
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # Read the scheme late: inner middleware may have corrected it.
+                # AuthMiddleware may have corrected the scheme before the response.
                 MutableHeaders(scope=message).update(headers(scope))
             await send(message)
 

@@ -1,10 +1,10 @@
 """Health checks: liveness and readiness.
 
-`/healthz` reports that the process serves; restart the process if it fails. `/readyz`
-reports whether the node can do its work, and the reason if it cannot. It checks the web
-process, and at least one receiver and one worker on any machine. `/readyz?role=api`
-checks only the web process, for a load balancer: without a worker the pages still serve
-and show what is wrong.
+`/healthz` reports that the process serves requests. Restart the process if `/healthz`
+fails. `/readyz` reports whether the node can do its work, and the reason if it cannot.
+It checks the web process, and at least one receiver and one worker on any machine.
+`/readyz?role=api` checks only the web process, for a load balancer. Without a worker,
+the pages still work and show what is wrong.
 """
 
 import asyncio
@@ -59,15 +59,18 @@ _NOT_READY = {"application/json": {"example": {"model": "the model is being load
 
 
 class NotReadyError(Exception):
-    """Something that the work needs is missing. The message says what is missing."""
+    """A check has failed. The message says why."""
 
 
 class AbsentError(Exception):
-    """The node neither has nor needs the checked role."""
+    """The checked role has never run on this node, and is not expected to run."""
 
 
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
-    """Return the checks that every role needs: writable database and disk."""
+    """Return the checks of the storage by name: the spool and the database.
+
+    With PostgreSQL, another check compares the storage directory with the database.
+    """
     checks: dict[str, Check] = {  # spool first: it may contain the SQLite file
         "spool": partial(check_spool, storage),
         "database": partial(check_database, storage.database_url),
@@ -78,13 +81,13 @@ def storage_checks(storage: StorageSettings) -> dict[str, Check]:
 
 
 def role_checks(engine: sa.Engine, *, expected: bool = True) -> dict[str, Check]:
-    """Return the checks that the other processes of the node run, on any machine.
+    """Return the checks, by role, that a receiver and a worker run on any machine.
 
     Args:
         engine: Engine of the journal.
         expected: Whether a process of each role must run. If False, a role must run
-            only if it has run on this database before; a web process may serve /predict
-            alone.
+            only if it has run on this database before. A web process that only serves
+            /predict needs no other role.
     """
     return {
         role: partial(check_role, engine, role, expected=expected)
@@ -143,13 +146,13 @@ def _check_writes(connection: Connection) -> None:
         if read_only.scalar_one() != "off":
             raise NotReadyError(READ_ONLY)
         return
-    # For a read-only file, SQLite turns BEGIN IMMEDIATE into a plain BEGIN, and refuses
+    # For a read-only file, SQLite changes BEGIN IMMEDIATE to a plain BEGIN, and refuses
     # only the first write. This write needs no table.
     connection.execute(text("PRAGMA user_version = 1"))
 
 
 def _is_of_sqlite(error: SQLAlchemyError, name: str) -> bool:
-    """Return whether an error has a SQLite error name or an extended form of it."""
+    """Return whether the SQLite error name of an error begins with a name."""
     cause = error.orig if isinstance(error, DBAPIError) else None
     return getattr(cause, "sqlite_errorname", "").startswith(name)
 
@@ -158,7 +161,7 @@ def check_spool(storage: StorageSettings) -> None:
     """Check that the spool is writable and has enough free space.
 
     Raises:
-        NotReadyError: Instances sent now would be refused.
+        NotReadyError: An instance that is sent now would be refused.
     """
     try:
         probe(storage)
@@ -170,8 +173,8 @@ def check_storage(storage: StorageSettings) -> None:
     """Check that the storage directory belongs to the database.
 
     Raises:
-        NotReadyError: The directory belongs to another database, or the database does
-            not answer.
+        NotReadyError: The directory belongs to another database or cannot be read, or
+            the database does not respond.
     """
     engine = open_engine(storage.database_url)
     try:
@@ -187,18 +190,18 @@ def check_storage(storage: StorageSettings) -> None:
 def health_router(
     checks: Mapping[str, Check], roles: Mapping[str, Check] = NONE
 ) -> APIRouter:
-    """Serve /healthz and /readyz.
+    """Return the router of /healthz and /readyz.
 
     Args:
         checks: The checks of the web process itself, by name.
-        roles: The checks of the other processes of the node.
+        roles: The checks of the other roles of the node, by name.
     """
     router = APIRouter(tags=["health"])
     latest = _Latest({**checks, **roles})
 
     @router.get("/healthz", response_class=PlainTextResponse, response_description="ok")
     async def healthz() -> str:
-        """Report that the process serves. Checks nothing and waits for nothing."""
+        """Report that the process serves requests. Nothing is checked."""
         return OK
 
     @router.get(
@@ -216,10 +219,11 @@ def health_router(
             Query(description="Check only the api process, for a load balancer."),
         ] = None,
     ) -> dict[str, str]:
-        """Return 'ok', or what is wrong, for everything that the work needs.
+        """Return the result of each check by name: 'ok', or the reason for a failure.
 
-        This includes a receiver and a worker. A request without access to the pages
-        only gets the state of the whole node: 'ok' or 'not ready'.
+        The checks include a receiver and a worker, except with `role=api`. A client
+        without access to the pages only gets the state of the whole node: 'ok' or 'not
+        ready'.
         """
         is_unauthenticated = request_user(request).user is None
         states = await latest.states(FRESH_S if is_unauthenticated else 0)
@@ -239,8 +243,8 @@ class _Latest:
     """Caches the results of the checks.
 
     The checks write to the disk and lock the database. Unauthenticated clients must not
-    be able to trigger this at will: for them, the checks run at most once in FRESH_S
-    seconds, and one run at a time.
+    be able to trigger this at will. For them, the checks run at most once in FRESH_S
+    seconds. All clients share one run at a time.
     """
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
@@ -250,7 +254,7 @@ class _Latest:
         self._at = -math.inf
 
     async def states(self, age_s: float) -> dict[str, str]:
-        """Return the results of the checks, at most `age_s` seconds old."""
+        """Return results of the checks by name that are at most `age_s` seconds old."""
         async with self._lock:
             if time.monotonic() - self._at >= age_s:
                 self._states = await run_in_threadpool(self._run_checks)
@@ -262,7 +266,10 @@ class _Latest:
 
 
 def states_of(checks: Mapping[str, Check]) -> dict[str, str]:
-    """Run the checks and return their results, without roles the node lacks."""
+    """Run checks, and return "ok" or an error text by name.
+
+    A check that raises AbsentError is left out.
+    """
     states = {}
     for name, check in checks.items():
         with suppress(AbsentError):

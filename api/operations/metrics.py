@@ -1,9 +1,9 @@
-"""`/metrics`: the metrics of the node in the text format of Prometheus.
+"""`/metrics`: the metrics of the node, in the format of Prometheus or OpenMetrics.
 
 Counters are stored in the database and include all processes and machines. If several
 web processes share a database, scrape one of them, or do not add up their values. Queue
 lengths are queried at each scrape. If the database is unavailable, only the metrics
-that this process knows itself are returned, including `fracture_node_ready`.
+that do not need it are returned, including `fracture_node_ready`.
 """
 
 import shutil
@@ -70,7 +70,7 @@ class NodeCollector(Collector):
     model: Callable[[], ModelIdentity | None]
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing; otherwise registration would query the database."""
+        """Return nothing, so that registration does not query the database."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -88,7 +88,7 @@ class NodeCollector(Collector):
             with reading(engine) as connection:
                 yield from self._database_metrics(connection)
         except SQLAlchemyError:
-            pass  # `ready` reports it
+            pass  # `fracture_node_ready` reports the failure
         finally:
             engine.dispose()
 
@@ -139,7 +139,7 @@ class NodeCollector(Collector):
 
 
 def metrics_router(collector: Collector) -> APIRouter:
-    """Serve /metrics."""
+    """Return the router of /metrics."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     router = APIRouter(tags=["health"])
@@ -238,10 +238,15 @@ def _outages(states: Mapping[str, DestinationState]) -> Metric:
 def _with_zeros(
     family: MetricFamily, samples: list[Sample], known: Iterable[str]
 ) -> Metric:
-    """Return a family, with zeros for labels that have no samples yet.
+    """Return the metric of a family, with zeros for labels without samples.
 
     Prometheus can compute a rate from the first increment only if the counter existed
     before it.
+
+    Args:
+        family: The description of the metric.
+        samples: The stored samples of the family.
+        known: The labels that get a value even without samples.
     """
     labels = [family.label] if family.label else []
     values = [*known, *(each.label for each in samples)] if labels else [""]
@@ -261,7 +266,10 @@ def _with_zeros(
 
 
 def _cumulative(family: MetricFamily, samples: list[Sample]) -> list[tuple[str, float]]:
-    """Return cumulative counts; bounds of an earlier release are kept."""
+    """Return the upper bound and the cumulative count of each bucket, in order.
+
+    Samples of an earlier release may have other bounds. These are added.
+    """
     bounds = {*map(str, family.buckets), INFINITE, *(each.le for each in samples)}
     counted, buckets = 0, []
     for bound in sorted(bounds, key=float):

@@ -1,1 +1,1 @@
-"""POST /predict."""
+"""POST /predict: the analysis of an uploaded file that is not stored."""

@@ -3,8 +3,8 @@
 All analyses run in one dedicated thread. Two images never compete for the processor,
 and the event loop continues to serve other requests. The bytes of the upload are
 decoded in a child process, because they may crash it, hang it or exhaust its memory. A
-file that takes long is decoded a second time in its own thread and child process, while
-other files continue.
+file that takes long is decoded again in another thread and child process, while other
+files are analyzed.
 """
 
 import asyncio
@@ -47,14 +47,14 @@ class UploadResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tools:
-    """The decoder and the model; they take seconds to load."""
+    """The decoder and the model. They take seconds to load."""
 
     reader: Reader
     classifier: Classifier
 
 
 class Analyzer:
-    """Owns the model, its thread and its decoding child process.
+    """Analyzes files. It owns the model, its threads and its decoding child process.
 
     Use it as a context manager.
     """
@@ -66,7 +66,7 @@ class Analyzer:
         self._tools: Future[_Tools] = Future()
 
     def __enter__(self) -> Self:
-        """Start the threads and load the model in the background."""
+        """Start the threads, and load the model in one of them."""
         self._thread = ThreadPoolExecutor(1, "analyzer")
         self._slow_thread = ThreadPoolExecutor(1, "slow-analyzer")
         self._tools = self._thread.submit(self._load)
@@ -79,11 +79,15 @@ class Analyzer:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Finish running analyses and cancel waiting ones."""
-        # Do not wait for a model that is still loading.
+        """Finish running analyses, cancel waiting ones, and stop the child process.
+
+        A model that is still loading is not waited for.
+        """
+        # While the model is loading, do not wait for its thread.
         self._thread.shutdown(wait=self._tools.done(), cancel_futures=True)
         self._slow_thread.shutdown(wait=self._tools.done(), cancel_futures=True)
-        # A model that is still being loaded comes with a child later.
+        # If the model is still loading, its child process starts later and is then
+        # stopped.
         self._tools.add_done_callback(_close)
 
     def check(self) -> None:
@@ -98,7 +102,7 @@ class Analyzer:
             raise NotReadyError(f"the model cannot be used: {error}")
 
     def model(self) -> ModelIdentity | None:
-        """Return the identity of the model, or None if no model is loaded."""
+        """Return the identity of the model; None if the model is not loaded."""
         tools = self._tools
         if not tools.done() or tools.cancelled() or tools.exception():
             return None
@@ -108,7 +112,7 @@ class Analyzer:
         """Refuse a request if the model is not loaded.
 
         Raises:
-            HTTPException: 503.
+            HTTPException: 503, with Retry-After in seconds.
         """
         try:
             self.check()
@@ -125,15 +129,15 @@ class Analyzer:
         """Wait for a slot, analyze the file and return the result.
 
         Args:
-            file: The upload.
+            file: The path of the upload.
             slot: Returns a context manager that waits for a slot for the request and
-                holds it. A slow file is read without a slot, so that other requests do
-                not wait for it.
+                holds it. After a first attempt, a slow file is read without a slot, so
+                that other requests do not wait for it.
 
         Raises:
             HTTPException: 400, 413 or 415 if the file has no radiograph that can be
                 analyzed, with the reason. 503 if the file is slow and another slow file
-                is being decoded.
+                is being decoded. Errors of `slot` are raised, too.
         """
         submit = self._thread.submit
         try:
@@ -145,10 +149,14 @@ class Analyzer:
             return await asyncio.wrap_future(submit(self._classify, radiograph))
 
     async def _read_slowly(self, file: Path) -> Radiograph:
-        """Read a slow file; only one is read at a time.
+        """Read a slow file. Only one is read at a time.
 
-        The future shows whether one is being read, because the reading continues after
-        the request is cancelled.
+        A future shows whether one is being read, because the reading continues after
+        its request was cancelled.
+
+        Raises:
+            HTTPException: 503 if another slow file is being read. 400, 413 or 415 as in
+                `_read_in_own_child`.
         """
         if self._slow_file is not None and not self._slow_file.done():
             raise HTTPException(
@@ -190,10 +198,10 @@ class Analyzer:
 
 
 def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
-    """Read a file in its own child process, with the full timeout.
+    """Read a file in a new child process, with the full time limit of the settings.
 
     Raises:
-        HTTPException: As in `Reader.read`; also 400 if the timeout expires.
+        HTTPException: As in `Reader.read`. Also 400 if the time limit is exceeded.
     """
     limits = reader.limits
     with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
@@ -204,13 +212,13 @@ def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
 
 
 def _close(tools: Future[_Tools]) -> None:
-    """Stop the decoding child process, if it was started."""
+    """Stop the decoding child process, if the model was loaded."""
     if not tools.cancelled() and not tools.exception():
         tools.result().reader.child.close()
 
 
 def _report(tools: Future[_Tools]) -> None:
-    """Log once whether the model was loaded."""
+    """Log that the model was loaded, or why it cannot be used."""
     if tools.cancelled():
         return
     if error := tools.exception():

@@ -1,7 +1,7 @@
 """Detect the type of an uploaded file by its content, and read the radiograph in it.
 
-File names and declared types are ignored: they come from the sender and are often
-wrong.
+The name and the declared type of the file are ignored. They come from the sender and
+are often wrong.
 """
 
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ UNKNOWN_FORMAT = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reader:
-    """Reads untrusted files.
+    """Reads the radiographs in untrusted files.
 
     Attributes:
         child: The child process that decodes the files.
-        limits: The limits for size and time.
-        body_parts: The body parts that the model covers, from its model card.
+        limits: The limits of size and time, and the number of the VOI window to use.
+        body_parts: The body parts that the model covers, from its card; empty for all.
     """
 
     child: DecoderProcess

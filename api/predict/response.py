@@ -1,4 +1,4 @@
-"""Convert an analysis to the response of /predict."""
+"""Convert the result of an analysis to the response of /predict."""
 
 import base64
 
@@ -30,11 +30,11 @@ _JPEG = (
 
 
 def prediction_response(analysis: UploadResult, *, original: bool) -> Prediction:
-    """Return an analysis as the response of /predict.
+    """Return the response of /predict for an analysis.
 
     Args:
         analysis: The finding and the annotated image.
-        original: Whether to add the image without annotation.
+        original: Whether to add the radiograph without annotations.
     """
     finding, radiograph = analysis.finding, analysis.radiograph
     response = Prediction(

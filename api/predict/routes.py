@@ -1,4 +1,4 @@
-"""POST /predict: return the finding and the annotated image for a radiograph."""
+"""The route POST /predict: the finding and the annotated image for a radiograph."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -59,7 +59,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def predict_router(analyzer: Analyzer) -> APIRouter:
-    """Serve /predict."""
+    """Return the router of /predict."""
     router = APIRouter(tags=["predict"], dependencies=[Depends(check_parameters)])
     queue = QueueLimit(user_key, waiting=8)
     uploads = UploadLimit()
@@ -80,10 +80,10 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
             bool, Query(description="Also return the image as the model saw it.")
         ] = False,
     ) -> Prediction:
-        """Look for a fracture on one radiograph.
+        """Analyze one radiograph for a fracture.
 
-        Images are analyzed one at a time and are not stored. An AI result, not for
-        diagnostic use.
+        Images are analyzed one at a time and are not stored. The response is an AI
+        result, not for diagnostic use.
         """
         analyzer.require_ready()
         queue.require_space(request)  # before the large body is read

@@ -1,4 +1,4 @@
-"""Response schemas of the web application, as described in OpenAPI."""
+"""Response schemas of /predict, as described in OpenAPI."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ _EXAMPLE: JsonDict = {
 
 
 class ArrowResponse(BaseModel):
-    """An arrow; each end is a [column, row] in pixels of the upright image."""
+    """An arrow. Each end is a [column, row] in pixels of the upright image."""
 
     tip: Point = Field(description="The end with the head, at the peak of the heatmap.")
     tail: Point = Field(description="The other end.")
@@ -33,7 +33,7 @@ class ModelResponse(BaseModel):
 
 
 class OriginalResponse(BaseModel):
-    """The radiograph as the model saw it, to compare with the annotated image."""
+    """The radiograph without annotations, to compare with the annotated image."""
 
     image_base64: str = Field(description="A JPEG, base64.")
     area: tuple[int, int] = Field(

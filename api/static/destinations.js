@@ -1,4 +1,4 @@
-// The destinations of results, and the callers.
+// The page of destinations, callers and modalities.
 
 import { byId, make, showError } from "./lib/elements.js";
 import { ago, when } from "./lib/format.js";
@@ -7,7 +7,7 @@ import { formatText, texts } from "./lib/text.js";
 
 const t = texts.destinations;
 const EVERY_MS = 15_000; // callers are not part of the change stream
-const testing = new Set(); // destinations with a running connection test
+const testing = new Set(); // names of destinations with a running connection test
 
 async function show() {
   try {
@@ -29,14 +29,14 @@ function fillList(id, rows) {
   if (focused) byId(focused)?.focus();
 }
 
-/** The state of a destination in one word. */
+/** Return the state of a destination: "paused", "failing", "ok" or "idle". */
 function stateOf({ paused, last_success: last, last_failure: failure, outages, echoes: [echo] }) {
   if (paused) return "paused";
   if (outages.length || failure || (echo && !echo.alive && !echo.outdated)) return "failing";
   return last ? "ok" : "idle";
 }
 
-/** The result of the last delivery attempt and its age, for each AE that fails. */
+/** Return rows with the last delivery attempt, its age and its result. Each AE that fails has its own rows. */
 function attempts({ name, last_success: last, last_failure: failure, outages }) {
   if (!outages.length && failure) return [[t.last_attempt, formatText(t.attempt_failed, { ago: ago(failure.at), reason: failure.reason })]];
   if (!outages.length) return [[t.last_attempt, last ? formatText(t.succeeded, { ago: ago(last) }) : t.empty]];
@@ -76,7 +76,7 @@ function card(destination) {
   );
 }
 
-/** The result of a C-ECHO. It is outdated if a later delivery had another result. */
+/** Show the result of a connection test. It is outdated if a later delivery had another result. */
 function echoResult({ at, who, alive, comment, seconds, outdated }) {
   const text = alive ? formatText(t.succeeded_in, { seconds: seconds.toFixed(2) }) : comment;
   const state = outdated ? "unknown" : alive ? "ok" : "failing";

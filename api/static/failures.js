@@ -1,4 +1,4 @@
-// Failures by destination and reason, with buttons to retry them and to pause a destination.
+// The page of failures by destination and reason, with buttons to retry them and to pause a destination.
 
 import { byId, make, showError } from "./lib/elements.js";
 import { address, image, when } from "./lib/format.js";
@@ -8,7 +8,7 @@ import { formatText, texts } from "./lib/text.js";
 const t = texts.failures;
 const query = ({ destination, reason, waiting }) => new URLSearchParams({ destination, reason, waiting });
 
-/** Show all groups. Groups that are open stay open. */
+/** Load and show all groups. Open groups stay open. */
 async function show() {
   try {
     const [groups, destinations] = await Promise.all([request("/failures"), request("/destinations")]);
@@ -46,21 +46,21 @@ function card(group, destinations, isOpen) {
   );
 }
 
-/** The reason of a failure. For a delivery, each reason is shown with the affected objects. */
+/** Show the reason of a failure. For a delivery, each reason is shown with the affected objects. */
 function reasons({ reason, reasons: each }) {
   if (!each.length) return make("p", { class: "reason", text: reason || t.no_reason });
   const lines = each.map(({ reason: text, objects }) => make("li", { class: "reason", text: formatText(t.objects_reason, { objects: objects.join(", "), reason: text || t.no_reason }) }));
   return make("ul", { class: "reasons" }, ...lines);
 }
 
-/** A button that pauses or resumes a destination. */
+/** Create a button that pauses or resumes a destination. */
 function pauseButton({ name, paused }) {
   const text = formatText(paused ? t.resume : t.pause, { destination: name });
   const path = `/destinations/${encodeURIComponent(name)}/${paused ? "resume" : "pause"}`;
   return make("button", { type: "button", class: "button", text, click: () => submit(path).then(show, showError) });
 }
 
-/** List the instances of a group. */
+/** Load the first instances of a group, and show them in its table. */
 async function list(group, rows) {
   try {
     const lines = await request(`/failures/instances?${query(group)}`);
@@ -87,7 +87,7 @@ function row(line, { destination, waiting }) {
   );
 }
 
-/** Retry a group, or everything if there is no argument. Repeats the request until nothing is left. */
+/** Retry a group, or everything if the group is null. The request is repeated until nothing is left. */
 async function retry(group) {
   const total = { asked: 0, gone: 0 };
   try {

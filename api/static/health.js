@@ -1,4 +1,4 @@
-// The health of the node, and statistics that show whether the results of the model have changed.
+// The page of the state of the node, with statistics that show whether the results of the model have changed.
 
 import { columns } from "./lib/charts.js";
 import { byId, make, showError } from "./lib/elements.js";
@@ -16,7 +16,7 @@ async function show() {
     const [node, destinations, figures] = await Promise.all([request("/node"), request("/destinations"), request(`/figures?period=${period}`)]);
     byId("version").textContent = formatText(t.version, { version: node.version, model: node.model || t.no_model });
     byId("now").replaceChildren(checks(node), instances(node), queues(node, destinations), disk(node));
-    if (byId("figures").contains(document.activeElement)) return; // do not replace the charts while the user reads them
+    if (byId("figures").contains(document.activeElement)) return; // do not replace charts that have the focus
     const open = new Set([...document.querySelectorAll("#figures details[open]")].map((each) => each.closest(".card").id));
     byId("figures").replaceChildren(throughput(figures), turnaround(figures), scores(figures), shares(figures));
     for (const id of open) for (const each of byId(id).querySelectorAll("details")) each.open = true;
@@ -36,7 +36,7 @@ function checks({ checks: found, destinations, decoding, confined }) {
   ];
   const failed = all.filter(([, text]) => text !== "ok").length;
   const rows = all.map(([name, text]) => [name, make("span", { class: "state", "data-state": text === "ok" ? "ok" : "failing", text: text === "ok" ? t.ok : text })]);
-  // This is not a failed check: the node works, but with less isolation.
+  // Incomplete confinement is not a failed check. The node works, but with less isolation.
   const text = confined ? decoding : formatText(t.unconfined, { decoding });
   rows.push([t.decoding, make("span", { class: "state", "data-state": confined ? "ok" : "paused", text })]);
   const verdict = make("p", { class: "verdict", text: failed ? formatText(t.failing, { count: failed }) : t.all_ok, "data-point": failed ? "definite" : "none" });
@@ -56,7 +56,7 @@ function queues({ states }, destinations) {
   return card("queues", t.queues, pairs(rows));
 }
 
-/** Disk usage as a gauge, with a mark at the space below which instances are refused. */
+/** Show the disk usage as a bar, colored by the free space relative to the minimum for new instances. */
 function disk({ free_bytes: free, total_bytes: total, required_bytes: required }) {
   if (free === null) return card("disk", t.disk);
   const used = make("span");
@@ -73,7 +73,7 @@ function throughput({ intervals }) {
   return card("throughput", t.throughput, columns({ title: t.throughput, head: t.from, ...axis(intervals), series }));
 }
 
-/** Labels for the intervals; few enough to be readable on the axis. */
+/** Return labels of intervals: `names` for the axis, some of them empty so that they are readable, and `long`. */
 function axis(intervals) {
   const starts = intervals.map(({ start }) => new Date(start));
   const short = starts.map((start) => (period === "day" ? `${start.getHours()}:00` : `${start.getDate()}.${start.getMonth() + 1}.`));

@@ -37,7 +37,7 @@ document.addEventListener("drop", (event) => {
   if (file) analyze(file, file.name);
 });
 
-/** Analyze one file. A newer file replaces one that is still waiting. */
+/** Analyze one file and show the result. The analysis of an earlier file is cancelled. */
 async function analyze(file, name) {
   controller.abort();
   controller = new AbortController();
@@ -64,7 +64,7 @@ async function analyze(file, name) {
   }
 }
 
-/** Set the visible state: "busy", "done" or "failed". "failed" shows the text. */
+/** Show the state of the page: "busy", "done" or "failed". The text is shown if the state is "failed". */
 function show(state, text) {
   bench.dataset.state = state;
   element("busy").textContent = state === "busy" ? t.busy : "";
@@ -79,7 +79,7 @@ function show(state, text) {
   document.querySelector(".drop").hidden = !view.hidden;
 }
 
-/** Show a result and its images. */
+/** Show a result. `seconds` is the time from the request to the response. */
 function fill(prediction, name, seconds) {
   const probability = percent(prediction.probability);
   const result = element("result");
@@ -99,13 +99,13 @@ function fill(prediction, name, seconds) {
   view.hidden = false;
 }
 
-/** Explain a result, and whether there is an arrow. */
+/** Return the text that explains a result. For a fracture, it says whether there is an arrow. */
 function explained({ operating_point: point, arrow }) {
   if (point === "none") return texts.explained.none;
   return `${texts.explained[point]} ${arrow ? texts.explained.arrow : texts.explained.no_arrow}`;
 }
 
-/** Place the annotated image over the original. It is larger by its caption. */
+/** Place the annotated image over the original. The annotated image is larger by its caption. */
 async function showImages(prediction) {
   const original = element("original");
   const annotated = element("annotated");

@@ -1,4 +1,4 @@
-// Upload of files: each file has a row that shows its result.
+// The page for uploads. Each file has a row that shows its progress and its result.
 
 import { byId, make, showError } from "./lib/elements.js";
 import { filesOf } from "./lib/folders.js";
@@ -8,14 +8,14 @@ import { send } from "./lib/sending.js";
 import { formatText, texts } from "./lib/text.js";
 
 const t = texts.upload;
-const AT_ONCE = 2; // the node limits the requests of one address
+const AT_ONCE = 2; // uploads at the same time: the node limits those of one user
 const LARGEST = Number(byId("sheet").dataset.largestFile);
 
 const queue = [];
 const outcomes = new Map(); // table cells by id of the instance
 const counted = { done: 0, total: 0, sending: 0 };
 
-/** Queue files for the upload, in their order. */
+/** Add files to the queue, in their order, and start to upload them. */
 function enqueue(files) {
   for (const file of files) {
     const progress = make("td", { class: "progress", text: t.waiting });
@@ -57,7 +57,7 @@ async function upload({ file, progress, outcome, isAlone }) {
   await showStates([response.id]);
 }
 
-/** Whether a file is marked as DICOM. A DICOM file without the mark is only recognized when the node reads it. */
+/** Return whether a file has the DICOM prefix. Only the node recognizes a DICOM file without it. */
 async function isDicom(file) {
   return (await file.slice(128, 132).text()) === "DICM";
 }
@@ -77,7 +77,7 @@ function picture(file, response, outcome) {
   );
 }
 
-/** Update the rows of instances. */
+/** Load the states of at most 100 uploaded instances, and update their rows. */
 async function showStates(ids) {
   const known = ids.filter((id) => outcomes.has(id)).slice(0, 100);
   if (!known.length) return;

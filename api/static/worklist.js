@@ -1,4 +1,4 @@
-// The worklist: the search in the address of the page, and changes while the page is open.
+// The page of the worklist. The address of the page contains the search. Changes are shown while the page is open.
 
 import { byId, make, showError } from "./lib/elements.js";
 import { address, bar, image, percent, state, when } from "./lib/format.js";
@@ -16,14 +16,14 @@ let unseen = new Set(); // new instances that belong on the first page
 let totalCount = 0;
 let loadedAt = Date.now(); // when the worklist was loaded
 let searchCount = 0; // number of requests for the worklist
-let lastSearch = Promise.resolve(); // ends with the last request
+let lastSearch = Promise.resolve(); // resolved when the last request has ended
 
 const KNOWN = ["q", "day", "state", "answer", "sender", "destination", "since", "until", "sort", "order", "page"];
 
-/** The search in the address of the page. The API refuses unknown parameters, so they are removed. */
+/** Return the search in the address of the page. Unknown parameters are removed, because the API refuses them. */
 const currentSearch = () => new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => KNOWN.includes(name)));
 
-/** The same search as parameters of the API. A day lasts from midnight to midnight in local time. */
+/** Return the same search as parameters of the API. A day lasts from midnight to midnight in local time. */
 function query() {
   const made = currentSearch();
   const day = made.get("day");
@@ -40,10 +40,10 @@ function query() {
 
 const below = (text) => text && make("div", { class: "below", text });
 
-/** The reason why there is no result; the tooltip and the details page show the full text. */
+/** Show the reason why there is no result. The tooltip and the study page show the full text. */
 const reasonText = (reason) => reason && make("div", { class: "below why", title: reason, text: reason });
 
-/** The result, and the probability of a fracture as a number and a bar. */
+/** Show the result, and the probability of a fracture as a number and as a bar. */
 function resultCell({ operating_point: point, probability }) {
   if (point === null) return make("td", { class: "answer" });
   return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(formatText(texts.of_a_fracture, { probability: percent(probability) })), bar(probability));
@@ -72,7 +72,7 @@ function row(line) {
 /** Show the page of the worklist for the current search. */
 const show = () => (lastSearch = search());
 
-/** Load and show the worklist. If another request has started before the response, the response is ignored. */
+/** Load and show a page of the worklist. The response is ignored if another search has started. */
 async function search() {
   const number = ++searchCount;
   const wanted = query();
@@ -92,7 +92,7 @@ async function search() {
   }
 }
 
-/** Show the number of instances on all pages. */
+/** Show the number of instances on all pages, or a text if there are none. */
 function count(total) {
   totalCount = total;
   byId("total").textContent = formatText(t.total, { count: total });
@@ -100,7 +100,7 @@ function count(total) {
   byId("empty").hidden = total > 0;
 }
 
-/** Set the links to the neighboring pages. */
+/** Show the number of the page, and set the links to the neighboring pages. */
 function setPageLinks(page, last) {
   byId("page").textContent = formatText(t.page, { page, last });
   for (const [id, number] of [["newer", page - 1], ["older", page + 1]]) {
@@ -113,7 +113,7 @@ function setPageLinks(page, last) {
 
 /** Update changed rows and add new rows on top, without moving the rows that the user reads. */
 async function change(ids) {
-  await lastSearch; // otherwise its response, which may be older, would replace these rows
+  await lastSearch; // its response may be older, and would replace these rows
   const number = searchCount;
   for (let first = 0; first < ids.length; first += AT_ONCE) {
     const some = ids.slice(first, first + AT_ONCE);
@@ -125,10 +125,10 @@ async function change(ids) {
   }
 }
 
-/** Results of this node that were sent back are only listed on request. */
+/** Return whether a new instance belongs in the list. Results of this node that came back need a filter for them. */
 const isListed = ({ state: name }) => name !== "returned" || currentSearch().getAll("state").includes(name);
 
-/** Load those of the instances that match the search. */
+/** Return those of the instances that match the search. */
 async function loadInstances(ids, wanted) {
   if (!ids.length) return [];
   for (const id of ids) wanted.append("id", id);
@@ -137,7 +137,7 @@ async function loadInstances(ids, wanted) {
   return (await request(`/instances?${wanted}`)).instances;
 }
 
-/** Add new rows on top, if they belong on this page. */
+/** Add new rows on top of the first page. On other pages, count the new instances. */
 function addRows(lines) {
   const isFirst = (currentSearch().get("page") ?? "1") === "1" && !currentSearch().has("sort");
   const before = document.documentElement.scrollHeight;
@@ -150,7 +150,7 @@ function addRows(lines) {
   showUnseen();
 }
 
-/** Show a link to the first page if new instances belong there. */
+/** Show a link to the first page, with the number of new instances there, or hide it if there are none. */
 function showUnseen() {
   const first = currentSearch();
   for (const name of ["page", "sort", "order"]) first.delete(name);
@@ -168,7 +168,7 @@ filters.addEventListener("input", () => {
 });
 filters.addEventListener("submit", (event) => event.preventDefault());
 
-/** Turn the headings of sortable columns into links. */
+/** Convert the heading of a sortable column to a link that sorts by it. */
 function sortLink(cell) {
   const link = currentSearch();
   const [sort, order] = [link.get("sort") ?? "received", link.get("order") ?? "desc"];

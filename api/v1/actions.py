@@ -1,4 +1,4 @@
-"""Actions of operators: analyze again, send again, retry failed or waiting work."""
+"""Routes that list failures, and with which operators request work again."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -54,7 +54,7 @@ CONFLICT: dict[int | str, dict[str, Any]] = {
 
 
 def actions_router(services: Services) -> APIRouter:
-    """Serve the routes that request work and list failures."""
+    """Return the router of the routes that request work and list failures."""
     router = v1_router("actions")
 
     @router.post(
@@ -66,7 +66,7 @@ def actions_router(services: Services) -> APIRouter:
     async def analyze(
         request: Request, _user: Operator, instance_id: str
     ) -> AcceptedResponse:
-        """Request a new analysis, whatever the result of the last one."""
+        """Request a new analysis, also of an instance that has a result."""
         await run_in_threadpool(services.instance, instance_id)
         if not await run_in_threadpool(services.journal.analyze_again, instance_id):
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
@@ -89,7 +89,7 @@ def actions_router(services: Services) -> APIRouter:
             Text, Query(description="Only to this destination. If empty, to all.")
         ] = "",
     ) -> AcceptedResponse:
-        """Send all results again, whatever the outcome of earlier deliveries."""
+        """Send the results again, also those that were already delivered."""
         details = await run_in_threadpool(services.instance, instance_id)
         if destination:
             services.destination(destination)
@@ -104,7 +104,7 @@ def actions_router(services: Services) -> APIRouter:
 
     @router.get("/failures", response_description="The groups, the largest first")
     async def failures(request: Request, _user: Viewer) -> list[FailureGroupResponse]:
-        """Group failed and waiting work by destination and reason."""
+        """Return failed and waiting work in groups, by destination and reason."""
         found = await run_in_threadpool(grouped, services.engine)
         await audit_access(request, AuditEventType.VIEWED, "/api/v1/failures")
         return [
@@ -133,7 +133,7 @@ def actions_router(services: Services) -> APIRouter:
         reason: ReasonFilter = None,
         waiting: WaitingFilter = None,
     ) -> list[InstanceResponse]:
-        """List the first hundred instances of a group."""
+        """List up to a hundred instances of a group."""
         rows = await run_in_threadpool(
             _members, services, destination, reason, waiting=waiting
         )
@@ -153,7 +153,7 @@ def actions_router(services: Services) -> APIRouter:
         reason: ReasonFilter = None,
         waiting: WaitingFilter = None,
     ) -> AcceptedResponse:
-        """Retry failed work, and waiting work at once: all of it, or one group."""
+        """Retry failed work, and try waiting work now: all of it, or one group."""
         response = await run_in_threadpool(
             _retry, services, destination, reason, waiting=waiting
         )
@@ -189,9 +189,9 @@ def _retry(
     *,
     waiting: bool | None,
 ) -> AcceptedResponse:
-    """Retry a limited number of failures.
+    """Retry a limited number of failed and of waiting items.
 
-    Waiting work is never counted as left: the first success releases the rest.
+    Waiting items are not counted as left, because the first success releases the rest.
     """
     lists = partial(failed, services.engine, destination, reason)
     ended = [] if waiting else lists(MOST_RETRIES + 1, waiting=False)

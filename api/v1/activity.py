@@ -1,4 +1,4 @@
-"""State of the node, and statistics over time."""
+"""Routes for the state of the node, and for statistics over time."""
 
 import shutil
 import time
@@ -25,7 +25,7 @@ HOUR_S = 3600.0
 
 
 class Period(StrEnum):
-    """Length of a period."""
+    """The period of statistics: 24 hours, 7 days or 30 days."""
 
     DAY = "day"
     WEEK = "week"
@@ -42,7 +42,7 @@ def figures_router(
     release: str,
     model: Callable[[], ModelIdentity | None],
 ) -> APIRouter:
-    """Serve the statistics and the state of the node.
+    """Return the router of the statistics and the state of the node.
 
     Args:
         services: The services, with the journal.
@@ -79,7 +79,7 @@ def figures_router(
 
     @router.get("/node", response_description="The current state")
     async def node(_user: Viewer) -> NodeResponse:
-        """Return the current state of the node."""
+        """Return the checks, counts, disk space and versions of the node."""
         return await run_in_threadpool(_node)
 
     def _node() -> NodeResponse:
@@ -106,7 +106,10 @@ def figures_router(
 
 
 def _end(now: float, length: float) -> float:
-    """Return the end of the current interval, counted from local midnight."""
+    """Return the end of the current interval. Intervals start at local midnight.
+
+    All times and the length are in seconds, and times are since 1970.
+    """
     local = datetime.fromtimestamp(now).astimezone()
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
     return midnight + ((now - midnight) // length + 1) * length

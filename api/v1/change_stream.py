@@ -37,11 +37,11 @@ class ChangeStream:
     """
 
     def __init__(self, feed: ChangeFeed, ended: Callable[[], bool]) -> None:
-        """Prepare the polling. It starts with the first listener.
+        """Create a stream without listeners. The first listener starts the polling.
 
         Args:
             feed: The change feed of the journal.
-            ended: Returns whether the process is shutting down; streams then end.
+            ended: Returns whether the process is shutting down. All streams then end.
         """
         self._feed = feed
         self._ended = ended
@@ -54,7 +54,11 @@ class ChangeStream:
 
         Args:
             is_current: Returns whether the listener still has access. The stream ends
-                within EVERY_S after it returns False.
+                within POLL_S after it returns False.
+
+        Yields:
+            Server-sent events: "begun" once, then messages with the ids of changed
+            instances, and comments after KEEP_ALIVE_S without a message.
         """
         until = time.monotonic() + LONGEST_S
 
@@ -66,8 +70,9 @@ class ChangeStream:
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll())
         try:
-            # Every change after this point is reported. While the database is
-            # unavailable, the event does not come, and must not delay the shutdown.
+            # Every change after the event "begun" is reported. The event is sent after
+            # the first poll, which needs the database. This wait must not delay the
+            # shutdown.
             while not self._started.is_set():
                 if is_over():
                     return
@@ -75,7 +80,7 @@ class ChangeStream:
             yield "retry: 1000\nevent: begun\ndata: {}\n\n"
             last_sent_at = time.monotonic()
             while not is_over():
-                # Access may have ended during the wait.
+                # Access may have ended during the wait for a change.
                 if (ids := await _next(queue)) and is_current():
                     yield f"data: {json.dumps({'instances': ids})}\n\n"
                     last_sent_at = time.monotonic()
@@ -93,18 +98,19 @@ class ChangeStream:
             except SQLAlchemyError as error:
                 logger.warning("Cannot read the changes: %s", type(error).__name__)
                 ids = []
-            except Exception:  # keep polling, or the listeners would wait forever
+            except Exception:  # continue, or the listeners would wait forever
                 logger.exception("Reading the changes failed; trying again")
                 ids = []
             for queue in list(self._listeners) if ids else ():
-                # A listener that reads nothing for so long reloads when it reconnects.
+                # A listener with MOST_UNREAD unread lists does not get this one. It
+                # reloads everything when it reconnects.
                 with suppress(asyncio.QueueFull):
                     queue.put_nowait(ids)
             await asyncio.sleep(POLL_S)
 
 
 async def _next(queue: asyncio.Queue[InstanceIds]) -> InstanceIds:
-    """Return the next changes, or an empty list after EVERY_S."""
+    """Return the ids of the next changes; an empty list after POLL_S without one."""
     try:
         return await asyncio.wait_for(queue.get(), POLL_S)
     except TimeoutError:
@@ -112,7 +118,7 @@ async def _next(queue: asyncio.Queue[InstanceIds]) -> InstanceIds:
 
 
 def changes_router(services: Services) -> APIRouter:
-    """Serve the stream of changes."""
+    """Return the router of the stream of changes."""
     router = v1_router("changes")
     ending: list[Callable[[], bool]] = []
     changes = ChangeStream(

@@ -65,12 +65,12 @@ REMEDIES = {
 
 
 def destinations_router(services: Services) -> APIRouter:
-    """Serve destinations, callers and modalities."""
+    """Return the router of destinations, callers and modalities."""
     router = v1_router("destinations")
 
     @router.get("/destinations", response_description="In the order of the settings")
     async def destinations(_user: Viewer) -> list[DestinationResponse]:
-        """Return the state of each destination."""
+        """Return the destinations of the settings, with their state."""
         return await run_in_threadpool(_destinations, services)
 
     @router.post(
@@ -99,7 +99,7 @@ def destinations_router(services: Services) -> APIRouter:
         response_description="Paused",
     )
     async def pause(request: Request, _user: Operator, name: str) -> Response:
-        """Hold deliveries to a destination; those in progress still finish."""
+        """Pause the deliveries to a destination. Attempts in progress still finish."""
         services.destination(name)
         await run_in_threadpool(services.journal.deliveries.pause, name)
         await audit_access(request, AuditEventType.PAUSED, name)
@@ -112,7 +112,7 @@ def destinations_router(services: Services) -> APIRouter:
         response_description="Resumed",
     )
     async def resume(request: Request, _user: Operator, name: str) -> Response:
-        """Resume deliveries to a destination."""
+        """Resume the deliveries to a destination that was paused."""
         services.destination(name)
         await run_in_threadpool(services.journal.deliveries.resume, name)
         await audit_access(request, AuditEventType.RESUMED, name)
@@ -137,7 +137,7 @@ def destinations_router(services: Services) -> APIRouter:
 
     @router.get("/modalities", response_description="By calling AE title")
     async def modalities(_user: Viewer) -> list[ModalityResponse]:
-        """List what each caller has sent in the last 30 days."""
+        """Count the instances of each modality by caller, for the last 30 days."""
         found = await run_in_threadpool(callers.modalities, services.engine)
         return [
             ModalityResponse(
@@ -153,7 +153,10 @@ def destinations_router(services: Services) -> APIRouter:
 
 
 def _remedy(services: Services, caller: callers.CallerActivity) -> str:
-    """Return what to change so that a caller gets an association."""
+    """Return what to change so that a caller gets an association.
+
+    The text is empty if no remedy is known, or if the caller was admitted.
+    """
     if caller.reason != Rejection.CALLING_UNKNOWN.reason:
         return REMEDIES.get(caller.reason.partition(":")[0], "")
     if caller.ae_title == FURTHER_CALLERS:  # its address may be a network

@@ -1,7 +1,7 @@
-"""Decode radiographs for display in a child process, and cache the last few.
+"""Decode radiographs for display in a child process, and cache the last views.
 
-When a study is opened, its images are drawn at two sizes, one after the other. Each
-drag of the mouse draws an image with another window.
+The cache returns a view that was used before without decoding it again, for example
+when a user opens a study again or resets a window.
 """
 
 import asyncio
@@ -45,18 +45,19 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
 
 
 class ImageCache:
-    """Decodes radiographs for display, in child processes apart from those of /predict.
+    """Decodes radiographs for display, and caches them.
 
-    One child decodes all images. An image that takes long is decoded again in a child
-    of its own, and the other images do not wait for it.
+    One child process decodes all images. It is not the one of /predict. An image that
+    takes long is decoded again in a child process of its own, and the other images do
+    not wait for it. Must only be used from the event loop.
 
     Attributes:
-        queue: Requests wait here before they call a method. If an image takes long, its
-            request holds one slot until the image is decoded.
+        queue: Limits the requests. A request waits for a slot before it calls a method,
+            and holds the slot until its image is decoded.
     """
 
     def __init__(self, limits: WorkerSettings) -> None:
-        """Store the limits. The child process starts on first use."""
+        """Create an empty cache. The child process starts on first use."""
         self._limits = limits
         self._child: DecoderProcess | None = None
         self.queue = QueueLimit(user_key, waiting=MOST_WAITING, at_once=AT_ONCE)
@@ -66,7 +67,7 @@ class ImageCache:
         self._views: OrderedDict[Key, View] = OrderedDict()
 
     def close(self) -> None:
-        """Finish the running call and cancel waiting ones."""
+        """Finish running calls, cancel waiting ones, and stop the child process."""
         self._thread.shutdown(cancel_futures=True)
         self._slow_thread.shutdown(cancel_futures=True)
         if self._child is not None:
@@ -94,7 +95,7 @@ class ImageCache:
         return view
 
     async def attributes(self, path: Path) -> list[Attribute]:
-        """List the attributes of an instance.
+        """List the attributes of the instance in a file.
 
         Raises:
             HTTPException: 422 if the file cannot be read; 503 as in `view`.
@@ -114,7 +115,11 @@ class ImageCache:
             raise HTTPException(code, str(error)) from None
 
     async def _run_slowly(self, call: Callable[[DecoderProcess], T]) -> T:
-        """Repeat a call with the whole time-out, one at a time."""
+        """Repeat a call in a new child process, with the full time limit.
+
+        Raises:
+            HTTPException: 503 if another call is being repeated.
+        """
         if self._slow is not None and not self._slow.done():
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
@@ -127,7 +132,7 @@ class ImageCache:
         return await asyncio.wrap_future(slow)
 
     def _view(self, child: DecoderProcess, key: Key, path: Path) -> View:
-        # Another request may have made it while this one waited for its thread.
+        # An earlier request may have decoded this view.
         if (known := self._views.get(key)) is not None:
             return known
         limits, (_, ends) = self._limits, key
@@ -140,7 +145,7 @@ class ImageCache:
             return call(child)
 
     def _store(self, key: Key, view: View) -> None:
-        """Keep a view for the next request, and drop the oldest if they are many."""
+        """Add a view, and drop the least recently used ones beyond CACHE_BYTES."""
         self._views[key] = view
         self._views.move_to_end(key)
         while len(self._views) > 1 and self._bytes() > CACHE_BYTES:
@@ -159,7 +164,11 @@ class ImageCache:
 
 
 def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
-    """Encode an image as JPEG, reduced if its long side exceeds `long_side`."""
+    """Encode an image, (rows, columns), as JPEG.
+
+    It is reduced if its long side exceeds `long_side` pixels. None means that it is not
+    reduced.
+    """
     scale = min((long_side or max(pixels.shape)) / max(pixels.shape), 1.0)
     if scale < 1:
         rows, columns = (max(1, round(side * scale)) for side in pixels.shape)
@@ -172,7 +181,7 @@ def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
 
 
 def heatmap_png(overlay: OverlayData) -> bytes:
-    """Encode a heatmap as a transparent tint at its own coarse resolution."""
+    """Encode a heatmap as PNG: a transparent tint at the resolution of the heatmap."""
     rgba = tinted(overlay.levels)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     return encoded.tobytes()

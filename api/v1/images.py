@@ -32,7 +32,7 @@ def _content(media_type: str) -> dict[int | str, dict[str, Any]]:
 
 
 def images_router(services: Services) -> APIRouter:
-    """Serve images, heatmaps, attributes and files of instances."""
+    """Return the router of the images, heatmaps, attributes and files of instances."""
     router = v1_router("images")
     folder = services.settings.storage.directory
 
@@ -65,7 +65,10 @@ def images_router(services: Services) -> APIRouter:
             int | None, Query(ge=16, le=65535, description="Maximum size in pixels")
         ] = None,
     ) -> Response:
-        """Return the radiograph with the window that the model saw, or another."""
+        """Return the radiograph with the window that the model saw, or another one.
+
+        Another window needs both `low` and `high`.
+        """
         ends = None if low is None or high is None else (low, high)
         async with services.images.queue.slot(request):
             _, path = await opened(instance_id)
@@ -88,7 +91,7 @@ def images_router(services: Services) -> APIRouter:
         "the radiograph",
     )
     async def heatmap(request: Request, _user: Viewer, instance_id: str) -> Response:
-        """Return the heatmap of the model, relative to its own peak."""
+        """Return the heatmap of the model. Its peak has the strongest color."""
         async with services.images.queue.slot(request):
             details, _ = await opened(instance_id)
         if details.drawing is None or details.row.probability is None:
@@ -153,7 +156,7 @@ def images_router(services: Services) -> APIRouter:
     async def result(
         request: Request, _user: Viewer, instance_id: str, sop_instance_uid: str
     ) -> FileResponse:
-        """Return a result file, as it was sent."""
+        """Return the file of a result object, as it is sent to destinations."""
         details, _ = await opened(instance_id)
         paths = {each.sop_instance_uid: each.path for each in details.results}
         path = folder / paths.get(sop_instance_uid, "nothing")
@@ -168,6 +171,6 @@ def images_router(services: Services) -> APIRouter:
 
 
 def _file(path: Path, uid: str) -> FileResponse:
-    """Return a file response. Only a valid UID is used in the name of the file."""
+    """Return a response with a DICOM file. It is named by its UID, if that is valid."""
     name = f"{uid}.dcm" if _UID.fullmatch(uid) else "instance.dcm"
     return FileResponse(path, media_type="application/dicom", filename=name)

@@ -33,7 +33,7 @@ SEARCH_PARAMETERS = ("q", "state", "answer", "since", "until", "sender", "destin
 
 
 def instances_router(services: Services) -> APIRouter:
-    """Serve the worklist, studies and details of instances."""
+    """Return the router of the worklist, of studies and of instances."""
     router = v1_router("instances")
 
     @router.get("/instances", response_description="A page of the worklist")
@@ -74,7 +74,7 @@ def instances_router(services: Services) -> APIRouter:
         page: Annotated[int, Query(ge=1, le=LAST_PAGE)] = 1,
         size: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
     ) -> WorklistResponse:
-        """Find instances. The default order is newest first."""
+        """Return a page of the instances that match, newest first by default."""
         wanted = SearchCriteria(
             text=q,
             states=tuple(state),
@@ -113,7 +113,7 @@ def instances_router(services: Services) -> APIRouter:
     async def study(
         request: Request, _user: Viewer, study_instance_uid: Text
     ) -> StudyResponse:
-        """List the instances of a study."""
+        """List the instances of a study, in the order of their receipt."""
         rows = await run_in_threadpool(services.worklist.study, study_instance_uid)
         if not rows:
             raise HTTPException(

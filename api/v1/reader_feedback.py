@@ -30,7 +30,7 @@ _Coordinate = Annotated[float, Field(ge=0, le=65536)]
 
 
 class OpinionRequest(BaseModel):
-    """The opinion of a reader on a result."""
+    """The body of a request: the opinion of a reader on a result."""
 
     verdict: Literal["agree", "disagree", "unsure"]
     place: tuple[_Coordinate, _Coordinate] | None = Field(
@@ -40,7 +40,7 @@ class OpinionRequest(BaseModel):
 
 
 def feedback_router(services: Services) -> APIRouter:
-    """Serve feedback."""
+    """Return the router of the feedback of readers."""
     router = v1_router("feedback")
 
     @router.put(
@@ -51,7 +51,7 @@ def feedback_router(services: Services) -> APIRouter:
     async def give(
         request: Request, user: Viewer, instance_id: str, opinion: OpinionRequest
     ) -> list[OpinionResponse]:
-        """Store your opinion on the result; it replaces your earlier one."""
+        """Store your opinion on the result. It replaces your earlier opinion."""
         await run_in_threadpool(services.instance, instance_id)
         verdict, point = Judgement(opinion.verdict), _point(opinion.place)
         is_stored = await run_in_threadpool(
@@ -70,7 +70,7 @@ def feedback_router(services: Services) -> APIRouter:
     async def withdraw(
         request: Request, user: Viewer, instance_id: str
     ) -> list[OpinionResponse]:
-        """Delete your opinion."""
+        """Delete your opinion on the result of an instance."""
         await run_in_threadpool(services.instance, instance_id)
         await run_in_threadpool(services.feedback.withdraw, instance_id, user.name)
         await audit_access(request, AuditEventType.JUDGED, instance_id)
@@ -92,7 +92,10 @@ def feedback_router(services: Services) -> APIRouter:
         since: Annotated[datetime | None, Query()] = None,
         until: Annotated[datetime | None, Query()] = None,
     ) -> StreamingResponse:
-        """Export all opinions with the results that they are about."""
+        """Export the opinions of a period as CSV, with the results they are about.
+
+        Opinions on a result that a later analysis replaced are left out.
+        """
         first = 0.0 if since is None else seconds_of(since)
         last = time.time() + 1 if until is None else seconds_of(until)
         await audit_access(request, AuditEventType.VIEWED, "/api/v1/feedback.csv")

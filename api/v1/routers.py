@@ -23,9 +23,9 @@ def v1_routers(
     release: str,
     model: Callable[[], ModelIdentity | None],
 ) -> tuple[APIRouter, ...]:
-    """Create the routers, in the order of the API description.
+    """Return the routers, in the order of the API description.
 
-    See figures_router for the arguments.
+    `figures_router` documents the arguments.
     """
     return (
         instances_router(services),

@@ -1,4 +1,4 @@
-"""Response schemas of /api/v1, as described in OpenAPI. Times are ISO 8601, UTC."""
+"""Response schemas of /api/v1, as described in OpenAPI. Times are in UTC (ISO 8601)."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -190,7 +190,7 @@ class AttributeResponse(BaseModel):
 
 
 class AcceptedResponse(BaseModel):
-    """How many requests for work were accepted."""
+    """The numbers of requests for work that were accepted, refused and left."""
 
     asked: int
     gone: int = Field(description="Refused, because the files were removed.")
@@ -242,7 +242,7 @@ class OutageResponse(BaseModel):
 
 
 class LastFailureResponse(BaseModel):
-    """The last delivery that failed and is not retried."""
+    """The last delivery that failed permanently."""
 
     at: datetime
     reason: str
@@ -269,7 +269,7 @@ class DestinationResponse(BaseModel):
 
 
 class CallerResponse(BaseModel):
-    """An AE that called, from one address."""
+    """An AE that called from one address in the last 30 days."""
 
     ae_title: str = Field(description="Empty if the caller sent none.")
     address: str
@@ -281,7 +281,7 @@ class CallerResponse(BaseModel):
 
 
 class ModalityResponse(BaseModel):
-    """A modality and the number of instances that an AE sent of it."""
+    """The number of instances of a modality that an AE sent in the last 30 days."""
 
     sender: str
     modality: str
@@ -333,7 +333,7 @@ class NodeResponse(BaseModel):
 
 
 class UploadResponse(BaseModel):
-    """An instance that was stored."""
+    """The instance that was stored, or an earlier one with the same bytes."""
 
     id: str
     study_instance_uid: str

@@ -31,17 +31,17 @@ def utc_time(seconds: float) -> datetime:
 
 
 def seconds_of(time: datetime) -> float:
-    """Return seconds since 1970. A time without a time zone is taken as UTC."""
+    """Convert a time to seconds since 1970. A time without a time zone is in UTC."""
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def utc_time_or_none(seconds: float | None) -> datetime | None:
-    """Convert seconds since 1970 to a time; None stays None."""
+    """Convert seconds since 1970 to a time in UTC; None stays None."""
     return None if seconds is None else utc_time(seconds)
 
 
 def instance_response(row: sa.Row[Any]) -> InstanceResponse:
-    """Return one row of the worklist."""
+    """Convert a row of the worklist."""
     return InstanceResponse.model_validate(_instance_fields(row))
 
 
@@ -67,7 +67,7 @@ def _instance_fields(row: sa.Row[Any]) -> dict[str, Any]:
 def instance_details_response(
     details: InstanceDetails, opinions: Sequence[Opinion]
 ) -> InstanceDetailsResponse:
-    """Return all details of an instance."""
+    """Convert the details of an instance, and the opinions on its result."""
     row = details.row
     kinds = {each.sop_instance_uid: each.kind for each in details.results}
     return InstanceDetailsResponse(
@@ -96,7 +96,7 @@ def instance_details_response(
 
 
 def opinion_response(opinion: Opinion) -> OpinionResponse:
-    """Return the feedback of one reader."""
+    """Convert the opinion of a reader."""
     return OpinionResponse(
         who=opinion.user,
         at=utc_time(opinion.at),

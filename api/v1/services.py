@@ -25,16 +25,18 @@ _ID = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Services:
-    """The services that the routes use. Safe to share between threads.
+    """The services that the routes use.
+
+    They are safe to share between threads, except `images`.
 
     Attributes:
         settings: All settings of the node.
         engine: Engine of the journal; connects on first use.
-        journal: Requests work.
-        history: Counts instances and lists paused destinations.
+        journal: Records instances and requests for work.
+        history: Counts and finds instances, and lists paused destinations.
         worklist: Finds and lists instances.
         feedback: Stores the opinions of readers.
-        images: Decodes radiographs for display.
+        images: Decodes radiographs for display. Use it only from the event loop.
     """
 
     settings: Settings
@@ -54,7 +56,8 @@ class Services:
         """Return the details of an instance.
 
         Raises:
-            HTTPException: 404 if the journal has no instance with this id.
+            HTTPException: 404 if the journal has no instance with this id, or the id is
+                invalid.
         """
         details = (
             instance_details(self.engine, instance_id)
@@ -101,14 +104,20 @@ def make_services(settings: Settings) -> Services:
 
 
 def problem(description: str, detail: str, code: int) -> dict[str, Any]:
-    """Describe a failure for OpenAPI, with an example of its text."""
+    """Return the OpenAPI description of a failure, with an example of its text."""
     example = {"type": "about:blank", "title": description, "status": code}
     content = {PROBLEM_JSON: {"example": {**example, "detail": detail}}}
     return {"model": ProblemDetails, "description": description, "content": content}
 
 
 def v1_router(tag: str) -> APIRouter:
-    """Create a router that describes the failures common to all routes."""
+    """Return a router of /api/v1 that refuses unknown parameters.
+
+    It describes the failures that are common to all routes.
+
+    Args:
+        tag: The heading of its routes in the API description.
+    """
     failures: dict[int | str, dict[str, Any]] = {
         400: problem("Bad Request", "Invalid or missing value: size. See /docs.", 400),
         401: problem("Unauthorized", "This token is not known.", 401),

@@ -1,4 +1,4 @@
-"""Upload of DICOM files by users."""
+"""The route for the upload of DICOM files."""
 
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 
 
 def uploads_router(services: Services) -> APIRouter:
-    """Serve uploads."""
+    """Return the router of uploads."""
     router, uploads_in_progress = v1_router("uploads"), UploadLimit()
-    # A file that takes long to check only delays its own sender and three others.
+    # A file that takes long to check occupies one of four slots. Other users have the
+    # remaining ones.
     queue = QueueLimit(user_key, waiting=12, at_once=4)
     receiver = services.settings.receiver
     classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
@@ -49,7 +50,7 @@ def uploads_router(services: Services) -> APIRouter:
         instance = uploads.store(path, address)
         header = instance.header
         for row in services.history.by_uid(header.sop_instance_uid):
-            if row.content_digest == instance.content_digest:  # it was received before
+            if row.content_digest == instance.content_digest:  # this or an earlier one
                 uid = row.study_instance_uid
                 return UploadResponse(id=row.id, study_instance_uid=uid), instance
         uid = header.study_instance_uid

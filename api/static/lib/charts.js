@@ -1,4 +1,4 @@
-// Charts of counts, as SVG. A table below has the same numbers, for users who cannot see the chart.
+// Charts of counts, as SVG. A table below each chart has the same numbers, for users who cannot see the chart.
 
 import { make } from "./elements.js";
 import { texts } from "./text.js";
@@ -16,6 +16,7 @@ const STEPS = [1, 2, 5];
  * @param {{name: string, color: string, values: number[]}[]} chart.series From bottom to top. The colors are custom
  *   properties of the page.
  * @param {string[]} chart.long Longer names for the table and for tooltips.
+ * @returns {HTMLElement} A figure with the chart, the table and, for several series, a legend.
  */
 export function columns({ title, head, names, series, long = names }) {
   const totals = names.map((_, index) => series.reduce((sum, { values }) => sum + values[index], 0));
@@ -41,7 +42,7 @@ export function columns({ title, head, names, series, long = names }) {
   return make("figure", { class: "chart" }, drawing, series.length > 1 && legend(series), table({ title, head, names: long, series }));
 }
 
-/** Round up to a number such as 1, 2, 5 or 10, so that the axis has readable values. */
+/** Round up to 1, 2, 5 or 10 times a power of ten, so that the axis has readable values. */
 function rounded(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return (STEPS.find((step) => step * power >= value) ?? 10) * power;

@@ -1,4 +1,4 @@
-// Elements of a page. Text from outside is set as text and never parsed as markup.
+// Create and find elements of a page. Text is never parsed as markup.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -6,7 +6,7 @@ export const byId = (id) => document.getElementById(id);
  * Create an element.
  * @param {string} tag The HTML tag name.
  * @param {object} attributes `text` sets the text. A function listens to the event of that name. Attributes that are
- *   null or false are omitted.
+ *   null, undefined or false are omitted.
  * @param {...(Node | string)} children Appended after the text. Falsy children are omitted.
  */
 export function make(tag, attributes = {}, ...children) {
@@ -20,7 +20,7 @@ export function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Show an error to the user, or hide it if there is no argument. */
+/** Show an error to the user, or hide the last one if the argument is null. */
 export function showError(error) {
   const alert = byId("alert");
   alert.textContent = error?.message ?? "";

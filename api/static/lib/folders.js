@@ -1,6 +1,6 @@
-// Dropped files and folders.
+// Find the files in dropped files and folders.
 
-/** List all files of a drop event. Files in folders are sorted by name. */
+/** Return all files of a drop event. Files in folders are sorted by name. */
 export async function filesOf(dataTransfer) {
   // The entries are only valid during the event, so they are read before the first await.
   const entries = [...dataTransfer.items].map((item) => item.webkitGetAsEntry?.());
@@ -17,7 +17,7 @@ async function filesIn(entry) {
   return found;
 }
 
-/** Read all entries. The reader returns a part of them at a time, and an empty list at the end. */
+/** Return all entries of a folder. The reader returns a part of them at a time, and an empty list at the end. */
 async function entriesIn(folder) {
   const reader = folder.createReader();
   const all = [];

@@ -3,13 +3,13 @@
 import { make } from "./elements.js";
 import { formatText, texts } from "./text.js";
 
-// Format: 2026-11-26 14:05:09, which is unambiguous everywhere.
+// A format that is unambiguous in all countries: 2026-11-26 14:05:09.
 const moment = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
 
 /** Format a time in the local time zone. Times of the API are in UTC. */
 export const when = (time) => moment.format(new Date(time));
 
-/** Format a probability in percent, as in the captions of the results: rounding must not state a certainty. */
+/** Format a probability in percent, as in the captions of results. Rounding must not state a certainty. */
 export function percent(probability) {
   if (probability < 0.0005) return "<0.1%";
   return probability >= 0.9995 ? ">99.9%" : `${(100 * probability).toFixed(1)}%`;
@@ -25,26 +25,26 @@ export function ago(time) {
   return relative.format(Math.round(seconds / length), unit);
 }
 
-/** "Doubtful fracture, probability of a fracture 12.0%". */
+/** Describe a result, such as "Doubtful fracture, probability of a fracture 12.0%". */
 export const resultText = (point, probability) => `${texts.points[point]}, ${formatText(texts.of_a_fracture, { probability: percent(probability) })}`;
 
-/** A bar with the length of a probability. The number is written beside it. */
+/** Create a bar with the length of a probability, to be shown beside the number. */
 export function bar(probability) {
   const filled = make("span");
   filled.style.width = `${100 * probability}%`;
   return make("div", { class: "bar", "aria-hidden": "true" }, filled);
 }
 
-/** A state as text, colored by its meaning. */
+/** Create the text of a state, colored by its meaning. */
 export const state = (name) => make("span", { class: "state", "data-state": name, text: texts.states[name] ?? name });
 
-/** Describe the content of an image, as far as its attributes do. */
+/** Describe an image by its body part, view position and laterality. Missing values are left out. */
 export const image = (line) => [line.body_part, line.view_position, line.laterality].filter(Boolean).join(" ");
 
-/** Replaces the Study Instance UID of an image without one; such an image is shown alone. */
+/** Replaces the Study Instance UID of an image without one in an address. Such an image is shown alone. */
 export const NO_STUDY = "none";
 
-/** The address of the page that shows the study, with the instance selected. */
+/** Return the address of the page of a study, with an instance selected. */
 export const address = ({ study_instance_uid: uid, id }) => `/studies/${encodeURIComponent(uid || NO_STUDY)}?image=${id}`;
 
 /** Format bytes in megabytes or gigabytes. */

@@ -1,9 +1,9 @@
-// Requests to the node, all of them to /api/v1.
+// Requests to /api/v1 of the node.
 
 import { formatText, texts } from "./text.js";
 
-const AGAIN_MS = 5000; // reconnects after a restart of the node
-const SOON_MS = 300;
+const AGAIN_MS = 5000; // delay before a stream that was closed is opened again
+const SOON_MS = 300; // delay after a change, so that changes in quick succession cause one call
 
 /** An error with a message for the user. */
 export class Problem extends Error {}
@@ -13,14 +13,14 @@ export class Problem extends Error {}
  * @param {string} path The path below /api/v1.
  * @param {RequestInit} options Options of fetch.
  * @returns {Promise<any>} The response body; null if it is empty.
- * @throws {Problem} With the error text of the node, or a text that the node does not respond.
+ * @throws {Problem} The message is the error text of the node, or says that the node does not respond.
  */
 export async function request(path, options) {
   const response = await fetchResponse(path, options);
   return response.status === 204 ? null : response.json();
 }
 
-/** Send a request with any response type; throws as `request` does. Redirects to the login if the session has expired. */
+/** Send a request, and return its response; throws as `request` does. Redirects to the login after 401. */
 export async function fetchResponse(path, options) {
   let response;
   try {
@@ -35,7 +35,7 @@ export async function fetchResponse(path, options) {
   throw new Problem(detail ?? formatText(texts.site.no_response));
 }
 
-/** Send a request that changes something. */
+/** Send a request that changes something, with an object as JSON body, and return as `request` does. */
 export const submit = (path, method = "POST", body = undefined) =>
   request(path, {
     method,
@@ -44,8 +44,8 @@ export const submit = (path, method = "POST", body = undefined) =>
   });
 
 /**
- * Listen to changes.
- * @param {() => void} begun Called when the stream starts, also after a reconnect: earlier changes are not reported.
+ * Listen to changes of instances, and reconnect after errors.
+ * @param {() => void} begun Called when the stream starts, also after a reconnect. Earlier changes are not reported.
  * @param {(ids: string[]) => void} changed Called with the ids of changed instances.
  */
 export function followChanges(begun, changed) {
@@ -62,7 +62,7 @@ export function followChanges(begun, changed) {
   });
 }
 
-/** Call `show` after changes. Changes in quick succession cause one call. */
+/** Call `show` when the stream of changes starts, and after changes. Changes in quick succession cause one call. */
 export function refreshOnChange(show) {
   let later;
   followChanges(show, () => {

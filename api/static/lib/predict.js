@@ -1,4 +1,4 @@
-// Requests to /predict, independent of the page.
+// Requests to /predict.
 
 import { Problem } from "./node.js";
 import { texts } from "./text.js";
@@ -10,6 +10,7 @@ export { Problem };
  * @param {Blob} file The image or DICOM file.
  * @param {AbortSignal} signal Cancels the request.
  * @returns {Promise<object>} The response of /predict, with the original image.
+ * @throws {Problem} The message is the error text of the node, or says that the node does not respond.
  */
 export async function predict(file, signal) {
   const body = new FormData();

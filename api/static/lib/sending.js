@@ -1,4 +1,4 @@
-// Send a file and report the progress, which fetch does not support.
+// Send a file and report the progress. XMLHttpRequest is used because fetch does not report it.
 
 import { Problem } from "./node.js";
 import { texts } from "./text.js";
@@ -8,7 +8,8 @@ import { texts } from "./text.js";
  * @param {string} path The path of the request.
  * @param {File} file The file. Its name is not sent, because it may contain the name of a person.
  * @param {(share: number) => void} onProgress Called with the share that has been sent, from 0 to 1.
- * @returns {Promise<object>} The response.
+ * @returns {Promise<object>} The response body.
+ * @throws {Problem} The message is the error text of the node, or says that the node does not respond.
  */
 export function send(path, file, onProgress) {
   const body = new FormData();

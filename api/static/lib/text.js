@@ -1,9 +1,9 @@
-// All texts of the pages. The page contains them; they come from templates/texts.json.
+// All texts of the pages. Each page contains them, from templates/texts.json.
 
 export const texts = JSON.parse(document.getElementById("texts").textContent);
 
 /**
- * Replace the {placeholders} of a text.
+ * Return a text with its {placeholders} replaced.
  * @param {string | {one: string, other: string}} text A text, or two texts for singular and plural of `count`.
  * @param {object} values Values by name of the placeholder.
  */

@@ -1,4 +1,4 @@
-// Dark theme, or light by choice. A cookie stores the choice, so that the next page starts with the right colors.
+// Switch between the dark theme, which is the default, and the light one. The server reads the choice from a cookie.
 
 const YEAR_S = 365 * 24 * 3600;
 const button = document.getElementById("theme");

@@ -6,7 +6,7 @@ const WIDER = 1.1;
 const SHARE = 0.05; // share of the window width that a key moves the window
 const FADE = 0.1;
 
-/** Keys, as the page lists them. With Shift, the arrow keys change the window. */
+/** The action of each key. The page lists these keys. SHIFTED has the keys with Shift, which change the window. */
 const KEYS = {
   ArrowLeft: (pane) => pane.pan(STEP * pane.sharpness, 0),
   ArrowRight: (pane) => pane.pan(-STEP * pane.sharpness, 0),
@@ -33,9 +33,9 @@ const SHIFTED = {
 };
 
 /**
- * Listen to pointers and keys.
+ * Listen to the pointers and keys of a pane.
  * @param {Pane} pane The pane to control.
- * @param {() => "window" | "pan" | "mark"} mode The effect of dragging, or of a click for "mark".
+ * @param {() => "window" | "pan" | "mark"} mode Returns the effect of dragging. For "mark", a click sets a mark.
  * @param {(position: [number, number]) => void} mark Called with a point in image coordinates.
  */
 export function listen(pane, mode, mark) {
@@ -74,10 +74,10 @@ export function listen(pane, mode, mark) {
   });
 }
 
-/** The canvas coordinates of an event. */
+/** Return the canvas coordinates of an event. */
 const point = (pane, { offsetX, offsetY }) => [offsetX * pane.sharpness, offsetY * pane.sharpness];
 
-/** Handle a drag: one pointer drags, two pointers move and zoom. */
+/** Handle a drag. One pointer moves the image or changes the window, and two pointers move and zoom the image. */
 function drag(pane, before, after, mode) {
   const [from, to] = [middle(before), middle(after)];
   const [dx, dy] = [to[0] - from[0], to[1] - from[1]];

@@ -1,13 +1,13 @@
 // The gray levels of an image at full size, and at repeatedly halved sizes.
 //
-// A 20-megapixel radiograph is far larger than a screen. When window or zoom change, only the visible part is colored,
-// in the size that suits the zoom. This takes the same time for large and small images.
+// A radiograph of 20 megapixels is larger than a screen. When the window or the zoom changes, only the visible part is
+// colored, in the size that suits the zoom. This takes about the same time for large and small images.
 
 const BAND = 1024; // rows read at a time: canvases of tablets are limited to 16 megapixels
-const SMALLEST = 256;
+const SMALLEST = 256; // an image is halved while its long side is at least twice this number of pixels
 
 /**
- * Read an image.
+ * Read the gray levels of an image.
  * @param {Blob} blob A gray JPEG or PNG.
  * @returns {Promise<{width: number, height: number, gray: Uint8Array}[]>} All sizes, the full size first.
  */
@@ -46,7 +46,7 @@ function halved({ width, height, gray }) {
   return { width: columns, height: rows, gray: smaller };
 }
 
-/** Return the size that best matches the pixels of the screen. */
+/** Return the size with about one pixel per canvas pixel. `scale` is canvas pixels per pixel of the full size. */
 export function levelFor(levels, scale) {
   const halvings = Math.round(Math.log2(1 / scale));
   return levels[Math.min(Math.max(halvings, 0), levels.length - 1)];
@@ -72,7 +72,7 @@ export function colors(loaded, displayed, isInverted) {
   });
 }
 
-/** Return a part of an image in colors, to be drawn on a canvas. */
+/** Return a part of an image as ImageData, with the colors of a table. `part` is {left, top, width, height}. */
 export function colored({ width, gray }, part, table) {
   const image = new ImageData(part.width, part.height);
   const pixels = new Uint32Array(image.data.buffer);

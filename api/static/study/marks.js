@@ -1,10 +1,10 @@
-// Marks over a radiograph: white with a dark rim, legible on bone and air at any zoom.
+// Marks over a radiograph. They have a dark rim, so that they are legible on bone and on air at any zoom.
 
-const [LONGEST_HEAD, HALF_HEAD, SHAFT, RIM] = [18, 0.38, 0.16, 2]; // page pixels; shares of the head
+const [LONGEST_HEAD, HALF_HEAD, SHAFT, RIM] = [18, 0.38, 0.16, 2]; // the head and the rim in page pixels, the others as shares of the head
 const DASH = 3.2; // in shaft widths
-const RING = 11;
+const RING = 11; // radius in page pixels
 
-/** Draw an arrow. A dashed arrow is the usual mark of a doubtful finding. */
+/** Draw an arrow between two points of the canvas. A dashed arrow is the usual mark of a doubtful finding. */
 export function drawArrow(context, tip, tail, isDashed, sharpness) {
   const [dx, dy] = [tail[0] - tip[0], tail[1] - tip[1]];
   const length = Math.hypot(dx, dy);
@@ -34,7 +34,7 @@ export function drawMark(context, [x, y], sharpness) {
   outline(context, sharpness);
 }
 
-/** Draw a cross at the point that the mark key would set. */
+/** Draw a cross at the point that the Enter key would mark. */
 export function drawCross(context, [x, y], sharpness) {
   const arm = RING * sharpness;
   context.beginPath();

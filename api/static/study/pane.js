@@ -55,14 +55,14 @@ export class Pane {
     return this.levels[0];
   }
 
-  /** Load the radiograph with the window that the model saw. */
+  /** Load the radiograph with the window that the model saw, and show all of it. */
   async load() {
     await this.#read("", new AbortController().signal);
     this.first = this.displayed = this.loaded;
     this.fit();
   }
 
-  /** Add heatmap and arrow. */
+  /** Set the heatmap and the arrow to those of a result, or remove them if it has none. */
   async setResult({ drawing, operating_point: point }) {
     this.drawing = drawing;
     this.isDashed = point === "doubtful";
@@ -71,7 +71,7 @@ export class Pane {
       const response = await fetchResponse(`/instances/${this.id}/heatmap`);
       this.heatmap = await createImageBitmap(await response.blob());
     }
-    // The heatmap of a negative result has bright spots too, and would be read as a finding.
+    // The heatmap of a negative result has bright spots, too. A reader would take them for a finding.
     this.layers.heatmap = drawing !== null && point !== "none";
     this.redraw();
   }
@@ -87,7 +87,7 @@ export class Pane {
   }
 
   /**
-   * Display another window: at once from the loaded image, then from an image rendered with that window.
+   * Display another window, first with the loaded image, and later with an image that the node renders with it.
    * @param {{black: number, white: number}} displayed The values that should be black and white.
    */
   setWindow(displayed) {
@@ -135,7 +135,7 @@ export class Pane {
     this.redraw();
   }
 
-  /** Show one image pixel per screen pixel. */
+  /** Show one image pixel per canvas pixel. */
   full(at = this.middle) {
     this.zoom(1 / (this.view?.scale ?? 1), at);
   }
@@ -165,7 +165,7 @@ export class Pane {
     this.redraw();
   }
 
-  /** Show a cross in the middle, for marking by key. */
+  /** Show or hide a cross in the middle, for marking by key. */
   aim(isAiming) {
     this.isAiming = isAiming;
     this.redraw();
@@ -195,7 +195,7 @@ export class Pane {
     this.#draw(); // immediately: resizing clears a canvas
   }
 
-  /** Draw in the next frame, once for all changes before it. */
+  /** Draw in the next frame, once for all changes before that frame. */
   redraw() {
     if (this.#isDue) return;
     this.#isDue = true;

@@ -37,7 +37,7 @@ const section = (title, ...children) => make("section", { class: "part" }, make(
 const folded = (id, title, ...children) => make("details", { id, class: "part" }, make("summary", { text: title }), ...children);
 const pairs = (rows) => make("dl", { class: "pairs" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
 
-/** The finding in words, and a scale with its probability and the operating points. */
+/** Show the finding in words, and a scale with its probability and the operating points. */
 function found(instance) {
   const { operating_point: point, probability, model, drawing } = instance;
   if (point === null) {
@@ -69,7 +69,7 @@ function tick(probability) {
   return made;
 }
 
-/** The opinions of readers, and buttons for the opinion of this reader. */
+/** Show the opinions of readers, and buttons for the opinion of this reader. */
 function opinions(instance, actions) {
   const buttons = Object.entries(t.verdicts).map(([verdict, text]) =>
     make("button", { type: "button", class: "button", id: `judge-${verdict}`, text, click: actions.judge(verdict) }),
@@ -88,7 +88,7 @@ function opinions(instance, actions) {
   );
 }
 
-/** The state of each delivery, its last error, and buttons for operators. */
+/** Show the state of each delivery, the errors of its objects, and buttons for operators. */
 function deliveries(instance, actions) {
   const rows = instance.deliveries.map((each) => {
     const errors = each.objects.filter(({ comment, status }) => comment || status).map(({ kind, status, comment }) => {
@@ -131,7 +131,7 @@ function facts(instance) {
   return pairs(Object.entries(t.facts).map(([key, name]) => [name, String(shown[key])]));
 }
 
-/** The attributes of the original, loaded when the user opens them. */
+/** Show the attributes of the original. They are loaded when the user opens the list. */
 function attributeList(instance) {
   const rows = make("tbody");
   const find = make("input", { type: "search", id: "find-attribute", class: "find", "aria-label": t.find, placeholder: t.find, input: () => filter(rows, find.value) });

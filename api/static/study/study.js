@@ -1,4 +1,4 @@
-// The images of a study side by side, and all details of the selected image beside them.
+// The page of a study: its images side by side, and all details of the selected image beside them.
 
 import { byId, make, showError } from "../lib/elements.js";
 import { listen } from "./gestures.js";
@@ -16,7 +16,7 @@ const details = new Map();
 let selected = null;
 let mode = "window";
 
-/** Reload the study: add new images, and update the others. */
+/** Reload the study. New images are added, and all others are updated. */
 async function show() {
   try {
     await loadStudy();
@@ -27,7 +27,7 @@ async function show() {
   }
 }
 
-/** Add new images, and return their ids. */
+/** Load the study, add a pane for each new image, and return the ids of the new images. */
 async function loadStudy() {
   const wanted = new URLSearchParams(location.search).get("image");
   const one = uid === NO_STUDY ? await request(`/instances/${encodeURIComponent(wanted)}`) : null;
@@ -40,20 +40,20 @@ async function loadStudy() {
   return fresh.map(({ id }) => id);
 }
 
-/** Update these instances if they belong to this study. */
+/** Update those of the instances that belong to this study, including new ones. */
 async function change(ids) {
   const mine = ids.filter((id) => panes.has(id));
-  if (mine.length < ids.length) mine.push(...(await loadStudy())); // may be new images of this study
+  if (mine.length < ids.length) mine.push(...(await loadStudy())); // some may be new images of this study
   await Promise.all(mine.map(refresh));
 }
 
-/** Show the patient of the study. */
+/** Show the patient of the study, and the number of its images. */
 function name({ patient }, count) {
   byId("patient").textContent = patient.name || texts.worklist.no_name;
   byId("about").textContent = [patient.patient_id, patient.accession_number, formatText(t.images, { count })].filter(Boolean).join(" · ");
 }
 
-/** Add an image. */
+/** Add a pane for an image. The image is loaded when the pane becomes visible. */
 function add(line) {
   const canvas = make("canvas", { tabindex: 0, role: "img" });
   const label = make("p", { class: "pane-label" });
@@ -81,7 +81,7 @@ function add(line) {
   observer.observe(figure);
 }
 
-/** Load the details of an image, and add its result as layers. */
+/** Load the details of an instance, and show them in its pane and, if it is selected, in the panel. */
 async function refresh(id) {
   const pane = panes.get(id);
   const [known, before] = [await request(`/instances/${id}`), details.get(id)];
@@ -103,7 +103,7 @@ function describe(pane, known) {
   pane.canvas.setAttribute("aria-label", formatText(t.canvas, { image: shows, result }));
 }
 
-/** Show the state of a pane in its corner, and the state of the selected pane on the tools. */
+/** Show window and zoom in the corner of a pane, and the state of the selected pane on the tools. */
 function showView(pane) {
   if (pane.view && pane.displayed) {
     const { black, white } = pane.displayed;
@@ -149,7 +149,7 @@ function arrange() {
   byId("panes").style.setProperty("--columns", isAlone ? 1 : Math.min(Math.ceil(Math.sqrt(panes.size)), MOST_COLUMNS));
 }
 
-/** Handle keys that concern more than one image. */
+/** Handle the keys that are not in gestures.js: mark, Escape, enlarge, and next or previous image. */
 function handleKey(event, pane) {
   const all = [...panes.values()];
   const steps = { n: 1, p: -1 };
@@ -163,7 +163,7 @@ function handleKey(event, pane) {
   next.canvas.focus();
 }
 
-/** The actions of the buttons in the panel. */
+/** Return the actions of the buttons in the panel. */
 function actions(pane) {
   const handler = (work, text) => async () => {
     try {
@@ -197,7 +197,7 @@ async function mark(pane, point) {
   }
 }
 
-/** Set the effect of dragging. */
+/** Set the effect of dragging: "window", "pan" or "mark". */
 function setMode(name) {
   mode = name;
   for (const pane of panes.values()) pane.aim(name === "mark");

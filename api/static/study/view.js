@@ -1,21 +1,21 @@
-// Position of an image on its canvas. These are pure functions; nothing is drawn here.
+// The position of an image on its canvas, as pure functions. Nothing is drawn here.
 //
 // A view is {scale, x, y, turn}: canvas pixels per image pixel, the position of the image center on the canvas, and
 // quarter turns clockwise. Sizes are {width, height}, points are [x, y] from the top left corner.
 
-const LEAST = 1 / 64;
-const MOST = 32;
+const LEAST = 1 / 64; // minimum scale
+const MOST = 32; // maximum scale
 const COSINE = [1, 0, -1, 0];
 const SINE = [0, 1, 0, -1];
 
-/** Show the whole image as large as possible. */
+/** Return the view that shows the whole image as large as possible. */
 export function fitted(picture, canvas, turn = 0) {
   const { width, height } = turn % 2 ? { width: picture.height, height: picture.width } : picture;
   const scale = Math.min(canvas.width / width, canvas.height / height);
   return { scale, x: canvas.width / 2, y: canvas.height / 2, turn };
 }
 
-/** Zoom by a factor around a point of the canvas, which keeps its position. */
+/** Return a view that is zoomed by a factor. The image keeps its position at a point of the canvas. */
 export function zoomed(view, factor, [x, y]) {
   const scale = Math.min(Math.max(view.scale * factor, LEAST), MOST);
   const real = scale / view.scale;
@@ -24,7 +24,7 @@ export function zoomed(view, factor, [x, y]) {
 
 export const panned = (view, dx, dy) => ({ ...view, x: view.x + dx, y: view.y + dy });
 
-/** Turn clockwise around the center of the canvas, so that the visible area stays visible. */
+/** Return a view that is turned by a quarter, clockwise around the center of the canvas. */
 export function turned(view, canvas) {
   const [dx, dy] = [view.x - canvas.width / 2, view.y - canvas.height / 2];
   return { ...view, turn: (view.turn + 1) % 4, x: canvas.width / 2 - dy, y: canvas.height / 2 + dx };
@@ -44,13 +44,13 @@ export function onPicture(view, picture, [x, y]) {
   return [picture.width / 2 + cosine * dx + sine * dy, picture.height / 2 - sine * dx + cosine * dy];
 }
 
-/** The same transformation for a drawing context: a, b, c, d, e, f of setTransform. */
+/** Return the transformation of `onCanvas` as arguments of setTransform: a, b, c, d, e, f. */
 export function matrix(view, picture) {
   const [a, b] = [COSINE[view.turn] * view.scale, SINE[view.turn] * view.scale];
   return [a, b, -b, a, ...onCanvas(view, picture, [0, 0])];
 }
 
-/** The visible part of the image, in whole pixels: {left, top, width, height}. */
+/** Return the visible part of the image in whole pixels: {left, top, width, height}. */
 export function visiblePart(view, picture, canvas) {
   const corners = [[0, 0], [canvas.width, canvas.height]].map((corner) => onPicture(view, picture, corner));
   const [left, right] = range(corners.map(([column]) => column), picture.width);
