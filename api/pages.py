@@ -23,8 +23,8 @@ HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
 DATA_PAGES = ("worklist", "upload", "failures", "destinations", "health")
-"""Pages that load all their data from /api/v1. Each name is a path, a template and a
-key of the texts."""
+"""Names of the pages that load all their data from /api/v1. Each name is the path of
+the page, the name of its template, and a key of the texts."""
 
 NAV = (
     ("/", "analyze"),

@@ -9,11 +9,13 @@ from config.base import Host, Name, Network, Port, Table, is_loopback
 from config.destinations import FromEnvironment
 
 SHORTEST_TOKEN = 20
-"""Minimum length of a token in characters. Longer tokens cannot be guessed over a
-network."""
+"""Minimum length of a token in characters. A random token of this length cannot be
+guessed over a network."""
 
 Role = Literal["viewer", "operator"]
-"""A viewer may look and have images analyzed. An operator may also request actions."""
+"""A viewer may read everything, analyze images with /predict and give feedback. An
+operator may also upload instances, request new analyses and deliveries, and test and
+pause destinations."""
 
 
 class Token(Table):

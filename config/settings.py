@@ -36,7 +36,7 @@ PATHS = frozenset(
 
 
 _Keys = tuple[str, str]
-"""A section and a key in it."""
+"""The name of a section and of a key in it."""
 
 
 class SettingsError(Exception):

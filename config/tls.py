@@ -18,7 +18,7 @@ def _none_if_empty(value: Any) -> Any:  # noqa: ANN401 - any TOML value
 
 
 File = Annotated[Path | None, BeforeValidator(_none_if_empty)]
-"""A file, or None if the value is empty."""
+"""The path of a file, or None if the value is empty."""
 
 
 class TlsSettings(Table):

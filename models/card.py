@@ -16,7 +16,7 @@ from config.errors import explain_errors
 from config.toml_file import TomlError, read_toml
 
 FRACTURE = "Fracture"
-"""Name of the class that the node looks for."""
+"""Name of the class that the node reports."""
 
 SCALES = (1,), (1, 2)
 """Allowed values of `scales`."""

@@ -57,8 +57,8 @@ BUILDERS = {
 }
 
 STATISTICS = ("familiarity.center", "familiarity.whitening")
-"""Optional tensors of a weights file besides the network, for the out-of-distribution
-check."""
+"""Names of the tensors for the out-of-distribution check. A weights file may contain
+them in addition to the weights of the network."""
 
 COUNTER = "num_batches_tracked"
 """A buffer of batch normalization that does not affect results. Older weights files,

@@ -55,8 +55,8 @@ class AccessEvent:
 
 
 RecordAccess = Callable[[AccessEvent], None]
-"""Records an event. Called from any thread, and from several at once; may block. The
-request fails if it raises an exception."""
+"""A function that records an event. Several threads may call it at the same time, and
+it may block. If it raises an exception, the request fails."""
 
 
 def log_event(event: AccessEvent) -> None:

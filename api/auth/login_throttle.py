@@ -14,12 +14,13 @@ from dicom_node.address import subscriber
 from dicom_node.backoff import backoff_s
 
 FREE_ATTEMPTS = 5
-"""Number of failures without a delay, because people mistype."""
+"""Number of failures without a delay, because users mistype tokens."""
 
 LONGEST_WAIT_S = 60
 FORGET_AFTER_S = 900
 ADDRESSES = 1000
-"""Maximum number of addresses in memory. The oldest are forgotten first."""
+"""Maximum number of addresses in memory. The addresses with the oldest failures are
+forgotten first."""
 
 
 class Throttle:

@@ -22,11 +22,12 @@ from api.http.problems import error_response
 
 GRACE_S = 20.0
 SLOWEST = 50_000
-"""Bytes per second. A slower sender uses up its GRACE_S seconds of grace."""
+"""Minimum rate in bytes per second. The server waits at most GRACE_S longer for a body
+than the body takes at this rate."""
 
 LARGEST_BODY = 4096
-"""Largest body in bytes, unless the route states more. Enough for a form or a small
-JSON object."""
+"""Maximum size of a body in bytes, unless its route states a larger one. It is enough
+for a form or a small JSON object."""
 
 _LIMIT = "body_limit"
 

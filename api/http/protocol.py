@@ -19,13 +19,14 @@ HEAD_S = 20.0
 """Seconds in which the head of a request must arrive."""
 
 STALL_S = 60.0
-"""Seconds in which a client must read part of a response that waits for it."""
+"""Seconds after which a connection is closed if the client does not read a response
+that waits to be sent."""
 
 LINGER_S = 20.0
 LINGER_BYTES = 64_000_000
-"""Limits in seconds and bytes for reading and dropping the rest of a refused body.
-Without this, a client that is still sending would see a connection reset and not the
-response (RFC 9112 9.6). The limit is above the largest upload."""
+"""Limits in seconds and bytes for reading and dropping the rest of a refused body. If
+the rest were not read, a client that is still sending would see a connection reset and
+not the response (RFC 9112 9.6). LINGER_BYTES is above the size of any upload."""
 
 FREE_CHUNKS = 64
 SMALLEST_CHUNK = 256

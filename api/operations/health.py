@@ -36,7 +36,8 @@ from dicom_node.storage.spool import probe
 from dicom_node.storage.storage_id import StorageMismatchError, verify_storage_id
 
 Check = Callable[[], None]
-"""Returns None if the check passes; raises NotReadyError if it fails."""
+"""A function that raises NotReadyError if the check fails, and AbsentError if the node
+does not need what is checked."""
 
 OK = "ok"
 

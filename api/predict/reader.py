@@ -26,7 +26,7 @@ from inference.plain_image import (
 from inference.radiograph import Radiograph
 
 HEAD = 132
-"""Bytes that identify a DICOM file: preamble and prefix (PS3.10 7.1)."""
+"""Number of bytes that identify a DICOM file: preamble and prefix (PS3.10 7.1)."""
 
 UNKNOWN_FORMAT = (
     "The file is neither an image nor DICOM. Supported formats are PNG, JPEG, BMP, "

@@ -18,7 +18,7 @@ from inference.finding import Arrow, Point
 from inference.radiograph import Radiograph
 
 MAX_CONFIDENCE = 0.999
-"""The largest confidence in a response. Rounding must not state a certainty."""
+"""Maximum confidence in a response, because 100.0% would state a certainty."""
 
 # No chroma subsampling: it would blur the edges of a thin colored arrow.
 _JPEG = (

@@ -25,10 +25,11 @@ from dicom_node.queries.failures import failed, grouped
 from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
 
 MOST_RETRIES = 200
-"""Maximum number of retries in one request, because the client waits for them."""
+"""Maximum number of failed items, and of waiting items, that one request retries. It is
+limited because the client waits for them."""
 
 MOST_LISTED = 100
-"""Maximum number of instances listed for a group."""
+"""Maximum number of instances that are listed for a group."""
 
 DestinationFilter = Annotated[
     Text | None,

@@ -61,7 +61,7 @@ REMEDIES = {
     listener.CROWDED: "Too many connections from its address sent no request. If it is "
     "a port scanner, block it.",
 }
-"""The remedy for each reason why no association was established."""
+"""What to do, by the reason why no association was established."""
 
 
 def destinations_router(services: Services) -> APIRouter:

@@ -29,7 +29,7 @@ MOST_IDS = 100
 LARGEST_PAGE = 200
 LAST_PAGE = 100_000
 SEARCH_PARAMETERS = ("q", "state", "answer", "since", "until", "sender", "destination")
-"""Query parameters of a search. Their names are audited, their values are not."""
+"""Query parameters of a search. Their names are audited, and their values are not."""
 
 
 def instances_router(services: Services) -> APIRouter:

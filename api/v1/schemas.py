@@ -340,4 +340,4 @@ class UploadResponse(BaseModel):
 
 
 Text = Annotated[str, Field(max_length=LONGEST_UID, pattern=r"^[^\x00]*$")]
-"""Text for a search, with at most the length of a UID and without NUL."""
+"""Text for a search, of at most LONGEST_UID characters and without NUL."""
