@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
+import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
@@ -132,7 +133,13 @@ class Night:
     def wait_for_states(self, expected: Mapping[str, int]) -> float:
         """Wait until the states have these counts; return the seconds."""
         start = time.monotonic()
-        wait_for(lambda: self.counts() == dict(expected))
+        try:
+            wait_for(lambda: self.counts() == dict(expected))
+        except AssertionError:
+            end = "".join(
+                (self.folder / "log").read_text().splitlines(keepends=True)[-40:]
+            )
+            pytest.fail(f"expected {expected}, found {self.counts()}\n{end}")
         return time.monotonic() - start
 
     def lines(self) -> list[tuple[float, str, str]]:
