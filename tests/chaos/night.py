@@ -131,15 +131,20 @@ class Night:
         return counts(self.config)
 
     def wait_for_states(self, expected: Mapping[str, int]) -> float:
-        """Wait until the states have these counts; return the seconds."""
+        """Wait until the states have these counts; return the seconds.
+
+        The wait ends if no state has changed for PATIENCE_S. A slow machine may need
+        minutes for the work of hundreds of instances.
+        """
         start = time.monotonic()
-        try:
-            wait_for(lambda: self.counts() == dict(expected))
-        except AssertionError:
-            end = "".join(
-                (self.folder / "log").read_text().splitlines(keepends=True)[-40:]
-            )
-            pytest.fail(f"expected {expected}, found {self.counts()}\n{end}")
+        last = self.counts()
+        while last != dict(expected):
+            try:
+                wait_for(lambda: self.counts() != last)  # noqa: B023 - called here
+            except AssertionError:
+                log = (self.folder / "log").read_text().splitlines(keepends=True)
+                pytest.fail(f"expected {expected}, found {last}\n{''.join(log[-40:])}")
+            last = self.counts()
         return time.monotonic() - start
 
     def lines(self) -> list[tuple[float, str, str]]:
