@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -161,6 +161,8 @@ class Role:
             self.pid = server.start(self.process, files)
             self._restarts.started()
         except (ConnectionError, TimeoutError):
+            # The import may have ended the server, and with it all roles.
+            self.process = replace(self.process, is_shared=False)
             raise
         except OSError as error:  # no process available; the other roles continue
             self._restarts.failed(error)
@@ -226,13 +228,16 @@ class Node:
     def watch(self, stop: threading.Event) -> None:
         """Start the roles, and restart those that die, until `stop` is set."""
         while not stop.is_set():
-            self.start_roles()
+            self.start_roles(stop)
             stop.wait(WATCH_S)
 
-    def start_roles(self) -> None:
+    def start_roles(self, stop: threading.Event | None = None) -> None:
         """Start each role that does not run, except those that wait for a restart.
 
         The first time, this takes seconds, because the server imports the libraries.
+
+        Args:
+            stop: If it is set, no other role is started.
         """
         if self._server is None:
             self._server = self._start_server()
@@ -240,7 +245,8 @@ class Node:
             return
         try:
             for role in self.roles:
-                role.start_if_ended(self._server)
+                if stop is None or not stop.is_set():
+                    role.start_if_ended(self._server)
         except (ConnectionError, TimeoutError):
             self._roles_ended_with(self._server)
             self._server = None
@@ -249,7 +255,7 @@ class Node:
         if not self._server_restarts.are_due:
             return None
         try:
-            server = RoleServer(self._secrets)
+            server = RoleServer(self._secrets, self._settings.log.format)
         except OSError as error:
             self._server_restarts.failed(error)
             return None

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dicom_node.runtime.parent_death import die_with_parent
+from dicom_node.runtime.prctl import die_with_parent
 
 
 class _Kind(enum.IntEnum):
@@ -132,9 +132,7 @@ class ForkServer:
             OSError: The server has ended, or has too few resources to fork.
         """
         order = _ORDER.pack(_Kind.FORK, 0, len(content), 0)
-        socket.send_fds(self._socket, [order], files)
-        self._socket.sendall(content)
-        pid = self._reply(timeout_s)
+        pid = self._exchange(order, timeout_s, content, files)
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
         return pid
@@ -182,8 +180,30 @@ class ForkServer:
     def _order(
         self, kind: _Kind, pid: int, number: int = 0, seconds: float = 0.0
     ) -> int:
-        self._socket.sendall(_ORDER.pack(kind, pid, number, seconds))
-        return self._reply(seconds + REPLY_TIMEOUT_S)
+        order = _ORDER.pack(kind, pid, number, seconds)
+        return self._exchange(order, seconds + REPLY_TIMEOUT_S)
+
+    def _exchange(
+        self,
+        order: bytes,
+        timeout_s: float,
+        content: bytes = b"",
+        files: Sequence[int] = (),
+    ) -> int:
+        """Send an order, and wait for the reply.
+
+        If that fails, the server is killed: its late reply could otherwise be taken for
+        the reply to the next order.
+        """
+        if self._socket.fileno() < 0:
+            raise ConnectionError("The fork server ended")
+        try:
+            socket.send_fds(self._socket, [order], files)
+            self._socket.sendall(content)
+            return self._reply(timeout_s)
+        except OSError:
+            self.close()
+            raise
 
     def _reply(self, seconds: float) -> int:
         self._socket.settimeout(seconds)
@@ -204,10 +224,12 @@ def serve_forks(prepare: Callable[[bytes], None] = lambda _: None) -> Order:
     """
     descriptor, parent = map(int, sys.argv[1:3])
     die_with(parent)
+    # If it were ignored, the kernel would discard the exit status of forks.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor) as orders:
         share_memory()
         orders.sendall(_REPLY.pack(0))
-        with suppress(OSError):  # the parent has ended
+        with suppress(ConnectionError):  # the parent has ended
             while header := _received(orders):
                 order = _serve_order(orders, *header, prepare)
                 if order is not None:
@@ -231,6 +253,8 @@ def _received(orders: socket.socket) -> tuple[bytes, list[int]] | None:
     Return None if the process that sends orders has ended.
     """
     header, files, _, _ = socket.recv_fds(orders, _ORDER.size, _MAX_FILES)
+    for each in files:
+        os.set_inheritable(each, False)  # noqa: FBT003 - its only parameter
     return (header, files) if len(header) == _ORDER.size else None
 
 

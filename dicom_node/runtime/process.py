@@ -17,11 +17,10 @@ from config.access import ApiSettings, access_problems
 from config.settings import Settings, SettingsError, load
 from dicom_node.log.format import configure_logging
 from dicom_node.network.sockets import listen
-from dicom_node.runtime.parent_death import LIBC
+from dicom_node.runtime.prctl import LIBC, keep_memory_private
 
 logger = logging.getLogger(__name__)
 
-PR_SET_DUMPABLE = 4  # linux/prctl.h
 M_ARENA_MAX = -8  # malloc.h
 # The roles of a killed supervisor die with it, but keep its ports open until then. A
 # role with a model in memory takes longer to die.
@@ -135,18 +134,6 @@ def allow_many_threads() -> None:
 def keep_files_private() -> None:
     """Make new files of this process private to its user; they hold patient data."""
     os.umask(0o077)
-
-
-def keep_memory_private() -> None:
-    """Protect memory and environment of this process from others of the same user.
-
-    Both contain secrets. An attacker may control another role, or a decoding child on a
-    kernel that cannot confine it. Programs that this process executes are not protected
-    by this call. Root can still read everything. On systems other than Linux, this does
-    nothing.
-    """
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def listen_or_exit(host: str, port: int) -> socket.socket:

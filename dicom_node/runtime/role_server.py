@@ -7,12 +7,16 @@ The server imports the module of a role when the role is first ordered. The supe
 orders the receivers first. So they are ready before the server imports torch, and do
 not contain the memory of torch.
 
-This module runs as `python -m dicom_node.runtime.role_server SOCKET PARENT`. See
-`RoleServer` for the side of the supervisor.
+Like all of `serve`, this needs Linux.
+
+This module runs as `python -m dicom_node.runtime.role_server`, with a socket, the
+process id of the supervisor and the format of the log. `RoleServer` is the side of the
+supervisor.
 """
 
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -21,21 +25,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from dicom_node.log.format import configure_logging
 from dicom_node.runtime.fork_server import (
     ForkServer,
     Order,
     serve_forks,
     share_memory,
 )
-from dicom_node.runtime.parent_death import LIBC
+from dicom_node.runtime.prctl import keep_memory_private, name_process
 
 MODULE = "dicom_node.runtime.role_server"
-PR_SET_NAME = 15  # linux/prctl.h
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 START_S = 60.0
 """Seconds to start the server."""
 
-IMPORT_S = 120.0
+IMPORT_S = 300.0
 """Seconds to import the libraries of a role on a slow and busy machine."""
 
 # Teams of OpenMP threads of several processes slow each other down if they wait busily.
@@ -54,6 +58,8 @@ class RoleProcess:
         file_options: The option of its command line for each file that it inherits.
         niceness: The niceness of the process, as in nice(2).
         environment: Variables in addition to those of the server.
+        is_shared: Whether the server imports the module, so that all forks share it. If
+            not, the process imports the module itself.
     """
 
     name: str
@@ -62,28 +68,36 @@ class RoleProcess:
     file_options: Sequence[str] = ()
     niceness: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    is_shared: bool = True
 
 
 class RoleServer:
     """The server of the roles, as seen by the supervisor. One thread uses it."""
 
-    def __init__(self, secrets: Collection[str]) -> None:
+    def __init__(self, secrets: Collection[str], log_format: str = "text") -> None:
         """Start the server.
 
         Args:
             secrets: Environment variables that the server does not get. A role gets
                 those that it needs with its order.
+            log_format: The format of the log lines, "text" or "json".
 
         Raises:
             OSError: The server does not start.
         """
         passed = {k: v for k, v in os.environ.items() if k not in secrets}
-        self._server = ForkServer(
-            MODULE,
-            environment=passed | ENVIRONMENT,
-            start_s=START_S,
-            is_silent=False,
-        )
+        # The server inherits the mask. A signal must not end it before it blocks them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            self._server = ForkServer(
+                MODULE,
+                log_format,
+                environment=passed | ENVIRONMENT,
+                start_s=START_S,
+                is_silent=False,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     @property
     def pid(self) -> int:
@@ -159,17 +173,20 @@ def _pipe_of(content: bytes) -> Iterator[int]:
 
 
 def main() -> None:
-    """Fork a role for each order, until the supervisor has ended."""
+    """Fork a role for each order: `SOCKET PARENT LOG_FORMAT` (fork_server.py)."""
+    keep_memory_private()
     # Ctrl-C and `systemctl stop` reach every process. The roles finish their work, and
     # would die with this process. A blocked signal waits until a fork can obey it.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    configure_logging("roles", log_format=sys.argv[3])
     _run(serve_forks(_import_role))
 
 
 def _import_role(content: bytes) -> None:
     """Import the module of a role in the server, so that its forks share it."""
-    module = json.loads(content)["module"]
-    if module in sys.modules:
+    order = json.loads(content)
+    module = order["module"]
+    if module in sys.modules or not order["is_shared"]:
         return
     with suppress(Exception):  # the fork fails in the same way, and says why
         importlib.import_module(module)
@@ -182,14 +199,14 @@ def _run(order: Order) -> None:
     # Python's handler of SIGINT would write a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_NAME, process.name.encode(), 0, 0, 0)
+    name_process(process.name)
     os.nice(process.niceness)
     secrets, *files = order.files
     with os.fdopen(secrets, "rb") as pipe:
         os.environ.update(json.load(pipe))
     sys.argv = [process.module, *_arguments(process, files)]
     module: Any = importlib.import_module(process.module)
+    logging.getLogger().handlers.clear()  # the role configures its own
     module.main()
 
 

@@ -280,7 +280,7 @@ def kill(node: Served, role: str, choose: Callable[[list[int]], int]) -> bool:
     if role == "supervisor":
         node.kill()
         return True
-    pids = node.roles(MODULES[role])
+    pids = node.role_servers() if role == "server" else node.roles(MODULES[role])
     if not pids:
         return False
     try:

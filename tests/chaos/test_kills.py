@@ -37,7 +37,9 @@ INSTANCES = 500
 SENDERS = 4
 SMALL = 400_000  # bytes; larger files are compressed, which storescu needs options for
 PROCESSES = {"receiver": 2, "worker": 1, "api": 1}
-ROLES = (*PROCESSES, "supervisor")
+ROLES = (*PROCESSES, "server", "supervisor")
+# All roles end with one of these.
+PARENTS = {"server", "supervisor"}
 # Longest time between the arrival of a result and a kill that causes a repetition.
 ON_ITS_WAY_S = 5.0
 
@@ -192,13 +194,13 @@ def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
     respawned = [at for at, _, words in lines if "restarting it" in words]
     ready = [at for at, role, words in lines if role == "worker-0" and words == "Ready"]
     times: dict[str, list[float]] = {"respawned": [], "accepts": [], "ready": []}
-    fatal = [at for at, role in killer.killed if role in {"worker", "supervisor"}]
+    fatal = [at for at, role in killer.killed if role in {"worker", *PARENTS}]
     for at, role in killer.killed:
         if role != "supervisor":
             times["respawned"].append(next_after(respawned, at) - at)
-        if role in {"receiver", "supervisor"}:
+        if role in {"receiver", *PARENTS}:
             times["accepts"].append(next_after(killer.echoed, at) - at)
-        if role in {"worker", "supervisor"}:
+        if role in {"worker", *PARENTS}:
             ready_again = next_after(ready, at)
             if next_after(fatal, at + 0.001) > ready_again:
                 times["ready"].append(ready_again - at)

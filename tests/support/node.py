@@ -117,6 +117,20 @@ def process_name(pid: int) -> str:
     return ""
 
 
+def memory(pid: int) -> bytes:
+    """Return the writable memory of a process. Needs the permission to trace it."""
+    found = bytearray()
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as content:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            bounds, permissions, *_ = line.split()
+            if permissions.startswith("rw"):
+                start, end = (int(each, 16) for each in bounds.split("-"))
+                content.seek(start)
+                with suppress(OSError):  # it was freed in between
+                    found += content.read(end - start)
+    return bytes(found)
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     """Poll a condition, because the state of another process can only be polled.
 

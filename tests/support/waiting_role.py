@@ -6,9 +6,18 @@ import signal
 import sys
 from pathlib import Path
 
+from dicom_node.runtime.prctl import LIBC
+
+PR_GET_DUMPABLE = 3  # linux/prctl.h
+
+
+def _open_files() -> list[Path]:
+    """Return the open files, except the listing itself."""
+    return [each for each in Path("/proc/self/fd").iterdir() if each.exists()]
+
 
 def main() -> None:
-    """Write the arguments, the environment and the threads of the process, and wait."""
+    """Write what the process inherited, and wait."""
     paths = [
         each.partition("=")[2] for each in sys.argv if each.startswith("--report=")
     ]
@@ -17,7 +26,8 @@ def main() -> None:
             "arguments": sys.argv[1:],
             "environment": dict(os.environ),
             "initial": Path("/proc/self/environ").read_text(),
-            "threads": len(list(Path("/proc/self/task").iterdir())),
+            "files": sorted(map(os.readlink, _open_files())),
+            "dumpable": LIBC.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0),
             "parent": os.getppid(),
             "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         }

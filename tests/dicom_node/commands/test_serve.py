@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -145,29 +146,63 @@ def test_role_gets_only_the_secrets_that_it_needs(
     }
 
 
-def test_dead_server_of_the_roles_is_replaced_with_all_roles(tmp_path: Path) -> None:
+@pytest.fixture
+def waiting_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node with roles that only wait."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     with bound(tmp_path, api=0) as node:
         for role in node.roles:
-            role.process = replace(
-                role.process, module=WAITING, arguments=[], file_options=[]
-            )
-            role.files = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-            node.start_roles()
-            before = [role.pid for role in node.roles]
-            assert node._server is not None
-            os.kill(node._server.pid, signal.SIGKILL)
-            for pid in before:
-                assert pid is not None
-                wait_for(lambda: not alive(pid))  # noqa: B023
-            wait_for(lambda: _runs(node))
-        after = [role.pid for role in node.roles]
-        assert node._server is not None
-        node._server.close()
+            become(role, WAITING)
+        yield node
+        if node._server is not None:
+            node._server.close()
+
+
+def become(role: Role, module: str) -> None:
+    role.process = replace(role.process, module=module, arguments=[], file_options=[])
+    role.files = []
+
+
+def test_dead_server_of_the_roles_is_replaced_with_all_roles(
+    waiting_node: Node,
+) -> None:
+    waiting_node.start_roles()
+    before = [role.pid for role in waiting_node.roles]
+    assert waiting_node._server is not None
+    os.kill(waiting_node._server.pid, signal.SIGKILL)
+    for pid in before:
+        assert pid is not None
+        wait_for(lambda: not alive(pid))  # noqa: B023
+    wait_for(lambda: _runs(waiting_node))
+    after = [role.pid for role in waiting_node.roles]
 
     assert None not in after
     assert set(before).isdisjoint(after)
+
+
+def test_import_that_kills_the_server_ends_the_other_roles_only_once(
+    waiting_node: Node,
+) -> None:
+    receiver, worker = waiting_node.roles
+    become(worker, "tests.support.killing_role")
+    waiting_node.start_roles()  # the import ends the server, and the receiver with it
+    assert receiver.pid is None
+    waiting_node.start_roles()
+    first = receiver.pid
+    for _ in range(3):
+        waiting_node.start_roles()
+
+    assert first is not None
+    assert receiver.pid == first
+    assert alive(first)
+
+
+def test_no_role_is_started_after_the_signal_to_stop(waiting_node: Node) -> None:
+    stop = threading.Event()
+    stop.set()
+    waiting_node.start_roles(stop)
+
+    assert [role.pid for role in waiting_node.roles] == [None, None]
 
 
 def _runs(node: Node) -> bool:

@@ -55,11 +55,11 @@ def test_process_exits_immediately_if_the_address_is_not_local(
 # process not dumpable, so the script makes it dumpable again.
 SCRIPT = """
 import os, sys
-from dicom_node.runtime import process
+from dicom_node.runtime import prctl
 if os.getuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
-process.LIBC.prctl(process.PR_SET_DUMPABLE, 1, 0, 0, 0)
+prctl.LIBC.prctl(prctl.PR_SET_DUMPABLE, 1, 0, 0, 0)
 def can_look():
     looker = os.fork()
     if looker == 0:
@@ -70,7 +70,7 @@ def can_look():
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(looker, 0)[1]) == 0
 before = can_look()
-process.keep_memory_private()
+prctl.keep_memory_private()
 print(before, can_look())
 """
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from dicom_node.commands.serve import API, RECEIVER, WORKER
+from dicom_node.runtime import fork_server
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
-from tests.support.node import alive, process_name, wait_for
+from tests.support.node import alive, memory, process_name, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -78,19 +79,6 @@ def test_server_has_no_secret_of_a_role_in_its_memory(
     assert value[2:].encode() not in memory(server.pid)
 
 
-def memory(pid: int) -> bytes:
-    """Return the writable memory of a process."""
-    found = bytearray()
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as content:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            bounds, permissions, *_ = line.split()
-            if permissions.startswith("rw"):
-                start, end = (int(each, 16) for each in bounds.split("-"))
-                content.seek(start)
-                found += content.read(end - start)
-    return bytes(found)
-
-
 def test_role_inherits_its_sockets_and_no_other_files(
     server: RoleServer, tmp_path: Path
 ) -> None:
@@ -101,9 +89,12 @@ def test_role_inherits_its_sockets_and_no_other_files(
             files=[listening.fileno()],
             file_options=["--fd"],
         )
+        own = str(Path(f"/proc/self/fd/{listening.fileno()}").readlink())
     (option,) = [each for each in told["arguments"] if each.startswith("--fd=")]
 
     assert int(option.partition("=")[2]) > 2
+    assert [each for each in told["files"] if each.startswith("socket:")] == [own]
+    assert not [each for each in told["files"] if each.startswith("pipe:")]
     assert f"--supervisor={told['parent']}" in told["arguments"]
     assert told["parent"] == server.pid
 
@@ -159,3 +150,27 @@ def test_roles_die_with_their_supervisor() -> None:
 
     for pid in pids:
         wait_for(lambda: not alive(pid))  # noqa: B023
+
+
+def test_late_reply_is_not_taken_for_the_reply_to_the_next_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    server = RoleServer(secrets=())
+    first, second = (server.start(RoleProcess(n, WAITING), []) for n in ("a", "b"))
+    monkeypatch.setattr(fork_server, "REPLY_TIMEOUT_S", 0.1)
+    os.kill(server.pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        server.terminate(first)
+
+    with pytest.raises(ConnectionError):
+        server.status(second)
+    for pid in (first, second):
+        wait_for(lambda: not alive(pid))  # noqa: B023
+
+
+def test_other_processes_of_the_user_cannot_read_the_server_and_its_forks(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    # The flag of a fork is that of the server. test_process.py shows its effect.
+    assert report(server, tmp_path)["dumpable"] == 0
