@@ -58,7 +58,7 @@ def test_deflated_dataset_beyond_the_limit_is_not_inflated(tmp_path: Path) -> No
 
     tracemalloc.start()
     try:
-        with pytest.raises(AnalysisError, match="more than 1000000 bytes"):
+        with pytest.raises(AnalysisError, match="more than 1 MB, the maximum"):
             read_part10(path, LIMIT)
         _, peak = tracemalloc.get_traced_memory()
     finally:
