@@ -58,7 +58,7 @@ audit: $(INSTALLED)
 	  --requirement $(VENV)/installed.txt --no-deps --disable-pip
 
 bench: $(INSTALLED)
-	$(BIN)/python -P tests/benchmarks/figures.py
+	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/figures.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/compare.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/receiving.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/load.py
@@ -71,7 +71,7 @@ scaling: $(INSTALLED)
 # Screenshots of the pages in build/screenshots, and those of the documents in docs/.
 # Needs Chromium.
 screenshots: $(INSTALLED)
-	$(BIN)/python -P tests/benchmarks/screenshots.py
+	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/screenshots.py
 
 build: $(INSTALLED)
 	rm -rf build  # the wheel must not contain files that were deleted since the last build
