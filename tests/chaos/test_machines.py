@@ -94,6 +94,12 @@ class Hospital:
         assert took < TAKEN_OVER_IN_S
 
 
+def wait_until_delivered(worker: Machine) -> None:
+    """Wait until all are delivered, or no state has changed for PATIENCE_S."""
+    while (last := counts(worker.config)) != {"delivered": INSTANCES}:
+        wait_for(lambda: counts(worker.config) != last)
+
+
 def test_each_result_is_stored_once_if_machines_die_stop_or_lose_their_network(
     night: Night,
     build: Callable[..., Machine],
@@ -116,7 +122,7 @@ def test_each_result_is_stored_once_if_machines_die_stop_or_lose_their_network(
 
     senders = [partial(sending, number) for number in range(SENDERS)]
     side_by_side([*senders, hospital.inject_faults])
-    wait_for(lambda: counts(workers[0].config) == {"delivered": INSTANCES})
+    wait_until_delivered(workers[0])
     hospital.note("all results are delivered")
 
     for name, archive in archives.items():
