@@ -158,11 +158,21 @@ def actions_router(services: Services) -> APIRouter:
         response = await run_in_threadpool(
             _retry, services, destination, reason, waiting=waiting
         )
-        about = f"{response.asked} failures for {destination or 'any destination'}"
+        about = _about_failures(response.asked, destination)
         await audit_access(request, AuditEventType.ASKED_AGAIN, about)
         return response
 
     return router
+
+
+def _about_failures(asked: int, destination: str | None) -> str:
+    """Return what the audit trail and the log say about retried failures.
+
+    A destination without failures is not named: it may be any text of the user.
+    """
+    if asked == 0:
+        return "0 failures"
+    return f"{asked} failures for {destination or 'any destination'}"
 
 
 def _members(

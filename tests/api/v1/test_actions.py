@@ -126,6 +126,18 @@ def test_actions_are_refused_with_410_after_the_files_are_removed(site: Review) 
     assert site.get("/failures").json() == []
 
 
+def test_text_in_place_of_a_destination_reaches_no_log_and_no_audit_trail(
+    site: Review, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    caplog.set_level("WARNING", "httpx")  # the client
+    response = site.act("/failures/retry", params={"destination": "Doe^Jane"})
+
+    assert response.json()["asked"] == 0
+    assert [each.about for each in site.events] == ["0 failures"]
+    assert "Doe" not in caplog.text
+
+
 def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None:
     for number in (1, 2):
         received = site.receive(number)
