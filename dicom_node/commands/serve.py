@@ -51,7 +51,8 @@ DRAIN_S = 40.0
 # Senders wait for the receivers, so receivers have priority: when all roles start at
 # once, and when one is killed while the workers use all cores. See nice(2): if two
 # processes compete for a core, one that is nicer by 10 gets a tenth of it; alone, it
-# gets all of it.
+# gets all of it. The import of the libraries has the priority of the receivers, because
+# they are forks of the process that imports.
 LOWER_PRIORITY = 10
 
 

@@ -39,9 +39,8 @@ class _Kind(enum.IntEnum):
     END = 4  # waits for the end, then kills the fork; replies the exit status
 
 
-_ORDER = struct.Struct(
-    "<iiid"
-)  # kind, process id, signal or size of the content, seconds
+# The kind, a process id, a signal or the size of the content, and seconds.
+_ORDER = struct.Struct("<iiid")
 _REPLY = struct.Struct("<i")
 _RUNNING = 2**31 - 1
 _MAX_FILES = 8
