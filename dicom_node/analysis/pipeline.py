@@ -176,7 +176,7 @@ def make_pipeline(
 def normal_pipeline(settings: Settings) -> Pipeline:
     """Load the model and start the decoding child of the normal lane.
 
-    The methods of this pipeline raise ResemblesSlowError if an instance belongs in the
+    The methods of this pipeline raise SeparateLaneError if an instance belongs in the
     separate lane.
     """
     pipeline = make_pipeline(settings, child=QuickDecoder)

@@ -1,4 +1,4 @@
-"""Keeps images that resemble a recent slow image out of the normal lane.
+"""Keeps images that are probably slow out of the normal lane.
 
 The normal lane stops an image that takes much longer than usual
 (decoder/quick_client.py). But many such images from one address would delay the others
@@ -7,9 +7,11 @@ are analyzed in the separate lane. The separate lane has a decoding child of its
 and the same limits. An image that is slow there, too, continues in the slow lane.
 
 An image resembles a slow one if it has the same transfer syntax and at least half the
-bytes. If an address sends MAX_DIFFERENT_SLOW slow images that do not resemble each
-other, all of its images go to the separate lane. So in RECENT_S, at most
-MAX_DIFFERENT_SLOW slow images of one address delay the images of the normal lane.
+bytes. If MAX_SLOW slow images of any addresses were found, only addresses that are
+known to be quick use the normal lane. An address is known to be quick if an image of it
+was analyzed in the normal lane in time, and if none of its recent images was slow. So
+in RECENT_S, at most MAX_SLOW slow images delay the others, and one more of each address
+that was quick before.
 
 Each worker finds the slow images by itself, and forgets them when it ends.
 """
@@ -25,11 +27,19 @@ from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.instance import ReceivedInstance
 
 RECENT_S = 600.0
-MAX_DIFFERENT_SLOW = 3
+MAX_SLOW = 3
+MAX_QUICK = 1_000
+"""Maximum number of addresses that are known to be quick; the last ones are kept."""
+
+RESEMBLES_SLOW = "The image resembles a recent slow image from the same address"
+NOT_KNOWN_TO_BE_QUICK = (
+    "Several images took long recently, and the images of this address are not known "
+    "to be quick"
+)
 
 
-class ResemblesSlowError(Exception):
-    """The image resembles a recent slow image, and belongs in the separate lane."""
+class SeparateLaneError(Exception):
+    """The image may be slow, and belongs in the separate lane. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,7 @@ class SlowImages:
         self._clock = clock
         self._lock = Lock()
         self._slow: list[_Slow] = []
+        self._quick: dict[str, None] = {}  # in the order of their last images
 
     @contextmanager
     def lock_decoder(self, instance: ReceivedInstance) -> Iterator[None]:
@@ -80,22 +91,33 @@ class SlowImages:
         for the child when the first one is found to be slow.
 
         Raises:
-            ResemblesSlowError: The instance resembles a recent slow image.
+            SeparateLaneError: The instance resembles a recent slow image, or there
+                were many of them and its address is not known to be quick.
         """
         with self._lock:
-            now, sender_network = self._clock(), subscriber(instance.calling_address)
+            now, network = self._clock(), subscriber(instance.calling_address)
             self._slow = [each for each in self._slow if now - each.at < RECENT_S]
-            from_sender = [
-                each for each in self._slow if each.network == sender_network
-            ]
-            if len(from_sender) >= MAX_DIFFERENT_SLOW or any(
-                x.resembles(instance) for x in from_sender
-            ):
-                raise ResemblesSlowError
+            self._check(instance, network)
             self._child.was_slow = False
             try:
                 yield
             finally:
-                if self._child.was_slow:
-                    syntax = instance.header.transfer_syntax_uid
-                    self._slow.append(_Slow(now, sender_network, syntax, instance.size))
+                self._note(instance, network, now)
+
+    def _check(self, instance: ReceivedInstance, network: str) -> None:
+        slow = [each for each in self._slow if each.network == network]
+        if any(each.resembles(instance) for each in slow):
+            raise SeparateLaneError(RESEMBLES_SLOW)
+        is_quick = network in self._quick and not slow
+        if len(self._slow) >= MAX_SLOW and not is_quick:
+            raise SeparateLaneError(NOT_KNOWN_TO_BE_QUICK)
+
+    def _note(self, instance: ReceivedInstance, network: str, began: float) -> None:
+        self._quick.pop(network, None)
+        if self._child.was_slow:
+            syntax = instance.header.transfer_syntax_uid
+            self._slow.append(_Slow(began, network, syntax, instance.size))
+        else:
+            self._quick[network] = None
+            if len(self._quick) > MAX_QUICK:
+                del self._quick[next(iter(self._quick))]

@@ -167,10 +167,15 @@ class Analyses:
                 write(connection, increment(DECODER_DIED))
                 self._work.analyze_slowly(connection, instance_id, run)
 
-    def continue_separately(self, instance_id: str, run: int) -> None:
+    def continue_separately(self, instance_id: str, run: int, reason: str) -> None:
         """Move the analysis of an instance to the separate lane.
 
         Nothing changes if the work is stale, or if it is in the slow lane.
+
+        Args:
+            instance_id: Id of the instance.
+            run: Run of the analysis.
+            reason: Why the image may be slow.
         """
         query = sa.select(instance.c.id).where(
             instance.c.id == instance_id,
@@ -180,8 +185,7 @@ class Analyses:
         )
         with writing(self._engine) as connection:
             if connection.execute(query).scalar_one_or_none() is not None:
-                detail = "The image resembles a recent slow image from the same address"
-                note(connection, instance_id, SEPARATE, detail)
+                note(connection, instance_id, SEPARATE, reason)
                 self._work.analyze_separately(connection, instance_id, run)
 
     def note_assumptions(

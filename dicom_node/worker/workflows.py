@@ -22,7 +22,7 @@ from pydicom.uid import DigitalXRayImageStorageForProcessing
 from config.destinations import Destination
 from config.settings import Settings
 from dicom_node.analysis.pipeline import Analysis, Pipeline
-from dicom_node.analysis.slow_images import ResemblesSlowError
+from dicom_node.analysis.slow_images import SeparateLaneError
 from dicom_node.audit.transfers import OnSent, ignore
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.delivery import dispatch
@@ -102,8 +102,8 @@ class Work:
     def analyze(self, instance_id: str, run: int) -> None:
         """Analyze one instance, and record the outcome in the journal.
 
-        If the instance resembles a recent slow image, the separate lane continues. If
-        the decoding child dies or takes too long, the slow lane continues.
+        If the instance may be slow, the separate lane continues. If the decoding child
+        dies or takes too long, the slow lane continues.
         """
         row = retry_until_available(
             lambda: self.journal.analyses.begin(instance_id, run)
@@ -113,16 +113,13 @@ class Work:
         with instance_context(row.sop_instance_uid, row.id):
             try:
                 self._end(row, self._analyze)
-            except ResemblesSlowError:
-                move = partial(self.journal.analyses.continue_separately, row.id)
-                retry_until_available(partial(move, row.run))
-                log_step(logger, "moved to the separate lane", "resembles a slow image")
+            except SeparateLaneError as suspicion:
+                move = self.journal.analyses.continue_separately
+                _move(row, str(suspicion), move, "separate")
                 self.on_moved()
             except ChildDiedError as death:
-                reason = str(death)
-                move = partial(self.journal.analyses.continue_slowly, row.id, row.run)
-                retry_until_available(lambda: move(reason))
-                log_step(logger, "moved to the slow lane", reason)
+                move = self.journal.analyses.continue_slowly
+                _move(row, str(death), move, "slow")
         self.on_delivery()
 
     def analyze_separately(self, instance_id: str, run: int) -> None:
@@ -182,13 +179,13 @@ class Work:
             The conclusion; None if there is a result, or if the work is stale.
 
         Raises:
-            ResemblesSlowError: The image belongs in the separate lane.
+            SeparateLaneError: The image belongs in the separate lane.
             ChildDiedError: The decoding child died or took too long.
         """
         not_analyzed = InstanceState.NOT_ANALYZED
         try:
             self._analyze_and_store(row)
-        except (ResemblesSlowError, ChildDiedError):
+        except (SeparateLaneError, ChildDiedError):
             raise
         except SamePictureError as error:
             conclusion = Conclusion(not_analyzed, str(error), error.known)
@@ -235,7 +232,7 @@ class Work:
         """Add notices to a conclusion, for destinations that get no negative results.
 
         Raises:
-            ResemblesSlowError: The image belongs in the separate lane.
+            SeparateLaneError: The image belongs in the separate lane.
             ChildDiedError: The decoding child of the normal lane died or took too long.
         """
         instance = self.journal.received_instance(row)
@@ -282,7 +279,7 @@ class Work:
                 worker died MOST_ATTEMPTS times during the analysis of this instance.
             NotAnalyzedError: The model must not be applied to this instance, or
                 another revision with the same picture and identity has a result.
-            ResemblesSlowError: The image belongs in the separate lane.
+            SeparateLaneError: The image belongs in the separate lane.
         """
         if row.attempts > MOST_ATTEMPTS:
             raise AnalysisError(
@@ -418,6 +415,13 @@ class Work:
         level = logging.WARNING if failed else logging.INFO
         log_step(logger, step, message, level=level)
         return True
+
+
+def _move(
+    row: sa.Row[Any], reason: str, move: Callable[[str, int, str], None], lane: str
+) -> None:
+    retry_until_available(lambda: move(row.id, row.run, reason))
+    log_step(logger, f"moved to the {lane} lane", reason)
 
 
 def _check_returned_result(row: sa.Row[Any]) -> None:

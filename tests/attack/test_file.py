@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 import httpx
@@ -68,21 +69,27 @@ def test_hostile_images_do_not_delay_a_good_image(
     seen.check()
 
 
+@pytest.mark.parametrize("addresses", [1, 5])
 def test_a_good_image_does_not_wait_for_twenty_slow_ones_of_ordinary_size(
-    target: Target,
+    target: Target, addresses: int
 ) -> None:
-    """All come from one address."""
+    """They come from one address, or in turn from several."""
     samples = noise_images(MANY, 3500)
 
     def attack(cost: Cost) -> None:
-        sender = RawSender(target.receiver)
-        for each in samples:
+        senders = [
+            RawSender(target.receiver, source=f"127.0.1.{number}")
+            for number in range(1, addresses + 1)
+        ]
+        for each, sender in zip(samples, cycle(senders), strict=False):
             assert sender.send(each).status == 0
             cost.bytes += len(each.dataset)
         cost.ready.set()
-        sender.close()
+        for sender in senders:
+            sender.close()
 
-    seen = assault(target, 2, f"{MANY} images of noise in JPEG 2000", attack)
+    name = f"{MANY} images of noise in JPEG 2000 from {addresses} addresses"
+    seen = assault(target, 2, name, attack)
     target.damaged = True  # the slow lane is busy for minutes
 
     seen.check()

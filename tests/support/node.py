@@ -30,6 +30,7 @@ SLOW_ROWS, SLOW_COLUMNS = 10_000, 20_000
 """Size of an image that takes more than 2 s to decode on a fast machine. The receiver
 accepts it by default; max_megapixels must be larger than the default."""
 PATIENCE_S = 120.0  # for a busy machine; usually much shorter
+LOG_LINES = 60
 
 
 class Served:
@@ -159,10 +160,15 @@ def processor_s(pid: int) -> float:
 
 @contextmanager
 def serving(config: Path) -> Iterator[Served]:
+    """Serve during the block. A failed test shows the end of the log of the node."""
     node = Served(config)
-    node.start()
     try:
+        node.start()
         yield node
+    except BaseException as error:
+        log = (config.parent / "log").read_text(errors="replace").splitlines()
+        error.add_note("\n".join(["The end of the log of the node:", *log[-LOG_LINES:]]))
+        raise
     finally:
         node.kill()
 

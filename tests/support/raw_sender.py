@@ -40,9 +40,15 @@ class RawSender:
     """Sends any bytes over an association, and opens a new one if it has ended."""
 
     def __init__(
-        self, port: int, ae_title: str = "FRACTURE_AI", host: str = "127.0.0.1"
+        self,
+        port: int,
+        ae_title: str = "FRACTURE_AI",
+        host: str = "127.0.0.1",
+        source: str = "",
     ) -> None:
+        """Name the receiver, and the address that is called from; "" is any."""
         self._peer = host, port, ae_title
+        self._source = source
         self._association: Association | None = None
 
     def send(self, sample: Sample, command: bytes | None = None) -> Answer:
@@ -82,7 +88,9 @@ class RawSender:
             for sop_class in STORED:
                 for syntax in DECODABLE:
                     modality.add_requested_context(sop_class, syntax)
-            self._association = modality.associate(host, port, ae_title=title)
+            self._association = modality.associate(
+                host, port, ae_title=title, bind_address=(self._source, 0)
+            )
             assert self._association.is_established
         return self._association
 

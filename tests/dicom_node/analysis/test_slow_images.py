@@ -1,4 +1,4 @@
-"""Many slow images from one address cost the normal lane as much as a few."""
+"""Many slow images cost the normal lane as much as a few."""
 
 import time
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from dicom_node.analysis.slow_images import (
-    MAX_DIFFERENT_SLOW,
+    MAX_QUICK,
+    MAX_SLOW,
     RECENT_S,
-    ResemblesSlowError,
+    SeparateLaneError,
     SlowImages,
 )
 from dicom_node.decoder.client import ChildTimeoutError
@@ -72,7 +73,7 @@ def image(
 
 def is_analyzed(images: SlowImages, one: ReceivedInstance) -> bool:
     """Return whether an image that is not slow is analyzed in the normal lane."""
-    with suppress(ResemblesSlowError), images.lock_decoder(one):
+    with suppress(SeparateLaneError), images.lock_decoder(one):
         return True
     return False
 
@@ -138,6 +139,7 @@ def test_all_hosts_of_an_ipv6_network_are_one_address(
 def test_an_address_that_sends_slow_images_of_many_kinds_leaves_the_normal_lane(
     images: SlowImages, child: Child
 ) -> None:
+    assert is_analyzed(images, image(address="10.0.0.2"))
     for size in sizes():
         analyze_slow(images, child, image(size))
 
@@ -145,9 +147,67 @@ def test_an_address_that_sends_slow_images_of_many_kinds_leaves_the_normal_lane(
     assert is_analyzed(images, image(address="10.0.0.2"))
 
 
+def test_slow_images_of_many_addresses_delay_others_as_much_as_those_of_one(
+    images: SlowImages, child: Child
+) -> None:
+    assert is_analyzed(images, image(address="10.0.0.2"))
+    slow = [image(address=f"10.0.1.{number}") for number in range(MAX_SLOW)]
+    for each in slow:
+        analyze_slow(images, child, each)
+
+    assert not any(
+        is_analyzed(images, image(address=f"10.0.2.{number}")) for number in range(50)
+    )
+    assert all(is_analyzed(images, image(address="10.0.0.2")) for _ in range(50))
+
+
+def test_an_address_that_was_quick_is_so_until_its_first_slow_image(
+    images: SlowImages, child: Child
+) -> None:
+    assert is_analyzed(images, image(10 * MB, address="10.0.0.2"))
+    for size in sizes():
+        analyze_slow(images, child, image(size))
+    analyze_slow(images, child, image(address="10.0.0.2"))
+
+    assert not is_analyzed(images, image(10 * MB, address="10.0.0.2"))
+
+
+def test_the_addresses_that_are_known_to_be_quick_are_limited_in_number(
+    images: SlowImages, child: Child
+) -> None:
+    for number in range(MAX_QUICK + 1):
+        assert is_analyzed(
+            images, image(address=f"10.1.{number // 250}.{number % 250}")
+        )
+    for size in sizes():
+        analyze_slow(images, child, image(size))
+
+    assert not is_analyzed(images, image(address="10.1.0.0"))
+    assert is_analyzed(images, image(address="10.1.0.1"))
+
+
+def test_the_reason_of_the_separate_lane_names_what_was_found(
+    images: SlowImages, child: Child
+) -> None:
+    for size in sizes():
+        analyze_slow(images, child, image(size))
+
+    with (
+        pytest.raises(SeparateLaneError, match="resembles"),
+        images.lock_decoder(image()),
+    ):
+        pass
+    unknown = image(address="10.0.0.2")
+    with (
+        pytest.raises(SeparateLaneError, match="not known"),
+        images.lock_decoder(unknown),
+    ):
+        pass
+
+
 def sizes() -> Iterator[int]:
     """Sizes of images that do not resemble each other."""
-    for number in range(MAX_DIFFERENT_SLOW):
+    for number in range(MAX_SLOW):
         yield 100 * MB // 3**number
 
 
@@ -191,7 +251,7 @@ def test_an_image_that_waits_for_a_slow_one_is_not_decoded_after_it(
 
 
 def test_the_slow_images_of_an_address_delay_others_within_the_limit() -> None:
-    assert ALLOWANCE_S + MAX_DIFFERENT_SLOW * UNKNOWN_S <= LONGEST_DELAY_S
+    assert ALLOWANCE_S + MAX_SLOW * UNKNOWN_S <= LONGEST_DELAY_S
 
 
 def test_a_child_that_stops_a_call_makes_the_image_a_slow_one() -> None:

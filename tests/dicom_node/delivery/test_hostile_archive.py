@@ -191,18 +191,19 @@ ENDLESS = {
     ),
     "data instead of A-RELEASE-RP": (at_the_end(flood, data(1, 0, bytes(60_000))), ""),
 }
-SLOW = {
-    "A-ASSOCIATE-AC": (
-        at_once(drip, accept()),
-        "a PDU took longer than 0.5 s",
-    ),
-    "a response": (after_a_request(drip, echoed()), "hangs: "),
-    "a PDU of 1 MB": (after_a_request(drip, pdu(4, bytes(1_000_000))), "hangs: "),
+# The comment of the outcome contains one of the texts; no text means success. The
+# deadlines of a response and of its PDU end almost at the same time.
+PDU_IS_LATE, RESPONSE_IS_LATE = "a PDU took longer than 0.5 s", "hangs: "
+EITHER = (PDU_IS_LATE, RESPONSE_IS_LATE)
+SLOW: dict[str, tuple[Play, tuple[str, ...]]] = {
+    "A-ASSOCIATE-AC": (at_once(drip, accept()), (PDU_IS_LATE,)),
+    "a response": (after_a_request(drip, echoed()), EITHER),
+    "a PDU of 1 MB": (after_a_request(drip, pdu(4, bytes(1_000_000))), EITHER),
     "fragments of one byte": (
         after_a_request(drip, data(1, 1, b"x") * 9000),
-        "hangs: ",
+        (RESPONSE_IS_LATE,),
     ),
-    "A-RELEASE-RP": (at_the_end(drip, pdu(6, bytes(4))), ""),
+    "A-RELEASE-RP": (at_the_end(drip, pdu(6, bytes(4))), ()),
 }
 
 
@@ -219,13 +220,13 @@ def timed_echo(play: Play, timeout_s: float) -> tuple[Outcome, float]:
 
 @pytest.mark.parametrize("name", list(SLOW))
 def test_echo_ends_at_the_deadline_if_archive_sends_single_bytes(name: str) -> None:
-    play, words = SLOW[name]
+    play, texts = SLOW[name]
 
     outcome, took = timed_echo(play, TIMEOUT_S)
 
     assert took < MOST_S
-    assert words in outcome.comment
-    assert outcome.verdict is (Verdict.RETRY if words else Verdict.STORED)
+    assert any(each in outcome.comment for each in texts) == bool(texts)
+    assert outcome.verdict is (Verdict.RETRY if texts else Verdict.STORED)
 
 
 @pytest.mark.parametrize("name", list(ENDLESS))

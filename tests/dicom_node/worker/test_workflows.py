@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 from config.destinations import DicomDestination
 from config.settings import Settings, load
 from dicom_node.analysis.pipeline import Analysis, Check, Pipeline
-from dicom_node.analysis.slow_images import ResemblesSlowError
+from dicom_node.analysis.slow_images import SeparateLaneError
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.delivery import dispatch
 from dicom_node.delivery.concurrency import AT_ONCE
@@ -370,11 +370,11 @@ def test_slow_image_is_analyzed_by_its_own_child(
     assert row_of(work, received).state == InstanceState.DELIVERING
 
 
-def test_an_image_that_resembles_a_slow_one_is_analyzed_in_the_separate_lane(
+def test_an_image_that_may_be_slow_is_analyzed_in_the_separate_lane(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def refuse() -> None:
-        raise ResemblesSlowError
+        raise SeparateLaneError("It may be slow.")
 
     moved, separate = list[str](), replace(pipeline, calls=[])
     lane = replace(
@@ -405,14 +405,14 @@ def test_an_image_that_is_slow_in_the_separate_lane_continues_in_the_slow_lane(
     assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
 
 
-def test_a_notice_of_an_image_that_resembles_a_slow_one_is_made_in_the_separate_lane(
+def test_a_notice_of_an_image_that_may_be_slow_is_made_in_the_separate_lane(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def break_off() -> None:
         raise AnalysisError("The file is damaged.")
 
     def refuse(*_: object) -> tuple[ResultObject, ...]:
-        raise ResemblesSlowError
+        raise SeparateLaneError("It may be slow.")
 
     pipeline.behavior = break_off
     normal = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=refuse))
@@ -429,7 +429,7 @@ def test_an_image_is_not_moved_after_its_analysis_has_ended(
     work: Work, received: ReceivedInstance
 ) -> None:
     work.analyze(received.id, 1)
-    work.journal.analyses.continue_separately(received.id, 1)
+    work.journal.analyses.continue_separately(received.id, 1, "It may be slow.")
 
     assert queued(work)[ANALYZE_SEPARATELY] == 0
 
