@@ -132,7 +132,7 @@ class Pipeline:
             OSError: A child does not start, or the file cannot be opened.
         """
         model, options = self.classifier.identity, self.result_options
-        if all(form.kind != NOTICE for form in options.forms):
+        if all(kind.object_type != NOTICE for kind in options.kinds):
             return ()
         with self.lock_decoder(instance):
             return self.child.run(
@@ -164,7 +164,7 @@ def make_pipeline(
             window=worker.window, max_megapixels=worker.max_megapixels
         ),
         result_options=ResultOptions(
-            forms=tuple(sorted(wanted)) or (ResultKind("secondary_capture"),),
+            kinds=tuple(sorted(wanted)) or (ResultKind("secondary_capture"),),
             long_side=settings.results.long_side,
             series_number=settings.results.series_number,
             window=worker.window,

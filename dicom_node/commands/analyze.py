@@ -152,7 +152,7 @@ def _dicom(pipeline: Pipeline, settings: Settings, path: Path, target: Path) -> 
     analysis = pipeline.analyze(instance, lambda _: None)
     written = []
     for result in analysis.results:
-        capture = target.with_name(f"{target.name}.{result.form}.dcm")
+        capture = target.with_name(f"{target.name}.{result.kind}.dcm")
         capture.write_bytes(result.content)
         written.append(str(capture))
     picture = _picture(analysis.decoded.radiograph, analysis.finding, settings, target)

@@ -45,13 +45,13 @@ class StoredResult:
     """An encoded result object on disk.
 
     Attributes:
-        form: Name of its kind, such as "secondary_capture".
+        kind: The name of its `ResultKind`, such as "secondary_capture".
         sop_class_uid: SOP Class UID.
         sop_instance_uid: SOP Instance UID.
         path: Path of the file, relative to the storage directory.
     """
 
-    form: str
+    kind: str
     sop_class_uid: str
     sop_instance_uid: str
     path: str
@@ -93,7 +93,7 @@ class Deliveries:
             values = {
                 "sop_class_uid": each.sop_class_uid,
                 "sop_instance_uid": each.sop_instance_uid,
-                "kind": each.form,
+                "kind": each.kind,
                 "path": each.path,
             }
             connection.execute(
@@ -139,10 +139,11 @@ class Deliveries:
         made = {each.kind for each in _results(connection, instance_id)}
         has_result = NOTICE not in {name.partition("-")[0] for name in made}
         wanted = {
-            form.name
+            kind.name
             for destination in self._destinations.values()
-            for form in kinds_for(destination)
-            if form.kind != HEATMAP and (form.kind != NOTICE) == has_result
+            for kind in kinds_for(destination)
+            if kind.object_type != HEATMAP
+            and (kind.object_type != NOTICE) == has_result
         }
         return bool(made) and not wanted <= made
 

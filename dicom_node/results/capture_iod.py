@@ -80,7 +80,7 @@ def capture(
     model: ModelIdentity,
     picture: Picture,
     options: ResultOptions,
-    form: ResultKind,
+    kind: ResultKind,
 ) -> ResultObject:
     """Return an image as a Secondary Capture in the study of its source.
 
@@ -89,17 +89,17 @@ def capture(
         model: The model that was used.
         picture: The content.
         options: The number of the series.
-        form: Its name and modality, and whether its pixels are written as JPEG.
+        kind: Its name and modality, and whether its pixels are written as JPEG.
 
     Returns:
         The object. It depends only on the arguments and, if the source has no time
         zone, on the time zone of this machine.
     """
     of_source = source.instance.header.modality.strip().upper()
-    uses_source = form.modality == "source" and CODE_PATTERN.fullmatch(of_source)
+    uses_source = kind.modality == "source" and CODE_PATTERN.fullmatch(of_source)
     modality = of_source if uses_source else MODALITY
-    syntax = JPEGBaseline8Bit if form.lossy else ExplicitVRLittleEndian
-    result = result_series(source, model, options, form.name, modality)
+    syntax = JPEGBaseline8Bit if kind.lossy else ExplicitVRLittleEndian
+    result = result_series(source, model, options, kind.name, modality)
     result.SeriesDescription = picture.series
     result.update(times(source))
     result.update(equipment(source, model))
@@ -112,10 +112,10 @@ def capture(
         | anatomy(source)
         | picture.elements
         | encoded_dataset(result)
-        | (_jpeg(picture) if form.lossy else _native(picture))
+        | (_jpeg(picture) if kind.lossy else _native(picture))
     )
-    uid = content_uid(form.name, elements)
-    return result_object(form.name, SecondaryCaptureImageStorage, uid, elements, syntax)
+    uid = content_uid(kind.name, elements)
+    return result_object(kind.name, SecondaryCaptureImageStorage, uid, elements, syntax)
 
 
 def _captured(result: Dataset) -> Dataset:

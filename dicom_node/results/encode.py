@@ -27,7 +27,7 @@ _ENCODERS: dict[str, _Encoder] = {
     PRESENTATION_STATE: presentation_state,
     STRUCTURED_REPORT: structured_report,
 }
-"""The encoders of the kinds that have one form each."""
+"""The encoders of the types that have one kind each."""
 
 
 def encode_file(
@@ -45,7 +45,7 @@ def encode_file(
         options: The objects to make, and their properties.
 
     Returns:
-        One object for each form except notices, in the order of the forms. A kind that
+        One object for each kind except notices, in the order of the kinds. A type that
         has no content for this finding is omitted. The same arguments give the same
         bytes.
 
@@ -56,13 +56,13 @@ def encode_file(
     with pydicom_silenced():
         source = read_source(instance)
         made: list[ResultObject | None] = []
-        for form in options.forms:
-            if form.kind == SECONDARY_CAPTURE:
+        for kind in options.kinds:
+            if kind.object_type == SECONDARY_CAPTURE:
                 made.append(
-                    secondary_capture(source, radiograph, finding, options, form)
+                    secondary_capture(source, radiograph, finding, options, kind)
                 )
-            elif form.kind in _ENCODERS:
-                encode = _ENCODERS[form.kind]
+            elif kind.object_type in _ENCODERS:
+                encode = _ENCODERS[kind.object_type]
                 made.append(encode(source, radiograph, finding, options))
         return tuple(each for each in made if each is not None)
 
@@ -79,11 +79,11 @@ def encode_notice(
         instance: The instance. Only the header of its file is read.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
         model: The model that should have analyzed it.
-        options: The objects to make, and their properties. Forms of other kinds are
-            ignored.
+        options: The objects to make, and their properties. All kinds except
+            notices are ignored.
 
     Returns:
-        One object for each form of a notice.
+        One object for each kind of a notice.
 
     Raises:
         AnalysisError: The header cannot be read, or names no study.
@@ -91,7 +91,7 @@ def encode_notice(
     with pydicom_silenced():
         source = read_source(instance)
         return tuple(
-            notice(source, state_and_reason, model, options, form)
-            for form in options.forms
-            if form.kind == NOTICE
+            notice(source, state_and_reason, model, options, kind)
+            for kind in options.kinds
+            if kind.object_type == NOTICE
         )

@@ -24,7 +24,7 @@ Elements = dict[int, bytes]
 
 _PADDED_WITH_NULL = {"UI", "OB", "UN"}  # PS3.5 6.2; all other values with a space
 _LONGEST_SHORT = 0xFFFF
-_FORM_NAME = re.compile("[a-z_]{1,32}(-source)?(-jpeg)?")
+_KIND_NAME = re.compile("[a-z_]{1,32}(-source)?(-jpeg)?")
 _UID = re.compile("[0-9.]{1,64}")  # PS3.5 9.1
 
 
@@ -33,13 +33,13 @@ class ResultOptions:
     """Options for the result objects of a finding.
 
     Attributes:
-        forms: The objects to make, in this order.
+        kinds: The objects to make, in this order.
         long_side: Maximum length of the long side of a Secondary Capture, in pixels.
         series_number: The Series Number of the results.
         window: The number of the VOI window that was used, from 1.
     """
 
-    forms: tuple[ResultKind, ...]
+    kinds: tuple[ResultKind, ...]
     long_side: int
     series_number: int
     window: int
@@ -50,13 +50,13 @@ class ResultObject:
     """One object that is sent to the archive.
 
     Attributes:
-        form: The name of its form.
+        kind: The name of its `ResultKind`.
         sop_class_uid: (0008,0016).
         sop_instance_uid: (0008,0018), derived: the same result has the same UID.
         content: A whole Part 10 file. Every delivery attempt sends these bytes.
     """
 
-    form: str
+    kind: str
     sop_class_uid: str
     sop_instance_uid: str
     content: bytes
@@ -67,10 +67,10 @@ class ResultObject:
         The decoding child makes these objects, so they are not trusted.
 
         Raises:
-            ValueError: A value is not the name of a form, or not a UID.
+            ValueError: A value is not the name of a kind, or not a UID.
         """
         uids = self.sop_class_uid, self.sop_instance_uid
-        if not (_FORM_NAME.fullmatch(self.form) and all(map(_UID.fullmatch, uids))):
+        if not (_KIND_NAME.fullmatch(self.kind) and all(map(_UID.fullmatch, uids))):
             raise ValueError("The name of a result kind and two UIDs are expected")
 
 
@@ -135,7 +135,7 @@ def content_uid(kind: str, elements: Elements) -> UID:
 
 
 def result_object(
-    form: str,
+    kind: str,
     sop_class_uid: UID,
     sop_instance_uid: UID,
     elements: Elements,
@@ -144,7 +144,7 @@ def result_object(
     """Return an object with its elements as a Part 10 file (PS3.10 7.1).
 
     Args:
-        form: The name of the object's form.
+        kind: The name of its `ResultKind`.
         sop_class_uid: The SOP Class UID of the object.
         sop_instance_uid: The SOP Instance UID of the object.
         elements: All other elements.
@@ -156,4 +156,4 @@ def result_object(
     body = (every[tag] for tag in sorted(every))
     head = file_head(sop_class_uid, sop_instance_uid, syntax)
     content = b"".join((head, *body))
-    return ResultObject(form, str(sop_class_uid), str(sop_instance_uid), content)
+    return ResultObject(kind, str(sop_class_uid), str(sop_instance_uid), content)

@@ -30,7 +30,7 @@ def notice(
     state_and_reason: tuple[str, str],
     model: ModelIdentity,
     options: ResultOptions,
-    form: ResultKind,
+    kind: ResultKind,
 ) -> ResultObject:
     """Return the notice about an instance.
 
@@ -39,7 +39,7 @@ def notice(
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
         model: The model that should have analyzed it.
         options: The number of the series.
-        form: The form in which to write the notice.
+        kind: Its name and modality, and whether its pixels are written as JPEG.
     """
     state, reason = state_and_reason
     reason = plain(reason, LONGEST_REASON)
@@ -58,7 +58,7 @@ def notice(
         | copied(source, ["InstanceNumber"])
         | encoded_dataset(dataset),
     )
-    return capture(source, model, picture, options, form)
+    return capture(source, model, picture, options, kind)
 
 
 def _describe(source: Source) -> str:

@@ -31,7 +31,7 @@ def secondary_capture(
     radiograph: Radiograph,
     finding: Finding,
     options: ResultOptions,
-    form: ResultKind,
+    kind: ResultKind,
 ) -> ResultObject:
     """Return the Secondary Capture of a finding.
 
@@ -40,7 +40,7 @@ def secondary_capture(
         radiograph: Its pixels as displayed.
         finding: The finding on them.
         options: The size of the image, and the number of its series.
-        form: The form in which to write it.
+        kind: Its name and modality, and whether its pixels are written as JPEG.
     """
     annotated = render(radiograph, finding, long_side=options.long_side)
     image = (*IMAGE_TYPE_2, *IMAGE_TYPE_3)
@@ -60,7 +60,7 @@ def secondary_capture(
         | _spacing(source, radiograph, annotated),
         losses=losses(source),
     )
-    return capture(source, finding.model, picture, options, form)
+    return capture(source, finding.model, picture, options, kind)
 
 
 def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> Elements:

@@ -16,10 +16,10 @@ def result_series(
     source: Source,
     model: ModelIdentity,
     options: ResultOptions,
-    form: str,
+    kind: str,
     modality: str,
 ) -> Dataset:
-    """Return the series for a source series, model, form, modality and series number.
+    """Return the series for a source series, model, kind, modality and series number.
 
     Each combination has its own Series Instance UID. A result copies laterality, body
     part and order (Request Attributes) from its source. Because all results in a series
@@ -32,7 +32,7 @@ def result_series(
         source.text("StudyInstanceUID"),
         source.text("SeriesInstanceUID"),
         model.digest,
-        form,
+        kind,
         modality,
         str(options.series_number),
     )

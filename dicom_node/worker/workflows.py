@@ -261,9 +261,9 @@ class Work:
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
         # Results of two models have different UIDs, so a new result does not replace
         # the file of a delivery in progress.
-        name = f"{instance.id}-{result.form}-{result.sop_instance_uid}"
+        name = f"{instance.id}-{result.kind}-{result.sop_instance_uid}"
         return StoredResult(
-            form=result.form,
+            kind=result.kind,
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
             path=retry_until_available(

@@ -167,7 +167,9 @@ def serving(config: Path) -> Iterator[Served]:
         yield node
     except BaseException as error:
         log = (config.parent / "log").read_text(errors="replace").splitlines()
-        error.add_note("\n".join(["The end of the log of the node:", *log[-LOG_LINES:]]))
+        error.add_note(
+            "\n".join(["The end of the log of the node:", *log[-LOG_LINES:]])
+        )
         raise
     finally:
         node.kill()

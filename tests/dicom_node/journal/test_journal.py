@@ -481,8 +481,8 @@ def with_pacs(engine: sa.Engine, folder: Path, **changes: object) -> Journal:
     return Journal(engine, folder, [destination("pacs", **changes)])
 
 
-def stored(form: str, uid: str) -> AnalysisResult:
-    return replace(ANSWER, results=[StoredResult(form, "1.2", uid, "results/a.dcm")])
+def stored(kind: str, uid: str) -> AnalysisResult:
+    return replace(ANSWER, results=[StoredResult(kind, "1.2", uid, "results/a.dcm")])
 
 
 def deliver(journal: Journal, instance: ReceivedInstance, run: int, uid: str) -> None:

@@ -1,4 +1,4 @@
-"""Result captures in the forms that destinations configure, and notices."""
+"""Result captures in the kinds that destinations configure, and notices."""
 
 import warnings
 from dataclasses import replace
@@ -52,12 +52,12 @@ def spooled(dataset: Dataset, folder: Path) -> ReceivedInstance:
 
 
 def captures(instance: ReceivedInstance, *wanted: ResultKind) -> list[ResultObject]:
-    options = replace(OPTIONS, forms=wanted)
+    options = replace(OPTIONS, kinds=wanted)
     return list(encode_file(instance, RADIOGRAPH, FINDING, options))
 
 
-def notice_for(instance: ReceivedInstance, form: ResultKind) -> ResultObject:
-    (result,) = encode_notice(instance, REASON, MODEL, replace(OPTIONS, forms=(form,)))
+def notice_for(instance: ReceivedInstance, kind: ResultKind) -> ResultObject:
+    (result,) = encode_notice(instance, REASON, MODEL, replace(OPTIONS, kinds=(kind,)))
     return result
 
 
@@ -169,7 +169,7 @@ def test_capture_with_another_arrow_has_another_uid(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     instance = spooled(dataset, tmp_path)
-    options = replace(OPTIONS, forms=(ResultKind(CAPTURE),))
+    options = replace(OPTIONS, kinds=(ResultKind(CAPTURE),))
     without = replace(FINDING, arrow=None)
 
     (one,) = encode_file(instance, RADIOGRAPH, FINDING, options)
@@ -181,7 +181,7 @@ def test_capture_with_another_arrow_has_another_uid(
 
 def test_long_reason_makes_the_notice_higher(dataset: Dataset, tmp_path: Path) -> None:
     long_reason = ("Failed", "The words go on. " * 30)
-    options = replace(OPTIONS, forms=(ResultKind("notice"),))
+    options = replace(OPTIONS, kinds=(ResultKind("notice"),))
 
     instance = spooled(dataset, tmp_path)
 
@@ -192,7 +192,7 @@ def test_long_reason_makes_the_notice_higher(dataset: Dataset, tmp_path: Path) -
     assert "AI fracture: failed" in read(result).ImageComments
 
 
-FORMS = [
+KINDS = [
     ResultKind(CAPTURE, modality="source"),
     ResultKind(CAPTURE, lossy=True),
     ResultKind("notice"),
@@ -200,7 +200,7 @@ FORMS = [
 ]
 
 
-def valid(path: Path, form: ResultKind, complaints: Complaints, folder: Path) -> bool:
+def valid(path: Path, kind: ResultKind, complaints: Complaints, folder: Path) -> bool:
     """Return whether dciodvfy reports only errors that the source has, too."""
     with warnings.catch_warnings(action="ignore"):
         dataset = dcmread(path, stop_before_pixels=True)
@@ -208,30 +208,30 @@ def valid(path: Path, form: ResultKind, complaints: Complaints, folder: Path) ->
         modality = str(dataset.get("Modality", ""))
     header = replace(instance.header, modality=modality)
     instance = replace(instance, header=header)
-    is_notice = form.kind == "notice"
-    result = notice_for(instance, form) if is_notice else captures(instance, form)[0]
+    is_notice = kind.object_type == "notice"
+    result = notice_for(instance, kind) if is_notice else captures(instance, kind)[0]
     (folder / "result.dcm").write_bytes(result.content)
     return complaints(folder / "result.dcm") <= renamed(complaints(path))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_dciodvfy_reports_no_error_for_any_form(
-    complaints: Complaints, tmp_path: Path, form: ResultKind
+    complaints: Complaints, tmp_path: Path, kind: ResultKind
 ) -> None:
     path = tmp_path / "phantom.dcm"
     phantom_dataset(PHANTOM).save_as(path, enforce_file_format=True)
 
-    assert valid(path, form, complaints, tmp_path)
+    assert valid(path, kind, complaints, tmp_path)
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_dciodvfy_reports_only_errors_of_the_real_source(
-    shared: Path, complaints: Complaints, tmp_path: Path, form: ResultKind
+    shared: Path, complaints: Complaints, tmp_path: Path, kind: ResultKind
 ) -> None:
     paths = [*real_radiographs(shared)]
 
-    faulty = [each for each in paths if not valid(each, form, complaints, tmp_path)]
+    faulty = [each for each in paths if not valid(each, kind, complaints, tmp_path)]
 
     assert len(paths) > 5
     assert faulty == []

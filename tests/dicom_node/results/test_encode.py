@@ -65,8 +65,8 @@ def instance(dataset: Dataset, tmp_path: Path) -> ReceivedInstance:
 def test_encode_creates_an_object_for_each_form(instance: ReceivedInstance) -> None:
     (result,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
 
-    assert result.form == "secondary_capture"
-    assert encode_file(instance, RADIOGRAPH, FINDING, replace(OPTIONS, forms=())) == ()
+    assert result.kind == "secondary_capture"
+    assert encode_file(instance, RADIOGRAPH, FINDING, replace(OPTIONS, kinds=())) == ()
 
 
 def test_encode_does_not_change_the_source(instance: ReceivedInstance) -> None:
@@ -92,7 +92,7 @@ def test_decoding_child_creates_the_same_results(instance: ReceivedInstance) -> 
     lossy = ResultKind("secondary_capture", "source", lossy=True)
     captures = ResultKind("secondary_capture"), lossy
     others = "presentation_state", "structured_report", "heatmap"
-    options = replace(OPTIONS, forms=(*captures, *map(ResultKind, others)))
+    options = replace(OPTIONS, kinds=(*captures, *map(ResultKind, others)))
     peak = np.eye(7, dtype=np.float32)
     arrow = Arrow(tip=(75, 100), tail=(20, 20))
     finding = replace(FINDING, saliency=peak, arrow=arrow)
@@ -103,7 +103,7 @@ def test_decoding_child_creates_the_same_results(instance: ReceivedInstance) -> 
         results = child.run(encode_file, instance, RADIOGRAPH, finding, options)
 
     assert results == expected
-    assert {"secondary_capture-source-jpeg", *others} <= {each.form for each in results}
+    assert {"secondary_capture-source-jpeg", *others} <= {each.kind for each in results}
 
 
 def test_file_meta_names_the_implementation_of_the_node(

@@ -35,7 +35,7 @@ from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-HEATMAP = replace(OPTIONS, forms=(ResultKind("heatmap"),))
+HEATMAP = replace(OPTIONS, kinds=(ResultKind("heatmap"),))
 NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
 EMPTY_MAP = replace(POSITIVE, saliency=np.zeros((7, 7), np.float32), arrow=None)
 LABEL = "Grad-CAM, relative, not a probability"
@@ -246,11 +246,11 @@ def test_no_heatmap_is_created_for_a_negative_finding_or_an_empty_map(
     source: Source, dataset: Dataset, finding: Finding
 ) -> None:
     kinds = ("heatmap", "secondary_capture")
-    options = replace(HEATMAP, forms=tuple(map(ResultKind, kinds)))
+    options = replace(HEATMAP, kinds=tuple(map(ResultKind, kinds)))
 
     results = encode_file(source(dataset), PHANTOM.radiograph(), finding, options)
 
-    assert [each.form for each in results] == ["secondary_capture"]
+    assert [each.kind for each in results] == ["secondary_capture"]
 
 
 @pytest.mark.parametrize("finding", [POSITIVE, NEGATIVE], ids=["positive", "negative"])

@@ -34,7 +34,7 @@ from tests.dicom_node.results.test_secondary_capture import FINDING, OPTIONS, re
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-STATE = replace(OPTIONS, forms=(ResultKind("presentation_state"),))
+STATE = replace(OPTIONS, kinds=(ResultKind("presentation_state"),))
 CLASSES = [
     DigitalXRayImageStorageForPresentation,
     ComputedRadiographyImageStorage,

@@ -28,7 +28,7 @@ from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-REPORT = replace(OPTIONS, forms=(ResultKind("structured_report"),))
+REPORT = replace(OPTIONS, kinds=(ResultKind("structured_report"),))
 NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
 DOUBTFUL = replace(POSITIVE, probability=0.612)
 SHIPPED = Thresholds(0.0598, 0.3735)

@@ -26,7 +26,7 @@ from tests.dicom_node.results.test_secondary_capture import (
 from tests.support.validators import real_radiographs
 
 RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
-FORMS = (
+KINDS = (
     ResultKind("secondary_capture"),
     ResultKind("secondary_capture", modality="source"),
     ResultKind("secondary_capture", lossy=True),
@@ -34,7 +34,7 @@ FORMS = (
     ResultKind("heatmap"),
     ResultKind("notice"),
 )
-GRAYSCALE = (*FORMS, ResultKind("presentation_state"))
+GRAYSCALE = (*KINDS, ResultKind("presentation_state"))
 
 
 def write_study(source: Path, folder: Path) -> list[Path]:
@@ -43,7 +43,7 @@ def write_study(source: Path, folder: Path) -> list[Path]:
         header = dcmread(source, stop_before_pixels=True)
         instance = received(source, header)
     is_gray = header.PhotometricInterpretation.startswith("MONOCHROME")
-    options = replace(OPTIONS, forms=GRAYSCALE if is_gray else FORMS)
+    options = replace(OPTIONS, kinds=GRAYSCALE if is_gray else KINDS)
     decoding = DecodeOptions(window=1, max_megapixels=100)
     radiograph = decode_file(source, RULES, decoding).radiograph
     results = [

@@ -90,7 +90,7 @@ class ScriptedPipeline:
         self, instance: ReceivedInstance, reason: tuple[str, str]
     ) -> tuple[ResultObject, ...]:
         self.notices_about.append((instance.id, *reason))
-        return (replace(self.result, form="notice"),)
+        return (replace(self.result, kind="notice"),)
 
     def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
         self.calls.append(instance.id)
@@ -987,7 +987,7 @@ def test_log_names_each_reason_once_and_no_text_of_the_archive(
     received: ReceivedInstance = request.getfixturevalue("received")
     kinds = "heatmap", "presentation_state", "secondary_capture", "structured_report"
     pipeline.results = tuple(
-        replace(pipeline.result, form=kind, sop_instance_uid=f"2.25.{number}")
+        replace(pipeline.result, kind=kind, sop_instance_uid=f"2.25.{number}")
         for number, kind in enumerate(kinds[: len(outcome_names)])
     )
     outcomes = {f"2.25.{n}": OUTCOMES[name] for n, name in enumerate(outcome_names)}
@@ -1014,7 +1014,7 @@ def test_log_of_a_partly_failed_delivery_names_the_stored_objects_and_the_failur
     kinds = "secondary_capture", "structured_report"
     uids = "2.25.1", "2.25.2"
     pipeline.results = tuple(
-        replace(pipeline.result, form=kind, sop_instance_uid=uid)
+        replace(pipeline.result, kind=kind, sop_instance_uid=uid)
         for kind, uid in zip(kinds, uids, strict=True)
     )
     first_outcomes = iter(
