@@ -89,6 +89,7 @@ def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]
         each.close()
 
 
+@pytest.mark.alone  # the other tests have the lowest priority
 def test_receivers_have_higher_priority_than_other_roles(
     tmp_path: Path, server: RoleServer
 ) -> None:

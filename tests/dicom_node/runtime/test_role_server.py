@@ -49,13 +49,17 @@ def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]: 
     return result
 
 
-def test_role_gets_its_name_niceness_and_secrets(
-    server: RoleServer, tmp_path: Path
-) -> None:
-    told = report(server, tmp_path, niceness=5, environment={NAME: "mine"})
+@pytest.mark.alone  # the other tests have the lowest priority
+def test_role_gets_its_niceness(server: RoleServer, tmp_path: Path) -> None:
+    told = report(server, tmp_path, niceness=5)
+
+    assert told["niceness"] == os.getpriority(os.PRIO_PROCESS, 0) + 5
+
+
+def test_role_gets_its_name_and_secrets(server: RoleServer, tmp_path: Path) -> None:
+    told = report(server, tmp_path, environment={NAME: "mine"})
 
     assert told["name"] == "a-role"
-    assert told["niceness"] == os.getpriority(os.PRIO_PROCESS, 0) + 5
     assert told["environment"][NAME] == "mine"
     assert "hunter2" not in told["initial"]
 
