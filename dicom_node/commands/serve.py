@@ -1,29 +1,29 @@
 """Runs all roles on one machine, each in a process that is restarted if it dies.
 
 The supervisor binds the sockets, and the roles inherit them. If a role is killed, no
-waiting connection is lost, and its successor needs no free port. The roles are forks of
-one process that has imported their libraries (runtime/role_server.py). The supervisor
-imports neither the model nor the api. It has no state of its own, because the journal
-records everything.
+waiting connection is lost, and its successor needs no free port. The supervisor imports
+neither the model nor the api. It has no state of its own, because the journal records
+everything.
+
+The receivers are forks of one process that has imported their libraries, and the other
+roles are forks of a second one, which is a fork of the first (runtime/role_server.py).
+So the import of torch takes nothing from the receivers.
 """
 
 import json
 import logging
 import os
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from config.destinations import Secret
 from config.settings import Settings
 from dicom_node.audit.trail import record, started, stopped
-from dicom_node.backoff import backoff_s
 from dicom_node.receiver.ports import FD, TLS_FD, open_ports
 from dicom_node.runtime.process import (
     begin_role,
@@ -32,6 +32,7 @@ from dicom_node.runtime.process import (
     role_parser,
     verify_access_or_exit,
 )
+from dicom_node.runtime.role_group import Role, RoleGroup
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from dicom_node.storage.migration import migrate, writing_or_exit
 from dicom_node.storage.run_folder import run_folder
@@ -43,16 +44,11 @@ RECEIVER, WORKER, API = (
     for package in ("dicom_node.receiver", "dicom_node.worker", "api")
 )
 WATCH_S = 0.2
-# A role that ends sooner than this after its start counts as broken. It is restarted
-# with increasing delays. A role that was killed does not count as broken.
-STABLE_AFTER_S = 10.0
-RESTART_MAX_DELAY_S = 30.0
 DRAIN_S = 40.0
 # Senders wait for the receivers, so receivers have priority: when all roles start at
 # once, and when one is killed while the workers use all cores. See nice(2): if two
 # processes compete for a core, one that is nicer by 10 gets a tenth of it; alone, it
-# gets all of it. The import of the libraries has the priority of the receivers, because
-# they are forks of the process that imports.
+# gets all of it.
 LOWER_PRIORITY = 10
 
 
@@ -69,106 +65,6 @@ def main() -> None:
         node.watch(stop)
 
 
-@dataclass
-class Restarts:
-    """Decides when a process that died is started again.
-
-    Attributes:
-        name: The name of the process in log lines.
-    """
-
-    name: str
-    _started: float = 0.0
-    _early_exits: int = 0
-    _not_before: float = 0.0
-
-    def started(self) -> None:
-        """Note that the process was started."""
-        self._started = time.monotonic()
-
-    def died(self, code: int) -> None:
-        """Note that the process died; `code` is its exit status."""
-        now = time.monotonic()
-        quick = now - self._started < STABLE_AFTER_S and code != -signal.SIGKILL
-        self._early_exits = self._early_exits + 1 if quick else 0
-        repeated = self._early_exits - 1  # the first restart has no delay
-        delay_s = backoff_s(repeated, 1.0, RESTART_MAX_DELAY_S)
-        self._not_before = now + (delay_s if repeated > 0 else 0)
-        logger.warning("%s exited with status %s; restarting it", self.name, code)
-
-    def failed(self, error: OSError) -> None:
-        """Note that the process could not be started."""
-        logger.error("Cannot start %s: %s", self.name, error.strerror or error)
-        self._not_before = time.monotonic() + STABLE_AFTER_S
-
-    @property
-    def are_due(self) -> bool:
-        """Whether the process may be started now."""
-        return time.monotonic() >= self._not_before
-
-
-class Role:
-    """One role of the node, across restarts.
-
-    Attributes:
-        process: The process to start.
-        files: The sockets that the process inherits.
-        pid: The id of the process; None without one.
-    """
-
-    def __init__(
-        self, process: RoleProcess, files: Sequence[socket.socket] = ()
-    ) -> None:
-        """Prepare the role, without a process."""
-        self.process = process
-        self.pid: int | None = None
-        self.files = files
-        self._restarts = Restarts(process.name)
-
-    def start_if_ended(self, server: RoleServer) -> None:
-        """Start the process if it does not run, with a delay if it keeps dying.
-
-        Raises:
-            ConnectionError, TimeoutError: The server has ended, or does not respond.
-        """
-        if self.pid is not None:
-            code = server.status(self.pid)
-            if code is None:
-                return
-            self.died(code)
-        if self._restarts.are_due:
-            self._start(server)
-
-    def died(self, code: int) -> None:
-        """Note that the process died; `code` is its exit status."""
-        self.pid = None
-        self._restarts.died(code)
-
-    def end(self, server: RoleServer, patience_s: float) -> None:
-        """Wait for the end of the process, and kill it after `patience_s`.
-
-        Raises:
-            ConnectionError, TimeoutError: The server has ended, or does not respond.
-        """
-        if self.pid is None:
-            return
-        if server.end(self.pid, patience_s) == -signal.SIGKILL:
-            logger.warning("%s did not end in time and was killed", self.process.name)
-        self.pid = None
-
-    def _start(self, server: RoleServer) -> None:
-        try:
-            files = [each.fileno() for each in self.files]
-            self.pid = server.start(self.process, files)
-            self._restarts.started()
-        except (ConnectionError, TimeoutError):
-            # The import may have ended the server, and with it all roles.
-            self.process = replace(self.process, is_shared=False)
-            raise
-        except OSError as error:  # no process available; the other roles continue
-            self._restarts.failed(error)
-
-
 class Node:
     """All roles of a node, as a context manager that ends them on exit.
 
@@ -176,7 +72,9 @@ class Node:
         receiver_port: The port of the Storage SCP; the TLS port if that is the only
             one.
         api_port: The port of the page and /predict; 0 if the settings have no api.
-        roles: The processes.
+        receivers: The receivers, and the server that forks them.
+        others: The other roles, and the server that forks them. This server is a fork
+            of that of the receivers.
     """
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
@@ -195,9 +93,17 @@ class Node:
         self._settings = settings
         pages, archives = _secrets(settings)
         self._secrets = pages | archives
-        self._server: RoleServer | None = None
-        self._server_restarts = Restarts("the server of the roles")
-        self.roles = _roles(settings, config, self._receiver, self._api)
+        read = [] if config is None else [f"--config={config}"]
+        self.receivers = RoleGroup(
+            "the server of the receivers",
+            _receivers(settings, read, self._receiver),
+            self._start_server,
+        )
+        self.others = RoleGroup(
+            "the server of the other roles",
+            _others(settings, read, self._api),
+            self._fork_server,
+        )
 
     def __enter__(self) -> Self:
         """Migrate the database if it is SQLite, and report the start of the node.
@@ -216,15 +122,20 @@ class Node:
 
     def __exit__(self, *_: object) -> None:
         """End the roles; each finishes its work in progress."""
-        server = self._server
-        if server is not None:
-            self._terminate_roles(server)
+        groups = self.receivers, self.others
+        for group in groups:
+            group.terminate()
         record(self._settings, "serve", stopped())
-        if server is not None:
-            self._wait_for_roles(server)
-            server.close()
+        deadline = time.monotonic() + DRAIN_S
+        for group in reversed(groups):
+            group.end(deadline)
         for each in (*self._receiver.values(), *self._api):
             each.close()
+
+    @property
+    def roles(self) -> Sequence[Role]:
+        """All roles."""
+        return [*self.receivers.roles, *self.others.roles]
 
     def watch(self, stop: threading.Event) -> None:
         """Start the roles, and restart those that die, until `stop` is set."""
@@ -232,55 +143,46 @@ class Node:
             self.start_roles(stop)
             stop.wait(WATCH_S)
 
-    def start_roles(self, stop: threading.Event | None = None) -> None:
-        """Start each role that does not run, except those that wait for a restart.
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Start the roles, and restart those that die, within the block."""
+        done = threading.Event()
+        # The kernel ends a server with the thread that started it. So this thread
+        # starts it, because the roles are to finish their work after the block.
+        self.start_roles(done)
+        watcher = threading.Thread(target=self.watch, args=(done,))
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
-        The first time, this takes seconds, because the server imports the libraries.
+    def start_roles(self, stop: threading.Event) -> bool:
+        """Start each role that does not run, except those that wait.
+
+        The first time, call this repeatedly for some seconds, because the servers
+        import the libraries of the roles.
 
         Args:
             stop: If it is set, no other role is started.
+
+        Returns:
+            Whether all roles run.
         """
-        if self._server is None:
-            self._server = self._start_server()
-        if self._server is None:
-            return
-        try:
-            for role in self.roles:
-                if stop is None or not stop.is_set():
-                    role.start_if_ended(self._server)
-        except (ConnectionError, TimeoutError):
-            self._roles_ended_with(self._server)
-            self._server = None
+        receivers_run = self.receivers.start_roles(stop)
+        first = self.receivers
+        if self.others.server is None and (first.server is None or first.is_starting):
+            return False  # the second server is a fork of the first
+        return self.others.start_roles(stop) and receivers_run
 
-    def _start_server(self) -> RoleServer | None:
-        if not self._server_restarts.are_due:
-            return None
-        try:
-            server = RoleServer(self._secrets, self._settings.log.format)
-        except OSError as error:
-            self._server_restarts.failed(error)
-            return None
-        self._server_restarts.started()
-        return server
+    def _start_server(self) -> RoleServer:
+        return RoleServer.start(self._secrets, self._settings.log.format)
 
-    def _roles_ended_with(self, server: RoleServer) -> None:
-        """Close a server that ended or does not respond. The roles end with it."""
-        self._server_restarts.died(server.close())
-        for role in self.roles:
-            if role.pid is not None:
-                role.died(-signal.SIGKILL)
-
-    def _terminate_roles(self, server: RoleServer) -> None:
-        with suppress(ConnectionError, TimeoutError):  # the roles ended with the server
-            for role in self.roles:
-                if role.pid is not None:
-                    server.terminate(role.pid)
-
-    def _wait_for_roles(self, server: RoleServer) -> None:
-        deadline = time.monotonic() + DRAIN_S
-        with suppress(ConnectionError, TimeoutError):  # the roles ended with the server
-            for role in self.roles:
-                role.end(server, max(deadline - time.monotonic(), 0))
+    def _fork_server(self) -> RoleServer:
+        if self.receivers.server is None:
+            raise ConnectionError("There is no process to fork")
+        return self.receivers.server.fork_server("roles", LOWER_PRIORITY)
 
     def _announce(self) -> None:
         """Log the addresses of the node, and write the ports to ports.json."""
@@ -299,47 +201,38 @@ class Node:
         (folder / "ports.json").write_text(json.dumps(ports))
 
 
-def _roles(
-    settings: Settings,
-    config: Path | None,
-    receiver: Mapping[str, socket.socket],
-    api: Sequence[socket.socket],
+def _receivers(
+    settings: Settings, arguments: Sequence[str], sockets: Mapping[str, socket.socket]
 ) -> list[Role]:
-    read = [] if config is None else [f"--config={config}"]
-    pages, archives = _secrets(settings)
-    listening = list(receiver.values())
+    listening = list(sockets.values())
     return [
-        *(
-            Role(
-                RoleProcess(f"receiver-{number}", RECEIVER, read, list(receiver)),
-                listening,
-            )
-            for number in range(settings.receiver.processes)
-        ),
-        *(
-            Role(
-                RoleProcess(
-                    f"worker-{number}",
-                    WORKER,
-                    [*read, f"--slot={number}"],
-                    niceness=LOWER_PRIORITY,
-                    environment=_variables(archives),
-                )
-            )
-            for number in range(settings.worker.processes)
-        ),
-        *(
-            Role(
-                RoleProcess(
-                    *("api", API, read, [FD]),
-                    niceness=LOWER_PRIORITY,
-                    environment=_variables(archives | pages),
-                ),
-                [each],
-            )
-            for each in api
-        ),
+        Role(
+            RoleProcess(f"receiver-{number}", RECEIVER, arguments, list(sockets)),
+            listening,
+        )
+        for number in range(settings.receiver.processes)
     ]
+
+
+def _others(
+    settings: Settings, arguments: Sequence[str], sockets: Sequence[socket.socket]
+) -> list[Role]:
+    pages, archives = (_variables(names) for names in _secrets(settings))
+    workers = [
+        Role(
+            RoleProcess(
+                *(f"worker-{number}", WORKER, [*arguments, f"--slot={number}"]),
+                environment=archives,
+            )
+        )
+        for number in range(settings.worker.processes)
+    ]
+    secrets = archives | pages
+    apis = [
+        Role(RoleProcess("api", API, arguments, [FD], environment=secrets), [each])
+        for each in sockets
+    ]
+    return [*workers, *apis]
 
 
 def _variables(names: Iterable[str]) -> dict[str, str]:

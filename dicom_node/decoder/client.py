@@ -249,7 +249,7 @@ class DecoderProcess:
             except OSError:  # it died while it was idle
                 self._stop_server()
         arguments = self._memory_mb, self._niceness
-        self._server = ForkServer(
+        self._server = ForkServer.start(
             MODULE, *arguments, environment=_environment(), start_s=START_S
         )
         return self._server.fork(files=[theirs.fileno()])

@@ -49,7 +49,7 @@ from dicom_node.errors import AnalysisError, DicomNodeError
 from dicom_node.log.format import log_of_main_thread, log_uncaught
 from dicom_node.reasons import Failure
 from dicom_node.results.measurement_report import load_tables
-from dicom_node.runtime.fork_server import serve_forks
+from dicom_node.runtime.fork_server import command_line, serve_forks
 from inference.plain_image import PlainImageError
 
 
@@ -70,10 +70,13 @@ class _Relay(logging.Handler):
 
 
 def main() -> None:
-    """Fork children: `decoder/process.py SOCKET PARENT MEMORY_MB NICENESS`."""
-    memory_mb, niceness = map(int, sys.argv[3:])
-    os.nice(niceness)
-    limit = memory_mb * 2**20
+    """Fork children (runtime/fork_server.py)."""
+    parser = command_line()
+    parser.add_argument("memory_mb", type=int)
+    parser.add_argument("niceness", type=int)
+    arguments = parser.parse_args()
+    os.nice(arguments.niceness)
+    limit = arguments.memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     # Ctrl-C and `systemctl stop` reach every process, but the parent decides when to
     # end. If this process died during a call, the death would count against an image.
@@ -81,7 +84,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     _load_lazy_modules()
-    order = serve_forks()
+    order = serve_forks(arguments.orders, arguments.supervisor)
     # From here on, this process is a child. It ends without the cleanup of an
     # interpreter, for which the confinement leaves no permission.
     status = 1

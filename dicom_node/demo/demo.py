@@ -11,8 +11,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,15 +105,12 @@ def main() -> None:
     try:
         config = _configure(arguments.directory, archive)
         settings = load(config)
-        with Node(settings, config) as node:
-            # The kernel ends the roles with the thread that started them.
-            node.start_roles()
-            with _watched(node):
-                complete = _show(node, settings, archive, arrivals, stop)
-                if not arguments.once:
-                    console.print(f"The page: http://127.0.0.1:{node.api_port}/")
-                    console.print("Serving until Ctrl-C.")
-                    stop.wait()
+        with Node(settings, config) as node, node.watched():
+            complete = _show(node, settings, archive, arrivals, stop)
+            if not arguments.once:
+                console.print(f"The page: http://127.0.0.1:{node.api_port}/")
+                console.print("Serving until Ctrl-C.")
+                stop.wait()
     finally:
         archive.stop()
     sys.exit(0 if complete else 1)
@@ -181,19 +176,6 @@ def _free_port(port: int) -> int:
             raise
         return 0
     return port
-
-
-@contextmanager
-def _watched(node: Node) -> Iterator[None]:
-    """Restart roles that die within the block."""
-    done = threading.Event()
-    watcher = threading.Thread(target=node.watch, args=(done,))
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
 
 
 def _show(

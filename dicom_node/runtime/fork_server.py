@@ -3,20 +3,21 @@
 Importing the libraries takes seconds of processor time; a fork takes a few
 milliseconds. So a process that was killed can be replaced at once.
 
-A fork server never gets data from a sender of images. It receives orders from the
-process that started it, on a socket of its own. It has one thread, so a fork never
+A fork server never gets data from a sender of images. It receives orders from one
+process, on a socket of its own. It has one thread, so a fork never
 inherits a lock of another thread. The process id of an ended fork stays reserved until
 the fork server gets the order to read its exit status. So a signal never reaches
 another process.
 
-If the process that started it dies, the kernel kills the fork server, and then its
-forks.
+If its parent dies, the kernel kills the fork server, and then its forks.
 """
 
+import argparse
 import ctypes
 import enum
 import gc
 import os
+import select
 import signal
 import socket
 import struct
@@ -26,6 +27,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 from dicom_node.runtime.prctl import die_with_parent
 
@@ -48,6 +50,9 @@ _MAX_FILES = 8
 REPLY_TIMEOUT_S = 10.0
 """Seconds that the fork server may take, in addition to the time that it waits."""
 
+FORK_TIMEOUT_S = 60.0
+"""Seconds that an order waits for an earlier fork, which may import a library first."""
+
 POLL_S = 0.001
 
 
@@ -65,24 +70,54 @@ class Order:
 
 
 class ForkServer:
-    """The fork server, as seen by the process that starts it. One thread uses it.
+    """The fork server, as seen by the process that orders forks.
 
-    The kernel kills the fork server when that thread ends.
+    One thread uses it at a time.
+
+    Attributes:
+        pid: The process id of the server.
     """
 
     def __init__(
-        self,
+        self, orders: socket.socket, pid: int, kill: Callable[[], int], start_s: float
+    ) -> None:
+        """Wait until a server that was started can fork.
+
+        Args:
+            orders: The other end of the socket of the server.
+            pid: Its process id.
+            kill: Kills the server, if it has not ended, and returns its exit status.
+                May be called repeatedly.
+            start_s: Maximum time of the start, in seconds.
+
+        Raises:
+            OSError: The server has ended, or does not respond.
+        """
+        self._socket, self.pid, self._kill = orders, pid, kill
+        self._is_forking = False  # whether the reply to `begin_fork` was not returned
+        self._early_reply: int | None = None
+        try:
+            self._reply(start_s)
+        except OSError:
+            self.close()
+            raise
+
+    @classmethod
+    def start(
+        cls,
         module: str,
         *arguments: object,
         environment: Mapping[str, str],
         start_s: float,
         is_silent: bool = True,
-    ) -> None:
-        """Start the fork server, and wait until it can fork.
+    ) -> Self:
+        """Start a fork server, and wait until it can fork.
+
+        The kernel kills it when the thread ends that calls this function.
 
         Args:
             module: The module that it runs; the module calls `serve_forks`.
-            *arguments: Arguments of the module, after the socket and the parent's id.
+            *arguments: Arguments of the module, after those of `command_line`.
             environment: The environment of the server and its forks.
             start_s: Maximum time of the start, in seconds.
             is_silent: Whether standard output and error are discarded. Codecs write
@@ -91,28 +126,24 @@ class ForkServer:
         Raises:
             OSError: The fork server does not start.
         """
-        self._socket, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
         output = subprocess.DEVNULL if is_silent else None
         with theirs:
-            argv = [theirs.fileno(), os.getpid(), *arguments]
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter
-                [sys.executable, "-P", "-m", module, *map(str, argv)],
+            options = f"--orders={theirs.fileno()}", f"--supervisor={os.getpid()}"
+            process = subprocess.Popen(  # noqa: S603 - this interpreter
+                [sys.executable, "-P", "-m", module, *options, *map(str, arguments)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment,
             )
-        try:
-            self._reply(start_s)
-        except OSError:
-            self.close()
-            raise
 
-    @property
-    def pid(self) -> int:
-        """The process id of the server."""
-        return self._process.pid
+        def kill() -> int:
+            process.kill()
+            return process.wait()
+
+        return cls(ours, process.pid, kill, start_s)
 
     def fork(
         self,
@@ -130,8 +161,46 @@ class ForkServer:
         Raises:
             OSError: The server has ended, or has too few resources to fork.
         """
-        order = _ORDER.pack(_Kind.FORK, 0, len(content), 0)
-        pid = self._exchange(order, timeout_s, content, files)
+        self.begin_fork(content, files)
+        pid = self.forked(timeout_s)
+        if pid is None:
+            self.close()
+            raise TimeoutError("The fork server does not respond")
+        return pid
+
+    def begin_fork(self, content: bytes = b"", files: Sequence[int] = ()) -> None:
+        """Order a fork as `fork` does, without waiting for it.
+
+        `forked` returns its process id. Do not order another fork before that. Other
+        orders wait for this one.
+
+        Raises:
+            OSError: The server has ended.
+        """
+        self._send(_ORDER.pack(_Kind.FORK, 0, len(content), 0), content, files)
+        self._is_forking = True
+
+    def forked(self, timeout_s: float) -> int | None:
+        """Wait for the fork that `begin_fork` ordered; return its process id.
+
+        Args:
+            timeout_s: Maximum time to wait, in seconds.
+
+        Returns:
+            None if the server is still busy with the order.
+
+        Raises:
+            OSError: The server has ended, or has too few resources to fork.
+        """
+        self._check_open()
+        pid, self._early_reply = self._early_reply, None
+        if pid is None:
+            replies = select.poll()
+            replies.register(self._socket, select.POLLIN)
+            if not replies.poll(1000 * timeout_s):
+                return None
+            pid = self._receive(REPLY_TIMEOUT_S)
+        self._is_forking = False
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
         return pid
@@ -172,33 +241,38 @@ class ForkServer:
 
         May be called repeatedly.
         """
-        self._process.kill()
         self._socket.close()
-        return self._process.wait()
+        return self._kill()
 
     def _order(
         self, kind: _Kind, pid: int, number: int = 0, seconds: float = 0.0
     ) -> int:
         order = _ORDER.pack(kind, pid, number, seconds)
-        return self._exchange(order, seconds + REPLY_TIMEOUT_S)
+        if self._is_forking and self._early_reply is None:
+            self._early_reply = self._receive(FORK_TIMEOUT_S)
+        self._send(order)
+        return self._receive(seconds + REPLY_TIMEOUT_S)
 
-    def _exchange(
-        self,
-        order: bytes,
-        timeout_s: float,
-        content: bytes = b"",
-        files: Sequence[int] = (),
-    ) -> int:
-        """Send an order, and wait for the reply.
-
-        If that fails, the server is killed: its late reply could otherwise be taken for
-        the reply to the next order.
-        """
-        if self._socket.fileno() < 0:
-            raise ConnectionError("The fork server ended")
+    # If an exchange fails, the server is killed: its late reply could otherwise be
+    # taken for the reply to the next order.
+    def _send(
+        self, order: bytes, content: bytes = b"", files: Sequence[int] = ()
+    ) -> None:
+        self._check_open()
         try:
+            self._socket.settimeout(REPLY_TIMEOUT_S)
             socket.send_fds(self._socket, [order], files)
             self._socket.sendall(content)
+        except OSError:
+            self.close()
+            raise
+
+    def _check_open(self) -> None:
+        if self._socket.fileno() < 0:
+            raise ConnectionError("The fork server ended")
+
+    def _receive(self, timeout_s: float) -> int:
+        try:
             return self._reply(timeout_s)
         except OSError:
             self.close()
@@ -212,16 +286,31 @@ class ForkServer:
         return int(_REPLY.unpack(reply)[0])
 
 
-def serve_forks(prepare: Callable[[bytes], None] = lambda _: None) -> Order:
+def command_line() -> argparse.ArgumentParser:
+    """Return a parser of the command line of a fork server.
+
+    It has the arguments of `serve_forks`: the descriptor of the socket for orders, and
+    the process id of the parent.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--orders", type=int, required=True)
+    parser.add_argument("--supervisor", type=int, required=True)
+    return parser
+
+
+def serve_forks(
+    descriptor: int, parent: int, prepare: Callable[[bytes], None] = lambda _: None
+) -> Order:
     """Fork a process for each order, and return the order in that process.
 
     In the server, this function does not return: the process ends when the one that
-    sends orders has ended. The command line is `MODULE SOCKET PARENT ...`.
+    sends orders has ended.
 
     Args:
+        descriptor: The socket for orders.
+        parent: The process id of the parent. The server dies with it.
         prepare: Called in the server with the content of an order before the fork.
     """
-    descriptor, parent = map(int, sys.argv[1:3])
     die_with(parent)
     # If it were ignored, the kernel would discard the exit status of forks.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

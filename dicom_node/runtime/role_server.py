@@ -1,16 +1,16 @@
-"""A process that has imported the libraries of all roles, and forks the roles.
+"""A process that has imported the libraries of roles, and forks the roles.
 
-Three roles in processes of their own import mostly the same libraries. Forks of one
-process share that work, and the memory of the libraries.
+Roles in processes of their own import mostly the same libraries. Forks of one process
+share that work, and the memory of the libraries. The server imports the module of a
+role when the role is first ordered.
 
-The server imports the module of a role when the role is first ordered. The supervisor
-orders the receivers first. So they are ready before the server imports torch, and do
-not contain the memory of torch.
+A server can fork another server, which shares its libraries, and dies with it. So the
+import of a large library neither delays nor endangers the roles of the first server.
 
 Like all of `serve`, this needs Linux.
 
 This module runs as `python -m dicom_node.runtime.role_server`, with a socket, the
-process id of the supervisor and the format of the log. `RoleServer` is the side of the
+process id of its parent and the format of the log. `RoleServer` is the side of the
 supervisor.
 """
 
@@ -19,16 +19,20 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import cache, partial
+from typing import Any, Self
 
 from dicom_node.log.format import configure_logging
 from dicom_node.runtime.fork_server import (
     ForkServer,
     Order,
+    command_line,
     serve_forks,
     share_memory,
 )
@@ -72,10 +76,17 @@ class RoleProcess:
 
 
 class RoleServer:
-    """The server of the roles, as seen by the supervisor. One thread uses it."""
+    """A server of roles, as seen by the supervisor. One thread uses it at a time."""
 
-    def __init__(self, secrets: Collection[str], log_format: str = "text") -> None:
-        """Start the server.
+    def __init__(self, server: ForkServer, log_format: str) -> None:
+        """Use a fork server that runs this module."""
+        self._server = server
+        self._log_format = log_format
+        self._import_until = 0.0
+
+    @classmethod
+    def start(cls, secrets: Collection[str], log_format: str = "text") -> Self:
+        """Start a server. The kernel kills it when the calling thread ends.
 
         Args:
             secrets: Environment variables that the server does not get. A role gets
@@ -89,7 +100,7 @@ class RoleServer:
         # The server inherits the mask. A signal must not end it before it blocks them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            self._server = ForkServer(
+            server = ForkServer.start(
                 MODULE,
                 log_format,
                 environment=passed | ENVIRONMENT,
@@ -98,14 +109,45 @@ class RoleServer:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return cls(server, log_format)
+
+    def fork_server(self, name: str, niceness: int) -> "RoleServer":
+        """Fork a server of other roles, with the libraries of this one.
+
+        Args:
+            name: The name that `ps -e` shows, at most 15 characters.
+            niceness: The niceness of the server and its roles, as in nice(2).
+
+        Raises:
+            OSError: This server has ended, or has too few resources to fork.
+        """
+        ours, theirs = socket.socketpair()
+        process = RoleProcess(
+            *(name, MODULE, [self._log_format], ["--orders"], niceness),
+            is_shared=False,
+        )
+        try:
+            with theirs:
+                pid = self.fork_role(process, [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        kill = cache(partial(self._kill, pid))  # the process id is valid only once
+        return RoleServer(ForkServer(ours, pid, kill, START_S), self._log_format)
+
+    def _kill(self, pid: int) -> int:
+        try:
+            return self.end(pid, 0)
+        except OSError:  # the kernel killed it with this server
+            return -signal.SIGKILL
 
     @property
     def pid(self) -> int:
         """The process id of the server, which is the parent of the roles."""
         return self._server.pid
 
-    def start(self, process: RoleProcess, files: Sequence[int]) -> int:
-        """Start a process; return its process id.
+    def fork_role(self, process: RoleProcess, files: Sequence[int]) -> int:
+        """Start a process, and wait until it runs; return its process id.
 
         Args:
             process: The process.
@@ -114,10 +156,44 @@ class RoleServer:
         Raises:
             OSError: The server has ended, or has too few resources to fork.
         """
+        self.begin(process, files)
+        while (pid := self.begun(IMPORT_S)) is None:
+            pass
+        return pid
+
+    def begin(self, process: RoleProcess, files: Sequence[int]) -> None:
+        """Order a process as `fork_role` does, without waiting for it.
+
+        `begun` returns its process id. Do not order another process before that. Other
+        orders wait for this one.
+
+        Raises:
+            OSError: The server has ended.
+        """
         without_secrets = replace(process, environment={})
         content = json.dumps(asdict(without_secrets)).encode()
         with _pipe_of(json.dumps(dict(process.environment)).encode()) as secrets:
-            return self._server.fork(content, [secrets, *files], IMPORT_S)
+            self._server.begin_fork(content, [secrets, *files])
+        self._import_until = time.monotonic() + IMPORT_S
+
+    def begun(self, timeout_s: float) -> int | None:
+        """Wait for the process that `begin` ordered; return its process id.
+
+        Args:
+            timeout_s: Maximum time to wait, in seconds.
+
+        Returns:
+            None if the server still imports the module of the process.
+
+        Raises:
+            OSError: The server has ended, takes longer than IMPORT_S, or has too few
+                resources to fork.
+        """
+        pid = self._server.forked(timeout_s)
+        if pid is None and time.monotonic() > self._import_until:
+            self.close()
+            raise TimeoutError(f"The import takes longer than {IMPORT_S:.0f} s")
+        return pid
 
     def status(self, pid: int) -> int | None:
         """Return the exit status of a process; None while it runs.
@@ -173,13 +249,16 @@ def _pipe_of(content: bytes) -> Iterator[int]:
 
 
 def main() -> None:
-    """Fork a role for each order: `SOCKET PARENT LOG_FORMAT` (fork_server.py)."""
+    """Fork a role for each order (runtime/fork_server.py)."""
+    parser = command_line()
+    parser.add_argument("log_format")
+    arguments = parser.parse_args()
     keep_memory_private()
     # Ctrl-C and `systemctl stop` reach every process. The roles finish their work, and
     # would die with this process. A blocked signal waits until a fork can obey it.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    configure_logging("roles", log_format=sys.argv[3])
-    _run(serve_forks(_import_role))
+    configure_logging("roles", log_format=arguments.log_format)
+    _run(serve_forks(arguments.orders, arguments.supervisor, _import_role))
 
 
 def _import_role(content: bytes) -> None:
@@ -199,8 +278,8 @@ def _run(order: Order) -> None:
     # Python's handler of SIGINT would write a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    name_process(process.name)
     os.nice(process.niceness)
+    name_process(process.name)
     secrets, *files = order.files
     with os.fdopen(secrets, "rb") as pipe:
         os.environ.update(json.load(pipe))

@@ -153,8 +153,11 @@ def both(folder: Path) -> Iterator[tuple[Implementation, Implementation]]:
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=mine.port))
     baseline = straightforward(Classifier.load(None, "cpu"))
-    with Node(load(config), config) as node, baseline.serving(other.port) as port:
-        node.start_roles()
+    with (
+        Node(load(config), config) as node,
+        node.watched(),
+        baseline.serving(other.port) as port,
+    ):
         yield (
             Implementation("ours", address("FRACTURE_AI", node.receiver_port), mine),
             Implementation("baseline", address("BASELINE", port), other),

@@ -102,8 +102,7 @@ def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
     started = time.perf_counter()
-    with Node(load(config), config) as node:
-        node.start_roles()
+    with Node(load(config), config) as node, node.watched():
         address = Address(
             ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port
         )

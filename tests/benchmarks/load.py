@@ -66,8 +66,7 @@ def serving(folder: Path) -> Iterator[tuple[Node, Archive, sa.Engine]]:
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
     settings = load(config)
-    with Node(settings, config) as node:
-        node.start_roles()
+    with Node(settings, config) as node, node.watched():
         engine = open_engine(settings.storage.database_url)
         yield node, archive, engine
         engine.dispose()

@@ -122,9 +122,9 @@ def node_receivers(folder: Path) -> Iterator[int]:
     migrate(load(config, {}).storage)
     with listen("127.0.0.1", 0) as listening:
         arguments = [f"--config={config}"]
-        server = RoleServer(secrets=())
+        server = RoleServer.start(secrets=())
         pids = [
-            server.start(
+            server.fork_role(
                 RoleProcess(f"receiver-{n}", RECEIVER, arguments, [FD]),
                 [listening.fileno()],
             )

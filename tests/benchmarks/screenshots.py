@@ -116,8 +116,7 @@ def serving(folder: Path) -> Iterator[Node]:
     config.write_text(
         CONFIG.format(archive=archive.port, refusing=refusing.port), "utf-8"
     )
-    with Node(load(config), config) as node:
-        node.start_roles()
+    with Node(load(config), config) as node, node.watched():
         until(lambda: is_ready(f"http://127.0.0.1:{node.api_port}/readyz"))
         yield node
     for each in (archive, refusing):

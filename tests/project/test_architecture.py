@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "dicom_node.runtime": {
         "config",
+        "dicom_node",
         "dicom_node.log",
         "dicom_node.storage",
         "dicom_node.network",

@@ -10,7 +10,7 @@ import struct
 from io import BytesIO
 from typing import Any
 
-from dicom_node.runtime.fork_server import serve_forks
+from dicom_node.runtime.fork_server import command_line, serve_forks
 
 END: socket.socket
 
@@ -47,5 +47,6 @@ def serve(end: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    (end,) = serve_forks().files
+    arguments, _ = command_line().parse_known_args()
+    (end,) = serve_forks(arguments.orders, arguments.supervisor).files
     serve(socket.socket(fileno=end))

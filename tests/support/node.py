@@ -89,8 +89,14 @@ class Served:
         ]
 
     def role_servers(self) -> list[int]:
-        """Return the process ids of the server of the roles: one, or none."""
-        return children(self.process.pid, SERVER)
+        """Return the process ids of the servers of the roles.
+
+        The first one is the server of the receivers. The second one, which is a fork of
+        it, is the server of the other roles.
+        """
+        first = children(self.process.pid, SERVER)
+        forks = [pid for server in first for pid in children(server, SERVER)]
+        return first + [pid for pid in forks if process_name(pid) == "roles"]
 
     def _echoes(self) -> bool:
         outcome = echo(self.address, calling_ae_title=self._title)

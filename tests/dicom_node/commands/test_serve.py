@@ -1,9 +1,9 @@
-"""Restarts, priorities and secrets of the roles."""
+"""Servers, priorities and secrets of the roles of a node."""
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,67 +11,13 @@ from pathlib import Path
 import pytest
 
 from config.settings import load
-from dicom_node.commands.serve import LOWER_PRIORITY, Node, Role
-from dicom_node.runtime.role_server import RoleProcess, RoleServer
+from dicom_node.commands.serve import LOWER_PRIORITY, Node
+from dicom_node.runtime.role_group import Role
 from tests.support.node import alive, process_name, wait_for
 
 pytestmark = pytest.mark.integration
 
-# One module with a `main` that ends with status 1, and one that waits for a signal.
-FAILING, WAITING = "tests.support.failing_role", "tests.support.waiting_role"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RoleServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-        server = RoleServer(secrets=())
-    yield server
-    server.close()
-
-
-def is_restarted(role: Role, server: RoleServer) -> bool:
-    """Wait until a role's process ends; return whether a new one is started."""
-    before = role.pid
-    assert before is not None
-    wait_for(lambda: not alive(before))
-    role.start_if_ended(server)
-    return role.pid is not None
-
-
-def test_killed_role_is_restarted_immediately_every_time(server: RoleServer) -> None:
-    role = Role(RoleProcess("killed", WAITING))
-    role.start_if_ended(server)
-    starts = []
-    for _ in range(5):
-        assert role.pid is not None
-        os.kill(role.pid, signal.SIGKILL)
-        starts.append(is_restarted(role, server))
-    assert role.pid is not None
-    server.end(role.pid, 0)
-
-    assert starts == [True] * 5
-
-
-def test_role_that_keeps_exiting_is_restarted_after_growing_pauses(
-    server: RoleServer,
-) -> None:
-    role = Role(RoleProcess("broken", FAILING))
-    role.start_if_ended(server)
-
-    assert is_restarted(role, server)
-    assert not is_restarted(role, server)
-
-
-def test_role_that_runs_is_not_started_again(server: RoleServer) -> None:
-    role = Role(RoleProcess("running", WAITING))
-    role.start_if_ended(server)
-    first = role.pid
-    role.start_if_ended(server)
-
-    assert first is not None
-    assert role.pid == first
-    server.end(first, 0)
+WAITING = "tests.support.waiting_role"
 
 
 @contextmanager
@@ -87,24 +33,6 @@ def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]
     yield node
     for each in (*node._receiver.values(), *node._api):
         each.close()
-
-
-@pytest.mark.alone  # the other tests have the lowest priority
-def test_receivers_have_higher_priority_than_other_roles(
-    tmp_path: Path, server: RoleServer
-) -> None:
-    niceness = {}
-    with bound(tmp_path, api=1) as node:
-        for role in node.roles:
-            probe = replace(role.process, module=WAITING, arguments=[], file_options=[])
-            pid = server.start(probe, [])
-            wait_for(lambda: process_name(pid) == probe.name)  # noqa: B023
-            niceness[probe.name] = os.getpriority(os.PRIO_PROCESS, pid)
-            server.end(pid, 0)
-
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    lower = own + LOWER_PRIORITY
-    assert niceness == {"receiver-0": own, "worker-0": lower, "api": lower}
 
 
 SECRETS = """
@@ -151,12 +79,12 @@ def test_role_gets_only_the_secrets_that_it_needs(
 def waiting_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """A node with roles that only wait."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    with bound(tmp_path, api=0) as node:
+    with bound(tmp_path, api=1) as node:
         for role in node.roles:
             become(role, WAITING)
         yield node
-        if node._server is not None:
-            node._server.close()
+        node.others.close()
+        node.receivers.close()
 
 
 def become(role: Role, module: str) -> None:
@@ -164,38 +92,104 @@ def become(role: Role, module: str) -> None:
     role.files = []
 
 
-def test_dead_server_of_the_roles_is_replaced_with_all_roles(
+def run(node: Node) -> None:
+    """Start all roles of a node."""
+    wait_for(lambda: node.start_roles(threading.Event()))
+
+
+def pids(roles: Iterable[Role]) -> list[int | None]:
+    return [role.pid for role in roles]
+
+
+@pytest.mark.alone  # the other tests have the lowest priority
+def test_receivers_have_higher_priority_than_other_roles(waiting_node: Node) -> None:
+    run(waiting_node)
+    niceness = {}
+    for role in waiting_node.roles:
+        name, pid = role.process.name, role.pid
+        assert pid is not None
+        wait_for(lambda: process_name(pid) == name)  # noqa: B023
+        niceness[name] = os.getpriority(os.PRIO_PROCESS, pid)
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    lower = own + LOWER_PRIORITY
+    assert niceness == {"receiver-0": own, "worker-0": lower, "api": lower}
+
+
+def test_dead_server_of_the_receivers_is_replaced_with_all_roles(
     waiting_node: Node,
 ) -> None:
-    waiting_node.start_roles()
-    before = [role.pid for role in waiting_node.roles]
-    assert waiting_node._server is not None
-    os.kill(waiting_node._server.pid, signal.SIGKILL)
+    run(waiting_node)
+    before = pids(waiting_node.roles)
+    assert waiting_node.receivers.server is not None
+    os.kill(waiting_node.receivers.server.pid, signal.SIGKILL)
     for pid in before:
         assert pid is not None
         wait_for(lambda: not alive(pid))  # noqa: B023
-    wait_for(lambda: _runs(waiting_node))
-    after = [role.pid for role in waiting_node.roles]
+    run(waiting_node)
 
-    assert None not in after
-    assert set(before).isdisjoint(after)
+    assert set(before).isdisjoint(pids(waiting_node.roles))
 
 
-def test_import_that_kills_the_server_ends_the_other_roles_only_once(
+def test_dead_server_of_the_other_roles_is_replaced_without_the_receivers(
     waiting_node: Node,
 ) -> None:
-    receiver, worker = waiting_node.roles
-    become(worker, "tests.support.killing_role")
-    waiting_node.start_roles()  # the import ends the server, and the receiver with it
-    assert receiver.pid is None
-    waiting_node.start_roles()
-    first = receiver.pid
+    run(waiting_node)
+    (receiver,) = pids(waiting_node.receivers.roles)
+    before = pids(waiting_node.others.roles)
+    assert waiting_node.others.server is not None
+    os.kill(waiting_node.others.server.pid, signal.SIGKILL)
+    for pid in before:
+        assert pid is not None
+        wait_for(lambda: not alive(pid))  # noqa: B023
+    run(waiting_node)
+
+    assert set(before).isdisjoint(pids(waiting_node.others.roles))
+    assert pids(waiting_node.receivers.roles) == [receiver]
+
+
+def test_killed_receiver_is_restarted_while_the_other_roles_wait_for_an_import(
+    waiting_node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setenv("IMPORT_WAITS_FOR", str(pipe))
+    (receiver,), (worker, _) = waiting_node.receivers.roles, waiting_node.others.roles
+    become(worker, "tests.support.slow_role")
+    stop = threading.Event()
+    wait_for(lambda: waiting_node.start_roles(stop) or waiting_node.others.is_starting)
+    killed = receiver.pid
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    wait_for(
+        lambda: waiting_node.start_roles(stop) or receiver.pid not in {killed, None}
+    )
+
+    assert waiting_node.others.is_starting
+    assert worker.pid is None
+    pipe.write_text("")
+    wait_for(lambda: waiting_node.start_roles(stop) or worker.pid is not None)
+
+
+def test_import_that_kills_its_server_ends_no_receiver_and_the_other_roles_once(
+    waiting_node: Node,
+) -> None:
+    worker, api = waiting_node.others.roles
+    become(api, "tests.support.killing_role")
+    stop = threading.Event()
+    wait_for(lambda: waiting_node.start_roles(stop) or not api.process.is_shared)
+    (receiver,) = pids(waiting_node.receivers.roles)
+    wait_for(lambda: waiting_node.start_roles(stop) or worker.pid is not None)
+    first = worker.pid
     for _ in range(3):
-        waiting_node.start_roles()
+        waiting_node.start_roles(stop)
 
     assert first is not None
-    assert receiver.pid == first
+    assert worker.pid == first
     assert alive(first)
+    assert pids(waiting_node.receivers.roles) == [receiver]
+    assert receiver is not None
+    assert alive(receiver)
 
 
 def test_no_role_is_started_after_the_signal_to_stop(waiting_node: Node) -> None:
@@ -203,12 +197,7 @@ def test_no_role_is_started_after_the_signal_to_stop(waiting_node: Node) -> None
     stop.set()
     waiting_node.start_roles(stop)
 
-    assert [role.pid for role in waiting_node.roles] == [None, None]
-
-
-def _runs(node: Node) -> bool:
-    node.start_roles()
-    return all(role.pid for role in node.roles)
+    assert pids(waiting_node.roles) == [None] * 3
 
 
 def test_node_without_api_opens_no_api_port(tmp_path: Path) -> None:

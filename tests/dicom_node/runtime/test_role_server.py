@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def server() -> Iterator[RoleServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv(NAME, "hunter2")
-        server = RoleServer(secrets={NAME})
+        server = RoleServer.start(secrets={NAME})
     yield server
     server.close()
 
@@ -39,7 +40,7 @@ def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]: 
     path = folder / "report"
     files = process.pop("files", [])
     role = RoleProcess("a-role", WAITING, [f"--report={path}"], **process)
-    pid = server.start(role, files)
+    pid = server.fork_role(role, files)
     wait_for(path.exists)
     result: dict[str, Any] = json.loads(path.read_text()) | {
         "name": process_name(pid),
@@ -50,10 +51,14 @@ def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]: 
 
 
 @pytest.mark.alone  # the other tests have the lowest priority
-def test_role_gets_its_niceness(server: RoleServer, tmp_path: Path) -> None:
-    told = report(server, tmp_path, niceness=5)
+def test_role_gets_its_niceness_and_that_of_its_server(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    other = server.fork_server("others", 3)
+    told = report(other, tmp_path, niceness=5)
+    other.close()
 
-    assert told["niceness"] == os.getpriority(os.PRIO_PROCESS, 0) + 5
+    assert told["niceness"] == os.getpriority(os.PRIO_PROCESS, 0) + 8
 
 
 def test_role_gets_its_name_and_secrets(server: RoleServer, tmp_path: Path) -> None:
@@ -109,7 +114,7 @@ def test_role_obeys_signals_that_the_server_blocks(
     assert report(server, tmp_path)["blocked"] == []
     os.kill(server.pid, signal.SIGTERM)
     os.kill(server.pid, signal.SIGINT)
-    pid = server.start(RoleProcess("ended", WAITING), [])
+    pid = server.fork_role(RoleProcess("ended", WAITING), [])
     server.terminate(pid)
 
     assert server.end(pid, 60) == -signal.SIGTERM
@@ -119,16 +124,68 @@ def test_server_that_imported_all_roles_has_one_thread(server: RoleServer) -> No
     # A fork inherits locks that other threads hold, and then waits for ever.
     for module in (RECEIVER, WORKER, API):
         # The role ends at once, because its command line is wrong.
-        pid = server.start(RoleProcess("wrong", module, ["--no-such-option"]), [])
+        pid = server.fork_role(RoleProcess("wrong", module, ["--no-such-option"]), [])
         assert server.end(pid, 60) == 2
 
     assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
 
 
+def test_forked_server_is_the_parent_of_its_roles(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    other = server.fork_server("others", 0)
+    told = report(other, tmp_path)
+
+    assert process_name(other.pid) == "others"
+    assert told["parent"] == other.pid
+    assert other.close() == other.close() == -signal.SIGKILL
+    assert alive(server.pid)
+
+
+def test_forked_server_dies_with_the_first_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    first = RoleServer.start(secrets=())
+    second = first.fork_server("second", 0)
+    role = second.fork_role(RoleProcess("role", WAITING), [])
+    first.close()
+
+    for pid in (second.pid, role):
+        wait_for(lambda: not alive(pid))  # noqa: B023
+    with pytest.raises(ConnectionError):
+        second.status(role)
+    assert second.close() == -signal.SIGKILL
+
+
+def test_order_during_an_import_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("IMPORT_WAITS_FOR", str(pipe))
+    server = RoleServer.start(secrets=())
+    first = server.fork_role(RoleProcess("first", WAITING), [])
+    server.begin(RoleProcess("slow", "tests.support.slow_role"), [])
+    begun = server.begun(0)
+    opener = threading.Thread(target=pipe.write_text, args=("",))
+    opener.start()
+    status = server.status(first)
+    opener.join()
+    second = server.begun(0)
+
+    assert (begun, status) == (None, None)
+    assert second is not None
+    assert server.end(second, 60) == 0
+    assert server.end(first, 0) == -signal.SIGKILL
+    server.close()
+
+
 def test_module_that_cannot_be_imported_fails_only_its_role(
     server: RoleServer,
 ) -> None:
-    pid = server.start(RoleProcess("absent", "this_is_no_module"), [])
+    pid = server.fork_role(RoleProcess("absent", "this_is_no_module"), [])
 
     assert server.end(pid, 60) == 1
     assert alive(server.pid)
@@ -137,8 +194,8 @@ def test_module_that_cannot_be_imported_fails_only_its_role(
 def test_roles_die_with_their_supervisor() -> None:
     script = (
         "from dicom_node.runtime.role_server import RoleProcess, RoleServer\n"
-        "server = RoleServer(secrets=())\n"
-        f"pid = server.start(RoleProcess('role', {WAITING!r}), [])\n"
+        "server = RoleServer.start(secrets=())\n"
+        f"pid = server.fork_role(RoleProcess('role', {WAITING!r}), [])\n"
         "print(server.pid, pid, flush=True); input()\n"
     )
     with subprocess.Popen(
@@ -160,8 +217,8 @@ def test_late_reply_is_not_taken_for_the_reply_to_the_next_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    server = RoleServer(secrets=())
-    first, second = (server.start(RoleProcess(n, WAITING), []) for n in ("a", "b"))
+    server = RoleServer.start(secrets=())
+    first, second = (server.fork_role(RoleProcess(n, WAITING), []) for n in ("a", "b"))
     monkeypatch.setattr(fork_server, "REPLY_TIMEOUT_S", 0.1)
     os.kill(server.pid, signal.SIGSTOP)
     with pytest.raises(TimeoutError):

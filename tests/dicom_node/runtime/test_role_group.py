@@ -1,0 +1,106 @@
+"""Roles that are restarted: real processes."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_node.runtime.role_group import Role, RoleGroup
+from dicom_node.runtime.role_server import RoleProcess, RoleServer
+from tests.support.node import alive, wait_for
+
+pytestmark = pytest.mark.integration
+
+# One module with a `main` that ends with status 1, and one that waits for a signal.
+FAILING, WAITING = "tests.support.failing_role", "tests.support.waiting_role"
+NEVER = threading.Event()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RoleServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+        server = RoleServer.start(secrets=())
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def group(server: RoleServer, request: pytest.FixtureRequest) -> Iterator[RoleGroup]:
+    """A role with the module that the test names, and a server of its own."""
+    roles = [Role(RoleProcess("role", request.param))]
+    group = RoleGroup("the server", roles, lambda: server.fork_server("server", 0))
+    wait_for(lambda: group.start_roles(NEVER))
+    yield group
+    group.close()
+
+
+def is_restarted(group: RoleGroup) -> bool:
+    """Wait until the process of a role ends; return whether a new one is started."""
+    before = group.roles[0].pid
+    assert before is not None
+    wait_for(lambda: not alive(before))
+    return group.start_roles(NEVER)
+
+
+@pytest.mark.parametrize("group", [WAITING], indirect=True)
+def test_killed_role_is_restarted_immediately_every_time(group: RoleGroup) -> None:
+    starts = []
+    for _ in range(5):
+        pid = group.roles[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        starts.append(is_restarted(group))
+
+    assert starts == [True] * 5
+
+
+@pytest.mark.parametrize("group", [FAILING], indirect=True)
+def test_role_that_keeps_exiting_is_restarted_after_growing_pauses(
+    group: RoleGroup,
+) -> None:
+    assert is_restarted(group)
+    assert not is_restarted(group)
+
+
+@pytest.mark.parametrize("group", [WAITING], indirect=True)
+def test_role_that_runs_is_not_started_again(group: RoleGroup) -> None:
+    first = group.roles[0].pid
+    assert group.start_roles(NEVER)
+
+    assert first is not None
+    assert group.roles[0].pid == first
+
+
+@pytest.mark.parametrize("group", [WAITING], indirect=True)
+def test_dead_server_is_replaced_with_its_roles(group: RoleGroup) -> None:
+    first = group.roles[0].pid
+    assert group.server is not None
+    os.kill(group.server.pid, signal.SIGKILL)
+    wait_for(lambda: group.start_roles(NEVER) and group.roles[0].pid != first)
+
+
+def test_server_that_does_not_start_is_tried_again_later() -> None:
+    starts = []
+
+    def start() -> RoleServer:
+        starts.append(1)
+        raise OSError("no memory")
+
+    group = RoleGroup("the server", [Role(RoleProcess("role", WAITING))], start)
+
+    assert not any(group.start_roles(NEVER) for _ in range(3))
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize("group", [WAITING], indirect=True)
+def test_role_that_does_not_end_in_time_is_killed(group: RoleGroup) -> None:
+    pid = group.roles[0].pid
+    assert pid is not None
+    group.end(deadline=0)
+
+    assert not alive(pid)
+    assert group.roles[0].pid is None
