@@ -9,6 +9,7 @@ model stays in this process.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from config.settings import Settings, WorkerSettings
 from dicom_node.analysis.slow_images import SlowImages
@@ -173,7 +174,7 @@ def make_pipeline(
     )
 
 
-def normal_pipeline(settings: Settings) -> Pipeline:
+def normal_pipeline(settings: Settings, images: SlowImages) -> Pipeline:
     """Load the model and start the decoding child of the normal lane.
 
     The methods of this pipeline raise SeparateLaneError if an instance belongs in the
@@ -182,7 +183,7 @@ def normal_pipeline(settings: Settings) -> Pipeline:
     pipeline = make_pipeline(settings, child=QuickDecoder)
     child = pipeline.child
     assert isinstance(child, QuickDecoder)  # noqa: S101 - its class was given
-    return replace(pipeline, lock_decoder=SlowImages(child).lock_decoder)
+    return replace(pipeline, lock_decoder=partial(images.normal_lane, child))
 
 
 @contextmanager
@@ -200,11 +201,14 @@ def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeli
         yield replace(pipeline, child=child, lock_decoder=nullcontext)
 
 
-def separate_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Pipeline:
+def separate_pipeline(
+    pipeline: Pipeline, images: SlowImages, worker: WorkerSettings
+) -> Pipeline:
     """Return the pipeline of the separate lane, with a decoding child of its own.
 
     Args:
         pipeline: The pipeline of the normal lane; all but its child is used.
+        images: The slow images of both lanes.
         worker: The limits of the child.
 
     Raises:
@@ -215,4 +219,6 @@ def separate_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Pipeline:
         memory_mb=worker.decode_memory_mb,
         niceness=SLOW_NICENESS,
     )
-    return replace(pipeline, child=child, lock_decoder=nullcontext)
+    return replace(
+        pipeline, child=child, lock_decoder=partial(images.separate_lane, child)
+    )

@@ -9,9 +9,9 @@ and the same limits. An image that is slow there, too, continues in the slow lan
 An image resembles a slow one if it has the same transfer syntax and at least half the
 bytes. If MAX_SLOW slow images of any addresses were found, only addresses that are
 known to be quick use the normal lane. An address is known to be quick if an image of it
-was analyzed in the normal lane in time, and if none of its recent images was slow. So
-in RECENT_S, at most MAX_SLOW slow images delay the others, and one more of each address
-that was quick before.
+was decoded in time, in either lane, and if none of its recent images was slow. So in
+RECENT_S, at most MAX_SLOW slow images delay the others, and one more of each address
+that was known to be quick.
 
 Each worker finds the slow images by itself, and forgets them when it ends.
 """
@@ -44,7 +44,7 @@ class SeparateLaneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Slow:
-    """An image that was slow in the normal lane.
+    """An image that was slow.
 
     Attributes:
         at: Time at which its call began, in seconds of the clock.
@@ -66,26 +66,24 @@ class _Slow:
 
 
 class SlowImages:
-    """The recent slow images of the normal lane. Safe to share between threads."""
+    """The recent slow images, and the addresses that are known to be quick.
 
-    def __init__(
-        self, child: QuickDecoder, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Start without slow images.
+    Safe to share between threads.
+    """
 
-        Args:
-            child: The decoding child of the normal lane.
-            clock: Returns the time in seconds, from any origin.
-        """
-        self._child = child
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start without slow images; `clock` returns seconds from any origin."""
         self._clock = clock
+        self._decoder_lock = Lock()
         self._lock = Lock()
         self._slow: list[_Slow] = []
         self._quick: dict[str, None] = {}  # in the order of their last images
 
     @contextmanager
-    def lock_decoder(self, instance: ReceivedInstance) -> Iterator[None]:
-        """Lock the decoding child during one call for an instance.
+    def normal_lane(
+        self, child: QuickDecoder, instance: ReceivedInstance
+    ) -> Iterator[None]:
+        """Lock the child of the normal lane during one call for an instance.
 
         The lock is held during the check and the call, because several images may wait
         for the child when the first one is found to be slow.
@@ -94,30 +92,51 @@ class SlowImages:
             SeparateLaneError: The instance resembles a recent slow image, or there
                 were many of them and its address is not known to be quick.
         """
-        with self._lock:
-            now, network = self._clock(), subscriber(instance.calling_address)
-            self._slow = [each for each in self._slow if now - each.at < RECENT_S]
-            self._check(instance, network)
-            self._child.was_slow = False
-            try:
+        with self._decoder_lock:
+            self._check(instance)
+            with self._noted(child, instance):
                 yield
-            finally:
-                self._note(instance, network, now)
 
-    def _check(self, instance: ReceivedInstance, network: str) -> None:
-        slow = [each for each in self._slow if each.network == network]
-        if any(each.resembles(instance) for each in slow):
-            raise SeparateLaneError(RESEMBLES_SLOW)
-        is_quick = network in self._quick and not slow
-        if len(self._slow) >= MAX_SLOW and not is_quick:
-            raise SeparateLaneError(NOT_KNOWN_TO_BE_QUICK)
+    @contextmanager
+    def separate_lane(
+        self, child: QuickDecoder, instance: ReceivedInstance
+    ) -> Iterator[None]:
+        """Note whether one call for an instance is quick in the separate lane."""
+        with self._noted(child, instance):
+            yield
 
-    def _note(self, instance: ReceivedInstance, network: str, began: float) -> None:
-        self._quick.pop(network, None)
-        if self._child.was_slow:
-            syntax = instance.header.transfer_syntax_uid
-            self._slow.append(_Slow(began, network, syntax, instance.size))
-        else:
+    def _check(self, instance: ReceivedInstance) -> None:
+        network, now = subscriber(instance.calling_address), self._clock()
+        with self._lock:
+            self._slow = [each for each in self._slow if now - each.at < RECENT_S]
+            slow = [each for each in self._slow if each.network == network]
+            if any(each.resembles(instance) for each in slow):
+                raise SeparateLaneError(RESEMBLES_SLOW)
+            is_quick = network in self._quick and not slow
+            if len(self._slow) >= MAX_SLOW and not is_quick:
+                raise SeparateLaneError(NOT_KNOWN_TO_BE_QUICK)
+
+    @contextmanager
+    def _noted(self, child: QuickDecoder, instance: ReceivedInstance) -> Iterator[None]:
+        began, child.was_slow = self._clock(), False
+        try:
+            yield
+            if not child.was_slow:
+                self._note_quick(subscriber(instance.calling_address))
+        finally:
+            if child.was_slow:
+                self._note_slow(instance, began)
+
+    def _note_quick(self, network: str) -> None:
+        with self._lock:
+            self._quick.pop(network, None)
             self._quick[network] = None
             if len(self._quick) > MAX_QUICK:
                 del self._quick[next(iter(self._quick))]
+
+    def _note_slow(self, instance: ReceivedInstance, began: float) -> None:
+        network = subscriber(instance.calling_address)
+        syntax = instance.header.transfer_syntax_uid
+        with self._lock:
+            self._quick.pop(network, None)
+            self._slow.append(_Slow(began, network, syntax, instance.size))

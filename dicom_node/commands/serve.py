@@ -145,10 +145,12 @@ class Node:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Start the roles, and restart those that die, within the block."""
+        """Start the roles, and restart those that die, within the block.
+
+        The roles finish their work after the block, unless the server of the receivers
+        was replaced: the kernel kills a server when the thread ends that started it.
+        """
         done = threading.Event()
-        # The kernel ends a server with the thread that started it. So this thread
-        # starts it, because the roles are to finish their work after the block.
         self.start_roles(done)
         watcher = threading.Thread(target=self.watch, args=(done,))
         watcher.start()

@@ -145,6 +145,11 @@ class ForkServer:
 
         return cls(ours, process.pid, kill, start_s)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server was closed, by `close` or because it did not respond."""
+        return self._socket.fileno() < 0
+
     def fork(
         self,
         content: bytes = b"",
@@ -176,7 +181,10 @@ class ForkServer:
 
         Raises:
             OSError: The server has ended.
+            RuntimeError: Another fork was ordered, and `forked` did not return it.
         """
+        if self._is_forking:
+            raise RuntimeError("The fork server still forks another process")
         self._send(_ORDER.pack(_Kind.FORK, 0, len(content), 0), content, files)
         self._is_forking = True
 
@@ -241,8 +249,9 @@ class ForkServer:
 
         May be called repeatedly.
         """
+        status = self._kill()  # before the server could end by itself
         self._socket.close()
-        return self._kill()
+        return status
 
     def _order(
         self, kind: _Kind, pid: int, number: int = 0, seconds: float = 0.0
@@ -268,7 +277,7 @@ class ForkServer:
             raise
 
     def _check_open(self) -> None:
-        if self._socket.fileno() < 0:
+        if self.is_closed:
             raise ConnectionError("The fork server ended")
 
     def _receive(self, timeout_s: float) -> int:
@@ -317,7 +326,7 @@ def serve_forks(
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor) as orders:
         share_memory()
         orders.sendall(_REPLY.pack(0))
-        with suppress(ConnectionError):  # the parent has ended
+        with suppress(ConnectionError):  # the process that sends orders has ended
             while header := _received(orders):
                 order = _serve_order(orders, *header, prepare)
                 if order is not None:

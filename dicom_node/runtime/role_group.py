@@ -1,6 +1,6 @@
 """Roles that are forks of one server, each in a process that is restarted if it dies.
 
-No function here waits for the import of a library. So while one server imports the
+`start_roles` does not wait for the import of a library. So while one server imports the
 libraries of its roles, the supervisor can restart the roles of another server.
 """
 
@@ -9,8 +9,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from dicom_node.backoff import backoff_s
@@ -98,8 +98,10 @@ class Role:
             self.died(code)
         if not self._restarts.are_due:
             return False
-        server.begin(self.process, [each.fileno() for each in self.files])
-        return True
+        with self._refusals_noted():
+            server.begin(self.process, [each.fileno() for each in self.files])
+            return True
+        return False
 
     def is_settled(self, server: RoleServer) -> bool:
         """Return whether the ordered process was started or refused.
@@ -107,20 +109,26 @@ class Role:
         Raises:
             OSError: The server has ended, or does not respond.
         """
-        try:
-            pid = server.begun(FORK_S)
-        except (ConnectionError, TimeoutError):
-            # The import may have ended the server, and with it all of its roles.
-            self.process = replace(self.process, is_shared=False)
-            raise
-        except OSError as error:  # no process available; the other roles continue
-            self._restarts.failed(error)
-            return True
-        if pid is None:
-            return False
-        self.pid = pid
-        self._restarts.started()
+        with self._refusals_noted():
+            self.pid = server.begun(FORK_S)
+            if self.pid is None:
+                return False
+            self._restarts.started()
         return True
+
+    @contextmanager
+    def _refusals_noted(self) -> Iterator[None]:
+        """Note that no process or descriptor is available; the other roles continue."""
+        try:
+            yield
+        except (ConnectionError, TimeoutError):
+            raise
+        except OSError as error:
+            self._restarts.failed(error)
+
+    def import_alone(self) -> None:
+        """Let the process import its module itself, not the server for it."""
+        self.process = replace(self.process, is_shared=False)
 
     def died(self, code: int) -> None:
         """Note that the process died; `code` is its exit status."""
@@ -183,6 +191,8 @@ class RoleGroup:
         Returns:
             Whether all roles run.
         """
+        if stop.is_set():
+            return False
         if self.server is None and self._restarts.are_due:
             try:
                 self.server = self._start_server()
@@ -216,13 +226,20 @@ class RoleGroup:
     def _ended_with(self, server: RoleServer) -> None:
         """Close a server that ended or does not respond. The roles end with it."""
         self._restarts.died(server.close())
+        if self._starting is not None and not server.has_lost_its_parent:
+            self._starting.import_alone()  # its import may have ended the server
         self.server = self._starting = None
         for role in self.roles:
             if role.pid is not None:
                 role.died(-signal.SIGKILL)
 
     def terminate(self) -> None:
-        """Send SIGTERM to the roles."""
+        """Send SIGTERM to the roles.
+
+        A role that is being started gets it after its import, unless it is the first.
+        """
+        if self._starting is not None and all(role.pid is None for role in self.roles):
+            self.close()
         if self.server is None:
             return
         with suppress(ConnectionError, TimeoutError):  # the roles ended with the server

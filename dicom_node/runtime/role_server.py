@@ -78,10 +78,19 @@ class RoleProcess:
 class RoleServer:
     """A server of roles, as seen by the supervisor. One thread uses it at a time."""
 
-    def __init__(self, server: ForkServer, log_format: str) -> None:
-        """Use a fork server that runs this module."""
+    def __init__(
+        self, server: ForkServer, log_format: str, parent: "RoleServer | None" = None
+    ) -> None:
+        """Use a fork server that runs this module.
+
+        Args:
+            server: The fork server.
+            log_format: The format of its log lines, "text" or "json".
+            parent: The server that forked it; None if it is a fork of no server.
+        """
         self._server = server
         self._log_format = log_format
+        self._parent = parent
         self._import_until = 0.0
 
     @classmethod
@@ -132,14 +141,20 @@ class RoleServer:
         except OSError:
             ours.close()
             raise
-        kill = cache(partial(self._kill, pid))  # the process id is valid only once
-        return RoleServer(ForkServer(ours, pid, kill, START_S), self._log_format)
+        # The process id is valid until the exit status is read.
+        kill = cache(partial(self._kill, pid))
+        return RoleServer(ForkServer(ours, pid, kill, START_S), self._log_format, self)
 
     def _kill(self, pid: int) -> int:
         try:
             return self.end(pid, 0)
         except OSError:  # the kernel killed it with this server
             return -signal.SIGKILL
+
+    @property
+    def has_lost_its_parent(self) -> bool:
+        """Whether this server was closed because the server that forked it ended."""
+        return self._parent is not None and self._parent._server.is_closed  # noqa: SLF001
 
     @property
     def pid(self) -> int:
@@ -277,7 +292,8 @@ def _run(order: Order) -> None:
     process = RoleProcess(**json.loads(order.content))
     # Python's handler of SIGINT would write a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    if process.module != MODULE:  # another server: see main
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     os.nice(process.niceness)
     name_process(process.name)
     secrets, *files = order.files

@@ -26,6 +26,7 @@ from dicom_node.analysis.pipeline import (
     separate_pipeline,
     slow_pipeline,
 )
+from dicom_node.analysis.slow_images import SlowImages
 from dicom_node.audit.commitment_reports import auditing_refused
 from dicom_node.audit.trail import RecordEvent, auditing, record, started
 from dicom_node.audit.transfers import auditing_sent, ignore
@@ -270,7 +271,8 @@ def _work(
     on_delivery: Callable[[], None],
     on_moved: Callable[[], None],
 ) -> Work:
-    pipeline = normal_pipeline(settings)
+    images = SlowImages()
+    pipeline = normal_pipeline(settings, images)
     self_test(pipeline.classifier)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     spool, limits = Spool(settings.storage), settings.worker
@@ -282,7 +284,7 @@ def _work(
         on_delivery,
         on_moved=on_moved,
         # The child of the separate lane starts when the lane is first used.
-        separate_pipeline=cache(partial(separate_pipeline, pipeline, limits)),
+        separate_pipeline=cache(partial(separate_pipeline, pipeline, images, limits)),
         slow_pipeline=partial(slow_pipeline, pipeline, limits),
     )
 

@@ -19,6 +19,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from config.settings import Settings
 from dicom_node.analysis.pipeline import Analysis, Check
+from dicom_node.analysis.slow_images import SlowImages
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import ReceivedInstance
 from dicom_node.pixels.decode import DecodedInstance
@@ -62,8 +63,8 @@ def _result(instance: ReceivedInstance) -> ResultObject:
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
     content = BytesIO()
     dataset.save_as(content, enforce_file_format=True)
-    form, sop_class_uid = "secondary_capture", SecondaryCaptureImageStorage
-    return ResultObject(form, sop_class_uid, uid, content.getvalue())
+    kind, sop_class_uid = "secondary_capture", SecondaryCaptureImageStorage
+    return ResultObject(kind, sop_class_uid, uid, content.getvalue())
 
 
 def _template() -> bytes:
@@ -82,7 +83,7 @@ def main() -> None:
     """Run a worker with the sleeping pipeline."""
     pipeline = SleepingPipeline(float(sys.argv.pop(1)))
 
-    def make(_: Settings) -> SleepingPipeline:
+    def make(_: Settings, _images: SlowImages) -> SleepingPipeline:
         return pipeline
 
     worker.normal_pipeline = make  # type: ignore[assignment]

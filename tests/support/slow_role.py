@@ -1,9 +1,11 @@
-"""A role with an import that takes until a named pipe is opened for writing."""
+"""A role with an import that takes until a file exists."""
 
 import os
+import time
 from pathlib import Path
 
-Path(os.environ["IMPORT_WAITS_FOR"]).read_text()
+while not Path(os.environ["IMPORT_WAITS_FOR"]).exists():
+    time.sleep(0.01)
 
 
 def main() -> None:

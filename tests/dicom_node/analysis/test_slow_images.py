@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from dicom_node.analysis.slow_images import (
 )
 from dicom_node.decoder.client import ChildTimeoutError
 from dicom_node.decoder.quick_client import ALLOWANCE_S, UNKNOWN_S, QuickDecoder
+from dicom_node.errors import AnalysisError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 
 LONGEST_DELAY_S = 5.0
@@ -32,6 +33,20 @@ class Child:
     """Stands for the decoding child, and reports what a test says."""
 
     was_slow: bool = False
+
+
+@dataclass
+class Lanes:
+    """Both lanes, with one child."""
+
+    images: SlowImages
+    child: QuickDecoder
+
+    def normal(self, one: ReceivedInstance) -> AbstractContextManager[None]:
+        return self.images.normal_lane(self.child, one)
+
+    def separate(self, one: ReceivedInstance) -> AbstractContextManager[None]:
+        return self.images.separate_lane(self.child, one)
 
 
 class Clock:
@@ -52,8 +67,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def images(child: Child, clock: Clock) -> SlowImages:
-    return SlowImages(cast("QuickDecoder", child), clock)
+def images(child: Child, clock: Clock) -> Lanes:
+    return Lanes(SlowImages(clock), cast("QuickDecoder", child))
 
 
 def image(
@@ -71,21 +86,21 @@ def image(
     )
 
 
-def is_analyzed(images: SlowImages, one: ReceivedInstance) -> bool:
+def is_analyzed(images: Lanes, one: ReceivedInstance) -> bool:
     """Return whether an image that is not slow is analyzed in the normal lane."""
-    with suppress(SeparateLaneError), images.lock_decoder(one):
+    with suppress(SeparateLaneError), images.normal(one):
         return True
     return False
 
 
-def analyze_slow(images: SlowImages, child: Child, one: ReceivedInstance) -> None:
-    with suppress(ChildTimeoutError), images.lock_decoder(one):
+def analyze_slow(images: Lanes, child: Child, one: ReceivedInstance) -> None:
+    with suppress(ChildTimeoutError), images.normal(one):
         child.was_slow = True
         raise ChildTimeoutError("Decoding took longer than 2 s.")
 
 
 def test_one_of_fifty_slow_images_is_decoded_in_the_normal_lane(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
     analyze_slow(images, child, image())
 
@@ -93,7 +108,7 @@ def test_one_of_fifty_slow_images_is_decoded_in_the_normal_lane(
     assert is_analyzed(images, image(300_000, ExplicitVRLittleEndian))
 
 
-def test_images_that_resemble_none_are_analyzed(images: SlowImages) -> None:
+def test_images_that_resemble_none_are_analyzed(images: Lanes) -> None:
     assert all(is_analyzed(images, image()) for _ in range(50))
 
 
@@ -103,7 +118,7 @@ def test_images_that_resemble_none_are_analyzed(images: SlowImages) -> None:
     ids=["larger", "half as large", "AE title"],
 )
 def test_an_image_of_the_same_syntax_and_at_least_half_the_size_resembles_a_slow_one(
-    images: SlowImages, child: Child, one: ReceivedInstance
+    images: Lanes, child: Child, one: ReceivedInstance
 ) -> None:
     analyze_slow(images, child, image())
 
@@ -120,7 +135,7 @@ def test_an_image_of_the_same_syntax_and_at_least_half_the_size_resembles_a_slow
     ids=["smaller", "syntax", "address"],
 )
 def test_other_images_do_not_resemble_a_slow_one(
-    images: SlowImages, child: Child, one: ReceivedInstance
+    images: Lanes, child: Child, one: ReceivedInstance
 ) -> None:
     analyze_slow(images, child, image())
 
@@ -128,7 +143,7 @@ def test_other_images_do_not_resemble_a_slow_one(
 
 
 def test_all_hosts_of_an_ipv6_network_are_one_address(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
     analyze_slow(images, child, image(address="2001:db8::1"))
 
@@ -137,7 +152,7 @@ def test_all_hosts_of_an_ipv6_network_are_one_address(
 
 
 def test_an_address_that_sends_slow_images_of_many_kinds_leaves_the_normal_lane(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
     assert is_analyzed(images, image(address="10.0.0.2"))
     for size in sizes():
@@ -148,7 +163,7 @@ def test_an_address_that_sends_slow_images_of_many_kinds_leaves_the_normal_lane(
 
 
 def test_slow_images_of_many_addresses_delay_others_as_much_as_those_of_one(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
     assert is_analyzed(images, image(address="10.0.0.2"))
     slow = [image(address=f"10.0.1.{number}") for number in range(MAX_SLOW)]
@@ -162,7 +177,7 @@ def test_slow_images_of_many_addresses_delay_others_as_much_as_those_of_one(
 
 
 def test_an_address_that_was_quick_is_so_until_its_first_slow_image(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
     assert is_analyzed(images, image(10 * MB, address="10.0.0.2"))
     for size in sizes():
@@ -172,8 +187,42 @@ def test_an_address_that_was_quick_is_so_until_its_first_slow_image(
     assert not is_analyzed(images, image(10 * MB, address="10.0.0.2"))
 
 
+def test_an_address_becomes_known_to_be_quick_in_the_separate_lane(
+    images: Lanes, child: Child
+) -> None:
+    for size in sizes():
+        analyze_slow(images, child, image(size))
+    one = image(address="10.0.0.2")
+    assert not is_analyzed(images, one)
+    with images.separate(one):
+        pass
+
+    assert is_analyzed(images, one)
+
+
+def test_a_slow_image_of_the_separate_lane_is_remembered(
+    images: Lanes, child: Child
+) -> None:
+    with images.separate(image()):
+        child.was_slow = True
+
+    assert not is_analyzed(images, image())
+
+
+def test_a_broken_image_does_not_make_its_address_known_to_be_quick(
+    images: Lanes, child: Child
+) -> None:
+    broken = image(10 * MB, address="10.0.0.2")
+    with pytest.raises(AnalysisError), images.normal(broken):
+        raise AnalysisError("The file is damaged.")
+    for size in sizes():
+        analyze_slow(images, child, image(size))
+
+    assert not is_analyzed(images, broken)
+
+
 def test_the_addresses_that_are_known_to_be_quick_are_limited_in_number(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
     for number in range(MAX_QUICK + 1):
         assert is_analyzed(
@@ -187,20 +236,20 @@ def test_the_addresses_that_are_known_to_be_quick_are_limited_in_number(
 
 
 def test_the_reason_of_the_separate_lane_names_what_was_found(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
     for size in sizes():
         analyze_slow(images, child, image(size))
 
     with (
         pytest.raises(SeparateLaneError, match="resembles"),
-        images.lock_decoder(image()),
+        images.normal(image()),
     ):
         pass
     unknown = image(address="10.0.0.2")
     with (
         pytest.raises(SeparateLaneError, match="not known"),
-        images.lock_decoder(unknown),
+        images.normal(unknown),
     ):
         pass
 
@@ -212,16 +261,16 @@ def sizes() -> Iterator[int]:
 
 
 def test_a_call_that_is_slow_but_succeeds_counts_as_well(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
-    with images.lock_decoder(image()):
+    with images.normal(image()):
         child.was_slow = True
 
     assert not is_analyzed(images, image())
 
 
 def test_a_slow_image_is_forgotten_after_some_time(
-    images: SlowImages, child: Child, clock: Clock
+    images: Lanes, child: Child, clock: Clock
 ) -> None:
     analyze_slow(images, child, image())
     clock.now = RECENT_S - 1
@@ -232,7 +281,7 @@ def test_a_slow_image_is_forgotten_after_some_time(
 
 
 def test_an_image_that_waits_for_a_slow_one_is_not_decoded_after_it(
-    images: SlowImages, child: Child
+    images: Lanes, child: Child
 ) -> None:
     begun, analyzed = Event(), list[bool]()
 
@@ -241,7 +290,7 @@ def test_an_image_that_waits_for_a_slow_one_is_not_decoded_after_it(
         analyzed.append(is_analyzed(images, image()))
 
     waiting = Thread(target=wait_and_analyze)
-    with images.lock_decoder(image()):
+    with images.normal(image()):
         waiting.start()
         assert begun.wait(30)
         child.was_slow = True
@@ -256,11 +305,11 @@ def test_the_slow_images_of_an_address_delay_others_within_the_limit() -> None:
 
 def test_a_child_that_stops_a_call_makes_the_image_a_slow_one() -> None:
     child = QuickDecoder(timeout_s=0.2, memory_mb=1024)
-    images = SlowImages(child)
+    images = Lanes(SlowImages(), child)
     try:
-        with images.lock_decoder(image(syntax=ExplicitVRLittleEndian)):
+        with images.normal(image(syntax=ExplicitVRLittleEndian)):
             assert child.run(max, 1, 2) == 2
-        with pytest.raises(ChildTimeoutError), images.lock_decoder(image()):
+        with pytest.raises(ChildTimeoutError), images.normal(image()):
             child.run(time.sleep, 600)
     finally:
         child.close()

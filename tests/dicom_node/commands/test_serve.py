@@ -151,9 +151,7 @@ def test_dead_server_of_the_other_roles_is_replaced_without_the_receivers(
 def test_killed_receiver_is_restarted_while_the_other_roles_wait_for_an_import(
     waiting_node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(pipe))
+    monkeypatch.setenv("IMPORT_WAITS_FOR", str(tmp_path / "file"))
     (receiver,), (worker, _) = waiting_node.receivers.roles, waiting_node.others.roles
     become(worker, "tests.support.slow_role")
     stop = threading.Event()
@@ -167,7 +165,7 @@ def test_killed_receiver_is_restarted_while_the_other_roles_wait_for_an_import(
 
     assert waiting_node.others.is_starting
     assert worker.pid is None
-    pipe.write_text("")
+    (tmp_path / "file").touch()
     wait_for(lambda: waiting_node.start_roles(stop) or worker.pid is not None)
 
 
@@ -197,7 +195,28 @@ def test_no_role_is_started_after_the_signal_to_stop(waiting_node: Node) -> None
     stop.set()
     waiting_node.start_roles(stop)
 
+    assert waiting_node.receivers.server is None
     assert pids(waiting_node.roles) == [None] * 3
+
+
+def test_role_is_not_blamed_for_the_death_of_the_first_server(
+    waiting_node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMPORT_WAITS_FOR", str(tmp_path / "absent"))
+    worker, _ = waiting_node.others.roles
+    become(worker, "tests.support.slow_role")
+    stop = threading.Event()
+    wait_for(lambda: waiting_node.start_roles(stop) or waiting_node.others.is_starting)
+    first, second = waiting_node.receivers.server, waiting_node.others.server
+    assert first is not None
+    assert second is not None
+    os.kill(first.pid, signal.SIGKILL)
+    wait_for(lambda: not alive(second.pid))
+    wait_for(
+        lambda: waiting_node.start_roles(stop) or waiting_node.others.server != second
+    )
+
+    assert worker.process.is_shared
 
 
 def test_node_without_api_opens_no_api_port(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Roles that are restarted: real processes."""
 
+import errno
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.runtime import role_group
 from dicom_node.runtime.role_group import Role, RoleGroup
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from tests.support.node import alive, wait_for
@@ -29,8 +31,11 @@ def server() -> Iterator[RoleServer]:
 
 
 @pytest.fixture
-def group(server: RoleServer, request: pytest.FixtureRequest) -> Iterator[RoleGroup]:
+def group(
+    server: RoleServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RoleGroup]:
     """A role with the module that the test names, and a server of its own."""
+    monkeypatch.setattr(role_group, "FORK_S", 60.0)  # the machine may be busy
     roles = [Role(RoleProcess("role", request.param))]
     group = RoleGroup("the server", roles, lambda: server.fork_server("server", 0))
     wait_for(lambda: group.start_roles(NEVER))
@@ -94,6 +99,47 @@ def test_server_that_does_not_start_is_tried_again_later() -> None:
 
     assert not any(group.start_roles(NEVER) for _ in range(3))
     assert len(starts) == 1
+
+    group._restarts._not_before = 0
+    assert not group.start_roles(NEVER)
+    assert len(starts) == 2
+
+
+@pytest.mark.parametrize("group", [WAITING], indirect=True)
+def test_role_without_a_descriptor_for_its_order_waits(
+    group: RoleGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pipe() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (role,) = group.roles
+    assert role.pid is not None
+    os.kill(role.pid, signal.SIGKILL)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pipe", pipe)
+        assert not is_restarted(group)
+
+    assert role.pid is None
+    assert not group.start_roles(NEVER)
+    role._restarts._not_before = 0
+    assert group.start_roles(NEVER)
+
+
+def test_role_that_is_being_started_first_is_not_waited_for_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setenv("IMPORT_WAITS_FOR", str(tmp_path / "absent"))
+    first = RoleServer.start(secrets=())
+    role = Role(RoleProcess("slow", "tests.support.slow_role"))
+    starting = RoleGroup("the server", [role], lambda: first.fork_server("other", 0))
+    wait_for(lambda: starting.start_roles(NEVER) or starting.is_starting)
+    starting.terminate()
+    starting.end(deadline=0)
+
+    assert starting.server is None
+    assert role.pid is None
+    first.close()
 
 
 @pytest.mark.parametrize("group", [WAITING], indirect=True)

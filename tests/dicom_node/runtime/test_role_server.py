@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,17 @@ def server() -> Iterator[RoleServer]:
         server = RoleServer.start(secrets={NAME})
     yield server
     server.close()
+
+
+@pytest.fixture(params=["first server", "forked server"])
+def either(server: RoleServer, request: pytest.FixtureRequest) -> Iterator[RoleServer]:
+    """The server of the receivers, or a fork of it."""
+    if request.param == "first server":
+        yield server
+    else:
+        other = server.fork_server("others", 0)
+        yield other
+        other.close()
 
 
 def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -79,21 +89,21 @@ def test_secret_of_one_role_does_not_reach_another(
 
 
 def test_server_has_no_secret_of_a_role_in_its_memory(
-    server: RoleServer, tmp_path: Path
+    either: RoleServer, tmp_path: Path
 ) -> None:
     value = "a-value-that-no-other-test-uses"
-    told = report(server, tmp_path, environment={NAME: value})
+    told = report(either, tmp_path, environment={NAME: value})
 
     assert told["environment"][NAME] == value
-    assert value[2:].encode() not in memory(server.pid)
+    assert value[2:].encode() not in memory(either.pid)
 
 
 def test_role_inherits_its_sockets_and_no_other_files(
-    server: RoleServer, tmp_path: Path
+    either: RoleServer, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         told = report(
-            server,
+            either,
             tmp_path,
             files=[listening.fileno()],
             file_options=["--fd"],
@@ -105,7 +115,7 @@ def test_role_inherits_its_sockets_and_no_other_files(
     assert [each for each in told["files"] if each.startswith("socket:")] == [own]
     assert not [each for each in told["files"] if each.startswith("pipe:")]
     assert f"--supervisor={told['parent']}" in told["arguments"]
-    assert told["parent"] == server.pid
+    assert told["parent"] == either.pid
 
 
 def test_role_obeys_signals_that_the_server_blocks(
@@ -161,18 +171,15 @@ def test_forked_server_dies_with_the_first_one(
 def test_order_during_an_import_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
+    file = tmp_path / "file"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(pipe))
+    monkeypatch.setenv("IMPORT_WAITS_FOR", str(file))
     server = RoleServer.start(secrets=())
     first = server.fork_role(RoleProcess("first", WAITING), [])
     server.begin(RoleProcess("slow", "tests.support.slow_role"), [])
     begun = server.begun(0)
-    opener = threading.Thread(target=pipe.write_text, args=("",))
-    opener.start()
+    file.touch()
     status = server.status(first)
-    opener.join()
     second = server.begun(0)
 
     assert (begun, status) == (None, None)
@@ -231,7 +238,7 @@ def test_late_reply_is_not_taken_for_the_reply_to_the_next_order(
 
 
 def test_other_processes_of_the_user_cannot_read_the_server_and_its_forks(
-    server: RoleServer, tmp_path: Path
+    either: RoleServer, tmp_path: Path
 ) -> None:
     # The flag of a fork is that of the server. test_process.py shows its effect.
-    assert report(server, tmp_path)["dumpable"] == 0
+    assert report(either, tmp_path)["dumpable"] == 0
