@@ -68,6 +68,7 @@ def create_app(
     )
     app.state.record_access, app.state.services = record_access, services
     app.state.ending = lambda: False  # api/__main__.py replaces it
+    app.state.known_parameters = {}  # of the routes that were used
     install_error_handlers(app)
     storage = storage_checks(settings.storage) if checks is None else checks
     ready = {"model": analyzer.check, **storage}

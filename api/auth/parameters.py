@@ -9,6 +9,7 @@ from collections import Counter
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 
 from api.auth.request_user import Viewer
 from api.http.problems import REPEATED, UNKNOWN
@@ -20,13 +21,17 @@ def known_parameters(request: Request) -> dict[str, bool]:
     The parameters are read from the OpenAPI description. A parameter that is not
     described is therefore not accepted.
     """
-    path, method = request.scope["route"].path, request.method.lower()
-    described = request.app.openapi()["paths"][path][method].get("parameters", ())
-    return {
-        each["name"]: each["schema"].get("type") == "array"
-        for each in described
-        if each["in"] == "query"
-    }
+    route, method = request.scope["route"], request.method.lower()
+    known: dict[tuple[str, str], dict[str, bool]] = request.app.state.known_parameters
+    if (route.path, method) not in known:
+        # The description of all routes would delay the first request.
+        paths = get_openapi(title="", version="", routes=[route])["paths"]
+        known[route.path, method] = {
+            each["name"]: each["schema"].get("type") == "array"
+            for each in paths[route.path][method].get("parameters", ())
+            if each["in"] == "query"
+        }
+    return known[route.path, method]
 
 
 async def check_parameters(request: Request, _user: Viewer) -> None:
