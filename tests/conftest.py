@@ -15,7 +15,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
@@ -66,6 +66,7 @@ read -r _
 rm -rf "$3/data"
 """
 # CI runs as root in a container.
+EXPECT_MS = 30_000  # for a busy machine; usually much shorter
 CHROMIUM = [
     "--no-sandbox",
     "--disable-gpu",
@@ -112,6 +113,7 @@ def peer() -> Callable[[str], str]:
 @pytest.fixture(scope="module")
 def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
     """Debian's Chromium, without background requests."""
+    expect.set_options(timeout=EXPECT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=peer("chromium"), args=CHROMIUM

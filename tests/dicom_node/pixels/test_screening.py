@@ -352,10 +352,10 @@ def own_results(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     moment = datetime(2026, 3, 4, tzinfo=UTC)
     origin = "cd" * 32, path.stat().st_size, "DX1", "127.0.0.1"
     instance = ReceivedInstance("0" * 32, path, header, *origin, moment)
-    kinds = replace(OPTIONS, forms=tuple(ResultKind(each, "source") for each in KINDS))
+    kinds = replace(OPTIONS, kinds=tuple(ResultKind(each, "source") for each in KINDS))
     arrow = replace(POSITIVE, arrow=Arrow((10.0, 20.0), (30.0, 40.0)))
     results = encode_file(instance, RADIOGRAPH, arrow, kinds)
-    notices = replace(OPTIONS, forms=(ResultKind("notice", "source"),))
+    notices = replace(OPTIONS, kinds=(ResultKind("notice", "source"),))
     results += encode_notice(instance, ("Failed", "x"), FINDING.model, notices)
     assert len(results) == len(KINDS) + 1
     return [each.content for each in results]
