@@ -27,7 +27,7 @@ from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.instance import ReceivedInstance
 
 RECENT_S = 600.0
-MAX_SLOW = 3
+MAX_SLOW = 2
 MAX_QUICK = 1_000
 """Maximum number of addresses that are known to be quick; the last ones are kept."""
 

@@ -31,7 +31,7 @@ from dicom_node.pixels.decode import DecodeOptions
 
 T = TypeVar("T")
 
-ALLOWANCE_S = 2.0
+ALLOWANCE_S = 1.0
 REFILL = 0.02  # seconds of allowance for each second that passes
 SHORTEST_S = 0.5
 LONGEST_S = 2.0
