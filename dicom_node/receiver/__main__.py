@@ -24,8 +24,7 @@ from dicom_node.network.storage_commitment import (
     ignore_refusal,
 )
 from dicom_node.receiver.c_store import Accept
-from dicom_node.receiver.listener import Listening
-from dicom_node.receiver.ports import add_options, listening
+from dicom_node.receiver.ports import Listening, add_options, listening
 from dicom_node.receiver.server import (
     DRAIN_S,
     OnAssociationRequest,

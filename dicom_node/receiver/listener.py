@@ -14,10 +14,10 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from ssl import SSLContext, SSLError
+from ssl import SSLError
 
 from dicom_node.metrics.counters import NOT_ASSOCIATED, Count, ignore, increment
 from dicom_node.network.associate_pdu import (
@@ -29,6 +29,7 @@ from dicom_node.network.associate_pdu import (
 from dicom_node.network.sockets import receive, shut_down
 from dicom_node.network.tls import TlsSocket, openssl_reason
 from dicom_node.reasons import NotAssociated
+from dicom_node.receiver.ports import Listening
 from dicom_node.receiver.tls_handshake import (
     HandshakeFailureLog,
     drain_before_close,
@@ -76,10 +77,6 @@ OnFailed = Callable[[str, str], None]
 """Called with the address and the reason of each connection that does not become an
 association.
 """
-
-# Sockets to accept from, with the TLS settings of their connections: None means plain
-# text.
-Listening = Mapping[socket.socket, SSLContext | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,19 @@ import argparse
 import logging
 import socket
 import sys
+from collections.abc import Mapping
+from ssl import SSLContext
 
 from config.settings import Settings
 from dicom_node.network.tls import server_context
 from dicom_node.receiver.admission import open_to_anyone
-from dicom_node.receiver.listener import Listening
 from dicom_node.runtime.process import listen_or_exit
 
 logger = logging.getLogger(__name__)
+
+# Sockets to accept from, with the TLS settings of their connections: None means plain
+# text.
+Listening = Mapping[socket.socket, SSLContext | None]
 
 # The options that pass a socket on to a process.
 FD = "--fd"

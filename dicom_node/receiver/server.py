@@ -50,9 +50,9 @@ from dicom_node.receiver.c_store import Accept, Storing
 from dicom_node.receiver.listener import (
     DEADLINE_S,
     Listener,
-    Listening,
     PendingAssociation,
 )
+from dicom_node.receiver.ports import Listening
 from dicom_node.storage.spool import MB, Spool
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
