@@ -29,7 +29,10 @@ DRAIN_S = 30
 
 
 def main() -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish running requests within DRAIN_S."""
+    """Serve until SIGTERM or Ctrl-C.
+
+    Running requests then have DRAIN_S seconds to finish before they are cancelled.
+    """
     parser = role_parser("api", __doc__)
     parser.add_argument("--fd", type=int, help="serve on this inherited socket")
     arguments = parser.parse_args()

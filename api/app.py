@@ -40,11 +40,12 @@ def create_app(
 
     Args:
         settings: All settings of the node.
-        checks: The checks of /readyz besides the model, by name. None checks the
-            database, the spool and the other roles.
+        checks: The checks of /readyz besides the model, by name. None stands for the
+            checks of the storage and of the other roles.
         record_access: Records logins, refused requests and results that were viewed.
-        supervised: Whether one supervisor runs the other roles on this machine. If not,
-            only roles that have run before are expected to run.
+        supervised: Whether the supervisor that started this process also starts the
+            other roles. If so, /readyz requires a receiver and a worker. If not, it
+            requires each of them only if it has run on this database before.
     """
     analyzer = Analyzer(settings)
     services = make_services(settings)

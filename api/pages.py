@@ -1,8 +1,8 @@
 """The pages of the web application and the description of the API.
 
 There is no build step, and nothing is loaded from other hosts, so the pages work in the
-closed network of a hospital. This application renders openapi.json as the description.
-Swagger UI would add 1.5 MB of third-party scripts for one request that curl can send.
+closed network of a hospital. A template of this application shows the OpenAPI
+description at /docs. Swagger UI is not used, because it has 1.5 MB of scripts.
 """
 
 import json
@@ -86,7 +86,7 @@ def pages_router(templates: Jinja2Templates) -> APIRouter:
 
     @router.get("/phantom.png")
     def phantom(_user: Viewer) -> Response:
-        """Return a synthetic radiograph of a broken bone, to try the start page."""
+        """Return a synthetic radiograph with a fracture, to try the start page."""
         pixels = draw_phantom(broken=True).radiograph().pixels
         _, png = cv2.imencode(".png", pixels)
         return Response(png.tobytes(), media_type="image/png")

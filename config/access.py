@@ -114,10 +114,10 @@ _NO_USERS = (
 
 
 def access_problems(api: ApiSettings) -> list[str]:
-    """Return the reasons why the pages must not be served; empty if they may.
+    """Return the reasons why the web application must not start, each in one line.
 
-    Each reason is one line. It is not an error of the settings as such: most commands
-    serve no pages, and may run without the environment variables.
+    The list is empty if it may start. The reasons are not errors of the settings: most
+    commands serve no pages, and may run without the environment variables of tokens.
     """
     problems = [
         f"api.tokens: the environment variable {each.env.variable} of the token "

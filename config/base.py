@@ -16,14 +16,22 @@ from pydantic_core import PydanticCustomError
 
 
 class Table(BaseModel):
-    """A frozen table of a TOML file that refuses unknown keys, NaN and infinity."""
+    """Base class of the tables of a TOML file.
+
+    The tables are frozen. Unknown keys, NaN and infinity are refused.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _check_type(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        """Refuse a boolean for another type, and text with NUL or undecodable bytes."""
+        """Check a value before it is converted to the type of its field.
+
+        Raises:
+            PydanticCustomError: The value is a boolean, but the field has another type;
+                or the value is a text with NUL or with undecodable bytes.
+        """
         field = cls.model_fields[info.field_name or ""]
         is_bool = isinstance(value, bool) and field.annotation is not bool
         if is_bool or (isinstance(value, str | Path) and not _is_text(str(value))):

@@ -40,7 +40,8 @@ class CommitmentCaller(Table):
     """An AE that reports storage commitments in place of another AE.
 
     Attributes:
-        ae_title: The calling AE title, as the node shows it.
+        ae_title: The calling AE title, as it appears in the log and on the pages.
+            Characters that cannot be printed are replaced there.
         network: The addresses that it may call from. None means the host that was asked
             to commit.
     """
@@ -67,7 +68,8 @@ class Address(Table):
         tls_check_host_name: Whether the certificate of the AE must name `host`.
         tls_certificate: PEM file of the node's certificate, for an AE that requires
             one.
-        tls_private_key: PEM file of the private key; None if it is in the same file.
+        tls_private_key: PEM file of the private key; None if it is in the file of the
+            certificate.
         commitment_callers: Other AEs that may report storage commitments of this AE.
     """
 
@@ -109,11 +111,11 @@ class _Destination(Table):
         name: The name for users, the journal and the commands.
         results: The kinds of result that the destination receives.
         retry_days: Days for which a delivery is retried before it fails permanently.
-        modality: The modality of captures: "OT", or "source" for that of the
-            radiograph.
-        send_negative: Whether to send the results of analyses without a fracture. If
-            not, the destination receives a capture with a notice for each image that
-            was not analyzed.
+        modality: The modality of Secondary Captures: "OT", or "source" for the modality
+            of the radiograph.
+        send_negative: Whether to send results without a fracture. If not, a notice is
+            sent for each image that was not analyzed. Without the notice, the image
+            would look negative.
         transfer_syntax: The preferred transfer syntax of images. It is used if the peer
             accepts it.
         commitment: Whether a result counts as delivered only after the archive has
@@ -132,7 +134,7 @@ class _Destination(Table):
 
 
 class DicomDestination(_Destination, Address):
-    """C-STORE to a fixed AE."""
+    """A fixed AE that receives results by C-STORE."""
 
     type: Literal["dicom"]
 
@@ -147,7 +149,7 @@ def _check_peers(peers: tuple[Address, ...]) -> tuple[Address, ...]:
 
 
 class SenderDestination(_Destination):
-    """C-STORE back to the AE that sent the instance.
+    """The AE that sent the instance, which receives the results by C-STORE.
 
     Attributes:
         peers: The addresses of the senders. A sender is identified by its AE title.

@@ -1,4 +1,4 @@
-"""Explain wrong keys of a TOML file, with the value found and the value expected."""
+"""Describe wrong keys of a TOML file, with the values found and expected."""
 
 import difflib
 from collections.abc import Iterator
@@ -36,7 +36,8 @@ class Problem:
     """A wrong key of a TOML file.
 
     Attributes:
-        keys: The key, preceded by those of the tables and lists that contain it.
+        keys: The names of the tables and the indexes of the lists that contain the key,
+            then the key itself.
         description: A description of the error, in one line.
     """
 
@@ -49,14 +50,14 @@ class Problem:
 
 
 def explain_errors(error: ValidationError, tree: Any) -> Iterator[Problem]:  # noqa: ANN401
-    """Explain every wrong key.
+    """Describe every wrong key of a table.
 
     Args:
-        error: The error of pydantic.
-        tree: The expected table: a pydantic model or a dataclass.
+        error: The error that pydantic raised for the table.
+        tree: The class of the table: a pydantic model or a dataclass.
 
     Yields:
-        The problems, each of them once.
+        The problems, without duplicates.
     """
     found = (
         _explain_error(dict(each), tree) for each in error.errors(include_url=False)
@@ -99,8 +100,8 @@ def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]: 
     location. The file has no such level.
 
     Returns:
-        The keys, the names that are known at the level of the last key, and the type of
-            its value.
+        The keys; the names that are allowed in the table of the last key; the type that
+            the value of the last key should have.
     """
     keys: list[str | int] = []
     known_keys: list[str] = []
@@ -126,7 +127,7 @@ def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]: 
 
 
 def _type(table: Any) -> str:  # noqa: ANN401 - a class
-    """Return the `type` that distinguishes a table from its alternatives."""
+    """Return the value of the key `type` that selects a table."""
     (name,) = get_args(table.model_fields["type"].annotation)
     return str(name)
 

@@ -51,7 +51,10 @@ def keys_of(table: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
 
 
 def alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401 - any type at all
-    """Return the types that a value may have, without None and `Annotated`."""
+    """Return the types that a value may have, without their `Annotated` parts.
+
+    For an optional value, NoneType is one of them.
+    """
     base = _unwrapped(annotation).base
     if get_origin(base) not in {Union, UnionType}:
         return [base]
@@ -59,7 +62,7 @@ def alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401 - any type at al
 
 
 def item_of(annotation: Any, index: int) -> Any:  # noqa: ANN401 - any type at all
-    """Return the type of the item of a tuple at an index; Any beyond its end."""
+    """Return the type of one item of a tuple type; Any if there is no such item."""
     items = get_args(_unwrapped(annotation).base)
     if len(items) == 2 and items[1] is Ellipsis:  # noqa: PLR2004 - tuple[X, ...]
         return items[0]
@@ -67,7 +70,10 @@ def item_of(annotation: Any, index: int) -> Any:  # noqa: ANN401 - any type at a
 
 
 def expected(annotation: Any) -> str:  # noqa: ANN401 - any type at all
-    """Describe the allowed values of a type: "a whole number from 0 to 65535"."""
+    """Describe the allowed values of a type.
+
+    For example, the description of a port is "a whole number from 0 to 65535".
+    """
     it = _unwrapped(annotation)
     origin = get_origin(it.base)
     if it.description:

@@ -2,7 +2,7 @@
 
 The entry point of each process reads the tree and passes it on. No other code reads a
 setting from the environment. `node.toml` beside this file lists every key with its
-default, and is used without `--config`. The environment overrides the file, key by key:
+default. Environment variables override single keys, for example
 FRACTURE_NODE__RECEIVER__PORT=104. Lists can only be set in the file.
 """
 
@@ -47,7 +47,8 @@ class Caller(Table):
     """An AE that may open an association.
 
     Attributes:
-        ae_title: The calling AE title, as the node shows it.
+        ae_title: The calling AE title, as it appears in the log and on the pages.
+            Characters that cannot be printed are replaced there.
         network: The addresses that it may come from; None means any.
     """
 
@@ -106,7 +107,7 @@ class StorageSettings(Table):
 
 
 class ModelSettings(Table):
-    """The weights of the network and its device; node.toml documents each key."""
+    """The weights and the device of the model; node.toml documents each key."""
 
     weights: Path | None
     device: str = Field(
@@ -133,7 +134,10 @@ class ResultSettings(Table):
 
 
 class RetentionSettings(Table):
-    """Days for which finished instances are kept; node.toml documents each key."""
+    """Days for which files, journal rows and audit events are kept.
+
+    node.toml documents each key.
+    """
 
     delivered_days: float = Field(ge=0)
     failed_days: float = Field(ge=0)
@@ -186,7 +190,8 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
             the file, and the secrets that tokens and destinations name.
 
     Raises:
-        SettingsError: The file is missing, is not TOML, or has wrong keys.
+        SettingsError: The file is missing or is not TOML, or a key or an environment
+            variable is wrong.
     """
     tables = _defaults()
     if path is not None:
@@ -238,7 +243,10 @@ class _File:
 
 
 def _source(problem: Problem, file: _File, variables: Mapping[str, _Keys]) -> str:
-    """Return the source of a wrong key: the file, environment variables, or both."""
+    """Return the source of a wrong key as text for an error message.
+
+    The source is the file, one or more environment variables, or both.
+    """
     section, *keys = map(str, problem.keys)
     names = [
         name
@@ -269,7 +277,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, _Keys]:
-    """Return the section and the key of each FRACTURE_NODE__ variable, by its name."""
+    """Return the section and the key that each FRACTURE_NODE__ variable sets.
+
+    The names of the variables are the keys of the result.
+    """
     names = (
         name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX)
     )
@@ -284,9 +295,10 @@ def _override(
     variables: Mapping[str, _Keys],
     environment: Mapping[str, str],
 ) -> Iterator[tuple[str, str]]:
-    """Set the values of the environment in `tables`.
+    """Write the values of the environment variables to `tables`.
 
-    Unknown keys are set, too. `load` then reports them with those of the file.
+    Unknown keys are written, too. `load` then reports them together with the unknown
+    keys of the file.
 
     Yields:
         The name of each variable that cannot be used, and the reason.
@@ -304,9 +316,10 @@ def _override(
 
 
 def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - any TOML value
-    """Return a TOML value with the texts of PATHS keys as paths below a folder.
+    """Return a copy of a TOML value, with the texts of all keys in PATHS as paths.
 
-    An absolute path stays as it is. An empty text becomes None.
+    A relative path becomes a path below `folder`. An absolute path stays as it is. "~"
+    becomes the home directory. An empty text becomes None.
     """
     if isinstance(value, list):
         return [_located(each, folder) for each in value]

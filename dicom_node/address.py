@@ -2,13 +2,13 @@
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
-# Prefix length of the network of one subscriber (RFC 6177). A host in it may use any of
-# its 2**64 addresses.
+# Prefix length of the network of one subscriber (RFC 6177). A host in that network may
+# use any of the 2**64 addresses.
 SUBSCRIBER_BITS = 64
 
 
 def parse_address(address: str) -> IPv4Address | IPv6Address:
-    """Parse an address. An IPv4 address from an IPv6 socket is returned as IPv4.
+    """Parse an address; an IPv4 address from an IPv6 socket is returned as IPv4.
 
     Raises:
         ValueError: The text is not an IP address.
@@ -18,10 +18,11 @@ def parse_address(address: str) -> IPv4Address | IPv6Address:
 
 
 def subscriber(address: str) -> str:
-    """Return the text under which an address is counted.
+    """Return the key under which limits and statistics count an address.
 
-    That is the IPv4 address, or the IPv6 network of SUBSCRIBER_BITS bits. A name or an
-    empty text is returned unchanged.
+    The key of an IPv4 address is the address. The key of an IPv6 address is the network
+    with a prefix of SUBSCRIBER_BITS bits, because a subscriber may use any address in
+    that network. A name or an empty text is returned unchanged.
     """
     try:
         parsed = parse_address(address)

@@ -1,7 +1,7 @@
-"""`fracture-node COMMAND …`: run the module of a command.
+"""The program `fracture-node`, which runs the module of a command.
 
-This module imports almost nothing, so that a command starts quickly. Each module
-explains its own options: `fracture-node COMMAND --help`.
+This module imports almost nothing, so that a command starts quickly. `fracture-node
+COMMAND --help` shows the options of a command.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Errors at the DICOM boundary, sorted by who must act.
+"""Errors of receiving and analyzing instances, grouped by who must act.
 
     DicomNodeError
     ├── RefusedError                 the sender must act; it gets a failure status
@@ -6,18 +6,19 @@
     │   ├── MismatchError            0xA900: command, class and dataset disagree
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
     │       ├── EndsEarlyError       0xC000: the dataset ends too early
-    │       └── TooManyElementsError 0xC000: more elements or items than are read
+    │       └── TooManyElementsError 0xC000: more elements or items than the limit
     ├── ReportRefusedError           the archive's report is not recorded
-    ├── NotAnalyzedError             no action needed: kept, recorded with the reason
+    ├── NotAnalyzedError             nobody must act; the reason is recorded
     │   ├── NotMeantError            nobody expects a result
     │   └── SamePictureError         another revision has the result already
     └── AnalysisError                an operator must act: broken pixels, dead decoder
-        └── TakesLongError           the slow lane analyzes it
+        └── TakesLongError           nobody must act; the slow lane analyzes the image
 
 A message says what was found, what was expected and what to do, in that order. It
-names attributes with their tags. It carries no patient data. From the sender it quotes
-only UIDs, numbers and code strings, because messages reach the log, the page and, cut
-to its 64 characters, the peer's Error Comment.
+names attributes with their tags. Messages are written to the log and shown on the page.
+The first 64 characters of a refusal are sent to the peer as Error Comment (0000,0902).
+Therefore a message contains no patient data. Of the received data, it quotes only UIDs,
+numbers and code strings.
 """
 
 from typing import ClassVar
@@ -26,16 +27,16 @@ from dicom_node.reasons import Failure, Reason, Refusal, ReportRefusal, Unanalyz
 
 
 class DicomNodeError(Exception):
-    """Base of the errors in the table above.
+    """Base class of the errors of this module.
 
     Attributes:
-        reason: The reason by which the metrics count the error.
+        reason: The label under which the metrics count the error.
     """
 
     reason: Reason
 
     def __init__(self, message: str, reason: Reason | None = None) -> None:
-        """Store the message, and the reason if it differs from that of the class."""
+        """Store the message, and a reason if that of the class does not apply."""
         super().__init__(message)
         if reason is not None:
             self.reason = reason
@@ -83,7 +84,7 @@ class TooManyElementsError(CannotUnderstandError):
 
 
 class ReportRefusedError(DicomNodeError):
-    """The node does not record a report on Storage Commitment.
+    """The node does not record a Storage Commitment report.
 
     Attributes:
         status: The status of the response (PS3.7 10.1.1.1.8).
@@ -106,15 +107,15 @@ class NotAnalyzedError(DicomNodeError):
 
 
 class NotMeantError(NotAnalyzedError):
-    """Nobody expects a result of the instance, so no notice of it is made.
+    """Nobody expects a result for the instance, so the node makes no notice.
 
-    The instance is a result of this software, it is not a radiograph, or its For
-    Presentation image was analyzed instead.
+    The instance is a result of this software, or it is not a radiograph, or it is a For
+    Processing image, and the For Presentation image made from it was analyzed instead.
     """
 
 
 class SamePictureError(NotAnalyzedError):
-    """Another revision with the same picture and identity has a result already.
+    """Another revision with the same pixels, patient and study already has a result.
 
     Attributes:
         known: The node's id of that revision.
@@ -134,4 +135,4 @@ class AnalysisError(DicomNodeError):
 
 
 class TakesLongError(AnalysisError):
-    """The image has too many pixels to decode it within the time limit of the call."""
+    """The image has too many pixels for the normal lane; the slow lane analyzes it."""

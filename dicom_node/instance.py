@@ -1,4 +1,4 @@
-"""A SOP Instance as it was received: its file, its header and its sender."""
+"""A SOP Instance as the node received it: the file, the header and the sender."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,9 +9,10 @@ from dicom_node.patient import Patient
 
 @dataclass(frozen=True, slots=True)
 class InstanceHeader:
-    """The header that the receiver reads from a dataset.
+    """The attributes that the receiver reads from a dataset.
 
-    Text is as in the dataset, stripped; empty if the attribute is absent.
+    Texts have the values of the dataset, without padding. The text of an absent
+    attribute is empty.
 
     Attributes:
         sop_class_uid: (0008,0016).
@@ -24,15 +25,16 @@ class InstanceHeader:
         body_part: Body Part Examined (0018,0015).
         view_position: (0018,5101).
         laterality: Image Laterality (0020,0062), else Laterality (0020,0060).
-        source_sop_instance_uids: The instances in Source Image Sequence (0008,2112).
-            They link a For Presentation image to the For Processing image it was made
-            from.
+        source_sop_instance_uids: SOP Instance UIDs in Source Image Sequence
+            (0008,2112). In a For Presentation image, they name the For Processing
+            image from which it was made.
         acquisition: Text that differs between exposures: Irradiation Event UID
             (0008,3010), else Acquisition DateTime (0008,002A), else Acquisition Date
             and Time (0008,0022 and 0032).
-        patient: The patient. Only the journal's table of patients and the audit file
-            contain it.
-        assumptions: Sentences about a header that violates the standard.
+        patient: The patient. It is stored only in the journal's table of patients and
+            in the audit file.
+        assumptions: Sentences that say how the node interpreted attributes that violate
+            the standard.
     """
 
     sop_class_uid: str
@@ -56,12 +58,13 @@ class ReceivedInstance:
     """One SOP Instance, unchanged since it was received.
 
     Attributes:
-        id: Our own UUID, hexadecimal; names the file and the journal's row.
-        path: The Part 10 file in the spool: our File Meta Information, then the
-            dataset, byte for byte as it was sent.
+        id: The node's own UUID of the instance, hexadecimal. It is the name of the file
+            and the key of the row in the journal.
+        path: The Part 10 file in the spool. It has the node's own File Meta Information
+            and the bytes of the dataset as they were sent.
         header: The header that the receiver read.
         content_digest: BLAKE3 of the dataset's bytes as sent, hexadecimal.
-        size: Bytes of the dataset as sent.
+        size: Size of the dataset as sent, in bytes.
         calling_ae_title: The AE title of the sender, without padding.
         calling_address: The network address of the sender.
         received_at: Time at which the C-STORE request was served, UTC.

@@ -31,12 +31,12 @@ ADVICE = {
 
 
 class Verdict(StrEnum):
-    """The conclusion that the sender draws from a response."""
+    """What the node concludes from an attempt to send an object."""
 
-    STORED = "stored"  # the destination has it (or responded to a C-ECHO)
-    RETRY = "retry"  # it does not have it now; retry for `retry_days`
-    RETRY_BRIEFLY = "retry_briefly"  # it will hardly ever store it; try three times
-    REFUSED = "refused"  # it will never store it
+    STORED = "stored"  # the destination has the object, or responded to a C-ECHO
+    RETRY = "retry"  # the destination may store it later; retry for `retry_days`
+    RETRY_BRIEFLY = "retry_briefly"  # it will probably never store it; try three times
+    REFUSED = "refused"  # the destination will never store it
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,13 @@ class Outcome:
         status: Status in the response; None without a response, without a request, or
             if the response has no DICOM status.
         comment: A text for the journal and the page; empty after success without a
-            warning. It may quote the destination, and that quote may name the patient:
-            never log it.
-        without_quote: The comment without the destination's own text. Empty if the
-            comment holds none.
-        was_sent: Whether the node requested the destination to store the object. If
-            not, the outcome says nothing about the destination.
+            warning. It may quote the destination, and the quoted text may name the
+            patient: never log a comment.
+        without_quote: The comment without the text of the destination. Empty if the
+            comment quotes nothing.
+        was_sent: False if the node did not contact the destination, because it cannot
+            read the file or does not know the address. Then the outcome says nothing
+            about the destination.
     """
 
     verdict: Verdict
@@ -83,20 +84,22 @@ class Outcome:
     def is_decision(self) -> bool:
         """Return whether the destination decided about this object.
 
-        False if the object was not sent, if there was no response, or if the response
-        says "not now".
+        False if the destination was not contacted, did not respond, or responded that
+        it cannot store the object now.
         """
         return self.was_sent and self.verdict is not Verdict.RETRY
 
 
 def verdict_of(status: int) -> Verdict:
-    """Return what the sender should do after a C-STORE response with this status.
+    """Return the verdict for the status of a C-STORE response.
 
     Source:
-        PS3.4 B.2.3; PS3.7 9.1.1.1.9 and Annex C. A warning (0xBxxx) means stored. So
-        does Duplicate SOP Instance, because a repeated object is identical to the last
-        byte. Some archives answer 0xA701 to 0xA7FF if the identity is missing or in
-        conflict. Waiting seldom solves that. Any other status means refused.
+        PS3.4 B.2.3; PS3.7 9.1.1.1.9 and Annex C. A warning (0xBxxx) means stored.
+        Duplicate SOP Instance also means stored, because each attempt sends the same
+        bytes. After a status in TRANSIENT, the object is sent again. Some archives
+        respond with 0xA701 to 0xA7FF if the identity of the patient is missing or in
+        conflict. Because waiting seldom solves that, the object is sent again only
+        three times. Any other status means refused.
     """
     if status in {0x0000, DUPLICATE_SOP_INSTANCE} or status in WARNINGS:
         return Verdict.STORED
@@ -123,7 +126,7 @@ def outcome_of(
 
 
 def status_text(status: int) -> str:
-    """Return the meaning of a status as a text; empty for success."""
+    """Return the number and meaning of a status as a text; empty for success."""
     if status == 0:
         return ""
     _, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", ""))

@@ -1,6 +1,6 @@
-"""The patient of an image as the worklist shows it, read from untrusted bytes.
+"""Reads the patient of an image from untrusted bytes, for the worklist and searches.
 
-The journal names patients only in a table of its own. The worklist, the audit trail and
+The journal stores patients only in a separate table. The worklist, the audit trail and
 the search for other images of the same exposure read that table. Only authenticated
 users see the patients.
 """
@@ -18,7 +18,7 @@ from dicom_node.text import replace_unprintable
 LONGEST = 1000
 """Maximum number of characters of a value; a name has three groups of 64 (PS3.5 6.2).
 
-A longer value is cut and marked with CUT, so that it is not mistaken for another one.
+A longer value is cut, and ends with CUT. Therefore it cannot equal a whole value.
 """
 
 LONGEST_BYTES = 4 * LONGEST
@@ -27,7 +27,7 @@ CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """The attributes by which people look for an image.
+    """The attributes by which users search for an image.
 
     Attributes:
         name: (0010,0010), decoded; its groups and components are unchanged.
@@ -40,7 +40,7 @@ class Patient:
     accession_number: str = ""
 
     def values(self) -> dict[str, str]:
-        """Return the patient as columns of the journal's table."""
+        """Return the values for the journal's table of patients, by column name."""
         values = self.name, self.patient_id, self.accession_number
         return {
             "name": self.name,
@@ -55,10 +55,11 @@ KEYWORDS = ("SpecificCharacterSet", "PatientName", "PatientID", "AccessionNumber
 
 
 def patient_of(values: Mapping[str, bytes]) -> Patient:
-    """Return the patient of a dataset. Characters that cannot be decoded are replaced.
+    """Return the patient of a dataset; undecodable characters are replaced.
 
     Args:
-        values: The bytes of the attributes in KEYWORDS, by keyword. Any may be absent.
+        values: The bytes of the attributes in KEYWORDS, by keyword. Any attribute may
+            be absent.
     """
     terms = values.get("SpecificCharacterSet", b"").decode("ascii", "replace")
     # pydicom warns about faults. This also suppresses its warnings in other threads.
@@ -74,9 +75,10 @@ def patient_of(values: Mapping[str, bytes]) -> Patient:
 
 
 def folded(text: str) -> str:
-    """Return the form of a text that searches compare: Müller^Eva is "muller eva".
+    """Return a text in the form that searches compare: "muller eva" for Müller^Eva.
 
-    Case and accents are removed, and the delimiters of a name become spaces.
+    Capitals become lower case, accents are removed, and the delimiters of a name become
+    spaces.
     """
     plain = unicodedata.normalize("NFKD", text.replace("^", " ").replace("=", " "))
     bare = "".join(each for each in plain if not unicodedata.combining(each))
@@ -84,7 +86,7 @@ def folded(text: str) -> str:
 
 
 def display_name(name: str) -> str:
-    """Return a name as people write it: Doe^Jane is "Doe, Jane".
+    """Return a name as people write it: "Doe, Jane" for Doe^Jane.
 
     The ideographic group follows in parentheses. The phonetic group is omitted because
     it repeats the name.
@@ -107,9 +109,9 @@ def _encodings(terms: list[str]) -> list[str]:
 
 
 def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
-    """Decode a value and replace its unprintable characters; raise nothing.
+    """Decode a value, and replace undecodable and unprintable characters.
 
-    A value of more than LONGEST characters is cut.
+    No value raises an exception. A value of more than LONGEST characters is cut.
     """
     value = value.strip(b" \0")
     is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]

@@ -1,4 +1,4 @@
-"""Reasons for a failure, refusal or rejection: the closed sets that metrics count by.
+"""Closed sets of reasons for failures, refusals and rejections: labels of the metrics.
 
 The reason that a user sees is a sentence, and may quote a code or a peer. The label of
 a metric must not quote anything, because each new value would create a time series that
@@ -28,7 +28,7 @@ class Unanalyzed(StrEnum):
     OWN_RESULT = "own_result"
     OTHER_RESULT = "other_result"  # made by another AI or image processing
     NO_RADIOGRAPH = "no_radiograph"  # according to its SOP Class
-    MODALITY = "modality"  # not that of a radiograph, for a Secondary Capture
+    MODALITY = "modality"  # of a Secondary Capture, and not that of a radiograph
     COLOR = "color"
     AGE = "age"  # the study is too old
     FRAMES = "frames"
@@ -45,7 +45,7 @@ class Unanalyzed(StrEnum):
 
 
 class ReportRefusal(StrEnum):
-    """Why a report on Storage Commitment was refused."""
+    """Why a Storage Commitment report was refused."""
 
     INVALID = "invalid"  # another SOP Class, instance or event type
     UNREADABLE = "unreadable"
@@ -56,7 +56,7 @@ class ReportRefusal(StrEnum):
 class NotAssociated(StrEnum):
     """Why a connection did not become an association."""
 
-    NO_REQUEST = "no_request"  # no A-ASSOCIATE-RQ in time, or not all of it
+    NO_REQUEST = "no_request"  # no complete A-ASSOCIATE-RQ in time
     UNREADABLE = "unreadable"
     NO_DICOM = "no_dicom"
     NO_TLS = "no_tls"
@@ -66,7 +66,7 @@ class NotAssociated(StrEnum):
 class Failure(StrEnum):
     """Why the analysis of an instance failed."""
 
-    BROKEN = "broken"  # its pixels, or the file
+    BROKEN = "broken"  # the pixels or the file are broken
     DECODER_DIED = "decoder_died"
     WORKER_DIED = "worker_died"
     PROGRAM = "program"  # an error of this program
@@ -88,7 +88,7 @@ REJECTION_REASONS: Mapping[tuple[int, int], str] = MappingProxyType(
 
 
 class Rejection(Enum):
-    """Why the node rejects an association, as in the A-ASSOCIATE-RJ PDU.
+    """Why the node rejects an association, with the codes of the A-ASSOCIATE-RJ PDU.
 
     Attributes:
         result: 1 permanent, 2 transient.

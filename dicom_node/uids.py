@@ -1,7 +1,8 @@
-"""UIDs derived from what they identify: a repeated analysis gives the same object.
+"""Derives UIDs from the things that they identify.
 
-They are UUID-derived (PS3.5 B.2: "2.25." and the UUID as a decimal number). The UUID is
-version 8 of RFC 9562: 122 bits of a SHA-256 and the version and variant bits.
+A repeated analysis therefore gives objects with the same UIDs. They are UUID-derived
+(PS3.5 B.2): "2.25." and the UUID as a decimal number. The UUID has version 8 of RFC
+9562: 122 bits of a SHA-256, and the bits of the version and the variant.
 """
 
 import hashlib
@@ -16,8 +17,8 @@ RECIPE = 1
 """A part of each derived UID. Increase it if results of the same input change.
 
 The SOP Instance UID of a result depends on its content, so it changes in any case (see
-`content_uid`). The UIDs of series, devices and tracking do not depend on it: without a
-new number, results of two releases would be in one series.
+`content_uid`). The UIDs of series, devices and tracking do not depend on the content:
+without a new number, results of two releases would be in one series.
 """
 
 IMPLEMENTATION_VERSION_NAME = f"FRACTURE_NODE_{RECIPE}"
@@ -29,7 +30,7 @@ _VERSION_AND_VARIANT = 0xF << 76 | 3 << 62
 
 
 def may_be_derived(uid: str) -> bool:
-    """Return whether a UID has the form of a derived one, of any recipe."""
+    """Return whether a UID has the form of a derived UID, with any RECIPE."""
     number = uid.removeprefix(_ROOT)
     if number == uid or not (number.isascii() and number.isdecimal()):
         return False
@@ -42,7 +43,7 @@ def derived_uid(*parts: str) -> UID:
     """Return the UID that is derived from these parts, in this order, and RECIPE.
 
     Args:
-        parts: Everything that identifies the named object; without NUL characters.
+        parts: Texts that together identify the object; without NUL characters.
     """
     text = "\0".join((IMPLEMENTATION_VERSION_NAME, *parts))
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16])

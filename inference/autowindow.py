@@ -1,7 +1,8 @@
-"""Default window for images without one: percentiles of the exposed area.
+"""Compute a window for images that do not define one.
 
-DICOM images without VOI attributes and plain images of 16 bits both use it, so that
-equal pixels look the same in either format.
+The window extends between two percentiles of the exposed area. It is used for DICOM
+images without VOI attributes and for plain images of 16 bits, so that equal pixels look
+the same in both formats.
 """
 
 from typing import Any
@@ -20,9 +21,9 @@ SAMPLE = 1_000_000
 
 
 def exposed_area(pixels: NDArray[Any]) -> tuple[slice, slice]:
-    """Return the image area without edge rows and columns of a single value.
+    """Return the image area without the uniform rows and columns at the edges.
 
-    A converter or a collimator leaves such bars, which were not exposed.
+    These bars were not exposed: a collimator covered them, or a converter added them.
 
     Args:
         pixels: (rows, columns).
@@ -41,7 +42,7 @@ def _span(varies: NDArray[np.bool_]) -> slice:
 
 
 def thinned(pixels: NDArray[Any], count: int = SAMPLE) -> NDArray[Any]:
-    """Take every n-th pixel of every n-th row, so that about `count` remain."""
+    """Return every n-th pixel of every n-th row, about `count` pixels in all."""
     step = max(1, round((pixels.size / count) ** 0.5))
     return pixels[::step, ::step]
 
@@ -53,8 +54,8 @@ def percentile_range(values: NDArray[Any]) -> tuple[float, float]:
         values: Array of any shape with at least one value.
 
     Returns:
-        The PERCENTILES, or the extremes if the percentiles are equal. The results are
-            only equal if all values are equal.
+        The two PERCENTILES of the values, or minimum and maximum if the percentiles are
+            equal. The two results are equal only if all values are equal.
     """
     low, high = (float(value) for value in np.percentile(values, PERCENTILES))
     return (low, high) if low < high else (float(values.min()), float(values.max()))

@@ -24,8 +24,9 @@ class Thresholds:
     """The probabilities at which a fracture is reported.
 
     Attributes:
-        doubtful: Minimum probability for the result "Fracture", reported as doubtful.
-        definite: Minimum probability to report it as definite; not below `doubtful`.
+        doubtful: Minimum probability at which a fracture is reported as doubtful.
+        definite: Minimum probability at which a fracture is reported as definite; not
+            below `doubtful`.
 
     Raises:
         ValueError: Not 0 < doubtful <= definite < 1. At 0 or 1 the model would give the
@@ -85,13 +86,13 @@ class Finding:
     """The result for one radiograph.
 
     Attributes:
-        probability: Probability of a fracture in [0, 1], calibrated as on the model
-            card.
+        probability: Probability of a fracture in [0, 1], calibrated with the
+            temperature on the model card.
         thresholds: The probabilities at which a fracture is reported, from the card.
         saliency: float32, (h, w), in [0, 1]: Grad-CAM of the fracture class. It covers
             the whole radiograph at the resolution of the network input, and can be
-            resized to an image of any size. All zeros if no part of the image raised
-            the score.
+            resized to an image of any size. All zeros if the heatmap has no clear peak
+            on the radiograph.
         arrow: An arrow to the peak of the saliency; None if no fracture is reported, or
             if the saliency has no peak.
         model: The model that produced the result.
@@ -122,10 +123,10 @@ class Finding:
     def confidence(self) -> float:
         """The distance of the probability from the reporting threshold, in [0.5, 1].
 
-        The confidence is 0.5 at the threshold t (`thresholds.doubtful`), 1 at
-        certainty, and linear in between: 0.5 + 0.5 (p - t) / (1 - t) for a fracture,
-        0.5 + 0.5 (t - p) / t for no fracture. With t = 0.5 this is the probability of
-        the reported result.
+        The confidence is 0.5 if the probability p equals the threshold t
+        (`thresholds.doubtful`), and 1 if p is 0 or 1. In between it is linear: 0.5 +
+        0.5 (p - t) / (1 - t) for a fracture, 0.5 + 0.5 (t - p) / t for no fracture.
+        With t = 0.5, the confidence is the probability of the reported result.
         """
         threshold = self.thresholds.doubtful
         if self.is_fracture:

@@ -21,8 +21,9 @@ each of them."""
 MOST_CHUNKS = 100_000
 """Maximum number of chunks in a PNG file. libpng writes 8 KiB into each."""
 
-# ISO/IEC 10918-1 B.1.1.2 and 14495-1 C.1: a marker, except RSTm, which is part of a
-# scan. In a scan, FF is followed by 00 (JPEG) or by less than 80 (JPEG-LS).
+# All markers except RSTm, which are part of a scan (ISO/IEC 10918-1 B.1.1.2 and 14495-1
+# C.1). In the data of a scan, FF is followed by 00 (JPEG) or by a byte below 80
+# (JPEG-LS).
 _MARKER = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
@@ -30,14 +31,14 @@ _CHUNK = struct.Struct(">L4x")  # after the data follow four bytes of CRC
 
 
 def find_excess(content: bytes) -> str:
-    """Return the limit that a JPEG or PNG file exceeds, as text.
+    """Return the first limit that a JPEG or PNG file exceeds, as text.
 
     Args:
         content: A file in any format, or one frame of JPEG or JPEG-LS.
 
     Returns:
-        The text after "has more than", as in "30 scans"; empty if the file is neither
-            JPEG nor PNG, or is within the limits.
+        The limit, such as "30 scans" for a file with more than 30 scans. Empty if the
+            file is within the limits, or is neither JPEG nor PNG.
     """
     if content.startswith(_JPEG):
         return _find_excess_in_jpeg(content)

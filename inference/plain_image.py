@@ -1,7 +1,8 @@
 """Read PNG, JPEG, BMP, TIFF and WebP files as radiographs.
 
-The sizes in a header are checked before memory is allocated. Such a file does not say
-whether bright pixels are dense tissue, so this is assumed.
+The size in the header is checked before memory for the pixels is allocated. Files in
+these formats do not say whether bright pixels are dense tissue. The code assumes that
+they are.
 """
 
 import warnings
@@ -53,30 +54,34 @@ class NotAnImageError(PlainImageError):
 
 
 class BrokenImageError(PlainImageError):
-    """The file has a supported format, but is truncated or damaged."""
+    """The file has a supported format, but is truncated, damaged or blank.
+
+    The error is also raised for 16-bit colors in an unsupported layout.
+    """
 
 
 class TooLargeImageError(PlainImageError):
-    """The image has more pixels than allowed."""
+    """The image has more pixels or parts than allowed, or is a large compressed BMP."""
 
 
 def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
-    """Read an image file with 8 or 16 bits, gray or color.
+    """Read an image file, gray or color, as a gray radiograph.
 
     Args:
         content: The whole file.
-        max_megapixels: Maximum size by the header, in megapixels.
+        max_megapixels: Maximum size that the header may declare, in megapixels.
 
     Returns:
-        The first image of the file as gray, upright according to its EXIF orientation,
-            with transparent parts over black. 16-bit values are windowed by
-            percentiles; 8-bit values are unchanged.
+        The first image of the file as gray, upright according to its EXIF orientation.
+            Transparent parts are blended over black. Values of more than 8 bits are
+            windowed by percentiles; 8-bit gray values are unchanged.
 
     Raises:
         NotAnImageError: The file is not PNG, JPEG, BMP, TIFF or WebP.
         TooLargeImageError: It has more pixels, scans, segments, chunks or tiles than
             allowed, or is a compressed BMP file larger than MOST_RLE.
-        BrokenImageError: It is truncated, damaged or blank.
+        BrokenImageError: It is truncated, damaged or blank, or has 16-bit colors in an
+            unsupported layout.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings about metadata and size
@@ -125,7 +130,7 @@ def _check_size(image: Image.Image, max_megapixels: int) -> None:
 
 
 def _check_tiles(image: Image.Image, size: int) -> None:
-    """Raise TooLargeImageError for files that Pillow would decode slowly in Python."""
+    """Raise TooLargeImageError if Pillow would decode the file in slow Python code."""
     tiles = getattr(image, "tile", [])
     if len(tiles) > MOST_TILES:
         raise TooLargeImageError(
@@ -171,7 +176,7 @@ def _is_deep_color(image: Image.Image) -> bool:
 
 
 def _tiff_field(image: Image.Image, tag: Base) -> object:
-    """Return a field of the first image of a TIFF; None for other formats."""
+    """Return a field of the first image of a TIFF; None if absent or not a TIFF."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return image.tag_v2.get(tag)
     return None
@@ -183,9 +188,15 @@ def _deep_luma(
     """Decode 16-bit color, blend it over black, and return the luma (BT.601).
 
     Args:
-        image: The image as opened by Pillow; checked for damage and size.
+        image: The image as opened by Pillow.
         content: The whole file.
         size: Columns and rows of the upright image.
+
+    Returns:
+        (rows, columns), upright.
+
+    Raises:
+        BrokenImageError: The layout is not supported, or the size differs from `size`.
     """
     colors = _deep_colors(image, content)
     luma = cv2.cvtColor(colors, TO_GRAY[colors.shape[2]])
@@ -224,7 +235,8 @@ def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
 def _has_alpha_to_apply(image: Image.Image) -> bool:
     """Return whether the fourth channel is an alpha that must be applied.
 
-    Otherwise it has no meaning, or has already been applied to the colors.
+    It is not applied if it has no meaning, or if the colors have already been
+    multiplied by it.
     """
     extra = _tiff_field(image, Base.ExtraSamples)
     return image.has_transparency_data and extra != (ASSOCIATED_ALPHA,)

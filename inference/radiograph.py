@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 class Radiograph:
     """A projection image as it is displayed, without patient data.
 
-    The model reads what a reader sees: a windowed image with the correct polarity and
+    The model gets the image that a reader sees: windowed, with the correct polarity and
     square pixels. The array must not be modified.
 
     Attributes:

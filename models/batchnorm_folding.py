@@ -3,8 +3,8 @@
 In eval mode, batch normalization multiplies each channel by a factor and adds a value.
 The preceding convolution can do the same with adapted weights. Convolutions and pooling
 are also faster if the channels of a pixel are adjacent in memory (channels last). Both
-together reduced the time of the network on a CPU from 125 to 92 ms. Answers differ by
-1e-6 (docs/performance.md).
+changes together reduced the time of the network on a CPU from 125 to 92 ms. The
+results change by 1e-6 (docs/performance.md).
 """
 
 from itertools import pairwise

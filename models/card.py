@@ -1,4 +1,4 @@
-"""The model card: everything the code must know about the weights of a network.
+"""The model card: everything that the code must know about the weights of a network.
 
 A card is a TOML file in the folder of the weights, with the same name except for the
 suffix. No other part of the code contains facts about a model.
@@ -44,36 +44,34 @@ class ModelCard:
         classes: Names of the outputs in their order; exactly one is "Fracture".
         input_size: Side of the square input in pixels.
         resize: "letterbox" keeps the proportions and pads with black. "stretch" changes
-            the proportions, as the original application did.
-        mean: Per channel; subtracted from intensities in [0, 1].
-        std: Per channel; divides the difference.
-        temperature: Divides the logits before the softmax (Guo et al., "On Calibration
-            of Modern Neural Networks", ICML 2017).
-        doubtful: Minimum probability at which a fracture is reported, as doubtful. It
-            is the threshold between the two answers, where their confidence is 50 %.
+            the proportions, for weights that were trained with stretched images.
+        mean: Mean of each channel; it is subtracted from intensities in [0, 1].
+        std: Standard deviation of each channel; the difference is divided by it.
+        temperature: The logits are divided by it before the softmax (Guo et al., "On
+            Calibration of Modern Neural Networks", ICML 2017).
+        doubtful: Minimum probability at which a fracture is reported as doubtful. Below
+            it, no fracture is reported.
         definite: Minimum probability at which a fracture is reported as definite; not
             below `doubtful`.
         body_parts: Body Part Examined values that the model covers; empty means all.
             Images that name another body part are not analyzed.
         sha256: SHA-256 of the weights file, hexadecimal; empty means that any file is
             accepted.
-        phantom_logits: Logits for the whole and the broken phantom when they were
-            recorded, {"whole": (…), "broken": (…)}. The self-test at start compares the
-            logits of the loaded network with them. Empty means that no comparison is
-            made.
+        phantom_logits: The recorded logits for the whole and the broken phantom,
+            {"whole": (…), "broken": (…)}. The self-test at start compares the logits of
+            the loaded network with them. Empty means that no comparison is made.
         pooling: How the scores of the grid cells are combined to a score of the image:
             "average", like torchvision's ResNets, or "log_sum_exp".
         scales: Sizes at which the network reads the image, as multiples of
-            `input_size`. With (1, 2) it reads the whole image at `input_size` and again
-            at twice that size. The second reading is the same as reading tiles of
-            `input_size` that cover the image. The two maps are averaged.
+            `input_size`. With (1, 2), it reads the whole image at `input_size` and
+            again at twice this size, and averages the two maps.
         exposure: "as_shown" gives the network the gray levels that a reader sees.
             "percentiles" first stretches them, so that the 0.5th and 99.5th percentile
             of the exposed area become black and white.
         quarter_turns: Whether the network reads the image in four orientations, a
             quarter turn apart, and averages the results. This takes four times the
-            work, and makes the result nearly independent of the orientation of the
-            image.
+            computing time, and makes the result nearly independent of the orientation
+            of the image.
         unfamiliar: Maximum distance from the training images; images farther away are
             not analyzed. The key requires statistics in the weights file. None means
             that no distance is checked.
@@ -145,7 +143,7 @@ def card_text(card: ModelCard) -> str:
 
 
 def _toml(value: object) -> str:
-    """Return a value in TOML syntax, which is that of JSON except for tables."""
+    """Return a value in TOML syntax, which equals JSON syntax except for tables."""
     if isinstance(value, dict):
         pairs = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
@@ -153,7 +151,7 @@ def _toml(value: object) -> str:
 
 
 def _contradictions(card: ModelCard) -> Iterator[str]:
-    """Yield the errors that the types of the keys do not exclude, one line each."""
+    """Yield a line for each error that the types of the keys do not detect."""
     if card.classes.count(FRACTURE) != 1:
         yield f"classes: found {list(card.classes)}; exactly one must be {FRACTURE!r}"
     if card.scales not in SCALES:

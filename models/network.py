@@ -1,7 +1,7 @@
-"""A ResNet in two halves, and safe loading of its weights.
+"""A ResNet that is split into convolutions and head, and safe loading of its weights.
 
-The halves make Grad-CAM a simple expression: the map is computed from the output of the
-first half. Hooks would be unsafe in a network that threads share, and are not needed.
+Grad-CAM is computed from the output of the convolutions. Because of the split, this
+needs no hooks, which would be unsafe in a network that threads share.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ WIDTH = 256
 
 
 def resnet18_fine(classes: int) -> ResNet:
-    """Return a ResNet18 that keeps the grid of its third stage in its last stage.
+    """Return a ResNet18 in which the last stage does not reduce the grid.
 
-    The grid has 14 x 14 cells for an input of 224 x 224 pixels. The last stage has half
-    the channels and four times the cells of a ResNet18, because a fracture is smaller
-    than a cell of the usual 7 x 7 grid. The weights are random.
+    The grid has 14 x 14 cells for an input of 224 x 224 pixels, because many fractures
+    are smaller than a cell of the usual 7 x 7 grid. The last stage has half the
+    channels of a ResNet18. The weights are random.
     """
     network = resnet18(classes)
     network.layer4 = nn.Sequential(BasicBlock(WIDTH, WIDTH), BasicBlock(WIDTH, WIDTH))
@@ -41,7 +41,7 @@ def resnet18_fine(classes: int) -> ResNet:
 def resnet16_fine(classes: int) -> ResNet:
     """Return a `resnet18_fine` with one block instead of two in its last stage.
 
-    It needs an eighth less work.
+    It takes about an eighth less computing time.
     """
     network = resnet18_fine(classes)
     network.layer4 = nn.Sequential(BasicBlock(WIDTH, WIDTH))
@@ -67,13 +67,13 @@ and half-precision files written by this project, omit it."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A network in eval mode.
+    """A network that is split into convolutions and head.
 
     Attributes:
         features: The convolutions to the end of layer4: (1, 3, S, S) to (1, K, h, w).
         head: Pooling and one linear layer: (1, K, h, w) to (1, classes).
-        statistics: Further tensors of the weights file, by name, for the
-            out-of-distribution check. May be empty.
+        statistics: The tensors for the out-of-distribution check, by name. Empty if the
+            weights file contains none.
     """
 
     features: nn.Module
@@ -132,9 +132,9 @@ class ScaledFeatures(nn.Module):
 
 
 def enlarged(small: Tensor, large: Tensor) -> Tensor:
-    """Return a map, (N, K, h / 2, w / 2), on the grid of another, (N, K, h, w).
+    """Enlarge the map `small`, (N, K, h / 2, w / 2), to the grid of `large`.
 
-    The values are interpolated bilinearly.
+    `large` has the shape (N, K, h, w). The values are interpolated bilinearly.
     """
     return F.interpolate(
         small, size=large.shape[2:], mode="bilinear", align_corners=False
@@ -142,10 +142,11 @@ def enlarged(small: Tensor, large: Tensor) -> Tensor:
 
 
 class Head(nn.Module):
-    """Scores each cell of the grid with one linear layer, and pools the scores.
+    """The head of a network: scores each cell of the grid, and pools the scores.
 
-    With "average", the result is that of the head of any ResNet, which averages before
-    the linear layer. With "log_sum_exp", the score of the image is the logarithm of the
+    The score of a cell is computed with one linear layer. With "average", the result is
+    the same as that of a usual ResNet, which averages the activations before the linear
+    layer. With "log_sum_exp", the score of the image is the logarithm of the
     mean of the exponentials of the cell scores (Pinheiro and Collobert, "From
     Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015). One
     cell with a high score is then enough for a high score of the image.
@@ -184,12 +185,12 @@ def load_network(content: bytes, card: ModelCard) -> Network:
 
     Args:
         content: The bytes of the file: a state dictionary as torch.save writes it, with
-            the key names of torchvision and floating point of any width.
+            the key names of torchvision and floating-point numbers of any precision.
         card: The card of the weights.
 
     Raises:
-        ModelError: The bytes do not match the card, are not a state dictionary, or
-            contain numbers that are not finite.
+        ModelError: The bytes do not match the card, are not a state dictionary, contain
+            numbers that are not finite, or lack statistics that the card requires.
     """
     _check(content, card)
     # The meta device has no data, so no random weights are drawn. They would be
@@ -217,9 +218,11 @@ def build_network(card: ModelCard) -> ResNet:
 
 
 def split_network(network: ResNet, card: ModelCard) -> Network:
-    """Return a network in two halves, split after its last stage.
+    """Split a network into convolutions and head, after its last stage.
 
-    Further orientations and scales are added as the card requires.
+    If the card requires several orientations or scales, the convolutions are applied to
+    each of them and the results are averaged. The result shares the weights of
+    `network`.
     """
     *convolutions, _pool, linear = network.children()
     assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type

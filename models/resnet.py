@@ -1,8 +1,9 @@
-"""The ResNets of torchvision, with the same layers and names, without torchvision.
+"""ResNets with the same layers and names as those of torchvision.
 
-Inference does not need the rest of torchvision, or a compiler that torch would import.
-Without them, the imports of a role take 2.7 instead of 3.5 s, and 959 instead of
-1,132 MB (docs/performance.md). A test checks that the networks are the same.
+The import of torchvision would take time and memory. So would the initialization of
+weights on the meta device, for which torch imports a compiler. Without both, the
+imports of a role take 2.7 instead of 3.5 s, and 959 instead of 1,132 MB
+(docs/performance.md). A test checks that the networks are the same.
 
 Source:
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. The stride of
@@ -18,19 +19,19 @@ WIDTHS = 64, 128, 256, 512
 
 
 def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias that divides the size of its input by `stride`.
+    """Return a convolution with padding and without bias.
 
     Args:
         before: Number of input channels.
         after: Number of output channels.
         side: Side of the square kernel in pixels; odd.
-        stride: The stride.
+        stride: Step of the kernel in pixels. Rows and columns are divided by it.
     """
     return nn.Conv2d(before, after, side, stride, side // 2, bias=False)
 
 
 def shortcut(before: int, after: int, stride: int) -> nn.Module | None:
-    """Return a layer that maps the input of a block to its output shape.
+    """Return a layer that maps the input of a block to the shape of the output.
 
     Returns None if both shapes are equal.
     """
@@ -104,7 +105,8 @@ def stage(
     Args:
         block: The type of the blocks.
         before: Number of input channels.
-        width: Channels of the blocks, before their expansion.
+        width: Number of channels inside a block. The output has `block.expansion` times
+            as many.
         depth: Number of blocks.
         stride: Stride of the first block.
     """
@@ -116,7 +118,7 @@ def stage(
 class ResNet(nn.Module):
     """A ResNet: a convolution, four stages of blocks, pooling, and a linear layer.
 
-    The weights are random.
+    The initial weights are random.
     """
 
     def __init__(self, block: Block, depths: Sequence[int], classes: int) -> None:

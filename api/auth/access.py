@@ -25,7 +25,8 @@ class Access:
         api: The settings of the web application.
         sessions: The sessions of browsers.
         logins: Throttle for failed logins on the login page.
-        failures: Throttle for failed tokens of programs.
+        failures: Counts unknown bearer tokens. It limits only how many of them are
+            audited.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,9 +40,10 @@ class Access:
         self.failures = Throttle()
 
     def token(self, text: str) -> Token | None:
-        """Return the token with this text, or None if it is unknown or too short.
+        """Return the token of the settings with this text.
 
-        The time for this does not depend on the content of the known tokens.
+        Returns None if there is no such token, or if the text is too short. The
+        duration does not depend on the content of the tokens in the settings.
         """
         digest = sha256(text.encode(errors="replace")).digest()
         matches = [
@@ -54,8 +56,9 @@ class Access:
     ) -> tuple[User, AuthMethod] | None:
         """Return the user of a request and the method of authentication.
 
-        A proxy header comes first, then a bearer token, then a session cookie. Returns
-        None if the user is unknown.
+        The proxy header identifies the user; without one, the bearer token; without a
+        token, the session cookie. Returns None if the user is unknown. If the settings
+        require no login, every request has the user ANYONE.
         """
         if not self.api.guarded:
             return ANYONE, "open"

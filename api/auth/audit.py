@@ -66,7 +66,11 @@ def log_event(event: AccessEvent) -> None:
 
 
 def with_audit_trail(record: Callable[[AuditEvent], None]) -> RecordAccess:
-    """Return a function that sends an event to the log and to the audit trail."""
+    """Return a function that writes an event to the log and to the audit trail.
+
+    Args:
+        record: Writes an event to the audit trail.
+    """
 
     def record_access(event: AccessEvent) -> None:
         log_event(event)

@@ -49,7 +49,8 @@ class Throttle:
     def failed(self, address: str) -> None:
         """Count a failure of an address.
 
-        The count starts at 1 again FORGET_AFTER_S after the previous failure.
+        If the previous failure was FORGET_AFTER_S seconds ago or more, the count starts
+        again at 1.
         """
         key, now = subscriber(address), self._now()
         count, last = self._failures.pop(key, (0, now))

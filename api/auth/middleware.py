@@ -2,9 +2,9 @@
 
 Unauthenticated requests are refused here, before their body is read, unless the path is
 public. Requests that a browser sends on behalf of another website are refused, too.
-These are requests that would change something and come from another origin (CSRF). If
-the settings require no login, these are also requests that do not address the node by a
-loopback name or address (DNS rebinding).
+Such a request would change something and comes from another origin (CSRF). If the
+settings require no login, a request is also refused if it does not address the node by
+a loopback name or address (DNS rebinding).
 """
 
 from urllib.parse import urlsplit
@@ -77,7 +77,7 @@ class AuthMiddleware:
         )
 
     async def _audit_wrong_token(self, request: Request, address: str) -> None:
-        """Audit a wrong token, unless its address must wait after repeated failures."""
+        """Audit a wrong token, unless too many came from this address recently."""
         failures = self._access.failures
         if not failures.wait_s(address):
             failures.failed(address)
@@ -93,7 +93,7 @@ def _is_open(path: str) -> bool:
 def _rejection(
     headers: Headers, method: str, sender: RequestUser
 ) -> HTTPException | None:
-    """Return the error for a request that another website caused, or None."""
+    """Return the error for a request that another website may have caused, or None."""
     if sender.auth_method == "open" and not _is_addressed_as_local(headers):
         return HTTPException(
             status.HTTP_421_MISDIRECTED_REQUEST,
@@ -133,10 +133,10 @@ def _is_addressed_as_local(headers: Headers) -> bool:
 
 
 def _is_cross_origin(headers: Headers) -> bool:
-    """Return whether a browser says that another origin caused the request.
+    """Return whether the headers show that another origin caused the request.
 
-    Browsers say so in Sec-Fetch-Site if they trust the connection (W3C Fetch Metadata),
-    and in Origin for all methods except GET and HEAD. Other clients send neither.
+    Browsers send Sec-Fetch-Site over trusted connections (W3C Fetch Metadata), and
+    Origin with all methods except GET and HEAD. Other clients send neither.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:

@@ -1,8 +1,7 @@
-"""Refuse query parameters that a route does not know, and repeated ones.
+"""Refuse unknown query parameters, and repeated ones that take one value.
 
-Otherwise a misspelled parameter would be ignored, and the response would answer another
-question. For example, `?limit=1` would return a full page of the worklist, because the
-parameter is called `size`.
+Without this check, a misspelled parameter would be ignored. For example, `?limit=1`
+would return a full page of the worklist, because the parameter is called `size`.
 """
 
 from collections import Counter
@@ -16,10 +15,13 @@ from api.http.problems import REPEATED, UNKNOWN
 
 
 def known_parameters(request: Request) -> dict[str, bool]:
-    """Return the query parameters of a route, and whether each takes several values.
+    """Return the query parameters of the route that serves a request.
 
     The parameters are read from the OpenAPI description. A parameter that is not
     described is therefore not accepted.
+
+    Returns:
+        For each name, whether the parameter takes several values.
     """
     route, method = request.scope["route"], request.method.lower()
     known: dict[tuple[str, str], dict[str, bool]] = request.app.state.known_parameters

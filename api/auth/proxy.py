@@ -1,4 +1,4 @@
-"""Data about clients in the headers of reverse proxies that the settings trust."""
+"""Read the address, scheme and user of a client from headers of trusted proxies."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -53,9 +53,9 @@ def origin(scope: Scope, headers: Headers, api: ApiSettings) -> Origin:
 def _client(peer: str, headers: Headers, trusted: Networks) -> str:
     """Return the last address of X-Forwarded-For that is not a trusted proxy.
 
-    The addresses before it are not trusted, because any client can write them. An
-    invalid address ends the search. If there is no other address, the first trusted
-    proxy is returned.
+    The addresses before it are not trusted, because any client can write them. The
+    search begins at the last address and ends at an invalid one. If it finds only
+    trusted proxies, the one that it found last is returned; if it finds none, `peer`.
     """
     addresses = ",".join(headers.getlist("x-forwarded-for")).split(",")
     for address in map(str.strip, reversed(addresses)):
@@ -68,7 +68,10 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
 
 
 def _user(headers: Headers, name: str) -> str:
-    """Return the user name; empty if the header is missing, repeated or invalid."""
+    """Return the user name in the header `name`.
+
+    The result is empty if the header is missing, repeated or invalid.
+    """
     if not name or len(values := headers.getlist(name)) != 1:
         return ""
     try:

@@ -1,8 +1,8 @@
 """The sender of a request, and the Viewer and Operator dependencies.
 
 A route is public if neither the route nor its router has one of these dependencies. The
-AuthMiddleware lists the paths of public routes, and refuses unauthenticated
-requests to all other paths.
+module `middleware` lists the paths of public routes. AuthMiddleware refuses
+unauthenticated requests to all other paths.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ AuthMethod = Literal["open", "proxy", "token", "session"]
 
 
 def user_key(request: Request) -> str:
-    """Return the key by which the requests of one user are limited.
+    """Return the key that identifies a user for limits on the number of requests.
 
-    It is the name of the user, or the address if no login is required or the user is
-    unknown.
+    The key is the name of the user. It is the address of the client if no login is
+    required or the user is unknown.
     """
     sender = request_user(request)
     if sender.user is None or sender.auth_method == "open":
@@ -44,8 +44,8 @@ class RequestUser:
         refusal: The error response of a route that requires a user, if the user is
             unknown.
         is_current: Returns whether the same request would still be accepted for the
-            same user. A response that lasts must check this, because a session ends by
-            logout, by its expiry or with its token.
+            same user. A stream must check this repeatedly, because a session may end by
+            logout or expiry.
     """
 
     user: User | None

@@ -1,8 +1,9 @@
 """Browser sessions: signed cookies, each valid for 12 hours.
 
 A session belongs to a token and its role. If either changes in the settings, the
-signature becomes invalid. The server does not store sessions. It only keeps the cookies
-that were ended by logout in memory, at least until they expire. A restart forgets them.
+signature becomes invalid. The server does not store sessions. It only keeps in memory
+the cookies of sessions that ended by logout, at least until they expire. After a
+restart, such a cookie is valid again until it expires.
 """
 
 import hmac
@@ -35,12 +36,12 @@ class Sessions:
         directory: Path,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Create the sessions of some tokens.
+        """Store the arguments. The key is read on first use.
 
         Args:
             tokens: The tokens that a session can belong to: those in the settings.
-            directory: The directory of the key. The key is created on first use if it
-                does not exist.
+            directory: The directory of the key. If the key does not exist, it is
+                created on first use.
             now: Returns the time in seconds since 1970.
         """
         self._tokens = {each.name: each for each in tokens}
@@ -55,7 +56,10 @@ class Sessions:
         return f"{payload}.{self._signature(payload, token)}"
 
     def holder(self, cookie: str) -> Token | None:
-        """Return the token of a session; None if the cookie is invalid or expired."""
+        """Return the token of a session.
+
+        Returns None if the cookie is invalid, has expired, or was ended by logout.
+        """
         payload, _, signature = cookie.rpartition(".")
         name, _, rest = payload.partition(".")
         token = self._tokens.get(name)

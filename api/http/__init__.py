@@ -1,1 +1,1 @@
-"""HTTP in general: bodies, uploads, time limits, headers, errors, queues."""
+"""Handling of HTTP for all routes: bodies, time limits, headers, errors, queues."""

@@ -1,9 +1,9 @@
 """Limit the size and duration of every request body, before routing.
 
-A body has at most LARGEST_BODY bytes, and is read before the request is routed, unless
-its route states a larger limit. The size is counted as bytes arrive, because
-Content-Length may be wrong and a chunked body has none. A sender that is too slow is
-refused, because it occupies a connection and perhaps a file.
+A body may have LARGEST_BODY bytes, and is read before the request is routed. A route
+can state a larger limit, and then reads its bodies itself. The size is counted as bytes
+arrive, because Content-Length may be wrong, and a chunked body has no Content-Length. A
+sender that is too slow is refused, because it occupies a connection and perhaps a file.
 """
 
 import asyncio
@@ -59,7 +59,8 @@ def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
     """Return a decorator that sets a body limit above LARGEST_BODY on a route.
 
     Args:
-        limit: The limit. The path of the route must have no parameters.
+        limit: The limit. It is looked up by the path of the request, so the path of the
+            route must have no parameters.
     """
 
     def set_limit(endpoint: Endpoint) -> Endpoint:
@@ -70,7 +71,7 @@ def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
 
 
 def stated_limits(routers: Iterable[APIRouter]) -> Limits:
-    """Return the limits that the routes of some routers state."""
+    """Return the limits that `takes` has set on the routes of some routers."""
     return {
         (method, route.path): limit
         for router in routers
@@ -89,7 +90,7 @@ class BodyLimits:
 
         Args:
             app: The application that serves the requests.
-            larger: The limits of routes that take more than LARGEST_BODY.
+            larger: The limits of the routes that accept more than LARGEST_BODY bytes.
         """
         self._app = app
         self._larger = larger
@@ -131,7 +132,7 @@ class LimitedBody:
         """Refuse a Content-Length that exceeds the limit.
 
         Raises:
-            HTTPException: 413.
+            HTTPException: 413 if it exceeds the limit.
         """
         if self._declared.isdecimal() and int(self._declared) > self._limit.size:
             raise self._too_large()

@@ -1,8 +1,9 @@
 """Limits on the number of requests that are served, wait or upload at a time.
 
-Further requests are refused with 503, and the client can try again later. A connection
-that waits for long may time out, and uploads that wait use disk space. Each user has a
-queue, and the queues are served in turn. One user thus cannot delay all others.
+Further requests are refused with 503, and the client can try again later. The number of
+waiting requests is limited because a connection that waits for long may time out, and
+because waiting uploads use disk space. Each user has a queue, and the queues are served
+in turn. One user thus cannot delay all others.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ RETRY_AFTER_S = 5
 
 
 class QueueLimit:
-    """Serves the requests of different users in turn.
+    """Limits the requests that are served at a time, and serves the users in turn.
 
     Must only be used from the event loop.
     """
@@ -106,7 +107,7 @@ class QueueLimit:
         self._serve_next()
 
     def _serve_next(self) -> None:
-        """Give free slots to waiting users without one, in the order of their turn."""
+        """Give each free slot to the next waiting user who does not hold a slot."""
         while self._free:
             ready = (each for each in self._waiting if each not in self._served)
             if (user := next(ready, None)) is None:

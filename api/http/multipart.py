@@ -1,8 +1,8 @@
 """Write one uploaded file to disk, and enforce its size limit.
 
 The form part with the name "file" is read as a file, even if its header has no file
-name, or has it in a form that RFC 7578 forbids (`filename*`). The file name is not
-kept, because it may contain the name of a person.
+name, or has only `filename*`, which RFC 7578 forbids. The file name is not kept,
+because it may contain the name of a person.
 """
 
 import shutil
@@ -34,7 +34,11 @@ _AS_FILE = f'form-data; name="{FIELD}"; filename="{FIELD}"'.encode()
 
 
 def file_form(description: str) -> dict[str, Any]:
-    """Describe the form that `received` reads, for OpenAPI."""
+    """Return the OpenAPI description of the form that `received` reads.
+
+    Args:
+        description: The description of the file, for users of the API.
+    """
     file = {"type": "string", "format": "binary", "description": description}
     properties = {FIELD: file}
     schema = {"type": "object", "required": [FIELD], "properties": properties}
@@ -49,12 +53,12 @@ async def received(request: Request) -> AsyncIterator[Path]:
         request: A request. Its body must not have been read.
 
     Yields:
-        The path of a non-empty temporary file.
+        The path of a temporary file with the upload. It is not empty.
 
     Raises:
         HTTPException: 400 if the form is invalid, the file is missing or empty, or the
-            sender disconnects before its end. 408 if the body comes too slowly. 413 if
-            it is too large.
+            client disconnects before the end of the body. 408 if the body comes too
+            slowly. 413 if the body or the file is too large.
     """
     async with _form(request) as form:
         upload = form.get(FIELD)
@@ -79,7 +83,10 @@ class _FileParser(MultiPartParser):
     """A multipart parser that reads the part with the name FIELD as a file."""
 
     def on_headers_finished(self) -> None:
-        """Decide whether a part is a file, after its headers are complete."""
+        """Mark a part with the name FIELD as a file.
+
+        The parser calls this after it has read the headers of a part.
+        """
         part = self._current_part
         _, options = parse_options_header(part.content_disposition)
         if options.get(b"name") == FIELD.encode():

@@ -115,7 +115,8 @@ def _handle_parameter_error(request: Request, error: Exception) -> JSONResponse:
 def _name(location: Sequence[int | str]) -> str:
     """Return the name of a parameter as the sender knows it.
 
-    The location of the parameter (query, body) and list indexes are left out.
+    The location of the parameter (query, body) and list indexes are left out. If
+    nothing remains, the location is returned. The name is cut at LONGEST_NAME.
     """
     named = [str(each) for each in location[1:] if isinstance(each, str)]
     return replace_unprintable(".".join(named) or str(location[0]))[:LONGEST_NAME]

@@ -1,10 +1,11 @@
 """HTTP/1.1 connections with limits on time, framing and unread bodies.
 
 uvicorn has no time limit for the first byte of a request, for the rest of its head, or
-for a client that does not read its response. It reads and parses the rest of a body
-that has been refused. h11 accepts heads that a proxy may interpret differently (request
-smuggling, RFC 9112 11.2). This module limits all of these. The BodyLimits middleware
-limits the body.
+for a client that does not read its response. This module adds these time limits. After
+a refusal, uvicorn parses the rest of the body without a limit. This module drops it
+unparsed, up to a limit. h11 accepts heads that a proxy may interpret differently
+(request smuggling, RFC 9112 11.2). This module refuses these heads. The BodyLimits
+middleware limits the size and the duration of bodies.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ class StrictConnection(h11.Connection):
 
         Raises:
             RemoteProtocolError: The request is malformed or ambiguous, its chunks are
-                too small, or its framing is too large.
+                too small, or its chunk headers and extensions are too large.
         """
         is_idle = self.their_state is h11.IDLE
         before = self.trailing_data[0] if is_idle else b""
@@ -100,8 +101,8 @@ class StrictConnection(h11.Connection):
     def _excess(self) -> str:
         """Return an error text if the framing is too large for the body, else "".
 
-        Received bytes that are not parsed yet count as framing here. The event loop
-        reads at most 256 kB at a time.
+        Received bytes that are not parsed yet count as framing here. The limit is
+        therefore 256 kB higher: the event loop reads at most that many bytes at a time.
         """
         if self._chunks > FREE_CHUNKS + self._body // SMALLEST_CHUNK:
             return f"Chunks must have {SMALLEST_CHUNK} bytes or more on average."
@@ -182,7 +183,11 @@ class TimeoutH11Protocol(H11Protocol):
         self._wait()
 
     def handle_events(self) -> None:
-        """Serve parsed requests. `_end` closes the connection after a response."""
+        """Serve parsed requests.
+
+        If the connection must be closed after a response, uvicorn then calls `_end`
+        instead of closing it at once.
+        """
         super().handle_events()
         if self._is_serving() and self.cycle.transport is self.transport:
             self.cycle.transport = _Closing(self.transport, self._end)  # type: ignore[assignment]
@@ -196,7 +201,10 @@ class TimeoutH11Protocol(H11Protocol):
             super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that cannot be parsed, and close the connection."""
+        """Refuse a request that cannot be parsed, and close the connection.
+
+        If a response has already started, the connection is only aborted.
+        """
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.abort()  # a response has started
             return
@@ -228,7 +236,8 @@ class TimeoutH11Protocol(H11Protocol):
     def pause_writing(self) -> None:
         """Start the timer for a client that does not read its response.
 
-        The event loop calls this while too many bytes wait to be sent.
+        The event loop calls this when too many bytes wait to be sent. If they still
+        wait after STALL_S seconds, the connection is aborted.
         """
         super().pause_writing()
         self._stall = self.loop.call_later(STALL_S, self.transport.abort)
@@ -240,7 +249,10 @@ class TimeoutH11Protocol(H11Protocol):
             self._stall.cancel()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, after STALL_S even if the client does not read."""
+        """Close an idle connection.
+
+        If bytes still wait to be sent after STALL_S seconds, the connection is aborted.
+        """
         super().timeout_keep_alive_handler()
         self.loop.call_later(STALL_S, self.transport.abort)
 
@@ -252,9 +264,9 @@ class TimeoutH11Protocol(H11Protocol):
                 timer.cancel()
 
     def _wait(self) -> None:
-        """Start the timer for the head of a request, if none runs.
+        """Start the timer for the head of the next request, if it does not run yet.
 
-        While a request is served, the timer is stopped.
+        If a request is being served, the timer is stopped instead.
         """
         if self._dropped is not None:
             return
@@ -280,7 +292,10 @@ class TimeoutH11Protocol(H11Protocol):
             self.loop.call_later(STALL_S, self.transport.abort)
 
     def _linger(self) -> None:
-        """Close the sending side, then drop what arrives within LINGER_S, unparsed."""
+        """Close the sending side of the connection, and drop what still arrives.
+
+        After LINGER_S seconds or LINGER_BYTES bytes, the connection is aborted.
+        """
         self._dropped = 0
         if self._limit is not None:
             self._limit.cancel()
@@ -296,7 +311,10 @@ class TimeoutH11Protocol(H11Protocol):
 
 
 class _Closing:
-    """The transport of one response, with a `close` of the protocol."""
+    """The transport of one response, with another function as `close`.
+
+    The other methods are those of the transport.
+    """
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport

@@ -2,9 +2,9 @@
 
 `/healthz` reports that the process serves requests. Restart the process if `/healthz`
 fails. `/readyz` reports whether the node can do its work, and the reason if it cannot.
-It checks the web process, and at least one receiver and one worker on any machine.
-`/readyz?role=api` checks only the web process, for a load balancer. Without a worker,
-the pages still work and show what is wrong.
+It checks the web process, and that at least one receiver and one worker run, on any
+machine. `/readyz?role=api` checks only the web process, for a load balancer: without a
+worker, the pages still work and show what is wrong.
 """
 
 import asyncio
@@ -70,7 +70,8 @@ class AbsentError(Exception):
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
     """Return the checks of the storage by name: the spool and the database.
 
-    With PostgreSQL, another check compares the storage directory with the database.
+    With PostgreSQL, a third check verifies that the storage directory belongs to the
+    database.
     """
     checks: dict[str, Check] = {  # spool first: it may contain the SQLite file
         "spool": partial(check_spool, storage),
@@ -82,7 +83,9 @@ def storage_checks(storage: StorageSettings) -> dict[str, Check]:
 
 
 def role_checks(engine: sa.Engine, *, expected: bool = True) -> dict[str, Check]:
-    """Return the checks, by role, that a receiver and a worker run on any machine.
+    """Return a check for the receiver and one for the worker, by role.
+
+    A check passes if at least one process of the role runs on any machine.
 
     Args:
         engine: Engine of the journal.
@@ -153,7 +156,7 @@ def _check_writes(connection: Connection) -> None:
 
 
 def _is_of_sqlite(error: SQLAlchemyError, name: str) -> bool:
-    """Return whether the SQLite error name of an error begins with a name."""
+    """Return whether SQLite raised an error, and its error name begins with `name`."""
     cause = error.orig if isinstance(error, DBAPIError) else None
     return getattr(cause, "sqlite_errorname", "").startswith(name)
 
@@ -222,9 +225,9 @@ def health_router(
     ) -> dict[str, str]:
         """Return the result of each check by name: 'ok', or the reason for a failure.
 
-        The checks include a receiver and a worker, except with `role=api`. A client
-        without access to the pages only gets the state of the whole node: 'ok' or 'not
-        ready'.
+        The checks include a receiver and a worker, except with `role=api`. An
+        unauthenticated client gets only one entry, `node`: 'ok' if all checks pass, or
+        'not ready'.
         """
         is_unauthenticated = request_user(request).user is None
         states = await latest.states(FRESH_S if is_unauthenticated else 0)
@@ -244,8 +247,8 @@ class _Latest:
     """Caches the results of the checks.
 
     The checks write to the disk and lock the database. Unauthenticated clients must not
-    be able to trigger this at will. For them, the checks run at most once in FRESH_S
-    seconds. All clients share one run at a time.
+    be able to trigger this at will. They get a result that is up to FRESH_S seconds
+    old. The checks never run twice at the same time.
     """
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
@@ -255,7 +258,7 @@ class _Latest:
         self._at = -math.inf
 
     async def states(self, age_s: float) -> dict[str, str]:
-        """Return results of the checks by name that are at most `age_s` seconds old."""
+        """Return the results of the checks by name, at most `age_s` seconds old."""
         async with self._lock:
             if time.monotonic() - self._at >= age_s:
                 self._states = await run_in_threadpool(self._run_checks)

@@ -240,13 +240,13 @@ def _with_zeros(
 ) -> Metric:
     """Return the metric of a family, with zeros for labels without samples.
 
-    Prometheus can compute a rate from the first increment only if the counter existed
-    before it.
+    Prometheus can only count the first increment of a counter if it has read the
+    counter as 0 before.
 
     Args:
         family: The description of the metric.
         samples: The stored samples of the family.
-        known: The labels that get a value even without samples.
+        known: The label values that are returned even without samples.
     """
     labels = [family.label] if family.label else []
     values = [*known, *(each.label for each in samples)] if labels else [""]

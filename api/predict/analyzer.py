@@ -1,10 +1,10 @@
-"""Analyze uploaded files one at a time.
+"""Analyze uploaded files one at a time, and decode slow files separately.
 
-All analyses run in one dedicated thread. Two images never compete for the processor,
-and the event loop continues to serve other requests. The bytes of the upload are
-decoded in a child process, because they may crash it, hang it or exhaust its memory. A
-file that takes long is decoded again in another thread and child process, while other
-files are analyzed.
+One thread decodes and classifies the files in turn. The event loop thus continues to
+serve other requests, and analyses do not compete for the processor. The bytes of a file
+are decoded in a child process, because they may crash it, hang it or exhaust its
+memory. If decoding takes long, it is stopped and repeated in another thread and child
+process. The first thread then continues with other files.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class _Tools:
 
 
 class Analyzer:
-    """Analyzes files. It owns the model, its threads and its decoding child process.
+    """Analyzes files, with its own model, threads and decoding child process.
 
     Use it as a context manager.
     """
@@ -131,8 +131,8 @@ class Analyzer:
         Args:
             file: The path of the upload.
             slot: Returns a context manager that waits for a slot for the request and
-                holds it. After a first attempt, a slow file is read without a slot, so
-                that other requests do not wait for it.
+                holds it. If reading the file takes long, it is repeated without a slot,
+                so that other requests do not wait for it.
 
         Raises:
             HTTPException: 400, 413 or 415 if the file has no radiograph that can be
@@ -151,8 +151,8 @@ class Analyzer:
     async def _read_slowly(self, file: Path) -> Radiograph:
         """Read a slow file. Only one is read at a time.
 
-        A future shows whether one is being read, because the reading continues after
-        its request was cancelled.
+        `_slow_file` shows whether a file is being read. The reading continues even if
+        the request is cancelled.
 
         Raises:
             HTTPException: 503 if another slow file is being read. 400, 413 or 415 as in

@@ -52,7 +52,10 @@ def prediction_response(analysis: UploadResult, *, original: bool) -> Prediction
 
 
 def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowResponse | None:
-    """Convert an arrow from square pixels to the pixels of the stored image."""
+    """Convert an arrow to the pixels of the stored image, which may not be square.
+
+    The coordinates of `arrow` are in the pixels of `radiograph`, which are square.
+    """
     if arrow is None:
         return None
     rows, columns = radiograph.pixels.shape

@@ -82,8 +82,8 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
     ) -> Prediction:
         """Analyze one radiograph for a fracture.
 
-        Images are analyzed one at a time and are not stored. The response is an AI
-        result, not for diagnostic use.
+        Images are analyzed one after the other, and are not stored. The response is an
+        AI result, not for diagnostic use.
         """
         analyzer.require_ready()
         queue.require_space(request)  # before the large body is read

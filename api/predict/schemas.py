@@ -19,7 +19,10 @@ _EXAMPLE: JsonDict = {
 
 
 class ArrowResponse(BaseModel):
-    """An arrow. Each end is a [column, row] in pixels of the upright image."""
+    """An arrow to the suspected fracture.
+
+    Each end is a [column, row] in pixels of the image, after its EXIF rotation.
+    """
 
     tip: Point = Field(description="The end with the head, at the peak of the heatmap.")
     tail: Point = Field(description="The other end.")

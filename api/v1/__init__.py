@@ -1,1 +1,1 @@
-"""The API at /api/v1. The review pages use only this API."""
+"""The API at /api/v1. Pages that show stored instances use only this API."""

@@ -1,4 +1,4 @@
-"""Routes that list failures, and with which operators request work again."""
+"""Routes to list failures, and to request analyses and deliveries again."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -67,7 +67,7 @@ def actions_router(services: Services) -> APIRouter:
     async def analyze(
         request: Request, _user: Operator, instance_id: str
     ) -> AcceptedResponse:
-        """Request a new analysis, also of an instance that has a result."""
+        """Queue a new analysis of an instance, even if it has a result."""
         await run_in_threadpool(services.instance, instance_id)
         if not await run_in_threadpool(services.journal.analyze_again, instance_id):
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
@@ -90,7 +90,7 @@ def actions_router(services: Services) -> APIRouter:
             Text, Query(description="Only to this destination. If empty, to all.")
         ] = "",
     ) -> AcceptedResponse:
-        """Send the results again, also those that were already delivered."""
+        """Queue the results of an instance again, even if they were delivered."""
         details = await run_in_threadpool(services.instance, instance_id)
         if destination:
             services.destination(destination)
@@ -105,7 +105,10 @@ def actions_router(services: Services) -> APIRouter:
 
     @router.get("/failures", response_description="The groups, the largest first")
     async def failures(request: Request, _user: Viewer) -> list[FailureGroupResponse]:
-        """Return failed and waiting work in groups, by destination and reason."""
+        """Return failed work, and work that waits for its next attempt, in groups.
+
+        The work of a group has the same destination and the same reason.
+        """
         found = await run_in_threadpool(grouped, services.engine)
         await audit_access(request, AuditEventType.VIEWED, "/api/v1/failures")
         return [
@@ -134,7 +137,11 @@ def actions_router(services: Services) -> APIRouter:
         reason: ReasonFilter = None,
         waiting: WaitingFilter = None,
     ) -> list[InstanceResponse]:
-        """List up to a hundred instances of a group."""
+        """List instances with failed work, or work that waits for its next attempt.
+
+        At most 100 instances are returned. Use `destination`, `reason` and `waiting` of
+        a group to list only the instances of that group.
+        """
         rows = await run_in_threadpool(
             _members, services, destination, reason, waiting=waiting
         )
@@ -154,7 +161,10 @@ def actions_router(services: Services) -> APIRouter:
         reason: ReasonFilter = None,
         waiting: WaitingFilter = None,
     ) -> AcceptedResponse:
-        """Retry failed work, and try waiting work now: all of it, or one group."""
+        """Retry failed work now, and also work that waits for its next attempt.
+
+        Use `destination`, `reason` and `waiting` of a group to retry only that group.
+        """
         response = await run_in_threadpool(
             _retry, services, destination, reason, waiting=waiting
         )
@@ -168,7 +178,8 @@ def actions_router(services: Services) -> APIRouter:
 def _about_failures(asked: int, destination: str | None) -> str:
     """Return what the audit trail and the log say about retried failures.
 
-    A destination without failures is not named: it may be any text of the user.
+    If nothing was retried, the destination is not named, because it may be any text
+    that the user entered.
     """
     if asked == 0:
         return "0 failures"
@@ -200,9 +211,9 @@ def _retry(
     *,
     waiting: bool | None,
 ) -> AcceptedResponse:
-    """Retry a limited number of failed and of waiting items.
+    """Retry at most MOST_RETRIES failed items and MOST_RETRIES waiting items.
 
-    Waiting items are not counted as left, because the first success releases the rest.
+    `left` does not count waiting items, because the first success starts the others.
     """
     lists = partial(failed, services.engine, destination, reason)
     ended = [] if waiting else lists(MOST_RETRIES + 1, waiting=False)

@@ -56,7 +56,11 @@ def figures_router(
     async def period_figures(
         _user: Viewer, period: Period = Period.DAY
     ) -> FiguresResponse:
-        """Count the instances of the last 24 hours, 7 days or 30 days."""
+        """Return statistics of the instances of the last 24 hours, 7 days or 30 days.
+
+        They are the numbers of instances by interval, the distribution of the
+        probabilities, and the turnaround.
+        """
         parts, length = INTERVALS[period]
         until = _end(time.time(), length)
         since = until - parts * length
@@ -79,7 +83,11 @@ def figures_router(
 
     @router.get("/node", response_description="The current state")
     async def node(_user: Viewer) -> NodeResponse:
-        """Return the checks, counts, disk space and versions of the node."""
+        """Return the current state of the node.
+
+        It consists of the results of the checks, the states of the destinations, the
+        numbers of instances by state, the disk space and the versions.
+        """
         return await run_in_threadpool(_node)
 
     def _node() -> NodeResponse:
@@ -106,9 +114,13 @@ def figures_router(
 
 
 def _end(now: float, length: float) -> float:
-    """Return the end of the current interval. Intervals start at local midnight.
+    """Return the end of the current interval, in seconds since 1970.
 
-    All times and the length are in seconds, and times are since 1970.
+    The first interval of a day starts at local midnight.
+
+    Args:
+        now: The time in seconds since 1970.
+        length: The length of an interval in seconds.
     """
     local = datetime.fromtimestamp(now).astimezone()
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()

@@ -31,7 +31,7 @@ InstanceIds = list[str]
 
 
 class ChangeStream:
-    """Polls the journal every half second for all listeners.
+    """Polls the journal every half second, and sends the changes to all listeners.
 
     Must only be used from the event loop.
     """
@@ -50,11 +50,13 @@ class ChangeStream:
         self._started = asyncio.Event()
 
     async def stream(self, is_current: Callable[[], bool]) -> AsyncIterator[str]:
-        """Yield changes for at most LONGEST_S, or until the process shuts down.
+        """Yield changes until LONGEST_S seconds have passed or access has ended.
+
+        The stream also ends if the process shuts down.
 
         Args:
-            is_current: Returns whether the listener still has access. The stream ends
-                within POLL_S after it returns False.
+            is_current: Returns whether the listener still has access. After access has
+                ended, the stream lasts for at most POLL_S seconds.
 
         Yields:
             Server-sent events: "begun" once, then messages with the ids of changed
@@ -134,8 +136,8 @@ def changes_router(services: Services) -> APIRouter:
     async def stream(request: Request, _user: Viewer) -> StreamingResponse:
         """Stream the ids of changed instances, after the event "begun".
 
-        Reload the worklist after each "begun", also after a reconnect: earlier changes
-        are not reported.
+        Changes before "begun" are not reported. Reload the worklist after each "begun",
+        also after a reconnect.
         """
         if not ending:
             ending.append(request.app.state.ending)

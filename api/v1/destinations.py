@@ -137,7 +137,7 @@ def destinations_router(services: Services) -> APIRouter:
 
     @router.get("/modalities", response_description="By calling AE title")
     async def modalities(_user: Viewer) -> list[ModalityResponse]:
-        """Count the instances of each modality by caller, for the last 30 days."""
+        """Return the number of instances by AE and modality, for the last 30 days."""
         found = await run_in_threadpool(callers.modalities, services.engine)
         return [
             ModalityResponse(
@@ -153,7 +153,7 @@ def destinations_router(services: Services) -> APIRouter:
 
 
 def _remedy(services: Services, caller: callers.CallerActivity) -> str:
-    """Return what to change so that a caller gets an association.
+    """Return a text that says what to change so that a caller is accepted.
 
     The text is empty if no remedy is known, or if the caller was admitted.
     """

@@ -1,7 +1,7 @@
-"""Decode radiographs for display in a child process, and cache the last views.
+"""Decode radiographs in a child process, and cache the images that pages show.
 
-The cache returns a view that was used before without decoding it again, for example
-when a user opens a study again or resets a window.
+A view is a radiograph with one window. A view in the cache is not decoded again, for
+example if a user opens a study again or resets a window.
 """
 
 import asyncio
@@ -47,13 +47,13 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
 class ImageCache:
     """Decodes radiographs for display, and caches them.
 
-    One child process decodes all images. It is not the one of /predict. An image that
-    takes long is decoded again in a child process of its own, and the other images do
-    not wait for it. Must only be used from the event loop.
+    One child process decodes the images in turn. /predict uses another one. If an image
+    takes long, its decoding is stopped and repeated in another child process, and the
+    other images do not wait for it. Must only be used from the event loop.
 
     Attributes:
-        queue: Limits the requests. A request waits for a slot before it calls a method,
-            and holds the slot until its image is decoded.
+        queue: Limits the requests. A route must hold a slot of this queue while it
+            calls `view` or `attributes`.
     """
 
     def __init__(self, limits: WorkerSettings) -> None:
@@ -76,17 +76,17 @@ class ImageCache:
     async def view(
         self, instance_id: str, path: Path, ends: tuple[float, float] | None
     ) -> View:
-        """Return the displayed pixels of an instance.
+        """Return the image of an instance as pages show it.
 
         Args:
             instance_id: The id of the instance.
             path: The path of its file.
             ends: The modality values at the ends of the gray scale. None selects the
-                window that the model saw.
+                window that the model uses.
 
         Raises:
-            HTTPException: 422 if the instance has no image that can be displayed, with
-                the reason. 503 if the image takes long while another such image is
+            HTTPException: 422 with the reason if the instance has no image that can be
+                decoded. 503 if the image takes long, and another slow image is already
                 being decoded.
         """
         key = instance_id, ends
@@ -164,10 +164,12 @@ class ImageCache:
 
 
 def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
-    """Encode an image, (rows, columns), as JPEG.
+    """Encode a gray image as JPEG.
 
-    It is reduced if its long side exceeds `long_side` pixels. None means that it is not
-    reduced.
+    Args:
+        pixels: The image, (rows, columns).
+        long_side: Maximum long side in pixels. A larger image is reduced to it. None
+            means no maximum.
     """
     scale = min((long_side or max(pixels.shape)) / max(pixels.shape), 1.0)
     if scale < 1:

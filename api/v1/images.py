@@ -1,4 +1,4 @@
-"""Images, attributes and files of instances."""
+"""Routes for the images, attributes and files of instances."""
 
 import re
 from pathlib import Path
@@ -65,9 +65,10 @@ def images_router(services: Services) -> APIRouter:
             int | None, Query(ge=16, le=65535, description="Maximum size in pixels")
         ] = None,
     ) -> Response:
-        """Return the radiograph with the window that the model saw, or another one.
+        """Return the radiograph as a JPEG.
 
-        Another window needs both `low` and `high`.
+        The window is the one that the model uses, unless both `low` and `high` are
+        given.
         """
         ends = None if low is None or high is None else (low, high)
         async with services.images.queue.slot(request):
@@ -140,7 +141,7 @@ def images_router(services: Services) -> APIRouter:
     async def original(
         request: Request, _user: Viewer, instance_id: str
     ) -> FileResponse:
-        """Return the original file, as it was received."""
+        """Return the instance as it was received, as a DICOM file."""
         details, path = await opened(instance_id)
         await audit_access(
             request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/original"
@@ -156,7 +157,7 @@ def images_router(services: Services) -> APIRouter:
     async def result(
         request: Request, _user: Viewer, instance_id: str, sop_instance_uid: str
     ) -> FileResponse:
-        """Return the file of a result object, as it is sent to destinations."""
+        """Return a result object of an instance as a DICOM file."""
         details, _ = await opened(instance_id)
         paths = {each.sop_instance_uid: each.path for each in details.results}
         path = folder / paths.get(sop_instance_uid, "nothing")
@@ -171,6 +172,6 @@ def images_router(services: Services) -> APIRouter:
 
 
 def _file(path: Path, uid: str) -> FileResponse:
-    """Return a response with a DICOM file. It is named by its UID, if that is valid."""
+    """Return a response with a DICOM file that is named by its UID, if valid."""
     name = f"{uid}.dcm" if _UID.fullmatch(uid) else "instance.dcm"
     return FileResponse(path, media_type="application/dicom", filename=name)

@@ -74,7 +74,10 @@ def instances_router(services: Services) -> APIRouter:
         page: Annotated[int, Query(ge=1, le=LAST_PAGE)] = 1,
         size: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
     ) -> WorklistResponse:
-        """Return a page of the instances that match, newest first by default."""
+        """Return a page of the instances that match all criteria.
+
+        By default, the newest instance is the first.
+        """
         wanted = SearchCriteria(
             text=q,
             states=tuple(state),

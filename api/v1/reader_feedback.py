@@ -51,7 +51,10 @@ def feedback_router(services: Services) -> APIRouter:
     async def give(
         request: Request, user: Viewer, instance_id: str, opinion: OpinionRequest
     ) -> list[OpinionResponse]:
-        """Store your opinion on the result. It replaces your earlier opinion."""
+        """Store your opinion on the result of an instance.
+
+        It replaces your earlier opinion on this instance.
+        """
         await run_in_threadpool(services.instance, instance_id)
         verdict, point = Judgement(opinion.verdict), _point(opinion.place)
         is_stored = await run_in_threadpool(
@@ -92,9 +95,9 @@ def feedback_router(services: Services) -> APIRouter:
         since: Annotated[datetime | None, Query()] = None,
         until: Annotated[datetime | None, Query()] = None,
     ) -> StreamingResponse:
-        """Export the opinions of a period as CSV, with the results they are about.
+        """Export the opinions that readers gave in a period as CSV, with the results.
 
-        Opinions on a result that a later analysis replaced are left out.
+        If an instance was analyzed again, opinions on its earlier results are left out.
         """
         first = 0.0 if since is None else seconds_of(since)
         last = time.time() + 1 if until is None else seconds_of(until)

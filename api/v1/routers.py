@@ -25,7 +25,11 @@ def v1_routers(
 ) -> tuple[APIRouter, ...]:
     """Return the routers, in the order of the API description.
 
-    `figures_router` documents the arguments.
+    Args:
+        services: The services that the routes use.
+        checks: The checks of /readyz, by name.
+        release: The version of this software.
+        model: Returns the model of this process, or None if it is not loaded.
     """
     return (
         instances_router(services),

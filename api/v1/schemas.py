@@ -84,7 +84,7 @@ class StudyResponse(BaseModel):
 
 
 class ModelResponse(BaseModel):
-    """The model of an analysis, and its operating points."""
+    """The model of an analysis, and the thresholds of its operating points."""
 
     name: str
     version: str
@@ -93,7 +93,7 @@ class ModelResponse(BaseModel):
 
 
 class DrawingResponse(BaseModel):
-    """The drawing over the radiograph, in pixels of the image."""
+    """The size of the displayed radiograph and the arrow over it, in pixels."""
 
     rows: int
     columns: int
@@ -190,7 +190,7 @@ class AttributeResponse(BaseModel):
 
 
 class AcceptedResponse(BaseModel):
-    """The numbers of requests for work that were accepted, refused and left."""
+    """The numbers of analyses and deliveries that were queued, refused and left."""
 
     asked: int
     gone: int = Field(description="Refused, because the files were removed.")
@@ -207,7 +207,7 @@ class FailureReasonResponse(BaseModel):
 
 
 class FailureGroupResponse(BaseModel):
-    """A group of instances that failed in the same way."""
+    """A group of instances with the same reason of failure at the same destination."""
 
     destination: str = Field(description="Empty if their analysis failed.")
     reason: str = Field(description="All reasons of one of the instances.")
@@ -232,7 +232,7 @@ class EchoResponse(BaseModel):
 
 
 class OutageResponse(BaseModel):
-    """An AE or service to which no delivery attempt succeeds."""
+    """An AE or a service to which delivery attempts fail at present."""
 
     peer: str = Field(description="The destination, or one of its AEs.")
     since: datetime = Field(description="Time of the first failed attempt.")
@@ -290,7 +290,7 @@ class ModalityResponse(BaseModel):
 
 
 class IntervalResponse(BaseModel):
-    """The instances received in one interval of a period."""
+    """The numbers of instances that were received in one interval of a period."""
 
     start: datetime
     received: int

@@ -41,7 +41,7 @@ def utc_time_or_none(seconds: float | None) -> datetime | None:
 
 
 def instance_response(row: sa.Row[Any]) -> InstanceResponse:
-    """Convert a row of the worklist."""
+    """Convert a row of the worklist to a response."""
     return InstanceResponse.model_validate(_instance_fields(row))
 
 
@@ -67,7 +67,7 @@ def _instance_fields(row: sa.Row[Any]) -> dict[str, Any]:
 def instance_details_response(
     details: InstanceDetails, opinions: Sequence[Opinion]
 ) -> InstanceDetailsResponse:
-    """Convert the details of an instance, and the opinions on its result."""
+    """Convert the details of an instance, with the opinions on its result."""
     row = details.row
     kinds = {each.sop_instance_uid: each.kind for each in details.results}
     return InstanceDetailsResponse(
@@ -96,7 +96,7 @@ def instance_details_response(
 
 
 def opinion_response(opinion: Opinion) -> OpinionResponse:
-    """Convert the opinion of a reader."""
+    """Convert the opinion of a reader to a response."""
     return OpinionResponse(
         who=opinion.user,
         at=utc_time(opinion.at),

@@ -67,8 +67,8 @@ class Pipeline:
         decode_options: The window and the maximum number of pixels.
         result_options: The kinds and the size of the result objects.
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
-        lock_decoder: Locks the child during one call for an instance. It may raise an
-            exception, which every method passes on.
+        lock_decoder: Called with the instance; returns a context manager that locks the
+            child during one call. The methods do not catch its exceptions.
     """
 
     classifier: Classifier
@@ -121,15 +121,15 @@ class Pipeline:
     ) -> tuple[ResultObject, ...]:
         """Make the notices of an instance: objects that state why it has no result.
 
-        The result is empty if no destination wants notices.
+        The result is empty if no destination gets notices.
 
         Args:
             instance: The instance in the spool.
             state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
 
         Raises:
-            AnalysisError: Its header cannot be read or names no study, or the decoding
-                child died.
+            AnalysisError: The header of the instance cannot be read or names no study,
+                or the decoding child died.
             OSError: A child does not start, or the file cannot be opened.
         """
         model, options = self.classifier.identity, self.result_options
@@ -151,7 +151,7 @@ def make_pipeline(
 
     Args:
         settings: The settings of the node.
-        ignore_age: Analyze studies of any age. Commands that name files use this.
+        ignore_age: Analyze studies of any age. Commands for single files use this.
         child: The class of the child.
     """
     worker = settings.worker
@@ -208,7 +208,7 @@ def separate_pipeline(
 
     Args:
         pipeline: The pipeline of the normal lane; all but its child is used.
-        images: The slow images of both lanes.
+        images: The record of slow images that both lanes share.
         worker: The limits of the child.
 
     Raises:

@@ -1,19 +1,20 @@
 """Keeps images that are probably slow out of the normal lane.
 
-The normal lane stops an image that takes much longer than usual
-(decoder/quick_client.py). But many such images from one address would delay the others
-by that time each. So after the first one, the images of that address that resemble it
-are analyzed in the separate lane. The separate lane has a decoding child of its own,
-and the same limits. An image that is slow there, too, continues in the slow lane.
+The normal lane stops the decoding of an image if it takes much longer than usual
+(decoder/quick_client.py). Until then, the slow image delays other images. Many slow
+images from one address would cause a long delay. So after the first slow image, similar
+images from the same address are analyzed in the separate lane. The separate lane has a
+decoding child of its own, and the same limits. If decoding is stopped there, too, the
+image continues in the slow lane.
 
 An image resembles a slow one if it has the same transfer syntax and at least half the
-bytes. If MAX_SLOW slow images of any addresses were found, only addresses that are
-known to be quick use the normal lane. An address is known to be quick if an image of it
-was decoded in time, in either lane, and if none of its recent images was slow. So in
-RECENT_S, at most MAX_SLOW slow images delay the others, and one more of each address
-that was known to be quick.
+bytes. If MAX_SLOW images were slow in the last RECENT_S, from any addresses, only
+addresses that are known to be quick use the normal lane. An address is known to be
+quick if one of its images was not slow, in either lane, and if none of its recent
+images was slow. So within RECENT_S, at most MAX_SLOW slow images delay the normal lane,
+and one more from each address that was known to be quick.
 
-Each worker finds the slow images by itself, and forgets them when it ends.
+Each worker has its own record of slow images, in memory only.
 """
 
 import time
@@ -29,7 +30,10 @@ from dicom_node.instance import ReceivedInstance
 RECENT_S = 600.0
 MAX_SLOW = 2
 MAX_QUICK = 1_000
-"""Maximum number of addresses that are known to be quick; the last ones are kept."""
+"""Maximum number of addresses that are known to be quick.
+
+Another address replaces the one that was quick the longest time ago.
+"""
 
 RESEMBLES_SLOW = "The image resembles a recent slow image from the same address"
 NOT_KNOWN_TO_BE_QUICK = (
@@ -39,7 +43,7 @@ NOT_KNOWN_TO_BE_QUICK = (
 
 
 class SeparateLaneError(Exception):
-    """The image may be slow, and belongs in the separate lane. The text says why."""
+    """The image may be slow, and belongs in the separate lane; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,10 @@ class _Slow:
     """An image that was slow.
 
     Attributes:
-        at: Time at which its call began, in seconds of the clock.
-        network: The sender, as `address.subscriber` returns it.
-        transfer_syntax_uid: Its transfer syntax.
-        size: Bytes of its dataset.
+        at: Time at which the call for the image began, in seconds of the clock.
+        network: Address or IPv6 network of the sender (see `address.subscriber`).
+        transfer_syntax_uid: Transfer syntax of the image.
+        size: Size of the dataset, in bytes.
     """
 
     at: float
@@ -85,12 +89,15 @@ class SlowImages:
     ) -> Iterator[None]:
         """Lock the child of the normal lane during one call for an instance.
 
-        The lock is held during the check and the call, because several images may wait
-        for the child when the first one is found to be slow.
+        Before the call, check whether the instance may be slow. After the call, note
+        whether it was slow. The lock is held from the check to the end of the call,
+        because other images may wait for the child when the first one is found to be
+        slow.
 
         Raises:
-            SeparateLaneError: The instance resembles a recent slow image, or there
-                were many of them and its address is not known to be quick.
+            SeparateLaneError: The instance resembles a recent slow image from its
+                address. Or MAX_SLOW images were slow recently, and its address is not
+                known to be quick.
         """
         with self._decoder_lock:
             self._check(instance)
@@ -101,7 +108,7 @@ class SlowImages:
     def separate_lane(
         self, child: QuickDecoder, instance: ReceivedInstance
     ) -> Iterator[None]:
-        """Note whether one call for an instance is quick in the separate lane."""
+        """Note whether an instance was slow in one call of the separate lane."""
         with self._noted(child, instance):
             yield
 

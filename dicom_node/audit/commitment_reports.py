@@ -1,4 +1,4 @@
-"""Creates the audit event of a rejected report on Storage Commitment."""
+"""Creates the audit event of a rejected Storage Commitment report."""
 
 from dicom_node.audit.event import AuditEvent, AuditEventType
 from dicom_node.audit.trail import RecordEvent

@@ -14,7 +14,7 @@ HIDDEN = "hidden"
 
 
 class AuditEventType(StrEnum):
-    """The type of an event."""
+    """The type of an event. The value is its text in the audit table."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -70,7 +70,7 @@ class AuditedInstance:
 
 @dataclass(frozen=True, slots=True)
 class AuditedPatient:
-    """The patient of a transferred instance, as the dataset names them.
+    """The patient of a transferred instance, with the values of its dataset.
 
     Attributes:
         patient_id: Patient ID (0010,0020); empty if absent.
@@ -83,12 +83,12 @@ class AuditedPatient:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One event. Names from a caller or a proxy are stored as they were sent.
+    """One event. Texts from a caller or a proxy may contain any characters.
 
     Attributes:
         event_type: The type of the event.
-        user_id: The AE title, the user, or the account of this machine that caused it.
-            In a transfer, the other application.
+        user_id: The AE title or user that caused the event. At the start or end of a
+            process, the operating system user. In a transfer, the other application.
         address: The network address of that AE, user or application; empty if unknown.
         details: The reason, path, method or settings that the event is about, as text.
         instance: The instance that the event is about.
@@ -106,8 +106,8 @@ class AuditEvent:
 def disclosed(settings: Settings) -> str:
     """Return the settings in force as JSON, without secrets.
 
-    The URL of the database is reduced to its kind. A secret is replaced by the name of
-    the variable that holds it.
+    Only the scheme of the database URL is shown. Hashes of tokens are hidden. A secret
+    is replaced by the name of its environment variable.
     """
     tree = _disclosed(settings)
     url = settings.storage.database

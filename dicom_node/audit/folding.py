@@ -1,9 +1,9 @@
 """Limits the number of rows that a flood of events adds to the audit trail.
 
-No event is dropped here. An event is written in full until its kind reaches the limit
-of that minute. After that, events are counted together: first those of one address,
-then those of the whole kind. Each kind has a limit of its own, so that rejected callers
-do not use up the limit of accepted ones.
+No event is dropped here. Each type of event has a limit per minute. Until the limit is
+reached, events of the type are written in full. After that, they are counted together:
+first the events of each address, then all events of the type. Each type has a separate
+limit, so that rejected callers do not use up the limit of accepted ones.
 """
 
 import shutil
@@ -23,7 +23,7 @@ Spare = Callable[[], float]
 Key = tuple[int, AuditEventType, str]
 """The level of folding, the kind of event, and an address or an empty string."""
 
-FURTHER_CALLERS = "(further callers)"  # no AE title: that has at most 16 characters
+FURTHER_CALLERS = "(further callers)"  # longer than an AE title (16 characters)
 FURTHER_ADDRESSES = "(further addresses)"
 SEVERAL = "(several)"
 
@@ -35,14 +35,15 @@ FLOODS = frozenset(
 CALLERS = FLOODS.difference({AuditEventType.REFUSED}).union({AuditEventType.OPENED})
 """Events of callers that are known only by the AE title that they choose."""
 
-# Maximum number of different events per minute. Floods have a low limit. Other events
-# are counted together only if a disk is nearly full or a database is unavailable.
+# Maximum number of different events of one type per minute. Types in FLOODS have a low
+# limit. Other events are usually counted together only if a disk is nearly full or the
+# database is unavailable.
 MOST_IN_FULL = 10_000
 MOST_OF_A_FLOOD = 500
 MOST_OF_A_FLOOD_PER_ADDRESS = 10
-LEAST_ADDRESSES = 10  # addresses that are always counted separately
-# Each kind of flood uses at most 1 % of the available disk per day. Each other kind
-# uses at most 1 % per hour.
+LEAST_ADDRESSES = 10  # addresses per type that are always counted separately
+# Share of the available disk per minute. Each type in FLOODS uses at most 1 % of the
+# disk per day. Each other type uses at most 1 % per hour.
 FLOOD_SHARE = 0.01 / (24 * 60)
 SHARE = 0.01 / 60
 BYTES_PER_EVENT = 2_000  # two rows with their index entries, and two messages
@@ -51,26 +52,27 @@ BYTES_PER_EVENT = 2_000  # two rows with their index entries, and two messages
 class Folding:
     """Limits the number of different events that one process writes in full.
 
-    The limit applies to each kind of event and each minute. This class is not
-    thread-safe, so callers hold a lock.
+    The limit applies to each type of event and each minute. This class is not
+    thread-safe, so callers must hold a lock.
 
     Attributes:
-        spare_bytes: Bytes of disk that may be used. If they are few, events are counted
-            together earlier.
-        spare_rows: Number of further rows that may wait for the database.
+        spare_bytes: Bytes of disk that may be used. A small number lowers the limits.
+        spare_rows: Number of further rows that may wait for the database. It is an
+            upper bound of the limits.
     """
 
     def __init__(self) -> None:
-        """Start without events."""
+        """Start with no counted events."""
         self.spare_bytes = float("inf")
         self.spare_rows = MOST_IN_FULL
         self._held: dict[AuditEvent, Sequence[Key]] = {}
         self._taken: Counter[Key] = Counter()
 
     def fold(self, event: AuditEvent) -> AuditEvent:
-        """Return the form in which an event is written: see `shortened`.
+        """Return the form in which an event is written; see `shortened`.
 
-        The fullest form within the limits is chosen, and counts towards the limits.
+        It is the most detailed form that the limits allow. It counts towards the limits
+        until `forget` is called.
         """
         *fuller, last = shortened(event)
         for level, each in enumerate(fuller):
@@ -85,7 +87,10 @@ class Folding:
         return last
 
     def forget(self, event: AuditEvent) -> None:
-        """Stop counting an event that `fold` returned a minute ago in the limits."""
+        """Stop counting an event towards the limits.
+
+        The caller does this a minute after `fold` first returned the event.
+        """
         for key in self._held.pop(event, ()):
             self._taken[key] -= 1
             if not self._taken[key]:
@@ -105,10 +110,12 @@ class Folding:
 
 
 def shortened(event: AuditEvent) -> Sequence[AuditEvent]:
-    """Return an event in full, then without its details, then without its address.
+    """Return the forms in which an event can be written, from long to short.
 
-    The reason of a rejection is kept, but not the details after its colon. A start is
-    always written in full, with its settings.
+    The first form is the event itself. The second form is the same for many events from
+    one address, and the third for many events from all addresses. For CALLERS, the
+    short forms keep the details before the first colon: the reason of a rejection. The
+    start of a process has only the first form, so that its settings are always written.
     """
     if event.event_type is AuditEventType.STARTED:
         return (event,)
@@ -126,8 +133,8 @@ def spare(folders: Sequence[Path], min_free_bytes: int) -> Spare:
     """Return a function that measures how many bytes of disk may be used.
 
     Args:
-        folders: The folders in which the trail grows. The disk with the fewest free
-            bytes counts.
+        folders: The folders that the audit trail is written to. If they are on
+            different disks, the smallest number of free bytes is used.
         min_free_bytes: Bytes that must stay free for images.
     """
 

@@ -1,9 +1,9 @@
-"""An event as a DICOM audit message: XML by the schema of PS3.15 A.5.1.
+"""An event as a DICOM audit message: XML in the schema of PS3.15 A.5.1.
 
 DICOM Instances Transferred follows A.5.3.7: source, destination, study and patient.
 There is one deviation from A.5.3.6: DICOM Instances Accessed does not name the patient,
-and names the study only if the event has one. Some events have no message in A.5.3: see
-KINDS.
+and names the study only if the event is about an instance. Some events have no message
+in A.5.3; see KINDS.
 """
 
 import base64
@@ -45,10 +45,11 @@ class Kind:
 
     Attributes:
         event: The EventID, from CID 400.
-        type: The EventTypeCode, from CID 401; None without one.
+        type: The EventTypeCode, from CID 401; None if there is none.
         action: The EventActionCode: "C" (create), "R" (read), "U" (update), "D"
             (delete) or "E" (execute).
-        outcome: 0 for success, 4 for a rejected or failed action.
+        outcome: The EventOutcomeIndicator: "0" for success, "4" for a rejected or
+            failed action.
     """
 
     event: Code
@@ -107,8 +108,8 @@ class AuditSource:
     """The process that reports an event.
 
     Attributes:
-        node: The AE title of the node and the machine's name.
-        role: The name of the role.
+        node: The AE title of the node, "@", and the host name of the machine.
+        role: The name of the role or command, for example "receiver".
         process: The process id.
     """
 
@@ -124,15 +125,15 @@ def message(
     times: int = 1,
     instances: Sequence[AuditedInstance] = (),
 ) -> str:
-    """Return an event as a message of one line.
+    """Return an event as an XML message in one line.
 
     Args:
         event: The event; its type must be in KINDS.
         source: The process that reports it.
         at: Time in seconds since 1970; for a transfer, the time of its completion.
-        times: Number of occurrences of the same event until that time.
-        instances: All instances of a transfer; they belong to one study and one
-            patient. Empty means the instance of the event.
+        times: Number of occurrences of the event that this message reports.
+        instances: All instances of a transfer, of one study and one patient. If empty,
+            the message contains only the instance of the event.
     """
     root = Element("AuditMessage")
     _identification(root, event, at, times)
@@ -176,7 +177,8 @@ def _identification(root: Element, event: AuditEvent, at: float, times: int) -> 
 def _participants(root: Element, event: AuditEvent, source: AuditSource) -> None:
     """Add the node, and the user or application that caused the event.
 
-    In a transfer, this is the application that the node received from or sent to.
+    In a transfer, the second participant is the application that sent the instances to
+    the node, or received them from the node.
     """
     is_outgoing = event.event_type in OUTGOING
     own = SubElement(
@@ -217,7 +219,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 
 
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
-    """Add the study of instances, with their number and their UIDs by SOP Class."""
+    """Add the study, with the number and UIDs of its instances for each SOP Class."""
     uid = replace_unprintable(instances[0].study_instance_uid)
     study = SubElement(
         root,
@@ -246,7 +248,8 @@ def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
 def _patient(root: Element, patient: AuditedPatient) -> None:
     """Add a patient (PS3.15 A.5.3.7): Patient ID, and Patient's Name if there is one.
 
-    The schema requires a ParticipantObjectName; without a name it repeats the ID.
+    The schema requires a ParticipantObjectName. Without a Patient's Name, this element
+    contains the Patient ID.
     """
     element = SubElement(
         root,
@@ -261,7 +264,7 @@ def _patient(root: Element, patient: AuditedPatient) -> None:
 
 
 def _object(root: Element, event: AuditEvent) -> None:
-    """Add an object of an event other than an instance: settings, a path, a reason."""
+    """Add the details of an event without instance: settings, a path or a reason."""
     is_start = event.event_type is AuditEventType.STARTED
     name = "settings in force" if is_start else event.details
     element = SubElement(

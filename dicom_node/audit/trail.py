@@ -1,15 +1,16 @@
 """Writes the audit trail in a separate thread, so that reporting an event never blocks.
 
-Each event is a row and, by setting, a message in a file. If the same event happens
-again within a minute, it is counted, and written with its count after the minute: a
-peer that is rejected a thousand times in a minute adds two rows. If there are too many
-different events, folding.py counts them together. While the database is unavailable,
-events wait in memory. A process that is killed loses the events that are not written
-yet, and its counts.
+Each event becomes a row of the audit table. If `audit.file` is set, most events are
+also written to that file as a message. If the same event happens again within a minute,
+it is only counted. After the minute, the count is written. For example, a peer that is
+rejected a thousand times in a minute adds two rows. If there are too many different
+events, folding.py counts them together. While the database is unavailable, events wait
+in memory. If the process is killed, events and counts that are not written yet are
+lost.
 
 Transfers are written only to the file, because the journal records each of them. One
 message contains the instances of a study that were transferred between the same two
-applications within some seconds.
+applications within TRANSFER_S seconds.
 """
 
 import getpass
@@ -59,7 +60,7 @@ LONGEST_END_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An event to write, with its time and its number of occurrences until then."""
+    """An event, a time in seconds since 1970, and the number of its occurrences."""
 
     event: AuditEvent
     at: float
@@ -68,13 +69,14 @@ class Entry:
 
 @dataclass(slots=True)
 class Transfer:
-    """Instances of one study that become one message, because their events are alike.
+    """Transferred instances of one study that are reported together.
 
     Attributes:
-        event: The event of the first instance. The others differ only in the instance.
+        event: The event of the first instance. The events of the other instances differ
+            from it only in `instance`.
         since: Time of the first event, in seconds since 1970.
         until: Time of the last event, in seconds since 1970.
-        instances: All instances.
+        instances: All instances, including the first.
     """
 
     event: AuditEvent
@@ -84,7 +86,7 @@ class Transfer:
 
 
 def os_user() -> str:
-    """Return the name of the user that owns this process; the number without a name."""
+    """Return the name of the user that runs this process; the user id if unnamed."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # the user of a container may have no name
@@ -99,10 +101,10 @@ def auditing(
 
     Args:
         settings: The settings of the node.
-        engine: The engine of the journal.
+        engine: The engine of the database.
         role: The role of this process.
-        by_hand: Record the start and end of this process, too. The supervisor does that
-            for the roles that it starts.
+        by_hand: Whether a user, not the supervisor, started this process. If so, its
+            start and end are recorded, too.
 
     Yields:
         The function that records an event.
@@ -123,7 +125,10 @@ def auditing(
 
 
 def record(settings: Settings, role: str, event: AuditEvent) -> None:
-    """Write one event, and wait some seconds at most until it is written."""
+    """Write one event, and wait until it is written.
+
+    If the database does not accept it within LONGEST_END_S seconds, its row is lost.
+    """
     engine = open_engine(settings.storage.database_url)
     with auditing(settings, engine, role) as record_event:
         record_event(event)
@@ -131,12 +136,12 @@ def record(settings: Settings, role: str, event: AuditEvent) -> None:
 
 
 def started(settings: Settings) -> AuditEvent:
-    """Return the event of a start, with the settings in force."""
+    """Return the event of the start of a process, with the settings in force."""
     return AuditEvent(AuditEventType.STARTED, os_user(), details=disclosed(settings))
 
 
 def stopped() -> AuditEvent:
-    """Return the event of an end."""
+    """Return the event of the end of a process."""
     return AuditEvent(AuditEventType.STOPPED, os_user())
 
 
@@ -153,11 +158,11 @@ class Trail:
         """Start the thread that writes.
 
         Args:
-            engine: The engine of the journal.
+            engine: The engine of the database.
             source: The process that reports events.
             file: The file for messages; None to write only rows.
-            spare_bytes: Returns the bytes of disk that the trail may use. If they are
-                few, more events are counted together.
+            spare_bytes: Returns the number of bytes of disk that the trail may use. If
+                it is small, more events are counted together.
         """
         self._engine = engine
         self._source = source
@@ -177,7 +182,7 @@ class Trail:
         self._thread.start()
 
     def record_event(self, event: AuditEvent) -> None:
-        """Record an event; see RecordEvent. Transfers need a file."""
+        """Record an event; see RecordEvent. Without a file, ignore a transfer."""
         is_transfer = event.event_type in TRANSFERS
         if is_transfer and self._file is None:
             return
@@ -190,7 +195,7 @@ class Trail:
     def close(self) -> None:
         """Write the remaining events, and end the thread.
 
-        Rows that the database does not accept within LONGEST_END_S are lost.
+        Rows that the database does not accept within LONGEST_END_S seconds are lost.
         """
         self._ended.set()
         self._thread.join()
@@ -207,7 +212,11 @@ class Trail:
         self._log_loss()
 
     def _write(self, now: float) -> None:
-        """Write new events, and the counts of repeated ones."""
+        """Write new events, counts of repeated events, and completed transfers.
+
+        Args:
+            now: Time in seconds since 1970; infinity to write all counts and transfers.
+        """
         try:
             fresh = [*self._take_new(), *self._expire(now)]
             self._rows += fresh
@@ -224,7 +233,7 @@ class Trail:
             logger.error("%s audit events were not written", lost)
 
     def _take_new(self) -> list[Entry]:
-        """Return the new events, and update the limits on further ones."""
+        """Return the events since the last call, and update the limits of folding."""
         spare_bytes = self._spare_bytes()
         with self._lock:
             fresh, self._fresh = self._fresh, []
@@ -234,7 +243,7 @@ class Trail:
         return fresh
 
     def _add(self, event: AuditEvent) -> None:
-        """Count an event if it is known from the last minute, otherwise add it."""
+        """Count an event if it repeats one of the last minute; otherwise add it."""
         event = self._folding.fold(event)
         if known := self._seen.get(event):
             self._seen[event] = replace(known, times=known.times + 1)
@@ -244,7 +253,10 @@ class Trail:
             self._fresh.append(entry)
 
     def _add_transfer(self, event: AuditEvent) -> None:
-        """Add an instance to the transfer that its event belongs to."""
+        """Add the instance of an event to a transfer with the same study and peer.
+
+        If too many instances wait, the event is lost.
+        """
         assert event.instance is not None  # noqa: S101 - transfers have one
         if self._instances >= MOST_WAITING:
             self._lost += 1
@@ -263,7 +275,7 @@ class Trail:
                 yield message(each.event, self._source, each.at, each.times)
 
     def _completed(self, now: float) -> Iterator[str]:
-        """Yield the messages of the transfers that started at least TRANSFER_S ago."""
+        """Remove transfers that are TRANSFER_S seconds old; yield their messages."""
         with self._lock:
             transfers = self._transfers.items()
             old = {k: t for k, t in transfers if abs(now - t.since) >= TRANSFER_S}
@@ -276,7 +288,7 @@ class Trail:
                 yield message(each.event, self._source, each.until, 1, some)
 
     def _expire(self, now: float) -> list[Entry]:
-        """Forget events older than SAME_FOR_S; return those that were repeated.
+        """Forget events older than SAME_FOR_S seconds; return the repeated ones.
 
         Each is returned with the number of its repetitions.
         """
@@ -303,9 +315,9 @@ class Trail:
         self._rows = []
 
     def _drop_too_many(self) -> None:
-        """Drop the oldest rows if more than MOST_WAITING wait, those of floods first.
+        """Drop the oldest rows if more than MOST_WAITING wait, first those of floods.
 
-        This is rare, because events are counted together while many rows wait.
+        This is rare: if many rows wait, events are counted together.
         """
         excess = len(self._rows) - MOST_WAITING
         if excess <= 0:
@@ -331,7 +343,7 @@ def _append(path: Path, content: bytes) -> None:
     """Append to a file. It is opened each time because it may be rotated.
 
     Raises:
-        OSError: The file cannot be opened, or was written only in part.
+        OSError: The file cannot be opened, or only a part of `content` was written.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     with FileIO(os.open(path, flags, 0o600), "a") as file:

@@ -26,7 +26,7 @@ result, and the name and host of the peer.
 
 @dataclass(frozen=True, slots=True)
 class SentStudy:
-    """The study, the patient and the classes of results.
+    """The study, the patient and the SOP Classes of the results of an instance.
 
     Attributes:
         study_instance_uid: The UID of the study.
@@ -64,9 +64,10 @@ def received_event(
 def auditing_sent(
     engine: sa.Engine, record_event: Callable[[AuditEvent], None]
 ) -> OnSent:
-    """Return a function that adds the results that were sent to the audit trail.
+    """Return a function that records sent results in the audit trail.
 
-    The function may raise SQLAlchemyError before it records an event.
+    If the database cannot be read, the function raises SQLAlchemyError and records
+    nothing.
     """
 
     def on_sent(
@@ -86,7 +87,7 @@ def ignore(
 
 
 def sent_study(engine: sa.Engine, instance_id: str) -> SentStudy:
-    """Return the study, the patient and the results of an instance.
+    """Return the study, the patient and the SOP Classes of the results of an instance.
 
     Study and patient are empty if the instance is no longer in the journal.
     """
@@ -111,15 +112,15 @@ def sent_study(engine: sa.Engine, instance_id: str) -> SentStudy:
 def sent_events(
     outcomes: Mapping[str, Outcome], study: SentStudy, user_id: str, address: str
 ) -> Iterator[AuditEvent]:
-    """Yield the events of results that were sent.
+    """Yield an event for each result that the peer stored or refused.
 
     A result without a response has no event: there was no association, or the
     association ended before the response.
 
     Args:
         outcomes: The outcome of each result, by SOP Instance UID.
-        study: The study, the patient and the classes of the results.
-        user_id: The AE title or the service that they were sent to.
+        study: The study, the patient and the SOP Classes of the results.
+        user_id: The AE title or the service that the results were sent to.
         address: The host of that AE or service.
     """
     for uid, outcome in outcomes.items():

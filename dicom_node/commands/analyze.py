@@ -1,8 +1,8 @@
 """Analyzes DICOM files and plain images, and writes the results to a folder.
 
-For a DICOM file, it writes the result objects that the node would send and a PNG. For a
-plain image, it writes a PNG. Studies of any age are analyzed. If a file fails, the
-other files are still analyzed.
+For a DICOM file, the command writes the result objects that the node would send, and a
+PNG of the image with the result. For a plain image, it writes only the PNG. Studies of
+any age are analyzed. If a file fails, the other files are still analyzed.
 """
 
 import argparse
@@ -70,8 +70,8 @@ class Line:
 def main() -> None:
     """Analyze the named files, and print one line for each.
 
-    The exit status is 0 if no file failed, 1 if one failed, and 2 if the model cannot
-    be used.
+    The exit status is 0 if no file failed, 1 if at least one failed, and 2 if the model
+    cannot be used.
     """
     parser = role_parser("analyze", __doc__)
     parser.add_argument(
@@ -95,7 +95,11 @@ def main() -> None:
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> list[Line]:
-    """Analyze the named files, with a progress bar. Return a line for each file."""
+    """Analyze the named files with a progress bar, and return a Line for each.
+
+    Raises:
+        ModelError: The model cannot be used.
+    """
     paths = list(input_files(arguments.paths))
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -177,7 +181,11 @@ def _picture(
 
 
 def _unused_name(target: Path) -> Path:
-    """Return an unused name, so that files with equal names do not overwrite others."""
+    """Return `target`, with a number appended if that name is already used.
+
+    A name counts as used if a PNG with it exists, such as that of another input file
+    with the same name.
+    """
     number, free = 1, target
     while free.with_name(f"{free.name}.png").exists():
         number += 1

@@ -18,7 +18,7 @@ COLUMNS = ("what", "who", "address", "about", "times")
 
 
 def main() -> None:
-    """Print the latest rows of the audit trail."""
+    """Print the newest rows of the audit trail."""
     parser = role_parser("audit", __doc__)
     parser.add_argument(
         "--limit", type=int, default=50, help="number of events to list"

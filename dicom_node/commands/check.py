@@ -1,14 +1,13 @@
-"""Validates the settings, tests the model on the phantom, and tests destinations.
+"""Validates the settings, tests the model on phantoms, and tests the destinations.
 
-It reports who may use the page, and whether the kernel confines the process that
-decodes images. It checks the spool and the database. With SQLite, it first migrates the
-database to this release.
-
-It also lists the body parts of the model's intended use.
+The command reports who may use the page, and whether the kernel confines the process
+that decodes images. It lists the body parts of the model's intended use. It checks the
+spool and the database. A SQLite database is first migrated to this release.
 
 An AE is tested by C-ECHO, a DICOMweb service by a search with our credentials.
 
-`--record` writes the phantom's results into the card of your own weights, once.
+`--record` writes the SHA-256 of your own weights, and the model's results for the
+phantoms, into the model card. Use it once for new weights.
 """
 
 import sys
@@ -41,7 +40,7 @@ class CheckError(Exception):
 
 
 def main() -> None:
-    """Check everything; the exit status is 0 if all checks pass."""
+    """Print the result of each check; the exit status is 0 if all pass, else 1."""
     parser = role_parser("check", __doc__)
     parser.add_argument("--record", action="store_true", help="complete the model card")
     arguments = parser.parse_args()
@@ -109,7 +108,7 @@ def _model(settings: Settings) -> str:
 
 
 def _decoding(settings: Settings) -> str:
-    """Start a decoding process, and return how it is confined."""
+    """Start and end a decoder, and return how the kernel confines it."""
     worker = settings.worker
     child = DecoderProcess(
         timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
@@ -158,7 +157,7 @@ def _warnings(settings: Settings) -> list[str]:
 
 
 def _reporters(destination: Destination) -> list[tuple[str, list[str]]]:
-    """Return each AE of a destination with the other AE titles that report for it."""
+    """Return each AE title of a destination, with the AE titles that report for it."""
     addresses: tuple[Address, ...] = ()
     if isinstance(destination, SenderDestination):
         addresses = destination.peers

@@ -1,4 +1,4 @@
-"""Evaluates the weights on a folder of radiographs with known diagnosis."""
+"""Evaluates the weights on a folder of radiographs with known diagnoses."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ from models.card import ModelError
 
 
 def main() -> None:
-    """Write the evaluation into a folder; print the overall figures as JSON."""
+    """Write the evaluation into a folder, and print the overall figures as JSON."""
     parser = role_parser("evaluate", __doc__)
     parser.add_argument(
         "--data",
@@ -67,7 +67,13 @@ def main() -> None:
 def _judged(
     classifier: Classifier, samples: Sequence[Sample]
 ) -> tuple[list[Judged], list[str]]:
-    """Judge the readable images; return them, and why the others cannot be read."""
+    """Compare the classifier's findings with the labels, for each readable image.
+
+    The process exits with a message if no image can be read.
+
+    Returns:
+        The comparison for each readable image, and a message for each unreadable image.
+    """
     judged: list[Judged] = []
     unreadable: list[str] = []
     with Progress(console=Console(stderr=True)) as progress:

@@ -19,7 +19,7 @@ def input_files(paths: Sequence[Path]) -> Iterator[Path]:
 
     The files below one folder are sorted by path. A folder itself is yielded if it
     contains no file, cannot be read, or is a link within another folder. A path that
-    does not exist is yielded, too. `file_problem` then reports the reason.
+    does not exist is yielded, too. For such a path, `file_problem` returns the problem.
     """
     for path in paths:
         yield from sorted(_below(path)) or [path]

@@ -1,4 +1,4 @@
-"""Read a peer on the command line: the name of a destination, or AE@host:port."""
+"""Reads a peer from the command line: the name of a destination, or AE@host:port."""
 
 import re
 import sys
@@ -13,10 +13,10 @@ ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
 
 
 def parse_peer(text: str, settings: Settings) -> Destination:
-    """Return the peer for a text; end the process with a message if it is invalid.
+    """Return the peer for a text; if the text is invalid, exit with a message.
 
     Returns:
-        The destination with that name, of any type, or a new one for the address.
+        The destination of the settings with that name, or a new one for the address.
     """
     for destination in settings.destinations:
         if destination.name == text:

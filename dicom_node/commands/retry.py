@@ -1,8 +1,8 @@
 """Retries failed work: one instance, a destination's deliveries, or everything.
 
 Deliveries that wait for their next attempt are tried at once. With `--uid`, an instance
-that was not analyzed is analyzed, too. If its image was known under another identity,
-it then gets results of its own.
+that was not analyzed is analyzed, too. If another revision with the same image already
+has a result, the instance gets its own result.
 """
 
 import sys
@@ -64,7 +64,7 @@ def main() -> None:
 def _retry(
     history: History, journal: Journal, arguments: Namespace, audit: RecordEvent
 ) -> list[bool]:
-    """Queue what failed or waits; return for each item whether that was possible."""
+    """Queue the failed and waiting work; return for each item whether it was queued."""
     revisions = [] if arguments.uid is None else history.by_uid(arguments.uid)
     uids = None if arguments.uid is None else {row.id for row in revisions}
     analyses = [
@@ -87,7 +87,10 @@ def _retry(
 
 
 def _is_omitted(row: sa.Row[Any]) -> bool:
-    """Return whether `failed_analyses` omits it: not analyzed, or files removed."""
+    """Return whether `--uid` retries an instance that `failed_analyses` omits.
+
+    The instance was not analyzed, or it failed and its files were removed.
+    """
     removed = row.state == InstanceState.FAILED and row.files_removed_at is not None
     return removed or row.state == InstanceState.NOT_ANALYZED
 

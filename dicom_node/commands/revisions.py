@@ -1,4 +1,4 @@
-"""Find the instance that a command line names by its SOP Instance UID."""
+"""Finds the instance that a command line names by its SOP Instance UID."""
 
 import sys
 from collections.abc import Sequence

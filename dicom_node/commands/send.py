@@ -1,6 +1,7 @@
 """Sends DICOM files to an AE: `fracture-node send PATH… --to AE@host:port`.
 
-The files are sent by C-STORE, so the destination must have a fixed AE.
+The files are sent by C-STORE. A destination without a fixed AE (a DICOMweb service, or
+the senders) cannot be used.
 """
 
 import json
@@ -20,7 +21,7 @@ from dicom_node.runtime.process import load_or_exit, role_parser
 
 
 def main() -> None:
-    """Send files and folders; the exit status is 0 if all were stored."""
+    """Send files and folders; the exit status is 0 if all are stored, else 1."""
     parser = role_parser("send", __doc__)
     parser.add_argument(
         "paths", nargs="+", type=Path, help="DICOM files, and folders of them"

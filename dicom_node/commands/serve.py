@@ -1,13 +1,14 @@
 """Runs all roles on one machine, each in a process that is restarted if it dies.
 
 The supervisor binds the sockets, and the roles inherit them. If a role is killed, no
-waiting connection is lost, and its successor needs no free port. The supervisor imports
-neither the model nor the api. It has no state of its own, because the journal records
-everything.
+waiting connection is lost, and the new process does not have to bind the port again.
+The supervisor imports neither the model nor the api. It stores no state, because the
+journal records everything.
 
-The receivers are forks of one process that has imported their libraries, and the other
-roles are forks of a second one, which is a fork of the first (runtime/role_server.py).
-So the import of torch takes nothing from the receivers.
+Two servers fork the roles (runtime/role_server.py). The first server has imported the
+libraries of the receivers, and forks the receivers. The second server is a fork of the
+first, and forks the other roles. So the receivers neither wait for the import of torch
+nor end if that import fails.
 """
 
 import json
@@ -53,7 +54,7 @@ LOWER_PRIORITY = 10
 
 
 def main() -> None:
-    """Run the node until SIGTERM or Ctrl-C, and finish the work in progress."""
+    """Run the node until SIGTERM or Ctrl-C, then finish the work in progress."""
     arguments = role_parser("serve", __doc__).parse_args()
     settings = load_or_exit(arguments.config)
     stop = begin_role("serve", None, settings.log.format)
@@ -73,8 +74,7 @@ class Node:
             one.
         api_port: The port of the page and /predict; 0 if the settings have no api.
         receivers: The receivers, and the server that forks them.
-        others: The other roles, and the server that forks them. This server is a fork
-            of that of the receivers.
+        others: The other roles, and the server that forks them.
     """
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
@@ -82,7 +82,8 @@ class Node:
 
         Args:
             settings: The settings of the node.
-            config: The file from which the roles read the settings again.
+            config: The settings file, which each role reads again. None means the
+                defaults.
         """
         self._receiver = open_ports(settings)
         api = settings.api
@@ -108,9 +109,10 @@ class Node:
     def __enter__(self) -> Self:
         """Migrate the database if it is SQLite, and report the start of the node.
 
-        The addresses are logged, and the start is recorded in the audit trail. The
-        process exits with a message if the storage cannot be written. `watch` or
-        `start_roles` starts the roles.
+        The addresses are logged, the ports are written to ports.json, and the start is
+        recorded in the audit trail. The process exits with a message if the storage
+        cannot be written. No role is started: `watch`, `watched` or `start_roles` does
+        that.
         """
         storage = self._settings.storage
         with writing_or_exit(storage):
@@ -121,7 +123,10 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the roles; each finishes its work in progress."""
+        """End the roles after they have finished their work in progress.
+
+        A role that does not end within DRAIN_S seconds is killed.
+        """
         groups = self.receivers, self.others
         for group in groups:
             group.terminate()
@@ -134,7 +139,7 @@ class Node:
 
     @property
     def roles(self) -> Sequence[Role]:
-        """All roles."""
+        """All roles of the node, with or without a running process."""
         return [*self.receivers.roles, *self.others.roles]
 
     def watch(self, stop: threading.Event) -> None:
@@ -147,8 +152,10 @@ class Node:
     def watched(self) -> Iterator[None]:
         """Start the roles, and restart those that die, within the block.
 
-        The roles finish their work after the block, unless the server of the receivers
-        was replaced: the kernel kills a server when the thread ends that started it.
+        After the block, the roles continue until the context of the node ends. There is
+        one exception: if the server of the receivers died in the block, a thread of
+        this method started the new server. That thread ends with the block, and the
+        kernel then kills the new server and all roles.
         """
         done = threading.Event()
         self.start_roles(done)
@@ -161,13 +168,13 @@ class Node:
             watcher.join()
 
     def start_roles(self, stop: threading.Event) -> bool:
-        """Start each role that does not run, except those that wait.
+        """Start each role that does not run, except those that wait for a restart.
 
-        The first time, call this repeatedly for some seconds, because the servers
-        import the libraries of the roles.
+        Call this repeatedly until it returns true. It does not wait while a server
+        imports libraries, which takes some seconds after the start of the node.
 
         Args:
-            stop: If it is set, no other role is started.
+            stop: If it is set, no further role is started.
 
         Returns:
             Whether all roles run.

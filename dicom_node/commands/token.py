@@ -1,7 +1,8 @@
 """Makes a token with which a program or a person may use the page and /predict.
 
-The command prints the token once, and the line for the settings. The line contains only
-the SHA-256 of the token. The token is random and long, so a plain hash is safe.
+The command prints the token, and a line for the settings. The line contains only the
+SHA-256 of the token, so the token cannot be shown again. The token is random and long,
+so a plain hash is safe.
 """
 
 import argparse
@@ -25,7 +26,7 @@ The line to add to the list `tokens` under [api] in the settings. Restart the no
 
 
 def main() -> None:
-    """Print a new token."""
+    """Print a new token, and the line for the settings that allows its use."""
     parser = argparse.ArgumentParser("fracture-node token", description=__doc__)
     parser.add_argument("name", help="name of the token's user in the log")
     parser.add_argument(

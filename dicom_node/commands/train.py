@@ -1,4 +1,4 @@
-"""Trains weights on radiographs with a manifest that has FracAtlas's columns."""
+"""Trains weights on radiographs with a manifest that has the columns of FracAtlas."""
 
 import argparse
 import signal
@@ -22,7 +22,7 @@ LOG_INTERVAL_S = 600
 
 
 def main() -> None:
-    """Train and write the weights, their card, and the evaluation of the folds."""
+    """Train weights; write them with their card and the evaluation of the folds."""
     arguments = _parser().parse_args()
     if arguments.out.suffix != ".pth":
         sys.exit(f"--out is {arguments.out}; expected a name that ends with .pth")
@@ -79,7 +79,14 @@ class _ProgressReport:
         self._is_stopped = True
 
     def __call__(self, title: str, done: int, count: int, details: str) -> None:
-        """Show the current progress; raise StoppedError if `stop` was called."""
+        """Show the progress of a stage; raise StoppedError if `stop` was called.
+
+        Args:
+            title: Name of the stage.
+            done: Number of finished steps of the stage.
+            count: Number of all steps of the stage.
+            details: More text about the stage, such as a result.
+        """
         if self._is_stopped:
             raise StoppedError("Stopped. Run the same command again to continue.")
         description = f"{title} {details}".strip()
@@ -89,7 +96,7 @@ class _ProgressReport:
         self._bars.update(
             self._task, completed=done, total=count, description=description
         )
-        if done == count:  # keep the line after the bar has moved on
+        if done == count:  # the bar then shows the next stage
             self._bars.console.print(description)
 
     def _log(self, title: str, description: str) -> None:

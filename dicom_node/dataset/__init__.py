@@ -1,1 +1,1 @@
-"""Reads, checks and converts DICOM datasets and files. It does not use the network."""
+"""Reading, checking and conversion of DICOM datasets and files, without a network."""

@@ -27,8 +27,8 @@ UID_PATTERN = re.compile(rf"(?=\.*[0-9])[0-9.]{{1,{LONGEST_UID}}}")
 STANDARD_UID_LENGTH = 64  # PS3.5 9.1
 # PS3.5 table 6.2-1, CS.
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
-# Maximum number of bytes or values that are read of a numeric attribute. The standard
-# allows a few numbers in each of those that the node reads.
+# Maximum number of bytes or values that are read of a numeric attribute. Each attribute
+# that the node reads should have only a few numbers.
 _LONGEST_NUMBERS = 65_536
 # Text that may be repeated in a message.
 _QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
@@ -51,31 +51,31 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][+-]?\d+)?)", re.A
 def numbers(dataset: Dataset, keyword: str) -> tuple[float | None, ...]:
     """Return all values of an attribute that holds numbers, as text or binary.
 
-    The values are read by the VR that they were written with, even if it is wrong. A
-    text is read as the number at its start, as DCMTK does: "2048 HU" is 2048. A decimal
-    comma is read as a point.
+    The values are read by the VR that they were written with, even if it is wrong. If
+    this VR is UN or OB, the data dictionary's VR is used. A text is read as the number
+    at its start, as DCMTK does: "2048 HU" is 2048. A decimal comma is read as a point.
 
     Returns:
         The values in their order, None for each value that is not a finite number.
-        Empty if the attribute is absent or empty.
+        Empty if the attribute is absent or empty. At most 65,536 bytes are read.
     """
     return tuple(_finite(one) for one in _values(dataset, keyword))
 
 
 def usable(dataset: Dataset, keyword: str) -> tuple[float, ...]:
-    """Return the values of an attribute that are numbers; see `numbers`."""
+    """Return the result of `numbers` without the None values."""
     return tuple(one for one in numbers(dataset, keyword) if one is not None)
 
 
 def number(dataset: Dataset, keyword: str, default: float) -> float:
-    """Return the first value that is a number, else the default; see `numbers`."""
+    """Return the first number of an attribute, else the default; see `numbers`."""
     return (*usable(dataset, keyword), default)[0]
 
 
 def is_plain(dataset: Dataset, keyword: str) -> bool:
     """Return whether all values of an attribute are numbers in the standard's format.
 
-    True if the attribute is absent, empty or binary.
+    True if the attribute is absent or empty. Binary values only need to be finite.
     """
     return all(
         _PLAIN.fullmatch(one) if isinstance(one, str) else _finite(one) is not None
@@ -84,11 +84,11 @@ def is_plain(dataset: Dataset, keyword: str) -> bool:
 
 
 def signed_16(value: float, *, signed: bool) -> int:
-    """Interpret the 16 bits of a value as SS or as US (PS3.5 6.2).
+    """Interpret the low 16 bits of a value as SS if `signed`, else as US (PS3.5 6.2).
 
     The VR of some attributes is US or SS, depending on Pixel Representation
-    (0028,0103). A value that was written with the wrong one of the two has the right
-    bits.
+    (0028,0103). If a value was written with the wrong VR of these two, its bits are
+    right nevertheless.
     """
     bits = int(value) % 2**16
     return bits - 2**16 if signed and bits >= 2**15 else bits
@@ -143,7 +143,7 @@ def text(dataset: Dataset, keyword: str) -> str:
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return all values of a text or UID attribute; one empty value if it is absent."""
+    """Return all values of a text or UID attribute; `("",)` if it is absent."""
     try:
         value = dataset.get(keyword)
     # pydicom parses the text of a number when the value is first accessed.
@@ -161,14 +161,17 @@ def uid_text(value: bytes) -> str:
     """Return the whole value of a UID as it was sent, without padding (PS3.5 9.1).
 
     Spaces are removed, too, because senders pad with them. If a sender wrote several
-    UIDs and the standard allows one, they stay together, and the result is not a valid
-    UID.
+    UIDs, the text contains all of them, separated by backslashes. It is then not a
+    valid UID.
     """
     return value.decode("ascii", "replace").strip(" \0")
 
 
 def uid(dataset: Dataset, keyword: str) -> str:
-    """Return the whole value of a UID attribute; empty if it is absent."""
+    """Return the whole value of a UID attribute; empty if it is absent.
+
+    Several UIDs are separated by backslashes.
+    """
     value = dataset.get(keyword)
     if isinstance(value, bytes):  # the sender wrote it with another VR
         return uid_text(value)
@@ -220,12 +223,15 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def quoted(value: str) -> str:
-    """Return the text for a message if it is a code or UID, else a description."""
+    """Return the value if it is a code or a UID, else a description for a message.
+
+    Other text may be patient data, so a message must not contain it.
+    """
     if not value:
         return "absent"
     return value if _QUOTABLE.fullmatch(value) else "not a valid code"
 
 
 def loggable(uid: str) -> str:
-    """Return a SOP Instance UID for a log line, or a phrase if it is not valid."""
+    """Return a SOP Instance UID for a log line; a phrase if the UID is not valid."""
     return uid if UID_PATTERN.fullmatch(uid) else "an instance without a valid UID"

@@ -1,17 +1,19 @@
 """Read the elements of a dataset that may be hostile (PS3.5 section 7).
 
 pydicom reads datasets for the rest of the node. This module reads a received dataset
-first, because pydicom has four weaknesses. It inflates a deflated dataset as a whole,
-without a limit. It builds every sequence of undefined length, and recurses into it.
-It does not notice a value that ends after the end of the file. It quotes bad values in
-warnings.
+first, because pydicom has four weaknesses:
 
-The reader here takes constant memory and bounded time. It yields the requested values
-as bytes, and raises CannotUnderstandError if the bytes end early. It counts elements
-and items, including those in skipped sequences and those after the pixels.
+- It inflates a deflated dataset as a whole, without a limit.
+- It reads every sequence of undefined length into memory, by recursion.
+- It does not notice a value that is longer than the rest of the file.
+- It quotes bad values in warnings.
 
-It is as lenient as pydicom: an element without a VR in an explicit dataset is read as
-implicit, because some modalities write such elements.
+ElementReader limits its memory and time. It yields the requested values as bytes, and
+raises EndsEarlyError if the dataset ends early. It counts elements and items, including
+those in skipped sequences and those after the pixels.
+
+ElementReader is as lenient as pydicom: if an element of an explicit VR dataset has no
+VR, it is read as implicit VR, because some modalities write such elements.
 """
 
 import math
@@ -35,8 +37,8 @@ from dicom_node.reasons import Refusal
 
 UNDEFINED = 0xFFFFFFFF
 # The delimiters of PS3.5 7.5 have no VR: their header is tag and length (HEAD bytes).
-# All other elements have a header of HEAD bytes, too, except those with a 32-bit length
-# VR.
+# All other elements have a header of HEAD bytes, too, except elements with one of
+# LONG_VRS, which have 4 more bytes for the length.
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 DELIMITERS = frozenset({ITEM, ITEM_END, SEQUENCE_END})
 HEAD = 8
@@ -46,8 +48,8 @@ VRS = LONG_VRS | frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
 # a dataset. Some senders leave them there. They must not determine how the dataset is
 # read.
 FOREIGN_GROUPS = frozenset({0x0000, 0x0002})
-# VRs of values of undefined length that contain elements. Other values of undefined
-# length contain fragments (PS3.5 A.4). Items and implicit elements have no VR.
+# A value of undefined length with one of these VRs contains elements. With another VR,
+# it contains fragments (PS3.5 A.4). b"" stands for items and implicit elements.
 _HOLDERS = frozenset({b"", b"SQ", b"UN"})
 _FILE_META = b"\x02\x00"  # the first bytes of an element of File Meta Information
 # Real radiographs have a few hundred elements; a private sequence may have thousands.
@@ -72,29 +74,29 @@ class ByteSource(Protocol):
     position: int
 
     def read(self, length: int) -> bytes:
-        """Return the next bytes; fewer than `length` only at the end."""
+        """Return the next `length` bytes; fewer only at the end."""
 
     def skip(self, length: int) -> None:
-        """Skip bytes; CannotUnderstandError if fewer than `length` are left."""
+        """Skip bytes; raise EndsEarlyError if fewer than `length` are left."""
 
 
 class FileSource:
     """The bytes of a dataset in a file."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        """Read from the file's current position, `size` bytes at most."""
+        """Start at the file's current position; the dataset has `size` bytes."""
         self.position = 0
         self._file = file
         self._size = size
 
     def read(self, length: int) -> bytes:
-        """Return the next bytes; fewer than `length` only at the end."""
+        """Return the next `length` bytes; fewer only at the end."""
         data = self._file.read(min(length, self._size - self.position))
         self.position += len(data)
         return data
 
     def skip(self, length: int) -> None:
-        """Skip bytes; CannotUnderstandError if fewer than `length` are left."""
+        """Skip bytes; raise EndsEarlyError if fewer than `length` are left."""
         left = self._size - self.position
         if length > left:
             raise truncated(length, left)
@@ -106,7 +108,11 @@ class InflatedSource:
     """A deflated dataset (PS3.5 A.5), inflated in pieces, never as a whole."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
-        """Inflate from the file's current position, to `limit` bytes at most."""
+        """Start at the file's current position.
+
+        If the dataset inflates to more than `limit` bytes, `read` raises
+        CannotUnderstandError.
+        """
         self.position = 0
         self._file = file
         self._limit = limit
@@ -115,7 +121,7 @@ class InflatedSource:
         self._used = 0
 
     def read(self, length: int) -> bytes:
-        """Return the next bytes; fewer than `length` only at the end."""
+        """Return the next `length` bytes; fewer only at the end."""
         while len(self._ahead) - self._used < length and (more := self._inflate()):
             self._ahead, self._used = self._ahead[self._used :] + more, 0
         data = self._ahead[self._used : self._used + length]
@@ -124,7 +130,7 @@ class InflatedSource:
         return data
 
     def skip(self, length: int) -> None:
-        """Skip bytes; CannotUnderstandError if fewer than `length` are left."""
+        """Skip bytes; raise EndsEarlyError if fewer than `length` are left."""
         left = length
         while left:
             if not (data := self.read(min(left, INFLATE_STEP))):
@@ -132,7 +138,7 @@ class InflatedSource:
             left -= len(data)
 
     def finish(self) -> None:
-        """Skip the rest; CannotUnderstandError if the deflate stream has no end."""
+        """Skip the rest; raise EndsEarlyError if the deflate stream has no end."""
         while self.read(INFLATE_STEP):
             pass
         if not self._inflater.eof:
@@ -143,8 +149,8 @@ class InflatedSource:
     def _inflate(self) -> bytes:
         """Return the next inflated bytes; empty only at the end."""
         try:
-            # The retained input comes first: output may be left when all input is
-            # consumed.
+            # Input that the last call did not consume comes first. Even without input,
+            # zlib may have output left.
             data = self._inflater.decompress(
                 self._inflater.unconsumed_tail, INFLATE_STEP
             )
@@ -168,7 +174,9 @@ class InflatedSource:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """The header of an element or of a delimiter. The source is at the value.
+    """The header of an element or of a delimiter.
+
+    After the header is read, the position of the source is the start of the value.
 
     Attributes:
         tag: Group and element number as one number.
@@ -186,7 +194,8 @@ class Value:
     """The value of a requested element.
 
     Attributes:
-        root: The tag of the outermost sequence that contains it; 0 for the top level.
+        root: The tag of the outermost sequence that contains the element; 0 if the
+            element is on the top level.
         tag: The tag of the element.
         value: The bytes as in the dataset, with padding.
         vr: The VR as in the dataset; empty if it is implicit.
@@ -200,7 +209,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class _Container:
-    """A sequence or an item that contains the current position."""
+    """A sequence, an item or a fragmented value that contains the current position."""
 
     end: float  # position in the source; infinite if it ends with its delimiter
     is_implicit: bool
@@ -212,8 +221,8 @@ class ElementReader:
 
     Attributes:
         source: The bytes of the dataset; its position is the current position.
-        foreign: Start and end, in bytes, of the elements of FOREIGN_GROUPS on the top
-            level that `values` has passed.
+        foreign: Start and end of each element of FOREIGN_GROUPS that `values` has found
+            on the top level so far, in bytes from the start of the dataset.
     """
 
     def __init__(self, source: ByteSource, transfer_syntax: UID) -> None:
@@ -234,9 +243,10 @@ class ElementReader:
 
         Args:
             tags: The tags of the requested elements.
-            inside: The tag of a sequence of defined length that is also searched.
-                Sequences of undefined length are always searched: see `Value.root`.
-            until: The tag on the top level to stop at, before its value.
+            inside: The tag of a top-level sequence to search, too. Other sequences are
+                searched only where they and their items have an undefined length.
+                `Value.root` says where a value was found.
+            until: The tag of a top-level element. Reading stops before its value.
 
         Yields:
             The values, except those longer than LONGEST_VALUE. If the element `until`
@@ -279,9 +289,13 @@ class ElementReader:
     def next_element(self, is_implicit: bool = False) -> Element | None:  # noqa: FBT001, FBT002
         """Read the header of the next element; None at the end of the dataset.
 
+        Args:
+            is_implicit: Read an element without VR, even if the transfer syntax has
+                explicit VR.
+
         Raises:
-            TooManyElementsError: There are more than MOST_ELEMENTS, or more items than
-                MOST_ITEMS.
+            TooManyElementsError: There are more than MOST_ELEMENTS elements or
+                MOST_ITEMS items.
             EndsEarlyError: The dataset ends within the header.
         """
         head = self.source.read(HEAD)
@@ -311,11 +325,11 @@ class ElementReader:
     def count_rest(self) -> None:
         """Count the elements and items up to the end of the dataset.
 
-        Elements after the pixels are not checked otherwise.
+        Counting stops without an error if the dataset ends early.
 
         Raises:
-            TooManyElementsError: There are more than MOST_ELEMENTS, or more items than
-                MOST_ITEMS.
+            TooManyElementsError: There are more than MOST_ELEMENTS elements or
+                MOST_ITEMS items.
         """
         self._count(math.inf, is_implicit=False)
 
@@ -328,11 +342,12 @@ class ElementReader:
         self.source.skip(end - self.source.position)
 
     def _count(self, end: float, *, is_implicit: bool) -> None:
-        """Count elements and items up to a position in the source, or up to a fault.
+        """Count elements and items up to `end`, a position in the source.
 
-        The elements in sequences and items are counted, too.
+        The elements in sequences and items are counted, too. Counting stops without an
+        error if the dataset ends early, or if a value ends after `end`.
         """
-        # The value itself, then the open containers of undefined length in it.
+        # The counted value itself, then the open containers of undefined length in it.
         within = [_Container(end, is_implicit, has_datasets=True)]
         with suppress(EndsEarlyError):
             while self.source.position + HEAD <= end:
@@ -350,7 +365,7 @@ class ElementReader:
                     self.source.skip(element.length)
 
     def _file_meta_element(self, head: bytes) -> Element:
-        """Return an element with a header in Explicit VR Little Endian."""
+        """Read the header of an element in Explicit VR Little Endian."""
         group, number, vr, length = struct.unpack("<HH2sH", head)
         if vr in LONG_VRS:
             (length,) = struct.unpack("<L", self._read_exactly(4))
@@ -377,14 +392,14 @@ class ElementReader:
 
 
 def truncated(declared: int, found: int) -> EndsEarlyError:
-    """Return the error for a value longer than the rest of the dataset."""
+    """Return the error if `declared` bytes should follow but only `found` do."""
     return EndsEarlyError(
         f"The dataset ends early: {found} bytes of {declared}. Copy or send it again."
     )
 
 
 def too_many(limit: str) -> TooManyElementsError:
-    """Return the error for a dataset with more than `limit`."""
+    """Return the error for a dataset with more than `limit`, such as "100 items"."""
     return TooManyElementsError(
         f"The dataset has more than {limit}, the maximum that the node reads. Send "
         "the instance with fewer."
@@ -400,7 +415,7 @@ def _is_sequence(element: Element) -> bool:
 
 
 def is_foreign(tag: int) -> bool:
-    """Return whether elements of this tag do not belong in a dataset."""
+    """Return whether a tag is in FOREIGN_GROUPS, which do not belong in a dataset."""
     return tag >> 16 in FOREIGN_GROUPS
 
 

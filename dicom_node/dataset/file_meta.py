@@ -14,11 +14,11 @@ PREAMBLE_AND_PREFIX = bytes(128) + b"DICM"
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: UID) -> bytes:
-    """Encode preamble, prefix and our File Meta Information (PS3.10 7.1).
+    """Return the preamble, the prefix and File Meta Information (PS3.10 7.1) as bytes.
 
     Args:
-        sop_class_uid: The SOP Class UID of the instance. Both UIDs may be invalid.
-        sop_instance_uid: The SOP Instance UID of the instance.
+        sop_class_uid: The SOP Class UID of the instance; written even if it is invalid.
+        sop_instance_uid: The SOP Instance UID; written even if it is invalid.
         transfer_syntax: The transfer syntax of the dataset that follows.
     """
     meta = FileMetaDataset()

@@ -34,7 +34,8 @@ def declared_size(frame: bytes) -> tuple[int, int] | None:
     """Return (rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Returns:
-        The size; None if there is no such header. The codec then reports the fault.
+        The size; None if there is no such header, or if it does not contain the size.
+        If the frame is damaged, the codec reports that later.
     """
     if frame.startswith(_JPEG):
         return _of_jpeg(frame)
@@ -86,7 +87,7 @@ def declared_segments(frame: bytes) -> int | None:
     Each segment contains one byte of one sample of all pixels (PS3.5 G.2).
 
     Returns:
-        The number; None if there is no such header.
+        The number; None if the frame does not start with an RLE header.
     """
     if len(frame) <= _RLE_HEADER:
         return None
@@ -106,7 +107,8 @@ def _of_jpeg(frame: bytes) -> tuple[int, int] | None:
 def _start_of_frame(frame: bytes) -> int | None:
     """Return the position of the Start of Frame marker; None if there is none.
 
-    Its segment is complete up to the number of components (10 bytes with the marker).
+    At least 10 bytes of the frame start at the position: the marker, and its segment up
+    to the number of components.
     """
     position = len(_JPEG)
     for _ in range(_MOST_STEPS):

@@ -1,9 +1,9 @@
 """Read and check a dataset before the receiver reports success.
 
-The UIDs of command and dataset must agree (0xA900). The dataset must be readable up to
-its Pixel Data, and Pixel Data must be complete (0xC000). This module does not check
-whether the image can be decoded and analyzed. The worker does that, because it takes
-time.
+The UIDs of command and dataset must agree; otherwise the status is 0xA900. The dataset
+must be readable up to its Pixel Data, and Pixel Data must be complete; otherwise the
+status is 0xC000. This module does not check whether the image can be decoded and
+analyzed. The worker does that, because it takes time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -67,15 +67,15 @@ NUMBERS = {
 WORD_VRS = frozenset({b"", b"US", b"SS", b"UL", b"SL", b"UN", b"OB", b"OW"})
 """VRs with which NUMBERS are read here.
 
-If one of them has another VR, the length of Pixel Data is not checked here; the worker
-reads all VRs.
+A number with another VR counts as absent here. The worker reads it.
 """
 PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
 HEADER_TAGS = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
 LONGEST_TEXT = 256
-"""Maximum number of characters of a text; the VRs of TEXTS allow 16 or less.
+"""Maximum number of characters of a text; more than the VRs of TEXTS allow.
 
-A longer text is dropped: two texts that are cut could become equal.
+A longer text is dropped, because two different texts could become equal if they were
+cut.
 """
 CUT_UID = 64
 """Number of characters to which DCMTK cuts a longer UID in a command."""
@@ -83,7 +83,7 @@ CUT_UID = 64
 
 @dataclass(frozen=True, slots=True)
 class NegotiatedIdentity:
-    """The identity of a dataset that a sender declared before the transfer.
+    """The UIDs that a sender declares for a dataset before it transfers the dataset.
 
     Attributes:
         sop_class_uid: Affected SOP Class UID (0000,0002) of the command.
@@ -106,13 +106,13 @@ def read_header(
     Args:
         path: The file that contains the dataset.
         offset: Start of the dataset in the file, in bytes.
-        negotiated: The identity that the dataset must agree with.
+        negotiated: The UIDs that the sender declared. The dataset must agree with them.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
 
     Raises:
         MismatchError: Command, presentation context and dataset disagree.
-        CannotUnderstandError: The dataset cannot be parsed, or is shorter than it
-            declares.
+        CannotUnderstandError: The dataset cannot be parsed, is shorter than it
+            declares, or has more bytes, elements or items than the node accepts.
     """
     with path.open("rb") as file:
         size = file.seek(0, SEEK_END) - offset
@@ -165,7 +165,7 @@ def _read(source: ByteSource, negotiated: NegotiatedIdentity) -> InstanceHeader:
 
 
 def _acquisition(texts: Mapping[str, str]) -> str:
-    """Return text that identifies the exposure; empty if no attribute does."""
+    """Return the Irradiation Event UID, else date and time; empty if all are absent."""
     date, time = texts["AcquisitionDate"], texts["AcquisitionTime"]
     by_time = texts["AcquisitionDateTime"] or (date + time if date and time else "")
     return texts["IrradiationEventUID"] or by_time
@@ -177,7 +177,10 @@ def _assumptions(
     uids: Mapping[str, str],
     values: Mapping[int, bytes],
 ) -> Iterator[str]:
-    """Yield sentences about a header that violates the standard."""
+    """Yield a sentence for each violation of the standard in header and command.
+
+    Each sentence also says how the node handles the violation.
+    """
     if reader.foreign:
         yield (
             "The dataset contains elements of groups 0000 or 0002, which do not belong "
@@ -200,10 +203,10 @@ def _assumptions(
 
 
 def _check_agreement(negotiated: NegotiatedIdentity, uids: Mapping[str, str]) -> None:
-    """Compare the declared identity with the dataset (PS3.4 B.2.3, 0xA900).
+    """Raise MismatchError if the declared UIDs differ from the dataset (PS3.4 B.2.3).
 
-    A sender that cuts the SOP Instance UID in its command sends the whole UID in the
-    dataset.
+    If the command contains only the start of the SOP Instance UID, the UIDs may still
+    agree: see `_is_cut`.
     """
     if not UID_PATTERN.fullmatch(negotiated.sop_instance_uid):
         raise MismatchError("Affected SOP Instance UID (0000,1000) is not a UID.")
@@ -228,7 +231,7 @@ def _differs(keyword: str) -> MismatchError:
 
 
 def _is_cut(negotiated: NegotiatedIdentity, uids: Mapping[str, str]) -> bool:
-    """Return whether the command has the first 64 characters of a longer UID."""
+    """Return whether the command has only the first 64 characters of a longer UID."""
     sent, declared = uids["SOPInstanceUID"], negotiated.sop_instance_uid
     is_start = len(declared) == CUT_UID < len(sent) and sent.startswith(declared)
     return is_start and bool(UID_PATTERN.fullmatch(sent))
@@ -240,17 +243,17 @@ def _declared_bytes(
     negotiated: NegotiatedIdentity,
     length: int,
 ) -> int:
-    """Return the bytes of Pixel Data that the image needs (PS3.5 8.1.1).
+    """Return the number of bytes that Pixel Data must have (PS3.5 8.1.1).
 
     Args:
-        values: The values of the attributes, as bytes.
-        texts: The values of TEXTS, as text.
-        negotiated: The declared identity.
+        values: The values of the attributes by tag, as bytes.
+        texts: The values of TEXTS by keyword, as text.
+        negotiated: The declared UIDs, with the transfer syntax.
         length: The length of the received Pixel Data, in bytes.
 
     Returns:
         The number of bytes; 0 if the header does not declare an image. For a compressed
-        image it is 1, because its size is not known before it is decoded.
+        image, always 1, because the compressed size cannot be computed.
     """
     order: Literal["little", "big"] = (
         "little" if negotiated.transfer_syntax.is_little_endian else "big"
@@ -281,12 +284,13 @@ def check_pixels(
 
     Args:
         reader: A reader that has just read the header of Pixel Data.
-        pixel_data: That element; None if it is absent.
-        declared: Bytes that the image needs if it is not compressed.
+        pixel_data: The header of Pixel Data; None if Pixel Data is absent.
+        declared: Minimum length of Pixel Data in bytes, if it is not encapsulated; 0 if
+            Pixel Data may be absent.
 
     Raises:
         EndsEarlyError: The dataset ends within Pixel Data.
-        CannotUnderstandError: Pixel Data is missing, is shorter than declared, or is
+        CannotUnderstandError: Pixel Data is missing, is shorter than `declared`, or is
             encapsulated and contains something other than fragments.
     """
     if pixel_data is None:
@@ -308,7 +312,7 @@ def check_pixels(
 
 
 def _skip_fragments(reader: ElementReader) -> None:
-    """Skip encapsulated Pixel Data (PS3.5 A.4) with its delimiter."""
+    """Skip encapsulated Pixel Data (PS3.5 A.4) and the delimiter at its end."""
     while element := reader.next_element():
         if element.tag == SEQUENCE_END:
             return

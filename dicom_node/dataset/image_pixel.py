@@ -50,7 +50,7 @@ _COMPLETED = (
 
 
 def photometric_name(written: str) -> str:
-    """Return the Photometric Interpretation that a value means; empty if it means none.
+    """Return the Photometric Interpretation for a written value; empty if unknown.
 
     Case, spaces and punctuation are ignored: "monochrome 2" is MONOCHROME2.
     """
@@ -80,8 +80,8 @@ def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
         One sentence for each assumption.
 
     Raises:
-        AnalysisError: An attribute without a default is absent, or two attributes
-            contradict each other.
+        AnalysisError: An attribute without a default is absent, an attribute has a
+            value that the node cannot use, or two attributes contradict each other.
     """
     before = {keyword: text(dataset, keyword) for keyword in _COMPLETED}
     _complete_shape(dataset)
@@ -109,8 +109,8 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
     Raises:
         AnalysisError: The values of a compressed image do not fit into Bits Stored, so
             the position of the image bits is unknown. Native pixels are not checked,
-            because their other bits are undefined (PS3.5 8.1.1). An image with an
-            overlay in its pixels is not checked, either.
+            because their bits beyond Bits Stored are undefined (PS3.5 8.1.1). An image
+            with an overlay in its pixels is not checked, either.
     """
     bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
     some = pixels[::4, ::4]
@@ -167,7 +167,7 @@ def _native_samples(dataset: Dataset, expected: int, declared: int) -> int:
 
     Args:
         dataset: The image.
-        expected: The number by its Photometric Interpretation.
+        expected: The number that belongs to the Photometric Interpretation.
         declared: Samples per Pixel (0028,0002).
     """
     if declared == expected or declared < 1:
@@ -201,7 +201,11 @@ def _complete_bits(dataset: Dataset, stream: Samples | None) -> None:
 
 
 def _stream(dataset: Dataset) -> Samples | None:
-    """Return the samples that the compressed image declares; None if it does not."""
+    """Return the samples that a compressed image declares in its own header.
+
+    Returns:
+        The samples; None if the image is not compressed or does not declare them.
+    """
     if not is_encapsulated(dataset):
         return None
     try:

@@ -1,4 +1,7 @@
-"""Read a DICOM file that a command line names as if it had been received."""
+"""Read a local DICOM file in the same form as a received instance.
+
+The path of the file comes from a command line.
+"""
 
 import os
 from datetime import UTC, datetime
@@ -15,7 +18,9 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 
 
 def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
-    """Read the header of a file. This function runs in the decoder.
+    """Read the header of a file.
+
+    This function runs in the decoder.
 
     Args:
         path: A DICOM file, with or without preamble and File Meta Information.
@@ -31,7 +36,9 @@ def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
 
 
 def read_local_file(path: Path, header: InstanceHeader) -> ReceivedInstance:
-    """Return a file as a received instance. The file is hashed, and stays in place.
+    """Return a file as a received instance.
+
+    The file is hashed, but neither copied nor moved.
 
     Args:
         path: The file.

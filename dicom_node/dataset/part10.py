@@ -1,21 +1,22 @@
 """Read DICOM files, which may be hostile.
 
-Every caller reads a file by the same rule: `locate` finds its dataset and the encoding
-of the dataset. The preamble and File Meta Information (PS3.10 7.1) may be missing or
-wrong:
+The whole node reads files by one rule: `locate` finds the dataset in the file, and the
+encoding of the dataset. The preamble and File Meta Information (PS3.10 7.1) may be
+missing or wrong:
 
-- File Meta Information ends at its group length. If no element ends there, or if no
-  Transfer Syntax UID comes before that position, it ends with the last element of group
-  0002.
-- Its Transfer Syntax UID (0002,0010) is used. If it is missing, or if it names an
-  uncompressed transfer syntax and the dataset is encoded in another one, the node uses
-  the encoding that it finds in the dataset.
-- The SOP Class and Instance UID are read from the dataset.
+- File Meta Information ends where its group length says. If no element ends there, or
+  if no Transfer Syntax UID comes before that position, File Meta Information ends with
+  the last element of group 0002.
+- The Transfer Syntax UID (0002,0010) of the File Meta Information is used. If it is
+  missing, the node detects the encoding from the first element of the dataset. If it
+  names an uncompressed transfer syntax, but the dataset is encoded in another one, the
+  detected encoding is used, too.
+- The SOP Class UID and the SOP Instance UID are read from the dataset.
 - Elements of groups 0000 and 0002 within the dataset are ignored.
 
 pydicom parses the dataset. Before that, the node checks that the file is DICOM and that
-a deflated dataset stays within its limit. pydicom's warnings, which quote values, are
-suppressed.
+a deflated dataset does not exceed a size limit. pydicom's warnings, which quote values,
+are suppressed.
 """
 
 import logging
@@ -65,9 +66,9 @@ from dicom_node.errors import (
 )
 
 MOST_INFLATED = 2**31
-"""Maximum size of a deflated dataset after inflation, in bytes, without a setting.
+"""Maximum size of a deflated dataset after inflation, in bytes.
 
-It applies where no setting determines the limit.
+It applies if the caller gives no limit of its own.
 """
 PREFIX_POSITION = slice(128, 132)
 PIECE = 2**20  # bytes inflated at a time
@@ -106,8 +107,8 @@ class Identity:
     Attributes:
         sop_class_uid: (0008,0016) of the dataset; empty if it is absent.
         sop_instance_uid: (0008,0018) of the dataset; empty if it is absent.
-        foreign: Start and end, in bytes, of each run of elements of groups 0000 and
-            0002 in the dataset.
+        foreign: Start and end of each element of groups 0000 and 0002 before the
+            pixels, in bytes from the start of the dataset.
     """
 
     sop_class_uid: str
@@ -119,8 +120,8 @@ def locate(file: BinaryIO) -> Location:
     """Find the dataset of a DICOM file by the rule of this module.
 
     Raises:
-        AnalysisError: The file is not DICOM, its File Meta Information ends early, or
-            its dataset is in Implicit VR Big Endian.
+        AnalysisError: The file is not DICOM, ends early in its first elements, or
+            contains a dataset in Implicit VR Big Endian.
     """
     file.seek(0)
     head = file.read(PREFIX_POSITION.stop)
@@ -141,11 +142,11 @@ def locate(file: BinaryIO) -> Location:
 
 
 def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Identity:
-    """Read the UIDs of the instance that a file holds, and find foreign elements.
+    """Return the SOP UIDs of a dataset, and its elements of groups 0000 and 0002.
 
     Args:
-        file: The file.
-        location: The location of its dataset.
+        file: The DICOM file.
+        location: The result of `locate` for the file.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
 
     Raises:
@@ -160,17 +161,17 @@ def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Iden
 
 
 def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -> None:
-    """Check that a file holds the whole dataset, up to the end of its pixels.
+    """Check that a file contains a complete dataset, up to the end of the pixels.
 
-    Other faults of the dataset are not checked.
+    Other faults of the dataset are ignored.
 
     Args:
-        file: The file.
-        location: The location of its dataset.
+        file: The DICOM file.
+        location: The result of `locate` for the file.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
 
     Raises:
-        AnalysisError: The file ends early.
+        AnalysisError: The file ends early, or contains no dataset.
     """
     reader = _open_reader(file, location, inflated_limit)
     try:
@@ -216,8 +217,8 @@ def read_part10(
     Args:
         path: The file.
         max_inflated: Maximum size of a deflated dataset after inflation, in bytes.
-        tags: Read only these attributes, and nothing from Pixel Data on. None reads
-            all.
+        tags: The tags of the attributes to read. Reading then stops at Pixel Data. None
+            means all attributes.
 
     Returns:
         The dataset. Its File Meta Information contains only the Transfer Syntax UID
@@ -302,6 +303,14 @@ def _file_meta(source: ByteSource) -> tuple[int, dict[int, str]]:
 def _detect_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
     """Return the uncompressed transfer syntax that the first element is encoded in.
 
+    Elements of groups 0000 and 0002 are skipped first.
+
+    Args:
+        file: The DICOM file.
+        offset: Start of the dataset in the file, in bytes.
+        assumed: The transfer syntax to skip elements with. The byte order of `assumed`
+            also applies if the two bytes of the group number are equal.
+
     Returns:
         The transfer syntax; None if the dataset has no element.
 
@@ -340,9 +349,10 @@ def _parsing_syntax(syntax: UID) -> UID:
 
 
 def _without_foreign(content: BinaryIO, syntax: UID) -> BinaryIO:
-    """Return the dataset without elements of groups 0000 and 0002.
+    """Return the dataset without elements of groups 0000 and 0002 before the pixels.
 
-    pydicom would take the encoding of these elements for that of the dataset.
+    If the dataset starts with such elements, pydicom reads the whole dataset in the
+    encoding of these elements.
     """
     start = content.tell()
     reader = ElementReader(_source(content, start), syntax)
@@ -372,7 +382,7 @@ def _as_analysis_error() -> Iterator[None]:
 
 
 def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
-    """Inflate a dataset (PS3.5 A.5); AnalysisError if it exceeds the limit."""
+    """Inflate a dataset (PS3.5 A.5); raise AnalysisError beyond `limit` bytes."""
     # The first pass only measures the size, so that a deflate bomb costs time but no
     # memory.
     if sum(map(len, _inflated(deflated, limit))) > limit:
@@ -384,7 +394,7 @@ def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
 
 
 def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
-    """Yield inflated pieces, at most one piece beyond the limit."""
+    """Yield pieces of inflated data, at most one piece beyond `limit` bytes."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total = position = 0
     # Portions are small, because decompressobj copies its unread input at every call.
@@ -417,9 +427,10 @@ def pydicom_silenced() -> Iterator[None]:
 
 @contextmanager
 def reading_dicom() -> Iterator[None]:
-    """Convert foreign exceptions of a block that parses received data to AnalysisError.
+    """Convert the exceptions of a block that parses received data to AnalysisError.
 
-    Errors of the node itself pass unchanged.
+    A DicomNodeError is not converted. Within the block, pydicom emits no warnings
+    or log lines, and the limits of `limited` apply.
 
     Raises:
         AnalysisError: The block raised any other exception. A hostile dataset can make

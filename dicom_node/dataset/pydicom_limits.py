@@ -2,9 +2,9 @@
 
 dataset/element_reader.py rejects a dataset with too many elements when it is received.
 A hostile dataset may be encoded such that pydicom sees other elements than
-dataset/element_reader.py. So they are also counted here, when pydicom creates them.
-pydicom reads a sequence of defined length when its attribute is first used, so the
-count continues until the end of the work on a file.
+dataset/element_reader.py. So this module counts elements and items when pydicom creates
+them. pydicom reads a sequence of defined length when its attribute is first used, so
+counting continues until the block of `limited` ends.
 """
 
 from collections.abc import Iterator
@@ -42,8 +42,9 @@ def limited() -> Iterator[None]:
     """Limit what pydicom reads within the block.
 
     Raises:
-        AnalysisError: A dataset has more than MOST_ELEMENTS elements or MOST_ITEMS
-            items, or a list of texts longer than LONGEST_VALUE.
+        AnalysisError: pydicom reads more than MOST_ELEMENTS elements or MOST_ITEMS
+            items in the block, or a value of more than LONGEST_VALUE bytes with one of
+            the VRs in TEXT_LISTS.
     """
     token = _count.set(_Count())
     try:

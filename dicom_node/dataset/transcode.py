@@ -1,8 +1,9 @@
 """Convert an instance to another transfer syntax without changing values (PS3.5).
 
-Transfer syntaxes differ only in the headers of elements and in Pixel Data, so the bytes
-of a value are copied unchanged: a name keeps its bytes in any character set, valid or
-not. A library would decode and encode each value, and repair, pad or replace some.
+Transfer syntaxes differ only in the headers of elements, in the byte order of words and
+in Pixel Data. So the bytes of text values are copied unchanged, even if they are
+invalid in their character set. A library would decode and encode each value, and
+repair, pad or replace some.
 """
 
 import struct
@@ -81,7 +82,8 @@ def _encoded(dataset: Dataset, *, implicit: bool) -> bytes:
     buffer.is_implicit_VR, buffer.is_little_endian = implicit, True
     for tag in sorted(dataset.keys()):
         if tag.element == 0 or is_foreign(tag):
-            continue  # a group length (retired) would be wrong; foreign groups, too
+            # Group lengths (retired) would be wrong. Foreign groups do not belong here.
+            continue
         element: DataElement | RawDataElement = dataset.get_item(tag)
         if isinstance(element, RawDataElement):
             element = _plain(element, dataset)
@@ -103,7 +105,10 @@ def _plain(raw: RawDataElement, dataset: Dataset) -> RawDataElement:
 
 
 def _looked_up(raw: RawDataElement, dataset: Dataset) -> str:
-    """Return the VR by the data dictionary (PS3.6), for Implicit VR."""
+    """Return the VR of an element without VR from the data dictionary (PS3.6).
+
+    UN if the VR depends on another attribute that is missing.
+    """
     found: dict[str, str] = {}
     raw_element_vr(raw, found, ds=dataset)
     vr = found["VR"]

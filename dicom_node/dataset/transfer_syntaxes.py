@@ -1,8 +1,9 @@
 """The accepted transfer syntaxes, and the library that decodes each of them.
 
-Each transfer syntax has exactly one library. So the same bytes give the same pixels on
-every machine, even if other libraries are installed there. The node advertises these
-transfer syntaxes to senders, and a test decodes an image in each of them.
+The library depends only on the transfer syntax and, for JPEG Extended, on the bits of a
+sample. So the same bytes give the same pixels on every machine, even if other libraries
+are installed there. The node accepts these transfer syntaxes from senders, and a test
+decodes an image in each of them.
 """
 
 from collections.abc import Mapping
@@ -95,9 +96,9 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
             Module.
 
     Returns:
-        Stored values, (rows, columns), of 8, 16 or 32 bits as allocated. Bits above
-        Bits Stored are undefined. Color images except PALETTE COLOR are returned as
-        RGB, (rows, columns, 3).
+        An integer array, (rows, columns), of stored values; its item size is Bits
+        Allocated. Bits above Bits Stored are undefined. Color images are returned as
+        RGB, (rows, columns, 3), except PALETTE COLOR images.
 
     Raises:
         AnalysisError: The node does not decode the transfer syntax, or the pixel data
@@ -123,12 +124,12 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
 
 
 def join_fragments(dataset: Dataset) -> None:
-    """Join the fragments of a single-frame image in the dataset itself.
+    """Join the fragments of a compressed single-frame image in the dataset itself.
 
     All fragments belong to the only frame (PS3.5 A.4). Offset tables are ignored,
-    because they may be absent, empty or wrong. If Number of Frames was present, it is 1
-    afterwards: it may have been 0 or empty. If the image has several frames, nothing
-    changes.
+    because they may be absent, empty or wrong. If Number of Frames is present, it is
+    set to 1, because it may be 0 or empty. A dataset with several frames is not
+    changed.
 
     Raises:
         ValueError: Pixel Data is not a sequence of items although it is compressed.
@@ -182,7 +183,7 @@ def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
 def _precision(dataset: Dataset, syntax: UID) -> int:
     """Return the bits per sample that a frame declares, else Bits Stored.
 
-    Some codecs cut samples to the bits that they are given.
+    Some codecs cut samples to this number of bits.
     """
     found = declared_samples(_frame(dataset)) if syntax.is_encapsulated else None
     return found.bits if found else int(dataset.BitsStored)
@@ -215,7 +216,7 @@ def _frame(dataset: Dataset) -> bytes:
 
 
 def _is_8_bit_jpeg(frame: bytes) -> bool:
-    """Return whether pillow can read the header of the frame; it rejects 12 bits."""
+    """Return whether Pillow can read the header; Pillow rejects 12-bit frames."""
     try:
         Image.open(BytesIO(frame), formats=("JPEG",)).close()
     except OSError:
@@ -224,7 +225,7 @@ def _is_8_bit_jpeg(frame: bytes) -> bool:
 
 
 def _decode_12_bit_jpeg(dataset: Dataset) -> NDArray[np.uint16]:
-    """Decode JPEG Extended of 12 bits with GDCM; pydicom's plug-in rejects it."""
+    """Decode 12-bit JPEG Extended with GDCM, because pydicom's plug-ins reject it."""
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
     fragment = gdcm.Fragment()

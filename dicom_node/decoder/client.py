@@ -1,19 +1,20 @@
-"""A separate process for bytes from untrusted sources.
+"""Decodes bytes from untrusted sources in a separate process.
 
 The decoding of a file from a sender may crash in a codec, never end, or take all
-memory. With a small child process, the damage is limited: the child is killed and
-replaced, and only the call that caused it fails.
+memory. A small child process limits the damage: the child is killed and replaced, and
+only the call in progress fails.
 
 The child is a fork of a process that has imported the codecs (runtime/fork_server.py),
-so a new one costs milliseconds. A child is replaced after CALLS calls.
+so a new child starts in milliseconds. A child is replaced after CALLS calls.
 
 A process pool is the usual solution. But the children of a pool import the parent's
-main module again, which in the worker means torch, and the pipes of a pool copy each
-image three times. This module uses one child at a time and one socket, in one thread.
+main module again, and the main module of the worker imports torch. The pipes of a pool
+copy each image three times. This module uses one child at a time and one socket, in one
+thread.
 
-Through a fault of a codec, an image may also take control of the child. The child can
-then send wrong responses to its remaining calls, and do little else. It has no secrets
-in its environment, gets an open file instead of a path, and is confined
+An attacker may also use a fault of a codec to take control of the child. The child can
+then send wrong responses to its remaining calls, but can do little else. It has no
+secrets in its environment, gets an open file instead of a path, and is confined
 (decoder/confinement.py). The parent builds the results from plain values
 (decoder/messages.py).
 """
@@ -106,19 +107,19 @@ class ChildDiedError(AnalysisError):
 
 
 class ChildTimeoutError(ChildDiedError):
-    """A call exceeded its time limit and was stopped, or would have exceeded it."""
+    """A call reached its time limit, or its image has too many pixels for the limit."""
 
 
 class ChildStartError(OSError):
-    """The child did not start. No instance is the cause."""
+    """The child did not start; no instance is the cause."""
 
 
 class DecoderProcess:
     """Runs functions in a child process, one at a time.
 
-    Calls may come from any thread. One thread makes all of them, and lives as long as
-    this object, because the kernel kills the fork server when the thread that started
-    it ends.
+    Any thread may use this object. One internal thread makes all calls. It lives as
+    long as this object, because the kernel kills the fork server when the thread that
+    started the server ends.
     """
 
     def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
@@ -149,20 +150,20 @@ class DecoderProcess:
             logger.warning("Decoding process: %s. %s", self._confinement, UNCONFINED)
 
     def run(self, function: Callable[..., T], *args: object) -> T:
-        """Run a function in the child.
+        """Run a function in the child, and wait for the result.
 
         Args:
-            function: A function of a module, so that it can be pickled. Its return
-                annotation determines how its result is built.
-            *args: Its arguments. A `Path` in them is opened here; it must be a readable
-                file.
+            function: A function at the top level of a module, so that it can be
+                pickled. Its return annotation is the type of the result.
+            *args: The arguments of the function. A `Path` must be a readable file. This
+                process opens it, and the child gets a `ReceivedFile` instead.
 
         Returns:
             The result of the function: plain values, arrays, or dataclasses of these.
 
         Raises:
-            ChildDiedError: The child died, exceeded its time limit, or needed more
-                memory. Other calls are not affected.
+            ChildDiedError: The child died, exceeded a limit of time or memory, or sent
+                a malformed response. Other calls are not affected.
             OSError: A child could not be started, or a file could not be opened.
             AnalysisError: The function raised an unexpected error, or a file does not
                 exist.
@@ -194,7 +195,7 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the child after the current call; None without one."""
+        """The process id of the child after the call in progress; None without one."""
         try:
             return self._thread.submit(lambda: self._pid).result()
         except RuntimeError:  # closed
@@ -202,7 +203,7 @@ class DecoderProcess:
 
     @property
     def server_pid(self) -> int | None:
-        """The process id of the fork server; None without one."""
+        """The process id of the fork server; None if none runs."""
         return self._server.pid if self._server else None
 
     @property
@@ -233,7 +234,7 @@ class DecoderProcess:
             raise ChildStartError(str(error)) from None
 
     def _forked(self) -> tuple[int, socket.socket]:
-        """Fork a child; return its process id and this side of its socket."""
+        """Fork a child; return its process id and our end of the socket to it."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -246,7 +247,7 @@ class DecoderProcess:
         if self._server is not None:
             try:
                 return self._server.fork(files=[theirs.fileno()])
-            except OSError:  # it died while it was idle
+            except OSError:  # the server died while it was idle
                 self._stop_server()
         arguments = self._memory_mb, self._niceness
         self._server = ForkServer.start(
@@ -255,7 +256,7 @@ class DecoderProcess:
         return self._server.fork(files=[theirs.fileno()])
 
     def _stop(self, patience_s: float = 0.0) -> int:
-        """End the child, and kill it after `patience_s`; return its exit status."""
+        """Let the child end, or kill it after `patience_s`; return its exit status."""
         if self._pid is None or self._server is None:
             return 0
         pid, self._pid = self._pid, None
@@ -272,14 +273,14 @@ class DecoderProcess:
             self._server = None
 
     def _ensure_child(self) -> None:
-        """Start a new child if the current one is dead or has no call left."""
-        # The death of an idle child does not count against the next call.
+        """Start a new child if the current one is dead or has made CALLS calls."""
+        # If a child died while it was idle, the next call does not fail for that.
         if self._pid is None or self._calls >= CALLS or self._channel.is_closed:
             self._stop()
             self._start()
 
     def _replace_used_child(self) -> None:
-        """Replace a child without calls left before the next call comes."""
+        """Replace a child that has made CALLS calls, before the next call comes."""
         with suppress(OSError):  # the next call tries again, and reports the error
             if not self._is_closed:
                 self._ensure_child()
@@ -303,7 +304,10 @@ class DecoderProcess:
         raise error
 
     def _receive_response(self, deadline: float) -> tuple[str, Any, list[bytearray]]:
-        """Wait for the child's response, and log its records until then.
+        """Wait for the child's response; log the records that the child sends first.
+
+        Returns:
+            The kind of the response, its unchecked content, and its buffers.
 
         Raises:
             TimeoutError: The response is not complete at the deadline.
@@ -325,7 +329,12 @@ class DecoderProcess:
 
     @contextmanager
     def _until(self, deadline: float, timeout_s: float) -> Iterator[None]:
-        """Communicate with the child until a deadline; kill the child on an error.
+        """Run a block that communicates with the child; kill the child if it fails.
+
+        Args:
+            deadline: The time limit of the block, in seconds of time.monotonic(). The
+                block itself must raise TimeoutError at this time.
+            timeout_s: The time limit that the message of a timeout names, in seconds.
 
         Raises:
             ChildDiedError: The child died, did not respond in time, or sent something
@@ -368,7 +377,7 @@ class DecoderProcess:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the child, without secrets."""
+    """Return the environment of the fork server and the child, without secrets."""
     passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     # The child must find the same modules as this process, installed or not.
     path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
@@ -377,7 +386,7 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
-    """Open files for the child, which cannot open them.
+    """Yield descriptors of open files for the child, which cannot open files.
 
     Raises:
         AnalysisError: One of them does not exist.

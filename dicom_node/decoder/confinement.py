@@ -1,12 +1,13 @@
-"""Removes rights from a process that the decoding of an image does not need.
+"""Removes all rights of a process except those that decoding needs.
 
 There are three layers. Each is permanent, and also applies to later child processes:
 
-- Resource limits: no file grows, and no core is dumped.
+- Resource limits: no file can grow, and no core is dumped.
 - Landlock (Linux 5.13): no file or directory can be opened. With later versions, no TCP
   connection can be made or accepted, and no signal can be sent to another process.
 - seccomp: system calls that are not listed below fail with EPERM. The process cannot
-  open, connect, execute, fork, trace or signal, and gets no new executable memory.
+  open files, connect sockets, execute programs, fork, trace or signal other processes,
+  or get new executable memory.
 
 The numbers are the kernel's: see landlock(7), seccomp(2) and the headers named below.
 """
@@ -105,7 +106,7 @@ class Confinement:
 
     @property
     def is_complete(self) -> bool:
-        """Whether both are in force."""
+        """Whether both Landlock and the filter are in force."""
         return self.seccomp and self.landlock > 0
 
     def __str__(self) -> str:
@@ -243,5 +244,12 @@ def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:
 
 
 def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    """Return one instruction: its code, its operand, and how many to skip after it."""
+    """Return one instruction of a BPF program.
+
+    Args:
+        code: The code of the instruction.
+        value: The operand.
+        if_true: The number of instructions to skip if a comparison is true.
+        if_false: The number of instructions to skip if a comparison is false.
+    """
     return struct.pack("=HBBI", code, if_true, if_false, value)

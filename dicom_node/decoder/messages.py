@@ -50,7 +50,7 @@ MAX_BUFFERS = 64
 MAX_TEXT = 1000
 """Maximum characters of the message of an error or of a log record."""
 
-_HEAD = struct.Struct("<IQ")  # the number of buffers, bytes of the head
+_HEAD = struct.Struct("<IQ")  # the number of buffers, and the bytes of the head
 _SIZE = struct.Struct("<Q")
 
 _ERRORS: dict[str, type[DicomNodeError] | type[PlainImageError]] = {
@@ -88,7 +88,7 @@ class Channel:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the other end is closed, or has sent data before a call."""
+        """Whether the other end is closed, or has sent data without a call."""
         self._socket.settimeout(None)
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -132,7 +132,7 @@ class Channel:
     def receive(
         self, *, max_head: int, max_size: int, deadline: float = math.inf
     ) -> tuple[bytearray, list[bytearray]]:
-        """Receive a message from an end that may send anything.
+        """Receive a message from the other end, which is not trusted.
 
         Args:
             max_head: Maximum size of the head, in bytes.
@@ -144,9 +144,10 @@ class Channel:
 
         Raises:
             TimeoutError: The message was not complete by the deadline.
-            MalformedResponseError: The message is larger, or has too many buffers.
-            EOFError: The other end is closed.
-            OSError: The other end was closed within the message.
+            MalformedResponseError: The message is too large, or has more than
+                MAX_BUFFERS buffers.
+            EOFError: The other end was closed before the message was complete.
+            OSError: The connection failed in another way.
         """
         count, length = _HEAD.unpack(self._exactly(_HEAD.size, deadline))
         if count > MAX_BUFFERS or length > max_head:
@@ -159,10 +160,10 @@ class Channel:
         return head, [self._exactly(each, deadline) for each in lengths]
 
     def receive_call(self) -> tuple[bytearray, list[bytearray], list[int]]:
-        """Receive a message and its files from the parent, which is trusted.
+        """Receive a call and at most one open file from the parent, which is trusted.
 
         Returns:
-            The head, the buffers, and the descriptors of the open files.
+            The head, the buffers, and a list with the descriptor of the file, if any.
 
         Raises:
             EOFError: The parent has closed its end.
@@ -201,7 +202,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFile:
-    """Replaces a `Path` in the child: a file that the parent opened.
+    """A file that the parent opened; the child gets it instead of a `Path`.
 
     Attributes:
         descriptor: The descriptor of the open file.
@@ -252,7 +253,11 @@ class _CallUnpickler(pickle.Unpickler):
 
 
 def pack_call(call: object) -> tuple[bytes, list[memoryview], list[Path]]:
-    """Encode a function and its arguments as head, buffers and the files to open."""
+    """Encode a call, which is a tuple of a function and its arguments.
+
+    Returns:
+        The head, the buffers, and the paths of the files to open for the child.
+    """
     file = BytesIO()
     pickler = _CallPickler(file)
     pickler.dump(call)
@@ -262,7 +267,10 @@ def pack_call(call: object) -> tuple[bytes, list[memoryview], list[Path]]:
 def unpack_call(
     head: bytes | bytearray, buffers: Sequence[bytearray], files: list[int]
 ) -> tuple[Callable[..., object], tuple[object, ...]]:
-    """Decode what `pack_call` encoded. Only for the child, which trusts the parent."""
+    """Return the function and the arguments that `pack_call` encoded.
+
+    Use this only in the child, which trusts the parent.
+    """
     function, args = _CallUnpickler(head, buffers, files).load()
     return function, args
 
@@ -320,10 +328,10 @@ def read_response(head: bytes | bytearray) -> tuple[str, Any]:
 
 
 def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - any value from the child
-    """Build one of the errors that decoding raises on purpose; see `pack_error`.
+    """Return the error that `pack_error` converted to JSON values in the child.
 
     Raises:
-        MalformedResponseError: The content does not describe such an error.
+        MalformedResponseError: `pack_error` does not return this content.
     """
     try:
         name, message, named = content
@@ -336,7 +344,7 @@ def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - any value from th
 
 
 def printable(text: Any) -> str:  # noqa: ANN401 - any value from the child
-    """Return a text with unprintable characters as spaces, cut to MAX_TEXT characters.
+    """Cut a text to MAX_TEXT characters; replace unprintable characters by spaces.
 
     Raises:
         TypeError: The value is not a text.
@@ -347,7 +355,7 @@ def printable(text: Any) -> str:  # noqa: ANN401 - any value from the child
 
 
 def result_type(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - a type
-    """Return the annotated return type of a function, or Any."""
+    """Return the annotated return type of a function, or Any if it has none."""
     while isinstance(function, partial):
         function = function.func
     return _returned(function)
@@ -363,17 +371,17 @@ def unpack_result(
     content: Any,  # noqa: ANN401 - any value from the child
     buffers: Sequence[bytearray],
 ) -> Any:  # noqa: ANN401 - of that type
-    """Build a result.
+    """Build the result of a call from the values that the child sent.
 
     Args:
-        kind: Its type: bool, int, float, str, bytes, an array of rows and columns, a
-            dataclass, or tuples, lists and options of these. Any means a number, a
-            text, or None.
+        kind: The type of the result: bool, int, float, str, bytes, an array of rows and
+            columns, a dataclass, a tuple or list of these, or an optional type. Any
+            stands for str, int, float, bool or None.
         content: The JSON value that the child sent.
         buffers: The buffers that the child sent.
 
     Raises:
-        MalformedResponseError: The content is not of that type.
+        MalformedResponseError: The content is not of this type.
     """
     try:
         return _built(kind, content, buffers)
@@ -391,7 +399,7 @@ def _built(kind: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa:
     """Build a value of the type that the parent expects from what the child sent.
 
     Raises:
-        ValueError, TypeError, IndexError: It is not of that type.
+        ValueError, TypeError, IndexError: The value is not of this type.
     """
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -448,7 +456,11 @@ def _number(value: Any) -> float:  # noqa: ANN401
 
 
 def _expected(value: Any, *kinds: type) -> Any:  # noqa: ANN401
-    """Return a value if it has one of these types; a bool is not an int here."""
+    """Return a value if it has exactly one of these types; a bool is not an int.
+
+    Raises:
+        TypeError: It has another type.
+    """
     if type(value) not in kinds:
         raise TypeError
     return value

@@ -1,4 +1,4 @@
-"""The child of `decoder/client.py`: makes the calls that its parent sends.
+"""The decoding child: makes the calls that its parent sends (decoder/client.py).
 
 The fork server runs this module, and each child is a fork of it
 (runtime/fork_server.py). A child cannot open files, so this module imports everything
@@ -70,7 +70,7 @@ class _Relay(logging.Handler):
 
 
 def main() -> None:
-    """Fork children (runtime/fork_server.py)."""
+    """Run the fork server of the decoding children; each fork then makes calls."""
     parser = command_line()
     parser.add_argument("memory_mb", type=int)
     parser.add_argument("niceness", type=int)
@@ -85,8 +85,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     _load_lazy_modules()
     order = serve_forks(arguments.orders, arguments.supervisor)
-    # From here on, this process is a child. It ends without the cleanup of an
-    # interpreter, for which the confinement leaves no permission.
+    # From here on, this process is a child. It ends without the cleanup of the
+    # interpreter, because the confinement does not permit that.
     status = 1
     try:
         (end,) = order.files
@@ -114,9 +114,10 @@ def _serve(end: socket.socket) -> None:
 def _end_without_memory(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Report a MemoryError that a codec written in Rust cannot raise.
+    """End the process after a MemoryError that a codec in Rust cannot raise.
 
-    Such a codec calls this hook and then panics. The panic is not an Exception.
+    Such a codec calls this hook, `sys.excepthook`, and then panics. The panic is not an
+    Exception. Other errors are logged.
     """
     if issubclass(kind, MemoryError):
         os._exit(OUT_OF_MEMORY)
@@ -124,7 +125,7 @@ def _end_without_memory(
 
 
 def _load_lazy_modules() -> None:
-    """Load everything that libraries would load at the first image that needs it."""
+    """Load what the libraries otherwise load when the first image needs it."""
     cv2.setNumThreads(1)  # otherwise it starts threads, which the confinement denies
     datetime.strptime("2000", "%Y")  # noqa: DTZ007
     Image.init()
@@ -161,7 +162,7 @@ def _serve_one_call(channel: Channel) -> None:
 
 
 def _position(error: Exception) -> str:
-    """Return the function, file and line where an error was raised.
+    """Return the function, file and line where an error was raised, as a text.
 
     The message of the error is not logged, because it may quote values of the image.
     """

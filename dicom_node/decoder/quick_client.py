@@ -1,19 +1,20 @@
-"""The decoding child of the normal lane, which stops the decoding of slow images early.
+"""Runs the decoding child of the normal lane, and stops calls for slow images early.
 
-All images pass through one child, so each waits for those before it. An image gets
-twice the time that such images usually take, and the rest of an allowance that all
-images share. An image that takes longer is repeated in the slow lane
-(worker/workflows.py), with the whole decode_timeout_s. The allowance is refilled
-slowly, so slow images that follow each other share it.
+One child decodes all images of the lane, so each image waits for earlier images. A call
+may take twice the median time of recent calls of the same function, plus what is left
+of an allowance that all images share. If a call takes longer, the child is killed. The
+slow lane then decodes the image again, with the whole decode_timeout_s
+(worker/workflows.py). The allowance is refilled slowly, so it is shared by slow images
+that arrive soon after each other.
 
-The number of pixels that an image may have in the normal lane depends on the rest of
-the allowance; it is ORDINARY_MEGAPIXELS if nothing is left. An image with more pixels
-goes to the slow lane before its pixels are decoded. It then delays the others only by
-the time to read its header.
+The allowance also limits the number of pixels of an image in the normal lane. The limit
+is ORDINARY_MEGAPIXELS if nothing of the allowance is left, and higher otherwise. An
+image with more pixels goes to the slow lane before its pixels are decoded. Other images
+then only wait until its header is read.
 
-An image of ordinary size that takes long still delays the others by twice the usual
-time. After the first such image, analysis/slow_images.py moves those that resemble it
-to the separate lane.
+An image of ordinary size may still be slow. It delays other images until its call is
+stopped. After the first slow image, analysis/slow_images.py moves similar images from
+the same address to the separate lane.
 """
 
 import statistics
@@ -35,8 +36,8 @@ ALLOWANCE_S = 1.0
 REFILL = 0.02  # seconds of allowance for each second that passes
 SHORTEST_S = 0.5
 LONGEST_S = 2.0
-# The usual time of a kind of call is known after FEWEST calls. It is derived from the
-# LAST calls.
+# The usual time of a kind of call is derived from the LAST most recent calls. It is
+# UNKNOWN_S until there are FEWEST calls.
 FEWEST, LAST = 5, 25
 UNKNOWN_S = 1.0
 SLOW_NICENESS = 10
@@ -47,8 +48,8 @@ ORDINARY_MEGAPIXELS = 16.0
 class Allowance:
     """Computes the time limit of each call in the normal lane.
 
-    The limit follows the speed of the machine, because it is derived from the measured
-    times of calls of the same kind.
+    The limit is derived from the measured times of calls of the same kind, so it adapts
+    to the speed of the machine. The kind of a call is its function.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,10 +61,10 @@ class Allowance:
         self._durations = defaultdict(lambda: deque(maxlen=LAST))
 
     def usual(self, kind: Hashable) -> float:
-        """Return twice the median time of the last calls of a kind, in seconds.
+        """Return twice the median time of the last successful calls of a kind.
 
-        It is at least SHORTEST_S and at most LONGEST_S. It is UNKNOWN_S until FEWEST
-        calls have succeeded.
+        The result is in seconds, from SHORTEST_S to LONGEST_S. It is UNKNOWN_S until
+        FEWEST calls have succeeded.
         """
         durations = self._durations[kind]
         if len(durations) < FEWEST:
@@ -82,7 +83,7 @@ class Allowance:
         return ORDINARY_MEGAPIXELS * self.deadline(kind) / self.usual(kind)
 
     def use(self, kind: Hashable, seconds: float, *, succeeded: bool) -> None:
-        """Subtract the time of a call beyond `usual` from the allowance.
+        """Reduce the allowance by the seconds that a call took beyond `usual`.
 
         If the call succeeded, its duration counts for `usual` from now on.
         """
@@ -92,11 +93,11 @@ class Allowance:
 
 
 class QuickDecoder(DecoderProcess):
-    """A decoding child that stops calls early if they would delay other images.
+    """Runs functions in a decoding child, and stops slow calls early.
 
     Attributes:
-        was_slow: Whether the last call took twice `usual` or longer, or reached its
-            time limit.
+        was_slow: Whether the last call took at least twice `Allowance.usual`, or
+            reached its time limit.
     """
 
     def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
@@ -111,7 +112,7 @@ class QuickDecoder(DecoderProcess):
         super().__init__(timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness)
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
-        # One thread makes all calls, so the deadline is that of this call.
+        # One thread makes all calls, so no other call changes this time limit.
         self._ensure_child()
         kind = _kind(function)
         self._timeout_s = min(self._allowance.deadline(kind), self._most_s)
@@ -144,7 +145,7 @@ def _kind(function: Callable[..., object]) -> Callable[..., object]:
 
 
 def _limited(argument: object, megapixels: float) -> object:
-    """Return an argument of a call; limit the megapixels if it is a DecodeOptions."""
+    """Return an argument of a call, with a limit on pixels if it is a DecodeOptions."""
     if isinstance(argument, DecodeOptions):
         return replace(argument, megapixels_in_time=megapixels)
     return argument
@@ -152,9 +153,9 @@ def _limited(argument: object, megapixels: float) -> object:
 
 @contextmanager
 def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecoderProcess]:
-    """Start a decoding child for one slow image, and end it after the block.
+    """Start a decoding child for one slow image, and end the child after the block.
 
-    It runs at a low priority, because images of the normal lane come first.
+    The child runs at a low priority, because images of the normal lane come first.
 
     Args:
         timeout_s: The time limit of one call, in seconds.

@@ -1,1 +1,1 @@
-"""Sends results: C-STORE, Storage Commitment and STOW-RS, chosen by destination."""
+"""Sends results by C-STORE or STOW-RS, and requests Storage Commitment."""

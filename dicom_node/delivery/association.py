@@ -1,12 +1,14 @@
-"""Associations that the node opens. Every wait on them has a limit.
+"""Opens associations, and limits every wait on them.
 
-pynetdicom queues a whole object before its first byte is sent, and measures the DIMSE
-timeout from then. A fixed timeout would cut a slow line in the middle of a large
-object. Its socket has no timeout, so a peer that stops reading would block the sender
-without a limit. In this module, an object may take any time while its bytes are sent.
-The connection is cut if no byte of an object has been sent for the timeout. Bytes that
-the peer sends do not extend the timeout: the limit is the same for a response that
-comes byte by byte and for one that does not come.
+pynetdicom starts the DIMSE timeout before it sends the first byte of an object. On a
+slow line, that timeout would end in the middle of a large object. The socket of
+pynetdicom has no timeout. If a peer stopped reading, the sender would wait without a
+limit.
+
+In this module, the total time of sending an object is not limited; only each pause is.
+The connection is cut if no byte of an object is sent for the timeout. Bytes that the
+peer sends do not extend the timeout. So a response that comes byte by byte has the same
+limit as a response that does not come.
 """
 
 import logging
@@ -41,22 +43,22 @@ _config.VALIDATORS["UI"] = lambda _: (True, "")
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 # Limits for opening an association (connection, TLS, response) and for its end
-# (response, then the end of the connection), as multiples of the timeout. Within them
-# pynetdicom's own limits apply.
+# (response, then the end of the connection), as multiples of the timeout. The shorter
+# limits of pynetdicom for each step apply, too.
 CALL_TIMEOUTS = 2.5
 END_TIMEOUTS = 2.5
 # In a P-DATA-TF PDU (PS3.8 9.3.5, E.2): its type, the offset of the message control
 # header, and the bit in that header that marks a command.
 FRAGMENTS, CONTROL, COMMAND = 0x04, 11, 1
-# Size of the kernel's send buffer. With a larger one, megabytes that count as sent
-# could still be in this machine.
+# Size of the kernel's send buffer. Bytes in this buffer count as sent. With a larger
+# buffer, these could be megabytes.
 SEND_BUFFER = 131072
 
 Request = Callable[[Association], Dataset]
 
 
 class LostError(Exception):
-    """There is no association, or it has ended. The message gives the reason."""
+    """There is no association, or it has ended; the message gives the reason."""
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def associated(
     calling_ae_title: str,
     timeout_s: float,
 ) -> Iterator["Peer"]:
-    """Open an association and release it at the end, or abort it after an error.
+    """Open an association; release it at the end of the block, or abort it on an error.
 
     Args:
         destination: Address of the peer.
@@ -75,6 +77,9 @@ def associated(
         calling_ae_title: Our AE title.
         timeout_s: Timeout in seconds for the connection, for each response, and for a
             pause in sending a dataset.
+
+    Yields:
+        The peer. Its `send_request` sends requests on the association.
 
     Raises:
         LostError: There was no connection or no response, or the association was
@@ -95,10 +100,10 @@ def associated(
 
 
 class Peer:
-    """The peer of one association that we opened. Use it in one thread at a time.
+    """The peer of an association that we opened, for one thread at a time.
 
     Attributes:
-        accepted: The accepted pairs of SOP class and transfer syntax.
+        accepted: SOP class and transfer syntax of each accepted presentation context.
     """
 
     accepted: frozenset[tuple[UID, UID]]
@@ -112,10 +117,14 @@ class Peer:
         self._moved = threading.Event()
 
     def call(self, contexts: Sequence[PresentationContext]) -> Association:
-        """Request the association; used by `associated`.
+        """Open the association and return it; used by `associated`.
+
+        Args:
+            contexts: Presentation contexts to propose, at most 128.
 
         Raises:
-            LostError: As for `associated`.
+            LostError: There was no connection or no response, or the association was
+                rejected or aborted.
         """
         ae = AE(self._calling)
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -140,7 +149,10 @@ class Peer:
         return association
 
     def end(self, action: Callable[[], None]) -> None:
-        """Release or abort the association; used by `associated`."""
+        """Release or abort the association by `action`; used by `associated`.
+
+        The connection is cut if this takes longer than END_TIMEOUTS times the timeout.
+        """
         assert self._association  # noqa: S101 - set by `call`
         with self._watched(self._association, END_TIMEOUTS * self._timeout_s):
             action()
@@ -157,14 +169,19 @@ class Peer:
     def send_request(self, request: Request) -> Dataset:
         """Send a request, and wait for the response.
 
-        Sending may take any time while bytes of the dataset are sent.
+        The total time of sending is not limited; only each pause is.
+
+        Args:
+            request: Sends the request on the association, and returns the status
+                elements of the response.
 
         Returns:
             The status elements of the response.
 
         Raises:
-            LostError: The association ended, no byte of the dataset was sent for the
-                timeout, no response came within it, or a file cannot be read.
+            LostError: The association ended, or a file cannot be read, or no byte of
+                the dataset was sent for the timeout, or the response did not come
+                within the timeout.
         """
         association = self._open()
         with self._watched(association, self._timeout_s):
@@ -228,7 +245,10 @@ class Peer:
     def _watched(
         self, association: RequestedAssociation, limit_s: float
     ) -> Iterator[None]:
-        """Cut the connection if no byte of a dataset is sent for `limit_s` seconds."""
+        """Cut the connection if the block sends nothing for `limit_s` seconds.
+
+        Only the bytes of a dataset count.
+        """
         over = threading.Event()
         self._moved.clear()
         watching = association, over, limit_s
@@ -293,7 +313,7 @@ class Peer:
         return f"{self} broke the connection"
 
     def __str__(self) -> str:
-        """Return the name of the peer for messages."""
+        """Return the AE title, host and port of the peer, for messages."""
         at = f"{self._destination.host}:{self._destination.port}"
         return f"{self._destination.ae_title} at {at}"
 

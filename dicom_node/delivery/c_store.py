@@ -1,9 +1,9 @@
 """The Storage SCU: delivers results, or any DICOM files, to a destination.
 
-Several objects are sent in one association. The bytes that are sent are those of the
-file, on every attempt. If a destination accepts an object only in another transfer
-syntax, each attempt makes the same copy. The table of statuses is in outcome.py. The
-limits on waiting are in delivery/association.py.
+Several objects are sent in one association. Each attempt sends the dataset of the file
+unchanged. If a destination accepts an object only in another transfer syntax, a
+converted copy is sent. Each attempt makes the same copy. The table of statuses is in
+outcome.py. The limits on waiting are in delivery/association.py.
 """
 
 import logging
@@ -49,7 +49,7 @@ OnOutcome = Callable[[Path, Outcome], None]
 
 
 class UnsendableError(Exception):
-    """C-STORE cannot send this file. The message gives the reason."""
+    """C-STORE cannot send this file; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,15 @@ class Instance:
     """One file to send.
 
     Attributes:
-        position: Position of the file among those to send.
+        position: Index of the file in the paths that were given to `send`.
         path: Path of the file.
         sop_class: SOP Class UID of its dataset.
         sop_instance: SOP Instance UID of its dataset.
         syntax: Transfer syntax of its dataset.
-        offset: Offset in the file where the bytes to send begin: the dataset without
-            leading elements of groups 0000 and 0002.
-        is_ready: Whether its File Meta Information is complete and agrees with these
-            values.
+        offset: Offset in the file where the bytes to send begin. Elements of groups
+            0000 and 0002 at the start of the dataset are not sent.
+        is_ready: Whether the file can be sent without a copy: the UIDs in its File Meta
+            Information equal the three above, and no elements are skipped.
     """
 
     position: int
@@ -78,10 +78,11 @@ class Instance:
 
     @property
     def contexts(self) -> frozenset[tuple[UID, UID]]:
-        """The presentation contexts to propose, one for each transfer syntax.
+        """The presentation contexts to propose, as (SOP class, transfer syntax).
 
-        If a context had several transfer syntaxes, the acceptor would choose one. An
-        object in another could then not be sent unchanged.
+        Each transfer syntax has its own context. If a context had several transfer
+        syntaxes, the acceptor would choose one of them, and an object in another one
+        could not be sent unchanged.
         """
         return frozenset((self.sop_class, each) for each in (self.syntax, *PLAIN))
 
@@ -96,20 +97,21 @@ def send(
 ) -> tuple[Outcome, ...]:
     """Send files of any SOP class and transfer syntax by C-STORE.
 
-    It uses one association, or as many as the presentation contexts need. If an
-    association cannot be opened, or ends early, sending ends: responses that were
-    received count, and the other files are to be retried. Thread-safe.
+    One association is used, or several if the files need more than MOST_CONTEXTS
+    presentation contexts. If an association cannot be opened, or ends early, sending
+    ends: all files without a response get the verdict RETRY. This function is
+    thread-safe.
 
     Args:
-        paths: DICOM files. Any other file gets an outcome that says so.
+        paths: DICOM files. Any other file gets the verdict REFUSED.
         destination: Address of the peer.
         calling_ae_title: Our AE title.
         timeout_s: Timeout in seconds for a connection, for each response, and for a
-            pause in sending a file. A slow destination has no other time limit.
+            pause in sending a file. The total time is not limited.
         on_outcome: Called in this thread for each outcome.
 
     Returns:
-        One outcome for each path, in order.
+        One outcome for each path, in the order of the paths.
     """
     delivery = _Delivery(paths, on_outcome)
     try:
@@ -139,7 +141,8 @@ def echo(
     """Test the connection to a destination (C-ECHO).
 
     Returns:
-        STORED if it responded with success; otherwise the reason as a text.
+        An outcome with the verdict STORED if the destination responded with success;
+        otherwise its comment gives the reason.
     """
     try:
         with associated(
@@ -167,7 +170,7 @@ class _Delivery:
         self._outcomes: dict[int, Outcome] = {}
 
     def instances(self) -> Iterator[Instance]:
-        """Yield the files that can be sent; record a REFUSED outcome for the others."""
+        """Yield the files that can be sent; record REFUSED for all other files."""
         for position, path in enumerate(self._paths):
             try:
                 yield _read(position, path)
@@ -190,7 +193,7 @@ class _Delivery:
 
 
 def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
-    """Split into batches, each with contexts that fit one association."""
+    """Split the instances into batches of at most MOST_CONTEXTS contexts."""
     batch: list[Instance] = []
     contexts: frozenset[tuple[UID, UID]] = frozenset()
     for instance in instances:
@@ -247,7 +250,12 @@ def _instance(
 
 
 def _leading(foreign: Sequence[tuple[int, int]]) -> int:
-    """Return the number of bytes of the foreign elements at the start of a dataset."""
+    """Return the size in bytes of the foreign elements at the start of a dataset.
+
+    Args:
+        foreign: Start and end, in bytes, of each run of elements of groups 0000 and
+            0002, which do not belong in a dataset.
+    """
     leading = 0
     for start, end in foreign:
         if start == leading:
@@ -256,7 +264,7 @@ def _leading(foreign: Sequence[tuple[int, int]]) -> int:
 
 
 def _store(instance: Instance, peer: Peer) -> Outcome:
-    """Send one instance in its own transfer syntax, or else in a plain one."""
+    """Send an instance in its own transfer syntax, or in one of PLAIN if necessary."""
     for syntax in (instance.syntax, *PLAIN):
         if (instance.sop_class, syntax) in peer.accepted:
             break
@@ -278,12 +286,13 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
 
 @contextmanager
 def _ready(instance: Instance) -> Iterator[Path]:
-    """Yield a file with complete File Meta Information, where pynetdicom reads UIDs.
+    """Yield a file with complete File Meta Information.
 
-    It is the file of the instance or a temporary copy.
+    This is the file of the instance, or a temporary copy if that file is not ready.
+    pynetdicom reads the UIDs of the request from the File Meta Information.
 
     Raises:
-        OSError: There is no space for a copy.
+        OSError: The file cannot be copied, for example because there is no space.
     """
     if instance.is_ready:
         yield instance.path

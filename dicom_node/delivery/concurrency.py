@@ -1,21 +1,22 @@
 """Limits the number of concurrent deliveries to one AE or service.
 
-DBOS counts deliveries that have started, not those that it has dequeued. While a thread
-waits for a busy processor, DBOS dequeues more than its limit. The count in this module
-is exact: a delivery over the limit waits.
+The limit of DBOS is not exact, because DBOS counts the deliveries that have started,
+not those that it has dequeued. If threads start late on a busy processor, DBOS dequeues
+too many deliveries. The limit of this module is exact: a delivery over the limit waits.
 """
 
 import threading
 
 from config.destinations import Destination, SenderDestination
 
-# With two associations, one works while the other waits. More only load the peer. Also,
-# at most this many deliveries are repeated after a crash.
+# With two associations, one transfers data when the other waits for a response. More
+# associations only load the peer. After a crash of the worker, at most this many
+# deliveries to a peer are repeated.
 AT_ONCE = 2
 
 
 class ConcurrencyLimits:
-    """The limits of concurrent deliveries of one worker."""
+    """Limits the concurrent deliveries of one worker to each peer."""
 
     def __init__(self) -> None:
         self._free: dict[tuple[str, str], threading.Semaphore] = {}
@@ -27,9 +28,9 @@ class ConcurrencyLimits:
 
         Args:
             destination: The destination of the delivery.
-            sender_ae_title: AE title of the sender of the instance. Results that go
-                back to senders are limited for each sender, so that one that hangs
-                delays no other.
+            sender_ae_title: AE title of the AE that sent the analyzed instance. A
+                destination that returns results to senders has one semaphore for each
+                sender, so that a sender that hangs does not delay other senders.
         """
         has_many_peers = isinstance(destination, SenderDestination)
         peer = destination.name, sender_ae_title if has_many_peers else ""

@@ -68,13 +68,13 @@ def deliver(
 ) -> dict[str, Outcome]:
     """Send results to a destination, in the transfer syntax of its settings.
 
-    If the destination refuses a compressed copy, the original is sent.
+    If the destination refuses a compressed copy, the uncompressed file is sent.
 
     Args:
         files: Part 10 files by SOP Instance UID.
-        destination: The destination.
-        sender_ae_title: AE title of the sender of the instance that these results
-            belong to.
+        destination: A destination of the settings.
+        sender_ae_title: AE title of the AE that sent the analyzed instance. A
+            destination that returns results to senders sends them to this AE.
         calling_ae_title: Our AE title.
 
     Returns:
@@ -92,7 +92,7 @@ def deliver(
     except OSError as error:  # such as no space for the copies
         reason = f"a result cannot be copied: {error.strerror}"
         return dict.fromkeys(files, Outcome(Verdict.RETRY, None, reason))
-    # A peer that refuses a compressed copy may accept the original.
+    # A peer that refuses a compressed copy may accept the uncompressed file.
     uncompressed = {
         uid: files[uid]
         for uid, outcome in outcomes.items()
@@ -105,11 +105,12 @@ def peer_of(destination: Destination, sender_ae_title: str) -> tuple[str, str]:
     """Return the AE title or URL, and the host, of the peer of a delivery.
 
     Args:
-        destination: The destination of the results.
-        sender_ae_title: As for `deliver`.
+        destination: A destination of the settings.
+        sender_ae_title: AE title of the AE that sent the analyzed instance.
 
     Returns:
-        Title or URL, and host. The host is empty if the address is not known.
+        AE title and host of an AE, or URL and host of a DICOMweb service. The host is
+        empty if the address is not known.
     """
     if isinstance(destination, StowDestination):
         return destination.url, urlsplit(destination.url).hostname or ""
@@ -126,20 +127,22 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     record_report: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
-    """Request that a destination commits to the objects that it has stored.
+    """Request Storage Commitment for objects that a destination has stored.
 
     Args:
-        request: The request, already recorded.
+        request: The objects and the Transaction UID, already recorded in the journal.
         destination: A destination that is reached by C-STORE.
-        sender_ae_title: As for `deliver`.
+        sender_ae_title: AE title of the AE that sent the analyzed instance.
         calling_ae_title: Our AE title.
-        record_report: Records a report that comes on the same association: see
-            `n_action.request_commitment`.
-        on_refused: Called for each such report that is refused.
+        record_report: Called in another thread with a report that comes on the
+            association of the request. Many archives report later, on another
+            association; then it is not called.
+        on_refused: Called for each report on this association that is refused.
 
     Returns:
-        STORED if the request was accepted; REFUSED if the sender is not among the peers
-        of the destination.
+        An outcome with the verdict STORED if the destination accepted the request. The
+        verdict is also REFUSED if results go to the sender, and the sender is not among
+        the peers of the destination.
     """
     assert not isinstance(destination, StowDestination)  # noqa: S101 - narrows the type
     address = address_of(destination, sender_ae_title)
@@ -188,10 +191,10 @@ def _unknown(destination: Destination, sender_ae_title: str) -> Outcome:
 def _compressed(
     files: Mapping[str, Path], destination: Destination
 ) -> Iterator[Mapping[str, Path]]:
-    """Replace images that are to be compressed by compressed copies.
+    """Yield the files, with images compressed if the settings require this.
 
-    Each attempt produces the same copy from the same pixels. If a peer does not accept
-    the transfer syntax, `send` sends the image uncompressed.
+    A compressed image is a temporary copy. Each attempt produces the same copy. If a
+    peer does not accept the transfer syntax, `send` sends the image uncompressed.
     """
     syntax = LOSSLESS.get(destination.transfer_syntax)
     if syntax is None:
@@ -231,12 +234,12 @@ def echo_destination(
 
     Args:
         name: Name of the destination.
-        destination: One service or AE, or several.
+        destination: The destination: a DICOMweb service, an AE, or several AEs.
         calling_ae_title: Our AE title.
 
     Returns:
-        The name of each peer, and the function that tests it. It returns STORED if the
-        peer responds with success.
+        The name of each peer, and the function that tests it. The function returns an
+        outcome, which has the verdict STORED if the peer responds with success.
     """
     if isinstance(destination, StowDestination):
         return [(name, partial(stow.check_connection, destination))]

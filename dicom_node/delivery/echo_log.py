@@ -1,4 +1,4 @@
-"""Connection tests that users requested, and their results."""
+"""Runs the connection tests that users request, and stores the results."""
 
 import time
 from collections.abc import Sequence

@@ -2,8 +2,8 @@
 
 `requests` limits the wait for the next byte, and nothing else. A server could send the
 status line, headers, interim responses (100 Continue), chunks or trailers byte by byte,
-or without end. This module limits the bytes and the time of a whole response at the
-socket, before anything reads them.
+or without end. This module limits the size and the duration of a whole response. It
+does so at the socket, before the response is parsed.
 """
 
 import io
@@ -19,7 +19,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Bytes of a response, including headers and everything else that is not payload.
+# Maximum number of bytes of a response, including headers and all else that is not
+# payload.
 LARGEST_RESPONSE = 1_310_720
 # A whole response may take this many times the timeout of the connection. The timeout
 # itself applies to each byte.
@@ -35,7 +36,7 @@ class ResponseTooSlowError(OSError):
 
 
 class BoundedAdapter(HTTPAdapter):
-    """Sends requests and limits their responses."""
+    """Sends requests, and limits the size and the duration of their responses."""
 
     def init_poolmanager(self, *args: Any, **keys: Any) -> None:  # noqa: ANN401 - as in requests
         """Create the connection pools; called by the constructor."""

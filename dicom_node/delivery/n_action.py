@@ -29,8 +29,8 @@ from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, out
 
 WELL_KNOWN_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 REQUEST = 1  # the action type
-# How long an association is kept open for an immediate report. It uses one of the two
-# slots for deliveries to this archive, so the time is short.
+# How long an association is kept open for an immediate report. The time is short,
+# because the association uses one of the two slots for deliveries to this archive.
 REPORT_AT_ONCE_S = 1.0
 SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 # Warnings after which the request counts as accepted (PS3.7 10.1.4.1.10 and annex C):
@@ -56,13 +56,15 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
         request: The objects and the Transaction UID; already recorded.
         destination: Address of the archive.
         calling_ae_title: Our AE title. The archive sends its report to this title.
-        timeout_s: As for `send`.
-        record_report: Records a report that comes on this association, in its own
-            thread. It may be called before this function returns, or not at all.
+        timeout_s: Timeout in seconds for the connection, and for the response.
+        record_report: Called in another thread with a report that comes on this
+            association. Many archives report later, on another association; then it
+            is not called.
         on_refused: Called for each report on this association that is refused.
 
     Returns:
-        STORED if the archive has accepted the request. Its report comes separately.
+        An outcome with the verdict STORED if the archive accepted the request. The
+        report of the archive comes separately.
     """
     called = Reporter(destination.ae_title, destination.host, called=destination)
     listener = _ReportListener(record_report, called, on_refused)
@@ -91,7 +93,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
 
 
 def verdict_of(status: int) -> Verdict:
-    """Return what to do after an N-ACTION response with this status."""
+    """Return the verdict for the status of an N-ACTION response."""
     if status == 0 or status in WARNINGS or status in LESSER_WARNINGS:
         return Verdict.STORED
     passes = status in PASSING or status in OUT_OF_RESOURCES
@@ -118,7 +120,7 @@ class _ReportListener:
         )
 
     def wait(self) -> None:
-        """Wait up to REPORT_AT_ONCE_S for a report, then for our response to it."""
+        """Wait up to REPORT_AT_ONCE_S seconds for a report, then for our response."""
         if self._received.wait(REPORT_AT_ONCE_S) and self._thread:
             self._thread.join()
 

@@ -29,8 +29,8 @@ from dicom_node.network.upper_layer import UpperLayer
 
 logger = logging.getLogger(__name__)
 
-# PS3.8 9.2.1: the request was sent; data can be sent. pynetdicom enters the second
-# state only after it has reported the response.
+# PS3.8 9.2.1: Sta5, the request for the association was sent; Sta6, data can be sent.
+# pynetdicom reports that the association is accepted before it enters Sta6.
 OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
 # Maximum bytes of a PDU, and of all data before our next request: responses and reports
@@ -42,9 +42,10 @@ MOST_MESSAGES = 16
 
 
 class _Socket(AssociationSocket):
-    """The connection. TLS records without data do not count as readable.
+    """The connection of an association.
 
-    If a PDU is too large or comes too slowly, the association ends.
+    If a PDU is too large or comes too slowly, the association ends. The connection does
+    not count as readable if there are only TLS records without data.
     """
 
     @property
@@ -55,17 +56,19 @@ class _Socket(AssociationSocket):
         )
 
     def close(self) -> None:
-        """Close the connection. Under TLS, send a close_notify alert first."""
+        """Close the connection; under TLS, send a close_notify alert first."""
         close_notify(self.socket)
         super().close()
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read this many bytes; fewer if the connection ends first.
+        """Read `nr_bytes` bytes, or fewer if the connection ends first.
 
-        If they are too many, return nothing and abort the association.
+        If `nr_bytes` is more than MAX_RESPONSE_BYTES, abort the association and return
+        no bytes.
 
         Raises:
-            OSError: They did not come in the time for a PDU, or the connection broke.
+            OSError: The bytes did not come within the `pdu_timeout_s` of the
+                association, or the connection broke.
         """
         assert isinstance(self.assoc, RequestedAssociation)  # noqa: S101 - narrows the type
         assert self.socket  # noqa: S101 - narrows the type
@@ -86,11 +89,12 @@ class _Socket(AssociationSocket):
 
 
 class _Responses(queue.Queue[Any]):
-    """A queue for the response to our last request. It serves requests of the peer.
+    """A queue that accepts only the response to our last request.
 
-    PS3.7 9.3.1.2: Message ID Being Responded To names the request. pynetdicom takes the
-    next message for the response, so a second response to one object would mark the
-    next object as stored.
+    pynetdicom assumes that the next message is the response. If a peer responded twice
+    to one object, the second response would mark the next object as stored. This queue
+    therefore compares Message ID Being Responded To (PS3.7 9.3.1.2). Requests of the
+    peer are served at once, and not queued.
     """
 
     def __init__(self, association: "RequestedAssociation") -> None:
@@ -100,7 +104,7 @@ class _Responses(queue.Queue[Any]):
         self._completed: set[tuple[type, int | None, int | None]] = set()
 
     def expect(self, request: DimseServiceType) -> None:
-        """Accept the response to this request, and no other one."""
+        """From now on, accept only the response to this request."""
         self._open = type(request), request.MessageID
         # Message IDs start again after 65,535.
         self._completed = {each for each in self._completed if each[:2] != self._open}
@@ -111,7 +115,7 @@ class _Responses(queue.Queue[Any]):
         block: bool = True,  # noqa: FBT001, FBT002 - as in the standard library
         timeout: float | None = None,
     ) -> None:
-        """Queue the response, or serve a request."""
+        """Queue the response to our request, or serve a request of the peer."""
         context_id, message = item
         if message is None:
             super().put(item, block, timeout)
@@ -123,8 +127,8 @@ class _Responses(queue.Queue[Any]):
     def _accept_response(self, response: DimseServiceType) -> bool:
         """Return whether a response belongs to the open request.
 
-        A response that was sent twice is dropped. Any other response ends the
-        association.
+        The repetition of an earlier response is dropped. Any other response that does
+        not belong to the open request ends the association.
         """
         key = type(response), response.MessageIDBeingRespondedTo
         name = key[0].__name__.replace("_", "-")
@@ -147,7 +151,7 @@ class _Responses(queue.Queue[Any]):
 
 
 class _Messages(MessageReader):
-    """Sends our requests, and receives the responses."""
+    """Sends our requests, receives the responses, and limits what the peer may send."""
 
     def __init__(self, association: "RequestedAssociation") -> None:
         super().__init__(association)
@@ -174,7 +178,7 @@ class _Messages(MessageReader):
         return super()._begin_message()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
-        """Process a fragment, unless the dataset becomes too long."""
+        """Process a fragment; abort the association if the dataset becomes too long."""
         dataset = self.message.data_set if self.message else None
         if dataset and dataset.tell() + len(fragment) > LONGEST_COMMAND:
             reason = f"a dataset of more than {LONGEST_COMMAND} bytes was received"
@@ -193,13 +197,14 @@ class _Messages(MessageReader):
 class RequestedAssociation(Association):
     """One association that we open.
 
-    pynetdicom's thread for an association is not started. If both sides request the
+    pynetdicom's thread for an association is not started. If both sides requested the
     release at the same time, that thread and the peer would wait for each other.
-    `release` and `abort` of this class respond to such a peer.
+    `release` and `abort` of this class confirm a release that the peer has requested.
 
     Attributes:
         connection: The socket of the association, a TLS socket under TLS.
-        pdu_timeout_s: Time for the peer to send the bytes of a PDU, in seconds.
+        pdu_timeout_s: If the bytes of a PDU do not come within this many seconds, the
+            association ends.
     """
 
     connection: socket.socket
@@ -215,14 +220,15 @@ class RequestedAssociation(Association):
         """Set up an association that `request` will open.
 
         Args:
-            ae: Our AE title, timeouts and implementation.
+            ae: Our AE title, timeouts, implementation class UID and version name.
             peer: The peer to call.
             contexts: The presentation contexts to propose, at most 128.
             tls: The TLS settings of the connection; None for plain text.
-            pdu_timeout_s: Time for the peer to send the bytes of a PDU, in seconds.
+            pdu_timeout_s: If the bytes of a PDU do not come within this many seconds,
+                the association ends.
 
         Raises:
-            OSError: The host is not known.
+            OSError: The host name cannot be resolved.
             UnicodeError: The host is not a valid name.
         """
         super().__init__(ae, "requestor")
@@ -251,12 +257,12 @@ class RequestedAssociation(Association):
         return self.dul.state_machine.current_state not in OPEN_STATES
 
     def release(self) -> None:
-        """Release the association; respond to the peer if it requested that first."""
+        """Release the association; if the peer requested this first, confirm it."""
         if not self._confirm_release():
             super().release()
 
     def _abort_blocking(self, block: bool = True) -> None:  # noqa: FBT001, FBT002 - as in pynetdicom
-        """Abort the association, unless the peer has requested its release.
+        """Abort the association; if the peer requested its release, confirm that.
 
         pynetdicom replaces `abort` of each association by this method.
         """
@@ -282,7 +288,7 @@ class RequestedAssociation(Association):
         return created
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
-        """Serve a request of the peer: an archive may report on this association."""
+        """Serve a request of the peer, such as a Storage Commitment report."""
         try:
             if not answer_invalid(self, msg, context_id, self.acceptor.ae_title):
                 super()._serve_request(msg, context_id)

@@ -1,13 +1,13 @@
 """The STOW-RS user agent: stores results in a DICOMweb service (PS3.18 10.5).
 
-The bytes in the request are those of the files, on every attempt.
-delivery/stow_response.py reads the response of the service.
+Each attempt sends the bytes of the files unchanged. delivery/stow_response.py reads the
+response of the service.
 
-This module uses `requests` only. The usual DICOMweb client encodes each dataset again,
-repeats requests by itself, and follows redirects. After a redirect a POST becomes a
-GET, and a login page looks like success. Requests are sent through the adapter of
-`requests`, because its session reads the whole payload of a redirect into memory, even
-if it does not follow the redirect.
+This module uses `requests`, not a DICOMweb client. The usual client encodes each
+dataset again, repeats requests by itself, and follows redirects. After a redirect, a
+POST becomes a GET, and a login page looks like success. This module calls the adapter
+of `requests` directly. A session of `requests` would read the whole payload of a
+redirect into memory, even if it does not follow the redirect.
 """
 
 import base64
@@ -50,7 +50,7 @@ MAX_PAYLOAD_BYTES = 1_000_000
 
 
 class NoResponseError(Exception):
-    """There was no response. The message gives the reason."""
+    """There was no usable response; the message gives the reason."""
 
 
 def store(
@@ -61,14 +61,14 @@ def store(
 ) -> dict[str, Outcome]:
     """Store objects in a service, in requests of at most MOST_BYTES if possible.
 
-    If all objects of a request are refused as a whole, each is sent separately.
+    If the service refuses a request as a whole, each object is sent separately.
 
     Args:
         files: Part 10 files by SOP Instance UID.
-        service: The destination.
-        timeout_s: Timeout in seconds for a connection, or for the next byte in either
-            direction. A slow service has no time limit while it reads the request. Its
-            whole response may take twice the timeout.
+        service: The address and credentials of the service.
+        timeout_s: Timeout in seconds for the connection, and for each pause in sending
+            or receiving. The total time of sending is not limited. The whole response
+            may take TIMEOUTS times the timeout.
 
     Returns:
         The outcome of each object, by SOP Instance UID.
@@ -91,11 +91,13 @@ def check_connection(
 ) -> Outcome:
     """Test the connection to a service, with our credentials.
 
-    It searches (PS3.18 10.6) for a study that does not exist: the response is short,
-    and names no patient. The test fails for a service that stores but does not search.
+    The test is a search (PS3.18 10.6) for a study that does not exist, so the response
+    is short and names no patient. The test fails if the service does not support
+    searches, even if it can store objects.
 
     Returns:
-        STORED if it responded with success; otherwise the reason as a text.
+        An outcome with the verdict STORED if the service responded with success;
+        otherwise its comment gives the reason.
     """
     query = {"StudyInstanceUID": IMPLEMENTATION_CLASS_UID, "limit": "1"}
     request = requests.Request("GET", f"{service.url}/studies", params=query)
@@ -107,7 +109,7 @@ def check_connection(
 
 
 def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
-    """Yield the contents of the files, as many at a time as one request may have."""
+    """Yield the contents of the files for each request, by SOP Instance UID."""
     batch: dict[str, bytes] = {}
     for uid, path in files.items():
         content = path.read_bytes()

@@ -1,10 +1,10 @@
 """Reads the response of a DICOMweb service, and derives the outcome of each object.
 
-Sending is in delivery/stow.py. A Store Instances Response Module (PS3.18 Annex I) has
-the result of each object. Without it, the HTTP status applies to all (PS3.18 table
-10.5.3-1). As with C-STORE, only a definite failure is permanent. A service must list
-the objects that it stored. If its list lacks an object, it has not confirmed that
-object.
+Sending is in delivery/stow.py. A Store Instances Response Module (PS3.18 Annex I) lists
+the objects that were stored and those that failed. If a response has no list, the HTTP
+status applies to all objects (PS3.18 table 10.5.3-1). A service must list the objects
+that it stored. If an object is not listed, the service has not confirmed it. As with
+C-STORE, only a definite failure is permanent.
 """
 
 import json
@@ -39,11 +39,12 @@ FAILURE_REASON = "00081197"
 WARNING_REASON = "00081196"
 REFERENCED_SOP_INSTANCE_UID = "00081155"
 
-# The service already has the object, identical to the last byte. 0xB00E is a private
-# code, which is not in the standard.
+# Failure reasons which say that the service already has the object. Each attempt sends
+# the same bytes, so the object is stored. 0xB00E is a private code.
 ALREADY_STORED = frozenset({DUPLICATE_SOP_INSTANCE, 0xB00E})
 
-# Statuses that are temporary, or that an administrator of the service can solve.
+# HTTP statuses of problems that are temporary, or that an administrator of the service
+# can solve.
 PASSING = frozenset({401, 403, 407, 408, 425, 429})
 REDIRECTS = range(300, 400)
 SERVER_ERRORS = range(500, 600)
@@ -72,7 +73,7 @@ class StowResponse:
 
     @property
     def is_from_service(self) -> bool:
-        """True if the service itself may have sent this response."""
+        """True if the service itself, not a proxy, may have sent this response."""
         return self.media_type in SERVICE_MEDIA_TYPES or not (
             self.content or self.media_type
         )
@@ -91,7 +92,7 @@ class StowResponse:
 def object_outcomes(
     uids: Iterable[str], response: StowResponse, credentials_advice: str
 ) -> dict[str, Outcome]:
-    """Return the outcome of each object in a request.
+    """Return the outcome of each object in a request, by SOP Instance UID.
 
     Args:
         uids: SOP Instance UIDs of the objects.
@@ -104,9 +105,11 @@ def object_outcomes(
 
 
 def search_outcome(response: StowResponse, credentials_advice: str) -> Outcome:
-    """Return STORED if the response to a search comes from a working service.
+    """Return the outcome of a search that tests the connection.
 
-    Otherwise the outcome has the reason as a text.
+    Returns:
+        An outcome with the verdict STORED if a DICOMweb service responded with success;
+        otherwise its comment gives the reason.
     """
     if response.code in {200, 204} and response.is_from_service:
         return Outcome(Verdict.STORED, None)
@@ -114,7 +117,7 @@ def search_outcome(response: StowResponse, credentials_advice: str) -> Outcome:
 
 
 def _unlisted(response: StowResponse, credentials_advice: str) -> Outcome:
-    """Return the outcome of objects that a response does not list, by its status."""
+    """Return the outcome of objects that are not listed, by the HTTP status."""
     code = response.code
     if code == HTTPStatus.OK and not response.is_from_service:
         media_type = printable(response.media_type) or "something"
@@ -149,7 +152,7 @@ def _unclear(response: StowResponse, verdict: Verdict, more: str) -> Outcome:
 
 
 def _listed(response: StowResponse) -> Iterator[tuple[str, Outcome]]:
-    """Yield the entries of the Store Instances Response Module, if there is one."""
+    """Yield UID and outcome of each entry in the Store Instances Response Module."""
     if (
         response.code not in {200, 202, 409}
         or response.media_type not in READABLE_MEDIA_TYPES
@@ -171,7 +174,7 @@ def _stored(warning: int | None) -> Outcome:
 
 
 def _failed(reason: int | None) -> Outcome:
-    """Return the outcome for a Failure Reason (PS3.18 I.2.2), a C-STORE status."""
+    """Return the outcome for a Failure Reason: a C-STORE status (PS3.18 I.2.2)."""
     if reason is None:
         text = "not stored, without a reason"
         return Outcome(Verdict.RETRY_BRIEFLY, None, text)

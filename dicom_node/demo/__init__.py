@@ -1,1 +1,1 @@
-"""The demonstration of `make run`: a small archive, and the phantom as an instance."""
+"""The demonstration that `make run` starts: a small archive, and phantoms to send."""

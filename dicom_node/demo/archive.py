@@ -1,9 +1,10 @@
 """A small archive: a Storage SCP that stores the instances it receives.
 
 It is used as a PACS in the demo and in tests. Each instance is stored as a Part 10 file
-in the archive's folder, once for each distinct content. The archive chooses the file
-names. `log.jsonl` has one line for each C-STORE, written before the response. Names and
-other patient data are not logged.
+in the archive's folder. If an instance is sent again with the same content, it is not
+stored again. The archive chooses the file names. `log.jsonl` has one line for each
+C-STORE, which is written before the response. Names and other patient data are not
+logged.
 """
 
 import argparse
@@ -35,7 +36,7 @@ STUDY_INSTANCE_UID = 0x0020000D
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One C-STORE, as in the log.
+    """A line of the log, about one C-STORE.
 
     Attributes:
         time: Time of the response: ISO 8601, UTC.
@@ -46,7 +47,8 @@ class Stored:
             unreadable.
         transfer_syntax_uid: Transfer syntax of the presentation context.
         digest: SHA-256 of the dataset's bytes as sent, hexadecimal.
-        path: Name of the file in the archive's folder; empty if it was not kept.
+        path: Name of the file in the archive's folder; empty if the instance was not
+            stored.
         status: Status of the response.
     """
 
@@ -72,7 +74,7 @@ class Archive:
 
     Attributes:
         directory: Folder of the files and the log.
-        port: Port that it listens on.
+        port: Port that the archive listens on.
     """
 
     port: int
@@ -98,10 +100,10 @@ class Archive:
             return tuple(self._log)
 
     def wait(self, count: int, timeout_s: float) -> tuple[Stored, ...]:
-        """Wait until the log has this many lines, and return the log.
+        """Wait until the log has at least `count` lines, and return the log.
 
         Raises:
-            TimeoutError: It has fewer lines after the timeout.
+            TimeoutError: The log has fewer lines after `timeout_s` seconds.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._log) >= count, timeout_s):
@@ -111,12 +113,12 @@ class Archive:
             return tuple(self._log)
 
     def serve(self, ae_title: str, host: str, port: int) -> None:
-        """Listen; used by `start_archive`."""
+        """Start to listen, in background threads; used by `start_archive`."""
         self._server = listen(ae_title, (host, port), self._on_store)
         self.port = self._server.server_address[1]
 
     def stop(self) -> None:
-        """Stop the archive. Open associations are aborted."""
+        """Stop the archive, and abort its open associations."""
         stop_listening(self._server)
 
     def _on_store(self, event: evt.Event) -> int:
@@ -167,18 +169,20 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
     on_stored: OnStored | None = None,
     respond: StoreStatus | None = None,
 ) -> Archive:
-    """Start an archive. Its `stop()` ends it.
+    """Start an archive, which runs until its `stop` is called.
 
     It accepts any Storage SOP class, any proposed transfer syntax, and Verification.
 
     Args:
-        directory: Folder for files and log. Those of earlier runs stay and count.
+        directory: Folder for the files and the log. The files and the log of earlier
+            runs are kept, and `Archive.log` includes them.
         ae_title: Its AE title. Associations that call another title are accepted, too.
         host: Address to listen on.
         port: Port to listen on; 0 is any free port.
         on_stored: Called after each C-STORE is logged, before its response, from the
             thread of its association.
-        respond: Returns the status of each response. After a failure nothing is kept.
+        respond: Returns the status of each response. With the status of a failure, the
+            instance is not stored. Without this function, each response is a success.
     """
     _config.LOG_HANDLER_LEVEL = "none"  # datasets and names must not be logged
     archive = Archive(directory, on_stored, respond)
@@ -187,7 +191,10 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
 
 
 def _dataset_bytes(event: evt.Event) -> bytes:
-    """Return the dataset as sent, even if pynetdicom is set to receive into files."""
+    """Return the bytes of the dataset as sent.
+
+    pynetdicom has them in memory or in a file, depending on its configuration.
+    """
     path = event.dataset_path
     if path is None:
         return event.encoded_dataset(include_meta=False)

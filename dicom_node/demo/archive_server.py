@@ -1,4 +1,4 @@
-"""The network side of the small archive. It accepts every proposed storage class."""
+"""The network side of the small archive, which accepts every storage class."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 LARGEST_PDU = 131072
 MOST_ASSOCIATIONS = 100
-POLL_S = 0.1  # the longest time that stopping takes
+POLL_S = 0.1  # after at most this time, the server notices that it is to stop
 STORAGE_CLASSES = frozenset(c.abstract_syntax for c in AllStoragePresentationContexts)
 
 
@@ -41,12 +41,13 @@ class _Connections:
 def listen(
     ae_title: str, address: tuple[str, int], on_store: Callable[[evt.Event], int]
 ) -> ThreadedAssociationServer:
-    """Serve C-STORE and C-ECHO in background threads.
+    """Start a server of C-STORE and C-ECHO in background threads, and return it.
 
     Args:
         ae_title: Our AE title. Associations that call another title are accepted, too.
         address: Host and port to bind; port 0 is any free port.
-        on_store: Answers a C-STORE. It is called from the threads of the associations.
+        on_store: Processes a C-STORE, and returns the status of the response. It is
+            called from the threads of the associations.
     """
     ae = AE(ae_title)
     ae.maximum_pdu_size = LARGEST_PDU
@@ -69,7 +70,7 @@ def listen(
 
 
 def stop_listening(server: ThreadedAssociationServer) -> None:
-    """Stop the server. Open associations are aborted."""
+    """Stop the server, and abort its open associations."""
     for association in server.ae.active_associations:
         association.abort()
     TCPServer.shutdown(server)

@@ -1,7 +1,8 @@
-"""Demonstrates the node: sends phantoms by C-STORE; an archive receives their results.
+"""Demonstrates the node: sends it two phantoms, and shows their results.
 
-It starts the node and a small archive, sends a broken and a whole phantom, waits for
-their results, and continues to serve until Ctrl-C.
+The command starts the node and a small archive. It sends the phantoms of a broken and
+of a whole bone by C-STORE, and waits until the archive has their results. The node then
+runs until Ctrl-C.
 """
 
 import argparse
@@ -62,8 +63,8 @@ class Sent:
     """A phantom that was sent.
 
     Attributes:
-        name: Its description.
-        sop_instance_uid: Its SOP Instance UID.
+        name: Description of the phantom, for the table.
+        sop_instance_uid: SOP Instance UID of the phantom.
         study_instance_uid: The study that will contain the result.
         at: Time of the C-STORE response, in seconds of time.monotonic().
     """
@@ -88,7 +89,7 @@ class Arrived:
 
 
 def main() -> None:
-    """Run the demo; the exit status is 0 if both results arrived."""
+    """Run the demo; the exit status is 0 if both results arrived, else 1."""
     parser = argparse.ArgumentParser("fracture-node demo", description=__doc__)
     parser.add_argument(
         "--directory",
@@ -124,14 +125,14 @@ class Arrivals:
         self._changed = threading.Condition()
 
     def add(self, stored: Stored) -> None:
-        """Record a stored result."""
+        """Record a stored result, unless its study already has one."""
         arrived = Arrived(stored.path, time.monotonic())
         with self._changed:
             self._by_study.setdefault(stored.study_instance_uid, arrived)
             self._changed.notify_all()
 
     def wait(self, studies: set[str], stop: threading.Event) -> dict[str, Arrived]:
-        """Wait at most TIMEOUT_S for a result in each study.
+        """Wait at most TIMEOUT_S seconds until each study has a result.
 
         Args:
             studies: The Study Instance UIDs.
@@ -230,9 +231,10 @@ def _result_text(row: sa.Row[Any]) -> str:
 
 
 def _wait_until_ready(address: str, stop: threading.Event) -> None:
-    """Wait at most TIMEOUT_S for the model.
+    """Wait at most TIMEOUT_S seconds until the node is ready.
 
-    The seconds in the table then do not include the time to load it.
+    The model is loaded then, so the times in the table do not include its loading. A
+    message is printed if the node is not ready in time.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + TIMEOUT_S

@@ -1,7 +1,7 @@
 """The phantom as a SOP Instance, as a modality would send it.
 
-`make run` sends it, and most tests use it. It is the only image with an identity that
-may be printed, because it belongs to no real person.
+`make run` sends it, and most tests use it. Its patient data may be printed, because the
+patient is invented.
 """
 
 from datetime import datetime
@@ -77,7 +77,7 @@ def phantom_dataset(
 
 
 def _identity(condition: str) -> Dataset:
-    """Return the attributes of Patient, Study and Series, recognizably invented."""
+    """Return Patient, Study and Series attributes that are recognizably invented."""
     now = datetime.now().astimezone()
     identity = Dataset()
     identity.SpecificCharacterSet = "ISO_IR 192"

@@ -1,8 +1,8 @@
 """The part of the journal that a worker writes while it analyzes an instance.
 
-A work item names an instance and a run. Each step here changes the row only if the run
-is the current one and still open. A worker that was assumed dead and continues later
-can finish its work, but it cannot record the result.
+A work item names an instance and a run. The row of the instance changes only if this
+run is the current one and has not ended. So if a worker was assumed dead and continues
+later, it cannot record its result.
 """
 
 import time
@@ -36,8 +36,9 @@ from inference.drawing.caption import headline
 from inference.finding import Finding
 
 OTHER_IDENTITY = "other identity"
-"""The kind of an event: another revision shows the same picture under another patient,
-study or description.
+"""The kind of an event: another revision has the same picture and another identity.
+
+The identity is the patient, the study and the description of the image.
 """
 
 SEPARATE = "separate lane"
@@ -53,11 +54,12 @@ class AnalysisResult:
 
     Attributes:
         finding: Output of the model.
-        picture_digest: Digest of the picture that the model saw.
+        picture_digest: Digest of the radiograph that the model analyzed.
         identity_digest: Digest of the patient, study and description of the picture.
         results: The result objects, already on disk.
-        seconds: Duration of each stage of the analysis, by its name.
-        drawing: The finding as the review page draws it.
+        seconds: Duration of each stage of the analysis, by the name of the stage.
+        drawing: The parts of the finding that the review page draws; None if there are
+            none.
     """
 
     finding: Finding
@@ -75,10 +77,10 @@ class Conclusion:
     Attributes:
         state: NOT_ANALYZED or FAILED.
         reason: The reason, as a text.
-        same_picture_as: Id of the instance that has the results for this one, too.
-        notices: Captures that state the reason, already on disk, for destinations that
-            want them.
-        counted_as: The reason, as the metrics count it.
+        same_picture_as: Id of another instance with the same picture, if its results
+            are valid for this instance, too; otherwise None.
+        notices: The notices that say the reason. Their files are already on disk.
+        counted_as: The label of the reason in the metrics.
     """
 
     state: InstanceState
@@ -101,7 +103,9 @@ class Analyses:
     def begin(
         self, instance_id: str, run: int, *, slow: bool = False
     ) -> sa.Row[Any] | None:
-        """Record the start of an attempt, before anything can fail.
+        """Record the start of an attempt to analyze an instance.
+
+        Call this method before anything can fail, so that each attempt is counted.
 
         Args:
             instance_id: Id of the instance.
@@ -110,8 +114,8 @@ class Analyses:
 
         Returns:
             The row of the instance, with this attempt counted; None if the work is
-            stale. Work of the normal lane is also stale if the analysis continues in
-            the slow lane.
+            stale. If the analysis belongs in the slow lane, work of the other lanes is
+            stale, too.
         """
         count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
         with writing(self._engine) as connection:
@@ -119,8 +123,8 @@ class Analyses:
             if row is None:
                 return None
             if row.slow and not slow:
-                # The analysis was moved, or a process of the previous release requested
-                # it. A second request for the same run is ignored.
+                # The analysis was moved to the slow lane, or a process of the previous
+                # release queued it elsewhere. DBOS ignores a second request for a run.
                 self._work.analyze_slowly(connection, instance_id, run)
                 return None
             detail = "" if row.attempts == 1 else f"attempt {row.attempts}"
@@ -146,7 +150,8 @@ class Analyses:
     def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
         """Move the analysis of an instance to the slow lane after the decoder died.
 
-        Nothing changes if the work is stale, or if it is already in the slow lane.
+        Nothing changes if the work is stale, or if the analysis is already in the slow
+        lane.
 
         Args:
             instance_id: Id of the instance.
@@ -170,7 +175,7 @@ class Analyses:
     def continue_separately(self, instance_id: str, run: int, reason: str) -> None:
         """Move the analysis of an instance to the separate lane.
 
-        Nothing changes if the work is stale, or if it is in the slow lane.
+        Nothing changes if the work is stale, or if the analysis is in the slow lane.
 
         Args:
             instance_id: Id of the instance.
@@ -240,7 +245,7 @@ class Analyses:
         """End an analysis with a result, and queue its delivery.
 
         Returns:
-            False if the work is stale; its results are discarded.
+            False if the work is stale. Then nothing is recorded.
 
         Raises:
             SamePictureError: Another revision with the same picture and identity got
@@ -269,12 +274,13 @@ class Analyses:
         return True
 
     def refuse_analyzed(self, row: sa.Row[Any], picture: str, identity: str) -> None:
-        """Refuse an instance if a revision with a result has its picture and identity.
+        """Raise an error if the results of another revision are valid for an instance.
 
-        If the identity differs, the instance is analyzed, because the study that it
-        names has no results yet. If results go back to senders, an instance from
-        another sender is also analyzed. An analysis that a user requests is never
-        refused.
+        This is so if the other revision has a result and the same picture and identity.
+        If its identity differs, the instance is analyzed, because its study has no
+        results yet. If results go back to senders, an instance from another sender is
+        analyzed, too. An analysis after the first run, such as one that a user
+        requests, is never refused.
 
         Args:
             row: Row of the instance.
@@ -282,7 +288,8 @@ class Analyses:
             identity: Digest of its patient, study and description.
 
         Raises:
-            SamePictureError: A revision with a result has both.
+            SamePictureError: The results of another revision are valid for the
+                instance.
         """
         if row.run == 1:
             with reading(self._engine) as connection:
@@ -317,16 +324,19 @@ class Analyses:
             raise SamePictureError(reason, first.id)
 
     def find_for_presentation_image(self, row: sa.Row[Any]) -> str | None:
-        """Find the For Presentation image that was analyzed in place of this image.
+        """Find the analyzed For Presentation image of a For Processing image.
 
-        `row` is a For Processing image. The other image has a result, is of the same
-        patient and study, and comes from the same sender. Its Source Image Sequence
-        names the For Processing image; if it names no image, both are of the same
-        acquisition. The acquisition, body part, view and laterality do not differ.
-        Missing values are ignored.
+        The For Presentation image has a result. Patient, study and sender of the two
+        images are the same. The Source Image Sequence of the For Presentation image
+        names the For Processing image. If the sequence names no image, the acquisitions
+        must be the same. Acquisition, body part, view and laterality must not differ,
+        but each of them may be missing.
+
+        Args:
+            row: Row of the For Processing image.
 
         Returns:
-            Its SOP Instance UID, or None.
+            SOP Instance UID of the For Presentation image; None if there is none.
         """
         is_source = (sa.literal(" ") + instance.c.source_uids + " ").contains(
             f" {row.sop_instance_uid} ", autoescape=True
@@ -384,7 +394,7 @@ def _result_columns(analyzed: AnalysisResult) -> dict[str, Any]:
 def _replace_drawing(
     connection: sa.Connection, instance_id: str, drawing: OverlayData | None
 ) -> None:
-    """Replace the stored drawing of an instance."""
+    """Replace the stored drawing of an instance; None only deletes the old one."""
     is_old = finding_table.c.instance_id == instance_id
     connection.execute(finding_table.delete().where(is_old))
     if drawing is not None:
@@ -393,7 +403,7 @@ def _replace_drawing(
 
 
 def _revisions(instance_id: str) -> sa.Select[Any]:
-    """Return the query for all revisions of an instance, itself included."""
+    """Return the query for all revisions with the SOP Instance UID of an instance."""
     itself = instance.alias()
     uid = sa.select(itself.c.sop_instance_uid).where(itself.c.id == instance_id)
     query = instance.select().where(
@@ -433,7 +443,10 @@ def _same_picture(
 def _note_other_identity(
     connection: sa.Connection, instance_id: str, other: sa.Row[Any]
 ) -> None:
-    """Write an event for each of two revisions: the other has another identity."""
+    """Write events for two revisions with the same picture, but different identities.
+
+    The event of each revision names the other one.
+    """
     detail = (
         "Revision {} shows the same picture under another patient, study or description"
         ". Both have results. If one identity is wrong, remove its results from the "

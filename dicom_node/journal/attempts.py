@@ -21,7 +21,15 @@ def schedule_next_attempt(
     state: DeliveryState | str,
     pause: float,
 ) -> None:
-    """Set the state of a delivery, and queue its next run after a pause in seconds."""
+    """Set the state of a delivery, and queue its next run.
+
+    Args:
+        connection: Connection in a transaction.
+        work: The queue for the run.
+        row: Row of the delivery.
+        state: New state of the delivery.
+        pause: Seconds to wait before the run.
+    """
     key = (row.instance_id, row.destination)
     run = {"run": row.run + 1, "next_at": time.time() + pause, "waits_for": None}
     change = delivery.update().where(of_delivery(delivery, *key))
@@ -55,9 +63,9 @@ def of_delivery(
 def is_waiting() -> sa.ColumnElement[bool]:
     """Return the condition that a delivery waits for its next attempt.
 
-    That is so if it waits for its peer, or if it is queued with a delay. It is false
-    while an attempt is being made, and while the delivery waits for a report on its
-    commitment.
+    The condition is true if the delivery waits for its peer, or if it is queued with a
+    delay. The condition is false during an attempt, and also if the delivery waits for
+    a Storage Commitment report.
     """
     waits = delivery.c.waits_for.is_not(None)
     is_delayed = sa.and_(

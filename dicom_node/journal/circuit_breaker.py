@@ -1,17 +1,20 @@
 """Tracks which peers fail, and lets deliveries wait until their peer responds again.
 
-A peer is an AE or a service that results go to. It fails from the first attempt that
-gets no response, or a response that says "not now", until the next attempt that gets
-another response. While the peer fails, each delivery to it waits after its first failed
-attempt. One of the waiting deliveries is the probe: it is tried again after the
-back-off of the peer. All are released when the peer no longer fails. (The pattern is
-known as circuit breaker.)
+A peer is an AE or a service that results go to. A peer starts to fail when an attempt
+gets no response, or a response that says "not now". The peer stops failing when an
+attempt gets any other response. Until then, each delivery to the peer waits after its
+first failed attempt. One of the waiting deliveries is the probe: it is tried again
+after the back-off of the peer. When the peer stops failing, all waiting deliveries are
+released. (The pattern is known as circuit breaker.)
 
-Two rules keep one object that crashes an archive from delaying the others:
+An object may crash an archive each time it is sent. Because of two rules, such an
+object does not delay other objects:
 
-- A delivery without an attempt never waits. Its first attempt also serves as a probe.
-- If a delivery fails again although the peer has responded to others since, the
-  delivery has a back-off of its own. Otherwise each success would release it.
+- The first attempt of a delivery is made at once, even if the peer fails. This attempt
+  also serves as a probe.
+- A delivery may fail again after the peer responded to another delivery. Then it does
+  not wait for the peer, but has a back-off of its own. Otherwise each success of
+  another delivery would release it.
 """
 
 import logging
@@ -56,9 +59,9 @@ class Change:
     """The change of a peer's state after an attempt.
 
     Attributes:
-        peer: The destination, or one AE of it.
-        is_failing: True: this attempt is the first that failed. False: this attempt is
-            the first that got a response after failures. None: no change.
+        peer: Name of the peer: a destination, or one AE of a destination.
+        is_failing: True if the peer started to fail, False if it stopped failing, None
+            if nothing changed.
         reason: Why the peer fails, as a text that may be logged.
     """
 
@@ -68,7 +71,7 @@ class Change:
 
 
 class CircuitBreaker:
-    """Lets deliveries wait while their peer fails, and releases them."""
+    """Lets deliveries wait while their peer fails, and releases them afterwards."""
 
     def __init__(
         self, engine: sa.Engine, work: WorkQueue, destinations: Sequence[Destination]
@@ -83,11 +86,11 @@ class CircuitBreaker:
         row: sa.Row[Any],
         outcomes: Mapping[str, Outcome],
     ) -> Change:
-        """Record whether the peer responded, at the end of a transaction.
+        """Record whether the peer of a delivery responded to an attempt.
 
         Args:
             connection: Connection in a transaction that holds the lock of the instance.
-            row: Row of the delivery, before the attempt's outcome.
+            row: Row of the delivery, as it was before the outcome was recorded.
             outcomes: Outcomes of the attempt, by SOP Instance UID.
 
         Returns:
@@ -115,7 +118,7 @@ class CircuitBreaker:
 
         Args:
             connection: Connection in the transaction of `record`.
-            row: Row of the delivery, before the attempt's outcome.
+            row: Row of the delivery, as it was before the outcome was recorded.
             state: The state in which the delivery waits.
             change: The return value of `record`.
         """
@@ -134,8 +137,8 @@ class CircuitBreaker:
     def announce(self, change: Change) -> None:
         """Log a change; if the peer works again, release deliveries that wait for it.
 
-        Call it after the transaction. If more than BATCH deliveries wait, or if the
-        database does not respond, `maintain` releases the others later.
+        Call this method after the commit. It releases at most BATCH deliveries, and
+        none if the database does not respond. `maintain` releases the rest later.
         """
         if change.is_failing:
             logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
@@ -150,9 +153,11 @@ class CircuitBreaker:
     def maintain(self) -> None:
         """Replace lost probes, and release deliveries that need not wait.
 
-        A probe is lost if its instance was analyzed again, for example. Deliveries need
-        not wait if their peer works again, for example after a worker was killed before
-        it released them: see `_need_not_wait`. At most BATCH deliveries are released.
+        Call this method regularly. A probe is lost if it is neither scheduled nor being
+        tried, for example because its instance was analyzed again. `_need_not_wait`
+        says which deliveries need not wait. Some of them wait, for example, because a
+        worker was killed before it released them. One call releases at most BATCH
+        deliveries.
         """
         with reading(self._engine) as connection:
             query = sa.select(delivery.c.instance_id)
@@ -175,7 +180,9 @@ class CircuitBreaker:
     def _record_response(
         self, connection: sa.Connection, row: sa.Row[Any], peer: str
     ) -> bool:
-        """Record that a peer responded, and schedule its delayed probe for now.
+        """Record that a peer responded.
+
+        If the peer was failing and its probe is delayed, the probe is tried now.
 
         Returns:
             Whether the peer was failing.
@@ -195,9 +202,10 @@ class CircuitBreaker:
     def _choose_probe(self, connection: sa.Connection, peer_row: sa.Row[Any]) -> None:
         """Make the waiting delivery with the fewest attempts the probe of a peer.
 
-        Its next attempt is scheduled after the back-off. If none waits, the peer is
-        forgotten after FORGET_AFTER_S. If the settings were changed and the delivery
-        goes to a peer with another name, the old peer is forgotten at once.
+        The next attempt of the probe is scheduled after the back-off. If no delivery
+        waits, the state of the peer is removed FORGET_AFTER_S seconds after the last
+        failure. If the delivery goes to a peer with another name, because the settings
+        were changed, the state of the old peer is removed at once.
         """
         query = delivery.select().where(
             delivery.c.waits_for == peer_row.peer, delivery.c.state.in_(UNFINISHED)
@@ -221,7 +229,10 @@ class CircuitBreaker:
         connection.execute(peer_state.update().where(matches).values(**chosen))
 
     def _release(self, which: sa.ColumnElement[bool]) -> None:
-        """Schedule an immediate attempt of at most BATCH deliveries that wait."""
+        """Schedule immediate attempts of waiting deliveries that match `which`.
+
+        At most BATCH deliveries are released, those that were requested first.
+        """
         query = delivery.select().where(
             delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNFINISHED), which
         )
@@ -234,9 +245,9 @@ class CircuitBreaker:
     def _need_not_wait(self) -> sa.ColumnElement[bool]:
         """Return the condition that a delivery need not wait.
 
-        That is so if its peer works, or if it cannot succeed: it is older than
-        `retry_days`, or its destination is no longer in the settings. If it cannot
-        succeed, its next attempt fails permanently, with the reason.
+        The condition is true if the peer of the delivery works. It is also true if the
+        delivery was requested more than `retry_days` days ago, or if its destination is
+        no longer in the settings. In these two cases the next attempt is the last one.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,
@@ -269,7 +280,7 @@ def _record_failure(
 
 
 def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
-    """Return and lock the state of a peer; return None if it does not fail."""
+    """Lock and return the row of a failing peer; None if the peer does not fail."""
     query = peer_state.select().where(
         peer_state.c.peer == peer, peer_state.c.failing_since.is_not(None)
     )
@@ -277,7 +288,7 @@ def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
 
 
 def _forget(connection: sa.Connection, peer_row: sa.Row[Any]) -> None:
-    """Remove the state of a peer; `maintain` releases the waiting deliveries."""
+    """Remove the state of a peer; `maintain` later releases the deliveries to it."""
     connection.execute(peer_state.delete().where(peer_state.c.peer == peer_row.peer))
 
 

@@ -1,9 +1,10 @@
 """The part of the journal that records storage commitments of archives.
 
-If a destination has `commitment` set, a stored object waits until the archive reports
-that it will keep the object (PS3.4 annex J). Each request is a transaction with its own
-UID. The request is recorded before it is sent, because the report may arrive before
-`record_request_outcome` runs, and because another process may receive it hours later.
+If a destination has `commitment` set, an object counts as delivered only after the
+archive reports that it will keep the object (PS3.4 annex J). Each request is a
+transaction with its own UID. The request is recorded before it is sent: the report may
+arrive before `record_request_outcome` runs, or another process may receive the report
+hours later.
 """
 
 import logging
@@ -66,8 +67,9 @@ from dicom_node.storage.tables import (
 
 logger = logging.getLogger(__name__)
 
-# An archive may report after seconds, or during the next night. A new request each hour
-# is only one small message, and a late report on an earlier request still counts.
+# The request is repeated after this time without a report. An archive may report after
+# seconds, or during the next night. A new request each hour is only one small message,
+# and a late report on an earlier request still counts.
 REPORT_WAIT_S = 3600.0
 ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED)
 
@@ -90,12 +92,14 @@ class Commitments:
     def begin(
         self, instance_id: str, destination: Destination, run: int
     ) -> Request | None:
-        """Record a request that the caller then sends.
+        """Record a commitment request, which the caller then sends.
+
+        If `commitment` was turned off for the destination, the stored objects now count
+        as delivered. If no report came within `retry_days`, the delivery fails.
 
         Returns:
-            The request. None if the work is stale, or if no object waits. None if no
-            report came within `retry_days`; then the delivery has failed. None if the
-            setting was turned off since; then the stored objects count as delivered.
+            The request to send. None in the two cases above; also None if the work is
+            stale, or if no object waits for commitment.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -119,10 +123,12 @@ class Commitments:
     def record_request_outcome(
         self, instance_id: str, destination: Destination, run: int, outcome: Outcome
     ) -> bool:
-        """Record the outcome of a request, and schedule the next step.
+        """Record the outcome of sending a request, and schedule the next request.
 
-        If the work is stale, for example because the report came first, nothing
-        changes.
+        If the archive accepted the request, the next one is sent if no report arrives
+        within REPORT_WAIT_S seconds. After a temporary failure, the request is retried.
+        After any other failure, the delivery fails. If the work is stale, for example
+        because the report has already arrived, nothing changes.
 
         Returns:
             True if the delivery has failed permanently.
@@ -155,11 +161,11 @@ class Commitments:
         return failed
 
     def record_report(self, report: Report, reporter: Reporter) -> None:
-        """Record a report of an archive. A repeated report changes nothing.
+        """Record a report of an archive.
 
-        If an object that was reported as committed is now reported as failed, its
-        delivery is reopened, because the archive no longer keeps it. It does not matter
-        which request the report is about.
+        A repeated report changes nothing. A report on any request, even an old one, may
+        say that an object has failed although it was reported as committed. Then the
+        delivery of the object is reopened, because the archive no longer keeps it.
 
         Raises:
             ReportRefusedError: The transaction is unknown, or the reporter is not the
@@ -187,9 +193,14 @@ class Commitments:
                 _log_report(request.destination, state, report)
 
     def _request_of(self, report: Report, reporter: Reporter) -> sa.Row[Any]:
-        """Return the request that a report is about, if its reporter got the request.
+        """Return the request that a report is about.
 
-        It takes no lock, so that reports of other AEs do not delay anything.
+        The query takes no lock, so that refused reports do not delay other work.
+
+        Raises:
+            ReportRefusedError: The transaction is unknown, or the reporter is not the
+                AE that got the request.
+            OSError: The host name of that AE cannot be resolved now.
         """
         sender = instance.c.calling_ae_title, instance.c.sop_instance_uid
         query = sa.select(commitment, *sender).where(
@@ -222,12 +233,12 @@ class Commitments:
     ) -> dict[str, str]:
         """Reopen objects that count as delivered, but are reported as failed.
 
-        The reason in the report determines whether they are sent again, or whether
-        their commitment is requested again, or whether they count as failed. If the
-        files were removed, they count as failed.
+        The reason in the report determines the next state of an object. It is sent
+        again, its commitment is requested again, or it counts as failed. If the files
+        of the instance were removed, the object always counts as failed.
 
         Returns:
-            The reason for each such object, as a text, by its SOP Instance UID.
+            A text with the reason for each of these objects, by SOP Instance UID.
         """
         key = (request.instance_id, request.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
@@ -285,8 +296,8 @@ class Commitments:
         if row.state not in UNFINISHED_OR_PAUSED:
             return  # it has ended
         is_requested_again = False
-        # Failures in a report on an earlier request are ignored, because the report on
-        # the newest request will be the same or better.
+        # Failures in a report on an earlier request are ignored, because the archive
+        # will also report on the newest request.
         for code in set(report.failed.values()) if is_newest else ():
             uids = [uid for uid, each in report.failed.items() if each == code]
             is_requested_again |= self._record_refusal(connection, row, uids, code)
@@ -313,7 +324,9 @@ class Commitments:
         uids: Sequence[str],
         code: int,
     ) -> bool:
-        """Update objects that are not committed.
+        """Apply the remedy for a failure reason to objects that wait for commitment.
+
+        If the time for retries is over, the objects fail.
 
         Returns:
             Whether to request their commitment again.
@@ -375,7 +388,7 @@ def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
 def _objects(
     row: sa.Row[Any], state: DeliveryState = DeliveryState.COMMITTING
 ) -> sa.Update:
-    """Return an update of the objects of a delivery that are in a state."""
+    """Return an UPDATE statement for a delivery's objects with the given state."""
     return delivered_object.update().where(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.state == state,
@@ -383,7 +396,11 @@ def _objects(
 
 
 def _set_comment(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
-    """Store the reason why objects are not committed yet; empty if nothing failed."""
+    """Store why the objects that wait for commitment are not committed yet.
+
+    An empty `reason` means that nothing failed. Comments about something else, such as
+    a warning of the archive, stay.
+    """
     is_replaceable = sa.or_(
         delivered_object.c.comment == "",
         delivered_object.c.comment.startswith(NOT_COMMITTED, autoescape=True),
@@ -394,14 +411,17 @@ def _set_comment(connection: sa.Connection, row: sa.Row[Any], reason: str) -> No
 def _waiting(
     connection: sa.Connection, row: sa.Row[Any]
 ) -> tuple[tuple[str, str], ...]:
-    """Return SOP Class and Instance UID of each object that waits for commitment."""
+    """Return the UIDs of each object that waits for commitment.
+
+    The UIDs are the SOP Class UID and the SOP Instance UID, in this order.
+    """
     query = results_in(DeliveryState.COMMITTING, row.instance_id, row.destination)
     rows = connection.execute(query)
     return tuple((each.sop_class_uid, each.sop_instance_uid) for each in rows)
 
 
 def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
-    """Record a transaction, and let its delivery wait. Return the transaction's UID."""
+    """Record a new commitment request for a delivery; return its Transaction UID."""
     uid = str(generate_uid(prefix=None))  # from a random UUID (PS3.5 B.2)
     key = {"instance_id": row.instance_id, "destination": row.destination}
     values = {**key, "transaction_uid": uid, "asked_at": time.time()}
@@ -415,7 +435,10 @@ def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
 def _mark_committed(
     connection: sa.Connection, row: sa.Row[Any], committed: frozenset[str]
 ) -> None:
-    """Count committed objects as delivered, even if their delivery had failed."""
+    """Mark committed objects as delivered.
+
+    This includes objects that had failed because they were not committed.
+    """
     objects = delivered_object.c
     had_failed = sa.and_(
         objects.state == DeliveryState.FAILED,
@@ -441,7 +464,7 @@ def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:
 
 
 def _state(connection: sa.Connection, request: sa.Row[Any]) -> str:
-    """Return the state of the delivery of a request; empty without a delivery."""
+    """Return the state of a request's delivery; empty if there is no delivery."""
     query = sa.select(delivery.c.state).where(
         of_delivery(delivery, request.instance_id, request.destination)
     )

@@ -1,9 +1,9 @@
 """The part of the journal that requests deliveries of results.
 
-A delivery covers all results of one instance for one destination. Each request for it
-starts a new run. Work with another run number than the delivery's current one is stale.
-The state of each object is kept separately, so that a second attempt sends only the
-objects that are missing.
+A delivery covers all results of one instance for one destination. Each request for a
+delivery starts a new run. Work is stale if its run number is not the current one of the
+delivery. The state of each object is kept separately, so that a second attempt sends
+only the objects that have not arrived.
 """
 
 import time
@@ -84,7 +84,8 @@ class Deliveries:
     ) -> None:
         """Replace the results of an instance, and queue the delivery of the new ones.
 
-        Deliveries to destinations that do not get them are cancelled.
+        Unfinished deliveries to destinations that do not get the new results are
+        cancelled.
         """
         recipients = _recipients(connection, instance_id)
         for table in (result, delivered_object):
@@ -102,9 +103,11 @@ class Deliveries:
         self._send(connection, instance_id, recipients)
 
     def queue_all(self, connection: sa.Connection, instance_id: str) -> None:
-        """Queue the delivery of all results of an instance, even if they have arrived.
+        """Queue the delivery of an instance's results to all destinations.
 
-        They go to the destinations that want them.
+        Each destination gets the kinds of results that it wants. Some destinations do
+        not get negative results: see `_send`. Results that have already arrived are
+        sent again.
         """
         self._send(connection, instance_id, _recipients(connection, instance_id))
 
@@ -114,9 +117,10 @@ class Deliveries:
         """Queue deliveries to the destinations that want the results.
 
         A negative result goes only to destinations that want negative results, and to
-        those that have received an object of this instance. Otherwise the positive
-        result of an earlier analysis, or a notice, would remain the last information in
-        an archive.
+        `recipients`: the destinations that have received an object of this instance.
+        Without the negative result, their last information would be a notice, or the
+        positive result of an earlier analysis. Unfinished deliveries to all other
+        destinations are cancelled.
         """
         results = _results(connection, instance_id)
         negative, requested = _is_negative(connection, instance_id), []
@@ -133,8 +137,9 @@ class Deliveries:
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
         """Return whether destinations want kinds of results that do not exist.
 
-        This happens after a change of their settings. Heatmaps are ignored, because
-        they are not made for every result. False if the instance has no results at all.
+        This happens after a change of the settings of destinations. Heatmaps are
+        ignored, because they are not made for every result. If the instance has no
+        results at all, the return value is False.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         has_result = NOTICE not in {name.partition("-")[0] for name in made}
@@ -156,8 +161,8 @@ class Deliveries:
                 destinations that want the results.
 
         Returns:
-            False if there is nothing to send: there are no results yet, or their files
-            were removed.
+            False if there is nothing to send: there are no results yet, their files
+            were removed, or the named destination wants none of them.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -177,7 +182,7 @@ class Deliveries:
             return bool(uids)
 
     def retry(self, instance_id: str, destination: str) -> bool:
-        """Queue the objects that have not arrived at one destination.
+        """Queue the delivery of the objects that have not arrived at a destination.
 
         Returns:
             False if the files were removed at the end of the retention period.
@@ -218,9 +223,10 @@ class Deliveries:
         """Start an attempt of a delivery.
 
         Returns:
-            The objects to send: path relative to the storage directory, by SOP Instance
-            UID. The dictionary is empty if all are stored. None if the work is stale or
-            the destination is paused.
+            The path of each object to send, relative to the storage directory, by SOP
+            Instance UID. The dictionary is empty if the destination has all objects.
+            None if the work is stale, or if the destination is paused. In the latter
+            case, the state of the delivery becomes PAUSED.
         """
         matches = sa.and_(
             of_delivery(delivery, instance_id, destination), is_current(run)
@@ -236,14 +242,14 @@ class Deliveries:
             return self._missing(connection, instance_id, destination)
 
     def pause(self, destination: str) -> None:
-        """Pause a destination. Its deliveries wait, but running attempts finish."""
+        """Pause a destination: its deliveries wait, but running attempts finish."""
         values = {"name": destination, "at": time.time()}
         with writing(self._engine) as connection:
             upsert(connection, paused_destination, values, {"at": values["at"]})
             note(connection, None, "paused", destination)
 
     def resume(self, destination: str) -> None:
-        """End the pause of a destination, and queue the deliveries held back."""
+        """End the pause of a destination, and queue its paused deliveries."""
         paused = sa.select(delivery.c.instance_id).where(
             delivery.c.destination == destination,
             delivery.c.state == DeliveryState.PAUSED,
@@ -267,10 +273,10 @@ class Deliveries:
         destination: str,
         uids: Sequence[str],
     ) -> None:
-        """Queue a new run that sends these objects.
+        """Queue a new run of a delivery that sends these objects.
 
-        It closes the open commitment requests of this delivery, because objects are
-        often sent again after the archive has lost them.
+        The open commitment requests of the delivery are closed, because they may name
+        objects that the archive has lost.
         """
         now = time.time()
         reset = {
@@ -300,8 +306,8 @@ class Deliveries:
         query = paused_destination.select().where(
             paused_destination.c.name == destination
         )
-        # A concurrent resume waits for this lock, and then finds the delivery that is
-        # held back.
+        # A concurrent `resume` waits for this lock. Then it finds the delivery that the
+        # caller pauses in this transaction.
         row = connection.execute(query.with_for_update(read=True)).first()
         return row is not None
 
@@ -340,12 +346,12 @@ def _is_negative(connection: sa.Connection, instance_id: str) -> bool:
 def _cancel_other_deliveries(
     connection: sa.Connection, instance_id: str, requested: Sequence[str]
 ) -> None:
-    """Drop pending deliveries to destinations that are no longer requested.
+    """Drop deliveries to destinations not in `requested`, unless they have succeeded.
 
-    Such a destination was removed from the settings, or there are no results for it any
-    more. The row of the delivery stays. If the destination is requested again, its run
-    numbers continue, because work with a number that was used before is silently
-    ignored.
+    These destinations were removed from the settings, or get no results any more. The
+    rows of the deliveries stay, so that their run numbers continue if the destinations
+    get results again. DBOS silently ignores work with a run number that was used
+    before.
     """
 
     def other(table: sa.Table) -> sa.ColumnElement[bool]:

@@ -68,14 +68,14 @@ class DeliveryOutcomes:
 
         Args:
             instance_id: Id of the instance that the results belong to.
-            destination: The destination they were sent to.
+            destination: The destination that the results were sent to.
             run: Run of the delivery.
             outcomes: Outcome of each object, by SOP Instance UID.
             seconds: Duration of the attempt.
 
         Returns:
-            The new state of the delivery; None if the work is stale, which changes
-            nothing.
+            The new state of the delivery. None if the work is stale; then nothing is
+            recorded.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -98,7 +98,7 @@ class DeliveryOutcomes:
     def fail_permanently(
         self, instance_id: str, destination: str, run: int, reason: str
     ) -> None:
-        """Record that the objects that have not arrived will not be retried.
+        """End a delivery, and record its unfinished objects as failed with a reason.
 
         If the work is stale, nothing changes.
         """
@@ -145,7 +145,7 @@ def current_delivery(
 def is_within(row: sa.Row[Any], retry_days: float) -> bool:
     """Return whether a delivery may be retried.
 
-    Retries end `retry_days` after the request.
+    Retries end `retry_days` days after the delivery was requested.
     """
     return bool(time.time() < row.asked_at + retry_days * 86400)
 
@@ -158,9 +158,10 @@ def states_of(connection: sa.Connection, row: sa.Row[Any]) -> set[str]:
 
 
 def is_current(run: int) -> sa.ColumnElement[bool]:
-    """Return the condition that a delivery is in progress in this run.
+    """Return the condition that `run` is the current run of an unfinished delivery.
 
-    If a delivery waits for its peer, its run has ended.
+    The condition is false if the delivery waits for its peer, because then its run has
+    ended.
     """
     return sa.and_(
         delivery.c.run == run,
@@ -172,7 +173,7 @@ def is_current(run: int) -> sa.ColumnElement[bool]:
 def finish_delivery(
     connection: sa.Connection, row: sa.Row[Any], states: set[str]
 ) -> DeliveryState:
-    """End a delivery, after all its objects have ended.
+    """End a delivery after each of its objects was delivered or failed.
 
     Args:
         connection: Connection in a transaction.
@@ -196,7 +197,7 @@ def finish_delivery(
 
 
 def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
-    """Record that a delivery failed, with its objects that have not arrived."""
+    """End a delivery, and record its unfinished objects as failed with a reason."""
     key = (row.instance_id, row.destination)
     objects = delivered_object.update().where(
         of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNFINISHED)
@@ -210,7 +211,10 @@ def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> N
 def results_in(
     state: DeliveryState, instance_id: str, destination: str
 ) -> sa.Select[Any]:
-    """Return the query for the results in this state of delivery to a destination."""
+    """Return the query for those results of a delivery that have the given state.
+
+    The delivery is the one of the instance to the destination.
+    """
     objects = delivered_object.c
     same = sa.and_(
         objects.instance_id == result.c.instance_id,
@@ -253,7 +257,10 @@ def _note_attempt(
     outcomes: Mapping[str, Outcome],
     states: Mapping[str, DeliveryState],
 ) -> None:
-    """Write one event for each kind of outcome. It names the objects concerned."""
+    """Write one event for each different outcome of the objects of a delivery.
+
+    The event names the objects with that outcome.
+    """
     groups: dict[tuple[str, str], list[str]] = {}
     for uid, outcome in outcomes.items():
         state = states[uid]
@@ -270,7 +277,10 @@ def note_objects(
     kind: str,
     detail: str,
 ) -> None:
-    """Write one event about some objects of a delivery. It names these objects."""
+    """Write one event about some objects of a delivery.
+
+    The text of the event names the destination and the objects before `detail`.
+    """
     query = sa.select(result.c.kind).where(
         result.c.instance_id == row.instance_id, result.c.sop_instance_uid.in_(uids)
     )

@@ -18,9 +18,9 @@ def note(
     Args:
         connection: Connection in a transaction.
         instance_id: Id of the instance; None if the event is not about one instance.
-        kind: Kind of the event, in a word or two.
-        detail: Details as a text, without patient data. Only a quoted comment of a
-            destination may name a patient.
+        kind: Kind of the event in a few words, such as "received again".
+        detail: Details as a text. It contains no patient data, unless it quotes a
+            comment of a destination that names a patient.
     """
     values = {"instance_id": instance_id, "at": time.time()}
     connection.execute(event.insert(), {**values, "kind": kind, "detail": detail})

@@ -17,15 +17,16 @@ from dicom_node.storage.tables import (
 
 NO_NOTICE = " The notice of it has not arrived: "
 FILES_REMOVED = "Its files were removed; send the image again"
-"""The end of the reason if a destination lost an object and its files are removed."""
+"""The end of the reason if a destination lost an object, and the files are removed."""
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:
     """Lock an instance: other transactions that change it or its deliveries wait.
 
-    Call it first in a transaction that ends with `update_instance_state`. Otherwise, if
-    two deliveries end at the same time, each would find the other still in progress.
-    SQLite allows only one writer at a time and needs no lock.
+    Call this function first in a transaction that ends with `update_instance_state`.
+    Without the lock, if two deliveries end at the same time, each transaction would
+    find the other delivery unfinished. SQLite allows only one writer at a time and
+    needs no lock.
     """
     query = sa.select(instance.c.id).where(instance.c.id == instance_id)
     connection.execute(query.with_for_update(key_share=True))
@@ -44,10 +45,11 @@ def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
 
 
 def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
-    """Update the state of a locked, analyzed instance from its deliveries' states.
+    """Update the state of a locked instance from the states of its deliveries.
 
-    If the instance has no result, its state stays. The reason for a notice that has not
-    arrived is added to the reason of the instance.
+    An instance with a result also gets the reasons why objects have not arrived. An
+    instance without a result keeps its state. If an attempt to deliver its notice
+    failed, the cause is added to the reason of the instance.
     """
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
@@ -81,7 +83,8 @@ def _note_end(
 ) -> None:
     """Record when the last work for an instance ended; None if some is unfinished.
 
-    The retention period of the files starts at that time.
+    The retention periods start at that time. If the instance is not analyzed yet,
+    nothing changes.
     """
     matches = instance.c.id == instance_id
     analyzed = instance.update().where(
@@ -93,9 +96,10 @@ def _note_end(
 def _append_notice_failure(
     connection: sa.Connection, instance_id: str, reason: str
 ) -> None:
-    """Add the reason why the notice has not arrived to that of the missing result.
+    """Add the reason why a notice has not arrived to the reason of its instance.
 
-    An earlier addition is replaced. An empty reason removes it.
+    The new text replaces one that an earlier call added. If `reason` is empty, the
+    earlier text is only removed.
     """
     matches = instance.c.id == instance_id
     ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
@@ -110,8 +114,8 @@ def _append_notice_failure(
 def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
     """Record when all results of an instance have arrived, and how long that took.
 
-    Only the first time is recorded. If results are delivered again, the time until then
-    depends on the user's request, not on the node.
+    Only the first time is recorded. The time of a repeated delivery depends on when it
+    was requested, not on the speed of the node.
     """
     now = time.time()
     first = instance.update().where(
@@ -124,7 +128,7 @@ def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
 
 
 def is_tried_again() -> sa.ColumnElement[bool]:
-    """Return the condition that an object waits because an attempt failed."""
+    """Return the condition that an object waits for a retry after a failed attempt."""
     objects = delivered_object.c
     is_unsent = sa.and_(objects.state == DeliveryState.QUEUED, objects.comment != "")
     is_not_committed = objects.comment.startswith(NOT_COMMITTED, autoescape=True)
@@ -135,7 +139,10 @@ def is_tried_again() -> sa.ColumnElement[bool]:
 def _reason(
     connection: sa.Connection, instance_id: str, which: sa.ColumnElement[bool]
 ) -> str:
-    """Join the different reasons of the selected objects, each with its destination."""
+    """Return the reasons of the objects that match `which`, joined into one text.
+
+    The name of the destination precedes each reason. Repetitions are omitted.
+    """
     query = delivered_object.select().where(
         delivered_object.c.instance_id == instance_id, which
     )

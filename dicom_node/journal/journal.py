@@ -1,9 +1,9 @@
 """The journal: the history of each instance, from its receipt to its last delivery.
 
-Each instance, delivery and event has one row. A row is written in the same transaction
-as the work that follows from it, so neither can exist without the other. Data that
-identifies a patient is kept in a separate table, `patient`. The comment that a
-destination sends with a failure may name a patient, too.
+Each instance, delivery and event has one row. The same transaction writes a row and
+queues the work for it, so that neither exists without the other. Data that identifies a
+patient is kept in a separate table, `patient`. The comment that a destination sends
+with a failure may name a patient, too.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,9 @@ class Failed:
 
 
 class Journal:
-    """The journal in one database. Safe to share between threads.
+    """The journal in one database.
+
+    Several threads may share one object of this class.
 
     Attributes:
         analyses: Starts and ends analyses.
@@ -94,13 +96,14 @@ class Journal:
     def record(self, received: ReceivedInstance) -> bool:
         """Record an instance and queue its analysis, in one transaction.
 
-        If the same bytes were received before under the same UID, the new file is not
-        kept, unless the first one is missing. The results of such an instance are
-        delivered again, because administrators resend images to recover lost results.
-        It is analyzed again only if its results are missing or outdated: see `_repeat`.
+        The instance is a duplicate if the same bytes were received before under the
+        same UID. Then the new file is not kept, unless the first file is missing. The
+        results are delivered again, because administrators resend images to recover
+        lost results. A duplicate is analyzed again only if its results are missing or
+        outdated: see `_repeat`.
 
         Returns:
-            True if the file of this instance is kept.
+            True if the received file is kept. If False, the caller may remove it.
 
         Raises:
             SQLAlchemyError: The database does not respond.
@@ -141,7 +144,7 @@ class Journal:
         return True
 
     def load(self, instance_id: str) -> sa.Row[Any] | None:
-        """Return the row of an instance, or None."""
+        """Return the row of an instance; None if the instance does not exist."""
         query = instance.select().where(instance.c.id == instance_id)
         with reading(self._engine) as connection:
             return connection.execute(query).one_or_none()
@@ -159,7 +162,10 @@ class Journal:
             return uid, ae_title
 
     def stored_instances(self, instance_ids: Sequence[str]) -> set[str]:
-        """Return which of these instances have a file, for the cleanup of the spool."""
+        """Return which of these instances have a file according to the journal.
+
+        The cleanup of the spool removes the files of all other instances as orphans.
+        """
         query = sa.select(instance.c.id).where(
             instance.c.id.in_(instance_ids), instance.c.files_removed_at.is_(None)
         )
@@ -169,7 +175,8 @@ class Journal:
     def needed_result_files(self, paths: Sequence[str]) -> set[str]:
         """Return which of these result files are still needed.
 
-        Paths are relative to the storage directory.
+        A file is needed if the journal names it and has not recorded its removal. Paths
+        are relative to the storage directory.
         """
         query = sa.select(result.c.path).where(
             result.c.path.in_(paths),
@@ -183,8 +190,8 @@ class Journal:
         """Queue a new analysis of an instance, even if it has a result.
 
         Returns:
-            False if its file was removed at the end of its retention period. The
-            instance must be sent again.
+            False if its file was removed at the end of its retention period. Then
+            nothing is queued, and the instance must be sent again.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -210,8 +217,8 @@ class Journal:
     def replace_lost_results(self, instance_id: str) -> None:
         """Queue a new analysis because a result file is missing from the disk.
 
-        If several deliveries find that file missing, only the first one queues an
-        analysis.
+        If the instance already waits for an analysis, nothing is queued. So if several
+        deliveries find the file missing, only the first one queues an analysis.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -231,14 +238,14 @@ class Journal:
             note(connection, instance_id, kind, detail)
 
     def compact_counters(self) -> None:
-        """Compact the counters: merge the rows that count the same thing."""
+        """Merge the rows of each counter, if the table of counters has many rows."""
         with writing(self._engine) as connection:
             compact(connection)
 
     def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:
         """Return the received instance that a row describes.
 
-        Its header has neither a patient nor assumptions.
+        The header contains neither patient data nor assumptions.
         """
         header = InstanceHeader(
             sop_class_uid=row.sop_class_uid,
@@ -305,16 +312,16 @@ class Journal:
         """Handle a duplicate: deliver the results again, or analyze again if needed.
 
         A new analysis is needed if the files were removed, if the analysis failed
-        without a result, or if the destinations want other kinds of results than
-        those that exist.
+        without a result, or if the destinations want kinds of results that do not
+        exist. If work for the instance is unfinished, nothing is queued.
 
         Args:
             connection: Connection in a transaction.
             row: Row of the instance.
-            result_row: Row of the revision that holds the results of this instance. It
-                is the same row, unless the analysis found the same picture as in an
-                earlier revision.
-            received: The instance as it was received now.
+            result_row: Row of the revision that has the results for this instance. It
+                is the same as `row`, unless the analysis found that an earlier revision
+                has the same picture.
+            received: The duplicate.
         """
         detail = f"from {received.calling_ae_title}, the same bytes"
         note(connection, row.id, "received again", detail)
@@ -348,7 +355,7 @@ class Journal:
     def _restore_file(
         self, connection: sa.Connection, row: sa.Row[Any], received: ReceivedInstance
     ) -> bool:
-        """Move the file of a duplicate to the path of the first file if that is lost.
+        """Store the file of a duplicate as the first file if the first is missing.
 
         Returns:
             True if the file was moved.
@@ -377,10 +384,12 @@ class Journal:
 
 
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
-    """If this instance is a result of this node, note its return at its source.
+    """If a received instance is a result of this node, record that it came back.
 
-    Only captures are checked. An image of a modality is never one of our results, even
-    if it has the UID of one.
+    The event is written for the analyzed instance that the result belongs to, and the
+    received instance is marked as returned. The check applies only to SOP Classes that
+    results may have. An image of a modality is never a result of this node, even if it
+    has the same UID as a result.
     """
     uid = received.header.sop_instance_uid
     if not is_capture(received.header.sop_class_uid):

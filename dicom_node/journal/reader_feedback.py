@@ -1,4 +1,4 @@
-"""Readers' opinions on results, so that a site can detect drift of the model."""
+"""Records readers' opinions on results, so that a site can detect model drift."""
 
 import time
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ class Opinion:
         user: The reader's user name.
         at: Time in seconds since 1970.
         verdict: Agree, disagree or unsure.
-        point: (column, row) of a missed fracture, in pixels of the radiograph as
-            displayed; None if the reader marked none.
+        point: (column, row) of a fracture that the model missed, in pixels of the
+            radiograph; None if the reader marked no fracture.
         is_current: Whether the opinion is about the latest analysis.
     """
 
@@ -62,7 +62,7 @@ EXPORTED = (
 
 
 class Feedback:
-    """Records and reads the opinions in a journal."""
+    """Records and reads the opinions in the journal."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -74,7 +74,7 @@ class Feedback:
         verdict: Judgement,
         point: tuple[float, float] | None = None,
     ) -> bool:
-        """Record a reader's opinion; it replaces their previous one.
+        """Record a reader's opinion, which replaces their earlier one on the instance.
 
         Returns:
             False if the instance has no result. Then nothing is recorded.
@@ -94,7 +94,7 @@ class Feedback:
             return True
 
     def withdraw(self, instance_id: str, user: str) -> None:
-        """Delete a reader's opinion."""
+        """Delete a reader's opinion on an instance, if there is one."""
         matches = sa.and_(feedback.c.instance_id == instance_id, feedback.c.who == user)
         with writing(self._engine) as connection:
             connection.execute(feedback.delete().where(matches))
@@ -118,9 +118,9 @@ class Feedback:
             until: End in seconds since 1970, exclusive.
 
         Yields:
-            The values of EXPORTED, in the order of the opinions. Opinions on a result
-            that a later analysis replaced are omitted, because that result no longer
-            exists.
+            The values of the columns EXPORTED for each opinion, the oldest first. An
+            opinion is omitted if a later analysis replaced the result, because that
+            result no longer exists.
         """
         query = (
             sa.select(*EXPORTED)

@@ -1,10 +1,11 @@
 """Removes files and rows of finished instances at the end of their retention period.
 
-An instance is finished if no work remains for it. An instance that is waiting for its
-analysis, being delivered, held back or waiting for storage commitment is never removed.
-The files are removed first. Files of failed instances, files of other instances, and
-rows have a retention period each. The rows of all revisions of a SOP Instance UID are
-removed together, because one may depend on the results of another.
+An instance is finished if no work remains for it. An instance that waits for its
+analysis, a delivery or a storage commitment is never removed. A delivery to a paused
+destination counts as waiting, too. The files are removed before the rows. There are
+separate retention periods for the files of failed instances, the files of other
+instances, and the rows. The rows of all revisions of a SOP Instance UID are removed
+together, because one revision may depend on the results of another.
 """
 
 import time
@@ -38,14 +39,19 @@ DAY_S = 86400.0
 # other processes can write.
 BATCH = 50
 PAUSE_S = 0.05
-# Maximum duration of a call; workers make one each minute. A large number of instances,
-# such as a night of prefetched studies, is spread over several minutes.
+# After this time, `delete_expired` starts no further batch. Workers call it once a
+# minute, so the removal of a large number of instances takes several minutes.
 LONGEST_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """The number of instances that lost their files, and that lost their rows."""
+    """The result of `delete_expired`.
+
+    Attributes:
+        files: Number of instances for which the files were removed.
+        rows: Number of instances for which the rows were removed.
+    """
 
     files: int
     rows: int
@@ -56,7 +62,9 @@ def delete_expired(
 ) -> Deleted:
     """Remove files and rows at the end of their retention period.
 
-    It stops after LONGEST_S. Several workers may do this at the same time.
+    Old rows that belong to no instance are removed, too. After LONGEST_S seconds, the
+    rest is left to the next call. Several workers may call this function at the same
+    time.
 
     Args:
         engine: Engine of the journal.
@@ -64,7 +72,7 @@ def delete_expired(
         periods: The retention periods.
 
     Returns:
-        The numbers of instances concerned.
+        The numbers of instances for which files and rows were removed.
 
     Raises:
         OSError: A file cannot be removed.
@@ -82,8 +90,8 @@ def delete_expired(
             time.sleep(PAUSE_S)
         return done
 
-    # The delivery of a notice may have failed, too, for an instance that was not
-    # analyzed.
+    # An instance that was not analyzed counts as failed, too, if the delivery of its
+    # notice failed.
     undelivered = sa.exists().where(
         delivery.c.instance_id == instance.c.id,
         delivery.c.state == DeliveryState.FAILED,
@@ -108,10 +116,10 @@ def _files(
 ) -> int:
     """Remove the files of a batch of instances; return the number of instances.
 
-    The drawings of their results are deleted, and the instances are marked. It is one
-    transaction, so that nobody moves a file into place or requests an analysis in
-    between. If the commit fails, the files are already removed, which is permitted, and
-    the next call marks the instances.
+    The stored drawings of their results are deleted, and the instances are marked. The
+    instances stay locked until the commit. Until then, no other process can restore a
+    file or request an analysis. If the commit fails after the files were removed, the
+    next call marks the instances.
     """
     query = (
         sa.select(instance.c.id, instance.c.path)
@@ -131,9 +139,10 @@ def _files(
 
 
 def _rows(connection: sa.Connection, days: float) -> int:
-    """Remove the rows of a batch of SOP Instance UIDs. Return the number of instances.
+    """Remove the rows of a batch of SOP Instance UIDs; return the number of instances.
 
-    All revisions of such a UID are due.
+    A UID is selected only if the retention period of all its revisions has ended, and
+    the files of all its revisions were removed.
     """
     is_due = sa.and_(_older_than(days), instance.c.files_removed_at.is_not(None))
     due = sa.select(instance.c.sop_instance_uid).where(is_due)
@@ -156,9 +165,9 @@ def _rows(connection: sa.Connection, days: float) -> int:
 
 
 def _delete_rows(connection: sa.Connection, ids: Sequence[str]) -> int:
-    """Remove all rows of some instances, those of dependent tables first.
+    """Remove all rows of some instances; return the number of instances.
 
-    Return the number of instances.
+    The rows of dependent tables are removed first.
     """
     dependent = commitment, delivered_object, delivery, result, event, patient, feedback
     for table in (*dependent, finding):
@@ -172,7 +181,7 @@ def _old(
     condition: sa.ColumnElement[bool],
     days: float,
 ) -> int:
-    """Remove a batch of old rows that belong to no instance. Return their number."""
+    """Remove a batch of old rows that belong to no instance; return their number."""
     some = (
         sa.select(table.c.id)
         .where(condition, _older_than(days, table.c.at))
@@ -184,5 +193,8 @@ def _old(
 def _older_than(
     days: float, since: sa.ColumnElement[float] = instance.c.ended_at
 ) -> sa.ColumnElement[bool]:
-    """Return the condition that a time is more than `days` ago; 0 days means never."""
+    """Return the condition that `since` is more than `days` days ago.
+
+    If `days` is 0, the condition is always false.
+    """
     return since < time.time() - days * DAY_S if days else sa.false()

@@ -1,7 +1,8 @@
 """Queues durable work in the same transaction that records the reason for it.
 
-DBOS runs the work (see worker/workflows.py). DBOS silently ignores a finished id that
-is enqueued again, so every repetition has a new run number.
+DBOS runs the work (see worker/workflows.py). The id of a workflow contains a run
+number. Each repetition has a new run number, because DBOS silently ignores work with an
+id that was used before.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,9 @@ def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
     raise PickleRefusedError
 
 
-# Each row names the serializer of its values. DBOS uses that one, even if it is given
-# another. A pickle runs code, so anybody who can write a row could run code here.
+# Each row names the serializer of its values. DBOS uses that serializer, even if its
+# client is created with another one. Loading a pickle can run code, so anybody who can
+# write a row could run code here.
 DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
 
 
@@ -58,7 +60,10 @@ class WorkQueue:
     def analyze(
         self, connection: sa.Connection, instance_id: str, run: int, delay_s: float = 0
     ) -> None:
-        """Queue the analysis of an instance, after a delay in seconds."""
+        """Queue the analysis of an instance in the normal lane.
+
+        The analysis starts after at least `delay_s` seconds.
+        """
         options = _options(ANALYZE, f"{ANALYZE}:{instance_id}:{run}", delay_s)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
@@ -87,7 +92,14 @@ class WorkQueue:
         run: int,
         delay_s: float = 0,
     ) -> None:
-        """Queue the delivery (instance id, destination), after a delay in seconds."""
+        """Queue a run of a delivery.
+
+        Args:
+            connection: Connection in a transaction.
+            delivery: Instance id and destination of the delivery.
+            run: Number of the run.
+            delay_s: Seconds to wait before the run.
+        """
         instance_id, destination = delivery
         identity = f"{DELIVER}:{instance_id}:{destination}:{run}"
         options = _options(DELIVER, identity, delay_s)
@@ -99,10 +111,11 @@ class WorkQueue:
     def peer(
         self, connection: sa.Connection, instance_id: str, destination: str
     ) -> str:
-        """Return the name of the AE or service that a delivery goes to.
+        """Return the name of the peer that a delivery goes to.
 
-        Each one has its own partition of the queue, so that deliveries do not wait for
-        a peer that hangs.
+        It is the name of the destination. If the destination is of `type = "sender"`, a
+        colon and the AE title of the sender follow. Each peer has its own partition of
+        the queue, so that a peer that hangs does not delay deliveries to other peers.
         """
         if destination not in self._to_senders:
             return destination

@@ -1,9 +1,8 @@
-"""Log one line for each processing step of an instance, with the time it took.
+"""Logs one line for each processing step of an instance, with its duration.
 
 Each of these lines contains the SOP Instance UID and the node's own id of the instance.
 The id is the same in all processes and for all steps, so all lines of an instance can
-be found by it. Other lines that are logged during a step are attributed to the same
-instance.
+be found by its id. Other lines that are logged during a step also contain the id.
 """
 
 import logging
@@ -45,7 +44,7 @@ def instance_context(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
 
 
 def current_instance() -> LoggedInstance | None:
-    """Return the instance of the current block; None outside of one."""
+    """Return the instance of the current `instance_context`; None outside of one."""
     return _instance.get()
 
 
@@ -61,7 +60,7 @@ def log_step(
 
     Args:
         logger: The logger of the calling module.
-        step: One or two words from a closed set: "received", "not analyzed" …
+        step: The step in one or two fixed words, such as "received".
         details: Further details, without text from a sender.
         seconds: The duration of the step; None to omit it.
         level: The logging level.
@@ -87,10 +86,10 @@ def describe_exception(error: BaseException) -> list[str]:
 
 
 def summarize_exception(error: BaseException) -> str:
-    """Return `describe_exception` as one line, with the innermost frame first.
+    """Return one line with the type and frames of an exception and of its causes.
 
-    The line contains at most MOST_FRAMES frames of each exception, without their
-    folders.
+    The line has at most MOST_FRAMES frames of each exception, the innermost frame
+    first. Folders of files and messages of exceptions are omitted.
     """
     trace = traceback.extract_tb(error.__traceback__, limit=-MOST_FRAMES)
     frames = [f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in trace]
@@ -108,7 +107,7 @@ class Stopwatch:
     """Measures stages that run one after the other."""
 
     def __init__(self) -> None:
-        """Start without measurements."""
+        """Create a stopwatch without measurements."""
         self._seconds: dict[str, float] = {}
 
     @property

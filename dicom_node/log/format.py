@@ -40,7 +40,10 @@ SILENCED = (
 
 
 def configure_logging(role: str, log_format: str = "text") -> None:
-    """Configure logging to standard error, one line for each event.
+    """Configure logging to standard error, from level INFO on.
+
+    Uncaught exceptions are logged, too. Of the libraries in SILENCED, only critical
+    errors are logged.
 
     Args:
         role: The role of the process, shown in each line.
@@ -54,8 +57,9 @@ def configure_logging(role: str, log_format: str = "text") -> None:
     logging.captureWarnings(capture=True)
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # INFO lines of DBOS are about itself: migrations, recovery, threads. If its logger
-    # has a handler, DBOS adds none of its own, and its lines have our format.
+    # At level INFO, DBOS logs only its own migrations, recovery and threads. It adds a
+    # handler of its own unless the logger has one. With the NullHandler, its lines have
+    # the node's format.
     dbos = logging.getLogger("dbos")
     dbos.setLevel(logging.WARNING)
     dbos.addHandler(logging.NullHandler())
@@ -79,7 +83,7 @@ def log_uncaught() -> None:
 def log_of_main_thread(
     _kind: type[BaseException], error: BaseException, _trace: "TracebackType | None"
 ) -> None:
-    """Log an uncaught exception of the main thread; a hook of `sys`."""
+    """Log an uncaught exception of the main thread, as `sys.excepthook`."""
     logger.critical("Uncaught exception: %s", summarize_exception(error))
 
 
@@ -98,7 +102,9 @@ def _log_ignored(args: "sys.UnraisableHookArgs") -> None:
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Shorten a record of asyncio, which otherwise shows the message of an exception.
+    """Shorten a log record of asyncio, so that it shows no message of an exception.
+
+    A record without an exception is cut after its first line.
 
     Returns:
         True, so that the record is logged.
@@ -119,7 +125,8 @@ class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Write that a line cannot be logged.
 
-        The standard library would print the message and its arguments.
+        The standard library would print the arguments of the message, which may quote
+        text from a sender.
         """
         text = f"A line of {record.name} cannot be logged"
         if error := sys.exc_info()[1]:
@@ -134,7 +141,7 @@ class TextFormatter(logging.Formatter):
     """Formats lines for people: time, role, level, message and id of the instance."""
 
     def __init__(self, role: str) -> None:
-        """Format lines of a role."""
+        """Create a formatter that writes `role` in each line."""
         super().__init__()
         self._role = role
 
@@ -152,7 +159,7 @@ class JsonFormatter(logging.Formatter):
     """Formats lines for programs: one JSON object each, without empty fields."""
 
     def __init__(self, role: str) -> None:
-        """Format lines of a role."""
+        """Create a formatter that writes `role` in each line."""
         super().__init__()
         self._role = role
 
@@ -177,7 +184,8 @@ class JsonFormatter(logging.Formatter):
 def _message(record: logging.LogRecord) -> str:
     """Return the message of a record.
 
-    If it contains a traceback, only the text before it and the frames are kept.
+    If the message contains a traceback, only the text before the traceback and the
+    positions of its frames are kept.
     """
     text, trace, more = record.getMessage().partition(TRACEBACK)
     if not trace:
@@ -187,6 +195,6 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _exception_lines(record: logging.LogRecord) -> list[str]:
-    """Return lines about the exception of a record; see `describe_exception`."""
+    """Return lines that describe the exception of a record; empty without one."""
     error = record.exc_info[1] if record.exc_info else None
     return describe_exception(error) if error else []

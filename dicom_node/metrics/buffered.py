@@ -1,9 +1,9 @@
-"""Counts events outside of transactions, such as refusals and rejections.
+"""Counts events that no transaction records, such as refusals and rejections.
 
 Counts are kept in memory and written every few seconds, so that a peer that is rejected
-a thousand times does not cause a thousand transactions. While the database cannot be
-reached, the counts wait. If the process is killed, the counts of the last seconds are
-lost.
+a thousand times does not cause a thousand transactions. If the database cannot be
+reached, the counts stay in memory. If the process is killed, the counts that are not
+yet written are lost.
 """
 
 import threading
@@ -22,7 +22,8 @@ FLUSH_EVERY_S = 5.0
 class BufferedCounter:
     """Counts the events of one process. Thread-safe.
 
-    It is a context manager. Inside it, counts are written regularly.
+    It is a context manager. Inside the `with` block, a thread writes the counts to the
+    database every FLUSH_EVERY_S.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -55,7 +56,7 @@ class BufferedCounter:
         self.flush()
 
     def flush(self) -> None:
-        """Write the counts; keep them if the database cannot be reached."""
+        """Write the counts to the database. If that fails, keep them in memory."""
         with self._lock:
             samples, self._samples = self._samples, []
         if not samples:

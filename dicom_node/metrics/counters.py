@@ -1,9 +1,9 @@
-"""The metrics that are counted, and their storage in the database.
+"""Counters and histograms, and their storage in the database.
 
-An event in the journal is counted in the same transaction that records it. A process
-that is killed loses no count, and work that is done twice is counted once. A count is
-added as a new row; no row is ever changed. So transactions that count the same thing do
-not wait for each other. The cleanup merges the rows: see `compact`.
+An event in the journal is counted in the same transaction that records it. So a killed
+process loses no count of these events, and work that is done twice is counted once.
+Each count is added as a new row, and rows are never updated. So transactions that count
+the same thing do not wait for each other. The cleanup merges the rows: see `compact`.
 """
 
 from bisect import bisect_left
@@ -36,10 +36,11 @@ class MetricFamily:
     """A counter, or a histogram of seconds, with at most one label.
 
     Attributes:
-        name: Name without the "_total" that a counter has when it is shown.
+        name: Name, without the suffix "_total" that a counter has on the metrics page.
         help: Description for users.
         label: Name of the label; empty for a metric without label.
-        values: All values of the label; empty if these are the names of destinations.
+        values: All values of the label. Empty if there is no label, or if the values
+            are the names of destinations.
         buckets: Upper bounds of a histogram, in seconds; empty for a counter.
     """
 
@@ -150,11 +151,11 @@ class Sample:
     """One or several events of the same kind.
 
     Attributes:
-        name: Name of the family.
-        label: Value of its label.
-        le: Upper bound of the bucket; empty for a counter.
+        name: Name of the metric family.
+        label: Value of the label; empty if the family has no label.
+        le: Upper bound of the bucket in seconds, or "+Inf"; empty for a counter.
         times: Number of events.
-        seconds: Sum of the seconds; 0 for a counter.
+        seconds: Sum of the durations of the events, in seconds; 0 for a counter.
     """
 
     name: str
@@ -185,11 +186,11 @@ def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
 
 
 def ignore(_: Sample) -> None:
-    """Ignore a sample, where nothing is to be counted."""
+    """Do nothing with a sample: the default if events are not to be counted."""
 
 
 def write(connection: sa.Connection, *samples: Sample) -> None:
-    """Write counts in the caller's transaction."""
+    """Write samples to the database, in the transaction of the connection."""
     if samples:
         rows = [
             {
@@ -205,7 +206,7 @@ def write(connection: sa.Connection, *samples: Sample) -> None:
 
 
 def read(connection: sa.Connection) -> list[Sample]:
-    """Return the sum of all counts, one sample for each name, label and bucket."""
+    """Return all counts, added up for each name, label and bucket."""
     key = tally.c.name, tally.c.label, tally.c.le
     total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
     rows = connection.execute(sa.select(*key, *total).group_by(*key))
@@ -213,7 +214,7 @@ def read(connection: sa.Connection) -> list[Sample]:
 
 
 def compact(connection: sa.Connection) -> None:
-    """Merge the rows that count the same thing, if there are more than COMPACT_ABOVE.
+    """Merge rows that count the same thing, if there are over COMPACT_ABOVE rows.
 
     The result is exact even if several processes do this at the same time: a deletion
     does not return the rows that another process has deleted.

@@ -3,11 +3,11 @@
 PS3.8 9.3.1 tells a receiver to ignore items that it does not know and not to test
 reserved fields. pynetdicom aborts the association instead. It also aborts it for an AE
 title padded with NUL, an Implementation Version Name of more than 16 characters, or an
-even presentation context ID. DCMTK and Orthanc accept them.
+even presentation context ID. DCMTK and Orthanc accept all of these.
 
-The functions here follow the item lengths, keep the items that the node uses and write
-them as pynetdicom expects them. A bad sub-item is left out, and a bad presentation
-context is refused. Only a PDU with item lengths that do not fit is an error.
+The functions here divide a PDU by its item lengths, and rewrite the items that the node
+uses so that pynetdicom accepts them. They leave out an invalid sub-item, and refuse an
+invalid presentation context. Only item lengths that do not fit are an error.
 """
 
 import struct
@@ -47,14 +47,14 @@ _ITEM_HEAD = 4
 _FIXED = 68  # version, reserved, two AE titles, reserved (PS3.8 table 9-11)
 _TITLE = 16
 
-# Bounds of the Maximum Length that a peer announces (PS3.8 D.1). With less than 128
-# bytes, a message would be too slow, and a peer that announces 1 does not mean it. With
-# more than 64 kB, progress on a slow line would be noticed too rarely. 0 means that
-# there is no limit. A peer that announces none gets the usual length.
+# Bounds of the Maximum Length that a peer announces (PS3.8 D.1). A message in PDUs of
+# less than 128 bytes would be too slow. With PDUs of more than 64 kB, the progress on a
+# slow line would be noticed too rarely. If the peer announces 0, which means no limit,
+# LARGEST_PDU is used; if it announces no length, USUAL_PDU.
 SMALLEST_PDU, LARGEST_PDU, USUAL_PDU = 128, 65_536, 16_384
 
-# Maximum number of transfer syntaxes of one presentation context. Several items may
-# have its ID.
+# Maximum number of transfer syntaxes of one presentation context. All items with the
+# same context ID are counted together.
 MOST_SYNTAXES = 512
 
 
@@ -70,13 +70,13 @@ class AssociateRequest:
     """An A-ASSOCIATE-RQ as the node understands it.
 
     Attributes:
-        pdu: The request as pynetdicom is to read it, without refused contexts.
-        calling: The calling AE title for display and comparison; may be empty.
-        called: The called AE title, likewise.
+        pdu: The rewritten request for pynetdicom, without refused contexts.
+        calling: The calling AE title as printable text; may be empty.
+        called: The called AE title as printable text; may be empty.
         has_version_1: Whether bit 0 of the protocol version is set (PS3.8 9.3.2).
         application_context: Application Context Name; empty if missing or invalid.
-        refused: Why presentation contexts are refused, by ID: the result of PS3.8 table
-            9-18, and the reason as text.
+        refused: The refused presentation contexts, by ID: the result (PS3.8 table 9-18)
+            and the reason as text.
         echoed: The fields that the response repeats unchanged (PS3.8 table 9-17).
     """
 
@@ -93,7 +93,7 @@ def read_request(pdu: bytes) -> AssociateRequest:
     """Read an A-ASSOCIATE-RQ PDU.
 
     Raises:
-        MalformedPduError: It is too short, or an item reaches beyond its end.
+        MalformedPduError: The PDU is too short, or an item reaches beyond its end.
     """
     fixed, items = _parts(pdu)
     contexts, refused = _proposed(items)
@@ -117,10 +117,10 @@ def read_request(pdu: bytes) -> AssociateRequest:
 
 
 def complete_accept(pdu: bytes, request: AssociateRequest) -> bytes:
-    """Complete our A-ASSOCIATE-AC, which pynetdicom wrote for the rewritten request.
+    """Complete the A-ASSOCIATE-AC that pynetdicom wrote for the rewritten request.
 
-    The function adds the results of the refused contexts, and the fields that are
-    returned unchanged (PS3.8 9.3.3).
+    The returned PDU also has the results of the refused contexts, and the fields of the
+    request that the response repeats unchanged (PS3.8 9.3.3).
     """
     fixed, items = _parts(pdu)
     *before, user_information = (_item(*each) for each in items)
@@ -130,19 +130,20 @@ def complete_accept(pdu: bytes, request: AssociateRequest) -> bytes:
 
 
 def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
-    """Rewrite an A-ASSOCIATE-AC PDU.
+    """Rewrite an A-ASSOCIATE-AC PDU for pynetdicom.
 
     Args:
-        pdu: The response to our request.
-        proposed: The transfer syntaxes that we proposed, by presentation context ID.
+        pdu: The response to a request of the node.
+        proposed: The transfer syntaxes that the node proposed, by presentation context
+            ID.
 
     Returns:
-        The PDU as pynetdicom is to read it. Contexts that we did not propose are left
-        out. A context is refused if it has two different results, or is accepted with a
-        transfer syntax that is missing and could be one of several.
+        The rewritten PDU. Contexts that the node did not propose are left out. A
+        context is marked as refused if the PDU has different results for it, or if the
+        context is accepted but its transfer syntax cannot be determined.
 
     Raises:
-        MalformedPduError: It is too short, or an item reaches beyond its end.
+        MalformedPduError: The PDU is too short, or an item reaches beyond its end.
     """
     _, items = _parts(pdu)
     results: dict[int, set[tuple[int, str]]] = {}
@@ -164,9 +165,9 @@ def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
 
 
 def read_rejection(pdu: bytes) -> bytes:
-    """Rewrite an A-ASSOCIATE-RJ PDU so that all its values are known to PS3.8.
+    """Rewrite an A-ASSOCIATE-RJ PDU so that it has only values that PS3.8 defines.
 
-    An unknown value becomes 1: rejected permanent, by the service user, no reason.
+    Any other value becomes 1: rejected permanent, by the service user, no reason.
     """
     _, result, source, reason = _four(pdu)
     known = (
@@ -178,7 +179,7 @@ def read_rejection(pdu: bytes) -> bytes:
 
 
 def read_abort(pdu: bytes) -> bytes:
-    """Rewrite an A-ABORT PDU. A source or reason that PS3.8 does not know becomes 0."""
+    """Rewrite an A-ABORT PDU. A source or reason that is not in PS3.8 becomes 0."""
     *_, source, reason = _four(pdu)
     source = source if source in {0, 2} else 0
     reason = reason if source and reason in {1, 2, 4, 5, 6} else 0
@@ -186,7 +187,7 @@ def read_abort(pdu: bytes) -> bytes:
 
 
 def pdu_name(kind: int) -> str:
-    """Return the name of a PDU type, for display."""
+    """Return the name of a PDU type, for messages."""
     return PDU_NAMES.get(kind, f"a PDU of the unknown type 0x{kind:02X}")
 
 
@@ -211,7 +212,7 @@ class _Proposal:
             self.is_whole = False
 
     def refusal(self) -> tuple[int, str] | None:
-        """Return the result and the reason of a refusal; None if it is negotiated."""
+        """Return the result and the reason if the context is refused; else None."""
         if not self.is_whole:
             return NO_REASON, "a sub-item reaches beyond its end"
         if len(self.abstract_syntaxes) > 1:
@@ -234,7 +235,7 @@ class _Proposal:
 def _proposed(
     items: Iterable[tuple[int, bytes]],
 ) -> tuple[list[_Proposal], dict[int, tuple[int, str]]]:
-    """Divide the proposed contexts into those to negotiate and those to refuse."""
+    """Return the contexts to negotiate, and the refusals of invalid contexts by ID."""
     proposals: dict[int, _Proposal] = {}
     for kind, value in items:
         if kind == _CONTEXT_RQ and value:
@@ -245,7 +246,10 @@ def _proposed(
 
 
 def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
-    """Return the result and transfer syntax of a context in an A-ASSOCIATE-AC."""
+    """Return the result and transfer syntax of a context in an A-ASSOCIATE-AC.
+
+    The transfer syntax is empty if the context is not accepted.
+    """
     result = value[2]
     if result != ACCEPTED:
         known = result <= TRANSFER_SYNTAXES_NOT_SUPPORTED
@@ -255,7 +259,7 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
     except MalformedPduError:
         return NO_REASON, ""
     named = {_uid(each) for kind, each in items if kind == _TRANSFER_SYNTAX} - {""}
-    # A missing name is no problem if only one was proposed.
+    # If only one transfer syntax was proposed, the response need not name it.
     found = named if len(named) == 1 else (named or set(proposed)) & set(proposed)
     if len(found) != 1:
         return TRANSFER_SYNTAXES_NOT_SUPPORTED, ""
@@ -263,19 +267,19 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
 
 
 def _result(number: int, result: int, syntax: str = "") -> bytes:
-    """Encode the result of a context.
+    """Encode the result of a context as an item of an A-ASSOCIATE-AC.
 
-    The transfer syntax of a context that is not accepted has no meaning (PS3.8
-    9.3.3.2).
+    The item always has a transfer syntax. If the context is not accepted, the transfer
+    syntax has no meaning (PS3.8 9.3.3.2).
     """
     chosen = _item(_TRANSFER_SYNTAX, syntax.encode() or DEFAULT_TRANSFER_SYNTAX)
     return _item(_CONTEXT_AC, bytes((number, 0, result, 0)) + chosen)
 
 
 def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes:
-    """Encode a user information item: the peer's Maximum Length, and other items.
+    """Encode a user information item: the peer's Maximum Length, and the items `more`.
 
-    The length is limited to SMALLEST_PDU and LARGEST_PDU.
+    The length is raised to SMALLEST_PDU or lowered to LARGEST_PDU if necessary.
     """
     lengths = [value[:4] for value in _user_items(items, _MAXIMUM_LENGTH)]
     whole = [int.from_bytes(each, "big") for each in lengths if len(each) == 4]  # noqa: PLR2004 - bytes
@@ -301,7 +305,10 @@ def _roles(
 
 
 def _user_items(items: Iterable[tuple[int, bytes]], wanted: int) -> Iterator[bytes]:
-    """Yield the user information sub-items of a type, as far as their lengths fit."""
+    """Yield the value of each user information sub-item of the type `wanted`.
+
+    If a sub-item reaches beyond the end of its item, the rest of the item is ignored.
+    """
     for kind, content in items:
         if kind == _USER_INFORMATION:
             with suppress(MalformedPduError):
@@ -320,10 +327,12 @@ def _parts(pdu: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
 
 
 def _divided(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and value of each item. A last part shorter than a head is ignored.
+    """Yield the type and the value of each item.
+
+    If less than the head of an item is left at the end, these bytes are ignored.
 
     Raises:
-        MalformedPduError: An item reaches beyond the end.
+        MalformedPduError: An item reaches beyond the end of `content`.
     """
     at = 0
     while at + _ITEM_HEAD <= len(content):
@@ -337,9 +346,9 @@ def _divided(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _uid(value: bytes) -> str:
-    """Read a UID as a C string; empty if invalid, or longer than PS3.5 9.1 allows.
+    """Decode a UID; empty if it is invalid, or longer than PS3.5 9.1 allows.
 
-    An invalid UID names no SOP Class and no transfer syntax, so both peers refuse it.
+    The UID ends at the first NUL, as in a C string.
     """
     text = value.partition(b"\0")[0].strip(b" ").decode("ascii", "replace")
     is_valid = len(text) <= STANDARD_UID_LENGTH and UID_PATTERN.fullmatch(text)
@@ -347,11 +356,11 @@ def _uid(value: bytes) -> str:
 
 
 def _title(field: bytes) -> str:
-    """Decode an AE title for display and comparison.
+    """Decode an AE title to printable text.
 
-    A NUL ends it, as in a C string. Bytes beyond ASCII, which PS3.8 does not allow, are
-    read as UTF-8 if possible, else as Latin-1. Characters that cannot be printed are
-    replaced.
+    The title ends at the first NUL, as in a C string. PS3.8 allows only ASCII. Other
+    bytes are read as UTF-8 if possible, else as Latin-1. Characters that cannot be
+    printed are replaced.
     """
     content = field.partition(b"\0")[0].strip(b" ")
     try:
@@ -362,7 +371,11 @@ def _title(field: bytes) -> str:
 
 
 def _ascii_title(field: bytes) -> bytes:
-    """Encode an AE title as pynetdicom accepts it. It is never empty."""
+    """Encode an AE title as 16 bytes that pynetdicom accepts.
+
+    Backslashes and characters beyond ASCII become question marks, and an empty title
+    becomes one question mark.
+    """
     title = _title(field).encode("ascii", "replace").replace(b"\\", b"?")
     return (title or b"?").ljust(_TITLE)
 

@@ -2,8 +2,9 @@
 
 A Transaction UID is no secret: anybody who reads the network traffic knows it. So the
 node accepts a report only from the AE that got the request, or from an AE that the
-settings allow to report for it. A sender that opens the association must have the AE
-title, and either an expected address or a certificate that names the archive's host.
+settings allow to report for it. If the sender opened the association, its AE title must
+be the expected one. It must also have an expected address, or a certificate that names
+the archive's host.
 """
 
 import socket
@@ -26,12 +27,13 @@ class Reporter:
     """The sender of a report.
 
     Attributes:
-        ae_title: Its AE title. In an association that it opened, it chose the title.
+        ae_title: Its AE title. If the sender opened the association, the title may be
+            false.
         address: Its network address.
-        names: The host names and addresses in its certificate. Empty unless the node
-            has verified one.
-        called: The address that the node called, if the report came on an association
-            that the node opened.
+        names: The host names and addresses in its certificate. Empty if the node has
+            not verified a certificate.
+        called: The AE that the node called, if the report came on an association that
+            the node opened; otherwise None.
     """
 
     ae_title: str
@@ -48,14 +50,14 @@ def address_of(destination: Destination, calling_ae_title: str) -> Address | Non
         calling_ae_title: AE title of the sender of the instance.
 
     Returns:
-        Its address. None if the destination is not reached by DICOM, or if the sender
-        is not among its peers.
+        The address. None if results do not reach the destination by DICOM. None also if
+        they go to the sender, and the destination does not list that AE as a peer.
     """
     if isinstance(destination, DicomDestination):
         return destination
     if isinstance(destination, SenderDestination):
         known = {each.ae_title: each for each in destination.peers}
-        return known.get(calling_ae_title.strip(" "))  # not significant (PS3.5 6.2)
+        return known.get(calling_ae_title.strip(" "))  # spaces are padding (PS3.5 6.2)
     return None
 
 
@@ -67,7 +69,7 @@ def may_report(reporter: Reporter, archive: Address) -> bool:
         archive: The AE that the request was sent to.
 
     Raises:
-        OSError: The name of its host cannot be resolved now.
+        OSError: The host name of the archive cannot be resolved.
     """
     if reporter.called is not None:
         return reporter.called == archive
@@ -83,9 +85,10 @@ def may_report(reporter: Reporter, archive: Address) -> bool:
 
 
 def _has_address(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
-    """Return whether the reporter's address is in the caller's network.
+    """Return whether a report came from an address that the settings allow.
 
-    If the caller has no network, the address must be one of the host.
+    This is any address in the network of `caller`. If the settings name no network, it
+    is an address of `host`.
     """
     address = _plain(reporter.address)
     if caller.network is not None:
@@ -115,5 +118,8 @@ def _addresses(host: str) -> Iterator[IPv4Address | IPv6Address]:
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Parse an address without its scope. IPv4 in IPv6 is returned as IPv4."""
+    """Parse an address, and ignore an IPv6 scope such as "%eth0".
+
+    An IPv4 address that is mapped to IPv6 is returned as IPv4.
+    """
     return parse_address(address.partition("%")[0])

@@ -1,4 +1,4 @@
-"""The dataset of a request, written to the spool while it arrives."""
+"""The dataset of a request, which is written to the spool as it arrives."""
 
 import logging
 import time
@@ -18,23 +18,27 @@ NO_UID = (
 
 
 class IncomingDataset(BytesIO):
-    """The dataset of one request, which pynetdicom writes as if to a buffer in memory.
+    """The dataset of one request, with the interface of a buffer in memory.
 
-    The bytes go to a file of the spool. A report stays in memory, because it is short.
+    pynetdicom writes to it as to a BytesIO, but the bytes go to a file of the spool. A
+    storage commitment report stays in memory, because it is short.
 
     Attributes:
-        spool_file: The file; None until the first bytes arrive.
-        refusal: Why no file is written, or why writing has stopped.
-        received: Number of bytes received, kept or not.
-        began: Time when the first bytes arrived, by the monotonic clock.
+        spool_file: The file. None before the first bytes arrive, and if the dataset
+            stays in memory.
+        refusal: The first error; None if there was none. All bytes after an error are
+            discarded.
+        received: Number of bytes received, including discarded ones.
+        began: Time when the first bytes arrived, in seconds of the monotonic clock.
     """
 
     def __init__(
         self, begin: Callable[["IncomingDataset"], SpoolFile | None], limit: int
     ) -> None:
-        """Prepare for a dataset of at most `limit` bytes. It may remain empty.
+        """Create an empty dataset that may grow to `limit` bytes.
 
-        `begin` opens the file, or returns None if the dataset is to stay in memory.
+        `begin` is called when bytes arrive. It returns the file for them, or None if
+        the dataset is to stay in memory.
         """
         super().__init__()
         self.spool_file: SpoolFile | None = None
@@ -45,9 +49,9 @@ class IncomingDataset(BytesIO):
         self._limit = limit
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        """Store bytes, or count and discard them after an error (see `refusal`).
+        """Store bytes, and return their number. After an error, only count them.
 
-        Never raises: an exception would end pynetdicom's thread.
+        Errors are recorded in `refusal`: an exception would end pynetdicom's thread.
         """
         if not self.received:
             self.began = time.monotonic()
@@ -64,11 +68,11 @@ class IncomingDataset(BytesIO):
 
     @property
     def is_open(self) -> bool:
-        """True if the dataset has a file that is not closed."""
+        """Whether the dataset has an open file."""
         return self.spool_file is not None and not self.spool_file.closed
 
     def release(self) -> None:
-        """Close the file, and remove it if it was not kept. May be called twice."""
+        """Close the file; remove it if it was not committed. May be called twice."""
         if self.spool_file is not None:
             self.spool_file.close()
 

@@ -1,7 +1,7 @@
-"""Answers requests that pynetdicom would ignore, or aborts the association.
+"""Answers invalid requests that pynetdicom would ignore, or aborts the association.
 
-pynetdicom does not respond to a request that lacks a parameter, and its peer waits for
-a response until its own timeout.
+pynetdicom does not respond to a request that lacks a required parameter. The peer would
+then wait for the response until a timeout.
 """
 
 import logging
@@ -38,7 +38,7 @@ OTHER_CLASS = (
 
 
 class NotServedError(Exception):
-    """The request cannot be answered, and the association is to be aborted."""
+    """The request cannot be answered, so the association must be aborted."""
 
 
 def answer_invalid(
@@ -47,27 +47,28 @@ def answer_invalid(
     context_id: int,
     caller: str,
 ) -> bool:
-    """Answer a request that pynetdicom cannot serve.
+    """Answer a request with a failure if pynetdicom cannot serve it.
 
     Args:
-        association: The association of the request.
-        request: The request. Missing parameters that have only one possible value are
-            filled in.
-        context_id: The presentation context of the request.
-        caller: The peer, for the log.
+        association: The association on which the request came.
+        request: The request. It is changed: a missing Priority of a C-STORE becomes
+            medium, and the SOP Class UID of a C-ECHO becomes Verification.
+        context_id: ID of the presentation context of the request.
+        caller: AE title and address of the peer, for the log.
 
     Returns:
-        True if the request was answered. Otherwise pynetdicom is to serve it.
+        True if the request was answered with a failure. False if pynetdicom must serve
+        it.
 
     Raises:
-        NotServedError: It cannot be answered. The message says why.
+        NotServedError: The request cannot be answered. The message says why.
     """
     contexts = {each.context_id: each for each in association.accepted_contexts}
     if context_id not in contexts:
         problem = f"a message came in presentation context {context_id}"
         raise NotServedError(f"{problem}, which was not accepted")
     name = type(request).__name__.replace("_", "-")
-    if isinstance(request, C_CANCEL):  # pynetdicom accepts ten of them
+    if isinstance(request, C_CANCEL):  # pynetdicom keeps the first ten
         raise NotServedError(f"too many {name} requests came")
     if request.MessageID is None:
         raise NotServedError("a response came without a request")
@@ -77,7 +78,7 @@ def answer_invalid(
     if isinstance(request, N_EVENT_REPORT):
         return _refuse_report(association, request, context_id, sop_class, caller)
     if isinstance(request, C_ECHO):
-        request.AffectedSOPClassUID = VERIFICATION  # PS3.7 9.1.5: it has no other
+        request.AffectedSOPClassUID = VERIFICATION  # PS3.7 9.1.5: the only one
         return False
     raise NotServedError(f"a {name} request came, which is not served")
 

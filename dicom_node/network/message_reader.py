@@ -1,9 +1,11 @@
-"""Receives DIMSE messages, in both directions (PS3.7 annex E).
+"""Receives DIMSE messages on associations in both directions (PS3.7 annex E).
 
 pynetdicom's thread ends if it cannot read a message. It waits for a dataset if a
-response announces one, although responses have none. It accepts any number of
-fragments, even empty ones. This module limits fragments, both on associations that
-peers open and on those that the node opens.
+response announces one, although the responses to the node have none. It accepts any
+number of fragments, even empty ones. This module aborts the association if a message
+cannot be read or if there are too many fragments. It does not wait for the datasets of
+responses. It is used for associations that peers open and for those that the node
+opens.
 """
 
 import time
@@ -36,22 +38,22 @@ _COMMAND, _LAST = 1, 2  # bits of the message control header (PS3.8 E.2)
 # Maximum size of a command set or a storage commitment report, in bytes. Our requests
 # name only a few objects.
 LONGEST_COMMAND = 65_536
-# Each fragment costs processor time, even if it is empty. Senders fill their PDUs:
-# those of DCMTK have 4 kB or more. Since the last operation, a peer may have sent
-# SPARE_FRAGMENTS, and one more for each SMALLEST_FRAGMENT bytes.
+# Each fragment costs processor time, even if it is empty. Normal senders fill their
+# PDUs: those of DCMTK have 4 kB or more. For one operation, a peer may send
+# SPARE_FRAGMENTS fragments, and one more for each SMALLEST_FRAGMENT bytes received.
 SPARE_FRAGMENTS = 4096
 SMALLEST_FRAGMENT = 256
 
 
 class MessageReader(DIMSEServiceProvider):
-    """Receives the messages of one association. No data of a peer makes it raise.
+    """Receives the messages of one association. Invalid data causes no exception.
 
     Attributes:
-        fragments: Number of fragments since the last operation. A P-DATA-TF PDU without
-            any counts as one.
+        fragments: Number of fragments since `since`. A P-DATA-TF PDU without fragments
+            counts as one.
         received: Number of bytes in these fragments.
-        since: Time when the last operation was complete, or the association began, by
-            the monotonic clock.
+        since: Time when the last operation was complete, or when the association began,
+            in seconds of the monotonic clock.
     """
 
     fragments = 0
@@ -70,9 +72,10 @@ class MessageReader(DIMSEServiceProvider):
         return self.dul
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Process the next fragments, of one message or of several.
+        """Process the fragments of one P-DATA-TF PDU.
 
-        The association is aborted if they cannot be read, or are too many.
+        They may belong to several messages. The association is aborted if they cannot
+        be read, or if there were too many since the last operation.
         """
         values = primitive.presentation_data_value_list
         self.fragments += not values
@@ -88,12 +91,12 @@ class MessageReader(DIMSEServiceProvider):
             self.upper_layer.abort_because(excess)
 
     def operation_is_complete(self) -> None:
-        """Reset the counts, and record the time at which the operation was complete."""
+        """Reset the counts of fragments and bytes, and set `since` to now."""
         self.fragments = self.received = 0
         self.since = time.monotonic()
 
     def _excess(self) -> str:
-        """Return which limit was exceeded since the last operation; empty if none."""
+        """Return a reason to abort if there were too many fragments; else empty."""
         if self.fragments <= SPARE_FRAGMENTS + self.received // SMALLEST_FRAGMENT:
             return ""
         return f"{self.fragments} fragments came with {self.received} bytes"
@@ -120,7 +123,7 @@ class MessageReader(DIMSEServiceProvider):
 
     def _is_skipped(self, control: int) -> bool:
         """Return whether a fragment belongs to a dataset that is ignored."""
-        if control & _COMMAND:  # such a dataset never came, or is complete
+        if control & _COMMAND:  # the ignored dataset never came, or is complete
             self._skips = False
         is_skipped = self._skips
         if control & _LAST:

@@ -1,7 +1,8 @@
 """The SOP Classes and transfer syntaxes that the node accepts (PS3.4 annex B).
 
-Multi-frame Secondary Capture is not among them: the node analyzes single radiographs. A
-sender should learn that at the negotiation, not after it has sent the instance.
+The SOP Classes of multi-frame Secondary Capture are not accepted, because the node
+analyzes single radiographs. So a sender learns this at the negotiation, not after it
+has sent the instance.
 """
 
 from pydicom.uid import (
@@ -33,7 +34,8 @@ def served_contexts(*, for_processing: bool) -> list[PresentationContext]:
     """Return the presentation contexts that the node serves.
 
     Args:
-        for_processing: Whether STORED_BY_SETTING is served, too.
+        for_processing: Whether to include the SOP Class of digital X-ray images "for
+            processing" (STORED_BY_SETTING).
     """
     stored = STORED + (STORED_BY_SETTING if for_processing else ())
     return [
@@ -43,11 +45,11 @@ def served_contexts(*, for_processing: bool) -> list[PresentationContext]:
 
 
 def reporting_context() -> PresentationContext:
-    """Return the context in which an archive sends storage commitment reports.
+    """Return the presentation context for the storage commitment reports of archives.
 
-    The archive is the SCP, although it opens the association. It says so by role
-    selection (PS3.4 J.3.3, PS3.7 D.3.3.4). The role of an SCU, which would request
-    commitment from us, is not accepted.
+    The archive is the SCP, although it opens the association. It proposes that role by
+    role selection (PS3.4 J.3.3, PS3.7 D.3.3.4). The node does not accept the role of
+    SCU for the peer, because it does not serve requests for storage commitment.
     """
     context = build_context(STORAGE_COMMITMENT, list(DECODABLE[:2]))
     context.scu_role, context.scp_role = False, True

@@ -10,8 +10,8 @@ BACKLOG = 128
 def listen(host: str, port: int) -> socket.socket:
     """Open a listening socket, which several processes may share.
 
-    Port 0 is any free port. An IPv6 socket also accepts IPv4 connections if the system
-    supports that.
+    Port 0 means any free port. An IPv6 socket also accepts IPv4 connections if the
+    system supports that.
 
     Raises:
         OSError: The port is in use, or the address is not available.
@@ -24,7 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def receive(connection: socket.socket, length: int, deadline: float) -> bytearray:
-    """Read this many bytes; fewer if the connection ends first.
+    """Read `length` bytes; fewer if the connection ends first.
 
     Args:
         connection: The connection. Its timeout is changed.
@@ -41,7 +41,11 @@ def receive(connection: socket.socket, length: int, deadline: float) -> bytearra
 
 
 def receive_into(connection: socket.socket, view: memoryview, deadline: float) -> int:
-    """Fill a view; otherwise like `receive`. Return the number of bytes read."""
+    """Fill `view` with bytes of a connection, and return the number of bytes read.
+
+    The number is less than the length of the view if the connection ends first. See
+    `receive` for the deadline and the errors.
+    """
     count = 0
     while count < len(view):
         if (left := deadline - time.monotonic()) <= 0:
@@ -55,6 +59,9 @@ def receive_into(connection: socket.socket, view: memoryview, deadline: float) -
 
 
 def shut_down(connection: socket.socket) -> None:
-    """End a connection. A thread that waits for it wakes up, and must close it."""
+    """End a connection, but leave the socket open.
+
+    A thread that waits for data of the connection wakes up. It must close the socket.
+    """
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,8 +1,9 @@
 """Reads and answers an archive's Storage Commitment report.
 
-PS3.4 J.3.3: an N-EVENT-REPORT of the Storage Commitment Push Model. It may come on the
-association of the request, or on one that the archive opens hours later. In both cases
-the response is success only after the report is recorded.
+The report is an N-EVENT-REPORT of the Storage Commitment Push Model (PS3.4 J.3.3). It
+may come on the association of the request, or on one that the archive opens hours
+later. In both cases the node responds with success only after it has recorded the
+report.
 """
 
 import logging
@@ -37,8 +38,8 @@ class Request:
     """A request for storage commitment.
 
     Attributes:
-        transaction_uid: New for each request.
-        references: SOP Class and SOP Instance UID of each object.
+        transaction_uid: Transaction UID, a new one for each request.
+        references: SOP Class UID and SOP Instance UID of each object.
     """
 
     transaction_uid: str
@@ -71,9 +72,9 @@ class Report:
 
     Attributes:
         transaction_uid: Transaction UID of the request.
-        committed: SOP Instance UIDs of the objects that it will keep.
-        failed: Failure Reason (0008,1197) of the others, by SOP Instance UID; 0 if the
-            report has none.
+        committed: SOP Instance UIDs of the objects that the archive will keep.
+        failed: Failure Reason (0008,1197) of each object that the archive does not
+            commit to, by SOP Instance UID. The value is 0 if the report has no reason.
     """
 
     transaction_uid: str
@@ -93,7 +94,7 @@ OnRefused = Callable[[Reporter, ReportRefusal], None]
 
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:
-    """Return the next step after a failure reason, and the meaning of that reason."""
+    """Return the next step after a failure reason, and a text with its meaning."""
     remedy, meaning = REASONS.get(reason, (Remedy.REQUEST_AGAIN, "unknown reason"))
     return remedy, f"{NOT_COMMITTED}: 0x{reason:04X} {meaning}"
 
@@ -135,15 +136,16 @@ def handle_report(
     """Record a Storage Commitment report, and return the status of the response.
 
     Args:
-        event: EVT_N_EVENT_REPORT. The association negotiation decided whether the peer
-            may report here.
+        event: pynetdicom's EVT_N_EVENT_REPORT. The negotiation of the association has
+            already decided whether the peer may send reports on it.
         record_report: Records the report. It is called from several threads at once.
-        reporter: The peer.
-        on_refused: Called if the report is refused; from several threads at once.
+        reporter: The sender of the report.
+        on_refused: Called if the report is refused. It is called from several threads
+            at once.
 
     Returns:
-        The status, and no Event Reply. After any status other than success, the archive
-        may report again.
+        The status, and None, because the response has no Event Reply. After any status
+        other than success, the archive may report again.
     """
     peer = f"{reporter.ae_title} at {reporter.address}"
     try:

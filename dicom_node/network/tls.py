@@ -1,4 +1,4 @@
-"""DICOM TLS (PS3.15 B.12): the accepted TLS versions and ciphers, and its connections.
+"""DICOM TLS (PS3.15 B.12): the TLS connections, and the accepted versions and ciphers.
 
 TLS 1.2 or later with forward secrecy and authenticated encryption is required, as BCP
 195 (RFC 8996 and 9325) recommends. A peer that supports only older versions or weaker
@@ -30,26 +30,31 @@ from config.tls import TlsSettings, load_certificate
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Ciphers of TLS 1.2; all those of 1.3 are of this kind. DHE is left out: RFC 9325 4.1
-# advises against it, and every peer that conforms to B.12 has ECDHE. Level 2 requires
-# keys with 112 bits of security: RSA keys of 2048 bits.
+# Ciphers of TLS 1.2 with forward secrecy and authenticated encryption. All ciphers of
+# TLS 1.3 have both. DHE is left out: RFC 9325 4.1 advises against it, and every peer
+# that conforms to B.12 has ECDHE. Level 2 requires keys with 112 bits of security, such
+# as RSA keys of 2048 bits.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 # X.509 verification errors of OpenSSL: the certificate is for another host or address.
 MISMATCHES = (62, 64)
 
 
 class TlsSocket(SSLSocket):
-    """A TLS connection. Only `shutdown` may be called from another thread.
+    """A TLS connection that one thread uses. Other threads may call only `shutdown`.
 
     Attributes:
-        failure: The error that ended TLS, if any. pynetdicom does not report errors.
+        failure: The error that made TLS fail; None if there was no such error. It is
+            kept here because pynetdicom does not report it.
     """
 
     failure: OSError | None = None
     _ahead = b""
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the standard library
-        """Do the handshake. The timeout of the socket applies to it as a whole."""
+        """Do the handshake, and keep an error in `failure`.
+
+        The timeout of the socket is the time for the whole handshake.
+        """
         try:
             super().do_handshake(block)
         except OSError as error:
@@ -59,17 +64,17 @@ class TlsSocket(SSLSocket):
     def shutdown(self, how: int) -> None:
         """End the connection, even if another thread uses it.
 
-        The method of SSLSocket would remove TLS first, so that the other thread could
-        send the rest in plain text.
+        `SSLSocket.shutdown` would first switch the socket to plain text. The other
+        thread could then send its remaining data unencrypted.
         """
         socket.socket.shutdown(self, how)
 
     def has_data(self) -> bool:
-        """Return whether the next `recv` returns at once. The end counts, too.
+        """Return whether the next `recv` returns without waiting for the peer.
 
-        A readable descriptor is not enough. TLS sends records of its own, such as
-        session tickets. A thread that expects data after them would wait for the peer.
-        So this method tries to read one byte, and keeps it for the next `recv`.
+        This is also the case after the end of the connection. A readable socket is not
+        enough: it may have received only a record of TLS, such as a session ticket. So
+        this method tries to read one byte, and keeps that byte for the next `recv`.
         """
         if self.pending():
             return True
@@ -86,11 +91,11 @@ class TlsSocket(SSLSocket):
         return True
 
     def pending(self) -> int:
-        """Return the number of bytes that are already decrypted or read ahead."""
+        """Return the number of decrypted bytes that `recv` has not returned yet."""
         return len(self._ahead) + super().pending()
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        """Receive at most this many bytes; none at the end of the connection."""
+        """Receive at most `buflen` bytes, or none at the end of the connection."""
         if self._ahead:
             ahead, self._ahead = self._ahead, b""
             return ahead
@@ -103,7 +108,7 @@ class TlsSocket(SSLSocket):
     def recv_into(
         self, buffer: "WriteableBuffer", nbytes: int | None = None, flags: int = 0
     ) -> int:
-        """Receive into a buffer. Return the number of bytes."""
+        """Receive into a buffer, and return the number of bytes received."""
         if self._ahead:
             memoryview(buffer)[:1] = self.recv(1)
             return 1
@@ -117,14 +122,16 @@ class TlsSocket(SSLSocket):
 def server_context(settings: TlsSettings) -> SSLContext:
     """Return the TLS context for callers, with the certificate of the settings.
 
+    If the settings name `client_authorities`, callers must present a certificate.
+
     Raises:
-        OSError: A file can no longer be read or used.
-        ValueError: The private key has been encrypted.
+        OSError: A file that the settings name cannot be read, or is not valid.
+        ValueError: The private key is encrypted.
     """
     assert settings.certificate  # noqa: S101 - narrows the type
     context = _context(PROTOCOL_TLS_SERVER)
-    # The processes would have to share the keys of session tickets. Associations are
-    # long enough that a full handshake costs little.
+    # With session tickets, the receiver processes would have to share keys. A full
+    # handshake costs little compared with an association.
     context.options |= OP_NO_TICKET
     context.num_tickets = 0
     load_certificate(context, settings.certificate, settings.private_key)
@@ -140,8 +147,8 @@ def client_context(peer: Address) -> SSLContext | None:
     The peer's certificate is always verified.
 
     Raises:
-        OSError: A file can no longer be read or used.
-        ValueError: The private key has been encrypted.
+        OSError: A file that the settings name cannot be read, or is not valid.
+        ValueError: The private key is encrypted.
     """
     if not peer.tls:
         return None
@@ -170,7 +177,7 @@ def certificate_names(connection: socket.socket) -> frozenset[str]:
 
     Returns:
         The DNS names and IP addresses of Subject Alternative Name (RFC 5280 4.2.1.6).
-        Empty without TLS, and if no certificate was requested and verified.
+        Empty if the connection has no TLS, or if no certificate was verified.
     """
     if not isinstance(connection, TlsSocket):
         return frozenset()
@@ -185,9 +192,9 @@ def certificate_names(connection: socket.socket) -> frozenset[str]:
 def close_notify(connection: socket.socket | None) -> None:
     """Send a close_notify alert before a TLS connection is closed.
 
-    Without it, the peer could not distinguish an end from a cut (RFC 8446 6.1). The
-    function does not wait for the response. Only the thread that reads and writes may
-    call it.
+    Without the alert, the peer could not distinguish a regular end from a broken
+    connection (RFC 8446 6.1). The function does not wait for the response. Only the
+    thread that reads and writes may call it. Without TLS, it does nothing.
     """
     if isinstance(connection, TlsSocket):
         connection.settimeout(0)
@@ -196,16 +203,20 @@ def close_notify(connection: socket.socket | None) -> None:
 
 
 def openssl_reason(error: SSLError) -> str:
-    """Return OpenSSL's description of an error. It quotes nothing of a certificate."""
+    """Return OpenSSL's description of an error.
+
+    The description contains no part of a certificate.
+    """
     if isinstance(error, SSLCertVerificationError):
         return error.verify_message.rstrip(".")
     return error.reason or "no reason given"
 
 
 def describe_failure(failure: OSError) -> str:
-    """Return why TLS failed with a peer that we called, and what to do.
+    """Return why TLS failed with a peer that the node called, and what to do.
 
-    The text contains OpenSSL's description of the error, and no part of a certificate.
+    The text is the rest of a sentence that begins with the name of the peer. It
+    contains OpenSSL's description of the error, but no part of a certificate.
     """
     if isinstance(failure, SSLCertVerificationError):
         mismatch = failure.verify_code in MISMATCHES

@@ -1,9 +1,9 @@
-"""pynetdicom's upper layer, protected against peers that would end its thread.
+"""pynetdicom's upper layer, protected against data that would end the thread.
 
-It is used for associations that peers open and for those that we open. PDUs are
+It is used for associations that peers open and for those that the node opens. PDUs are
 rewritten before pynetdicom reads them (network/associate_pdu.py). An event that PS3.8
-table 9-10 does not define in the current state is dropped; in pynetdicom it ends the
-thread.
+table 9-10 does not define in the current state is dropped. In pynetdicom, such an event
+ends the thread of the upper layer.
 """
 
 import queue
@@ -31,9 +31,9 @@ from dicom_node.network.associate_pdu import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# PS3.8 9.2.2: our requests to the upper layer, from A-ASSOCIATE to A-ABORT.
+# PS3.8 9.2.2: the events of requests and responses that the node sends.
 OURS = frozenset({"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
-# PDU types by the event of their arrival (PS3.8 9.2.2).
+# The type of the received PDU, by event (PS3.8 9.2.2).
 PDU_OF = {
     "Evt3": 0x02,
     "Evt4": 0x03,
@@ -45,24 +45,23 @@ PDU_OF = {
 # Events: an invalid PDU was received; the connection was closed.
 INVALID_PDU, CLOSED = "Evt19", "Evt17"
 DATA_TRANSFER = "Sta6"
-ABORTED = "Sta13"  # until the connection ends
-MOST_DISCARDED = 65_536  # bytes at once
+ABORTED = "Sta13"  # after an abort, until the connection is closed
+MOST_DISCARDED = 65_536  # bytes of one read
 # Time for the peer to close the connection after an abort or a rejection (PS3.8 9.1.5).
 # It may continue to send in that time.
 ARTIM_S = 5.0
-DISCARD_PAUSE_S = 0.01  # after each piece, to save processor time
+DISCARD_PAUSE_S = 0.01  # after each of these reads, to save processor time
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
 
 
 def _allow_even_context_ids() -> None:
-    """Let a presentation context have any ID that a byte can hold.
+    """Let pynetdicom accept even presentation context IDs, in the whole process.
 
-    PS3.8 9.3.2.2 requires odd IDs. DCMTK and Orthanc accept even ones, and an ID has
-    the same meaning whether it is odd or even.
+    PS3.8 9.3.2.2 requires odd IDs, but DCMTK and Orthanc accept even ones.
     """
 
     def set_id(context: PresentationContext, number: int | None) -> None:
-        context._context_id = number  # noqa: SLF001 - its setter refuses even ones
+        context._context_id = number  # noqa: SLF001 - pynetdicom's setter refuses even IDs
 
     settable = PresentationContext.context_id.setter(set_id)  # type: ignore[attr-defined]
     PresentationContext.context_id = settable  # type: ignore[method-assign]
@@ -75,10 +74,12 @@ class UpperLayer(DULServiceProvider):
     """The upper layer of one association.
 
     Attributes:
-        abort_reason: Why the node aborts the association, such as data that the peer
-            sent or did not send in time; empty without such a reason.
-        on_abort: Called with the reason, in the thread that records it.
-        rejection: The peer's A-ASSOCIATE-RJ with the numbers that it sent.
+        abort_reason: Why the node aborts the association, as text; empty if no reason
+            was recorded.
+        on_abort: Called when `abort_reason` is recorded, in the same thread. The
+            argument is the reason.
+        rejection: The peer's A-ASSOCIATE-RJ with the values as received; None if there
+            is none.
     """
 
     def __init__(self, association: Association) -> None:
@@ -91,21 +92,25 @@ class UpperLayer(DULServiceProvider):
         self.rejection: A_ASSOCIATE_RJ | None = None
 
     def set_abort_reason(self, reason: str) -> None:
-        """Record why the node aborts the association. Only the first reason is kept."""
+        """Record why the node aborts the association, and call `on_abort`.
+
+        If a reason is already recorded, the method does nothing.
+        """
         if not self.abort_reason:
             self.abort_reason = reason
             self.on_abort(reason)
 
     def abort_because(self, reason: str) -> None:
-        """Abort the association because of something that the peer sent."""
+        """Abort the association because of invalid data, and record the reason."""
         self.set_abort_reason(reason)
         self.event_queue.put(INVALID_PDU)
 
     def _is_transport_event(self) -> bool:
-        """Return whether data has arrived.
+        """Process received data, and return whether there was any.
 
-        After an abort, data is discarded. pynetdicom would read PDUs and might wait for
-        the rest of one, although the association is over.
+        The result is also True if the connection has ended or is being closed. After
+        an abort, the data is discarded. pynetdicom would read it as PDUs, and might
+        wait for the rest of an incomplete PDU.
         """
         is_aborted = self.state_machine.current_state == ABORTED
         if is_aborted and self.socket and self.socket.socket and self.socket.ready:
@@ -149,14 +154,15 @@ class UpperLayer(DULServiceProvider):
 
 
 class _StateMachine(StateMachine):
-    """The state machine of PS3.8 table 9-10. Undefined events are dropped."""
+    """The state machine of PS3.8 table 9-10. Events without an action are dropped."""
 
     dul: Any
 
     def do_action(self, event: str) -> None:
         """Do the action of the table for an event in the current state.
 
-        If the action is an abort because of data from the peer, record the reason.
+        If the table has no action, the event is dropped. If the action is an abort
+        because of data from the peer, the reason is recorded.
         """
         action = TRANSITION_TABLE.get((event, self.current_state))
         if action is None:
@@ -171,7 +177,7 @@ class _StateMachine(StateMachine):
         super().do_action(event)
 
     def transition(self, state: str) -> None:
-        """Enter a state. At the end of data transfer, wake the thread that waits."""
+        """Enter a state. If data transfer ends, wake the thread that waits for data."""
         ends = self.current_state == DATA_TRANSFER != state
         super().transition(state)
         if ends:
@@ -180,10 +186,10 @@ class _StateMachine(StateMachine):
     def _drop(self, event: str) -> None:
         """Ignore an event that the current state does not allow.
 
-        If the event is a request of ours that comes too late, the request is removed
-        from its queue. Examples are a response to a peer that has aborted, or our
-        release request if the peer requested the release first. A thread that waits for
-        the peer's response to our release request is woken.
+        If the event is a request or response of the node, that message is removed from
+        its queue. It came too late: for example, the peer has already aborted, or has
+        requested the release first. If the message is a release request of the node,
+        the thread that waits for the response is woken.
         """
         if event not in OURS:
             return

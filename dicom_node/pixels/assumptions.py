@@ -26,7 +26,7 @@ US_OR_SS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 
 
 def attribute_assumptions(dataset: Dataset) -> tuple[str, ...]:
-    """Return sentences that say how attributes that violate the standard are read.
+    """Describe how the node reads display attributes that violate the standard.
 
     Args:
         dataset: The image as it was read, before its attributes are corrected.
@@ -58,7 +58,7 @@ def _odd_numbers(dataset: Dataset) -> Iterator[str]:
 
 
 def _useless_numbers(dataset: Dataset) -> Iterator[str]:
-    """Yield sentences about a Rescale Slope of 0 and window widths not above 0."""
+    """Yield sentences about a Rescale Slope of 0 and window widths of 0 or less."""
     if number(dataset, "RescaleSlope", 1) == 0:
         yield f"{attribute_label('RescaleSlope')} is 0; it is read as 1."
     if any(width <= 0 for width in usable(dataset, "WindowWidth")):

@@ -1,7 +1,7 @@
 """Decode a DICOM instance to the radiograph that a reader would see.
 
-The input may be damaged or malicious, so this code runs in the decoding child. It
-raises only the exceptions of `errors.py`, and their messages quote no patient data.
+The input may be damaged or malicious, so this code runs in the decoder. It raises
+only the exceptions of `errors.py`, and their messages quote no patient data.
 """
 
 import hashlib
@@ -83,11 +83,13 @@ class DecodeOptions:
     """Options for decoding instances.
 
     Attributes:
-        window: The number of the VOI window to use, from 1. If there are fewer windows,
+        window: The number of the window or VOI LUT to use, from 1. If there are fewer,
             the last one is used.
-        max_megapixels: Maximum size in megapixels. Larger images are not analyzed.
-        megapixels_in_time: Maximum size, in megapixels times samples per pixel, that
-            this call has the time to decode. None means no such limit.
+        max_megapixels: Maximum size in megapixels times samples per pixel. Larger
+            images are not analyzed.
+        megapixels_in_time: Maximum size in the same unit, as far as the time limit of
+            this call allows. For larger images, `decode_file` raises TakesLongError.
+            None means no such limit.
     """
 
     window: int
@@ -101,11 +103,12 @@ class DecodedInstance:
 
     Attributes:
         radiograph: The image as displayed.
-        picture_digest: SHA-256 over shape and bytes of the displayed pixels, hex. It is
-            the same for instances that are the same image to the model and to a reader.
-        identity_digest: SHA-256 over the patient, the study and the other attributes
-            that results state about the source, hex. It shows that these changed,
-            without revealing them.
+        picture_digest: Hexadecimal SHA-256 of the shape and the bytes of the displayed
+            pixels. If two instances have the same digest, they look the same to the
+            model and to a reader.
+        identity_digest: Hexadecimal SHA-256 of the patient, the study and the other
+            attributes in IDENTITY. It shows whether an attribute changed, but not the
+            values.
     """
 
     radiograph: Radiograph
@@ -121,7 +124,7 @@ def decode_file(
     Raises:
         NotAnalyzedError: The model must not be applied to the image; the error says
             why.
-        TakesLongError: The image is larger than `megapixels_in_time`.
+        TakesLongError: The image is larger than `options.megapixels_in_time`.
         AnalysisError: The file is not DICOM, or it is broken.
     """
     with reading_dicom():
@@ -135,7 +138,10 @@ def decode_file(
 
 
 def _check_time(dataset: Dataset, megapixels: float | None) -> None:
-    """Raise TakesLongError if an image is larger than `megapixels_in_time`."""
+    """Raise TakesLongError if an image has more than `megapixels`; None is no limit.
+
+    The size of an image is Rows x Columns x Samples per Pixel.
+    """
     names = "Rows", "Columns", "SamplesPerPixel"
     samples = math.prod(number(dataset, each, 1) for each in names)
     if megapixels is not None and samples > megapixels * 1e6:
@@ -146,10 +152,11 @@ def _check_time(dataset: Dataset, megapixels: float | None) -> None:
 
 
 def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
-    """Decode the only frame of a radiograph and display it as its attributes ask.
+    """Decode the only frame of a radiograph to gray levels, as its attributes specify.
 
     Args:
-        dataset: The instance, with File Meta Information.
+        dataset: The instance, with File Meta Information. The Image Pixel Module is
+            completed in the dataset itself.
         options: The window and the maximum size.
 
     Raises:
@@ -179,10 +186,10 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
 def to_display_image(
     dataset: Dataset, stored: NDArray[Any], window: int | Window
 ) -> DisplayImage:
-    """Display a gray or color image as its attributes ask.
+    """Convert a gray or color image to gray levels, as its attributes specify.
 
     Args:
-        dataset: The image's attributes; its Image Pixel Module is complete.
+        dataset: The image's attributes, with a complete Image Pixel Module.
         stored: Stored values as `decode_pixels` returns them.
         window: See `apply_display_pipeline`.
     """
@@ -207,11 +214,12 @@ def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
 def _palette(dataset: Dataset) -> Dataset:
     """Return a copy of the dataset with valid palette descriptors.
 
-    The first mapped value is signed if pixels are signed (PS3.3 C.7.6.3.1.5). The VR
-    that it was written with is ignored.
+    The second number of a descriptor is read as signed if the pixels are signed (PS3.3
+    C.7.6.3.1.5). The VR of the descriptor is ignored.
 
     Raises:
-        AnalysisError: A descriptor is not three numbers, or segments expand too far.
+        AnalysisError: A descriptor is not three numbers, or `_check_segments` refuses
+            the segments of a palette.
     """
     described = Dataset()
     described.update(dataset)
@@ -236,10 +244,16 @@ def _palette(dataset: Dataset) -> Dataset:
 
 
 def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
-    """Check that the segments of a palette do not expand beyond a palette's size.
+    """Check that the segments of a palette do not expand to too many entries.
 
     A linear segment of three words may expand to 65,535 entries (PS3.3 C.7.9.2), and an
-    indirect one repeats others. pydicom expands them one entry at a time.
+    indirect segment repeats other segments. pydicom expands segments slowly, one entry
+    at a time.
+
+    Args:
+        dataset: The image.
+        keyword: The keyword of the segmented palette data, which may be absent.
+        bits: The bits of an entry, from the descriptor of the palette.
 
     Raises:
         AnalysisError: The segments expand to more than 65,536 entries, or one is
@@ -275,10 +289,11 @@ def picture_digest(radiograph: Radiograph) -> str:
 
 
 def _digest(dataset: Dataset) -> str:
-    """Return `DecodedInstance.identity_digest`, independent of the character set.
+    """Return `DecodedInstance.identity_digest`.
 
-    The values are hashed as text. Bytes that are not text of the character set are
-    hashed as well, because the text has the same character in place of all of them.
+    The values are hashed as decoded text, so their character set has no influence. If a
+    value contains bytes that are invalid in its character set, the raw value is hashed,
+    too: the decoded text has the same replacement character for each invalid byte.
     """
     digest = hashlib.sha256()
     for keyword in IDENTITY:

@@ -85,16 +85,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DisplayImage:
-    """A displayed image, and how its display values were chosen.
+    """An image as gray levels, with the gray scale that was used.
 
     Attributes:
         gray: Gray levels, (rows, columns), dense tissue bright.
-        span: The modality values shown as the two ends of the scale, if the node chose
-            them: the image has no VOI, its VOI keeps too little structure, or the image
-            is For Processing. None if a VOI was used.
-        ends: The modality values at the two ends of the scale: those of `span` or of
-            the window of a user. If a VOI of the image was used, these are the smallest
-            and largest values between black and white. (0, 255) for color.
+        span: The modality values at the two ends of the gray scale, if the node chose
+            them. The node does so if the image has no VOI, if its VOI hides too much of
+            the image (see LEAST_STRUCTURE), or if the image is For Processing. None if
+            a VOI or the window of a user was used, and for color images.
+        ends: The modality values at the two ends of the gray scale: `span`, or the ends
+            of the window of a user. If a VOI of the image was used, the smallest and
+            the largest value that is neither black nor white. (0, 255) for color.
         assumptions: Sentences that say how invalid attributes were interpreted.
     """
 
@@ -107,19 +108,19 @@ class DisplayImage:
 def apply_display_pipeline(
     dataset: Dataset, pixels: NDArray[Any], window: int | Window
 ) -> DisplayImage:
-    """Render a monochrome image as its attributes ask.
+    """Convert a monochrome image to gray levels, as its attributes specify.
 
     Args:
         dataset: The image's attributes.
         pixels: Stored values as `decode_pixels` returns them, of 8 or 16 bits.
-        window: The number of the VOI window or table to use, from 1; or a window chosen
+        window: The number of the window or VOI LUT to use, from 1; or a window chosen
             by a user, which is used without a check.
 
     Returns:
-        The image. If its own VOI keeps less than LEAST_STRUCTURE of the structure that
-        a percentile display shows, the image is displayed through percentiles, as if it
-        had no VOI. A display that a reader would correct by hand must not reach the
-        model as a black image.
+        The image. If it has no usable VOI, or if its VOI hides too much of it, the node
+        chooses the gray scale: see `_range`. `structure_kept` and LEAST_STRUCTURE
+        define what is too much. Without this check, the model could receive a black
+        image, although a reader would simply change the window.
     """
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
     modality = modality_values(dataset, pixels.itemsize)
@@ -162,13 +163,17 @@ def _fault(
     gray: Gray,
     tables: tuple[Values, Values],
 ) -> str:
-    """Describe the fault of a display through the image's own VOI; empty if none.
+    """Check whether the image's own VOI hides too much of the image.
 
     Args:
         dataset: The image's attributes.
-        patterns: The bit patterns of its pixels.
-        gray: The displayed gray levels of these pixels.
+        patterns: The bit patterns of the pixels.
+        gray: The gray levels of the pixels through the VOI.
         tables: The display value in [0, 1] and the modality value of each pattern.
+
+    Returns:
+        Empty if it does not; otherwise the rest of a sentence that begins with "The
+        image".
     """
     instead = "it is displayed as if it had neither."
     if gray.min() == gray.max() and patterns.min() < patterns.max():
@@ -243,7 +248,14 @@ def _assumptions(
 def _descriptor_assumptions(
     dataset: Dataset, keyword: str, index: int, table: LookUpTable
 ) -> Iterator[str]:
-    """Yield a sentence for each descriptor value of a table that was not used."""
+    """Yield a sentence for each number of LUT Descriptor that the node does not use.
+
+    Args:
+        dataset: The image's attributes.
+        keyword: The keyword of the sequence that contains the table.
+        index: The index of the table's item in the sequence, from 0.
+        table: The table as the node uses it.
+    """
     descriptor = numbers(items(dataset, keyword)[index], "LUTDescriptor")
     is_display = keyword == "VOILUTSequence"
     for name, found, used in (
@@ -263,7 +275,7 @@ def _descriptor_assumptions(
 
 
 def _apply_table(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
-    """Look up each pixel in the table, inverted if the image is MONOCHROME1."""
+    """Look up the gray level of each pixel; invert it if the image is MONOCHROME1."""
     table = 255 - table if is_inverted(dataset) else table
     # cv2.LUT takes a seventh of the time of NumPy's indexing, which converts each index
     # to eight bytes.
@@ -271,20 +283,20 @@ def _apply_table(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
 
 
 def stored_pixel_values(dataset: Dataset, itemsize: int) -> Values:
-    """Return the stored value of each bit pattern of `itemsize` bytes."""
+    """Return the stored value of each bit pattern of `itemsize` bytes, in order."""
     width = 8 * itemsize
     stored = min(max(int(number(dataset, "BitsStored", width)), 1), width)
     signed = _is_signed(dataset)
     if not signed and UID(dataset.file_meta.TransferSyntaxUID) in LOSSY_DECODERS:
-        # Lossy codecs overshoot: the bits that they set above Bits Stored belong to the
-        # value and are not an overlay.
+        # Lossy codecs may return values that need more than Bits Stored. The higher
+        # bits then belong to the value and are not an overlay.
         return np.clip(np.arange(2**width, dtype=np.float64), 0, 2**stored - 1)
     high_bit = int(number(dataset, "HighBit", stored - 1))
     return stored_values(width, stored, high_bit, signed=signed)
 
 
 def modality_values(dataset: Dataset, itemsize: int) -> Values:
-    """Return the modality value of each pattern that a pixel can hold (PS3.3 C.11.1).
+    """Return the modality value of each bit pattern of a pixel (PS3.3 C.11.1).
 
     Args:
         dataset: The image's attributes.
@@ -311,13 +323,14 @@ def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] 
 
 
 def _logarithm(dataset: Dataset, values: Values) -> Values:
-    """Convert values that are linear to X-ray intensity to the scale of film.
+    """Convert values that are proportional to X-ray intensity to a logarithmic scale.
 
-    The order of the values does not change, so polarity is not affected.
+    Film has this scale, too. The order of the values does not change, so the polarity
+    is not affected.
 
     Source:
-        PS3.3 C.8.11.3.1.2: with sign 1 larger values mean more intensity, with -1 less.
-        If the sign is absent, the values that are shown dark are taken as more
+        PS3.3 C.8.11.3.1.2: if the sign is 1, larger values mean more intensity; if it
+        is -1, less. If the sign is absent, the node assumes that dark pixels had more
         intensity.
     """
     default = 1 if is_inverted(dataset) else -1
@@ -327,7 +340,7 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
 
 
 def _ends(values: Values, levels: Values, window: int | Window) -> tuple[float, float]:
-    """Return `DisplayImage.ends` of a display through a VOI."""
+    """Return `DisplayImage.ends` for an image that is shown through a VOI."""
     if isinstance(window, Window):
         half = window.width / 2
         return window.center - half, window.center + half
@@ -339,7 +352,11 @@ def _ends(values: Values, levels: Values, window: int | Window) -> tuple[float, 
 def _display(
     dataset: Dataset, values: Values, window: int | Window
 ) -> LookUpTable | Window | None:
-    """Return the chosen VOI LUT, else the chosen window; None if there is neither."""
+    """Return the VOI to use, or None.
+
+    This is the window of a user, else the VOI LUT with the number `window`, else the
+    window with this number. The VOI of a For Processing image is not used.
+    """
     if isinstance(window, Window):
         return window
     if is_for_processing(dataset):
@@ -384,7 +401,7 @@ def _chosen(found: list[tuple[int, T]], requested: int) -> tuple[int, T] | None:
     """Return the requested item.
 
     If it is absent or unusable, return the last usable item before it, else the first
-    one.
+    usable item; None if there is no usable item.
 
     Args:
         found: The usable items, each with its index among all items, from 0.
@@ -395,7 +412,7 @@ def _chosen(found: list[tuple[int, T]], requested: int) -> tuple[int, T] | None:
 
 
 def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
-    """Yield each window with two usable numbers, and its index, from 0."""
+    """Yield the index, from 0, and the window for each usable center and width."""
     name = code(dataset, "VOILUTFunction").replace(" ", "_")
     is_known = name in VoiLutFunction.__members__
     function = VoiLutFunction(name) if is_known else VoiLutFunction.LINEAR
@@ -408,7 +425,7 @@ def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
 def _tables(
     dataset: Dataset, keyword: str, values: Values
 ) -> Iterator[tuple[int, LookUpTable]]:
-    """Yield each table of a sequence that has entries, and the index of its item.
+    """Yield the index of the item, from 0, and the table for each table with entries.
 
     Args:
         dataset: The image's attributes.
@@ -429,9 +446,14 @@ def _tables(
 def _first_value(written: float, count: int, values: Values) -> int:
     """Return the input value of the first entry of a table.
 
-    The value is signed if the looked-up values are signed (PS3.3 C.11.1.1.1,
-    C.11.2.1.1). The VR that it was written with is ignored. If the table then covers
-    none of these values, the other signedness is used.
+    The written number is read as signed if any of `values` is negative (PS3.3
+    C.11.1.1.1, C.11.2.1.1). Its VR is ignored. If the table would then contain none of
+    `values`, the number is read with the other signedness.
+
+    Args:
+        written: The second number of LUT Descriptor (0028,3002).
+        count: The number of entries.
+        values: Every value that may be looked up.
     """
     is_signed = bool(values.min() < 0)
     for signed in (is_signed, not is_signed):
@@ -442,7 +464,7 @@ def _first_value(written: float, count: int, values: Values) -> int:
 
 
 def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
-    """Read LUT Data (0028,3006): 16 bits an entry, or 8 if the data are only that long.
+    """Read LUT Data (0028,3006): 16 bits per entry, or 8 if the data are half as long.
 
     Args:
         dataset: The dataset that contains the item.
@@ -485,7 +507,11 @@ def _read_words(
 def _range(
     dataset: Dataset, patterns: NDArray[Any], values: Values
 ) -> tuple[float, float]:
-    """Return the values shown black and white if the image's VOI is not used."""
+    """Return the two ends of the gray scale if the image's VOI is not used.
+
+    For images of at most PLAIN_BITS bits, these are the extremes of `values`, else
+    percentiles of the values of the pixels.
+    """
     bits = number(dataset, "BitsStored", 8 * patterns.itemsize)
     if bits <= PLAIN_BITS and not is_for_processing(dataset):
         return float(values.min()), float(values.max())
@@ -495,11 +521,12 @@ def _range(
 
 
 def _padded(dataset: Dataset, patterns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Mark pixel padding, from Pixel Padding Value to Range Limit (PS3.3 C.7.5.1.1.2).
+    """Return a mask of the pixels that are padding (PS3.3 C.7.5.1.1.2).
 
-    The two attributes are read with the signedness of the pixels. The VRs that they
-    were written with are ignored. A Pixel Padding Value that needs more than Bits
-    Stored is compared with whole words.
+    These are the pixels from Pixel Padding Value to Pixel Padding Range Limit. The two
+    attributes are read with the signedness of the pixels; their VRs are ignored. If
+    Pixel Padding Value needs more bits than Bits Stored, it is compared with all bits
+    of a pixel.
     """
     signed = _is_signed(dataset)
     ends = [

@@ -77,7 +77,12 @@ def sides(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
 def made_square(
     pixels: NDArray[np.uint8], shape: PixelShape, max_megapixels: int
 ) -> NDArray[np.uint8]:
-    """Stretch an image along its coarser side until its pixels are square.
+    """Enlarge an image along the longer side of its pixels, to make these square.
+
+    Args:
+        pixels: Gray levels, (rows, columns).
+        shape: The shape of a pixel. If it is nearly square, `pixels` are returned.
+        max_megapixels: Maximum size of the result in megapixels.
 
     Raises:
         NotAnalyzedError: The result would be larger than `max_megapixels`.

@@ -2,7 +2,7 @@
 
 Unlike `pixels/decode.py`, this module does not screen the instance, because people also
 view images that were not analyzed. Like all code that reads a sender's bytes, it runs
-in a decoding child.
+in the decoder.
 """
 
 import itertools
@@ -39,8 +39,8 @@ class View:
     """A radiograph as a person views it.
 
     Attributes:
-        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. It is
-            the image that the model saw, except for the window.
+        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. Only
+            the window may differ from the image that the model analyzes.
         ends: The modality values shown as black and as white. The first is the larger
             one if the source is MONOCHROME1.
     """
@@ -72,12 +72,12 @@ class Attribute:
 def view_file(
     path: Path, window: int | tuple[float, float], max_megapixels: int
 ) -> View:
-    """Decode the first frame of an instance and display it.
+    """Decode the first frame of an instance to gray levels, through a window.
 
     Args:
         path: The file.
-        window: The number of one of its own windows, from 1; or the modality values for
-            the two ends of the gray scale.
+        window: The number of one of the windows or VOI LUTs in the file, from 1; or the
+            modality values for the two ends of the gray scale, the lower one first.
         max_megapixels: Maximum size in megapixels times samples per pixel.
 
     Raises:
@@ -98,7 +98,12 @@ def view_file(
 def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
     """List the first MOST_ATTRIBUTES attributes of an instance, by tag.
 
-    A sequence is followed by the attributes of its items.
+    After a sequence, the list contains the attributes of the items of the sequence.
+
+    Args:
+        path: The file.
+        max_megapixels: Maximum size in megapixels, from which the maximum size of a
+            deflated dataset after inflation is computed.
 
     Raises:
         AnalysisError: The instance cannot be read.
@@ -156,7 +161,7 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
 def _value_text(element: DataElement) -> str:
     """Return a value as printable text, cut to LONGEST_VALUE characters and "…".
 
-    For bytes, return their number.
+    For bytes, return only their number.
     """
     value = element.value
     if element.VR in BULK or isinstance(value, bytes):

@@ -41,7 +41,7 @@ RADIOGRAPHS = (
     XRayAngiographicImageStorage,
     SecondaryCaptureImageStorage,
 )
-"""SOP Classes of projection X-ray images, and of captures, which may be one."""
+"""SOP Classes of projection X-ray images. A Secondary Capture may be one, too."""
 
 CAPTURED_MODALITIES = ("CR", "DX", "RG")
 """Modality (0008,0060) values of a Secondary Capture that is a radiograph.
@@ -53,19 +53,20 @@ These are digitized films, and images of equipment that supports no other class.
 # scheme 99IHE instead.
 PROCESSING_EQUIPMENT = ("109102", "DCM")
 PROCESSING_ALGORITHM_SCHEME = "99IHE"
-# highdicom writes such an item into every object that is made with it, by an AI or not.
+# highdicom writes an item with this model name into every object, made by an AI or not.
 LIBRARY_MODEL_NAME = "highdicom"
 
 
 @dataclass(frozen=True, slots=True)
 class ScreeningRules:
-    """Requirements for an instance besides being a radiograph.
+    """Requirements that a radiograph must meet to be analyzed.
 
     Attributes:
-        max_study_age_days: Older studies are not analyzed; 0 means no limit.
+        max_study_age_days: Maximum age of a study in days; 0 means no limit. Images of
+            older studies are not analyzed.
         body_parts: Values of Body Part Examined (0018,0015) that the model supports;
             empty means any. An image without this attribute is analyzed.
-        today: The day at which the age of a study is computed.
+        today: The date on which the age of a study is computed.
     """
 
     max_study_age_days: int
@@ -103,7 +104,7 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
 def is_capture(sop_class_uid: str) -> bool:
     """Return whether a SOP Class is Secondary Capture or not one of RADIOGRAPHS.
 
-    Results have such SOP Classes.
+    All results of the node have one of these SOP Classes.
     """
     return (
         sop_class_uid not in RADIOGRAPHS
@@ -166,7 +167,7 @@ def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
     The evidence is a model name, or Image Type together with a UID. An archive may
     change the UIDs, and de-identification removes Contributing Equipment (PS3.15 table
     E.1-1), so either is sufficient. The form of a UID alone is not evidence, because
-    one in 64 random UUID-like numbers has it.
+    one in 64 random UIDs under 2.25 has the same form.
     """
     models = [
         text(dataset, "ManufacturerModelName"),
@@ -189,11 +190,11 @@ def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
 
 
 def _made_by_ai(dataset: Dataset) -> Iterator[Exclusion]:
-    """Detect a capture of other processing by Contributing Equipment (C.12.1.1.5).
+    """Detect a Secondary Capture that another AI or other image processing made.
 
-    This does not apply to an image from a modality, because workstations and noise
-    filters also call themselves processing equipment. DERIVED in Image Type is not
-    evidence.
+    The evidence is Contributing Equipment (PS3.3 C.12.1.1.5). Other SOP Classes are not
+    checked, because workstations and noise filters also call themselves processing
+    equipment. DERIVED in Image Type is not evidence.
     """
     if text(dataset, "SOPClassUID") != SecondaryCaptureImageStorage:
         return
@@ -258,9 +259,11 @@ def _unsupported_image(dataset: Dataset, max_megapixels: int) -> Iterator[Exclus
 
 
 def _invalid_uids(dataset: Dataset) -> Iterator[Exclusion]:
-    """Yield a reason for each UID that cannot identify anything (PS3.5 9.1).
+    """Yield an exclusion for an absent Study Instance UID and for each invalid UID.
 
-    UIDs that break another rule of 9.1 are used unchanged: see dataset/attributes.py.
+    Invalid means here that a value does not match UID_PATTERN. If a UID breaks only
+    another rule of PS3.5 9.1, it is used unchanged: see `uid_fault` in
+    dataset/attributes.py.
     """
     if not text(dataset, "StudyInstanceUID"):
         yield Exclusion(
@@ -327,6 +330,6 @@ def _age_days(dataset: Dataset, today: date) -> int | None:
 
 
 def _is_supported(body_part: str, body_parts: tuple[str, ...]) -> bool:
-    """Return whether a body part is supported, also with added words: ELBOW LT."""
+    """Return whether a body part is supported; other words may be added (ELBOW LT)."""
     known = {part.upper() for part in body_parts}
     return body_part in known or not known.isdisjoint(re.split(r"[ _]", body_part))

@@ -1,11 +1,11 @@
-"""From modality values to display values: windows and look-up tables (PS3.3 C.11).
+"""Windows and look-up tables, which map values to display values (PS3.3 C.11).
 
-A valid display may be useless: a window that is far too wide, or that lies beside the
-data, hides nearly the whole image. `structure_kept` measures that.
+A window may be valid, but useless: if it is far too wide, or lies beside the data, it
+hides nearly the whole image. `structure_kept` measures how much remains visible.
 
-All functions take and return arrays. None needs a Dataset, which makes them easy to
-test. `pixels/grayscale.py` reads the attributes and applies these functions in the
-order of the standard.
+The functions take arrays and numbers, but no Dataset, so they are easy to test.
+`pixels/grayscale.py` reads the attributes and applies these functions in the order of
+the standard.
 """
 
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class Window:
         x: Values = np.asarray(values, np.float64)
         center, width = self.center, self.width
         if self.function is VoiLutFunction.SIGMOID:
-            # Beyond 700 the exponential overflows, long after the curve is flat.
+            # The exponential overflows above 700. The curve is flat long before that.
             steepness = np.clip(-4 * (x - center) / width, -700, 700)
             return np.asarray(1 / (1 + np.exp(steepness)), np.float64)
         if self.function is VoiLutFunction.LINEAR and width >= 1:
@@ -120,8 +120,9 @@ def entry_bits(entries: NDArray[np.uint16]) -> int:
 
     This is the bit length of the largest entry, but at least FEWEST_ENTRY_BITS, as
     DCMTK determines it (`+Mv`). The third value of LUT Descriptor (0028,3002) is not
-    used: equipment writes the 16 bits of the storage there, or less than the entries
-    need. The largest entry is therefore at least half of white, if it is 128 or more.
+    used: equipment writes the 16 bits of the storage there, or fewer bits than the
+    entries need. If the largest entry is 128 or more, it is therefore at least half of
+    white.
     """
     return max(int(entries.max()).bit_length(), FEWEST_ENTRY_BITS)
 
@@ -133,11 +134,12 @@ def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Va
         width: Bits of a pixel in memory: 8 or 16.
         stored: Bits Stored (0028,0101), 1 to `width`.
         high_bit: High Bit (0028,0102); an impossible one is read as Bits Stored - 1.
-        signed: Pixel Representation (0028,0103): two's complement.
+        signed: Whether the values are in two's complement, by Pixel Representation
+            (0028,0103).
 
     Returns:
-        (2 ** width,), indexed by pattern. Bits outside the stored ones are ignored:
-        they held overlays in older versions of the standard.
+        (2 ** width,), indexed by pattern. Bits outside the stored ones are ignored,
+        because older versions of the standard allowed overlays there.
     """
     shift = high_bit + 1 - stored
     shift = shift if 0 <= shift <= width - stored else 0
@@ -148,18 +150,19 @@ def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Va
 
 
 def structure_kept(own: Values, reference: Values) -> float:
-    """Return the share of the structure of an image that a display keeps.
+    """Return the share of the structure of an image that remains in `own`.
 
-    The structure consists of the steps between neighboring pixels in a reference
-    display. A step is kept if its height in the display is at least LEAST_SHARE of its
-    height in the reference display.
+    The structure consists of the steps between neighboring pixels in `reference`. A
+    step is kept if its height in `own` is at least LEAST_SHARE of its height in
+    `reference`. The weight of a step is the square of its height in `reference`;
+    heights above LARGEST_STEP count as LARGEST_STEP.
 
     Args:
         own: Display values in [0, 1], (rows, columns); NaN for pixels that are ignored.
-        reference: The same pixels through the reference display.
+        reference: Display values of the same pixels, as if the image had no VOI.
 
     Returns:
-        The share that is kept, in [0, 1]; 1 if there is no structure.
+        The weighted share of steps that are kept, in [0, 1]; 1 if there are no steps.
     """
     kept = total = 0.0
     for axis in (0, 1):

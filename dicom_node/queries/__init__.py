@@ -1,1 +1,1 @@
-"""Reads the journal: worklist, details, failures, activity. Never writes."""
+"""Queries that read the journal and never change it."""

@@ -1,8 +1,8 @@
-"""Statistics of a period: throughput, turnaround and the scores of the model.
+"""Statistics of a period: throughput, turnaround and the probabilities of results.
 
-They are counted from the journal's rows. Totals since the installation are in
-metrics/counters.py. Drift shows first as a shift of the scores, or of the share that is
-not analyzed.
+They are computed from the rows of the journal. Totals since the installation are in
+metrics/counters.py. The first signs of drift are a shift of the probabilities, or a
+change of the share of instances that are not analyzed.
 """
 
 from collections import Counter
@@ -15,22 +15,22 @@ from dicom_node.storage.database import reading
 from dicom_node.storage.tables import InstanceState, instance
 
 BINS = 20
-"""Number of bins of the score distribution, each 1/20 wide."""
+"""Number of bins of the distribution of probabilities, each 1/20 wide."""
 
 PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The instances received in a part of the period.
+    """The numbers of instances that were received in one part of a period.
 
     Attributes:
         start: Start of the interval, in seconds since 1970.
-        received: Number of instances received.
-        reported: Number with a fracture in the result, doubtful or definite.
-        negative: Number without a fracture in the result.
-        not_analyzed: Number not analyzed.
-        failed: Number of failures.
+        received: Number of all instances, including those without a result yet.
+        reported: Number of instances with a doubtful or definite fracture as result.
+        negative: Number of instances with a result without a fracture.
+        not_analyzed: Number of instances that were not analyzed.
+        failed: Number of instances without a result because of a failure.
     """
 
     start: float
@@ -49,8 +49,10 @@ class Figures:
         intervals: The parts of the period in order, all of the same length.
         scores: Number of results by probability, in BINS bins of equal width from 0 to
             1.
-        turnaround: Seconds from receipt until all destinations had the results of an
-            instance for the first time, by percentile; empty if nothing was delivered.
+        turnaround: Percentiles of the turnaround in seconds, by percent (PERCENTILES).
+            The turnaround is the time from the receipt of an instance until all
+            destinations have its results for the first time. Empty if nothing was
+            delivered.
     """
 
     intervals: Sequence[Interval]
@@ -61,18 +63,18 @@ class Figures:
 def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figures:
     """Compute the statistics of the instances received in a period.
 
-    Results of the node that came back are not counted.
+    Results of the node that were sent back to it are not counted.
 
     Args:
         engine: Engine of the journal.
-        since: Start, in seconds since 1970.
-        until: End (exclusive), after `since`.
-        parts: Number of intervals.
+        since: Start (inclusive), in seconds since 1970.
+        until: End (exclusive), in seconds since 1970; later than `since`.
+        parts: Number of intervals that the period is divided into.
     """
     length = (until - since) / parts
     c = instance.c
-    # Grouped by label: PostgreSQL treats an expression with parameters as a different
-    # one each time.
+    # The queries group by label: PostgreSQL does not recognize that an expression with
+    # parameters is the same in two clauses.
     index = sa.func.floor((c.received_at - since) / length)
     part = sa.cast(index, sa.Integer).label("part")
     score = sa.cast(sa.func.floor(c.probability * BINS), sa.Integer).label("score")
@@ -125,7 +127,7 @@ def _bins(rows: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return a percentile by the method of the nearest rank, at least 0.
+    """Return a percentile by the nearest-rank method, or 0 if it is negative.
 
     Args:
         ordered: The values in ascending order, at least one.

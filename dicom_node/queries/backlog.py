@@ -1,4 +1,4 @@
-"""Counts the work that waits, and its age, for a monitoring system.
+"""Reports unfinished and failed work, its age and outages, for a monitoring system.
 
 A monitoring system requests these numbers every few seconds. Each query uses an index
 over unfinished work, so its cost does not depend on the number of past instances.
@@ -33,8 +33,9 @@ class QueueDepth:
     Attributes:
         state: The state.
         count: Number of instances or deliveries.
-        since: Time when the oldest was received or requested, in seconds since 1970.
-        destination: Name of the destination, for deliveries.
+        since: Time when the oldest instance was received, or when the oldest delivery
+            was requested, in seconds since 1970.
+        destination: Name of the destination; empty for instances.
     """
 
     state: str
@@ -45,14 +46,16 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A peer to which all delivery attempts fail. Times are seconds since 1970.
+    """A period, up to now, in which all delivery attempts to a peer have failed.
+
+    All times are in seconds since 1970.
 
     Attributes:
-        peer: The destination, or one AE of it.
+        peer: Name of the peer: a destination, or one AE of a destination.
         since: Time of the first failed attempt.
         last_attempt: Time of the last failed attempt.
         reason: Why the last attempt failed. It may quote the peer.
-        next_attempt: Time of the next attempt; None if nothing is to be delivered.
+        next_attempt: Time of the next attempt; None if no attempt is scheduled.
     """
 
     peer: str
@@ -64,7 +67,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class LastFailure:
-    """The delivery that failed last and is not tried again.
+    """The last delivery that failed permanently.
 
     Attributes:
         at: Time of the failure, in seconds since 1970.
@@ -80,10 +83,11 @@ class DestinationState:
     """The results of the last delivery attempts to a destination.
 
     Attributes:
-        last_success: Time of the last successful delivery, in seconds since 1970.
-        last_failure: The last delivery that failed permanently, if none succeeded
-            since.
-        outages: The peers of the destination that fail.
+        last_success: Time of the last successful delivery, in seconds since 1970; None
+            if there is none.
+        last_failure: The last delivery that failed permanently; None if there is none,
+            or if a later delivery succeeded.
+        outages: The outages of the peers of the destination.
     """
 
     last_success: float | None
@@ -105,7 +109,11 @@ class DestinationState:
 
 
 def format_age(at: float) -> str:
-    """Return the age of a time in one unit, such as "12 s", "5 min", "3 h" or "2 d"."""
+    """Return the time since `at` in one unit, such as "12 s", "5 min", "3 h" or "2 d".
+
+    Args:
+        at: Time in seconds since 1970.
+    """
     seconds = max(time.time() - at, 0.0)
     units = ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h"))
     for most, length, unit in units:
@@ -115,9 +123,9 @@ def format_age(at: float) -> str:
 
 
 def instances(connection: sa.Connection) -> list[QueueDepth]:
-    """Count the instances that wait for analysis or delivery, or that failed.
+    """Count the unfinished and the failed instances in each state.
 
-    Their age is counted from their receipt.
+    The age of an instance is counted from its receipt.
     """
     query = (
         sa.select(
@@ -153,7 +161,7 @@ def _state(connection: sa.Connection, destination: str) -> DestinationState:
 def _last_end(
     connection: sa.Connection, destination: str, state: DeliveryState
 ) -> sa.Row[Any] | None:
-    """Return the delivery that ended last in a state."""
+    """Return the last delivery to a destination that ended in a state, or None."""
     query = delivery.select().where(
         delivery.c.destination == destination,
         delivery.c.state == state,
@@ -164,7 +172,7 @@ def _last_end(
 
 
 def _reason(connection: sa.Connection, failure: sa.Row[Any]) -> str:
-    """Return why the objects of a delivery failed, each reason once."""
+    """Return why the objects of a delivery failed, with each reason once."""
     query = sa.select(delivered_object.c.comment).distinct()
     query = query.where(
         of_delivery(delivered_object, failure.instance_id, failure.destination),
@@ -194,9 +202,9 @@ def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
 def deliveries(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> list[QueueDepth]:
-    """Count the deliveries that have not ended, and those that failed.
+    """Count the unfinished and the failed deliveries to each destination, by state.
 
-    Their age is counted from their request.
+    The age of a delivery is counted from its request.
 
     Args:
         connection: Connection in a transaction.

@@ -17,15 +17,15 @@ MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class CallerActivity:
-    """An AE that called from one address.
+    """The accepted or the rejected associations of one caller.
 
     Attributes:
-        ae_title: Its AE title; empty if it did not send one.
-        address: Its network address.
-        is_admitted: Whether its associations were accepted.
+        ae_title: AE title of the caller; empty if it did not send one.
+        address: Network address of the caller.
+        is_admitted: True for accepted associations, False for rejected ones.
         reason: Reason for the rejection; empty for accepted callers.
-        times: Number of associations or rejections in the last 30 days.
-        last: Time of the last one, in seconds since 1970.
+        times: Number of these associations in the last 30 days.
+        last: Time of the last of them, in seconds since 1970.
     """
 
     ae_title: str
@@ -78,7 +78,9 @@ def modalities(engine: sa.Engine) -> Sequence[sa.Row[Any]]:
     """Return how many instances of each modality each AE sent in the last 30 days.
 
     Returns:
-        Rows of `calling_ae_title`, `modality`, `times`, `last`.
+        Rows with the columns `calling_ae_title`, `modality`, `times` (the number of
+        instances) and `last` (the time when the last one was received, in seconds since
+        1970).
     """
     key = instance.c.calling_ae_title, instance.c.modality
     last = sa.func.max(instance.c.received_at).label("last")

@@ -1,4 +1,4 @@
-"""Reports which instances have changed since the last call, by the ids of events."""
+"""Reports which instances have new events in the journal since the last call."""
 
 import sqlalchemy as sa
 
@@ -7,16 +7,19 @@ from dicom_node.storage.tables import event
 
 MOST = 1000
 # PostgreSQL assigns an id when a row is written, not when it is committed. So an event
-# that a long transaction wrote becomes visible after events with higher ids. The feed
-# searches this many ids back.
+# that a long transaction wrote becomes visible after events with higher ids. Each call
+# of `poll` reads this many earlier ids again, to find such events.
 LATE = 200
 
 
 class ChangeFeed:
-    """Reads new events. Use it in one thread at a time."""
+    """Reads new events of the journal.
+
+    Only one thread at a time may use a feed.
+    """
 
     def __init__(self, engine: sa.Engine) -> None:
-        """Create a feed. It starts with events after the first `poll` call."""
+        """Create a feed of the events that are written after the first `poll` call."""
         self._engine = engine
         self._last: int | None = None
         self._seen: set[int] = set()
@@ -24,8 +27,9 @@ class ChangeFeed:
     def poll(self) -> list[str]:
         """Return the ids of the instances with new events since the last call.
 
-        Each id is listed once, in the order of the first event. The first call returns
-        an empty list. One call reads at most MOST events; the next call continues.
+        Each id is listed once, in the order of the first new event of each instance.
+        The first call returns an empty list. One call reads at most MOST events, and
+        the next call reads the following ones.
         """
         begin = 0 if self._last is None else self._last - LATE
         newest = sa.select(sa.func.max(event.c.id))

@@ -1,6 +1,6 @@
 """Lists failures, and work that waits after a failure, by destination and reason.
 
-Groups are useful because a hundred failures usually have one cause.
+The failures are grouped, because a hundred failures usually have one cause.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ class FailureReason:
 
     Attributes:
         reason: The reason, for a user. It may quote the peer.
-        objects: Kinds of result, such as "Secondary Capture".
+        objects: Labels of the kinds of result concerned, such as "Secondary Capture".
     """
 
     reason: str
@@ -39,16 +39,18 @@ class FailureReason:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Instances that failed in the same way.
+    """A group of analyses or deliveries that failed for the same reason.
 
     Attributes:
         destination: Name of the destination; empty if the analysis failed.
-        reason: All reasons of one delivery in one text. It may quote the peer.
+        reason: The reason of an analysis, or all reasons of a delivery in one text. It
+            may quote the peer.
         count: Number of instances.
         first: Time when the first of them was received, in seconds since 1970.
         last: Time when the last of them was received, in seconds since 1970.
-        waiting: Whether they are tried again automatically.
-        reasons: The reasons of a delivery, one by one. Empty for an analysis.
+        waiting: Whether the deliveries are tried again automatically.
+        reasons: Each reason of the deliveries, with the objects concerned; empty for
+            analyses.
     """
 
     destination: str
@@ -77,7 +79,7 @@ _Key = tuple[str, str, bool]  # destination, all reasons, whether it waits
 
 @dataclass(slots=True)
 class _Delivery:
-    """A delivery that failed or waits, with its kinds of result by reason."""
+    """A delivery that failed or waits, with the kinds of result for each reason."""
 
     failed: Failed
     received_at: float
@@ -92,8 +94,8 @@ class _Delivery:
 def grouped(engine: sa.Engine) -> list[Failures]:
     """Group failures, and work that waits after a failure; the largest group is first.
 
-    Failures that cannot be retried because the files were removed are omitted, unless a
-    destination lost an object after that.
+    Failures that cannot be retried because the files were removed are omitted. They are
+    listed only if a destination lost an object after the removal.
     """
     received = instance.c.received_at
     numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
@@ -125,12 +127,13 @@ def failed(
 
     Args:
         engine: Engine of the journal.
-        destination: Only deliveries to this destination; empty: only analyses; None:
+        destination: List only deliveries to this destination. An empty string lists
+            only analyses, and None lists both.
+        reason: List only the members of groups with this `Failures.reason`; None for
             all.
-        reason: Only those with this text, which is the reason of a group.
         limit: Maximum length of the list.
-        waiting: True: those that wait after a failure; False: those that failed; None:
-            both.
+        waiting: True for deliveries that wait after a failure, False for analyses and
+            deliveries that failed, None for both.
     """
     found: list[Failed] = []
     with reading(engine) as connection:

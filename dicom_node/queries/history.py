@@ -1,4 +1,4 @@
-"""Read queries of the journal: counts, recent instances and failures."""
+"""Reads counts, recent instances and failures from the journal."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,13 +19,20 @@ from dicom_node.storage.tables import (
 
 
 class History:
-    """Queries of the journal. They change nothing."""
+    """Read-only queries of the journal."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
     def counts(self, uid: str | None = None) -> dict[str, int]:
-        """Count the instances in each state: all of them, or those of one UID."""
+        """Return the number of instances in each state, by state.
+
+        Results of the node that came back are counted as `RETURNED`, not by their
+        state.
+
+        Args:
+            uid: Count only instances with this SOP Instance UID; None for all.
+        """
         returned = instance.c.returned.is_not(None)
         query = sa.select(instance.c.state, returned, sa.func.count())
         query = query.group_by(instance.c.state, returned)
@@ -39,14 +46,16 @@ class History:
         return dict(counts)
 
     def deliveries(self, uid: str | None = None) -> list[dict[str, Any]]:
-        """Count the deliveries of each destination in each state.
+        """Count the deliveries to each destination in each state.
 
         Args:
-            uid: Count only deliveries of instances with this SOP Instance UID.
+            uid: Count only deliveries of instances with this SOP Instance UID; None for
+                all.
 
         Returns:
-            Dictionaries with `destination`, `state`, `count`, and `oldest`: the time of
-            the oldest request, in seconds since 1970.
+            A dictionary for each destination and state, with the keys `destination`,
+            `state`, `count` and `oldest`. `oldest` is the time of the oldest request,
+            in seconds since 1970.
         """
         query = (
             sa.select(
@@ -78,7 +87,7 @@ class History:
             return connection.execute(query).all()
 
     def by_uid(self, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:
-        """Return the rows of all revisions of an instance, in their order."""
+        """Return the rows of all instances with a SOP Instance UID, by revision."""
         query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
         with reading(self._engine) as connection:
             return connection.execute(query.order_by(instance.c.revision)).all()
@@ -110,7 +119,10 @@ class History:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
     def waiting_deliveries(self) -> Sequence[tuple[str, str]]:
-        """Return (instance id, destination) of each delivery that waits for a retry."""
+        """Return (instance id, destination) of each delivery that waits for a retry.
+
+        Deliveries that wait for a Storage Commitment report are left out.
+        """
         query = sa.select(delivery.c.instance_id, delivery.c.destination)
         with reading(self._engine) as connection:
             rows = connection.execute(query.where(is_waiting()))

@@ -1,4 +1,4 @@
-"""Returns everything that the journal records about one instance."""
+"""Reads the row, results, deliveries and events of one instance from the journal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ class InstanceDetails:
     """One instance and its history.
 
     Attributes:
-        row: Its row, as in a worklist.
-        drawing: The drawing of its result; None if there is no result, or if its files
-            were removed.
-        results: Its result objects.
-        deliveries: The delivery to each destination, with its state.
-        objects: The delivery of each object, with its state.
-        events: Its events, oldest first.
+        row: Row of the instance, with the columns of a worklist.
+        drawing: The parts of the finding that the review page draws; None if there is
+            no result, or if the files of the instance were removed.
+        results: Rows of the result objects.
+        deliveries: Rows with the state of the delivery to each destination.
+        objects: Rows with the state of each object at each destination.
+        events: Rows of the events, the oldest first.
     """
 
     row: sa.Row[Any]

@@ -1,4 +1,4 @@
-"""The worklist: searches instances, sorts them and divides them into pages."""
+"""Searches and sorts the instances of the worklist, and divides them into pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,21 +46,24 @@ COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class SearchCriteria:
-    """The search criteria for instances. An empty or None value matches everything.
+    """The search criteria for instances.
+
+    An empty or None value matches all instances.
 
     Attributes:
-        text: Words of a name, an ID or an accession number, in any order, or a complete
-            UID. Parts of words match, too. Case and accents are ignored.
-        states: Any of these states. An instance is "analyzing" instead of "received"
-            once its analysis has begun. Results of the node that came back are
-            "returned". They are found only by this state, by their SOP Instance UID or
-            by id.
-        points: Any of these operating points that the result reached.
+        text: Words of the patient's name, the patient ID or the accession number, in
+            any order; or a complete UID. Parts of words match, too. Case and accents
+            are ignored.
+        states: The states of instances that match. An instance is "analyzing" instead
+            of "received" once its analysis has begun. Results of the node that came
+            back are "returned". They match only if `states` has this state, if `text`
+            is their SOP Instance UID, or if `ids` is not empty.
+        points: The operating points of results that match.
         since: Received at or after this time, in seconds since 1970.
         until: Received before this time, in seconds since 1970.
         sender: AE title of the sender.
         destination: Name of a destination; only instances with a delivery to it match.
-        ids: Only these instances.
+        ids: Ids of instances; only these instances match.
     """
 
     text: str = ""
@@ -75,7 +78,10 @@ class SearchCriteria:
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
-    """The order of a worklist. Instances without a value in the column come last."""
+    """The order of a worklist.
+
+    Instances without a value in the column `by` come last in both directions.
+    """
 
     by: Order = Order.RECEIVED
     descending: bool = True
@@ -86,8 +92,8 @@ class Page:
     """A part of a worklist.
 
     Attributes:
-        rows: Rows of instances, with `name`, `patient_id` and `accession_number` of the
-            patient, and the `seconds` from receipt to delivery.
+        rows: Rows of instances, with the columns `name`, `patient_id` and
+            `accession_number` of the patient, and `seconds`: the turnaround.
         total: Number of instances on all pages.
     """
 
@@ -104,7 +110,7 @@ class Worklist:
     def page(
         self, criteria: SearchCriteria, sorting: Sorting, *, number: int, size: int
     ) -> Page:
-        """Return one page.
+        """Return one page of the instances that match the criteria.
 
         Args:
             criteria: The search criteria.
@@ -115,8 +121,8 @@ class Worklist:
         conditions, order = _conditions(criteria), _order(sorting)
         is_named = criteria.text or sorting.by is Order.PATIENT
         source = NAMED_INSTANCE if is_named else instance
-        # Only the ids are sorted, and the other columns are read for one page of them.
-        # Whole rows would be many times as much data to sort.
+        # The subquery sorts all ids. The other columns are read only for the ids of one
+        # page, because it would take longer to sort whole rows.
         ids = sa.select(instance.c.id).select_from(source).where(*conditions)
         ids = ids.order_by(*order).limit(size).offset((number - 1) * size)
         query = _rows().where(instance.c.id.in_(ids)).order_by(*order)
@@ -138,7 +144,7 @@ class Worklist:
         return [row for row in rows if displayed_state(row) != RETURNED] or rows
 
     def senders(self) -> Sequence[str]:
-        """Return the AE titles that have sent instances, sorted."""
+        """Return the AE titles of all senders of instances, sorted."""
         query = sa.select(instance.c.calling_ae_title).distinct()
         with reading(self._engine) as connection:
             return sorted(connection.execute(query).scalars())
@@ -185,7 +191,12 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
 
 
 def displayed_state(row: sa.Row[Any]) -> str:
-    """Return the state of an instance as it is shown. The row is one of a worklist."""
+    """Return the state that the worklist shows for an instance.
+
+    Args:
+        row: Row of an instance, with at least the columns `returned`, `state` and
+            `attempts`.
+    """
     if row.returned:
         return RETURNED
     has_started = row.state == InstanceState.RECEIVED and row.attempts > 0
@@ -216,9 +227,11 @@ def _is_delivered_to(destination: str) -> sa.ColumnElement[bool]:
 
 
 def _named(text: str) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions that an instance has the UID, or all words, of a text.
+    """Return the conditions for instances that match a search text.
 
-    A text in the form of a UID also matches as a part of the patient data.
+    A text with the form of a UID matches if it is a UID of the instance, its study or
+    its series, or if the patient data contains the text. Any other text matches if the
+    patient data contains each of its words.
     """
     if "." in text and UID_PATTERN.fullmatch(text):
         c = instance.c

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Run a receiver until SIGTERM or SIGINT. See `run` for open associations."""
+    """Run a receiver until SIGTERM or SIGINT; see `run` for what happens then."""
     parser = role_parser("receiver", __doc__)
     add_options(parser)
     arguments = parser.parse_args()
@@ -83,7 +83,8 @@ def _instance_recorder(
 ) -> Accept:
     """Return a function that records an instance and wakes the worker.
 
-    The function removes the file of an instance that is stored already.
+    The function records the instance in the journal and in the audit trail. If the same
+    bytes are already stored, it removes the new file.
     """
 
     def accept(instance: ReceivedInstance) -> None:
@@ -120,10 +121,10 @@ def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
     on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> None:
-    """Serve until a signal stops the process, then wait for open associations.
+    """Serve until `stop` is set, then wait for open associations to end.
 
-    Associations that are still open after DRAIN_S are aborted. See `start_receiver` for
-    the arguments.
+    A signal sets `stop`. Associations that are still open DRAIN_S later are aborted.
+    See `start_receiver` for the other arguments.
     """
     allow_many_threads()
     remove_partial_files(spool)

@@ -1,10 +1,10 @@
 """Decides whether a caller may open an association (PS3.8 9.3.4).
 
-Associations are counted at their negotiation, not when a socket opens. They are counted
-over all receiver processes of a machine together: see receiver/association_slots.py.
-Anybody can invent AE titles, so each network address also has a limit for all its
-titles together. Some associations are reserved for callers that are listed with a
-network, so that unknown callers and spoofed titles cannot use all of them.
+An association counts from its negotiation, not from the opening of its socket. The
+limits apply to all receiver processes of a machine together: see
+receiver/association_slots.py. Anybody can invent AE titles, so each network address
+also has a limit for all its titles together. Some associations are reserved for callers
+that the settings list with a network. Callers with other titles cannot use these.
 """
 
 from collections.abc import Sequence
@@ -72,9 +72,9 @@ class Admission:
             return self._acquire_slot(caller)
 
     def _acquire_slot(self, caller: bytes) -> AssociationSlot | Rejection:
-        """Return a slot for a caller, or the limit that has been reached.
+        """Return a slot for a caller, or the rejection if a limit has been reached.
 
-        Call it inside the lock of the slots.
+        Call this inside the lock of the slots.
         """
         settings, callers = self._settings, self._slots.callers()
         per_caller = settings.max_associations_per_caller
@@ -93,8 +93,8 @@ class Admission:
         """Return the number of slots that are reserved for callers other than this one.
 
         A slot is reserved for each title that is listed only with networks and has no
-        open association, up to `reserved_associations`. The result is 0 for a caller
-        with such a title.
+        open association, up to `reserved_associations`. At least one slot is never
+        reserved. For a caller with such a title, the result is 0.
         """
         absent = self._reserved_titles - {title_of(each) for each in callers}
         if title_of(caller) in absent:
@@ -104,15 +104,18 @@ class Admission:
 
 
 def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
-    """Return whether allowed_callers permits an AE title to call from an address."""
+    """Return whether allowed_callers permits an AE title to call from an address.
+
+    If allowed_callers is empty, every caller is permitted.
+    """
     return _is_listed(settings, ae_title, parse_address(address))
 
 
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
     """Return the networks that an AE title is listed with in allowed_callers.
 
-    They explain why a listed caller is rejected: it called from another network. The
-    list is empty if no entry of the title has a network.
+    They are logged if a listed caller is rejected because it called from another
+    network. The result is empty if no entry of the title has a network.
     """
     same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
     return [str(each.network) for each in same if each.network is not None]
@@ -122,8 +125,8 @@ def open_to_anyone(settings: Settings) -> list[str]:
     """Return a warning if anybody who can reach the receiver may send to it.
 
     Returns:
-        One warning. The list is empty if the receiver listens on loopback, if callers
-        are listed, or if each caller must present a certificate.
+        A list with the warning. It is empty if the receiver listens on loopback, if
+        callers are listed, or if each caller must present a certificate.
     """
     receiver, tls = settings.receiver, settings.tls
     known_by_certificate = tls.only and tls.client_authorities is not None

@@ -2,9 +2,9 @@
 
 pynetdicom accepts a PDU of any size, reads it in pieces of 4 kB, and waits for the rest
 of it without a limit. This module limits the size of a PDU and the time to receive it.
-It aborts an association on which no instance has been stored for too long; an
+It aborts an association if no instance has been stored on it for too long; an
 occasional C-ECHO does not prevent that. The resources of an association are released
-when its thread ends for any reason. receiver/dimse.py stores the datasets.
+when its thread ends, even after an error. receiver/dimse.py stores the datasets.
 """
 
 import logging
@@ -52,11 +52,11 @@ from dicom_node.storage.spool import Spool
 logger = logging.getLogger(__name__)
 
 # The maximum length that we announce to senders. pynetdicom proposes 16 kB, and DCMTK
-# sends at most 128 kB. With 16 associations, 128 kB needs half the CPU time that 32 kB
-# needs, and 4 MB more memory.
+# sends at most 128 kB. With 16 associations, a maximum of 128 kB takes half the CPU
+# time of 32 kB, and 4 MB more memory.
 MAXIMUM_PDU = 131_072
-# Some peers exceed that length. A PDU that is longer than this ends the association,
-# because it could exhaust our memory.
+# Some peers exceed that length. A PDU of more than LONGEST_PDU bytes ends the
+# association, because it could exhaust the memory.
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
 # Each time this many bytes have arrived, the time for an operation is extended by 1 s.
@@ -92,10 +92,10 @@ class _Socket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """True if there is something to read, such as the end of the connection.
+        """True if there is data to read, or if the connection has ended.
 
-        In the states of WAITING, the property first waits up to CHECK_INTERVAL_S for
-        something to read or to send.
+        In the states in WAITING, the property first waits up to CHECK_INTERVAL_S for
+        data to read or a message to send.
         """
         if self.socket is None:
             return False
@@ -107,11 +107,11 @@ class _Socket(AssociationSocket):
         return is_readable and (tls is None or tls.has_data())
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read this many bytes; fewer if the connection ends first.
+        """Read `nr_bytes` bytes; fewer if the connection ends first.
 
         Raises:
-            OSError: They are more than LONGEST_PDU, they did not arrive within
-                PDU_DEADLINE_S, or the connection broke.
+            OSError: `nr_bytes` is more than LONGEST_PDU, the bytes did not arrive
+                within PDU_DEADLINE_S, or the connection broke.
         """
         if self._ahead:
             data, self._ahead = self._ahead[:nr_bytes], self._ahead[nr_bytes:]
@@ -120,10 +120,10 @@ class _Socket(AssociationSocket):
         return receive(self._connection, nr_bytes, deadline)
 
     def fragments(self) -> memoryview | None:
-        """Read the next PDU if it is a P-DATA-TF. Return its content after the head.
+        """Read the next PDU if it is a P-DATA-TF; return its content without the head.
 
-        The memory is reused for the next PDU. If the PDU is of another type, it stays
-        unread and the result is None.
+        The memory of the result is reused for the next PDU. If the PDU is of another
+        type, the result is None, and `recv` returns the PDU.
 
         Raises:
             OSError: The PDU is longer than LONGEST_PDU, it did not arrive within
@@ -143,7 +143,7 @@ class _Socket(AssociationSocket):
         return view
 
     def send(self, bytestream: bytes) -> None:
-        """Send a PDU. An A-ASSOCIATE-AC is completed first."""
+        """Send a PDU. An A-ASSOCIATE-AC is changed first: see `complete_accept`."""
         if bytestream[0] == ASSOCIATE_AC:
             bytestream = complete_accept(bytestream, self.associate_request)
         super().send(bytestream)
@@ -168,8 +168,8 @@ class Connection(Association):
         address: Network address of the peer.
         associate_request: The peer's request.
         resources: Resources that are released when the association ends for any reason.
-        on_invalid_report: Called for each N-EVENT-REPORT that lacks a required
-            parameter.
+        on_invalid_report: Called for each N-EVENT-REPORT with a parameter that is
+            missing or wrong.
     """
 
     def __init__(
@@ -223,12 +223,12 @@ class Connection(Association):
 
     @property
     def calling_ae_title(self) -> str:
-        """AE title of the peer for display; empty if it has none."""
+        """AE title of the peer as printable text; empty if the peer sent none."""
         return self.associate_request.calling
 
     @property
     def called_ae_title(self) -> str:
-        """AE title that the peer called, for display."""
+        """AE title that the peer called, as printable text."""
         return self.associate_request.called
 
     def store_in(
@@ -240,7 +240,8 @@ class Connection(Association):
             spool: Stores the datasets.
             limit: Maximum size of a dataset, in bytes.
             operation_timeout_s: The association is aborted if no instance was stored
-                for this many seconds. Every 10 kB received since then add one second.
+                for this many seconds. Each 10 kB received since the last stored
+                instance add one second.
             count: Counts requests that are refused because of their command.
         """
         self._count = count
@@ -286,11 +287,11 @@ class Connection(Association):
         return f"no instance was stored for {passed_s:.0f} s"
 
     def kill(self) -> None:
-        """End the two threads; used by pynetdicom.
+        """End the two threads of the association. pynetdicom calls this method.
 
-        The connection is cut after KILL_S, because the upper layer may not end by
-        itself: a TLS peer may continue to send empty records, and OpenSSL reads them
-        before anything else can happen.
+        If the threads have not ended after KILL_S, the connection is cut. For example,
+        a TLS peer may send empty records continuously. OpenSSL then reads these records
+        without end, so the upper layer cannot end by itself.
         """
         timer = threading.Timer(KILL_S, self.shut_down)
         timer.daemon = True
@@ -305,7 +306,7 @@ class Connection(Association):
         logger.warning("Aborting the association of %s at %s: %s", *peer, reason)
 
     def run_reactor(self) -> None:
-        """Serve the association to its end, and release its resources."""
+        """Serve the association until it ends, then release its resources."""
         with self.resources:
             try:
                 super().run_reactor()
@@ -314,7 +315,10 @@ class Connection(Association):
                 self._log_cut_off()
 
     def _log_cut_off(self) -> None:
-        """Log that an instance is incomplete, unless the log has the reason already."""
+        """Log if the association ended in the middle of an instance.
+
+        Nothing is logged if the reason for an abort has already been logged.
+        """
         if self.dul.abort_reason or not self.dimse.unfinished:
             return
         peer = self.calling_ae_title, self.address
@@ -322,5 +326,5 @@ class Connection(Association):
         logger.warning(message, *peer, self.dimse.unfinished)
 
     def shut_down(self) -> None:
-        """End the connection. Its threads end after that."""
+        """End the TCP connection, so that the threads of the association end."""
         shut_down(self._connection)

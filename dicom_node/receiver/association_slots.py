@@ -2,8 +2,8 @@
 
 Each process keeps a file with the callers of its open associations, and holds a lock on
 that file. The kernel releases the lock when the process dies, so a crash leaves no slot
-in use. A process that needs another slot reads the files of the others. A second lock
-serializes these decisions.
+in use. A process that needs another slot reads the files of the other processes. The
+lock on LOCK_FILE ensures that only one thread at a time decides on a new slot.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ class AssociationSlot:
     """The slot of one open association, until it is released."""
 
     def __init__(self, slots: "AssociationSlots", caller: bytes) -> None:
-        """Represent a slot of `caller`. Only `AssociationSlots` creates one."""
+        """Create the slot of a caller. Only `AssociationSlots.acquire` calls this."""
         self._slots = slots
         self._caller = caller
 
@@ -36,15 +36,14 @@ class AssociationSlot:
 
 
 class AssociationSlots:
-    """The slots of one process. It also reads those of the others. Thread-safe."""
+    """The slots of one process, with access to those of the others. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         """Create the object, with no slots in use.
 
         Args:
-            folder: Folder that all processes share. It may be among temporary files,
-                which the system deletes once they are old: missing files are created
-                again.
+            folder: Folder that all processes share. The system may delete old files in
+                it, as it does with temporary files: they are created again.
         """
         self._folder = folder
         self._path = folder / f"{uuid.uuid4().hex}.callers"
@@ -54,7 +53,7 @@ class AssociationSlots:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock that serializes decisions of all threads and processes.
+        """Hold the lock for decisions. Only one thread of all processes can hold it.
 
         Raises:
             OSError: The folder cannot be written.
@@ -69,9 +68,9 @@ class AssociationSlots:
                 os.close(lock_file)
 
     def callers(self) -> list[bytes]:
-        """Return the callers of all open associations, one entry for each association.
+        """Return the caller keys of all open associations, one for each association.
 
-        The files of processes that have died are removed. Call it inside `lock`.
+        The files of processes that have died are removed. Call this inside `lock`.
         """
         callers = list(self._callers)
         for path in _files(self._folder):
@@ -83,13 +82,13 @@ class AssociationSlots:
         return callers
 
     def acquire(self, caller: bytes) -> AssociationSlot:
-        """Acquire a slot for a caller. Call it inside `lock`."""
+        """Acquire a slot for a caller, without any limit. Call this inside `lock`."""
         self._callers.append(caller)
         self._write_file()
         return AssociationSlot(self, caller)
 
     def release(self, caller: bytes) -> None:
-        """Release one slot of a caller. Call it outside `lock`."""
+        """Release one slot of a caller. Call this outside `lock`."""
         with self._lock:
             self._callers.remove(caller)
             self._write_file()
@@ -97,9 +96,9 @@ class AssociationSlots:
     def _write_file(self) -> None:
         """Write the callers of this process to its file.
 
-        A full disk does not cause a rejection here, because the C-STORE response gives
-        the sender a better reason. Until there is space again, the other processes
-        count too few associations. The file never shrinks.
+        Errors are ignored. If the disk is full, the C-STORE response gives the sender a
+        better reason than a rejection could. Until there is space again, the other
+        processes see the associations of an earlier time. The file never shrinks.
         """
         with suppress(OSError):
             if self._descriptor is None or not self._path.exists():
@@ -116,7 +115,7 @@ class AssociationSlots:
 
 
 def caller_key(ae_title: str, address: str) -> bytes:
-    """Return the key of a caller, LENGTH bytes."""
+    """Return the key of a caller: LENGTH bytes from its AE title and its address."""
     return _digest(ae_title) + _digest(address)
 
 
@@ -136,12 +135,15 @@ def address_of(caller: bytes) -> bytes:
 
 
 def slots_folder(run: Path) -> Path:
-    """Return the folder of the slot files, in the folder that all roles share."""
+    """Return the folder of the slot files; `run` is the folder that all roles share."""
     return run / "associations"
 
 
 def count_open_associations(folder: Path) -> int:
-    """Count the open associations of a machine, without the lock."""
+    """Return the number of open associations of a machine.
+
+    The function does not take the lock, so the number may be out of date.
+    """
     return sum(len(_callers(path) or []) for path in _files(folder))
 
 
@@ -154,7 +156,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _callers(path: Path) -> list[bytes] | None:
-    """Read the callers of a process; None if the process has died."""
+    """Read the caller keys in the file of a process; None if the process has died."""
     try:
         with path.open("rb", buffering=0) as file:
             try:

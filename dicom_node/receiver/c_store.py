@@ -1,8 +1,9 @@
 """Answers a C-STORE request: success is returned only after the instance is durable.
 
 Success promises that the instance is stored (PS3.4 B.2.2), and the sender may then
-delete its copy. So the order is: stream to the spool, check, fsync, rename, fsync the
-folder, `accept`, 0x0000. The analysis runs later, in the worker.
+delete its copy. So the node writes the dataset to the spool, checks it, makes the file
+durable (fsync, rename, fsync of the folder) and calls `accept` to record the instance.
+Only then does it respond with 0x0000. The analysis runs later, in the worker.
 """
 
 import logging
@@ -52,7 +53,7 @@ class Storing:
         accept: Records an instance that is durable on disk. If it raises RefusedError,
             it has recorded nothing.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
-        count: Counts refusals, and records the duration of the other requests.
+        count: Counts refused requests, and records the duration of successful ones.
     """
 
     spool: Spool
@@ -141,9 +142,8 @@ class Storing:
         except RefusedError:
             spool_file.discard()
             raise
-        # After any other exception it is unknown whether the instance was recorded. The
-        # file stays. The cleanup checks the journal, and removes the file if it was not
-        # recorded.
+        # After any other exception, it is unknown whether the instance was recorded, so
+        # the file stays. If the journal does not name the file, the cleanup removes it.
         return spool_file.size
 
     def _read_header(
@@ -171,9 +171,10 @@ def _failure(error: RefusedError) -> Dataset:
 
 
 def _comment(message: str) -> str:
-    """Return ASCII of the length of an Error Comment, cut after a sentence if possible.
+    """Convert a message to an Error Comment: ASCII, at most LONGEST_COMMENT characters.
 
-    Characters that are not ASCII are replaced by question marks.
+    A message that is too long is cut, after a sentence if possible. Characters that are
+    not ASCII are replaced by question marks.
     """
     # Only the default character repertoire is allowed here (PS3.7 C.5.2).
     comment = message.encode("ascii", "replace").decode()

@@ -1,8 +1,8 @@
-"""Stores the datasets that a peer sends in the spool, as they arrive.
+"""Writes received datasets to the spool as they arrive.
 
 pynetdicom keeps a dataset in memory, or in a temporary file that it does not remove
-when a connection drops. If the disk is full, its thread ends without a response. This
-module writes datasets to the spool as they arrive, up to a limit. It removes the files
+when a connection drops. If the disk is full, pynetdicom's thread ends without a
+response. This module writes datasets to the spool, up to a limit. It removes the files
 of datasets that are not kept.
 """
 
@@ -29,8 +29,8 @@ from dicom_node.storage.spool import Spool, SpoolFile
 
 logger = logging.getLogger(__name__)
 
-# Without asynchronous operations a peer waits for each response (PS3.7 D.3.3.3). If
-# more requests than this wait for a response, the association is aborted.
+# Without asynchronous operations, a peer waits for each response (PS3.7 D.3.3.3). If
+# more requests than this have no response yet, the association is aborted.
 MOST_UNANSWERED = 4
 # A dataset that is too large is read to its end and discarded, so that it can be
 # refused with a reason. If it has more bytes than any element can have, the association
@@ -42,7 +42,10 @@ class SpoolingDimseProvider(MessageReader):
     """Receives the messages of one association and stores datasets in the spool."""
 
     def __init__(self, association: Association, spool: Spool, limit: int) -> None:
-        """Prepare to receive datasets of at most `limit` bytes."""
+        """Prepare to receive messages. Datasets of more than `limit` bytes are refused.
+
+        Each file is created in `spool`.
+        """
         super().__init__(association)
         self._spool = spool
         self._limit = limit
@@ -53,8 +56,8 @@ class SpoolingDimseProvider(MessageReader):
     def _receive(self, context_id: int, fragment: bytes) -> None:
         """Process a fragment.
 
-        The association is aborted if its dataset is longer than LONGEST_DATASET, or if
-        more than MOST_UNANSWERED requests wait for a response.
+        The association is aborted if the dataset is longer than LONGEST_DATASET, or if
+        more than MOST_UNANSWERED requests have no response yet.
         """
         super()._receive(context_id, fragment)
         if self._dataset.received > LONGEST_DATASET:
@@ -67,9 +70,9 @@ class SpoolingDimseProvider(MessageReader):
 
     @property
     def unfinished(self) -> str:
-        """The SOP Instance UID and size of the incomplete message; empty without one.
+        """A text about the incomplete message; empty if there is none.
 
-        The size is the number of bytes of the dataset received so far.
+        The text contains its SOP Instance UID and the number of dataset bytes received.
         """
         if self.message is None:
             return ""
@@ -83,7 +86,7 @@ class SpoolingDimseProvider(MessageReader):
         return message
 
     def release(self) -> None:
-        """Close all datasets, including incomplete and unread ones."""
+        """Close the files of all datasets, and remove those that are not committed."""
         for dataset in list(self._on_disk):
             dataset.release()
 
@@ -93,10 +96,11 @@ class SpoolingDimseProvider(MessageReader):
         """Create the spool file of a dataset, after its command has been received.
 
         Returns:
-            The file; None if the dataset stays in memory, such as a report.
+            The file; None if the dataset stays in memory, as that of a report does.
 
         Raises:
-            RefusedError: The dataset is refused.
+            RefusedError: A UID or the presentation context is not valid, a report is
+                too long, or the spool cannot store the dataset now.
         """
         if isinstance(message, N_EVENT_REPORT_RQ):
             if dataset.received > LONGEST_COMMAND:

@@ -1,12 +1,12 @@
 """The listening socket, and the connections that have not requested an association yet.
 
 Port scanners, load-balancer probes and hung modalities open connections and send
-nothing, or half a request. Such a connection counts against the limit of its address
-and keeps a sleeping thread, but it uses no association slot. A connection is handed on
-when its A-ASSOCIATE-RQ is complete. Each connection has a deadline. If there are too
-many, the one that has waited longest is closed, so that new ones, which send their
-request at once, succeed. The thread of a connection also does its TLS handshake, so
-that a silent peer does not delay the others.
+nothing, or half a request. Such a connection uses a sleeping thread, but no association
+slot. A connection is handed on when its A-ASSOCIATE-RQ is complete. If the request does
+not arrive within DEADLINE_S, the connection is closed. If too many connections wait, in
+total or from one address, the one that has waited longest is closed. So a new caller,
+which usually sends its request at once, succeeds. Each connection has its own thread,
+which also does the TLS handshake, so a silent peer does not delay other peers.
 """
 
 import logging
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 DEADLINE_S = 10.0
 MOST_WAITING = 128
 MOST_WAITING_PER_ADDRESS = 32
-# 128 presentation contexts of 40 transfer syntaxes make 150 kB.
+# In bytes. 128 presentation contexts of 40 transfer syntaxes take 150 kB.
 LONGEST_REQUEST = 262_144
 # A-ABORT by the service provider: unrecognized PDU, invalid PDU parameter value (PS3.8
 # 9.3.8).
@@ -85,8 +85,8 @@ class PendingAssociation:
 
     Attributes:
         socket: The connection.
-        address: Host and port of the peer, and more for IPv6.
-        request: Its A-ASSOCIATE-RQ PDU, already read from the socket.
+        address: Host and port of the peer; for IPv6, also flow information and scope.
+        request: The peer's A-ASSOCIATE-RQ PDU, already read from the socket.
     """
 
     socket: socket.socket
@@ -122,10 +122,11 @@ class Listener:
         """Start a thread that accepts connections.
 
         Args:
-            listening: The sockets, shared with other processes. Only our copies are
-                closed.
-            serve: Takes a caller over, or raises MalformedPduError if its request
-                cannot be read. It is called from several threads at once.
+            listening: The sockets, shared with other processes. `stop` closes only the
+                copies of this process.
+            serve: Serves a peer that has requested an association. It raises
+                MalformedPduError if the request cannot be read. It is called from
+                several threads at once.
             count: Counts the connections that do not become an association.
             busy: Returns the number of associations that this process serves. It
                 returns 0 if there are no other receiver processes.
@@ -238,7 +239,7 @@ class Listener:
     def _wait_for_request(
         self, connection: socket.socket, address: tuple[str, int]
     ) -> None:
-        """Wait for the request of one connection, and hand it on.
+        """Wait for the A-ASSOCIATE-RQ of one connection, then call `serve`.
 
         The connection is closed if it does not become an association.
         """
@@ -263,10 +264,11 @@ class Listener:
         connection.close()
 
     def _read_request(self, connection: socket.socket, address: str) -> bytes:
-        """Read the request, after the TLS handshake if there is one.
+        """Read the A-ASSOCIATE-RQ. If the connection uses TLS, do the handshake first.
 
         Raises:
-            _NoRequestError: The handshake failed, or no valid request came in time.
+            _NoRequestError: The handshake failed, the connection broke, or no valid
+                request came in time.
         """
         deadline = time.monotonic() + DEADLINE_S
         try:
@@ -282,13 +284,13 @@ class Listener:
             raise _NoRequestError(SILENT) from None
 
     def _do_handshake(self, connection: TlsSocket, address: str) -> None:
-        """Do the TLS handshake within DEADLINE_S.
+        """Wait up to DEADLINE_S for the first byte, then as long for the TLS handshake.
 
         Raises:
             _NoRequestError: The peer closed without data, or the handshake failed.
             OSError: The connection broke, or the deadline has passed.
         """
-        connection.settimeout(DEADLINE_S)  # for the whole handshake
+        connection.settimeout(DEADLINE_S)  # of the next read, and of the handshake
         # SSLSocket accepts no flags. This reads without removing the byte.
         if not socket.socket.recv(connection, 1, socket.MSG_PEEK):
             raise _NoRequestError(SILENT)
@@ -313,11 +315,12 @@ class Listener:
 
 
 def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:
-    """Read the first PDU.
+    """Read the first PDU, which must be an A-ASSOCIATE-RQ.
 
     Raises:
         _NoRequestError: It is not an A-ASSOCIATE-RQ, or it is incomplete or too long.
-        OSError: The connection broke before that, or the deadline has passed.
+        OSError: The connection broke before the head of the PDU was complete, TLS
+            failed, or the deadline has passed.
     """
     head = receive(connection, PDU_HEAD, deadline)
     if not head:
@@ -343,7 +346,7 @@ def _abort(connection: socket.socket, abort: bytes) -> None:
 
 
 def _kind(head: bytes, length: int) -> str:
-    """Return what the peer sent in place of a request."""
+    """Return a text for what the peer sent in place of a valid request."""
     if head.startswith(TLS_HANDSHAKE):
         return "TLS on the port for plain DICOM"
     if head.startswith(HTTP_METHODS):

@@ -1,8 +1,8 @@
-"""Read P-DATA-TF PDUs, which carry all pixels, without copies (PS3.8 9.3.5).
+"""Reads P-DATA-TF PDUs, which contain the datasets, without copies (PS3.8 9.3.5).
 
-pynetdicom copies received data six times between the socket and the consumer. That is a
-fifth of the cost of receiving a large image. This module reads into one buffer and
-passes on slices of it.
+pynetdicom copies received data six times between the socket and the consumer. A fifth
+of the processor time for receiving a large image is for these copies. This module reads
+into one buffer and passes on slices of that buffer.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,19 +22,23 @@ _SHORTEST = 2  # bytes: a presentation context ID and a message control header
 
 
 class Fragments(P_DATA_TF):
-    """The content of one P-DATA-TF PDU; replaces pynetdicom's object."""
+    """The content of one P-DATA-TF PDU, used in place of pynetdicom's P_DATA_TF."""
 
     def __init__(self, content: memoryview) -> None:
         """Parse the bytes after the header of a PDU.
 
         Raises:
-            ValueError: They are not presentation data values.
+            ValueError: The bytes are not presentation data values.
         """
         super().__init__()
         self._values: list[Any] = list(_values(content))
 
     def to_primitive(self) -> P_DATA:
-        """Return presentation context ids with control headers and fragments."""
+        """Return the presentation data values of the PDU as a P-DATA primitive.
+
+        Each value is a presentation context ID with a fragment. The fragment begins
+        with its message control header.
+        """
         primitive = P_DATA()
         primitive.presentation_data_value_list.extend(self._values)
         return primitive
@@ -43,23 +47,24 @@ class Fragments(P_DATA_TF):
 class FragmentReader(UpperLayer):
     """The upper layer of an association that a peer opened.
 
-    It reads P-DATA-TF PDUs itself. Its socket reads ahead: see association.py.
+    It reads P-DATA-TF PDUs itself, with the `fragments` method of its socket: see
+    `_Socket` in receiver/association.py.
 
     Attributes:
-        overdue: Returns why to abort an association that has made no progress for too
-            long; empty if it is to continue. The thread of the association calls it
-            twice a second or more often.
+        overdue: Returns the reason to abort if the association has made no progress for
+            too long; otherwise an empty text. The thread of the association calls it in
+            each pass of its loop.
     """
 
     socket: Any
 
     def __init__(self, association: Association) -> None:
-        """Set up the upper layer of an association that has not started."""
+        """Set up the upper layer of an association that has not begun."""
         super().__init__(association)
         self.overdue: Callable[[], str] = lambda: ""
 
     def idle_timer_expired(self) -> bool:
-        """Return whether the association is overdue or idle; pynetdicom then aborts."""
+        """Return whether pynetdicom must abort the association as overdue or idle."""
         if reason := self.overdue():
             self.set_abort_reason(reason)
             return True

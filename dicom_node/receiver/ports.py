@@ -1,4 +1,4 @@
-"""The receiver's listening sockets, plain and TLS, which its processes share."""
+"""The listening sockets, plain and TLS, that all receiver processes share."""
 
 import argparse
 import logging
@@ -14,7 +14,7 @@ from dicom_node.runtime.process import listen_or_exit
 
 logger = logging.getLogger(__name__)
 
-# Sockets to accept from, with the TLS settings of their connections: None means plain
+# Sockets to accept from, with the TLS context of their connections: None means plain
 # text.
 Listening = Mapping[socket.socket, SSLContext | None]
 
@@ -27,8 +27,9 @@ def open_ports(settings: Settings) -> dict[str, socket.socket]:
     """Listen on the ports of the settings. Exit with a message if that fails.
 
     Returns:
-        The sockets by the option that passes them to a receiver: FD for plain text,
-        unless the node accepts only TLS, and TLS_FD if there is a certificate.
+        The sockets, by the command-line option that passes them to a receiver. FD is
+        the plain socket, and is absent if the node accepts only TLS. TLS_FD is the
+        socket for TLS, and is absent if the settings have no certificate.
     """
     host, tls = settings.receiver.host, settings.tls
     ports = {} if tls.only else {FD: settings.receiver.port}
@@ -40,7 +41,7 @@ def open_ports(settings: Settings) -> dict[str, socket.socket]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `listening` reads."""
+    """Add the command-line options that `listening` reads."""
     parser.add_argument(FD, type=int, help="listening socket to share")
     parser.add_argument(TLS_FD, type=int, help="listening socket for TLS to share")
 

@@ -91,7 +91,7 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> "Receiver":
-    """Serve C-ECHO, C-STORE and reports of archives, in background threads.
+    """Start to serve C-ECHO, C-STORE and commitment reports, in background threads.
 
     Args:
         settings: Our AE title, the allowed callers and the limits.
@@ -101,14 +101,14 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
         sockets: The sockets to accept from, plain or TLS. Other processes may share
             them.
         on_request: Called for each caller, with the reason if it gets no association.
-        record_report: Records the storage commitment report of an archive. If None, the
-            node requests no commitment and accepts no reports.
-        on_refused: Called for each report of an archive that is refused.
+        record_report: Records the storage commitment report of an archive. None if the
+            node never requests commitment: no report is then accepted.
+        on_refused: Called for each storage commitment report that is refused.
         count: Counts events that the journal does not record.
     """
-    # Settings of the whole process. Otherwise pynetdicom would build a text for every
-    # PDU, log texts of peers, and abort an association because of a UID of more than 64
-    # characters. receiver/dimse.py decides which UIDs are accepted.
+    # These settings apply to the whole process. Without them, pynetdicom would build a
+    # log text for every PDU, log texts of peers, and abort an association because of a
+    # UID of more than 64 characters. receiver/dimse.py decides which UIDs are accepted.
     _config.LOG_HANDLER_LEVEL = "none"
     _config.VALIDATORS["UI"] = lambda _: (True, "")
     storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
@@ -269,7 +269,7 @@ def _record_report(
     record_report: RecordReport,
     connection: Connection,
 ) -> None:
-    """Record a report. If it is not refused, reset the counts and the time limit."""
+    """Record a report. If that succeeds, restart the limits for one operation."""
     record_report(report, reporter)
     connection.dimse.operation_is_complete()
 
@@ -283,7 +283,7 @@ def _log_refused_contexts(connection: Connection) -> None:
 
 
 def _log_unusable(event: evt.Event) -> None:
-    """Log why nothing can be sent on an association without accepted contexts."""
+    """Log why no presentation context was accepted, if none was."""
     connection = event.assoc
     assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
     if connection.accepted_contexts:

@@ -19,16 +19,17 @@ MOST_LOGGED = 100
 class HandshakeFailureLog:
     """Logs failed connections, at most MOST_LOGGED lines in LOG_INTERVAL_S.
 
-    The same reason for the same address is logged once in that time. Other failures are
-    only counted, and their number is logged with the first failure after that time.
+    In that time, the same reason is logged only once for the same address. All further
+    failures are only counted. Their number is logged with the first failure after that
+    time.
     """
 
     def __init__(self, missing: str, more: str) -> None:
         """Create an empty log.
 
         Args:
-            missing: The part that failed: "TLS" or "association".
-            more: End of the line that counts the failures that were not logged.
+            missing: What was not established, for the log: "TLS" or "association".
+            more: The text after the number of failures that were only counted.
         """
         self._missing = missing
         self._more = more
@@ -38,7 +39,7 @@ class HandshakeFailureLog:
         self._interval_start = time.monotonic()
 
     def record(self, address: str, reason: str) -> None:
-        """Log one failure, or count it."""
+        """Log one failure, or only count it: see the class."""
         with self._lock:
             if time.monotonic() - self._interval_start > LOG_INTERVAL_S:
                 if self._not_logged:
@@ -57,7 +58,8 @@ def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket 
     """Wrap a connection in TLS, without the handshake.
 
     Returns:
-        The TLS connection; None if the peer has closed the connection.
+        The TLS connection. None if the peer has already closed the connection; the
+        socket is then closed, too.
     """
     try:
         return context.wrap_socket(
@@ -69,11 +71,12 @@ def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket 
 
 
 def drain_before_close(connection: socket.socket) -> None:
-    """Let the peer read our alert before the connection is closed.
+    """Let the peer read the TLS alert of the node before the connection is closed.
 
-    The function reads and discards what the peer sends, until the peer closes or
-    ALERT_S is over. If bytes were left unread, closing would reset the connection. A
-    TLS 1.3 client has sent its request before it learns that it was refused.
+    The function reads and discards what the peer sends, until the peer closes the
+    connection or pauses for ALERT_S, or for about ALERT_S in total. If bytes were left
+    unread, closing would reset the connection, and the alert could be lost. A TLS 1.3
+    client sends its request before it learns that it was refused.
     """
     connection.settimeout(ALERT_S)
     deadline = time.monotonic() + ALERT_S

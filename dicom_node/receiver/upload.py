@@ -1,6 +1,6 @@
-"""Stores a DICOM file that a user uploads, as the receiver stores an instance.
+"""Stores DICOM files that users upload.
 
-The order is that of the receiver (see receiver/c_store.py): the file is checked, made
+The steps are those of the receiver (see receiver/c_store.py): a file is checked, made
 durable and recorded, and only then acknowledged.
 """
 
@@ -38,8 +38,9 @@ class Uploads:
 
     Attributes:
         spool: Stores the instances.
-        record: `Journal.record`.
-        sop_classes: The accepted SOP classes.
+        record: Records an instance and queues its analysis, as `Journal.record` does.
+            Returns False if the file is not to be kept.
+        sop_classes: UIDs of the accepted SOP Classes.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
     """
 
@@ -49,18 +50,19 @@ class Uploads:
     inflated_limit: int
 
     def store(self, path: Path, address: str) -> ReceivedInstance:
-        """Make an instance durable, and queue its analysis.
+        """Store a file durably, record it as an instance, and queue its analysis.
 
         Args:
             path: A DICOM file, with or without preamble and File Meta Information.
-            address: Network address that uploaded it.
+            address: Network address from which the file was uploaded.
 
         Returns:
-            The instance. If the same bytes are stored already, its file was removed.
+            The instance. If the same bytes were already stored, the new file in the
+            spool has been removed.
 
         Raises:
             AnalysisError: The file is not DICOM, or its dataset cannot be located.
-            RefusedError: The file is refused, with the reason.
+            RefusedError: The file is refused. The message says why.
         """
         with path.open("rb") as file:
             location = locate(file)
@@ -107,7 +109,7 @@ class Uploads:
     def _stored(
         self, file: BinaryIO, spool_file: SpoolFile, location: Location, found: Identity
     ) -> InstanceHeader:
-        """Make a dataset durable, and return its header."""
+        """Copy a dataset to the spool, make it durable, and return its header."""
         while piece := file.read(2**20):
             spool_file.write(piece)
         identity = NegotiatedIdentity(

@@ -1,8 +1,8 @@
 """Wakes the two threads of an association when there is work for them.
 
-pynetdicom's threads poll a thousand times a second. With 40 open associations that are
-idle, they keep a processor busy, and slow down an association that is sending. In this
-module, a queue wakes the thread that waits for it.
+pynetdicom's threads poll a thousand times a second. With 40 idle associations, the
+polling keeps a processor busy and slows down an association that is receiving. With the
+classes of this module, a new item in a queue wakes the thread that waits for it.
 """
 
 import queue
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 
 class NotifyingQueue(queue.Queue[Item], Generic[Item]):
-    """A queue that calls a function after each item."""
+    """A queue that calls a function each time an item is put."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         """Create an empty queue. `wake` is called after each item that is put."""
@@ -29,16 +29,16 @@ class NotifyingQueue(queue.Queue[Item], Generic[Item]):
         self._wake = wake
 
     def put(self, item: Item, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002 - as in the standard library
-        """Put an item, and wake the thread that waits for it."""
+        """Put an item, then call `wake`."""
         super().put(item, block, timeout)
         self._wake()
 
 
 class SocketWakeup:
-    """Lets other threads wake a thread that waits for a socket (self-pipe)."""
+    """Lets other threads wake a thread that waits for data on a socket (self-pipe)."""
 
     def __init__(self, watched: socket.socket) -> None:
-        """Watch a connection."""
+        """Create the means to wake a thread that waits for data on `watched`."""
         self._receiving, self._sending = socket.socketpair()
         self._receiving.settimeout(0)
         self._sending.settimeout(0)
@@ -48,15 +48,15 @@ class SocketWakeup:
         self._poll.register(self._receiving, select.POLLIN)
 
     def wake(self) -> None:
-        """Wake the thread that waits, now or when it next waits."""
+        """Wake the waiting thread. If none waits, the next `wait` returns at once."""
         with suppress(OSError):  # the buffer is full, or the socket is closed
             self._sending.send(b"!")
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for data or a call of `wake`.
+        """Wait for data or a call of `wake`, at most `timeout_s` seconds.
 
         Returns:
-            Whether the connection has something to read. Its end counts, too.
+            True if the connection has data to read or has ended.
         """
         events = dict(self._poll.poll(timeout_s * 1000))
         if self._receiving.fileno() in events:
@@ -71,11 +71,14 @@ class SocketWakeup:
 
 
 class ReactorEvent(threading.Event):
-    """The event on which an association's thread waits in each of its rounds.
+    """The event that the thread of an association waits for in each pass of its loop.
 
-    For an acceptor, pynetdicom's event is always set, so its thread never waits. A wait
-    for this event ends if one of the queues has an item, if the event is set, or after
-    CHECK_INTERVAL_S.
+    pynetdicom's own event is always set if the peer opened the association, so that
+    thread never waits. A wait for this event ends if one of the queues has an item, if
+    the event is set, or after CHECK_INTERVAL_S.
+
+    Attributes:
+        queues: The queues with work for the thread.
     """
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ SIDE_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
 def body_part(source: Source) -> Code | None:
     """Return the code of the body part: Anatomic Region, else Body Part Examined.
 
-    None if the source has no usable code and no value of BODY_PARTS.
+    Return None if neither attribute has a usable value.
     """
     if item_count(source, REGION) == 1:
         inner = "CodeValue", "CodingSchemeDesignator", "CodeMeaning"
@@ -46,9 +46,10 @@ def body_part(source: Source) -> Code | None:
 
 
 def side(source: Source) -> Code | None:
-    """Return the code of left or right; None if the source gives neither.
+    """Return the code of left or right; None if the source states neither.
 
-    Image Laterality comes first, then Laterality, then a word in Body Part Examined.
+    The side is taken from Image Laterality, else from Laterality, else from a word in
+    Body Part Examined.
     """
     laterality = source.code("ImageLaterality") or source.code("Laterality")
     sides = (SIDE_WORDS[w] for w in _words(source) if w in SIDE_WORDS)
@@ -62,10 +63,10 @@ def _words(source: Source) -> list[str]:
 def anatomy(source: Source) -> Elements:
     """Copy the anatomy as the General Series and General Image modules allow.
 
-    Laterality (0020,0060) is present, and may be empty, unless the image has its own
-    laterality or the body part is unpaired (PS3.3 C.7.3.1, Type 2C). Anatomic Region
-    Sequence (0008,2218) is only copied if it has one item (C.7.6.1), because DX also
-    allows an empty sequence.
+    If the source has no Laterality (0020,0060), the result has an empty one, unless the
+    source has Image Laterality or the body part is unpaired (PS3.3 C.7.3.1, Type 2C).
+    Anatomic Region Sequence (0008,2218) is copied only if it has exactly one item, as
+    C.7.6.1 requires. In a DX image it may be empty.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
     has_laterality = "Laterality" in source.dataset or source.code("ImageLaterality")
@@ -76,10 +77,11 @@ def anatomy(source: Source) -> Elements:
 
 
 def image_anatomy(source: Source) -> Elements:
-    """Copy the anatomy for a multi-frame image, which has its own laterality.
+    """Return the anatomy for a multi-frame image, with Image Laterality (0020,0062).
 
-    Image Laterality (0020,0062) replaces Laterality (0020,0060), which is valid for
-    each image of the source's series. It is empty if Laterality would be empty.
+    The value is taken from Image Laterality of the source, else from Laterality
+    (0020,0060), which is valid for each image of a series. If neither has a side, Image
+    Laterality is empty, or absent for an unpaired body part.
     """
     if source.code("ImageLaterality"):
         return _part(source) | copied(source, ["ImageLaterality"])

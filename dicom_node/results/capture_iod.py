@@ -1,8 +1,8 @@
 """Encode an image made by the node as a Secondary Capture (PS3.3 A.8.1).
 
-`results/source.py` copies the patient and study of the source, in the source's own
-bytes. `provenance.py` describes the source instance and the software. This module adds
-the series, the pixels, and the UID that is derived from all of them.
+`source.py` copies the attributes of the patient and study from the source, byte for
+byte. `provenance.py` describes the source instance and the software. This module adds
+the series, the pixels, and the SOP Instance UID, which is derived from all elements.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ JPEG_QUALITY = 90
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """The content of a capture.
+    """The content of a Secondary Capture.
 
     Attributes:
         pixels: RGB, uint8, (rows, columns, 3).
@@ -61,7 +61,7 @@ class Picture:
         series: Series Description.
         derivation: Derivation Description.
         comments: Image Comments.
-        elements: Elements copied from the source in addition to its identity.
+        elements: Further elements, beside those of patient, study and anatomy.
         losses: (ratio, method) of each earlier lossy compression of the pixels, in
             DICOM's format.
     """
@@ -86,10 +86,11 @@ def capture(
 
     Args:
         source: The instance that the image is about.
-        model: The model that was used.
-        picture: The content.
-        options: The number of the series.
-        kind: Its name and modality, and whether its pixels are written as JPEG.
+        model: The model that the object names.
+        picture: The pixels and their description.
+        options: The options; only the Series Number is used.
+        kind: The kind of the object. It determines the modality, and whether the
+            pixels are written as JPEG.
 
     Returns:
         The object. It depends only on the arguments and, if the source has no time

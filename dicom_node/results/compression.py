@@ -1,4 +1,4 @@
-"""Describe the compression and the shape of the source's pixels in a result."""
+"""The attributes in a result for the compression and pixel shape of the source."""
 
 import re
 from fractions import Fraction
@@ -24,8 +24,8 @@ _DS = re.compile(r"(?=.{1,16}$)\d+(\.\d*)?([eE][+-]?\d+)?")
 def compression(source: Source) -> Elements:
     """Return the attributes of lossy compression (PS3.3 C.7.6.1.1.5).
 
-    If the source was compressed with loss, so was the result. If the source does not
-    say whether it was, the attribute is absent.
+    If the source was compressed with loss, the result is marked as lossy, too.
+    Otherwise Lossy Image Compression (0028,2110) is copied if the source has it.
     """
     if _declares_lossy(source):
         return copied(source, [_KEYWORD, f"{_KEYWORD}Ratio", f"{_KEYWORD}Method"])
@@ -37,7 +37,10 @@ def compression(source: Source) -> Elements:
 
 
 def was_lossy(source: Source) -> bool:
-    """Return whether the source was compressed with loss, by attribute or syntax."""
+    """Return whether the source was compressed with loss.
+
+    This is known from Lossy Image Compression (0028,2110) or the transfer syntax.
+    """
     return (
         _declares_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
     )
@@ -46,7 +49,7 @@ def was_lossy(source: Source) -> bool:
 def losses(source: Source) -> tuple[tuple[str, str], ...]:
     """Return (ratio, method) of each lossy compression of the source.
 
-    Empty if there is none, or if a ratio or method is absent or invalid.
+    The tuple is empty if there is none, or if a ratio or method is absent or invalid.
     """
     if not was_lossy(source):
         return ()

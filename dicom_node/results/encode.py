@@ -1,4 +1,4 @@
-"""Encode a finding as the DICOM objects that report it."""
+"""Encode a finding, or the reason why there is none, as DICOM objects."""
 
 from collections.abc import Callable
 
@@ -40,14 +40,14 @@ def encode_file(
 
     Args:
         instance: The analyzed instance. Only the header of its file is read.
-        radiograph: Its pixels as displayed.
-        finding: The finding on them.
+        radiograph: The pixels of the instance as displayed.
+        finding: The finding for the radiograph.
         options: The objects to make, and their properties.
 
     Returns:
-        One object for each kind except notices, in the order of the kinds. A type that
-        has no content for this finding is omitted. The same arguments give the same
-        bytes.
+        One object for each kind except notices, in the order of the kinds. The heatmap
+        is omitted if there is nothing to show. The same arguments give the same bytes
+        on machines with the same time zone.
 
     Raises:
         AnalysisError: The header cannot be read, names no study, or lacks attributes
@@ -78,12 +78,12 @@ def encode_notice(
     Args:
         instance: The instance. Only the header of its file is read.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
-        model: The model that should have analyzed it.
+        model: The model that should have analyzed the instance.
         options: The objects to make, and their properties. All kinds except
             notices are ignored.
 
     Returns:
-        One object for each kind of a notice.
+        One object for each notice in `options.kinds`.
 
     Raises:
         AnalysisError: The header cannot be read, or names no study.

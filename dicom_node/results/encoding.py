@@ -1,7 +1,8 @@
 """Encode the elements of a result, and the Part 10 file that they form.
 
-The encoding is Explicit VR Little Endian. A result is a dictionary of encoded elements,
-so values that are copied from the source stay unchanged beside those of the node.
+The encoding is Explicit VR Little Endian. A result is a dictionary of encoded elements.
+Therefore it can contain unchanged values of the source in addition to the values that
+the node made.
 """
 
 import hashlib
@@ -47,12 +48,13 @@ class ResultOptions:
 
 @dataclass(frozen=True, slots=True)
 class ResultObject:
-    """One object that is sent to the archive.
+    """One object that is sent to a destination.
 
     Attributes:
         kind: The name of its `ResultKind`.
-        sop_class_uid: (0008,0016).
-        sop_instance_uid: (0008,0018), derived: the same result has the same UID.
+        sop_class_uid: SOP Class UID (0008,0016).
+        sop_instance_uid: SOP Instance UID (0008,0018). It is derived from the content,
+            so equal results have equal UIDs.
         content: A whole Part 10 file. Every delivery attempt sends these bytes.
     """
 
@@ -64,10 +66,11 @@ class ResultObject:
     def __post_init__(self) -> None:
         """Check the values that become part of a file name.
 
-        The decoding child makes these objects, so they are not trusted.
+        The decoder makes these objects. It processes untrusted bytes, so its output is
+        not trusted, either.
 
         Raises:
-            ValueError: A value is not the name of a kind, or not a UID.
+            ValueError: `kind` is not the name of a kind, or a UID is invalid.
         """
         uids = self.sop_class_uid, self.sop_instance_uid
         if not (_KIND_NAME.fullmatch(self.kind) and all(map(_UID.fullmatch, uids))):
@@ -77,10 +80,13 @@ class ResultObject:
 def encoded(tag: int, vr: str, value: bytes) -> bytes:
     """Encode one element with a value in bytes (PS3.5 7.1.2).
 
+    If the value is too long for its VR, the element gets the VR UN.
+
     Args:
         tag: Group and element number as one number.
-        vr: Two letters.
-        value: Little endian; a value of odd length is padded as the VR requires.
+        vr: The two letters of the VR.
+        value: The value in little endian. If its length is odd, it is padded as the VR
+            requires.
     """
     if len(value) % 2:
         value += b"\0" if vr in _PADDED_WITH_NULL else b" "
@@ -95,7 +101,12 @@ def encoded(tag: int, vr: str, value: bytes) -> bytes:
 
 
 def encapsulated(tag: int, fragments: bytes) -> bytes:
-    """Encode compressed pixels in items (PS3.5 A.4) as a value of undefined length."""
+    """Encode compressed pixels as an OB element of undefined length (PS3.5 A.4).
+
+    Args:
+        tag: Group and element number as one number.
+        fragments: The encoded items that contain the compressed pixels.
+    """
     group, element = tag >> 16, tag & 0xFFFF
     head = struct.pack("<HH2sHI", group, element, b"OB", 0, 0xFFFFFFFF)
     return head + fragments + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
@@ -148,7 +159,8 @@ def result_object(
         sop_class_uid: The SOP Class UID of the object.
         sop_instance_uid: The SOP Instance UID of the object.
         elements: All other elements.
-        syntax: The encoding of Pixel Data; all else is Explicit VR Little Endian.
+        syntax: The transfer syntax. It applies to Pixel Data; all other elements are in
+            Explicit VR Little Endian.
     """
     named = Dataset()
     named.SOPClassUID, named.SOPInstanceUID = sop_class_uid, sop_instance_uid

@@ -25,9 +25,12 @@ CAPTION_AREA = (0.01, 0.90), (0.75, 0.99)
 
 
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
-    """Return arrow and outline in one layer, and the caption in another (C.10.5).
+    """Return arrow and outline in one graphic layer, and the caption in another.
 
-    Without an arrow there is only the layer of the caption.
+    If the finding has no arrow, there is only the layer of the caption.
+
+    Source:
+        PS3.3 C.10.5, C.10.7.
     """
     caption = Dataset()
     caption.GraphicLayer = CAPTION_LAYER
@@ -66,7 +69,10 @@ def _caption(finding: Finding) -> Dataset:
 
 
 def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
-    """Yield the arrow and the outline, in stored pixels; nothing without an arrow."""
+    """Yield the arrow and the outline, in stored pixels.
+
+    If the finding has no arrow, yield nothing.
+    """
     if finding.arrow is None:
         return
     rows, columns = radiograph.pixels.shape
@@ -80,7 +86,13 @@ def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
 
 
 def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:
-    """Return an arrow as one line: from its tail to the tip, then the two barbs."""
+    """Return the points of an arrow as one line: tail, tip, barb, tip, other barb.
+
+    Args:
+        arrow: The arrow.
+        long_side: The long side of the image in pixels. A barb has HEAD times this
+            length, but is not longer than the arrow.
+    """
     column, row = arrow.tip
     back = math.atan2(arrow.tail[1] - row, arrow.tail[0] - column)
     length = min(HEAD * long_side, math.dist(arrow.tip, arrow.tail))
@@ -92,7 +104,12 @@ def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:
 
 
 def _polyline(points: NDArray[np.float64]) -> Dataset:
-    """Encode points, (n, 2) as (column, row); (0, 0) is the first pixel's corner."""
+    """Return a polyline.
+
+    Args:
+        points: (n, 2), each (column, row) in stored pixels. (0, 0) is the top left
+            corner of the first pixel.
+    """
     graphic = Dataset()
     graphic.GraphicAnnotationUnits = "PIXEL"
     graphic.GraphicDimensions = 2

@@ -1,17 +1,20 @@
 """The Grad-CAM heatmap as data: a fractional Segmentation (PS3.3 A.51).
 
-It has one segment in one frame. Each pixel lies over one stored pixel of the source, so
-a viewer can display it over the image without registration.
+The Segmentation has one segment in one frame. Each of its pixels corresponds to one
+stored pixel of the source. Therefore a viewer can display the heatmap over the image
+without registration.
 
-A radiograph has no position in the patient's coordinates, and a Segmentation needs
-none. Without Frame of Reference UID, each of its pixels corresponds to a pixel of the
-image in Derivation Image Sequence (A.51.5.1). A UID in the source is not copied,
-because it would require plane position and orientation. For the same reason this is not
-a Parametric Map, which must have a Frame of Reference (A.75).
+A radiograph has no position in the patient's coordinates, and a Segmentation does not
+need one. If a Segmentation has no Frame of Reference UID, its pixels correspond to the
+pixels of the image in Derivation Image Sequence (A.51.5.1). A Frame of Reference UID of
+the source is not copied, because it would require plane position and orientation. For
+the same reason the heatmap is not a Parametric Map, which must have a Frame of
+Reference (A.75).
 
-The values are of type OCCUPANCY: the share of the property in each pixel. The property
-is the activation. PROBABILITY would mean that each value is a probability (C.8.20.2.3),
-but Grad-CAM is relative to its own peak, even if the fracture is improbable.
+Segmentation Fractional Type is OCCUPANCY: a value is the share of a pixel that has the
+property of the segment. Here the property is activation. PROBABILITY would mean that
+each value is a probability (C.8.20.2.3). This would be wrong: Grad-CAM values are
+relative to their peak, which has the maximum value even if a fracture is improbable.
 """
 
 import cv2
@@ -73,13 +76,15 @@ def heatmap(
 
     Args:
         source: The instance that was analyzed.
-        radiograph: Its pixels as displayed, and the shape of the stored ones.
-        finding: The finding on them.
-        options: The number of the series.
+        radiograph: The displayed pixels of the instance, and the shape of its stored
+            pixels.
+        finding: The finding for the radiograph.
+        options: The options; only the Series Number is used.
 
     Returns:
-        The object; None if no fracture is reported, or if the map shows no position. A
-        map is scaled to its own peak, so it would show a maximum on any radiograph.
+        The object; None if no fracture is reported, or if the map has no peak. Without
+        a reported fracture, the map would be misleading: because it is scaled to its
+        peak, it has a bright area on every radiograph.
 
     Raises:
         AnalysisError: The source has no series, so no segmentation can reference it.
@@ -148,7 +153,7 @@ def _segment(model: ModelIdentity) -> Dataset:
 
 
 def _image(radiograph: Radiograph) -> Dataset:
-    """Return the description of the pixels, in the shape of the source's stored ones.
+    """Return the description of the pixels, with the shape of the stored pixels.
 
     Source:
         PS3.3 C.7.6.3, C.8.20.2.
@@ -162,7 +167,7 @@ def _image(radiograph: Radiograph) -> Dataset:
     image.BitsAllocated = image.BitsStored = 8
     image.HighBit = 7
     image.PixelRepresentation = 0
-    image.LossyImageCompression = "00"  # unless the source was compressed with loss
+    image.LossyImageCompression = "00"  # replaced if the source was lossy
     height, width = aspect_ratio(radiograph)
     if height != width:
         image.PixelAspectRatio = [height, width]
@@ -198,7 +203,7 @@ def _frame(source: Source, radiograph: Radiograph) -> Dataset:
 
 
 def _derivation(source: Source, radiograph: Radiograph) -> Dataset:
-    """Return the reference to the source image, in the codes of PS3.3 A.51.5.1."""
+    """Return the reference to the source image, with the codes of PS3.3 A.51.5.1."""
     image = source_image(source)
     image.SpatialLocationsPreserved = "YES"
     derivation = Dataset()
@@ -210,10 +215,10 @@ def _derivation(source: Source, radiograph: Radiograph) -> Dataset:
 
 
 def _pixels(radiograph: Radiograph, finding: Finding) -> Elements:
-    """Resize the map to the stored pixels.
+    """Return Pixel Data: the map, resized to the shape of the stored pixels.
 
-    The map covers the stored and the displayed pixels from edge to edge, so one resize
-    is sufficient, even if the displayed pixels were stretched.
+    The map covers the whole image from edge to edge. Therefore one resize is
+    sufficient, even if the displayed image was stretched.
     """
     rows, columns = radiograph.source_shape
     resized = cv2.resize(

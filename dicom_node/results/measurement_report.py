@@ -71,11 +71,11 @@ def measurement_report(
 
     Args:
         source: The instance that was analyzed.
-        radiograph: Its pixels as displayed.
-        finding: The finding on them.
+        radiograph: The pixels of the instance as displayed.
+        finding: The finding for the radiograph.
 
     Returns:
-        The root content item: a container, ASCII throughout.
+        The root content item, a container. All texts in it are ASCII.
     """
     with warnings.catch_warnings(action="ignore"):  # about invalid UIDs of the source
         report = MeasurementReport(
@@ -87,9 +87,9 @@ def measurement_report(
 
 
 def load_tables() -> None:
-    """Make highdicom load its tables of the standard, as it does for its first region.
+    """Create a region, so that highdicom loads its tables of the DICOM standard now.
 
-    The decoding child cannot open files later.
+    The decoder calls this before its confinement: later it cannot open files.
     """
     image = ComputedRadiographyImageStorage, derived_uid("image")
     triangle = np.array([[0, 0], [1, 0], [1, 1], [0, 0]])
@@ -112,8 +112,8 @@ def _observer(model: ModelIdentity) -> ObservationContext:
 def _group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
     """Return the measurement group of the radiograph.
 
-    With an arrow, the group has a region (TID 1410). Otherwise it is about the whole
-    image (TID 1501).
+    If the finding has an arrow, the group is about a region of the image (TID 1410).
+    Otherwise the group is about the whole image (TID 1501).
     """
     group = _coded_group(source, radiograph, finding)
     group[0].ContentSequence.extend(_sentences(finding))
@@ -124,13 +124,13 @@ def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> An
     header = source.instance.header
     image = header.sop_class_uid, header.sop_instance_uid
     arguments: dict[str, Any] = {
-        # The same for every result about the image. A viewer may show it as a label, so
-        # it does not mention the finding.
+        # The tracking identifier is the same for every result about the image. A viewer
+        # may show it as a label, so it does not mention the finding.
         "tracking_identifier": TrackingIdentifier(
             uid=derived_uid("tracking", header.sop_instance_uid), identifier=TRACKING
         ),
-        # A negative report has no Finding: a viewer may list findings without the
-        # evaluation beside them.
+        # A negative report has no Finding, because a viewer may list findings without
+        # their evaluation.
         "finding_type": FRACTURE_OF_BONE if finding.is_fracture else None,
         "algorithm_id": _algorithm(finding),
         "finding_sites": _sites(source),
@@ -174,7 +174,7 @@ def _algorithm(finding: Finding) -> AlgorithmIdentification:
 
 
 def _sentences(finding: Finding) -> list[TextContentItem]:
-    """Return the operating point, and the result in the words of the caption."""
+    """Return the operating point and the text of the caption as content items."""
     comment = f"{headline(finding)}. {DISCLAIMER}."
     return [
         TextContentItem(name, text, RelationshipTypeValues.CONTAINS)
@@ -186,7 +186,10 @@ def _sentences(finding: Finding) -> list[TextContentItem]:
 
 
 def _rounded(finding: Finding) -> float:
-    """Return the probability with four decimals, limited to 0.0001 to 0.9999."""
+    """Return the probability with four decimals, from 0.0001 to 0.9999.
+
+    A probability outside this range is replaced by the nearest end.
+    """
     return min(max(round(finding.probability, 4), 0.0001), 0.9999)
 
 

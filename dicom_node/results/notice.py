@@ -1,7 +1,8 @@
-"""The capture that gives the reason why an image has no result.
+"""The notice: a Secondary Capture with the reason why an image has no result.
 
-If an archive gets no negative results, a study without any result looks like one
-without a fracture. For this reason an instance that was not analyzed gets a notice.
+If an archive gets no negative results, a study without any result looks like a study
+without a fracture. Therefore the archive gets a notice for each instance without a
+result.
 """
 
 from pydicom import Dataset
@@ -37,9 +38,10 @@ def notice(
     Args:
         source: The instance that has no result.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
-        model: The model that should have analyzed it.
-        options: The number of the series.
-        kind: Its name and modality, and whether its pixels are written as JPEG.
+        model: The model that should have analyzed the instance.
+        options: The options; only the Series Number is used.
+        kind: The kind of the object. It determines the modality, and whether the
+            pixels are written as JPEG.
     """
     state, reason = state_and_reason
     reason = plain(reason, LONGEST_REASON)

@@ -1,4 +1,4 @@
-"""The parts of a finding that the journal stores, to draw them at any size."""
+"""The parts of a finding that the journal stores to draw overlays of any size."""
 
 import json
 import zlib
@@ -15,14 +15,14 @@ from inference.finding import Arrow, Finding
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OverlayData:
-    """Heatmap, arrow and the operating points of a finding.
+    """Heatmap, arrow and thresholds of a finding.
 
     Attributes:
         picture_shape: (rows, columns) of the radiograph as displayed.
-        arrow: The arrow in pixels of that radiograph; None without one.
-        doubtful: The model's lower operating point, in [0, 1].
-        definite: The model's upper operating point, in [0, 1].
-        levels: The saliency, uint8, (h, w), 0 to 255. It covers the whole radiograph.
+        arrow: The arrow in pixels of that radiograph; None if there is none.
+        doubtful: Minimum probability of a doubtful fracture, in [0, 1].
+        definite: Minimum probability of a definite fracture, in [0, 1].
+        levels: The heatmap, uint8, (h, w), 0 to 255. It covers the whole radiograph.
     """
 
     picture_shape: tuple[int, int]
@@ -47,7 +47,7 @@ class OverlayData:
 
 
 def overlay_of(finding: Finding, picture_shape: tuple[int, int]) -> OverlayData:
-    """Return the parts of a finding that are drawn.
+    """Return the parts of a finding that the journal stores.
 
     Args:
         finding: The finding on the radiograph.
@@ -61,7 +61,7 @@ def overlay_of(finding: Finding, picture_shape: tuple[int, int]) -> OverlayData:
 
 
 def overlay_in(row: sa.Row[Any] | Mapping[str, Any]) -> OverlayData:
-    """Return the drawing in a row of the journal's table; see `OverlayData.values`."""
+    """Return the overlay data of a row that has the columns of `OverlayData.values`."""
     columns = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
     ends = json.loads(columns["arrow"]) if columns["arrow"] else None
     arrow = ends and Arrow(*(tuple(end) for end in ends))

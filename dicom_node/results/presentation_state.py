@@ -1,7 +1,8 @@
-"""The finding as graphics over the unchanged original (PS3.3 A.33.1).
+"""The finding as graphics over the unchanged source image (PS3.3 A.33.1).
 
-A viewer displays the source as the node did. Arrow, outline and caption are layers over
-it, which a user can turn off. Points are in the source's own pixels.
+A viewer displays the source with the gray scale that the node used. Arrow, outline and
+caption are in layers over the image, which a user can turn off. Points of arrow and
+outline are in stored pixels of the source.
 """
 
 from copy import deepcopy
@@ -74,13 +75,13 @@ def presentation_state(
 
     Args:
         source: The instance that was analyzed.
-        radiograph: Its pixels as displayed.
-        finding: The finding on them.
-        options: The window that was used, and the number of the series.
+        radiograph: The pixels of the instance as displayed.
+        finding: The finding for the radiograph.
+        options: The options; the window and the Series Number are used.
 
     Raises:
-        AnalysisError: The source is in color, or has no series. A grayscale
-            presentation state cannot reference it.
+        AnalysisError: The source is in color, or has no Series Instance UID. Then a
+            grayscale presentation state cannot reference it.
     """
     _check(source)
     result = result_series(source, finding.model, options, KIND, MODALITY)
@@ -89,8 +90,8 @@ def presentation_state(
     result.update(equipment(source, finding.model))
     del result.ContentQualification  # not an attribute of this IOD
     del result.ContentDate, result.ContentTime  # replaced by the attributes below
-    # This time is in the zone of all times of the object. DCMTK's dcmpschk rejects a
-    # time that names its own zone.
+    # Without an offset, this time is in the time zone of the object. DCMTK's dcmpschk
+    # rejects a time with an offset.
     (item,) = result.ContributingEquipmentSequence
     item.ContributionDateTime = f"{moment(source):%Y%m%d%H%M%S.%f}"
     result.PresentationCreationDate = result.InstanceCreationDate
@@ -123,7 +124,7 @@ def _check(source: Source) -> None:
 
 
 def _content(source: Source, finding: Finding) -> Dataset:
-    """Return the name of the state and a reference to its image.
+    """Return the labels, the reference to the image, and Presentation LUT Shape.
 
     Source:
         PS3.3 C.11.10, C.11.11, C.11.6.
@@ -147,8 +148,9 @@ def _content(source: Source, finding: Finding) -> Dataset:
 def _laterality(source: Source) -> Elements:
     """Return the anatomy of the series, without attributes of a single image.
 
-    If the source of a paired body part has only Image Laterality, then Laterality
-    (0020,0060) is empty: other images of the series may be of the other side.
+    If the source of a paired body part has Image Laterality but no Laterality
+    (0020,0060), Laterality is empty, because other images of the series may show the
+    other side.
     """
     of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
     elements = anatomy(source)
@@ -162,7 +164,10 @@ def _laterality(source: Source) -> Elements:
 
 
 def _modality_lut(source: Source) -> Elements:
-    """Return the Modality LUT, else the rescale, else nothing (PS3.3 C.11.1)."""
+    """Return the Modality LUT of the source, else rescale slope and intercept.
+
+    Return nothing if the source has neither (PS3.3 C.11.1).
+    """
     dataset = deepcopy(source.dataset)  # reading a value changes the element
     if found := modality_table(
         dataset, stored_pixel_values(dataset, _itemsize(dataset))
@@ -186,13 +191,15 @@ def _voi_lut(
 ) -> Elements:
     """Return the VOI LUT or window that the decoder used (PS3.3 C.11.8).
 
-    If the decoder chose the gray scale, return a window with its two ends.
+    If the decoder chose the gray scale, return a window with the ends of that scale. If
+    the decoder used no window, return nothing.
     """
     dataset = deepcopy(source.dataset)
     tag = Tag("SoftcopyVOILUTSequence")
     if radiograph.span is not None:
         low, high = radiograph.span
-        # LINEAR counts gray levels, not distance (PS3.3 C.11.2.1.2.1).
+        # With LINEAR, the width is the number of gray levels: one more than the
+        # distance between the ends (PS3.3 C.11.2.1.2.1).
         window = Window((low + high + 1) / 2, high - low + 1)
         return {tag: encoded_sequence(tag, encoded_dataset(_window(window)))}
     values = modality_values(dataset, _itemsize(dataset))
@@ -210,10 +217,19 @@ def _itemsize(dataset: Dataset) -> int:
 
 
 def _table(source: Source, keyword: str, index: int, table: LookUpTable) -> Elements:
-    """Copy a table, with a descriptor that matches how it was read (PS3.3 C.11.1.1.1).
+    """Return a LUT of the source with a descriptor as the decoder interpreted it.
 
-    A viewer that trusts the descriptor of the source would show another image than the
-    model saw.
+    The descriptor in the source may be invalid. A viewer that used it would not show
+    the image that the model analyzed.
+
+    Args:
+        source: The instance.
+        keyword: The keyword of the LUT sequence.
+        index: The index of the item in the sequence, from 0.
+        table: The item as the decoder read it.
+
+    Source:
+        PS3.3 C.11.1.1.1.
     """
     tag, descriptor, data = (Tag(k) for k in (keyword, "LUTDescriptor", "LUTData"))
     item = copied_item(source, keyword, index)

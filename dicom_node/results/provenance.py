@@ -24,7 +24,7 @@ _LONG_STRING = 64  # characters of an LO (PS3.5 6.2)
 
 
 def plain(text: str, limit: int = _LONG_STRING) -> str:
-    """Return text as one valid value: printable ASCII of at most `limit` characters.
+    """Return text as a single DICOM value: at most `limit` printable ASCII characters.
 
     A backslash and all other characters are replaced by a question mark.
     """
@@ -33,7 +33,12 @@ def plain(text: str, limit: int = _LONG_STRING) -> str:
 
 
 def assumed(made: str, radiograph: Radiograph) -> str:
-    """Append the assumptions about the source to the derivation of a result."""
+    """Return `made` with the assumptions about the source appended, if there are any.
+
+    Args:
+        made: How the result was made, for Derivation Description.
+        radiograph: The displayed source, with the assumptions.
+    """
     if not radiograph.assumptions:
         return made
     return f"{made}. Assumed of the source: {' '.join(radiograph.assumptions)}"
@@ -58,7 +63,7 @@ def moment(source: Source) -> datetime:
 
 
 def times(source: Source) -> Dataset:
-    """Return the creation date and time of the object.
+    """Return the creation date and time of a result: when its source was received.
 
     Series Date and Series Time are omitted, because the instances of a series are made
     at different times.
@@ -71,7 +76,7 @@ def times(source: Source) -> Dataset:
 
 
 def equipment(source: Source, model: ModelIdentity) -> Dataset:
-    """Return the names and versions of node and model (PS3.3 C.7.5.1, C.12.1)."""
+    """Return the name and version of node and model (PS3.3 C.7.5.1, C.12.1)."""
     versions = [
         IMPLEMENTATION_VERSION_NAME,
         plain(f"{model.name:.48} {model.version}"),
@@ -97,7 +102,8 @@ def equipment(source: Source, model: ModelIdentity) -> Dataset:
 def reference(source: Source) -> Dataset:
     """Return references to the analyzed instance (PS3.3 C.7.6.1, C.12.2).
 
-    The reference through the series is omitted if the source has no valid series.
+    One reference is in Source Image Sequence, the other in Referenced Series Sequence.
+    The latter is omitted if the source has no valid Series Instance UID.
     """
     image = source_image(source)
     image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below
@@ -133,6 +139,9 @@ def source_instance(source: Source) -> Dataset:
 
 
 def uid_element(keyword: str, uid: str) -> DataElement:
-    """Return a UID element, valid or not; non-ASCII characters are replaced."""
+    """Return a UID element, even if the UID is invalid.
+
+    Characters that are not ASCII are replaced by question marks.
+    """
     ascii_uid = uid.encode("ascii", "replace").decode()
     return DataElement(Tag(keyword), "UI", ascii_uid, validation_mode=IGNORE)

@@ -37,10 +37,11 @@ def secondary_capture(
 
     Args:
         source: The instance that was analyzed.
-        radiograph: Its pixels as displayed.
-        finding: The finding on them.
-        options: The size of the image, and the number of its series.
-        kind: Its name and modality, and whether its pixels are written as JPEG.
+        radiograph: The pixels of the instance as displayed.
+        finding: The finding for the radiograph.
+        options: The options; the maximum size and the Series Number are used.
+        kind: The kind of the object. It determines the modality, and whether the
+            pixels are written as JPEG.
     """
     annotated = render(radiograph, finding, long_side=options.long_side)
     image = (*IMAGE_TYPE_2, *IMAGE_TYPE_3)

@@ -1,4 +1,4 @@
-"""The series of a kind of result (PS3.3 C.7.3.1)."""
+"""The series and the Instance Number of a result (PS3.3 C.7.3.1)."""
 
 from pydicom import Dataset
 
@@ -19,11 +19,12 @@ def result_series(
     kind: str,
     modality: str,
 ) -> Dataset:
-    """Return the series for a source series, model, kind, modality and series number.
+    """Return Modality, Series Instance UID and Series Number of a result.
 
-    Each combination has its own Series Instance UID. A result copies laterality, body
-    part and order (Request Attributes) from its source. Because all results in a series
-    have sources of one series, these attributes are valid for the whole series.
+    Each combination of source series, model, kind, modality and series number has a
+    different Series Instance UID. Therefore all results in a series have sources in one
+    series. Laterality, body part and order (Request Attributes), which are copied from
+    the source, are then valid for the whole series.
     """
     series = Dataset()
     series.Modality = modality
@@ -45,7 +46,7 @@ def check_series(source: Source, label: str) -> None:
 
     Args:
         source: The instance.
-        label: The result, as the error text names it.
+        label: The name of the result at the start of a sentence, as in "A heatmap".
 
     Raises:
         AnalysisError: The source has no Series Instance UID.
@@ -59,6 +60,9 @@ def check_series(source: Source, label: str) -> None:
 
 
 def instance_number(source: Source) -> str:
-    """Return the Instance Number of the source; 1 if it has none that fits an IS."""
+    """Return the Instance Number of the source; 1 if it is absent or invalid.
+
+    A number with more than DIGITS digits is also replaced by 1.
+    """
     number = source.text("InstanceNumber")
     return number if number.isdecimal() and len(number) <= DIGITS else "1"

@@ -1,13 +1,14 @@
 """The attributes that a result copies from its source, byte for byte.
 
-An archive files a result by these attributes, and a reader trusts it because of them.
-If a value is decoded and encoded again, it may change, for example if the character set
-is not supported or a date is invalid. The archive would then file the result under
-another patient, or under none. So this module never decodes values. A value that is
-invalid in the source is invalid in the result.
+By these attributes, an archive assigns a result to a patient and a study. If a value is
+decoded and encoded again, it may change, for example if the character set is not
+supported or a date is invalid. The archive would then assign the result to another
+patient, or to none. Therefore values are copied without decoding. A value that is
+invalid in the source is also invalid in the result, except that an invalid UID is
+omitted.
 
-The node never invents a value. An attribute that the source lacks stays absent, or is
-empty if the Secondary Capture IOD requires it (Type 2).
+The node never invents a value. An attribute that the source lacks is absent in the
+result, or empty if the IOD of the result requires it (Type 2).
 """
 
 import warnings
@@ -87,7 +88,7 @@ _READ_TOO = (
     "ImagerPixelSpacing", "LossyImageCompression", "LossyImageCompressionRatio",
     "LossyImageCompressionMethod", "SeriesInstanceUID", "BodyPartExamined",
     "Laterality", "ImageLaterality", "AnatomicRegionSequence",
-    # Attributes of the display
+    # Attributes that determine how the pixels are displayed
     "SOPClassUID", "PhotometricInterpretation", "PixelAspectRatio",
     "BitsStored", "HighBit", "PixelRepresentation",
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
@@ -112,7 +113,7 @@ class Source:
 
     Attributes:
         instance: The instance as it was received.
-        dataset: The attributes of its header that results need, undecoded.
+        dataset: The attributes that results need from the header, undecoded.
     """
 
     instance: ReceivedInstance
@@ -131,7 +132,7 @@ class Source:
 
 
 def read_source(instance: ReceivedInstance) -> Source:
-    """Read the header of an instance, without its pixels.
+    """Read the attributes of an instance that results need.
 
     Raises:
         AnalysisError: The header cannot be read, or has no valid Study Instance UID.
@@ -148,12 +149,12 @@ def read_source(instance: ReceivedInstance) -> Source:
 
 
 def copied(source: Source, keywords: Iterable[str]) -> Elements:
-    """Encode those of the attributes that the source has, with unchanged values.
+    """Encode attributes of the source with unchanged values.
 
-    A UID attribute with a value that is not a UID is omitted.
+    An attribute is omitted if the source lacks it, or if it is an invalid UID.
 
     Raises:
-        AnalysisError: One of them is a sequence that cannot be read.
+        AnalysisError: One of the attributes is a sequence that cannot be read.
     """
     tags = [Tag(keyword) for keyword in keywords]
     with reading():
@@ -203,10 +204,12 @@ def empty(keywords: Iterable[str]) -> Elements:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Suppress warnings of pydicom, and replace its errors, because both quote values.
+    """Suppress warnings of pydicom, and replace all errors by AnalysisError.
+
+    Warnings and errors of pydicom may quote values, which may name the patient.
 
     Raises:
-        AnalysisError: The bytes cannot be read.
+        AnalysisError: The block raised an error.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -231,13 +234,16 @@ def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
 
 
 def _is_no_uid(value: bytes) -> bool:
-    """Return whether a non-empty component of a value is not a UID."""
+    """Return whether any non-empty component of a value is not a valid UID."""
     uids = [each for each in uid_text(value).split("\\") if each]
     return not all(map(UID_PATTERN.fullmatch, uids))
 
 
 def _vr(dataset: Dataset, tag: BaseTag) -> str:
-    """Return the VR by the standard, else that of the source, else UN."""
+    """Return the VR of the standard, else of the source, else of _IMPLICIT, else UN.
+
+    If the standard allows several VRs, the VR of the source is used.
+    """
     standard = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
     stated = (
         "LO" if tag.is_private_creator else dataset.get_item(tag, keep_deferred=True).VR
@@ -250,8 +256,8 @@ def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
     """Encode the items of a sequence; None if there is nothing to copy.
 
     The items are encoded again, because VRs, lengths and byte order depend on the
-    transfer syntax of the source. Only the values in them are copied unchanged. An item
-    that references an instance by a value that is not a UID is omitted.
+    transfer syntax of the source. Only the values in the items are copied unchanged. An
+    item is omitted if it references an instance by an invalid UID.
     """
     sequence = dataset[tag].value
     if not isinstance(sequence, Sequence):
@@ -279,7 +285,7 @@ def _tags(item: Dataset) -> list[BaseTag]:
 
 
 def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:
-    """Return an unchanged value in little endian; None if it has been decoded."""
+    """Return the raw value in little endian; None if pydicom has decoded it."""
     element = dataset.get_item(tag, keep_deferred=True)
     if tag == _CHARACTER_SET and isinstance(element, DataElement):
         # pydicom decodes this element while it reads, so the raw value is not kept.

@@ -1,9 +1,10 @@
 """The finding as a coded report (PS3.3 A.35.13, PS3.16 TID 1500).
 
 The report is a Comprehensive 3D SR with a Measurement Report as its root. It says
-whether a fracture is present, suspected or absent, and contains its probability, the
-body part and side, and the region on the image. highdicom makes the content. The
-identity of the source is copied from the source's own bytes.
+whether a fracture is present, suspected or absent. It contains the probability of a
+fracture, the body part and side, and the region on the image. highdicom makes the
+content. The attributes of the patient and study are copied from the source, byte for
+byte.
 """
 
 from pydicom import Dataset
@@ -71,9 +72,9 @@ def structured_report(
 
     Args:
         source: The instance that was analyzed.
-        radiograph: Its pixels as displayed.
-        finding: The finding on them.
-        options: The number of the series.
+        radiograph: The pixels of the instance as displayed.
+        finding: The finding for the radiograph.
+        options: The options; only the Series Number is used.
 
     Raises:
         AnalysisError: The source has no series, so no report can reference it.
@@ -118,7 +119,10 @@ def _document(source: Source) -> Dataset:
 
 
 def _requests(source: Source) -> Elements:
-    """Return the orders in Request Attributes as Referenced Request (PS3.3 C.17.2)."""
+    """Return the orders of the source as Referenced Request Sequence (PS3.3 C.17.2).
+
+    Each item of Request Attributes Sequence of the source is one order.
+    """
     items = []
     for number in range(item_count(source, "RequestAttributesSequence")):
         order = copied_item(source, "RequestAttributesSequence", number)

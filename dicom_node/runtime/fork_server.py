@@ -4,12 +4,12 @@ Importing the libraries takes seconds of processor time; a fork takes a few
 milliseconds. So a process that was killed can be replaced at once.
 
 A fork server never gets data from a sender of images. It receives orders from one
-process, on a socket of its own. It has one thread, so a fork never
-inherits a lock of another thread. The process id of an ended fork stays reserved until
-the fork server gets the order to read its exit status. So a signal never reaches
+process, on a socket of its own. It has one thread, so a fork never inherits a lock that
+another thread holds. The process id of an ended fork stays reserved until the fork
+server gets the order to read the exit status. So a signal for a fork never reaches
 another process.
 
-If its parent dies, the kernel kills the fork server, and then its forks.
+If the parent of the fork server dies, the kernel kills the fork server and its forks.
 """
 
 import argparse
@@ -33,25 +33,32 @@ from dicom_node.runtime.prctl import die_with_parent
 
 
 class _Kind(enum.IntEnum):
-    """The kinds of orders. The reply to all of them is one number."""
+    """The kinds of orders; the reply to each order is one number."""
 
     FORK = 1  # replies the process id
     STATUS = 2  # replies the exit status, or _RUNNING
     SIGNAL = 3  # sends a signal; replies 0
-    END = 4  # waits for the end, then kills the fork; replies the exit status
+    END = 4  # waits, then kills a fork that still runs; replies the exit status
 
 
-# The kind, a process id, a signal or the size of the content, and seconds.
+# The kind, a process id, the signal or the size of the content in bytes, and the
+# seconds to wait.
 _ORDER = struct.Struct("<iiid")
 _REPLY = struct.Struct("<i")
 _RUNNING = 2**31 - 1
 _MAX_FILES = 8
 
 REPLY_TIMEOUT_S = 10.0
-"""Seconds that the fork server may take, in addition to the time that it waits."""
+"""Maximum time until the reply to an order, in seconds.
+
+If the order tells the server to wait for a fork, that time is added.
+"""
 
 FORK_TIMEOUT_S = 60.0
-"""Seconds that an order waits for an earlier fork, which may import a library first."""
+"""Maximum time that an order waits for an earlier fork, in seconds.
+
+The server may import a library before that fork.
+"""
 
 POLL_S = 0.001
 
@@ -70,9 +77,9 @@ class Order:
 
 
 class ForkServer:
-    """The fork server, as seen by the process that orders forks.
+    """The interface to a fork server, for the process that orders forks.
 
-    One thread uses it at a time.
+    Only one thread may use it at a time.
 
     Attributes:
         pid: The process id of the server.
@@ -84,14 +91,14 @@ class ForkServer:
         """Wait until a server that was started can fork.
 
         Args:
-            orders: The other end of the socket of the server.
-            pid: Its process id.
+            orders: This process's end of the socket on which the server gets orders.
+            pid: The process id of the server.
             kill: Kills the server, if it has not ended, and returns its exit status.
                 May be called repeatedly.
-            start_s: Maximum time of the start, in seconds.
+            start_s: Maximum time to wait, in seconds. After that, the server is killed.
 
         Raises:
-            OSError: The server has ended, or does not respond.
+            OSError: The server has ended, or does not respond in time.
         """
         self._socket, self.pid, self._kill = orders, pid, kill
         self._is_forking = False  # whether the reply to `begin_fork` was not returned
@@ -113,13 +120,14 @@ class ForkServer:
     ) -> Self:
         """Start a fork server, and wait until it can fork.
 
-        The kernel kills it when the thread ends that calls this function.
+        The kernel kills the server when the thread that called this function ends.
 
         Args:
-            module: The module that it runs; the module calls `serve_forks`.
+            module: The module that the server runs. It must call `serve_forks`.
             *arguments: Arguments of the module, after those of `command_line`.
             environment: The environment of the server and its forks.
-            start_s: Maximum time of the start, in seconds.
+            start_s: Maximum time of the start, in seconds. After that, the server is
+                killed.
             is_silent: Whether standard output and error are discarded. Codecs write
                 values of an image to these streams.
 
@@ -160,11 +168,13 @@ class ForkServer:
 
         Args:
             content: The content of the order.
-            files: At most eight open files. They stay open here.
-            timeout_s: Maximum time until the fork runs, in seconds.
+            files: At most eight open files. They stay open in this process.
+            timeout_s: Maximum time until the fork runs, in seconds. After that, the
+                server is killed.
 
         Raises:
-            OSError: The server has ended, or has too few resources to fork.
+            OSError: The server has ended, does not respond in time, or has too few
+                resources to fork.
         """
         self.begin_fork(content, files)
         pid = self.forked(timeout_s)
@@ -176,12 +186,12 @@ class ForkServer:
     def begin_fork(self, content: bytes = b"", files: Sequence[int] = ()) -> None:
         """Order a fork as `fork` does, without waiting for it.
 
-        `forked` returns its process id. Do not order another fork before that. Other
-        orders wait for this one.
+        `forked` returns the process id. Do not order another fork before that. Orders
+        of other kinds wait for this one.
 
         Raises:
             OSError: The server has ended.
-            RuntimeError: Another fork was ordered, and `forked` did not return it.
+            RuntimeError: `forked` has not yet returned the id of an earlier fork.
         """
         if self._is_forking:
             raise RuntimeError("The fork server still forks another process")
@@ -195,7 +205,7 @@ class ForkServer:
             timeout_s: Maximum time to wait, in seconds.
 
         Returns:
-            None if the server is still busy with the order.
+            The process id; None if the server has not replied in this time.
 
         Raises:
             OSError: The server has ended, or has too few resources to fork.
@@ -216,8 +226,9 @@ class ForkServer:
     def status(self, pid: int) -> int | None:
         """Return the exit status of a fork; None while it runs.
 
-        The status is the negative number of the signal if a signal ended the fork. Do
-        not use the process id after that, because another process may get it.
+        If a signal ended the fork, the status is the negative number of the signal. Do
+        not use the process id after the status was returned, because another process
+        may get the same id.
 
         Raises:
             OSError: The server has ended, and the fork with it.
@@ -234,10 +245,11 @@ class ForkServer:
         self._order(_Kind.SIGNAL, pid, number)
 
     def end(self, pid: int, patience_s: float = 0.0) -> int:
-        """Wait for the end of a fork, and kill it after `patience_s`.
+        """Wait until a fork ends; kill it if it still runs after `patience_s` seconds.
 
         Returns:
-            Its exit status; if a signal ended it, the negative number of the signal.
+            The exit status; if a signal ended the fork, the negative number of the
+            signal.
 
         Raises:
             OSError: The server has ended, and the fork with it.
@@ -245,11 +257,11 @@ class ForkServer:
         return self._order(_Kind.END, pid, seconds=patience_s)
 
     def close(self) -> int:
-        """Kill the server, and its forks with it; return its exit status.
+        """Kill the server and its forks; return the exit status of the server.
 
         May be called repeatedly.
         """
-        status = self._kill()  # before the server could end by itself
+        status = self._kill()  # first, because a server ends when the socket closes
         self._socket.close()
         return status
 
@@ -296,10 +308,10 @@ class ForkServer:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return a parser of the command line of a fork server.
+    """Return a parser for the command line of a fork server.
 
-    It has the arguments of `serve_forks`: the descriptor of the socket for orders, and
-    the process id of the parent.
+    It has two options for the arguments of `serve_forks`: `--orders`, the descriptor of
+    the socket, and `--supervisor`, the process id of the parent.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, required=True)
@@ -312,16 +324,17 @@ def serve_forks(
 ) -> Order:
     """Fork a process for each order, and return the order in that process.
 
-    In the server, this function does not return: the process ends when the one that
+    In the server, this function does not return. The server ends when the process that
     sends orders has ended.
 
     Args:
-        descriptor: The socket for orders.
-        parent: The process id of the parent. The server dies with it.
+        descriptor: The descriptor of the socket for orders.
+        parent: The process id of the parent. If the parent dies, the kernel kills the
+            server.
         prepare: Called in the server with the content of an order before the fork.
     """
     die_with(parent)
-    # If it were ignored, the kernel would discard the exit status of forks.
+    # If SIGCHLD were ignored, the kernel would discard the exit status of forks.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor) as orders:
         share_memory()
@@ -339,13 +352,13 @@ def share_memory() -> None:
     # A collection writes to each object, so forks would copy the pages.
     gc.collect()
     gc.freeze()
-    # A fork takes longer if there is more memory.
+    # A fork takes longer if the process has more memory.
     with suppress(AttributeError, OSError):  # the C library has no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _received(orders: socket.socket) -> tuple[bytes, list[int]] | None:
-    """Wait for an order; return its header and its open files.
+    """Wait for an order; return the header and the open files of the order.
 
     Return None if the process that sends orders has ended.
     """
@@ -361,7 +374,10 @@ def _serve_order(
     files: list[int],
     prepare: Callable[[bytes], None],
 ) -> Order | None:
-    """Carry out one order, and send the reply; return the order in a fork."""
+    """Carry out one order; return it in a new fork, and None in the server.
+
+    The server sends the reply.
+    """
     kind, pid, number, seconds = _ORDER.unpack(header)
     if kind == _Kind.FORK:
         content = orders.recv(number, socket.MSG_WAITALL) if number else b""
@@ -384,9 +400,9 @@ def _serve_order(
 
 
 def _fork() -> int:
-    """Fork; return 0 in the fork, and its process id in the server.
+    """Fork this process; return 0 in the fork, and the id of the fork in the server.
 
-    The server gets a negative errno if it cannot fork.
+    If the server cannot fork, return a negative errno.
     """
     server = os.getpid()
     try:
@@ -405,7 +421,10 @@ def _status(pid: int) -> int:
 
 
 def _end(pid: int, patience_s: float) -> int:
-    """Wait for a fork, and kill it after `patience_s`; return its exit status."""
+    """Wait until a fork ends, and return its exit status.
+
+    The fork is killed if it still runs after `patience_s` seconds.
+    """
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
         if (status := _status(pid)) != _RUNNING:
@@ -416,7 +435,10 @@ def _end(pid: int, patience_s: float) -> int:
 
 
 def die_with(parent: int) -> None:
-    """Make the kernel kill this process, busy or not, when its parent dies."""
+    """Make the kernel kill this process when its parent dies.
+
+    If the parent has died already, end this process with status 1.
+    """
     die_with_parent()
-    if os.getppid() != parent:  # it died before prctl
+    if os.getppid() != parent:  # the parent died before prctl
         os._exit(1)

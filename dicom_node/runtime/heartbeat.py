@@ -1,9 +1,9 @@
-"""Heartbeats of the node's processes: rows with a time by the clock of the database.
+"""Heartbeats: each process of the node regularly writes the time to a row.
 
-Monitoring reads them. Workers read them, too, and take over the work of dead workers
-(see worker/takeover.py). Locks in the database are not suitable: if the database
-restarts, it releases the locks of living processes, and a machine without a network
-connection keeps its locks.
+The time is that of the database's clock. Monitoring reads the heartbeats. Workers read
+them, too, and take over the work of dead workers (see worker/takeover.py). Locks in the
+database are not suitable for this: if the database restarts, it releases the locks of
+living processes, and a machine without a network connection keeps its locks.
 """
 
 import logging
@@ -50,8 +50,8 @@ def heartbeats(
 ) -> Iterator[None]:
     """Send heartbeats while a block runs.
 
-    The first is sent before the block begins. Heartbeats are skipped while the database
-    cannot be reached.
+    The first is sent before the block begins. After the block, the process is recorded
+    as shut down. Heartbeats are skipped while the database cannot be reached.
 
     Args:
         engine: Engine of the journal.
@@ -60,7 +60,7 @@ def heartbeats(
             process gets a random name.
         on_duplicate: Called in the thread of the heartbeats if another process has the
             same name.
-        every_s: Interval in seconds.
+        every_s: Seconds between two heartbeats.
     """
     own_heartbeat, ended = _Heartbeat(engine, role, name), threading.Event()
 
@@ -88,7 +88,8 @@ def heartbeats(
 def seconds_since_last_heartbeat(engine: sa.Engine, role: str) -> float | None:
     """Return the seconds since the last heartbeat of any process of a role.
 
-    None if there was none, or if all shut down cleanly.
+    Processes that shut down cleanly do not count. Return None if no other process of
+    the role has sent a heartbeat.
     """
     last = sa.select(sa.func.max(heartbeat.c.at)).where(
         heartbeat.c.role == role, _has_not_ended()
@@ -108,7 +109,7 @@ def has_run(engine: sa.Engine, role: str) -> bool:
 def alive_workers(connection: sa.Connection, role: str) -> dict[str, float]:
     """Return how long each living process of a role has sent heartbeats, by name.
 
-    The time is in seconds. It starts again after a gap in the heartbeats.
+    The time is in seconds. It starts at 0 again after a gap of more than DEAD_AFTER_S.
     """
     now = _now(connection)
     query = sa.select(heartbeat.c.id, heartbeat.c.since).where(
@@ -121,9 +122,10 @@ def alive_workers(connection: sa.Connection, role: str) -> dict[str, float]:
 
 
 def _has_not_ended() -> sa.ColumnElement[bool]:
-    """Return the condition that a heartbeat was sent since the last clean shutdown.
+    """Return the SQL condition that a process has not shut down cleanly.
 
-    The previous release sends heartbeats, but leaves `ended_at` as it is.
+    A heartbeat after `ended_at` means that the process was started again: the previous
+    release does not clear `ended_at` then.
     """
     ended_at = heartbeat.c.ended_at
     return sa.or_(ended_at.is_(None), ended_at < heartbeat.c.at)
@@ -143,8 +145,8 @@ class _Heartbeat:
         """Write a heartbeat, if the database can be reached.
 
         Raises:
-            DuplicateNameError: Another process has sent one with the same name since
-                our last one.
+            DuplicateNameError: After the last heartbeat of this process, another
+                process with the same name has sent one.
         """
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
             self._renew(connection)
@@ -182,8 +184,8 @@ class _Heartbeat:
 def _now(connection: sa.Connection) -> float:
     """Return the current time of the database's clock, in seconds since 1970.
 
-    With SQLite this is the clock of the machine. It is not the time when the
-    transaction began.
+    With SQLite, this is the clock of the machine. With PostgreSQL, it is the time of
+    this call, not the time when the transaction began.
     """
     if connection.dialect.name == "sqlite":
         return time.time()

@@ -1,4 +1,4 @@
-"""Settings of this process in the kernel, by prctl(2) of Linux.
+"""Settings of this process in the Linux kernel, made with prctl(2).
 
 On other systems, the functions do nothing.
 """
@@ -14,27 +14,27 @@ PR_SET_NAME = 15
 
 
 def die_with_parent() -> None:
-    """Make the kernel kill this process, busy or not, when its parent dies.
+    """Make the kernel kill this process when its parent dies.
 
-    The setting stays if this process executes another program. On other
-    systems, the children of a killed process must be ended by hand.
+    The setting stays if this process executes another program. On systems other than
+    Linux, users must end the children of a killed process by hand.
     """
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def keep_memory_private() -> None:
-    """Protect memory and environment of this process from others of the same user.
+    """Protect this process's memory and environment from other processes of its user.
 
     Both contain secrets. An attacker may control another role, or a decoding child on a
-    kernel that cannot confine it. Programs that this process executes are not protected
-    by this call. Root can still read everything.
+    kernel that cannot confine it. The setting is lost if this process executes another
+    program. Root can still read everything.
     """
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def name_process(name: str) -> None:
-    """Set the name that `ps -e` shows, at most 15 characters."""
+    """Set the name that `ps -e` shows; the kernel keeps the first 15 bytes."""
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)

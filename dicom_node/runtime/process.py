@@ -22,8 +22,8 @@ from dicom_node.runtime.prctl import LIBC, keep_memory_private
 logger = logging.getLogger(__name__)
 
 M_ARENA_MAX = -8  # malloc.h
-# The roles of a killed supervisor die with it, but keep its ports open until then. A
-# role with a model in memory takes longer to die.
+# If the supervisor is killed, the kernel kills its roles, too. They keep the ports open
+# until they have ended, which takes longer for a role with a model in memory.
 PORT_WAIT_S = 5.0
 # Maximum time to write rows and files after the work is finished.
 CLOSE_S = 5.0
@@ -38,16 +38,17 @@ def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
 
 
 class Stop(threading.Event):
-    """Set when SIGTERM or SIGINT tells this process to end.
+    """An event that is set when SIGTERM or SIGINT tells this process to end.
 
-    The process ends by itself: at once if its start is not complete, otherwise after
-    its work is finished. If it waits for something that does not come (a lock, the
-    database, a file on a share), a thread ends it with status 0. The node may be killed
-    at any moment, so an end without cleanup loses nothing.
+    Before `ready` is called, the signal ends the process at once. After that, the
+    process finishes its work and ends by itself. If this takes too long, because the
+    process waits for a lock, the database or a file on a share, a thread ends the
+    process with status 0. No data is lost, because the node is designed for a kill at
+    any moment.
     """
 
     def __init__(self) -> None:
-        """Handle the two signals. Call this in the main thread."""
+        """Install the handlers of both signals; call this in the main thread."""
         super().__init__()
         self._drain_s: float | None = None
         self._drained = threading.Event()
@@ -66,19 +67,19 @@ class Stop(threading.Event):
         ).start()
 
     def ready(self, drain_s: float) -> None:
-        """Report that the start is complete. A signal then lets the work finish.
+        """Report that the start is complete.
 
-        Args:
-            drain_s: Seconds that the process needs at most to finish its work.
+        From now on, a signal does not end the process at once: it has `drain_s` seconds
+        to finish its work, and CLOSE_S seconds to end.
         """
         self._drain_s = drain_s
 
     def drained(self) -> None:
-        """Report that the work is finished; the process has CLOSE_S to end."""
+        """Report that the work is finished; the process has CLOSE_S seconds to end."""
         self._drained.set()
 
     def _end(self, receiving: socket.socket) -> None:
-        """Wait for a signal; end the process if it does not end by itself in time."""
+        """Wait for a signal, and set the event; end the process after a time limit."""
         while receiving.recv(1)[0] not in {signal.SIGTERM, signal.SIGINT}:
             pass  # another signal with a Python handler
         self.set()
@@ -100,22 +101,22 @@ def _exit(level: int, message: str) -> None:
 
 
 def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
-    """Configure the log, the permissions of files and the signals of a role.
+    """Configure the log and the signals of a role; keep its files and memory private.
 
     Args:
         name: The name in each log line.
         supervisor: The id of the parent process; None for a role started by hand. If
-            that process has died, this one exits with status 1.
+            the parent has died, this process exits with status 1.
         form: The format of the log lines, "text" or "json".
 
     Returns:
-        The event that SIGTERM and SIGINT set. The role calls its `ready` when its start
-        is complete. Until then the signals end the process at once.
+        The event that SIGTERM and SIGINT set. The role must call `Stop.ready` when its
+        start is complete. Until then, the signals end the process at once.
     """
     configure_logging(name, form)
     keep_files_private()
     keep_memory_private()
-    if supervisor not in {None, os.getppid()}:  # it died before die_with_parent
+    if supervisor not in {None, os.getppid()}:  # the parent died before die_with_parent
         sys.exit(1)
     return Stop()
 
@@ -156,7 +157,7 @@ def listen_or_exit(host: str, port: int) -> socket.socket:
 
 
 def load_or_exit(config: Path | None) -> Settings:
-    """Return the settings; end the process with the reason if they are wrong."""
+    """Return the settings; if they are invalid, write why and end with status 2."""
     try:
         return load(config)
     except SettingsError as error:
@@ -165,7 +166,7 @@ def load_or_exit(config: Path | None) -> Settings:
 
 
 def verify_access_or_exit(api: ApiSettings) -> None:
-    """End the process with a message if access to the page is not configured."""
+    """End the process with a message if access to the pages is not configured."""
     if problems := access_problems(api):
         sys.stderr.write("".join(f"{line}\n" for line in problems))
         sys.exit(2)

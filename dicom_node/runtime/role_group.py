@@ -1,7 +1,7 @@
-"""Roles that are forks of one server, each in a process that is restarted if it dies.
+"""Starts the roles that are forks of one server, and restarts roles that die.
 
-`start_roles` does not wait for the import of a library. So while one server imports the
-libraries of its roles, the supervisor can restart the roles of another server.
+`start_roles` does not wait for the import of a library. So the supervisor can restart
+the roles of one server while another server imports libraries.
 """
 
 import logging
@@ -18,12 +18,15 @@ from dicom_node.runtime.role_server import RoleProcess, RoleServer
 
 logger = logging.getLogger(__name__)
 
-# A role that ends sooner than this after its start counts as broken. It is restarted
+# A role that ends within this time after its start counts as broken. It is restarted
 # with increasing delays. A role that was killed does not count as broken.
 STABLE_AFTER_S = 10.0
 RESTART_MAX_DELAY_S = 30.0
 FORK_S = 0.1
-"""Seconds to wait for a fork; an import takes longer."""
+"""Maximum time that `start_roles` waits for a fork, in seconds.
+
+A fork takes milliseconds; the import of a library before it takes longer.
+"""
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Restarts:
         logger.warning("%s exited with status %s; restarting it", self.name, code)
 
     def failed(self, error: OSError) -> None:
-        """Note that the process could not be started."""
+        """Note that the process could not be started; delay the next attempt."""
         logger.error("Cannot start %s: %s", self.name, error.strerror or error)
         self._not_before = time.monotonic() + STABLE_AFTER_S
 
@@ -65,25 +68,25 @@ class Restarts:
 
 
 class Role:
-    """One role of the node, across restarts.
+    """One role of the node, with one process after another.
 
     Attributes:
         process: The process to start.
         files: The sockets that the process inherits.
-        pid: The id of the process; None without one.
+        pid: The id of the process; None if no process runs.
     """
 
     def __init__(
         self, process: RoleProcess, files: Sequence[socket.socket] = ()
     ) -> None:
-        """Prepare the role, without a process."""
+        """Create the role without starting a process."""
         self.process = process
         self.pid: int | None = None
         self.files = files
         self._restarts = Restarts(process.name)
 
     def begin_if_ended(self, server: RoleServer) -> bool:
-        """Order a process if none runs, with a delay if it keeps dying.
+        """Order a process if none runs, and if its restart is not delayed.
 
         Returns:
             Whether a process was ordered. Then call `is_settled` until it returns true.
@@ -104,7 +107,9 @@ class Role:
         return False
 
     def is_settled(self, server: RoleServer) -> bool:
-        """Return whether the ordered process was started or refused.
+        """Return whether the order is done: the process runs, or could not be started.
+
+        This waits for at most FORK_S.
 
         Raises:
             OSError: The server has ended, or does not respond.
@@ -118,7 +123,11 @@ class Role:
 
     @contextmanager
     def _refusals_noted(self) -> Iterator[None]:
-        """Note that no process or descriptor is available; the other roles continue."""
+        """If the block fails for this role only, note that; do not raise the error.
+
+        For example, the system may have too few processes or descriptors. Errors of the
+        connection to the server are raised.
+        """
         try:
             yield
         except (ConnectionError, TimeoutError):
@@ -127,7 +136,7 @@ class Role:
             self._restarts.failed(error)
 
     def import_alone(self) -> None:
-        """Let the process import its module itself, not the server for it."""
+        """From now on, import the module in the process instead of the server."""
         self.process = replace(self.process, is_shared=False)
 
     def died(self, code: int) -> None:
@@ -136,7 +145,7 @@ class Role:
         self._restarts.died(code)
 
     def end(self, server: RoleServer, patience_s: float) -> None:
-        """Wait for the end of the process, and kill it after `patience_s`.
+        """Wait until the process ends; kill it after `patience_s` seconds.
 
         Raises:
             ConnectionError, TimeoutError: The server has ended, or does not respond.
@@ -149,11 +158,11 @@ class Role:
 
 
 class RoleGroup:
-    """The roles that are forks of one server, and the server, across restarts.
+    """A server and the roles that are its forks; each may be restarted.
 
     Attributes:
-        roles: The roles.
-        server: The server; None without one.
+        roles: The roles, in the order of their start.
+        server: The current server; None if none runs.
     """
 
     def __init__(
@@ -162,31 +171,32 @@ class RoleGroup:
         roles: Sequence[Role],
         start_server: Callable[[], RoleServer],
     ) -> None:
-        """Prepare the roles, without a server.
+        """Create the group without starting the server.
 
         Args:
             name: The name of the server in log lines.
             roles: The roles, in the order of their start.
-            start_server: Starts a server; may raise OSError.
+            start_server: Starts and returns a server; may raise OSError.
         """
         self.roles = roles
         self.server: RoleServer | None = None
         self._start_server = start_server
         self._restarts = Restarts(name)
-        self._starting: Role | None = None  # other orders would wait for its import
+        self._starting: Role | None = None  # during its import, other orders would wait
 
     @property
     def is_starting(self) -> bool:
-        """Whether the server imports the libraries of a role, and orders would wait."""
+        """Whether the server still starts a role, so that other orders would wait."""
         return self._starting is not None
 
     def start_roles(self, stop: threading.Event) -> bool:
-        """Start each role that does not run, except those that wait for a restart.
+        """Start the server and the roles that do not run.
 
-        Call this repeatedly: a role waits while the server imports its libraries.
+        A process that died soon after its start is restarted with a delay. Call this
+        function repeatedly: it returns early while the server imports libraries.
 
         Args:
-            stop: If it is set, no other role is started.
+            stop: If it is set, no further role is started.
 
         Returns:
             Whether all roles run.
@@ -224,7 +234,7 @@ class RoleGroup:
         return self._starting is None
 
     def _ended_with(self, server: RoleServer) -> None:
-        """Close a server that ended or does not respond. The roles end with it."""
+        """Close a server that ended or does not respond; note that its roles died."""
         self._restarts.died(server.close())
         if self._starting is not None and not server.has_lost_its_parent:
             self._starting.import_alone()  # its import may have ended the server
@@ -236,7 +246,8 @@ class RoleGroup:
     def terminate(self) -> None:
         """Send SIGTERM to the roles.
 
-        A role that is being started gets it after its import, unless it is the first.
+        A role that is being started gets the signal after its import. But if no other
+        role runs, the server is killed instead.
         """
         if self._starting is not None and all(role.pid is None for role in self.roles):
             self.close()
@@ -250,10 +261,10 @@ class RoleGroup:
                     self.server.terminate(role.pid)
 
     def end(self, deadline: float) -> None:
-        """Wait for the end of the roles, then end the server.
+        """Wait until the roles end, then kill the server.
 
         Args:
-            deadline: Time at which they are killed, in seconds of time.monotonic().
+            deadline: Roles that still run at this time of time.monotonic() are killed.
         """
         if self.server is None:
             return
@@ -263,7 +274,7 @@ class RoleGroup:
         self.close()
 
     def close(self) -> None:
-        """Kill the server, and the roles with it."""
+        """Kill the server and the roles."""
         if self.server is not None:
             self.server.close()
             self.server = None

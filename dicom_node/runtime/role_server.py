@@ -1,17 +1,17 @@
 """A process that has imported the libraries of roles, and forks the roles.
 
-Roles in processes of their own import mostly the same libraries. Forks of one process
-share that work, and the memory of the libraries. The server imports the module of a
-role when the role is first ordered.
+Most roles need the same libraries. Forks of one process share the memory of the
+libraries that the process has imported. The server imports the module of a role when
+the role is first ordered.
 
-A server can fork another server, which shares its libraries, and dies with it. So the
-import of a large library neither delays nor endangers the roles of the first server.
+A server can fork a second server. The second one shares the libraries of the first, and
+the kernel kills it if the first one dies. If the second server imports a large library,
+this neither delays nor ends the roles of the first server.
 
-Like all of `serve`, this needs Linux.
+This module needs Linux, as the command `fracture-node serve` does.
 
-This module runs as `python -m dicom_node.runtime.role_server`, with a socket, the
-process id of its parent and the format of the log. `RoleServer` is the side of the
-supervisor.
+The server runs `main` of this module, with a socket, the process id of the parent and
+the format of the log as arguments. The supervisor uses `RoleServer`.
 """
 
 import importlib
@@ -41,27 +41,31 @@ from dicom_node.runtime.prctl import keep_memory_private, name_process
 MODULE = "dicom_node.runtime.role_server"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 START_S = 60.0
-"""Seconds to start the server."""
+"""Maximum time to start the server, in seconds."""
 
 IMPORT_S = 300.0
-"""Seconds to import the libraries of a role on a slow and busy machine."""
+"""Maximum time to import the libraries of a role, in seconds.
 
-# Teams of OpenMP threads of several processes slow each other down if they wait busily.
-# With threads of OpenBLAS, the server would not be a process with one thread.
+It is long, because the machine may be slow and busy.
+"""
+
+# If the OpenMP threads of several processes wait in busy loops, they slow each other
+# down. If OpenBLAS started threads, the server would not be a process with one thread.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class RoleProcess:
-    """A process to start.
+    """How to start a process: a role or another server.
 
     Attributes:
         name: The name that `ps -e` shows, at most 15 characters.
-        module: The module with the `main` of the role.
-        arguments: Its command line.
-        file_options: The option of its command line for each file that it inherits.
+        module: The module with the `main` of the process.
+        arguments: The arguments of the command line.
+        file_options: One option of the command line for each file that the process
+            inherits. The value of the option is the descriptor of the file.
         niceness: The niceness of the process, as in nice(2).
-        environment: Variables in addition to those of the server.
+        environment: Environment variables in addition to those of the server.
         is_shared: Whether the server imports the module, so that all forks share it. If
             not, the process imports the module itself.
     """
@@ -76,7 +80,10 @@ class RoleProcess:
 
 
 class RoleServer:
-    """A server of roles, as seen by the supervisor. One thread uses it at a time."""
+    """The interface to a server of roles, for the supervisor.
+
+    Only one thread may use it at a time.
+    """
 
     def __init__(
         self, server: ForkServer, log_format: str, parent: "RoleServer | None" = None
@@ -85,8 +92,8 @@ class RoleServer:
 
         Args:
             server: The fork server.
-            log_format: The format of its log lines, "text" or "json".
-            parent: The server that forked it; None if it is a fork of no server.
+            log_format: The format of the server's log lines, "text" or "json".
+            parent: The server that forked this one; None if no server did.
         """
         self._server = server
         self._log_format = log_format
@@ -95,18 +102,20 @@ class RoleServer:
 
     @classmethod
     def start(cls, secrets: Collection[str], log_format: str = "text") -> Self:
-        """Start a server. The kernel kills it when the calling thread ends.
+        """Start a server.
+
+        The kernel kills the server when the thread that called this function ends.
 
         Args:
-            secrets: Environment variables that the server does not get. A role gets
-                those that it needs with its order.
+            secrets: Names of environment variables that the server does not get. A role
+                gets the ones that it needs with its order.
             log_format: The format of the log lines, "text" or "json".
 
         Raises:
             OSError: The server does not start.
         """
         passed = {k: v for k, v in os.environ.items() if k not in secrets}
-        # The server inherits the mask. A signal must not end it before it blocks them.
+        # The server inherits this mask, so a signal during its start does not end it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             server = ForkServer.start(
@@ -121,7 +130,7 @@ class RoleServer:
         return cls(server, log_format)
 
     def fork_server(self, name: str, niceness: int) -> "RoleServer":
-        """Fork a server of other roles, with the libraries of this one.
+        """Fork another server, so that it shares the libraries of this one.
 
         Args:
             name: The name that `ps -e` shows, at most 15 characters.
@@ -153,7 +162,7 @@ class RoleServer:
 
     @property
     def has_lost_its_parent(self) -> bool:
-        """Whether this server was closed because the server that forked it ended."""
+        """Whether another server forked this one and was closed."""
         return self._parent is not None and self._parent._server.is_closed  # noqa: SLF001
 
     @property
@@ -166,10 +175,12 @@ class RoleServer:
 
         Args:
             process: The process.
-            files: The files that it inherits, in the order of their options.
+            files: The descriptors of the files that it inherits, in the order of
+                `process.file_options`.
 
         Raises:
-            OSError: The server has ended, or has too few resources to fork.
+            OSError: The server has ended, takes longer than IMPORT_S, or has too few
+                resources to fork.
         """
         self.begin(process, files)
         while (pid := self.begun(IMPORT_S)) is None:
@@ -179,8 +190,8 @@ class RoleServer:
     def begin(self, process: RoleProcess, files: Sequence[int]) -> None:
         """Order a process as `fork_role` does, without waiting for it.
 
-        `begun` returns its process id. Do not order another process before that. Other
-        orders wait for this one.
+        `begun` returns the process id. Do not order another process before that. Orders
+        of other kinds wait for this one.
 
         Raises:
             OSError: The server has ended.
@@ -198,7 +209,8 @@ class RoleServer:
             timeout_s: Maximum time to wait, in seconds.
 
         Returns:
-            None if the server still imports the module of the process.
+            The process id; None if the process does not run yet, for example because
+            the server still imports the module.
 
         Raises:
             OSError: The server has ended, takes longer than IMPORT_S, or has too few
@@ -213,7 +225,8 @@ class RoleServer:
     def status(self, pid: int) -> int | None:
         """Return the exit status of a process; None while it runs.
 
-        Do not use the process id after the status was returned.
+        Do not use the process id after the status was returned, because another process
+        may get the same id.
 
         Raises:
             OSError: The server has ended, and the process with it.
@@ -221,7 +234,7 @@ class RoleServer:
         return self._server.status(pid)
 
     def terminate(self, pid: int) -> None:
-        """Send SIGTERM to a process that has not reported its status.
+        """Send SIGTERM to a process, unless `status` has returned an exit status.
 
         Raises:
             OSError: The server has ended, and the process with it.
@@ -229,10 +242,11 @@ class RoleServer:
         self._server.signal(pid, signal.SIGTERM)
 
     def end(self, pid: int, patience_s: float) -> int:
-        """Wait for the end of a process, and kill it after `patience_s`.
+        """Wait until a process ends; kill it after `patience_s` seconds.
 
         Returns:
-            Its exit status; if a signal ended it, the negative number of the signal.
+            The exit status; if a signal ended the process, the negative number of the
+            signal.
 
         Raises:
             OSError: The server has ended, and the process with it.
@@ -240,7 +254,7 @@ class RoleServer:
         return self._server.end(pid, patience_s)
 
     def close(self) -> int:
-        """Kill the server, and its processes with it; return its exit status.
+        """Kill the server and its forks; return the exit status of the server.
 
         May be called repeatedly.
         """
@@ -249,10 +263,10 @@ class RoleServer:
 
 @contextmanager
 def _pipe_of(content: bytes) -> Iterator[int]:
-    """Yield the end of a pipe from which the content can be read.
+    """Yield the reading end of a pipe that contains `content`.
 
-    The server passes it on without reading it. A secret in the memory of the server
-    would be in the memory of every role.
+    The server gives this end to a role, and does not read from it. If the server read
+    a secret, each later fork would have the secret in its memory.
     """
     reading, writing = os.pipe()
     try:
@@ -269,8 +283,9 @@ def main() -> None:
     parser.add_argument("log_format")
     arguments = parser.parse_args()
     keep_memory_private()
-    # Ctrl-C and `systemctl stop` reach every process. The roles finish their work, and
-    # would die with this process. A blocked signal waits until a fork can obey it.
+    # Ctrl-C and `systemctl stop` send a signal to every process. If it ended the
+    # server, the kernel would kill the roles before they finish their work. A new fork
+    # still blocks the signals, and gets them as soon as it unblocks them.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     configure_logging("roles", log_format=arguments.log_format)
     _run(serve_forks(arguments.orders, arguments.supervisor, _import_role))
@@ -288,7 +303,7 @@ def _import_role(content: bytes) -> None:
 
 
 def _run(order: Order) -> None:
-    """Run the role of an order in this process."""
+    """Run the role or server of an order in this process."""
     process = RoleProcess(**json.loads(order.content))
     # Python's handler of SIGINT would write a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -44,7 +44,10 @@ class PollWakeup:
         return self._stop.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for `wake` or the stop event, for `timeout` seconds at most.
+        """Wait until `wake` is called, for at most `timeout` seconds.
+
+        `wake` ends the wait after at least GAP_S. The stop event ends it only within
+        the first GAP_S.
 
         Returns:
             Whether the thread is to stop.
@@ -60,7 +63,7 @@ def patch_queue_polling(queue: str) -> PollWakeup:
 
     Call it before DBOS is launched. DBOS has no hook for this, so this function
     replaces the event that the polling thread waits for. If a later version of DBOS has
-    no such thread function, the wakeup has no effect.
+    no function `queue_worker_thread`, the wakeup has no effect.
 
     Returns:
         The wakeup.
@@ -125,8 +128,8 @@ def notify_workers(folder: Path) -> None:
 def _short_path(folder: Path) -> Iterator[str]:
     """Yield a path of a folder that is short enough for the address of a socket.
 
-    Such an address has at most 107 bytes. If there is no /proc, yield the folder's own
-    path.
+    The address of a Unix socket has at most 107 bytes. If there is no /proc, yield the
+    unchanged path of the folder.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -1,10 +1,11 @@
-"""The database of journal and work queues: SQLite by default, or PostgreSQL.
+"""The database of the journal and the work queues: SQLite by default, or PostgreSQL.
 
-Each process has one engine. Writes to SQLite begin with IMMEDIATE, so that the data
-that a transaction reads cannot change before it writes. Reads do not block writers
-(WAL). All waits are short, so that a receiver answers 0xA700 instead of hanging. A
-writer waits up to WAIT_S for the lock between threads (only with SQLite), and up to
-WAIT_S for the database.
+Each process has one engine. A transaction that writes to SQLite starts with BEGIN
+IMMEDIATE. Therefore no other transaction can change the data between its reads and its
+writes. Reads do not block writers (WAL). All waits are short, so that a receiver
+responds with 0xA700 (Out of Resources) instead of hanging. A writer waits up to WAIT_S
+seconds for the lock between threads (only with SQLite), and then up to WAIT_S seconds
+for the database.
 """
 
 import logging
@@ -31,7 +32,7 @@ _write_lock = threading.Lock()
 
 
 def open_engine(url: str) -> sa.Engine:
-    """Create the engine of a process. It does not connect yet."""
+    """Return a new engine for this process. The engine does not connect yet."""
     if url.startswith("sqlite"):
         arguments: dict[str, Any] = {"timeout": WAIT_S, "isolation_level": None}
     else:
@@ -54,12 +55,14 @@ def open_engine(url: str) -> sa.Engine:
 def connect_arguments(limits: Mapping[str, int] = NO_LIMITS) -> dict[str, Any]:
     """Return connection arguments for PostgreSQL that detect a lost connection.
 
-    Client and server probe each other. Otherwise, after a cable is cut, the client
-    would wait for a response, and the server would keep the locks of the lost machine,
-    for hours.
+    Client and server probe each other. Without probes, a cut cable would have an effect
+    for hours: the client would wait for a response, and the server would keep the locks
+    of the client. The server also ends a session that is idle in a transaction for
+    GONE_AFTER_S seconds.
 
     Args:
-        limits: More session settings, by their PostgreSQL names.
+        limits: Further session settings, such as `lock_timeout`, by their PostgreSQL
+            names.
     """
     keepalive = {f"tcp_{name}": value for name, value in KEEPALIVE.items()}
     idle_limit = {"idle_in_transaction_session_timeout": 1000 * GONE_AFTER_S}
@@ -74,20 +77,27 @@ def connect_arguments(limits: Mapping[str, int] = NO_LIMITS) -> dict[str, Any]:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a transaction that only reads. It never waits for a writer."""
+    """Open a transaction that only reads, and yield its connection.
+
+    The transaction never waits for a writer.
+    """
     with engine.connect() as connection:
         yield connection.execution_options(reads_only=True)
 
 
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a transaction that writes. Commit it at the end, or undo it on an exception.
+    """Open a transaction that writes, and yield its connection.
 
-    SQLite has one writer at a time, and a connection that finds it busy sleeps for up
-    to 0.1 s. Threads of one process use a lock instead, which wakes them at once.
+    The transaction is committed at the end of the block, or undone on an exception.
+
+    SQLite allows one writer at a time. A connection that finds the database busy sleeps
+    up to 0.1 s before it tries again. Threads of one process wait for a lock instead,
+    because they then continue as soon as the lock is free.
 
     Raises:
-        SQLAlchemyError: The lock was not free for WAIT_S, or the database failed.
+        SQLAlchemyError: The lock was not free within WAIT_S seconds, or the database
+            failed.
     """
     is_sqlite = engine.dialect.name == "sqlite"
     if is_sqlite and not _write_lock.acquire(timeout=WAIT_S):
@@ -122,11 +132,12 @@ def upsert(
     Args:
         connection: Connection in a transaction.
         table: A table with a primary key.
-        values: Values of a new row.
-        change: Changes of an existing row. They may use its columns.
+        values: Values of a new row, by column name.
+        change: New values of an existing row, by column name. They may be expressions
+            that use the columns of that row.
 
     Returns:
-        The row as it is now.
+        The inserted or updated row.
     """
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     insert = dialect.insert(table).values(**values)

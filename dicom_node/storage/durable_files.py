@@ -10,13 +10,13 @@ from pathlib import Path
 def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write a file completely or not at all; replace an earlier one with that name.
 
-    The content is written to a `.part` file in the same folder, which has a lock
-    (flock) until it is renamed. Then the folder is fsynced.
+    The content is written to a `.part` file in the same folder. This file is locked
+    (flock) and fsynced before it is renamed to `path`. Then the folder is fsynced.
 
     Args:
-        path: The file.
-        content: Its whole content.
-        mode: Its permissions, before the umask is applied.
+        path: The path of the file.
+        content: The whole content of the file.
+        mode: The permissions of the file, before the umask is applied.
 
     Raises:
         OSError: The disk is full, failed or cannot be written. The `.part` file is
@@ -36,14 +36,14 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 
 def write_all(file: FileIO, data: bytes | memoryview) -> None:
-    """Write all bytes to an unbuffered file, which may write fewer at a time."""
+    """Write all bytes to an unbuffered file, in several writes if necessary."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
 def fsync_directory(folder: Path) -> None:
-    """Fsync a folder. A new file name in it is only durable after this."""
+    """Fsync a folder. Before this call, a new file name in it is not durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Migrates the database to the schema of this release, and checks its version."""
+"""Migrates the database to the schema of this release, and checks the schema."""
 
 import logging
 import sqlite3
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
 
 
-# Releases with this schema version, or a later one, can work on the schema of this
-# release.
+# A release can work on the schema of this release if its own schema has this version or
+# a later one.
 WORKS_FROM = 10
 
 
-# SQL types, by the placeholders that migrations use.
+# SQL types by the placeholders in the migrations, for each kind of database.
 TYPES = {
     "sqlite": {"SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"},
     "postgresql": {
@@ -37,11 +37,11 @@ TYPES = {
 
 
 class SchemaError(Exception):
-    """The database does not have the schema that this release works with."""
+    """The database cannot be opened, or this release cannot work with its schema."""
 
 
 def open_or_exit(url: str) -> sa.Engine:
-    """Return the engine; exit with the reason if `check_schema` finds an error."""
+    """Return an engine; exit with the reason if `check_schema` raises an error."""
     engine = open_engine(url)
     try:
         check_schema(engine)
@@ -59,7 +59,7 @@ def migrate(storage: StorageSettings) -> None:
     upgrade.
     """
     if not storage.database:
-        storage.directory.mkdir(parents=True, exist_ok=True)
+        storage.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = open_engine(storage.database_url)
     if engine.dialect.name == "sqlite":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as file:
@@ -71,13 +71,17 @@ def migrate(storage: StorageSettings) -> None:
 
 
 def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
-    """Set the journal mode WAL, outside of a transaction. The file keeps it.
+    """Set SQLite's journal mode to WAL. The database file stores this mode.
 
-    While another process writes to the file, SQLite refuses the change at once, without
-    its busy timeout. Therefore the change is repeated here.
+    If another process writes to the file, SQLite refuses the change at once: the busy
+    timeout does not apply. Therefore this function tries again for WAIT_S seconds.
+
+    Args:
+        connection: A connection to SQLite that is not in a transaction.
 
     Raises:
-        sqlite3.OperationalError: The file was in use for WAIT_S, or the change failed.
+        sqlite3.OperationalError: The file was in use for WAIT_S seconds, or the change
+            failed for another reason.
     """
     deadline = time.monotonic() + WAIT_S
     while True:
@@ -94,7 +98,10 @@ def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
 
 @contextmanager
 def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
-    """Exit with a message if the block, the first writes of a process, fails."""
+    """Exit with a message if the block cannot write to the disk or the database.
+
+    The block contains the first writes of a process.
+    """
     try:
         yield
     except (OSError, DBAPIError) as error:
@@ -108,12 +115,13 @@ def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
 def check_schema(engine: sa.Engine) -> None:
     """Check that this release can work with the schema of the database.
 
-    A newer schema is accepted if it says that this release can work with it: during an
-    upgrade, the previous release continues to work beside the new one.
+    A newer schema is accepted if its `works_from` is at most the schema version of this
+    release. Then, during an upgrade, this release can continue to work beside the newer
+    one.
 
     Raises:
-        SchemaError: The schema is older, or newer without support for this release; or
-            the database was never migrated, or cannot be reached.
+        SchemaError: The schema is older, or it is newer and not compatible with this
+            release. Or the database was never migrated, or cannot be reached.
     """
     expected = len(_migrations())
     try:
@@ -177,7 +185,7 @@ def _works_from(connection: sa.Connection) -> int:
 
 
 def _migrations() -> list[str]:
-    """Return the migration scripts without their comments, in order."""
+    """Return the migration scripts without comments, from the first to the last."""
     folder = files("dicom_node.storage.migrations")
     names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".sql"))
     scripts = [folder.joinpath(name).read_text("utf-8") for name in names]

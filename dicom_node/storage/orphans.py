@@ -1,8 +1,8 @@
-"""Finds and removes files of the spool that are no longer needed.
+"""Finds and removes received files and result files that are not needed.
 
-These are unfinished files of dead processes, files that could not be recorded, results
-that a later analysis replaced, and files that were removed at the end of their
-retention period, but that a power failure brought back.
+These are unfinished files of dead processes, files that could not be recorded, and
+results that a later analysis replaced. A power failure can undo the removal of a file
+at the end of its retention period. Such a file is removed again.
 """
 
 import fcntl
@@ -20,7 +20,10 @@ Known = Callable[[Sequence[str]], Collection[str]]
 
 
 def remove_partial_files(spool: Spool) -> int:
-    """Remove unfinished files of dead processes. Return the number of files."""
+    """Remove unfinished files of dead processes, and return their number.
+
+    A living process holds a lock on each unfinished file.
+    """
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]
     return sum(_remove_unless(part, part.stem, _none_known) for part in parts)
@@ -29,18 +32,19 @@ def remove_partial_files(spool: Spool) -> int:
 def remove_orphans(
     spool: Spool, instances: Known, results: Known, *, older_than_s: float
 ) -> int:
-    """Remove files that the journal does not know.
+    """Remove files that no row of the journal names, and unfinished files.
 
     Args:
-        spool: The spool. All its files are checked.
-        instances: Returns which of these instance ids have a file to keep.
-        results: Returns which of these result files are kept. Paths are relative to the
-            storage directory.
-        older_than_s: Files that were written less than this many seconds ago are not
-            removed. Unfinished files are removed at any age.
+        spool: The spool with the files.
+        instances: Function that gets instance ids, and returns those with a file that
+            must be kept.
+        results: Function that gets paths of result files, relative to the storage
+            directory, and returns those that must be kept.
+        older_than_s: Files that were written less than this many seconds ago are kept.
+            Unfinished files of dead processes are removed at any age.
 
     Returns:
-        The number of files removed.
+        The number of removed files.
     """
     before = time.time() - older_than_s
     received = {path.stem: path for path in _files_before(spool.directory, before)}
@@ -73,7 +77,10 @@ def _none_known(_: Sequence[str]) -> tuple[()]:
 
 
 def _modified(path: Path) -> float:
-    """Return the modification time of a file in seconds; infinity if it is gone."""
+    """Return the modification time of a file; infinity if the file does not exist.
+
+    The time is in seconds since 1970.
+    """
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -81,15 +88,15 @@ def _modified(path: Path) -> float:
 
 
 def _remove_unless(path: Path, name: str, known: Known) -> int:
-    """Remove a file, unless a process has locked it or `known` returns its name.
+    """Remove a file, unless a process has locked it or `known` returns `name`.
 
-    The file is locked before `known` is called, so that no process can record it in
-    between.
+    The file is locked before `known` is called. Therefore no process can record the
+    file between this call and the removal.
 
     Returns:
-        The number of files removed: 0 or 1.
+        The number of removed files: 0 or 1.
     """
-    # Opened for writing, though nothing is written: NFS locks only such files.
+    # Nothing is written, but NFS locks only files that are open for writing.
     with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not known([name]):

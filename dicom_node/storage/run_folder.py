@@ -18,14 +18,14 @@ def machine_name(storage: StorageSettings) -> str:
 
 
 def run_folder(storage: StorageSettings) -> Path:
-    """Return the folder for locks, sockets and ports of this machine's roles.
+    """Return the folder for locks, sockets and port numbers of this machine's roles.
 
-    Many machines may share the storage directory, and locks on a remote file system are
-    slow. Therefore, with PostgreSQL, the folder is in this machine's folder for
-    temporary files.
+    With PostgreSQL, many machines may share the storage directory, and locks on a
+    remote file system are slow. Therefore the folder is then
+    `fracture-node-<user id>/<name>` in this machine's directory for temporary files.
 
     Raises:
-        PermissionError: Another user has created that folder.
+        PermissionError: `fracture-node-<user id>` is a link or belongs to another user.
     """
     if not storage.database:
         return storage.directory / "run"

@@ -1,14 +1,14 @@
 """The spool: the files of received instances, and how they are made durable.
 
-It is one folder with one file for each instance. The file name is a UUID of the node; a
-sender cannot influence any part of a path. A dataset arrives in `<id>.part`, in the
-same folder as its final `<id>.dcm`, so that one rename and one fsync of the folder make
-it durable.
+The spool is one folder with one file for each instance. The node chooses a UUID as the
+file name, so a sender cannot influence any part of a path. A dataset is written to
+`<id>.part`. After an fsync, this file is renamed to `<id>.dcm` in the same folder, and
+the folder is fsynced.
 
-The process that writes a file holds a lock on it (flock, which the kernel releases when
-the process dies) until the instance is recorded or discarded. With that lock,
-storage/orphans.py can distinguish an orphan from a file that is still being written or
-recorded, in this process or another, without trusting the clock.
+The process that writes a file holds a lock on it (flock) until the instance is recorded
+or discarded. If the process dies, the kernel releases the lock. Therefore
+storage/orphans.py can distinguish an orphan from a file that a process still writes or
+records.
 """
 
 import errno
@@ -45,13 +45,14 @@ class Spool:
     Attributes:
         directory: The folder of received instances.
         results: The folder of encoded results.
-        run: The folder for locks, sockets and ports of this machine's roles.
+        run: The folder for locks, sockets and port numbers of this machine's roles.
     """
 
     def __init__(self, storage: StorageSettings) -> None:
         """Open the spool, and create its folders if they do not exist.
 
-        Only this user may access them, because they hold patient data.
+        Only the user of this process may access new folders, because they hold patient
+        data.
         """
         root = storage.directory.absolute()
         self.directory = spool_folder(storage)
@@ -64,7 +65,7 @@ class Spool:
         fsync_directory(root)
 
     def begin(self, preamble: bytes) -> "SpoolFile":
-        """Create the file for one dataset.
+        """Create the file for one dataset, and return it open for writing.
 
         Args:
             preamble: The bytes before the dataset: preamble, prefix and File Meta
@@ -90,14 +91,15 @@ class Spool:
         _check_free(self.directory, self._min_free_mb)
 
     def store_result(self, name: str, content: bytes) -> str:
-        """Store a result object durably. Replace an earlier one with that name.
+        """Store a result object durably. Replace an earlier file with that name.
 
         Args:
-            name: Name of the file. The node chooses it, never a sender.
-            content: The whole file.
+            name: Name of the file, without extension. It must come from the node, not
+                from a sender.
+            content: The content of the whole file.
 
         Returns:
-            Its path, relative to the storage directory.
+            The path of the file, relative to the storage directory.
 
         Raises:
             OSError: The disk is full or failed.
@@ -118,7 +120,7 @@ class SpoolFile:
     """
 
     def __init__(self, spool: Spool, preamble: bytes) -> None:
-        """Open the file; see Spool.begin."""
+        """Create and lock the file, and write `preamble`; see `Spool.begin`."""
         self.id = uuid.uuid4().hex
         self.path = spool.directory / f"{self.id}.part"
         self.offset = len(preamble)
@@ -131,8 +133,8 @@ class SpoolFile:
             # Unbuffered: network chunks are large, and close() has nothing to write.
             self._file = FileIO(os.open(self.path, flags, 0o600), "w")
         try:
-            # If a cleanup runs between open and lock, only this attempt fails: the
-            # rename then finds no file. No instance is lost.
+            # A cleanup between open and lock removes the file. Then the rename fails,
+            # and the sender gets an error. No instance is lost.
             fcntl.flock(self._file, fcntl.LOCK_EX)
             with _refusing_when_disk_fails():
                 write_all(self._file, preamble)
@@ -189,7 +191,7 @@ class SpoolFile:
         self._file.close()
 
     def discard(self) -> None:
-        """Remove the file, even if it was committed. May be called twice."""
+        """Close and remove the file, even if it was committed. May be called twice."""
         self._is_committed = False
         self.close()
 
@@ -243,7 +245,8 @@ def file_exists(path: Path) -> bool:
     """Return whether a file of the spool exists.
 
     Raises:
-        OSError: It is unknown, because the whole spool is missing.
+        OSError: The folder of the file does not exist. Its disk may not be mounted, so
+            it is unknown whether the file exists.
     """
     if path.exists():
         return True

@@ -1,8 +1,8 @@
 """Checks that the storage directory is the one that belongs to the database.
 
-Several machines may share one directory, which is mounted. If the mount is missing, a
-worker would find an empty folder in its place, and conclude that all files are lost.
-Therefore a file in the directory and the database hold the same id.
+Several machines may mount one shared directory. If the mount is missing on a machine,
+its worker finds an empty folder, and would treat all files as lost. Therefore the same
+id is stored in the database and in a file in the directory.
 """
 
 import sys
@@ -24,7 +24,7 @@ class StorageMismatchError(Exception):
 
 
 def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
-    """Exit with a message if the directory does not belong to the database."""
+    """Exit with a message if `verify_storage_id` finds an error in the directory."""
     try:
         verify_storage_id(engine, storage)
     except (StorageMismatchError, OSError) as error:
@@ -35,12 +35,13 @@ def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
 def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
     """Check that the storage directory belongs to the database.
 
-    The first process that ever runs creates the id. With SQLite nothing is checked,
-    because the database is a file in the directory.
+    If the database has no id yet, it gets the id of the directory, or both get a new
+    one. With SQLite nothing is checked, because the database is a file in the
+    directory.
 
     Raises:
         StorageMismatchError: The directory does not belong to the database.
-        OSError: The directory cannot be read, or the first process cannot write to it.
+        OSError: The directory cannot be read, or a new id cannot be written to it.
         SQLAlchemyError: The database does not respond.
     """
     if not storage.database:
@@ -62,10 +63,10 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
 
 
 def _create_shared_id(engine: sa.Engine, directory: Path) -> str:
-    """Write the same id to the directory and the database; return it.
+    """Store one id in the directory and in the database, and return it.
 
-    If the directory or the database has an id already, that one is used. If two
-    processes do so at the same time, a table lock makes one wait.
+    An existing id is used: that of the database, else that of the directory. If two
+    processes call this function at the same time, a table lock makes the second wait.
     """
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
@@ -83,7 +84,7 @@ def _read(directory: Path) -> str | None:
 
 
 def _create_storage_id(directory: Path) -> str:
-    """Write a new id to the directory, durably, and return it."""
+    """Create an id, write it durably to the directory, and return it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity, path = uuid4().hex, directory / FILE
     write_durably(path, f"{identity}\n".encode())

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 
 class InstanceState(StrEnum):
-    """State of an instance. In the first two, some work for it is unfinished."""
+    """State of an instance. RECEIVED and DELIVERING mean that work is unfinished."""
 
     RECEIVED = "received"
     DELIVERING = "delivering"
@@ -31,14 +31,17 @@ Such a result is not analyzed.
 
 
 class DeliveryState(StrEnum):
-    """State of the delivery of one object, or of all results of an instance."""
+    """State of a delivery: of one object, or of all results of an instance.
+
+    A delivery has one destination.
+    """
 
     QUEUED = "queued"
-    COMMITTING = "committing"  # stored there, and waiting for Storage Commitment
+    COMMITTING = "committing"  # stored, and waiting for Storage Commitment
     PAUSED = "paused"
     DELIVERED = "delivered"
     FAILED = "failed"
-    DROPPED = "dropped"  # its destination was removed, or gets no results any more
+    DROPPED = "dropped"  # its destination was removed, or no longer gets results
 
 
 UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING)

@@ -1,6 +1,6 @@
 """The worker: the process that analyzes instances and delivers results.
 
-It owns the model and a decoding child. DBOS dequeues its work from the database.
+It owns the model and the decoding children. DBOS takes its work from the database.
 """
 
 import fcntl
@@ -73,13 +73,13 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.2  # for work without a notification: see runtime/work_signal.py
 SLOW_POLL_S = 0.5
-# The next instance is decoded and the previous one written while one is classified.
+# While one instance is classified, another one is decoded, and a third one is written.
 ANALYSES_AT_ONCE = 3
 MAINTENANCE_INTERVAL_S = 5.0
 CLEANUP_EVERY = 12
 FILES_EVERY = 12 * 60
 DRAIN_S = 30
-# Maximum time that the database may take to respond at the end; less than CLOSE_S.
+# Maximum time to wait for the database before the worker ends; less than CLOSE_S.
 DATABASE_TIMEOUT_S = 4.0
 
 
@@ -108,11 +108,11 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
 
     Args:
         settings: The settings of the node.
-        slot: The number of this worker on its machine. A worker that starts again with
-            the same number continues the work that it left.
-        stop: Set to end. Work in progress has DRAIN_S to finish. The next worker with
-            this slot, or any other one, repeats unfinished work. That includes work
-            that cannot finish because the database or the disk does not respond.
+        slot: The number of this worker on its machine. The worker continues the
+            unfinished work of an earlier worker with the same number.
+        stop: When it is set, work in progress has DRAIN_S to finish. Then the process
+            ends, even if the database or the disk does not respond. Another worker, or
+            the next one with this slot, repeats the unfinished work.
     """
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
@@ -127,9 +127,11 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
 def _with_audit(
     settings: Settings, engine: sa.Engine, work: Work, record_event: RecordEvent
 ) -> Work:
-    """Add callbacks that record rejected reports and, by setting, sent results.
+    """Return the work with callbacks that record events in the audit trail.
 
-    Sent results are written only to the audit file.
+    The events are rejected Storage Commitment reports and sent results. Rejected
+    reports are also counted for the metrics. Sent results are recorded only if the
+    settings name an audit file.
     """
     audit = auditing_refused(record_event)
 
@@ -147,8 +149,8 @@ def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
     work = _work(settings, engine, encoded.wake, arrived.wake)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
-    # Send a heartbeat before taking work: work of a worker without heartbeat is taken
-    # over by others.
+    # Send a heartbeat before taking work: other workers take over the work of a worker
+    # without a heartbeat.
     with (
         heartbeats(
             engine, "worker", name, on_duplicate=partial(_exit_as_duplicate, name)
@@ -192,7 +194,8 @@ def _work_until_stopped(
 def _exit_as_duplicate(name: str) -> None:
     """End this process with status 2, because another worker has the same name.
 
-    Otherwise neither of the two would count as dead while the other one lives.
+    Otherwise, if one of the two died, the heartbeats of the other would make it look
+    alive.
     """
     logger.critical(
         "Another worker uses the name %s. Each machine that works on this database "
@@ -206,8 +209,8 @@ def _finish(engine: sa.Engine) -> bool:
     """Wait until the work in progress is finished, for at most DRAIN_S.
 
     Returns:
-        False if the database does not respond within DATABASE_TIMEOUT_S. Then the work
-        in progress is not waited for.
+        Whether the database responded within DATABASE_TIMEOUT_S. If not, this function
+        does not wait for the work in progress.
     """
     logger.info("Finishing the work in progress")
     stop_retrying()
@@ -228,7 +231,7 @@ def _begin_transaction(engine: sa.Engine) -> None:
 
 
 def _within(seconds: float, call: Callable[[], None]) -> bool:
-    """Return whether a call returns within some seconds, and without an error."""
+    """Make a call in a thread; return whether it succeeds within some seconds."""
     returned = []
 
     def run_call() -> None:
@@ -247,7 +250,7 @@ def _run_maintenance(
 ) -> None:
     """Take over abandoned work, and clean up at intervals, until `stop` is set.
 
-    Only the worker in slot 0 of a machine removes files that were not recorded.
+    Only the worker in slot 0 of a machine removes files that the journal does not name.
     """
     is_first, rounds = name.endswith(":0"), 0
     while not stop.wait(MAINTENANCE_INTERVAL_S):
@@ -260,7 +263,7 @@ def _run_maintenance(
                 delete_expired_instances(engine, settings)
             if is_first and rounds % FILES_EVERY == 0:
                 remove_files(work.journal, work.spool)
-        except Exception as error:  # noqa: BLE001 - the next round does the same
+        except Exception as error:  # noqa: BLE001 - it is repeated soon
             logger.error("The maintenance failed: %s", type(error).__name__)  # noqa: TRY400
         rounds += 1
 

@@ -1,8 +1,8 @@
 """The cleanup that workers do: files every hour, everything else every minute.
 
-It removes files that were not recorded, work that ended in an error, work that finished
-more than KEEP_FINISHED ago, and data at the end of its retention period. It also
-compacts the counters.
+It removes files that the journal does not name, work that ended in an error, work that
+finished more than KEEP_FINISHED ago, and data at the end of its retention period. It
+also compacts the counters.
 """
 
 import logging
@@ -31,7 +31,10 @@ BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 def remove_files(journal: Journal, spool: Spool) -> None:
-    """Remove files that the journal does not need. All files are checked."""
+    """Remove files of the spool that the journal does not need.
+
+    Complete files are kept for at least ORPHAN_AFTER_S.
+    """
     orphans = remove_orphans(
         spool,
         journal.stored_instances,
@@ -80,9 +83,9 @@ def delete_finished_workflows(journal: Journal) -> None:
 def release_future_workflows_after_clock_change() -> None:
     """Release delayed work that would wait too long because the clock was set back.
 
-    If the time at which a work item was created is in the future, the clock was set
-    back since. The item would wait longer than intended. It is released at once,
-    because an early attempt does no harm.
+    If a work item has a time of creation in the future, the clock was set back after
+    that time. The item would wait longer than intended. It is released at once, because
+    an early attempt does no harm.
     """
     delayed = DBOS.list_workflows(
         status="DELAYED", limit=BATCH, load_input=False, load_output=False
@@ -98,7 +101,7 @@ def release_future_workflows_after_clock_change() -> None:
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
-    """Record the failure of an analysis or delivery with an error of this program."""
+    """Record that an analysis or delivery failed by an error of this program."""
     reason = (
         "An error of this program. The log of the worker has the details. Retry after "
         "the error is fixed."

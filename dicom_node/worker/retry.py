@@ -1,4 +1,4 @@
-"""Repeats a call while the database cannot be reached or the disk is full."""
+"""Repeats a call while the database or the disk fails."""
 
 import logging
 import threading
@@ -54,5 +54,8 @@ def retry_until_available(write: Callable[[], T]) -> T:
 
 
 def stop_retrying() -> None:
-    """Let each call that is repeated, or that fails from now on, raise RetryStopped."""
+    """From now on, raise RetryStopped instead of repeating a call.
+
+    A call that waits for its repetition raises RetryStopped at once.
+    """
     _stopping.set()

@@ -2,8 +2,8 @@
 
 A worker is dead if it owns pending work and has sent no heartbeat for DEAD_AFTER_S, or
 if it shut down before its work was done. A worker that was only suspended may continue
-and finish its work. The transactions of the journal detect that the work has been done,
-and the second worker records nothing (see journal/analyses.py and
+later, so that two workers do the same work. The transactions of the journal detect
+this, and the worker that finishes last records nothing (see journal/analyses.py and
 journal/delivery_outcomes.py). If both deliver an object, the copies are identical to
 the last byte.
 """
@@ -33,8 +33,8 @@ def requeue_stalled_work(engine: sa.Engine, name: str) -> int:
     Args:
         engine: Engine of the journal.
         name: Name of the calling worker. Nothing is requeued until this worker has sent
-            heartbeats for DEAD_AFTER_S without a gap. Otherwise, after it was cut off,
-            or after the database restarted, it would find all other workers dead.
+            heartbeats for DEAD_AFTER_S without a gap. Otherwise it would consider all
+            other workers dead after the database was unavailable.
 
     Returns:
         The number of work items that were requeued.
@@ -67,10 +67,10 @@ def _pending_workflows() -> list[WorkflowStatus]:
 
 
 def _try_lock(connection: sa.Connection) -> bool:
-    """Take a lock until the transaction ends. Return whether it was free.
+    """Take a lock until the transaction ends; return whether the lock was free.
 
-    Without the lock, two workers could requeue work at the same time. One could take
-    work from a worker that has just received it from the other.
+    Without the lock, two workers could requeue the same work one after the other. The
+    second could take it from a worker that has begun it after the first requeue.
     """
     if connection.dialect.name == "sqlite":
         return True  # few workers on one machine; the cost is a second analysis

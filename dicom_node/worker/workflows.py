@@ -2,8 +2,8 @@
 
 DBOS runs each workflow at least once, and again after a crash. So each one is
 idempotent and ends in one journal transaction, which also queues the work that follows.
-No steps are recorded. That is cheaper, and an upgrade cannot fail on steps of the
-previous release.
+The workflows have no DBOS steps. So DBOS writes less, and an upgrade cannot fail
+because of steps that the previous release recorded.
 """
 
 import logging
@@ -60,7 +60,8 @@ logger = logging.getLogger(__name__)
 
 MOST_CHILD_DEATHS = 3
 # If the whole worker dies this often during the analysis of an instance, the instance
-# fails, too. The number is higher, because the cause is seldom the instance.
+# fails, too. This limit is higher than MOST_CHILD_DEATHS, because the instance is
+# seldom the cause.
 MOST_ATTEMPTS = 10
 
 
@@ -72,19 +73,20 @@ class Work:
         settings: The settings of the node.
         journal: The journal that records all work.
         spool: The files of instances and results.
-        pipeline: The analysis.
+        pipeline: The pipeline of the normal lane.
         on_delivery: Called after an analysis, when a delivery may be queued.
-        on_sent: Called after each attempt to send results; may raise SQLAlchemyError
-            before it has any effect.
-        on_refused: Called for each report of an archive that the node rejects.
+        on_sent: Called after each attempt to send results. It may raise
+            SQLAlchemyError, but only before it has recorded anything, because the call
+            may be repeated.
+        on_refused: Called when the node rejects a Storage Commitment report.
         concurrency_limits: Limits the number of concurrent deliveries.
         on_moved: Called when an instance has left the normal lane for the separate
             lane, so that the next one can begin.
-        separate_pipeline: Returns the analysis of the separate lane. If None, that lane
+        separate_pipeline: Returns the pipeline of the separate lane. If None, that lane
             uses the pipeline of the normal lane.
-        slow_pipeline: Makes the analysis of the slow lane, with a decoding child of its
-            own for one instance. If None, the slow lane uses the pipeline of the normal
-            lane.
+        slow_pipeline: Makes a pipeline for one instance of the slow lane, with a
+            decoding child of its own. If None, the slow lane uses the pipeline of the
+            normal lane.
     """
 
     settings: Settings
@@ -100,10 +102,11 @@ class Work:
     slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
 
     def analyze(self, instance_id: str, run: int) -> None:
-        """Analyze one instance, and record the outcome in the journal.
+        """Analyze one instance, and record the result or conclusion in the journal.
 
-        If the instance may be slow, the separate lane continues. If the decoding child
-        dies or takes too long, the slow lane continues.
+        If the instance may be slow, it is moved to the separate lane instead. If the
+        decoding child dies or takes too long, it is moved to the slow lane. Stale work
+        changes nothing.
         """
         row = retry_until_available(
             lambda: self.journal.analyses.begin(instance_id, run)
@@ -131,8 +134,9 @@ class Work:
         separate.analyze(instance_id, run)
 
     def analyze_slowly(self, instance_id: str, run: int) -> None:
-        """Analyze one instance with the whole decode_timeout_s. The outcome is final.
+        """Analyze one instance with the whole decode_timeout_s, in the slow lane.
 
+        The result or conclusion is recorded; the instance is moved to no other lane.
         Instances in this lane wait for each other. Instances of the normal lane do not
         wait for them.
         """
@@ -229,7 +233,10 @@ class Work:
     def _with_notices(
         self, row: sa.Row[Any], conclusion: Conclusion, counted_as: Reason
     ) -> Conclusion:
-        """Add notices to a conclusion, for destinations that get no negative results.
+        """Return a conclusion with its reason for metrics, and with notices.
+
+        Notices are made if a destination gets no negative results: without a notice,
+        that destination would take a missing result for a negative one.
 
         Raises:
             SeparateLaneError: The image belongs in the separate lane.
@@ -272,7 +279,7 @@ class Work:
         )
 
     def _analysis(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Analysis:
-        """Run the pipeline.
+        """Run the pipeline, and record assumptions before the classification.
 
         Raises:
             AnalysisError: As in `Pipeline.analyze`; or the file is missing, or the
@@ -305,9 +312,10 @@ class Work:
         return retry_until_available(lambda: self.pipeline.analyze(instance, check))
 
     def _check_for_presentation_image(self, row: sa.Row[Any]) -> None:
-        """Raise NotMeantError if the For Presentation image of this one has a result.
+        """Raise NotMeantError if this image has an analyzed For Presentation image.
 
-        An analysis that a user requests is never rejected here.
+        This applies to For Processing images only. An analysis that a user requests is
+        never rejected here.
         """
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
@@ -323,8 +331,8 @@ class Work:
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
         """Send an instance's results to one destination, or request commitment to them.
 
-        A run sends the objects that are not stored. If all are stored, it requests the
-        commitment to those that wait for it.
+        A run sends the objects that the destination has not stored. If all are stored,
+        the run requests commitment to the objects in the state `committing`.
         """
         uid, sender_ae_title = retry_until_available(
             lambda: self.journal.sender(instance_id)
@@ -387,7 +395,7 @@ class Work:
     def _request_commitment(
         self, instance_id: str, destination: Destination, run: int, sender_ae_title: str
     ) -> bool:
-        """Request commitment to the stored results that wait for it.
+        """Request commitment to the results in the state `committing`.
 
         Returns:
             Whether a request was made; False if there is nothing to request.
@@ -467,7 +475,7 @@ def _state_label(state: InstanceState) -> str:
 
 
 def register(work: Work) -> None:
-    """Register the workflows with DBOS. Call this before DBOS is launched."""
+    """Register the workflows with DBOS; call this before DBOS is launched."""
 
     # DBOS would count every death of the process for all work in progress, so one bad
     # image would make others fail. The journal counts attempts instead.

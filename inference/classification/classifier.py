@@ -1,4 +1,4 @@
-"""The classifier: a network with its model card, from radiograph to finding."""
+"""Compute the finding for a radiograph with a network and its model card."""
 
 import logging
 import re
@@ -35,13 +35,13 @@ ABSOLUTE, RELATIVE = 0.05, 0.02
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A loaded network with its card, which threads may share.
+    """A loaded network with its card. Threads may share a classifier.
 
     Attributes:
         network: The network on its device, in eval mode.
         card: The model card.
-        identity: The identity of the model in results.
-        device: The device that computes.
+        identity: Name, version and digest of the model, for results.
+        device: The torch device of the network.
     """
 
     network: Network
@@ -51,12 +51,13 @@ class Classifier:
 
     @classmethod
     def load(cls, weights: Path | None, device: str) -> "Classifier":
-        """Load weights and the card beside them.
+        """Create a classifier from a weights file and the card beside it.
 
         Args:
             weights: A .pth file with a .toml file of the same name beside it. None
                 means the shipped weights.
-            device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+            device: "auto" (a GPU if there is one), "cpu", "cuda" or one GPU, such as
+                "cuda:1".
 
         Raises:
             ModelError: Weights, card or device cannot be used.
@@ -69,6 +70,8 @@ class Classifier:
     @classmethod
     def from_card(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
         """Create a classifier from a card and the bytes of a weights file.
+
+        `device` is the same as for `load`.
 
         Raises:
             ModelError: Weights or device cannot be used.
@@ -124,7 +127,7 @@ class Classifier:
     def logits(self, radiograph: Radiograph) -> tuple[float, ...]:
         """Return the logits in the order of the classes on the card.
 
-        They are not calibrated, and images of all kinds are accepted.
+        The logits are not calibrated. The out-of-distribution check is omitted.
         """
         tensor = self._tensor(prepare(radiograph, self.card))
         logits, _, _ = grad_cam(self.network, tensor, 0)
@@ -135,11 +138,11 @@ class Classifier:
 
 
 def self_test(classifier: Classifier) -> None:
-    """Compare the logits for both phantoms with those on the card.
+    """Compare the logits for the whole and the broken phantom with those on the card.
 
-    Like a constancy test in medical physics, this verifies that the computation of the
-    logits has not changed since the card was made. If the card has no logits, they only
-    have to be finite.
+    Like a constancy test in medical physics, the test verifies that the computation of
+    the logits has not changed since the card was made. If the card has no logits, the
+    test only verifies that the computed logits are finite.
 
     Raises:
         ModelError: The logits differ, or are not finite.
@@ -159,7 +162,7 @@ def self_test(classifier: Classifier) -> None:
 
 
 def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
-    """Return the logits for the whole and the broken phantom, with four decimals."""
+    """Return the logits for the phantoms "whole" and "broken", with four decimals."""
     return {
         phantom: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
         for phantom, broken in (("whole", False), ("broken", True))
@@ -169,6 +172,8 @@ def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
 def record(weights: Path, device: str = "cpu") -> ModelCard:
     """Write the SHA-256 and the phantom logits of the weights onto the card.
 
+    Earlier values on the card are replaced without a comparison.
+
     Args:
         weights: The .pth file. The card is the .toml file beside it.
         device: The device that computes the logits.
@@ -177,8 +182,7 @@ def record(weights: Path, device: str = "cpu") -> ModelCard:
         The updated card.
 
     Raises:
-        ModelError: Weights, card or device cannot be used. SHA-256 and logits that were
-            on the card before are ignored.
+        ModelError: Weights, card or device cannot be used.
     """
     path, content = weights.with_suffix(".toml"), _content(weights)
     card = replace(read_card(path), sha256=digest(content))
@@ -191,7 +195,7 @@ def record(weights: Path, device: str = "cpu") -> ModelCard:
 
 
 def _edited(text: str, card: ModelCard) -> str:
-    """Return the text of a card with new lines for `sha256` and `phantom_logits`."""
+    """Replace the lines for `sha256` and `phantom_logits` in the text of a card."""
     for line in card_text(card).splitlines():
         key = line.partition(" ")[0]
         if key in {"sha256", "phantom_logits"}:

@@ -6,9 +6,9 @@ Localization", ICCV 2017, equations 1 and 2.
 The head is one linear layer and a pooling over the grid. The gradient of a logit with
 respect to an activation, averaged over the grid, is then the weight of the layer
 divided by the number of cells. For average pooling this holds because the gradient is
-the same in every cell. For log-sum-exp it holds because the shares of the cells add up
-to one. There is no backward pass and no state between calls, so threads may share the
-network.
+the same in every cell. For log-sum-exp it holds because the softmax weights of the
+cells add up to one. The computation therefore needs no backward pass and stores nothing
+in the network, so threads may share the network.
 """
 
 import torch
@@ -27,15 +27,16 @@ def grad_cam(
     Args:
         network: The network, in eval mode.
         tensor: float32, (1, 3, H, W), on the device of the network.
-        label: Index of the class to explain.
+        label: Index of the class for which the map is computed.
 
     Returns:
-        The logits, (classes,). The map, (h, w), non-negative and not normalized; all
-            zeros if no part of the image raised the score. The activation that both
-            were computed from, (1, K, h, w).
+        (logits, map, activation). The logits have the shape (classes,). The map has the
+            shape (h, w), and is non-negative and not normalized; it is all zeros if no
+            part of the image raised the score. The activation is the output of the
+            convolutions, (1, K, h, w), from which logits and map are computed.
 
     Raises:
-        ValueError: The tensor is not one image.
+        ValueError: The tensor does not contain exactly one image.
     """
     if tensor.ndim != 4 or tensor.shape[0] != 1:  # noqa: PLR2004 - (N, C, H, W)
         raise ValueError(

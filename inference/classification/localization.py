@@ -25,10 +25,11 @@ def point_at_peak(
 ) -> Arrow | None:
     """Return an arrow to the peak of the saliency.
 
+    The tail is placed so that the arrow covers little bright tissue.
+
     Args:
-        radiograph: The tail is placed so that the arrow covers as little bright tissue
-            as possible.
-        saliency: (h, w), edge to edge over the radiograph.
+        radiograph: The radiograph in which the arrow is placed.
+        saliency: (h, w); covers the whole radiograph.
 
     Returns:
         The arrow in pixels of the radiograph; None if the saliency has no peak.
@@ -44,7 +45,10 @@ def point_at_peak(
 
 
 def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
-    """Return the tail, in pixels, for which the arrow hides the least bright tissue."""
+    """Return a tail, in pixels, so that the arrow covers little bright tissue.
+
+    Longer arrows are preferred.
+    """
     rows, columns = pixels.shape
     long_side = max(rows, columns)
     angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
@@ -53,8 +57,8 @@ def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
         _reach(direction, tip, (columns, rows), MARGIN * long_side),
         LENGTH * long_side,
     )
-    # An arrow shorter than half of LENGTH is hard to see. It is only used if no longer
-    # one fits.
+    # An arrow shorter than half of LENGTH is hard to see. It is used only if there is
+    # no room for a longer one.
     roomy = length >= min(length.max(), LENGTH * long_side / 2)
     along = np.linspace(0.15, 1.1, 24)[:, None, None]  # (24, 1, 1)
     path = np.array(tip) + along * (direction * length[:, None])  # (24, n, 2)
@@ -68,7 +72,18 @@ def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
 def _reach(
     direction: NDArray[np.float64], tip: Point, size: tuple[int, int], margin: float
 ) -> NDArray[np.float64]:
-    """Return the distance from tip to margin in each direction: (n, 2) to (n,)."""
+    """Return the distance from the tip to the margin in each direction.
+
+    Args:
+        direction: Unit vectors, (n, 2).
+        tip: (column, row).
+        size: (columns, rows) of the image.
+        margin: Width of the margin in pixels. It is reduced to a quarter of the shorter
+            side if it is wider.
+
+    Returns:
+        The distances in pixels, (n,).
+    """
     start, end = np.array(tip), np.array(size, np.float64)
     margin = min(margin, *(end / 4))
     room = np.where(direction > 0, end - margin - start, start - margin)
@@ -80,7 +95,7 @@ def _reach(
 def _brightness(
     pixels: NDArray[np.uint8], path: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the mean gray level, 0 to 255, on each path: (m, n, 2) to (n,)."""
+    """Return the mean gray level on n paths of m points: (m, n, 2) to (n,)."""
     step = max(1, max(pixels.shape) // PREVIEW)
     # Blur: an arrow is wider than a line, and single pixels are noisy.
     preview = cv2.blur(np.ascontiguousarray(pixels[::step, ::step]), (5, 5))

@@ -3,8 +3,8 @@
 The measure is the distance of the features of an image from those of the training
 images (Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution
 Samples and Adversarial Attacks", NeurIPS 2018). It uses the features of the last stage,
-averaged over the image. With features of layer2, a hand from another hospital was also
-refused (models/README.md).
+averaged over the image. Features of layer2 are less suitable: with them, the check also
+rejected a radiograph of a hand from another hospital (models/README.md).
 """
 
 import math
@@ -43,7 +43,8 @@ class FeatureStatistics:
     def distance(self, activation: Tensor) -> float:
         """Return the distance of an image from the training images.
 
-        Training images have distances near 1.
+        It is the root mean square of the deviations in all directions, in standard
+        deviations. Training images have distances near 1.
 
         Args:
             activation: The output of the convolutions, (1, K, h, w).

@@ -1,8 +1,9 @@
 """Convert a radiograph to the input of a network, and map heatmaps back to it.
 
-This is the only place where images are resized for a network, both in training and in
-use. On both sides, points are measured from the top left corner of the first pixel, so
-that scaling them needs no offset of half a pixel.
+The input of a network is called the canvas: the resized radiograph with black padding.
+Images are resized for a network only here, both in training and in use. On radiograph
+and canvas, points are measured from the top left corner of the first pixel, so that
+scaling them needs no offset of half a pixel.
 """
 
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class ModelInput:
         gray: uint8, (1, rows, columns); `normalized` converts it to the network input.
         left: First column of the canvas that the radiograph covers.
         top: First row of the canvas that the radiograph covers.
-        width: Number of columns that the radiograph covers; the others are padding.
-        height: Number of rows that the radiograph covers; the others are padding.
+        width: Number of columns that the radiograph covers; other columns are padding.
+        height: Number of rows that the radiograph covers; other rows are padding.
     """
 
     gray: Tensor
@@ -68,9 +69,9 @@ class ModelInput:
             heatmap: (h, w), non-negative, a coarse grid over the whole canvas.
 
         Returns:
-            float32, (height, width), edge to edge over the radiograph, with a peak of
-                1. All zeros if the map gives no position, because it is zero, constant
-                or not finite, or because its peak is in the padding (MIN_PEAK).
+            float32, (height, width); covers the whole radiograph, with a peak of 1. All
+                zeros if the heatmap gives no position, because it is zero, constant or
+                not finite, or because its peak is in the padding (see MIN_PEAK).
         """
         empty = np.zeros((self.height, self.width), np.float32)
         if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():
@@ -91,13 +92,14 @@ class ModelInput:
 def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
     """Fit a radiograph into the canvas that the card defines.
 
-    The canvas is a square of `input_size` times the largest scale of the card. For a
-    network with two scales and one orientation, it only has the padding that the grids
-    of the scales need, because more padding would take more time.
+    The canvas is a square with a side of `input_size` times the largest scale of the
+    card. For a network with two scales and one orientation, each side is only as long
+    as the resized radiograph, rounded up to a multiple of STEP, because padding takes
+    time.
 
-    The image is resized as 8-bit gray with Pillow's bilinear filter, which adapts to
-    the reduction and does not alias. torchvision's Resize does the same to Pillow
-    images, and most networks were trained with it.
+    The image is resized as 8-bit gray with Pillow's bilinear filter, which avoids
+    aliasing. torchvision's Resize uses the same filter for Pillow images, and most
+    networks were trained with it.
     """
     size = canvas_side(card)
     pixels = _stretch_gray_levels(radiograph.pixels, card)
@@ -121,7 +123,7 @@ def canvas_side(card: ModelCard) -> int:
 
 
 def _canvas_shape(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
-    """Return width and height of the canvas for an image of this width and height."""
+    """Return (width, height) of the canvas for a resized image of (width, height)."""
     side = canvas_side(card)
     if len(card.scales) == 1 or card.quarter_turns:
         return side, side

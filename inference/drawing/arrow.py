@@ -28,7 +28,7 @@ def draw_arrow(image: NDArray[np.uint8], arrow: Arrow, *, dashed: bool) -> None:
 
     Args:
         image: RGB, uint8, (rows, columns, 3); modified.
-        arrow: In pixels of the image. An arrow with length zero is not drawn.
+        arrow: The arrow in pixels of the image. It is not drawn if its length is zero.
         dashed: Whether to draw a dashed shaft, which marks a doubtful finding.
     """
     side = max(image.shape[:2])
@@ -79,7 +79,16 @@ def _strokes(start: float, end: float, dash: float) -> list[tuple[float, float]]
 
 
 def _placed(outline: list[Point], arrow: Arrow, length: float) -> Polygon:
-    """Rotate an outline of (distance behind the tip, distance aside) into place."""
+    """Convert an outline from arrow coordinates to image coordinates.
+
+    Args:
+        outline: Corners as (distance from the tip along the arrow, distance aside).
+        arrow: The arrow that defines the arrow coordinates.
+        length: The length of the arrow.
+
+    Returns:
+        Corners as (column, row).
+    """
     along = (np.array(arrow.tail) - arrow.tip) / length
     aside = np.array([-along[1], along[0]])
     placed: Polygon = arrow.tip + np.array(outline) @ np.stack([along, aside])

@@ -1,6 +1,6 @@
-"""The caption below a result image, sized to fit its width.
+"""The caption of a result image: a band of text below the radiograph.
 
-The attributes of results use the same sentences.
+The DICOM attributes of results contain the same sentences.
 """
 
 import numpy as np
@@ -19,10 +19,11 @@ _SIZES = (1.0, 0.75, 0.75)
 
 
 def headline(finding: Finding) -> str:
-    """Return the result, its operating point and the probability of a fracture.
+    """Return the result and the probability of a fracture, as one line of text.
 
-    The number is the calibrated probability (`Finding.probability`) for both positive
-    and negative results. `Finding.confidence` is not shown.
+    For a fracture, the text also contains the operating point. The number is the
+    calibrated probability (`Finding.probability`) for both positive and negative
+    results. `Finding.confidence` is not shown.
     """
     return describe(finding.operating_point, finding.probability)
 
@@ -36,7 +37,7 @@ def describe(point: OperatingPoint, probability: float) -> str:
 
 
 def model_line(model: ModelIdentity) -> str:
-    """Return the name and version of the model, each cut to a maximum length."""
+    """Return name and version of the model, cut to 48 and 32 characters."""
     return f"Model {model.name:.48}, version {model.version:.32}"
 
 
@@ -56,8 +57,8 @@ def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
     Args:
         finding: The finding to describe.
         width: Width of the band in pixels.
-        size: Maximum size of the headline in pixels. It is reduced down to SMALLEST if
-            a sentence does not fit on a line.
+        size: Maximum size of the headline in pixels. It is reduced until each sentence
+            fits on one line. At SMALLEST, sentences are wrapped instead.
 
     Returns:
         RGB, uint8, (rows, width, 3). The height depends on the text.

@@ -22,12 +22,14 @@ def outline(
     """Return a polygon around the peak of the saliency.
 
     Args:
-        saliency: (h, w), edge to edge over the radiograph, with a peak of 1.
+        saliency: (h, w); covers the whole radiograph.
         size: (width, height) of the radiograph, in the units of the polygon.
 
     Returns:
-        The corners of the connected area at or above LEVEL that contains the peak, not
-            closed; empty if the saliency has no peak.
+        The corners of the polygon as (column, row). The first corner is not repeated at
+            the end. The polygon encloses the connected area around the peak in which
+            the saliency is at least LEVEL times the peak. Empty if the saliency has no
+            peak.
     """
     if not saliency.max() > 0:
         return ()

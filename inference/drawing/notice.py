@@ -1,4 +1,4 @@
-"""Draw the page of text that replaces the result image of an image without a result."""
+"""Draw the page of a notice, which says why an image has no result."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,13 @@ def draw_notice(title: str, about: str, reason: str, model: str) -> NDArray[np.u
     """Draw the page for an image that has no result.
 
     Args:
-        title: The outcome for the image, in two or three words.
+        title: What happened, in a few words, such as "AI fracture: not analyzed".
         about: The description of the image, without patient data.
         reason: The reason why the image was not analyzed, in sentences.
         model: The sentence with name and version of the model.
 
     Returns:
-        RGB, uint8, (rows, 1000, 3). The height depends on the text.
+        RGB, uint8, (rows, WIDTH, 3). The height depends on the text.
     """
     return draw_sentences(
         [

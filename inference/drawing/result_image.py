@@ -1,9 +1,9 @@
 """Draw the result image: the radiograph with heatmap, arrow and caption.
 
 The radiograph stays readable. The heatmap is a tint that is transparent at low values
-and never opaque, and the caption is a band below the anatomy. A negative result shows
-only the radiograph and the caption: a map that is scaled to its own peak always has a
-bright spot, which would be read as a finding.
+and never opaque, and the caption is a band below the radiograph. A negative result
+shows only the radiograph and the caption. A heatmap is scaled to its own peak and
+always has a bright spot, which readers would take for a fracture.
 """
 
 from dataclasses import dataclass
@@ -49,8 +49,9 @@ class Annotated:
 
     Attributes:
         pixels: RGB, uint8, (rows, columns, 3).
-        image_area: (rows, columns) of the radiograph from the top left corner. The
-            caption is below. A very narrow radiograph has black on its right.
+        image_area: (rows, columns) of the radiograph, which starts in the top left
+            corner. The caption is below. A very narrow radiograph has black on its
+            right.
         scale: Size of a pixel of the radiograph, in pixels of the image.
     """
 
@@ -63,8 +64,8 @@ def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annot
     """Draw the result image.
 
     Args:
-        radiograph: The radiograph as displayed.
-        finding: The result for it.
+        radiograph: The radiograph that was classified.
+        finding: The finding for this radiograph.
         long_side: Maximum long side of the whole image in pixels; at least 256.
 
     Returns:
@@ -106,7 +107,8 @@ def _fitted(
 ) -> tuple[float, NDArray[np.uint8]]:
     """Return the scale of the radiograph, and the caption.
 
-    The scale is reduced until the height of both fits into the long side.
+    The scale is reduced until the heights of radiograph and caption together are at
+    most `long_side`.
     """
     rows, columns = radiograph.pixels.shape
     scale = _scale(max(rows, columns), long_side)
@@ -143,9 +145,9 @@ def _tint(
 ) -> None:
     """Blend the heatmap into the radiograph, in 8-bit arithmetic.
 
-    The image is modified, but only in the rectangle in which the heatmap is visible. It
-    becomes gray * (1 - alpha) + color * alpha, with lookup tables for 1 - alpha and
-    color * alpha.
+    The image is modified, but only in the rectangle in which the heatmap is visible.
+    There, each pixel becomes gray * (1 - alpha) + color * alpha. Lookup tables contain
+    1 - alpha and color * alpha.
     """
     rows, columns = gray.shape
     coarse = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
@@ -174,12 +176,16 @@ def _draw(image: NDArray[np.uint8], finding: Finding, scale: float) -> None:
 
 
 def _ramp(saliency: NDArray[Any]) -> NDArray[Any]:
-    """Map saliency to [0, 1], from the start of the tint to its maximum."""
+    """Map saliency to [0, 1]: _ONSET and below to 0, _PLATEAU and above to 1."""
     return np.clip((saliency - _ONSET) / (_PLATEAU - _ONSET), 0, 1)
 
 
 def _tables() -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
-    """Return tables by saliency level: the share of gray kept and the color added."""
+    """Return the lookup tables of `_tint` for saliency levels from 0 to 255.
+
+    The first table contains 255 * (1 - alpha). The other three contain color * alpha
+    for red, green and blue.
+    """
     ramp = _ramp(np.linspace(0, 1, 256))
     alpha = _OPACITY * ramp * ramp * (3 - 2 * ramp)  # smooth at the start of the tint
     color = np.outer(1 - ramp, _FAINT) + np.outer(ramp, _STRONG)  # (256, 3)

@@ -1,4 +1,6 @@
-"""Draw sentences into a dark band that is as high as they need.
+"""Draw sentences into a dark band.
+
+The height of the band depends on the number of lines.
 
 The font is Aileron (CC0), which Pillow includes, so that an image looks the same on
 every machine.
@@ -27,9 +29,9 @@ class Sentence:
     """A sentence to draw.
 
     Attributes:
-        text: The text.
-        size: Size relative to the headline.
-        ink: RGB.
+        text: The sentence itself.
+        size: Size of the font relative to the headline.
+        ink: Color of the font, RGB.
     """
 
     text: str
@@ -69,7 +71,10 @@ def draw_sentences(
 
 
 def fits(sentences: Sequence[Sentence], width: int, size: int) -> bool:
-    """Return whether each sentence fits on one line."""
+    """Return whether each sentence fits on one line of a band.
+
+    The arguments are the same as for `draw_sentences`.
+    """
     room = width - 2 * _margin(size)
     return all(
         _font(each.size, size).getlength(each.text) <= room for each in sentences
@@ -85,7 +90,10 @@ def _height(sentence: Sentence, size: int) -> int:
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Wrap a sentence between words, or inside a word wider than the band."""
+    """Break a sentence into lines of at most `width` pixels.
+
+    Lines end between words, but a word that is wider than a line is broken, too.
+    """
     characters = len(text)
     while True:
         lines = textwrap.wrap(text, max(1, characters))

@@ -68,8 +68,8 @@ def draw_phantom(
             seed.
         rows: Height in pixels.
         columns: Width in pixels; the bone runs along the longer side.
-        seed: Determines position, thickness, exposure and break. Seed 0 is the phantom
-            of the self-test and of the demonstration.
+        seed: Determines all random choices: position, thickness, exposure, noise and
+            break. Seed 0 is the phantom of the self-test and of the demonstration.
     """
     random = np.random.default_rng(seed)
     scene = choose_scene(
@@ -88,7 +88,7 @@ def draw_phantom(
 
 
 def _axes(scene: Scene, rows: int, columns: int) -> tuple[Plane, Plane]:
-    """Return coordinates of pixel centers along and across the limb, in short sides."""
+    """Return the coordinates of pixel centers along and across the limb."""
     short = min(rows, columns)
     row, column = np.indices((rows, columns), dtype=np.float32)
     down = _measured(row, rows, short, scene.center[0])
@@ -123,7 +123,8 @@ def _tube(
 ) -> Plane:
     """Return the absorption of a bone along the ray of each pixel.
 
-    The bone is a wall around marrow, which is spongy towards the ends.
+    The bone is a wall of cortex around marrow. Towards the ends, the marrow contains
+    more spongy bone.
     """
     position = np.clip(along / scene.half_length, -1.4, 1.4)
     square = position * position  # powers above two are slow
@@ -139,7 +140,7 @@ def _tube(
 
 
 def _origin(scene: Scene) -> float:
-    """Return the position of the axis of the main bone at the cut, across the limb."""
+    """Return the position across the limb at which the cut meets the bone axis."""
     position = scene.cut.along / scene.half_length
     return scene.main.offset + scene.main.bow * math.cos(1.5 * position)
 

@@ -1,7 +1,7 @@
 """The content of a phantom: bones, soft tissue and break, drawn at random.
 
-Lengths are in units of the short side of the image. If the order of the random choices
-is changed, every seed gives another phantom.
+Lengths are in units of the short side of the image. The order of the random choices
+must not change: otherwise every seed gives a different phantom.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Bone:
         half_width: Half width at mid-shaft.
         wall: Thickness of the cortex at mid-shaft.
         flare: Additional width at the ends, as a share of the width at mid-shaft.
-        bow: Sideways bend at mid-shaft.
-        offset: Distance of its axis from the axis of the limb.
+        bow: Sideways shift of the axis at mid-shaft, because the bone is bent.
+        offset: Signed distance of the axis of the bone from the axis of the limb.
     """
 
     half_width: float
@@ -33,12 +33,13 @@ class Break:
     """An oblique cut across the main bone, and the position of the far fragment.
 
     Attributes:
-        along: Position at which the cut crosses the axis of the bone.
-        angle: Tilt from straight across, in radians.
+        along: Position along the limb at which the cut crosses the axis of the bone.
+        angle: Angle between the cut and a transverse cut, in radians.
         gap: Distance by which the far fragment is pulled away.
         step: Sideways shift of the far fragment.
         rotation: Rotation of the far fragment, in radians.
-        jags: Relative amplitudes of the waves of the edge, long waves first.
+        jags: Relative amplitudes of the waves that make the cut jagged, long waves
+            first.
     """
 
     along: float
@@ -54,10 +55,11 @@ class Exposure:
     """Parameters of the exposure.
 
     Attributes:
-        contrast: Contrast of the film curve.
+        contrast: Steepness of the film curve, as a factor of the absorption.
         gradient: Relative change of the exposure from the middle to the edge, (down,
             right).
-        noise: Standard deviation of the noise, as a share of the range.
+        noise: Standard deviation of the noise, as a share of the range of pixel values.
+            In dark areas it is smaller.
     """
 
     contrast: float
@@ -67,17 +69,19 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All values that a seed determines.
+    """The randomly chosen parameters of a phantom.
+
+    The texture of the marrow and the noise are random, too, but are drawn later.
 
     Attributes:
         center: Shift of the limb from the center of the image, (down, right).
         tilt: Angle between the limb and the long side of the image, in radians.
         half_length: Half the length of the limb: half the long side of the image.
         soft_tissue: Half width of the soft tissue.
-        main: The bone that breaks.
-        companion: A thinner bone beside it, as a fibula or ulna, which never breaks;
-            None if there is none.
-        cut: Position and shape of the break, if the main bone breaks.
+        main: The main bone, which is broken in a broken phantom.
+        companion: A thinner bone beside the main bone, such as a fibula. It never
+            breaks. None if there is only the main bone.
+        cut: Position and shape of the break; used only for a broken phantom.
         exposure: Parameters of the exposure.
     """
 

@@ -29,7 +29,11 @@ def rotated(along: Plane, across: Plane, angle: float) -> tuple[Plane, Plane]:
 
 
 def chord(half_width: Plane, across: Plane) -> Plane:
-    """Return the length of a ray through a round limb at a distance from its center."""
+    """Return the length of a ray inside a cylinder.
+
+    `half_width` is the radius of the cylinder, and `across` is the distance of the ray
+    from the axis.
+    """
     path: Plane = 2 * np.sqrt(np.maximum(half_width**2 - across**2, 0))
     return path
 
@@ -37,13 +41,17 @@ def chord(half_width: Plane, across: Plane) -> Plane:
 def fragments(
     along: Plane, across: Plane, cut: Break | None, origin: float
 ) -> Iterator[tuple[Plane, Plane, Plane]]:
-    """Yield the coordinates of each fragment, and the share of each pixel it fills.
+    """Yield (along, across, filled) for each fragment of a bone.
+
+    `along` and `across` are the positions of the pixels in the whole bone, before the
+    fragment was moved. `filled` is the share of each pixel that lies on the side of the
+    cut to which the fragment belongs.
 
     Args:
-        along: Coordinates along the bone, in short sides.
-        across: Coordinates across the bone, in short sides.
+        along: Coordinates along the bone.
+        across: Coordinates across the bone.
         cut: The break. None leaves the bone in one piece.
-        origin: Position of the axis of the bone at the cut.
+        origin: Position across the limb at which the cut meets the axis of the bone.
     """
     if cut is None:
         yield along, across, np.ones_like(along)
@@ -57,7 +65,10 @@ def fragments(
 
 
 def beyond(cut: Break, along: Plane, across: Plane) -> Plane:
-    """Return the signed distance beyond the jagged cut, along its normal."""
+    """Return the signed distance from the jagged cut; positive on the far side.
+
+    `across` is measured from the axis of the bone.
+    """
     jag = np.zeros_like(across)
     for order, size in enumerate(cut.jags, start=1):
         jag += size / order * np.sin(45 * order * across + 2.4 * order)
@@ -67,13 +78,13 @@ def beyond(cut: Break, along: Plane, across: Plane) -> Plane:
 
 
 def edge(distance: Plane) -> Plane:
-    """Return 1 for positive distances and 0 for negative ones, with a blurred edge."""
+    """Return 1 for positive and 0 for negative distances, with a linear ramp at 0."""
     filled: Plane = np.clip(distance / np.float32(0.006) + np.float32(0.5), 0, 1)
     return filled
 
 
 def grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
-    """Return smooth noise around 0, in streaks along the limb, fine as trabeculae."""
+    """Return smooth noise around 0: fine streaks along the limb, like trabeculae."""
     rows, columns = shape
     short = min(shape)
     total = np.zeros(shape, np.float32)
@@ -92,7 +103,11 @@ def grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
 def expose(
     absorbed: Plane, exposure: Exposure, random: np.random.Generator
 ) -> NDArray[np.uint16]:
-    """Convert absorption to pixel values: blur, tube gradient, film curve, noise."""
+    """Convert absorption to pixel values from 0 to WHITE.
+
+    The function blurs the absorption, varies the exposure over the image, applies the
+    film curve and adds noise.
+    """
     rows, columns = absorbed.shape
     blurred = cv2.GaussianBlur(absorbed, (0, 0), max(0.0012 * min(rows, columns), 0.3))
     blurred = np.maximum(blurred, 0)  # grain can exceed the absorption of thin tissue

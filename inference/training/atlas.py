@@ -37,8 +37,8 @@ class Sample:
         path: The path of the image.
         is_fractured: Whether the radiograph is labelled as fractured.
         boxes: Bounding boxes of the fractures, in shares of width and height.
-        group: Images of one group may show one patient. They always stay in the same
-            fold.
+        group: Name of the group of the image. Images of a group may show the same
+            patient and are always in the same fold.
         split: "train", "val" or another name from the manifest.
         traits: The other columns by name, for statistics by subgroup.
     """
@@ -119,11 +119,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ...]:
-    """Divide samples into folds of whole groups, similar in size and fractures.
+    """Divide samples into folds with similar numbers of images and of fractures.
 
-    The result is deterministic. Groups are assigned in falling order of fractures, each
-    to the fold with the fewest fractures and then the fewest images. Groups without
-    fractures come last, each to the fold with the fewest images.
+    A group is never divided. The result is deterministic. Groups are assigned in
+    decreasing order of fractures, each to the fold with the fewest fractures. If
+    several folds have equally few fractures, the one with the fewest images is chosen.
+    Groups without fractures come last, each to the fold with the fewest images.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:

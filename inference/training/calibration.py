@@ -1,8 +1,8 @@
 """Calibrate the scores of a network to probabilities, and choose two operating points.
 
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with an intercept as
-in Platt scaling, because the training data has a higher share of fractures than
-patients have.
+The method is temperature scaling (Guo et al., "On Calibration of Modern Neural
+Networks", ICML 2017) with an intercept, as in Platt scaling. The intercept is needed
+because the batches of the training have a higher share of fractures than the data.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ class Calibration:
     """The calibration of a network, fitted to held-out data.
 
     Attributes:
-        temperature: The scores are divided by it.
+        temperature: The log-odds are divided by it.
         shift: Added to the log-odds after the division.
         doubtful: Minimum probability at which a fracture is reported.
-        definite: Minimum probability at which it is reported as definite.
+        definite: Minimum probability at which a fracture is reported as definite.
     """
 
     temperature: float
@@ -40,7 +40,11 @@ class Calibration:
     definite: float
 
     def apply(self, judged: Judged) -> Judged:
-        """Calibrate a result that was computed with temperature 1 and no shift."""
+        """Return a calibrated copy of a result.
+
+        The result must have been computed with temperature 1 and no shift. The copy has
+        no arrow if no fracture is reported.
+        """
         odds = _log_odds(np.array([judged.probability]))
         probability = float(_probability(odds / self.temperature + self.shift)[0])
         point = OperatingPoint.NONE
@@ -60,7 +64,8 @@ class Calibration:
     def card(self, draft: ModelCard) -> ModelCard:
         """Return a card with this temperature and these thresholds.
 
-        The card has no shift: `train.write` adds it to the last layer.
+        A card cannot contain the shift: `train.write` adds it to the last layer of the
+        network.
         """
         return replace(
             draft,
@@ -106,7 +111,7 @@ def uncalibrated(draft: ModelCard) -> ModelCard:
 def _logistic(
     odds: NDArray[np.float64], truth: NDArray[np.bool_]
 ) -> tuple[float, float]:
-    """Return slope and intercept of a logistic regression by Newton's method."""
+    """Fit a logistic regression by Newton's method; return slope and intercept."""
     design = np.stack([odds, np.ones_like(odds)], axis=1)
     fitted = np.array([1.0, 0.0])
     for _ in range(ROUNDS):

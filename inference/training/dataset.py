@@ -1,4 +1,8 @@
-"""Training batches: pairs of views of radiographs, and some phantoms."""
+"""Batches for training: two views of each radiograph, and some phantoms.
+
+Two consecutive views in a batch are called a pair: two views of the same radiograph, or
+two phantoms.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -32,22 +36,23 @@ BATCH_TIMEOUT_S = 300
 """Timeout for a batch in seconds. If the shared memory is full, no batch arrives."""
 
 PAIR = 2
-"""Number of views of one film, which are adjacent in a batch."""
+"""Number of adjacent views in a batch that have one source."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A batch of views along the first axis, in pairs of one film.
+    """A batch of N views, which are N / 2 pairs.
 
     Attributes:
         gray: uint8, (N, S, S): the output of `prepare`, in the top left corner of a
             square, so that views of any proportions fit into one batch.
         label: float32, (N,): 1 if a fracture is visible, else 0.
-        location: float32, (N, G, G): overlap of each cell of the network's grid with
-            the fracture, divided along each axis by the shorter of the two, in [0, 1].
+        location: float32, (N, G, G): how much each cell of the network's grid overlaps
+            with a fracture, in [0, 1]. Along each axis, the overlap is divided by the
+            length of the cell or of the fracture, whichever is shorter.
         inside: bool, (N, G, G): whether a cell of the square lies on the canvas.
-        alike: bool, (N,): whether both views of a pair show the whole film and have the
-            same label.
+        alike: bool, (N,): whether both views of the pair show the same radiograph, are
+            not close-ups and have the same label.
     """
 
     gray: Tensor
@@ -77,17 +82,18 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A pair to compute: its sample and its random number generator."""
+    """A pair of views to compute: its sample and its random number generator."""
 
     sample: Sample | None  # None: a phantom
     random: np.random.Generator
 
 
 class _Pairs(Dataset["Example | str"]):
-    """The pairs of an epoch, computed on access; an error text if a pair fails.
+    """The pairs of an epoch. Each pair is computed when it is read.
 
-    Errors are returned as text, because an exception from another process would carry
-    its traceback along.
+    If an image cannot be read, the message of the error is returned instead of the
+    pair. If an exception were raised in a worker process, torch would add its traceback
+    to the message.
     """
 
     def __init__(
@@ -112,17 +118,22 @@ def epoch(
     random: np.random.Generator,
     first: int = 0,
 ) -> Iterator[Example]:
-    """Yield the batches of an epoch: all fractures, some others, some phantoms.
+    """Yield the batches of an epoch.
+
+    An epoch contains all radiographs with a fracture several times, a share of the
+    radiographs without a fracture, and some phantoms. The last pairs are omitted if
+    they do not fill a batch.
 
     Worker processes compute the next batches in advance. Their number does not change
     the result.
 
     Args:
         samples: The samples to draw from.
-        recipe: Says how often each sample is drawn, and how.
+        recipe: Determines the batch size, the number of times that each sample is
+            drawn, and the share of close-ups.
         card: The input format of the network.
         random: Determines all random choices.
-        first: Number of batches to skip, because they were learned before.
+        first: Number of batches to skip, if an epoch is resumed.
 
     Raises:
         ManifestError: An image cannot be read.
@@ -228,7 +239,7 @@ def _phantom(random: np.random.Generator) -> View:
 
 
 def example(view: View, card: ModelCard, *, alike: bool = False) -> Example:
-    """Convert a view to a batch of one. `alike` is stored in it."""
+    """Convert a view to a batch with only this view, which gets the given `alike`."""
     model_input = prepare(view.radiograph, card)
     side = canvas_side(card)
     grid = side // CELL
@@ -266,7 +277,10 @@ def _covered(
 
 
 def _shared(span: NDArray[np.float64], grid: int) -> NDArray[np.float64]:
-    """Return the overlap of each cell with a span, as a share of the shorter one."""
+    """Return the overlap of each cell with a span, in units of the cell side.
+
+    If the span is shorter than a cell, the overlap is divided by its length.
+    """
     low, high = span
     start = np.arange(grid)
     shared = np.minimum(high, start + 1) - np.maximum(low, start)

@@ -1,4 +1,4 @@
-"""Compute the figures of a classifier on labelled radiographs, also by subgroup."""
+"""Compute performance figures of a classifier, overall and by subgroup."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,13 +60,14 @@ def evaluation(
     """Compute the figures of an evaluation, overall and by subgroup.
 
     Args:
-        judged: The results.
+        judged: The results for the radiographs.
         on_figure: Called after each figure, `figures_in(judged)` times in all.
 
     Returns:
         A JSON-compatible dictionary with `margin`, `overall`, `reliability`, and
-            `subgroups` by trait and value. A figure is [value, low, high], with its 95
-            % interval from a bootstrap over groups.
+            `subgroups` by trait and value. A figure is [value, low, high]. `low` and
+            `high` are the ends of the 95 % interval from a bootstrap that draws whole
+            groups (`Sample.group`).
     """
     table = _table([each for each in judged if not each.refused])
     return {
@@ -94,9 +95,12 @@ def figures(
 ) -> dict[str, Any]:
     """Return the figures of some radiographs; a figure is None if it is undefined.
 
-    If the classifier refuses a radiograph, a fracture counts as missed, and a
-    radiograph without a fracture does not count as a false alarm. The figures of
-    probabilities exclude refused radiographs.
+    A radiograph that the classifier refuses counts as negative: a fracture is missed,
+    and a radiograph without a fracture is no false alarm. Figures that are computed
+    from probabilities exclude refused radiographs.
+
+    `resampled` is the number of bootstrap resamples. If it is 0, the ends of the
+    intervals are NaN.
     """
     return _counted([judged], resampled, on_figure)
 
@@ -104,7 +108,13 @@ def figures(
 def means(
     parts: Sequence[Sequence[Judged]], resampled: int, on_figure: OnFigure = _nothing
 ) -> dict[str, Any]:
-    """Return the means over several folds of the figures, with their intervals."""
+    """Return the mean of each figure over several folds, with its interval.
+
+    Args:
+        parts: The results of each fold.
+        resampled: Number of bootstrap resamples.
+        on_figure: Called after each figure.
+    """
     return _counted(parts, resampled, on_figure)
 
 
@@ -135,6 +145,8 @@ def _counted(
 
 def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged]]]:
     """Group radiographs by each trait of the manifest, and fractures by size.
+
+    Each group of fractures by size also contains all radiographs without a fracture.
 
     Returns:
         The results by trait and value.
@@ -213,7 +225,7 @@ Figure = Callable[[_Table, Rows], float]
 def _of_accepted(
     figure: Callable[[NDArray[np.bool_], NDArray[np.float64]], float],
 ) -> Figure:
-    """Return a figure of truth and probability that excludes refused radiographs."""
+    """Return a function that computes `figure` without refused radiographs."""
 
     def of(table: _Table, rows: Rows) -> float:
         kept = rows[table.accepted[rows]]
@@ -235,7 +247,7 @@ _FIGURES: dict[str, Figure] = {
     "specificity_definite": partial(_specificity, "definite"),
     "calibration_error": _of_accepted(calibration_error),
     "brier": _of_accepted(brier),
-    # A fracture without an arrow counts as missed. One without a box is excluded.
+    # A fracture without an arrow counts as missed; one without a box is excluded.
     "arrow_in_box": lambda t, rows: share(t.pointed[rows][t.marked[rows]]),
     "heat_in_boxes": _heat,
 }

@@ -26,7 +26,7 @@ DEEPEST = 0.2
 
 
 def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Apply a random window and film curve, and sometimes blur, sharpness or noise.
+    """Apply a random window and film curve, and sometimes blur, sharpening or noise.
 
     Args:
         pixels: uint8, (rows, columns).
@@ -60,7 +60,7 @@ def _blurred(gray: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 def collimated(
     pixels: Pixels, boxes: Sequence[Box], random: np.random.Generator
 ) -> Pixels:
-    """Cover everything outside a rectangle that contains all boxes, with a probability.
+    """Sometimes cover everything outside a rectangle that contains all boxes.
 
     Args:
         pixels: uint8, (rows, columns).
@@ -68,8 +68,8 @@ def collimated(
         random: Determines whether and how much is covered.
 
     Returns:
-        The pixels, surrounded by black, or by white as in an image in which the
-            collimator is not masked.
+        The pixels. The covered area is black or white. White simulates equipment that
+            does not blacken the area behind the collimator.
     """
     if random.random() > COLLIMATED:
         return pixels
@@ -89,7 +89,7 @@ def collimated(
 def with_painted_objects(pixels: Pixels, random: np.random.Generator) -> Pixels:
     """Paint a marker or metal over the image, each with a probability.
 
-    In the data, nearly every image with hardware shows a fracture. Painted metal
+    In the data, nearly every image with metal implants shows a fracture. Painted metal
     appears on fractures and intact bones alike, so that the network cannot use it as
     evidence.
     """
@@ -120,7 +120,7 @@ def _paint_marker(gray: Pixels, random: np.random.Generator) -> None:
 
 
 def _paint_hardware(gray: Pixels, random: np.random.Generator) -> None:
-    """Paint a bright line of random size, as a wire, a screw or a plate."""
+    """Paint a bright line of random size that looks like a wire, a screw or a plate."""
     rows, columns = gray.shape
     long_side = max(rows, columns)
     angle = random.uniform(0, math.pi)
@@ -133,7 +133,7 @@ def _paint_hardware(gray: Pixels, random: np.random.Generator) -> None:
 
 
 def stored(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Invert the image, or compress it as JPEG, each with a probability."""
+    """Invert the image and compress it as JPEG, each only with a probability."""
     if random.random() < INVERTED:
         pixels = 255 - pixels
     if random.random() > COMPRESSED:

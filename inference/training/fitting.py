@@ -1,8 +1,8 @@
 """Train one network, from its initial weights to the final ones.
 
-A training can be stopped after any step. A checkpoint contains everything that the next
-step needs, and the views of an epoch depend only on the seed and the number of the
-epoch. A resumed training therefore ends with the same result as an uninterrupted one.
+A training can be stopped after any step and resumed later. It ends with the same result
+as an uninterrupted one: a checkpoint contains everything that the next step needs, and
+the random choices of an epoch depend only on the seed and the number of the epoch.
 """
 
 import copy
@@ -49,11 +49,13 @@ FINE = 2
 
 
 class Fitting:
-    """The training of one network. On a CPU, the same seed gives the same result.
+    """The training of one network.
+
+    On a CPU, the same seed gives the same result.
 
     Attributes:
         done: Number of finished epochs.
-        step: Number of finished steps in the next epoch.
+        step: Number of finished steps in the current epoch.
     """
 
     def __init__(
@@ -71,8 +73,8 @@ class Fitting:
             recipe: The training recipe.
             samples: The radiographs to learn from.
             start: A .npz file of weights with the key names of torchvision. It must
-                have the whole stem, and may have parts of layer1 to layer3. All other
-                weights are random. None makes all weights random.
+                contain the stem (conv1 and bn1), and may contain weights of layer1 to
+                layer3. Other weights get new initial values. None reads no weights.
             seed: Determines all random choices.
             device: "cpu" or "cuda".
 
@@ -93,7 +95,10 @@ class Fitting:
         return copy.deepcopy(self._learner.averaged)
 
     def epoch(self, progress: Progress = lambda *_: None) -> None:
-        """Run the remaining steps of the current epoch."""
+        """Run the remaining steps of the current epoch.
+
+        `progress` is called after each step.
+        """
         before = self.done % self._length
         if not self.step:
             self._start_epoch(before)
@@ -155,27 +160,35 @@ class Fitting:
     def _passed(self, epochs: float) -> float:
         """Return the finished share of a generation, in [0, 1], for the learning rate.
 
-        An epoch at both scales has more weight, so that the rate is not too low when
+        An epoch at both scales counts FINE times, so that the rate is not too low when
         the second part begins.
+
+        Args:
+            epochs: Finished epochs of the generation, with a fraction for the current
+                epoch.
         """
         first = min(epochs, self.recipe.epochs)
         passed = first + FINE * (epochs - first)
         return passed / (self.recipe.epochs + FINE * self.recipe.fine_epochs)
 
     def _part(self, before: int) -> tuple[Recipe, ModelCard]:
-        """Return the recipe and the card of an epoch."""
+        """Return recipe and card for an epoch with `before` epochs before it.
+
+        Only the epochs of the same generation count.
+        """
         if before < self.recipe.epochs:
             return self.recipe, WHOLE_IMAGE
-        # At twice the scale, a close-up would need more pixels than the film has.
+        # At twice the scale, a close-up would need more pixels than the image has.
         fine = replace(self.recipe, batch=self.recipe.fine_batch, close_share=0.0)
         return fine, DRAFT
 
     def _start_epoch(self, before: int) -> None:
-        """Prepare the networks for an epoch.
+        """Prepare the networks for an epoch with `before` epochs before it.
 
-        At the start of a later generation, the averaged network becomes the teacher,
-        and a new network is trained. At the start of the second part of a generation,
-        the training continues from the averaged weights.
+        Only the epochs of the same generation count. At the start of a later
+        generation, the averaged network becomes the teacher, and a new network is
+        trained. At the start of the second part of a generation, the training continues
+        from the averaged weights.
         """
         if self.done and not before:
             self._teacher = self.network()
@@ -219,11 +232,11 @@ def _new(weights: Mapping[str, Tensor], seed: int) -> ResNet:
 def halved(
     network: ResNet, statistics: Mapping[str, Tensor] = MappingProxyType({})
 ) -> bytes:
-    """Return a weights file, with convolutions and matrices in half precision.
+    """Return the bytes of a weights file in half precision.
 
-    This halves the size of the file. Vectors keep their precision, because variances of
-    batch normalization may be too small for half precision. The statistics of the
-    out-of-distribution check also keep their precision.
+    Only convolutions and matrices are converted, which halves the size. Vectors keep
+    their precision, because variances of batch normalization may be too small for half
+    precision. The statistics of the out-of-distribution check also keep theirs.
     """
     state = {
         name: (value.half() if value.ndim > 1 else value).contiguous().cpu()

@@ -18,18 +18,19 @@ MARGIN = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The result for one radiograph.
+    """The result for one labelled radiograph.
 
     Attributes:
-        sample: The labelled sample.
-        probability: The probability of a fracture.
-        operating_point: The operating point that was reached.
+        sample: The radiograph with its label.
+        probability: The probability of a fracture, in [0, 1].
+        operating_point: The highest operating point that the probability reaches.
         tip: Tip of the arrow, (column, row) in shares of width and height; None without
             an arrow.
         pointed: Whether the tip lies in a box or within MARGIN of one.
-        heat_inside: Share of the heatmap that lies in boxes; NaN if the map is empty.
-        refused: Whether the classifier refused the radiograph. It then counts as "No
-            Fracture" with probability 0.
+        heat_inside: Sum of the heatmap inside the boxes, as a share of the whole sum;
+            NaN if the heatmap is zero.
+        refused: Whether the classifier refused the radiograph. A refused radiograph
+            counts as "No Fracture" with probability 0.
     """
 
     sample: Sample
@@ -51,8 +52,8 @@ def judge(
     Args:
         classifier: The classifier to judge.
         samples: The labelled samples.
-        change: Applied to each radiograph before classification. The boxes are not
-            changed.
+        change: A function that changes each radiograph before classification. The boxes
+            remain the same.
 
     Raises:
         ManifestError: An image cannot be read.

@@ -1,23 +1,25 @@
 """Train a network to detect and to locate fractures.
 
 The network scores each cell of a grid, and the score of the image is the log-sum-exp of
-the cell scores. There are two losses: one for the label of the image, and, if there is
-a fracture, one for the share of the exponentials of the scores that lies on the
-fracture. The arrow points to the peak of the scores, so this loss moves it to the
-fracture. Cells with low scores have little influence on both losses.
+the cell scores. There are two losses. The first compares the score of the image with
+its label. The second is used only for images with a fracture. It considers the softmax
+of the scores over all cells, and is low if most of this softmax lies on the fracture.
+The arrow points to the peak of the scores, so the second loss moves the arrow to the
+fracture. Cells with low scores have little influence on either loss.
 
 A generation has two parts. In the first part, the network sees whole images at 224
 pixels and some close-ups, and its map has 14 x 14 cells. In the second part, it sees
 each whole image at both scales of the card, and both losses use the combined map of 28
-x 28 cells. Batch normalization then keeps the statistics of the first part, because one
-set of statistics must serve both scales and batches are small. layer1 is frozen in the
-second part to save time.
+x 28 cells. In the second part, batch normalization keeps the statistics of the first
+part, because one set of statistics must serve both scales and batches are small. layer1
+is frozen in the second part to save time.
 
-The target is the label. From the second generation on, the target is partly the output
-of the network of the previous generation (Furlanello et al., "Born-Again Neural
-Networks", ICML 2018). Two views of one film share the mean of their outputs, so that
-the network learns the same result for all views of a film (Beyer et al.,
-"Knowledge Distillation: A Good Teacher is Patient and Consistent", CVPR 2022).
+In the first generation, the target is the label. From the second generation on, the
+target is a weighted mean of the label and the output of the network of the previous
+generation (Furlanello et al., "Born-Again Neural Networks", ICML 2018). For two views
+of the same radiograph, this output is averaged, so that the network learns the same
+result for both views (Beyer et al., "Knowledge Distillation: A Good Teacher is Patient
+and Consistent", CVPR 2022).
 """
 
 import math
@@ -101,11 +103,11 @@ class Learner:
             card: The input format of the network.
             passed: Finished share of the generation, in [0, 1], which determines the
                 learning rate.
-            taught: The probabilities of the views by the network of the previous
-                generation, (N,); None in the first generation.
+            taught: The probabilities that the network of the previous generation gives
+                for the views, (N,); None in the first generation.
 
         Returns:
-            The loss before the step, ().
+            The loss before the step, as a tensor with one number.
         """
         is_fine = len(card.scales) > 1
         self._set_rate(passed)
@@ -131,7 +133,7 @@ class Learner:
         return total
 
     def state(self) -> dict[str, Any]:
-        """Return the state from which `load` continues with the same results."""
+        """Return the state that `load` restores to continue with the same results."""
         return {
             "network": self._network.state_dict(),
             "average": self._average.state_dict(),
@@ -166,13 +168,13 @@ class Learner:
     def _losses(
         self, batch: Example, card: ModelCard, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the sums of both losses over the views of a batch."""
+        """Return the sums of the label loss and the location loss over a batch."""
         scores = _scores(self._network, batch, card)
         label_loss = F.binary_cross_entropy_with_logits(
             _pooled(scores, batch.inside), target, reduction="sum"
         )
-        # Share of the exponentials of the scores that lies on the fractures of each
-        # image.
+        # `hit` is the logarithm of the share of the softmax over the cells that lies on
+        # the fractures of each image.
         shares = scores.flatten(1).log_softmax(dim=1)
         weights = batch.location.flatten(1).clamp(min=1e-6).log()
         hit = (shares + weights).logsumexp(dim=1)
@@ -205,7 +207,7 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
 
 
 def _scores(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
-    """Score the cells of views for a fracture, (N, h, w)."""
+    """Return the fracture score of each cell of each view, (N, h, w)."""
     parts = split_network(network, card)
     views = normalized(batch.gray, card).to(memory_format=torch.channels_last)
     with low_precision(views.device.type):

@@ -47,7 +47,7 @@ def fit_feature_statistics(
 
     Args:
         network: A trained network.
-        samples: The samples that it was trained on.
+        samples: The samples that the network was trained on.
         card: The input format of the network.
         seed: Determines the views and the phantoms.
         on_progress: Called with the number of finished images and the total.
@@ -72,13 +72,13 @@ def distance_limit(
 ) -> float:
     """Return the limit of the distance for the card.
 
-    It is MARGIN_FACTOR times the distance within which ACCEPTED_SHARE of the unseen
-    radiographs lie.
+    The limit is MARGIN_FACTOR times the distance within which ACCEPTED_SHARE of the
+    given radiographs lie.
 
     Args:
         statistics: The statistics of the training radiographs.
         network: A trained network.
-        samples: Samples that it was not trained on.
+        samples: Samples that the network was not trained on.
         card: The input format of the network.
         on_progress: Called with the number of finished radiographs and the total.
     """

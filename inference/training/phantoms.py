@@ -1,4 +1,4 @@
-"""Draw random phantoms, each with another bone and another exposure."""
+"""Draw random phantoms, each with a different bone and a different exposure."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from inference.radiograph import Radiograph
 def random_phantom(
     seed: int, *, broken: bool, long_sides: tuple[int, int] = (170, 380)
 ) -> tuple[Radiograph, Box | None]:
-    """Draw a phantom as different equipment might show it.
+    """Draw a phantom with random proportions, orientation and exposure.
 
     Args:
         seed: Determines everything except whether the bone is broken.
@@ -18,7 +18,8 @@ def random_phantom(
         long_sides: Range of the long side in pixels.
 
     Returns:
-        The radiograph, and the bounding box of the break as in `Phantom.fracture`.
+        The radiograph, and the bounding box of the break as in `Phantom.fracture`; None
+            if the bone is whole.
     """
     random = np.random.default_rng((seed, 1))  # not the seed of the phantom
     long_side = int(random.integers(*long_sides))

@@ -28,18 +28,20 @@ class Recipe:
         generations: Number of trainings from the initial weights. From the second on,
             the network also learns from the outputs of the previous generation.
         epochs: Number of epochs of a generation at one scale; see `dataset.epoch`.
-        fine_epochs: Number of further epochs, at both scales together.
-        batch: Number of views in a step, two of each film; even.
+        fine_epochs: Number of further epochs of a generation, at both scales together.
+        batch: Number of views in a step at one scale, two of each radiograph; even.
         fine_batch: Number of views in a step at both scales; even.
         rate: Maximum learning rate of layer1 to layer3, which may have initial weights.
         fresh_rate: Maximum learning rate of layer4 and the last layer.
         weight_decay: Weight decay of AdamW.
         repeats: Number of times that each fractured radiograph is drawn in an epoch.
-        whole_share: Share of the other radiographs that is drawn at random in an epoch.
-        close_share: Share of films with two close-up views. At both scales there are
-            none.
-        pointing: Weight of the loss for the location.
-        smoothing: Label smoothing.
+        whole_share: Share of the radiographs without a fracture that is drawn in an
+            epoch.
+        close_share: Share of the drawn radiographs that give two close-ups. In epochs
+            at both scales, there are no close-ups.
+        pointing: Weight of the loss for the location, relative to that for the label.
+        smoothing: Label smoothing: the labels 0 and 1 become `smoothing` / 2 and
+            1 - `smoothing` / 2.
         taught: Weight of the outputs of the previous generation in the target; that of
             the labels is 1 - `taught`.
         averaging: Decay of the moving average of the weights per step.

@@ -31,8 +31,9 @@ def write_report(
 ) -> None:
     """Write the files of `write_figures`, and misses.png and alarms.png.
 
-    These sheets contain the radiographs, so the license of the radiographs applies to
-    them.
+    misses.png shows the fractures with the lowest probabilities. alarms.png shows the
+    radiographs without a fracture that have the highest probabilities. The license of
+    the radiographs applies to both files.
 
     Args:
         folder: The output folder; created if it does not exist.

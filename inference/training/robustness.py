@@ -30,12 +30,13 @@ AS_IT_IS = "as it is"
 def robustness(
     classifier: Classifier, samples: Sequence[Sample]
 ) -> Iterator[dict[str, Any]]:
-    """Classify all samples again after each change.
+    """Classify all samples after each change, and compare the results.
 
     Yields:
         For each of CHANGES: its name, the AUC of accepted radiographs, the share of
-            accepted radiographs, and the shares of results that switch between fracture
-            and no fracture, and between definite and less.
+            accepted radiographs, and two shares of results that differ from the results
+            without a change. `turned` counts differences between fracture and no
+            fracture, `turned_definite` those between definite and not definite.
     """
     before: list[OperatingPoint] = []
     for name, change in CHANGES.items():
@@ -76,7 +77,7 @@ def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:
 
 
 def _deeper(pixels: Pixels) -> Pixels:
-    """Return the image as the node displays it in 12 bits without a window."""
+    """Return the gray levels of the same image with 12 bits and without a window."""
     deep = pixels.astype(np.uint16) << 4
     return stretched(deep, *percentile_range(deep[exposed_area(deep)]))
 

@@ -1,4 +1,4 @@
-"""Read the initial weights of a training, which a network learned on other images."""
+"""Read initial weights from a network that was trained on other images."""
 
 from pathlib import Path
 from zipfile import BadZipFile
@@ -22,8 +22,8 @@ def read_start(path: Path) -> dict[str, Tensor]:
     """Read the weights that a training can use.
 
     Args:
-        path: A .npz file of weights of a torchvision ResNet18 by name, including all of
-            FROZEN.
+        path: A .npz file with weights of a torchvision ResNet18 by name. It must
+            contain all layers in FROZEN.
 
     Returns:
         The weights of layers in USED, by name.

@@ -1,4 +1,4 @@
-"""Figures of merit as functions of truth and probability, and their intervals."""
+"""Performance figures of a classifier, and their confidence intervals."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,8 +18,8 @@ BINS = 10
 def auc(truth: Truth, score: Values) -> float:
     """Return the area under the ROC curve.
 
-    This is the probability that a fracture has a higher score than an image without
-    one; ties count half. NaN if one of the two classes is missing.
+    The area is the probability that an image with a fracture has a higher score than an
+    image without one; ties count half. NaN if one of the two classes is missing.
     """
     positive, negative = score[truth], score[~truth]
     if not positive.size or not negative.size:
@@ -44,9 +44,10 @@ def specificity_at_sensitivity(truth: Truth, score: Values) -> float:
 
 
 def average_precision(truth: Truth, score: Values) -> float:
-    """Return the mean precision over the fractures in falling order of score.
+    """Return the average precision.
 
-    NaN if there is no fracture.
+    For each fracture, the precision is computed for all images with at least the score
+    of the fracture. The result is the mean over the fractures; NaN if there is none.
     """
     if not truth.any():
         return float("nan")
@@ -94,12 +95,13 @@ def interval(
     groups: Sequence[str],
     resampled: int = RESAMPLED,
 ) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of a figure over whole groups.
+    """Return the 95 % bootstrap interval of a figure.
 
-    Groups may be patients.
+    The bootstrap draws whole groups of rows, such as the images of a patient, with
+    replacement.
 
     Args:
-        figure: Computes the figure for the rows with these indices.
+        figure: Computes the figure from the indices of the drawn rows.
         groups: The group of each row.
         resampled: Number of resamples.
 

@@ -1,9 +1,9 @@
 """Run a whole training: folds for evaluation and calibration, then the final network.
 
-The network of each fold is applied to radiographs that it has not seen. Every
-radiograph of a data set is therefore judged by a network that was not trained on it.
-These results give the figures, the temperature and the operating points. The final
-network then learns from all radiographs.
+For each fold, a network is trained on the other folds and applied to this fold. Every
+radiograph is therefore classified by a network that was not trained on it. The figures,
+the temperature and the operating points are computed from these results. The final
+network is trained on all radiographs.
 """
 
 import fcntl
@@ -93,19 +93,19 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
     one that learns from all radiographs. Several processes may run with the same
     arguments; each takes a network that no other process has taken.
 
-    The same arguments on the same machine give the same weights on a CPU. Two more
-    results are written beside the weights. The network that has not seen the first fold
-    is written to NAME.fold-1.pth, with its card, so that it can be measured on this
-    fold. Only its out-of-distribution limit was computed from this fold. The evaluation
-    of all folds is written to NAME.folds.
+    On a CPU, the same arguments on the same machine give the same weights. Two more
+    results are written beside the weights NAME.pth. NAME.fold-1.pth, with its card, is
+    the network that was trained without the first fold, so that it can be measured on
+    this fold. Only the out-of-distribution limit on this card was computed from this
+    fold. The folder NAME.folds contains the evaluation of all folds.
 
     Returns:
         The card that was written.
 
     Raises:
         ModelError: The initial weights or a checkpoint cannot be used.
-        ManifestError: There are too few radiographs, a fracture has no box, or an image
-            cannot be read.
+        ManifestError: There are too few radiographs, a fold has only fractures or none,
+            a fracture has no box, or an image cannot be read.
         StoppedError: `progress` raised it, or another process still trains a network.
     """
     parts = folds(samples, plan.folds)
@@ -128,12 +128,13 @@ def conclude(
     plan: Plan,
     progress: Progress,
 ) -> ModelCard:
-    """Judge the networks of the folds, and write weights, cards and evaluation.
+    """Evaluate the networks of the folds, and write weights, cards and evaluation.
 
     Args:
-        fitted: Returns the network that was trained without a fold; for None, the one
-            that was trained on all folds.
-        parts: The folds.
+        fitted: A function that returns the network that was trained without the fold of
+            a number, from 0. For None, it returns the network that was trained on all
+            folds.
+        parts: The samples of each fold.
         plan: As for `train`.
         progress: As for `train`.
 
@@ -216,7 +217,7 @@ def _check(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
 
 
 def calibrated(held_out: Sequence[list[Judged]]) -> Iterator[list[Judged]]:
-    """Calibrate the results of each fold with those of the other folds."""
+    """Yield the results of each fold, with a calibration fitted to the other folds."""
     for part in held_out:
         others = chain(*(each for each in held_out if each is not part))
         yield [*map(calibrate([*others]).apply, part)]
@@ -239,13 +240,13 @@ def _stage_progress(title: str, progress: Progress) -> Callable[[int, int], None
 def _report(
     results: Sequence[Sequence[Judged]], moved: float, out: Path, progress: Progress
 ) -> None:
-    """Write the figures of all folds together and of each fold, and their means.
+    """Write the figures of all folds together and of each fold, and the means of folds.
 
     Args:
         results: The calibrated results of each fold.
         moved: The largest difference between the probabilities with half precision and
             with full precision, in the first fold.
-        out: The .pth file beside which they are written.
+        out: The .pth file. The figures are written to a folder beside it.
         progress: As for `train`.
     """
     together = [*chain(*results)]
@@ -272,8 +273,8 @@ def _train_network(
     """Train a network to the end, starting from its last checkpoint if there is one.
 
     Args:
-        fold: The fold that is left out; None to train on all folds.
-        parts: The folds.
+        fold: Number of the fold that is left out, from 0; None to train on all folds.
+        parts: The samples of each fold.
         plan: As for `train`.
         progress: As for `train`. It also receives the performance on the fold that is
             left out; see JUDGE_INTERVAL.
@@ -303,7 +304,10 @@ def _train_network(
 def fitting_of(
     fold: int | None, parts: Sequence[Sequence[Sample]], plan: Plan
 ) -> Fitting:
-    """Create a training, and resume it if it has a checkpoint."""
+    """Return the training of a network, resumed from its checkpoint if there is one.
+
+    `fold` is the number of the fold that is left out; None trains on all folds.
+    """
     others = (part for number, part in enumerate(parts) if number != fold)
     fitting = Fitting(
         plan.recipe,
@@ -365,7 +369,10 @@ def _is_judged(fitting: Fitting) -> bool:
 def _report_performance(
     fitting: Fitting, part: Sequence[Sample], name: str, progress: Progress
 ) -> None:
-    """Report AUC and arrows for the fractures of the unseen fold and as many others."""
+    """Report the AUC, and the share of arrows inside a box, for the held-out fold.
+
+    All radiographs with a fracture are used, and at most as many without a fracture.
+    """
     fractured = [each for each in part if each.is_fractured]
     others = [each for each in part if not each.is_fractured]
     chosen = [*fractured, *others[: len(fractured)]]

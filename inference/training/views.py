@@ -1,8 +1,8 @@
 """Draw random views of radiographs for training.
 
-A view is a part of the radiograph that is rotated, often also by quarter turns, and
-re-exposed. It has the boxes of the fractures in it. All random choices of a view use
-one generator.
+A view is a part of a radiograph with a random rotation and a simulated other exposure.
+It includes the boxes of the visible fractures. All random choices of a view use one
+generator.
 """
 
 import math
@@ -66,7 +66,8 @@ class _Window:
         center: (column, row) in the radiograph.
         size: (width, height) of the view, in pixels of the radiograph.
         angle: Rotation in degrees.
-        stretch: The width is multiplied by it, the height divided.
+        stretch: The width is multiplied by this factor, and the height is divided by
+            it.
         mirrored: Whether left and right are exchanged.
     """
 
@@ -100,13 +101,14 @@ def draw_view(
 
     Args:
         radiograph: The whole radiograph.
-        boxes: Its fractures, in shares of width and height.
+        boxes: Boxes of the fractures, in shares of width and height.
         random: Determines all random choices.
         close: Whether to draw a close-up, usually of a fracture if there is one.
 
     Returns:
-        A view in which at least half or nothing of each fracture is visible. The last
-            view is used if 20 attempts find none.
+        A view that shows at least half of each fracture, or nothing of it. If TRIES
+            attempts find no such view, the last one is returned, without the boxes of
+            fractures that are less than half visible.
     """
     rows, columns = radiograph.pixels.shape
     pixel_boxes = [
@@ -131,7 +133,7 @@ def draw_view(
 def _far(
     size: tuple[int, int], _boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """Return a window of nearly the whole radiograph, or with some black around it."""
+    """Return a window with most of the radiograph, or with some black around it."""
     zoom = _between(FAR, random)
     spare = abs(1 - 1 / zoom) / 2
     center = tuple(side * (0.5 + random.uniform(-spare, spare)) for side in size)
@@ -184,9 +186,10 @@ def _random_window(
 
 
 def _visible_part(box: Box, window: _Window) -> tuple[float, Box]:
-    """Return the visible share of a box and its bounding box in the view.
+    """Return the visible share of a box, and the visible part as a box in the view.
 
-    The ellipse in the box is rotated, because it fits a fracture better than the box.
+    The ellipse inside the box is rotated instead of the box, because an ellipse fits a
+    fracture better.
     """
     matrix = window.matrix()
     left, top, right, bottom = box
