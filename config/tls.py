@@ -22,7 +22,7 @@ File = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 
 
 class TlsSettings(Table):
-    """Settings of DICOM TLS of the receiver; node.toml documents each key."""
+    """Settings for DICOM TLS in the receiver; node.toml documents each key."""
 
     port: Port
     certificate: File

@@ -99,10 +99,13 @@ class StrictConnection(h11.Connection):
         self._received, self._body, self._chunks = received, 0, 0
 
     def _excess(self) -> str:
-        """Return an error text if the framing is too large for the body, else "".
+        """Return an error text if the chunks are too small or their headers too large.
 
-        Received bytes that are not parsed yet count as framing here. The limit is
-        therefore 256 kB higher: the event loop reads at most that many bytes at a time.
+        Bytes that are not parsed yet count as headers of chunks. Therefore 256 kB more
+        are allowed: the event loop reads at most that many bytes at a time.
+
+        Returns:
+            An empty text if the chunks are within the limits.
         """
         if self._chunks > FREE_CHUNKS + self._body // SMALLEST_CHUNK:
             return f"Chunks must have {SMALLEST_CHUNK} bytes or more on average."

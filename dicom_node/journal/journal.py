@@ -355,7 +355,7 @@ class Journal:
     def _restore_file(
         self, connection: sa.Connection, row: sa.Row[Any], received: ReceivedInstance
     ) -> bool:
-        """Store the file of a duplicate as the first file if the first is missing.
+        """Move the file of a duplicate to the path of the first one if that is missing.
 
         Returns:
             True if the file was moved.

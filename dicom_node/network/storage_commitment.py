@@ -94,7 +94,10 @@ OnRefused = Callable[[Reporter, ReportRefusal], None]
 
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:
-    """Return the next step after a failure reason, and a text with its meaning."""
+    """Return the next step, and a text, for a Failure Reason (0008,1197).
+
+    After an unknown code, the commitment is requested again.
+    """
     remedy, meaning = REASONS.get(reason, (Remedy.REQUEST_AGAIN, "unknown reason"))
     return remedy, f"{NOT_COMMITTED}: 0x{reason:04X} {meaning}"
 

@@ -115,7 +115,7 @@ class AssociationSlots:
 
 
 def caller_key(ae_title: str, address: str) -> bytes:
-    """Return the key of a caller: LENGTH bytes from its AE title and its address."""
+    """Return the key of a caller: hashes of its AE title and address, LENGTH bytes."""
     return _digest(ae_title) + _digest(address)
 
 

@@ -1,8 +1,8 @@
 """The notice: a Secondary Capture with the reason why an image has no result.
 
-If an archive gets no negative results, a study without any result looks like a study
-without a fracture. Therefore the archive gets a notice for each instance without a
-result.
+A destination with `send_negative = false` gets a notice if an instance that the node
+should analyze has no result. Otherwise its study would look like one without a
+fracture.
 """
 
 from pydicom import Dataset

@@ -1,1 +1,1 @@
-"""Code that all processes of the node use: startup, signals, heartbeats, wakeups."""
+"""Code that runs the processes: startup, signals, forks, heartbeats, notifications."""

@@ -88,7 +88,7 @@ class ForkServer:
     def __init__(
         self, orders: socket.socket, pid: int, kill: Callable[[], int], start_s: float
     ) -> None:
-        """Wait until a server that was started can fork.
+        """Connect to a started server, and wait until it is ready to fork.
 
         Args:
             orders: This process's end of the socket on which the server gets orders.

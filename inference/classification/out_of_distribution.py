@@ -32,9 +32,9 @@ class FeatureStatistics:
     """Statistics of the features of the training images.
 
     Attributes:
-        center: float32, (D,): the mean.
-        whitening: float32, (k, D): the directions of largest variance, each divided by
-            its standard deviation.
+        center: float32, (K,): the mean of each of the K features.
+        whitening: float32, (n, K): the n directions of largest variance, each divided
+            by the standard deviation along it.
     """
 
     center: Tensor

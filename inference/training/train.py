@@ -426,14 +426,16 @@ def write(
     statistics: FeatureStatistics,
     out: Path,
 ) -> ModelCard:
-    """Write weights and card, and record the values for the self-test of the node.
+    """Write weights and card, with the values that the self-test of the node compares.
+
+    These are the SHA-256 of the weights and the logits of the phantoms.
 
     Args:
         network: The trained network. Its last layer is changed.
         card: The calibrated card.
         shift: Shift of the log-odds; it becomes part of the last layer.
         statistics: The statistics for the out-of-distribution check.
-        out: The .pth file.
+        out: The .pth file. The card is written beside it, as .toml.
 
     Returns:
         The card with the recorded values.
