@@ -1,8 +1,8 @@
 """Draw random views of radiographs for training.
 
 A view is a part of a radiograph, or all of it with a black margin. It is rotated at
-random, and its exposure is changed as if it had been taken differently. It includes the boxes of the visible fractures. All random choices of a view use one
-generator.
+random, and its exposure is changed as if it had been taken differently. It includes the
+boxes of the visible fractures. All random choices of a view use one generator.
 """
 
 import math
