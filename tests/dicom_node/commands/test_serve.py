@@ -12,7 +12,7 @@ import pytest
 
 from config.settings import load
 from dicom_node.commands.serve import LOWER_PRIORITY, Node
-from dicom_node.runtime.role_group import Role
+from dicom_node.runtime.role_group import Role, RoleGroup
 from tests.support.node import alive, process_name, wait_for
 
 pytestmark = pytest.mark.integration
@@ -101,6 +101,15 @@ def pids(roles: Iterable[Role]) -> list[int | None]:
     return [role.pid for role in roles]
 
 
+def kill_server(group: RoleGroup, roles: Iterable[int | None]) -> None:
+    """Kill the server of a group, and wait until these roles have ended with it."""
+    assert group.server is not None
+    os.kill(group.server.pid, signal.SIGKILL)
+    for pid in roles:
+        assert pid is not None
+        wait_for(lambda: not alive(pid))  # noqa: B023
+
+
 @pytest.mark.alone  # the other tests have the lowest priority
 def test_receivers_have_higher_priority_than_other_roles(waiting_node: Node) -> None:
     run(waiting_node)
@@ -121,11 +130,7 @@ def test_dead_server_of_the_receivers_is_replaced_with_all_roles(
 ) -> None:
     run(waiting_node)
     before = pids(waiting_node.roles)
-    assert waiting_node.receivers.server is not None
-    os.kill(waiting_node.receivers.server.pid, signal.SIGKILL)
-    for pid in before:
-        assert pid is not None
-        wait_for(lambda: not alive(pid))  # noqa: B023
+    kill_server(waiting_node.receivers, before)
     run(waiting_node)
 
     assert set(before).isdisjoint(pids(waiting_node.roles))
@@ -137,11 +142,7 @@ def test_dead_server_of_the_other_roles_is_replaced_without_the_receivers(
     run(waiting_node)
     (receiver,) = pids(waiting_node.receivers.roles)
     before = pids(waiting_node.others.roles)
-    assert waiting_node.others.server is not None
-    os.kill(waiting_node.others.server.pid, signal.SIGKILL)
-    for pid in before:
-        assert pid is not None
-        wait_for(lambda: not alive(pid))  # noqa: B023
+    kill_server(waiting_node.others, before)
     run(waiting_node)
 
     assert set(before).isdisjoint(pids(waiting_node.others.roles))
