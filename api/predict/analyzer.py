@@ -204,7 +204,8 @@ def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
         HTTPException: As in `Reader.read`. Also 400 if the time limit is exceeded.
     """
     limits = reader.limits
-    with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
+    timeout_s, memory_mb = limits.decode_timeout_s, limits.decode_memory_mb
+    with slow_child(timeout_s, memory_mb, reader.child.server) as child:
         try:
             return replace(reader, child=child).read(file)
         except ChildTimeoutError as error:

@@ -140,8 +140,9 @@ class ImageCache:
         return child.run(view_file, path, window, limits.max_megapixels)
 
     def _in_own_child(self, call: Callable[[DecoderProcess], T]) -> T:
-        limits = self._limits
-        with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
+        limits, server = self._limits, self._started().server
+        timeout_s, memory_mb = limits.decode_timeout_s, limits.decode_memory_mb
+        with slow_child(timeout_s, memory_mb, server) as child:
             return call(child)
 
     def _store(self, key: Key, view: View) -> None:

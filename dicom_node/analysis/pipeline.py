@@ -197,7 +197,8 @@ def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeli
     Raises:
         OSError: The child does not start.
     """
-    with slow_child(worker.decode_timeout_s, worker.decode_memory_mb) as child:
+    limits = worker.decode_timeout_s, worker.decode_memory_mb
+    with slow_child(*limits, pipeline.child.server) as child:
         yield replace(pipeline, child=child, lock_decoder=nullcontext)
 
 
@@ -218,6 +219,7 @@ def separate_pipeline(
         timeout_s=worker.decode_timeout_s,
         memory_mb=worker.decode_memory_mb,
         niceness=SLOW_NICENESS,
+        server=pipeline.child.server,
     )
     return replace(
         pipeline, child=child, lock_decoder=partial(images.separate_lane, child)

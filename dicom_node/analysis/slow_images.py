@@ -1,26 +1,27 @@
-"""Keeps images that are probably slow out of the normal lane.
+"""Keeps images that may be slow out of the normal lane.
 
 The normal lane stops the decoding of an image if it takes much longer than usual
 (decoder/quick_client.py). Until then, the slow image delays other images. Many slow
-images from one address would cause a long delay. So after the first slow image, similar
-images from the same address are analyzed in the separate lane. The separate lane has a
-decoding child of its own, and the same limits. If decoding is stopped there, too, the
-image continues in the slow lane.
+images would cause a long delay. So after a slow image, the normal lane takes only
+images that are probably quick, for RECENT_S seconds. The others are analyzed in the
+separate lane. That lane has a decoding child of its own, and the same limits. If
+decoding is stopped there, too, the image continues in the slow lane.
 
-An image resembles a slow one if it has the same transfer syntax and at least half the
-bytes. If MAX_SLOW images were slow in the last RECENT_S, from any addresses, only
-addresses that are known to be quick use the normal lane. An address is known to be
-quick if one of its images was not slow, in either lane, and if none of its recent
-images was slow. So within RECENT_S, at most MAX_SLOW slow images delay the normal lane,
-and one more from each address that was known to be quick.
+An image is probably quick if it is similar to a quick image of the same address, and if
+that address sent fewer than MAX_SLOW slow images in the last RECENT_S. Two images are
+similar if they have the same transfer syntax, and if the new one has at most
+SIMILAR_SIZE times the bytes of the other. An image is quick if it was decoded in time,
+in either lane.
 
-Each worker has its own record of slow images, in memory only.
+So at most one slow image delays the normal lane, and up to MAX_SLOW more from each
+address that sent similar images that were quick.
+
+Each worker has its own record of slow and quick images, in memory only.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Lock
 
 from dicom_node.address import subscriber
@@ -29,16 +30,17 @@ from dicom_node.instance import ReceivedInstance
 
 RECENT_S = 600.0
 MAX_SLOW = 2
+SIMILAR_SIZE = 2
 MAX_QUICK = 1_000
-"""Maximum number of addresses that are known to be quick.
+"""Maximum number of pairs of address and transfer syntax with quick images.
 
-Another address replaces the one that was quick the longest time ago.
+Another pair replaces the one whose last quick image is the oldest.
 """
 
-RESEMBLES_SLOW = "The image resembles a recent slow image from the same address"
+SENDS_SLOW_IMAGES = "Several images of this address took long recently"
 NOT_KNOWN_TO_BE_QUICK = (
-    "Several images took long recently, and the images of this address are not known "
-    "to be quick"
+    "An image took long recently, and no similar image of this address is known to be "
+    "quick"
 )
 
 
@@ -46,42 +48,22 @@ class SeparateLaneError(Exception):
     """The image may be slow, and belongs in the separate lane; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Slow:
-    """An image that was slow.
-
-    Attributes:
-        at: Time at which the call for the image began, in seconds of the clock.
-        network: Address or IPv6 network of the sender (see `address.subscriber`).
-        transfer_syntax_uid: Transfer syntax of the image.
-        size: Size of the dataset, in bytes.
-    """
-
-    at: float
-    network: str
-    transfer_syntax_uid: str
-    size: int
-
-    def resembles(self, instance: ReceivedInstance) -> bool:
-        return (
-            self.transfer_syntax_uid == instance.header.transfer_syntax_uid
-            and self.size <= 2 * instance.size
-        )
-
-
 class SlowImages:
-    """The recent slow images, and the addresses that are known to be quick.
+    """The recent slow images, and the images that are known to be quick.
 
     Safe to share between threads.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start without slow images; `clock` returns seconds from any origin."""
+        """Start without images; `clock` returns seconds from any origin."""
         self._clock = clock
         self._decoder_lock = Lock()
         self._lock = Lock()
-        self._slow: list[_Slow] = []
-        self._quick: dict[str, None] = {}  # in the order of their last images
+        # Address and start of each slow call.
+        self._slow: list[tuple[str, float]] = []
+        # Bytes of the largest quick image, by address and transfer syntax. The pairs
+        # are in the order of their last quick images.
+        self._quick: dict[tuple[str, str], int] = {}
 
     @contextmanager
     def normal_lane(
@@ -95,9 +77,8 @@ class SlowImages:
         slow.
 
         Raises:
-            SeparateLaneError: The instance resembles a recent slow image from its
-                address. Or MAX_SLOW images were slow recently, and its address is not
-                known to be quick.
+            SeparateLaneError: An image was slow recently, and the instance is not
+                probably quick.
         """
         with self._decoder_lock:
             self._check(instance)
@@ -113,14 +94,14 @@ class SlowImages:
             yield
 
     def _check(self, instance: ReceivedInstance) -> None:
-        network, now = subscriber(instance.calling_address), self._clock()
+        sender, now = _sender(instance), self._clock()
         with self._lock:
-            self._slow = [each for each in self._slow if now - each.at < RECENT_S]
-            slow = [each for each in self._slow if each.network == network]
-            if any(each.resembles(instance) for each in slow):
-                raise SeparateLaneError(RESEMBLES_SLOW)
-            is_quick = network in self._quick and not slow
-            if len(self._slow) >= MAX_SLOW and not is_quick:
+            self._slow = [each for each in self._slow if now - each[1] < RECENT_S]
+            if not self._slow:
+                return
+            if [address for address, _ in self._slow].count(sender[0]) >= MAX_SLOW:
+                raise SeparateLaneError(SENDS_SLOW_IMAGES)
+            if instance.size > SIMILAR_SIZE * self._quick.get(sender, 0):
                 raise SeparateLaneError(NOT_KNOWN_TO_BE_QUICK)
 
     @contextmanager
@@ -129,21 +110,27 @@ class SlowImages:
         try:
             yield
             if not child.was_slow:
-                self._note_quick(subscriber(instance.calling_address))
+                self._note_quick(instance)
         finally:
             if child.was_slow:
                 self._note_slow(instance, began)
 
-    def _note_quick(self, network: str) -> None:
+    def _note_quick(self, instance: ReceivedInstance) -> None:
+        sender = _sender(instance)
         with self._lock:
-            self._quick.pop(network, None)
-            self._quick[network] = None
+            largest = self._quick.pop(sender, 0)
+            self._quick[sender] = max(largest, instance.size)
             if len(self._quick) > MAX_QUICK:
                 del self._quick[next(iter(self._quick))]
 
     def _note_slow(self, instance: ReceivedInstance, began: float) -> None:
-        network = subscriber(instance.calling_address)
-        syntax = instance.header.transfer_syntax_uid
+        sender = _sender(instance)
         with self._lock:
-            self._quick.pop(network, None)
-            self._slow.append(_Slow(began, network, syntax, instance.size))
+            self._quick.pop(sender, None)
+            self._slow.append((sender[0], began))
+
+
+def _sender(instance: ReceivedInstance) -> tuple[str, str]:
+    """Return the address (see `address.subscriber`) and the transfer syntax."""
+    network = subscriber(instance.calling_address)
+    return network, instance.header.transfer_syntax_uid

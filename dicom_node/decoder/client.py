@@ -4,8 +4,8 @@ The decoding of a file from a sender may crash in a codec, never end, or take al
 memory. A small child process limits the damage: the child is killed and replaced, and
 only the call in progress fails.
 
-The child is a fork of a process that has imported the codecs (runtime/fork_server.py),
-so a new child starts in milliseconds. A child is replaced after CALLS calls.
+The child is a fork of a process that has imported the codecs (decoder/server.py), so a
+new child starts in milliseconds. A child is replaced after CALLS calls.
 
 A process pool is the usual solution. But the children of a pool import the parent's
 main module again, and the main module of the worker imports torch. The pipes of a pool
@@ -44,16 +44,13 @@ from dicom_node.decoder.messages import (
     unpack_error,
     unpack_result,
 )
+from dicom_node.decoder.server import START_S, DecoderServer, DecodingChild
 from dicom_node.errors import AnalysisError
 from dicom_node.reasons import Failure
-from dicom_node.runtime.fork_server import ForkServer
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-START_S = 60.0
-"""Seconds to import the codecs, and to confine a child."""
 
 CALLS = 20
 """Number of calls of a child before it is killed and replaced.
@@ -84,18 +81,6 @@ LEVELS = frozenset(
 DYING_S = 1.0
 """Seconds that a child may take to end after it closed its socket."""
 
-MODULE = "dicom_node.decoder.process"
-# One image is decoded at a time, and several threads would only wait for each other.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# By default, the C library returns large memory blocks to the system and requests them
-# again, page by page, several times per image. That takes time.
-KEEPING_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the maximum that it accepts
-    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
-}
-PASSED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
-"""Environment variables that the child gets: library paths, locale and time zone."""
-
 
 class ChildDiedError(AnalysisError):
     """The child died, hung, used too much memory or sent a malformed response.
@@ -117,18 +102,28 @@ class ChildStartError(OSError):
 class DecoderProcess:
     """Runs functions in a child process, one at a time.
 
-    Any thread may use this object. One internal thread makes all calls. It lives as
-    long as this object, because the kernel kills the fork server when the thread that
-    started the server ends.
+    Any thread may use this object. One internal thread makes all calls.
+
+    Attributes:
+        server: The fork server of the children.
     """
 
-    def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
-        """Start the fork server and a child.
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        memory_mb: int,
+        niceness: int = 0,
+        server: DecoderServer | None = None,
+    ) -> None:
+        """Start a child, and its fork server if that does not run.
 
         Args:
             timeout_s: The time limit of one call, in seconds.
             memory_mb: The limit on the address space of a child, in MB.
-            niceness: The niceness of the children, as in nice(1).
+            niceness: Added to the niceness of this process, as in nice(1).
+            server: The fork server. If None, this object has one of its own, which
+                `close` ends.
 
         Raises:
             OSError: The fork server or the child does not start.
@@ -136,8 +131,9 @@ class DecoderProcess:
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
         self._niceness = niceness
-        self._server: ForkServer | None = None
-        self._pid: int | None = None
+        self._owns_server = server is None
+        self.server = server or DecoderServer()
+        self._child: DecodingChild | None = None
         self._calls = 0
         self._is_closed = False
         self._thread = ThreadPoolExecutor(1, "decoding-child")
@@ -179,32 +175,25 @@ class DecoderProcess:
         return made.result()
 
     def close(self) -> None:
-        """End the child and the fork server after the call in progress.
+        """End the child after the call in progress, and an own fork server.
 
         May be called repeatedly.
         """
         self._is_closed = True
         with suppress(RuntimeError):  # closed before
-            # Use the thread: the kernel kills the fork server when that thread ends.
-            self._thread.submit(self._end).result()
+            self._thread.submit(self._stop).result()
         self._thread.shutdown()
-
-    def _end(self) -> None:
-        self._stop()
-        self._stop_server()
+        if self._owns_server:
+            self.server.close()
 
     @property
     def pid(self) -> int | None:
         """The process id of the child after the call in progress; None without one."""
         try:
-            return self._thread.submit(lambda: self._pid).result()
+            child = self._thread.submit(lambda: self._child).result()
         except RuntimeError:  # closed
             return None
-
-    @property
-    def server_pid(self) -> int | None:
-        """The process id of the fork server; None if none runs."""
-        return self._server.pid if self._server else None
+        return child.pid if child else None
 
     @property
     def confinement(self) -> Confinement:
@@ -214,9 +203,8 @@ class DecoderProcess:
     def _start(self) -> None:
         """Fork a child, and wait until it is confined."""
         try:
-            self._pid, ours = self._forked()
+            self._child, ours = self._forked()
         except OSError as error:
-            self._stop_server()
             raise ChildStartError(
                 f"The decoding process does not start: {error}"
             ) from None
@@ -233,49 +221,32 @@ class DecoderProcess:
         except ChildDiedError as error:
             raise ChildStartError(str(error)) from None
 
-    def _forked(self) -> tuple[int, socket.socket]:
-        """Fork a child; return its process id and our end of the socket to it."""
+    def _forked(self) -> tuple[DecodingChild, socket.socket]:
+        """Fork a child; return it and our end of the socket to it."""
+        limits = {"memory_mb": self._memory_mb, "niceness": self._niceness}
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                return self._fork(theirs), ours
+                return self.server.fork(theirs.fileno(), **limits), ours
         except OSError:
             ours.close()
             raise
 
-    def _fork(self, theirs: socket.socket) -> int:
-        if self._server is not None:
-            try:
-                return self._server.fork(files=[theirs.fileno()])
-            except OSError:  # the server died while it was idle
-                self._stop_server()
-        arguments = self._memory_mb, self._niceness
-        self._server = ForkServer.start(
-            MODULE, *arguments, environment=_environment(), start_s=START_S
-        )
-        return self._server.fork(files=[theirs.fileno()])
-
     def _stop(self, patience_s: float = 0.0) -> int:
         """Let the child end, or kill it after `patience_s`; return its exit status."""
-        if self._pid is None or self._server is None:
+        if self._child is None:
             return 0
-        pid, self._pid = self._pid, None
+        child, self._child = self._child, None
         self._channel.close()
         try:
-            return self._server.end(pid, patience_s)
+            return child.end(patience_s)
         except OSError:
-            self._stop_server()
             return -signal.SIGKILL  # the kernel does this if the server dies
-
-    def _stop_server(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
 
     def _ensure_child(self) -> None:
         """Start a new child if the current one is dead or has made CALLS calls."""
         # If a child died while it was idle, the next call does not fail for that.
-        if self._pid is None or self._calls >= CALLS or self._channel.is_closed:
+        if self._child is None or self._calls >= CALLS or self._channel.is_closed:
             self._stop()
             self._start()
 
@@ -374,14 +345,6 @@ class DecoderProcess:
             )
         status = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return ChildDiedError(f"The decoding process died ({status}).")
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of the fork server and the child, without secrets."""
-    passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
-    # The child must find the same modules as this process, installed or not.
-    path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
-    return {**passed, **ONE_THREAD, **KEEPING_MEMORY, "PYTHONPATH": path}
 
 
 @contextmanager

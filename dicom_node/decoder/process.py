@@ -45,6 +45,7 @@ from dicom_node.decoder.messages import (
     pack_response,
     unpack_call,
 )
+from dicom_node.decoder.server import LIMITS
 from dicom_node.errors import AnalysisError, DicomNodeError
 from dicom_node.log.format import log_of_main_thread, log_uncaught
 from dicom_node.reasons import Failure
@@ -71,13 +72,7 @@ class _Relay(logging.Handler):
 
 def main() -> None:
     """Run the fork server of the decoding children; each fork then makes calls."""
-    parser = command_line()
-    parser.add_argument("memory_mb", type=int)
-    parser.add_argument("niceness", type=int)
-    arguments = parser.parse_args()
-    os.nice(arguments.niceness)
-    limit = arguments.memory_mb * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    arguments = command_line().parse_args()
     # Ctrl-C and `systemctl stop` reach every process, but the parent decides when to
     # end. If this process died during a call, the death would count against an image.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -89,6 +84,9 @@ def main() -> None:
     # interpreter, because the confinement does not permit that.
     status = 1
     try:
+        memory_mb, niceness = LIMITS.unpack(order.content)
+        os.nice(niceness)
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20, memory_mb * 2**20))
         (end,) = order.files
         _serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, end))
         status = 0

@@ -27,6 +27,7 @@ from functools import partial
 from typing import TypeVar
 
 from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
+from dicom_node.decoder.server import DecoderServer
 from dicom_node.errors import TakesLongError
 from dicom_node.pixels.decode import DecodeOptions
 
@@ -38,7 +39,7 @@ SHORTEST_S = 0.5
 LONGEST_S = 2.0
 # The usual time of a kind of call is derived from the LAST most recent calls. It is
 # UNKNOWN_S until there are FEWEST calls.
-FEWEST, LAST = 5, 25
+FEWEST, LAST = 3, 25
 UNKNOWN_S = 1.0
 SLOW_NICENESS = 10
 ORDINARY_MEGAPIXELS = 16.0
@@ -100,7 +101,14 @@ class QuickDecoder(DecoderProcess):
             reached its time limit.
     """
 
-    def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        memory_mb: int,
+        niceness: int = 0,
+        server: DecoderServer | None = None,
+    ) -> None:
         """Start a child as in DecoderProcess; no call may take longer than `timeout_s`.
 
         Raises:
@@ -109,7 +117,9 @@ class QuickDecoder(DecoderProcess):
         self._most_s = timeout_s
         self._allowance = Allowance()
         self.was_slow = False
-        super().__init__(timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness)
+        super().__init__(
+            timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness, server=server
+        )
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         # One thread makes all calls, so no other call changes this time limit.
@@ -152,7 +162,9 @@ def _limited(argument: object, megapixels: float) -> object:
 
 
 @contextmanager
-def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecoderProcess]:
+def slow_child(
+    timeout_s: float, memory_mb: int, server: DecoderServer
+) -> Iterator[DecoderProcess]:
     """Start a decoding child for one slow image, and end the child after the block.
 
     The child runs at a low priority, because images of the normal lane come first.
@@ -160,12 +172,16 @@ def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecoderProcess]:
     Args:
         timeout_s: The time limit of one call, in seconds.
         memory_mb: The limit on the child's address space, in MB.
+        server: The fork server of the child.
 
     Raises:
         OSError: The child does not start.
     """
     child = DecoderProcess(
-        timeout_s=timeout_s, memory_mb=memory_mb, niceness=SLOW_NICENESS
+        timeout_s=timeout_s,
+        memory_mb=memory_mb,
+        niceness=SLOW_NICENESS,
+        server=server,
     )
     try:
         yield child

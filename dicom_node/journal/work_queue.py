@@ -68,21 +68,24 @@ class WorkQueue:
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
     def analyze_separately(
-        self, connection: sa.Connection, instance_id: str, run: int
+        self, connection: sa.Connection, instance_id: str, run: int, number: int
     ) -> None:
-        """Queue the analysis of an instance in the separate lane."""
-        self._analyze_in(ANALYZE_SEPARATELY, connection, instance_id, run)
+        """Queue the analysis of an instance in the separate lane.
+
+        Analyses with a lower number are run first.
+        """
+        lane = ANALYZE_SEPARATELY
+        options = _options(lane, f"{lane}:{instance_id}:{run}", 0)
+        options["priority"] = number
+        self._client.enqueue_in_transaction(
+            connection, options, instance_id, run, number
+        )
 
     def analyze_slowly(
         self, connection: sa.Connection, instance_id: str, run: int
     ) -> None:
         """Queue the analysis of an instance in the slow lane."""
-        self._analyze_in(ANALYZE_SLOWLY, connection, instance_id, run)
-
-    def _analyze_in(
-        self, lane: str, connection: sa.Connection, instance_id: str, run: int
-    ) -> None:
-        options = _options(lane, f"{lane}:{instance_id}:{run}", 0)
+        options = _options(ANALYZE_SLOWLY, f"{ANALYZE_SLOWLY}:{instance_id}:{run}", 0)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
     def deliver(

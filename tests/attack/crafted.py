@@ -3,11 +3,12 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from openjpeg.utils import encode_array
 from PIL import Image
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -125,6 +126,12 @@ def noise_images(count: int, side: int) -> list[Sample]:
         dataset.SOPInstanceUID = generate_uid()
         samples.append(_sample(dataset, _bytes(dataset), JPEG2000Lossless))
     return samples
+
+
+def read_sample(path: Path) -> Sample:
+    """Read a file that is to be sent unchanged."""
+    dataset = dcmread(path)
+    return _sample(dataset, _bytes(dataset), dataset.file_meta.TransferSyntaxUID)
 
 
 def _phantom() -> Dataset:

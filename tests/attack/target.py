@@ -7,8 +7,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -21,8 +21,10 @@ from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
 from inference.phantom.long_bone import draw_phantom
+from tests.attack.crafted import read_sample
 from tests.support import node
 from tests.support.node import Served, wait_for
+from tests.support.raw_sender import RawSender
 
 LOOKING = "a-token-of-a-viewer-0123456789"
 ACTING = "a-token-of-an-operator-0123456789"
@@ -80,6 +82,7 @@ class Target:
         self.usual_s = math.nan
         self.damaged = False
         self._images = 0
+        self._source = ""
         digests = {
             name: hashlib.sha256(token.encode()).hexdigest()
             for name, token in (("looking", LOOKING), ("acting", ACTING))
@@ -150,10 +153,22 @@ class Target:
 
     def store(self, path: Path, title: str = "GOOD") -> bool:
         """Send an image once as a modality; return whether it was acknowledged."""
+        if self._source:
+            sender = RawSender(self.receiver, source=self._source)
+            return sender.send(read_sample(path)).status == 0
         (outcome,) = send(
             [path], self.node.address, calling_ae_title=title, timeout_s=10
         )
         return outcome.verdict is Verdict.STORED
+
+    @contextmanager
+    def sending_from(self, address: str) -> Iterator[None]:
+        """Send good images from another address during the block; "" is the default."""
+        self._source = address
+        try:
+            yield
+        finally:
+            self._source = ""
 
     def turnaround(self, longest_s: float = LONGEST_WAIT_S, **image: object) -> float:
         """Send a good image, again if it is refused, until its result is archived.

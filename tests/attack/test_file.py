@@ -4,7 +4,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -28,12 +28,14 @@ from tests.attack.crafted import (
 from tests.attack.target import LOOKING, SECRET, Target, processes
 from tests.support.http_client import bearing
 from tests.support.mutations import Sample
-from tests.support.node import alive, children, memory
+from tests.support.node import alive, children, memory, wait_for
 from tests.support.raw_sender import RawSender
 
 pytestmark = pytest.mark.attack
 
 FILES, MANY = 3, 20
+MODALITY, NEW_MODALITY = "", "127.0.3.1"
+ENDED = 'analyzed"'  # "analyzed" or "not analyzed", a step in the log
 DECODER = "dicom_node.decoder.process"
 SECCOMP_FILTER = 2  # proc(5): Seccomp
 
@@ -69,36 +71,59 @@ def test_hostile_images_do_not_delay_a_good_image(
     seen.check()
 
 
-@pytest.mark.parametrize("addresses", [1, 5])
+@pytest.mark.parametrize(
+    ("addresses", "are_known", "good_from"),
+    [
+        (1, False, MODALITY),
+        (1, False, NEW_MODALITY),
+        (5, False, MODALITY),
+        (10, True, MODALITY),
+    ],
+)
 def test_a_good_image_does_not_wait_for_twenty_slow_ones_of_ordinary_size(
-    target: Target, addresses: int
+    target: Target,
+    addresses: int,
+    are_known: bool,  # noqa: FBT001
+    good_from: str,
 ) -> None:
-    """They come from one address, or in turn from several.
+    """The slow images come from one address, or in turn from several.
 
-    The good image is sent after the first slow one of each address.
+    If the addresses are known, each one has sent a quick image before. The good image
+    is sent after the first slow one of each address.
     """
     samples = noise_images(MANY, 3500)
+    senders = [
+        RawSender(target.receiver, source=f"127.0.1.{number}")
+        for number in range(1, addresses + 1)
+    ]
+    if are_known:
+        ended = target.log.count(ENDED)
+        send_in_turn(noise_images(addresses, 300), senders)
+        wait_for(lambda: target.log.count(ENDED) >= ended + addresses)
 
     def attack(cost: Cost) -> None:
-        senders = [
-            RawSender(target.receiver, source=f"127.0.1.{number}")
-            for number in range(1, addresses + 1)
-        ]
-        for number, (each, sender) in enumerate(
-            zip(samples, cycle(senders), strict=False)
-        ):
-            assert sender.send(each).status == 0
-            cost.bytes += len(each.dataset)
-            if number + 1 == addresses:
-                cost.ready.set()
+        send_in_turn(samples[:addresses], senders)
+        cost.ready.set()
+        send_in_turn(samples[addresses:], senders)
+        cost.bytes = sum(len(each.dataset) for each in samples)
         for sender in senders:
             sender.close()
 
-    name = f"{MANY} images of noise in JPEG 2000 from {addresses} addresses"
-    seen = assault(target, 2, name, attack)
+    known = "known" if are_known else "unknown"
+    name = f"{MANY} slow images from {addresses} {known} addresses"
+    if good_from:
+        name += "; a new modality"
+    with target.sending_from(good_from):
+        seen = assault(target, 2, name, attack)
     target.damaged = True  # the slow lane is busy for minutes
 
     seen.check()
+
+
+def send_in_turn(samples: Sequence[Sample], senders: Sequence[RawSender]) -> None:
+    """Send images, each from the next address."""
+    for each, sender in zip(samples, cycle(senders), strict=False):
+        assert sender.send(each).status == 0
 
 
 def test_jpeg_with_400_scans_does_not_block_predict(target: Target) -> None:

@@ -25,7 +25,7 @@ from pydicom.uid import RLELossless
 
 import dicom_node.log.format  # noqa: F401 - as in each process that has a decoding child
 from dicom_node.dataset.part10 import pydicom_silenced
-from dicom_node.decoder import client
+from dicom_node.decoder import client, server
 from dicom_node.decoder.client import ChildDiedError, DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError, NotAnalyzedError
@@ -176,31 +176,31 @@ def test_child_is_replaced_after_its_last_call(
 def test_killed_child_is_replaced_without_importing_the_codecs_again(
     short_deadline_child: DecoderProcess,
 ) -> None:
-    server = short_deadline_child.server_pid
+    server = short_deadline_child.server.pid
     for _ in range(5):
         with pytest.raises(ChildDiedError, match="longer than"):
             short_deadline_child.run(time.sleep, 100)
 
     assert short_deadline_child.run(max, 1, 2) == 2
     assert server is not None
-    assert short_deadline_child.server_pid == server
+    assert short_deadline_child.server.pid == server
 
 
 def test_dead_fork_server_is_replaced(child: DecoderProcess) -> None:
-    child_pid, server = child.pid, child.server_pid
+    child_pid, server = child.pid, child.server.pid
     assert child_pid is not None
     assert server is not None
     os.kill(server, signal.SIGKILL)
     wait_until_dead(child_pid)  # the kernel kills the child
 
     assert child.run(max, 1, 2) == 2
-    assert child.server_pid != server
+    assert child.server.pid != server
 
 
 def test_death_of_the_fork_server_fails_only_the_current_call(
     child: DecoderProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = child.server_pid
+    server = child.server.pid
     assert server is not None
     begun = Event()
     caplog.handler.addFilter(lambda _: begun.set() or True)
@@ -216,7 +216,7 @@ def test_death_of_the_fork_server_fails_only_the_current_call(
 def test_fork_server_has_one_thread_and_no_extra_file_descriptors(
     child: DecoderProcess,
 ) -> None:
-    process = Path(f"/proc/{child.server_pid}")
+    process = Path(f"/proc/{child.server.pid}")
 
     assert len(list((process / "task").iterdir())) == 1
     # Three for /dev/null, and the command socket; none of its children.
@@ -306,7 +306,7 @@ def test_codec_without_memory_names_the_setting(tmp_path: Path, memory_mb: int) 
 @pytest.fixture
 def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
     """A child that runs code of the test; see forging_child.py."""
-    monkeypatch.setattr(client, "MODULE", "tests.support.forging_child")
+    monkeypatch.setattr(server, "MODULE", "tests.support.forging_child")
     child = DecoderProcess(timeout_s=2, memory_mb=512)
     yield child
     child.close()
@@ -481,7 +481,7 @@ def test_child_does_not_import_torch(child: DecoderProcess) -> None:
 
 def test_close_ends_the_child_and_the_fork_server() -> None:
     child = DecoderProcess(timeout_s=1, memory_mb=1024)
-    pid, server = child.pid, child.server_pid
+    pid, server = child.pid, child.server.pid
     assert pid is not None
     assert server is not None
 
@@ -497,7 +497,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dicom_node.decoder.client import DecoderProcess
 child = DecoderProcess(timeout_s=100, memory_mb=1024)
-print(child.pid, child.server_pid, flush=True)
+print(child.pid, child.server.pid, flush=True)
 child.run(eval, sys.argv[1])
 """
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from dicom_node.decoder.quick_client import (
     _kind,
     slow_child,
 )
+from dicom_node.decoder.server import DecoderServer
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
@@ -183,12 +185,19 @@ def test_pixel_limit_shrinks_with_the_remaining_allowance() -> None:
     assert allowance.megapixels("decode") == pytest.approx(ORDINARY_MEGAPIXELS)
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[DecoderServer]:
+    server = DecoderServer()
+    yield server
+    server.close()
+
+
 def test_slow_lane_has_no_pixel_limit_for_time(
-    tmp_path: Path,
+    tmp_path: Path, server: DecoderServer
 ) -> None:
     large = saved(tmp_path / "large.dcm", 16_000, 12_500)
     with (
-        slow_child(60, 1024) as child,
+        slow_child(60, 1024, server) as child,
         pytest.raises(AnalysisError, match="Pixel Data") as caught,
     ):
         child.run(decode_file, large, RULES, OPTIONS)
@@ -201,8 +210,10 @@ def test_partial_calls_count_for_their_function() -> None:
 
 
 @pytest.mark.alone  # the other tests have the lowest priority
-def test_slow_child_has_low_priority_and_ends_after_one_image() -> None:
-    with slow_child(60, 1024) as child:
+def test_slow_child_has_low_priority_and_ends_after_one_image(
+    server: DecoderServer,
+) -> None:
+    with slow_child(60, 1024, server) as child:
         assert child.run(max, 1, 2) == 2
         assert child.pid is not None
         niceness = os.getpriority(os.PRIO_PROCESS, child.pid)

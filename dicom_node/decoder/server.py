@@ -1,0 +1,132 @@
+"""The fork server of the decoding children of a process.
+
+The server has imported the codecs (decoder/process.py), so a child starts in
+milliseconds. All decoders of a process may share it, whatever the memory and the
+priority of their children.
+"""
+
+import os
+import struct
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from dicom_node.runtime.fork_server import ForkServer
+
+T = TypeVar("T")
+
+START_S = 60.0
+"""Seconds to import the codecs."""
+
+MODULE = "dicom_node.decoder.process"
+# One image is decoded at a time, and several threads would only wait for each other.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# By default, the C library returns large memory blocks to the system and requests them
+# again, page by page, several times per image. That takes time.
+KEEPING_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the maximum that it accepts
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+}
+PASSED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
+"""Environment variables that the child gets: library paths, locale and time zone."""
+
+LIMITS = struct.Struct("<ii")
+"""The order of a fork: its limit on the address space in MB, and its niceness."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingChild:
+    """A running child.
+
+    Attributes:
+        pid: The process id.
+        end: Ends the child as `ForkServer.end` does.
+    """
+
+    pid: int
+    end: Callable[[float], int]
+
+
+class DecoderServer:
+    """Starts the fork server when it is first needed, and again after it has died.
+
+    Any thread may use this object. One internal thread gives all orders, and lives as
+    long as this object, because the kernel kills the fork server when the thread that
+    started the server ends.
+    """
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._server: ForkServer | None = None
+        self._thread = ThreadPoolExecutor(1, "decoding-server")
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the fork server; None if none runs."""
+        return self._server.pid if self._server else None
+
+    def fork(self, descriptor: int, *, memory_mb: int, niceness: int) -> DecodingChild:
+        """Fork a child.
+
+        Args:
+            descriptor: The child's end of a socket. It stays open in this process.
+            memory_mb: The limit on the address space of the child, in MB.
+            niceness: Added to the niceness of this process, as in nice(1).
+
+        Raises:
+            OSError: The fork server or the child does not start, or this object was
+                closed.
+        """
+        limits = LIMITS.pack(memory_mb, niceness)
+        return self._in_thread(partial(self._fork, descriptor, limits))
+
+    def close(self) -> None:
+        """Kill the fork server and all its children. May be called repeatedly."""
+        with suppress(OSError):  # closed before
+            # Use the thread: the kernel kills the fork server when that thread ends.
+            self._in_thread(self._stop)
+        self._thread.shutdown()
+
+    def _fork(self, descriptor: int, limits: bytes) -> DecodingChild:
+        if self._server is not None:
+            try:
+                return self._forked(self._server, descriptor, limits)
+            except OSError:  # the server died while it was idle
+                self._stop()
+        self._server = ForkServer.start(
+            MODULE, environment=_environment(), start_s=START_S
+        )
+        return self._forked(self._server, descriptor, limits)
+
+    def _forked(
+        self, server: ForkServer, descriptor: int, limits: bytes
+    ) -> DecodingChild:
+        pid = server.fork(limits, files=[descriptor])
+        # A server that is started later must not get this process id in an order: it
+        # may be the id of any other process then.
+        return DecodingChild(pid, lambda s: self._in_thread(lambda: server.end(pid, s)))
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _in_thread(self, order: Callable[[], T]) -> T:
+        try:
+            submitted = self._thread.submit(order)
+        except RuntimeError:
+            raise ConnectionError("The fork server was closed") from None
+        return submitted.result()
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the fork server and its children, without secrets."""
+    passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    # The child must find the same modules as this process, installed or not.
+    path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
+    return {**passed, **ONE_THREAD, **KEEPING_MEMORY, "PYTHONPATH": path}
