@@ -14,6 +14,7 @@ from dicom_node.dataset.attributes import (
     numbers,
     signed_16,
     text,
+    uid,
 )
 
 
@@ -108,3 +109,24 @@ def test_code_is_stripped_and_in_upper_case(written: str) -> None:
 
 def test_text_of_an_invalid_number_is_its_first_value() -> None:
     assert text(raw("WindowCenter", "DS", b"soft\\7"), "WindowCenter") == "soft"
+
+
+@pytest.mark.parametrize("vr", ["UI", "OB"])
+def test_a_uid_is_read_whatever_its_vr(vr: str) -> None:
+    dataset = Dataset()
+    dataset.add_new("StudyInstanceUID", vr, b"1.2.3\0" if vr != "UI" else "1.2.3")
+
+    assert uid(dataset, "StudyInstanceUID") == "1.2.3"
+
+
+def test_several_uids_are_one_text() -> None:
+    assert uid(raw("StudyInstanceUID", "UI", b"1.2\\3.4\0"), "StudyInstanceUID") == (
+        "1.2\\3.4"
+    )
+
+
+def test_numbers_are_read_from_the_bytes_of_an_unknown_vr() -> None:
+    dataset = Dataset()
+    dataset.add_new("Rows", "UN", struct.pack("<H", 300))
+
+    assert numbers(dataset, "Rows") == (300,)

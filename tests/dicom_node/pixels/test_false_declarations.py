@@ -279,6 +279,8 @@ def test_declared_size_is_read_from_the_frame_header() -> None:
         9,
     )
     assert declared_size(b"\0\0\0\x0cjP  " + jpeg_2000(11, 13)) == (11, 13)
+    fill, restart = b"\xff\xff\xff", b"\xff\xd0"  # T.81 B.1.1.2, B.1.1.3
+    assert declared_size(b"\xff\xd8" + fill + restart + jpeg(0xC0, 3, 5)[2:]) == (3, 5)
     for incomplete in (
         jpeg(0xC3, 3, 5)[:8],
         jpeg_2000(3, 5)[:20],
