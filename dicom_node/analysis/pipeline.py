@@ -7,12 +7,11 @@ model stays in this process.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from config.settings import Settings, WorkerSettings
-from dicom_node.analysis.slow_images import SlowImages
+from dicom_node.analysis.slow_images import Lane, SlowImages
 from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.quick_client import SLOW_NICENESS, QuickDecoder, slow_child
 from dicom_node.errors import NotAnalyzedError
@@ -35,7 +34,6 @@ from inference.finding import Finding
 from inference.radiograph import Radiograph
 
 Check = Callable[[DecodedInstance], None]
-DecoderLock = Callable[[ReceivedInstance], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +65,8 @@ class Pipeline:
         decode_options: The window and the maximum number of pixels.
         result_options: The kinds and the size of the result objects.
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
-        lock_decoder: Called with the instance; returns a context manager that locks the
-            child during one call. The methods do not catch its exceptions.
+        lane: The context managers of the calls of the child. The methods do not catch
+            their exceptions.
     """
 
     classifier: Classifier
@@ -76,7 +74,7 @@ class Pipeline:
     decode_options: DecodeOptions
     result_options: ResultOptions
     max_study_age_days: int
-    lock_decoder: DecoderLock = nullcontext
+    lane: Lane = field(default_factory=Lane)
 
     def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
         """Analyze one radiograph.
@@ -97,12 +95,12 @@ class Pipeline:
             today=instance.received_at.date(),
         )
         options, watch = self.decode_options, Stopwatch()
-        with watch.stage("decode"), self.lock_decoder(instance):
+        with watch.stage("decode"), self.lane.decode(instance):
             decoded = self.child.run(decode_file, instance.path, rules, options)
         check(decoded)
         with watch.stage("classify"):
             finding = self._classify(decoded.radiograph)
-        with watch.stage("encode"), self.lock_decoder(instance):
+        with watch.stage("encode"), self.lane.encode(instance):
             results = self.child.run(
                 encode_file, instance, decoded.radiograph, finding, self.result_options
             )
@@ -135,7 +133,7 @@ class Pipeline:
         model, options = self.classifier.identity, self.result_options
         if all(kind.object_type != NOTICE for kind in options.kinds):
             return ()
-        with self.lock_decoder(instance):
+        with self.lane.encode(instance):
             return self.child.run(
                 encode_notice, instance, state_and_reason, model, options
             )
@@ -177,13 +175,13 @@ def make_pipeline(
 def normal_pipeline(settings: Settings, images: SlowImages) -> Pipeline:
     """Load the model and start the decoding child of the normal lane.
 
-    The methods of this pipeline raise SeparateLaneError if an instance belongs in the
+    `analyze` of this pipeline raises SeparateLaneError if an instance belongs in the
     separate lane.
     """
     pipeline = make_pipeline(settings, child=QuickDecoder)
     child = pipeline.child
     assert isinstance(child, QuickDecoder)  # noqa: S101 - its class was given
-    return replace(pipeline, lock_decoder=partial(images.normal_lane, child))
+    return replace(pipeline, lane=images.normal_lane(child))
 
 
 @contextmanager
@@ -199,7 +197,7 @@ def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeli
     """
     limits = worker.decode_timeout_s, worker.decode_memory_mb
     with slow_child(*limits, pipeline.child.server) as child:
-        yield replace(pipeline, child=child, lock_decoder=nullcontext)
+        yield replace(pipeline, child=child, lane=Lane())
 
 
 def separate_pipeline(
@@ -221,6 +219,4 @@ def separate_pipeline(
         niceness=SLOW_NICENESS,
         server=pipeline.child.server,
     )
-    return replace(
-        pipeline, child=child, lock_decoder=partial(images.separate_lane, child)
-    )
+    return replace(pipeline, child=child, lane=images.separate_lane(child))

@@ -13,15 +13,19 @@ similar if they have the same transfer syntax, and if the new one has at most
 SIMILAR_SIZE times the bytes of the other. An image is quick if it was decoded in time,
 in either lane.
 
-So at most one slow image delays the normal lane, and up to MAX_SLOW more from each
-address that sent similar images that were quick.
+So in RECENT_S, one slow image delays the normal lane, and up to MAX_SLOW more of each
+address that sent similar images that were quick. In each lane, the addresses take turns
+(journal/fair_order.py): an address with several such images does not delay the others
+by all of them at once.
 
 Each worker has its own record of slow and quick images, in memory only.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 from dicom_node.address import subscriber
@@ -32,9 +36,9 @@ RECENT_S = 600.0
 MAX_SLOW = 2
 SIMILAR_SIZE = 2
 MAX_QUICK = 1_000
-"""Maximum number of pairs of address and transfer syntax with quick images.
+"""Maximum number of addresses with quick images.
 
-Another pair replaces the one whose last quick image is the oldest.
+Another address replaces the one whose last quick image is the oldest.
 """
 
 SENDS_SLOW_IMAGES = "Several images of this address took long recently"
@@ -43,9 +47,24 @@ NOT_KNOWN_TO_BE_QUICK = (
     "quick"
 )
 
+Call = Callable[[ReceivedInstance], AbstractContextManager[object]]
+
 
 class SeparateLaneError(Exception):
     """The image may be slow, and belongs in the separate lane; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Context managers for the calls of a decoding child, with the instance.
+
+    Attributes:
+        decode: For the call that decodes an instance; may raise SeparateLaneError.
+        encode: For the calls that make result objects.
+    """
+
+    decode: Call = nullcontext
+    encode: Call = nullcontext
 
 
 class SlowImages:
@@ -59,78 +78,91 @@ class SlowImages:
         self._clock = clock
         self._decoder_lock = Lock()
         self._lock = Lock()
-        # Address and start of each slow call.
-        self._slow: list[tuple[str, float]] = []
-        # Bytes of the largest quick image, by address and transfer syntax. The pairs
-        # are in the order of their last quick images.
-        self._quick: dict[tuple[str, str], int] = {}
+        # Address and start of the last slow call, by the id of the instance.
+        self._slow: dict[str, tuple[str, float]] = {}
+        # Bytes of the largest quick image, by address and transfer syntax. The
+        # addresses are in the order of their last quick images.
+        self._quick: dict[str, dict[str, int]] = {}
+
+    def normal_lane(self, child: QuickDecoder) -> Lane:
+        """Return the normal lane: each call locks its child.
+
+        Before an instance is decoded, the lane checks whether it may be slow. The lock
+        is held from the check to the end of the call, because other images may wait for
+        the child when the first one is found to be slow.
+
+        `decode` raises SeparateLaneError if an image was slow recently, and if the
+        instance is not probably quick.
+        """
+        return Lane(partial(self._checked, child), partial(self._locked, child))
+
+    def separate_lane(self, child: QuickDecoder) -> Lane:
+        """Return the separate lane. Its calls are not locked and raise no error."""
+        return Lane(partial(self._decoding, child), partial(self._noted, child))
 
     @contextmanager
-    def normal_lane(
+    def _checked(
         self, child: QuickDecoder, instance: ReceivedInstance
     ) -> Iterator[None]:
-        """Lock the child of the normal lane during one call for an instance.
-
-        Before the call, check whether the instance may be slow. After the call, note
-        whether it was slow. The lock is held from the check to the end of the call,
-        because other images may wait for the child when the first one is found to be
-        slow.
-
-        Raises:
-            SeparateLaneError: An image was slow recently, and the instance is not
-                probably quick.
-        """
         with self._decoder_lock:
             self._check(instance)
-            with self._noted(child, instance):
+            with self._decoding(child, instance):
                 yield
 
     @contextmanager
-    def separate_lane(
+    def _locked(
         self, child: QuickDecoder, instance: ReceivedInstance
     ) -> Iterator[None]:
-        """Note whether an instance was slow in one call of the separate lane."""
-        with self._noted(child, instance):
+        with self._decoder_lock, self._noted(child, instance):
             yield
 
     def _check(self, instance: ReceivedInstance) -> None:
-        sender, now = _sender(instance), self._clock()
+        address, now = subscriber(instance.calling_address), self._clock()
         with self._lock:
-            self._slow = [each for each in self._slow if now - each[1] < RECENT_S]
+            for key, (_, at) in list(self._slow.items()):
+                if now - at >= RECENT_S:
+                    del self._slow[key]
             if not self._slow:
                 return
-            if [address for address, _ in self._slow].count(sender[0]) >= MAX_SLOW:
+            if [each for each, _ in self._slow.values()].count(address) >= MAX_SLOW:
                 raise SeparateLaneError(SENDS_SLOW_IMAGES)
-            if instance.size > SIMILAR_SIZE * self._quick.get(sender, 0):
+            largest = self._quick.get(address, {}).get(_syntax(instance), 0)
+            if instance.size > SIMILAR_SIZE * largest:
                 raise SeparateLaneError(NOT_KNOWN_TO_BE_QUICK)
+
+    @contextmanager
+    def _decoding(
+        self, child: QuickDecoder, instance: ReceivedInstance
+    ) -> Iterator[None]:
+        with self._noted(child, instance):
+            yield
+        if not child.was_slow:
+            self._note_quick(instance)
 
     @contextmanager
     def _noted(self, child: QuickDecoder, instance: ReceivedInstance) -> Iterator[None]:
         began, child.was_slow = self._clock(), False
         try:
             yield
-            if not child.was_slow:
-                self._note_quick(instance)
         finally:
             if child.was_slow:
                 self._note_slow(instance, began)
 
     def _note_quick(self, instance: ReceivedInstance) -> None:
-        sender = _sender(instance)
+        address, syntax = subscriber(instance.calling_address), _syntax(instance)
         with self._lock:
-            largest = self._quick.pop(sender, 0)
-            self._quick[sender] = max(largest, instance.size)
+            sizes = self._quick.pop(address, {})
+            sizes[syntax] = max(sizes.get(syntax, 0), instance.size)
+            self._quick[address] = sizes
             if len(self._quick) > MAX_QUICK:
                 del self._quick[next(iter(self._quick))]
 
     def _note_slow(self, instance: ReceivedInstance, began: float) -> None:
-        sender = _sender(instance)
+        address = subscriber(instance.calling_address)
         with self._lock:
-            self._quick.pop(sender, None)
-            self._slow.append((sender[0], began))
+            self._quick.get(address, {}).pop(_syntax(instance), None)
+            self._slow[instance.id] = address, began
 
 
-def _sender(instance: ReceivedInstance) -> tuple[str, str]:
-    """Return the address (see `address.subscriber`) and the transfer syntax."""
-    network = subscriber(instance.calling_address)
-    return network, instance.header.transfer_syntax_uid
+def _syntax(instance: ReceivedInstance) -> str:
+    return instance.header.transfer_syntax_uid

@@ -13,14 +13,15 @@ image with more pixels goes to the slow lane before its pixels are decoded. Othe
 then only wait until its header is read.
 
 An image of ordinary size may still be slow. It delays other images until its call is
-stopped. After the first slow image, analysis/slow_images.py moves similar images from
-the same address to the separate lane.
+stopped. After a slow image, analysis/slow_images.py moves images that may be slow to
+the separate lane.
 """
 
 import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -123,6 +124,8 @@ class QuickDecoder(DecoderProcess):
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         # One thread makes all calls, so no other call changes this time limit.
+        if self._is_closed:
+            raise CancelledError
         self._ensure_child()
         kind = _kind(function)
         self._timeout_s = min(self._allowance.deadline(kind), self._most_s)

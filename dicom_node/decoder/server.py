@@ -21,7 +21,9 @@ from dicom_node.runtime.fork_server import ForkServer
 T = TypeVar("T")
 
 START_S = 60.0
-"""Seconds to import the codecs."""
+"""Seconds to import the codecs; also seconds to confine a child."""
+
+CLOSED = "The fork server was closed"
 
 MODULE = "dicom_node.decoder.process"
 # One image is decoded at a time, and several threads would only wait for each other.
@@ -63,12 +65,14 @@ class DecoderServer:
     def __init__(self) -> None:
         """Start nothing yet."""
         self._server: ForkServer | None = None
+        self._is_closed = False
         self._thread = ThreadPoolExecutor(1, "decoding-server")
 
     @property
     def pid(self) -> int | None:
-        """The process id of the fork server; None if none runs."""
-        return self._server.pid if self._server else None
+        """The process id of the last fork server; None if none was started."""
+        server = self._server
+        return server.pid if server else None
 
     def fork(self, descriptor: int, *, memory_mb: int, niceness: int) -> DecodingChild:
         """Fork a child.
@@ -89,15 +93,20 @@ class DecoderServer:
         """Kill the fork server and all its children. May be called repeatedly."""
         with suppress(OSError):  # closed before
             # Use the thread: the kernel kills the fork server when that thread ends.
-            self._in_thread(self._stop)
+            self._in_thread(self._close)
         self._thread.shutdown()
 
     def _fork(self, descriptor: int, limits: bytes) -> DecodingChild:
+        if self._is_closed:
+            raise ConnectionError(CLOSED)
         if self._server is not None:
             try:
                 return self._forked(self._server, descriptor, limits)
-            except OSError:  # the server died while it was idle
-                self._stop()
+            except OSError:
+                # If the server lives, it has too few resources to fork now. Its other
+                # children must not be killed for that.
+                if not self._server.is_closed:
+                    raise
         self._server = ForkServer.start(
             MODULE, environment=_environment(), start_s=START_S
         )
@@ -111,16 +120,16 @@ class DecoderServer:
         # may be the id of any other process then.
         return DecodingChild(pid, lambda s: self._in_thread(lambda: server.end(pid, s)))
 
-    def _stop(self) -> None:
+    def _close(self) -> None:
+        self._is_closed = True  # an order that comes later must start no server
         if self._server is not None:
             self._server.close()
-            self._server = None
 
     def _in_thread(self, order: Callable[[], T]) -> T:
         try:
             submitted = self._thread.submit(order)
         except RuntimeError:
-            raise ConnectionError("The fork server was closed") from None
+            raise ConnectionError(CLOSED) from None
         return submitted.result()
 
 

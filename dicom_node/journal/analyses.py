@@ -172,9 +172,7 @@ class Analyses:
                 write(connection, increment(DECODER_DIED))
                 self._work.analyze_slowly(connection, instance_id, run)
 
-    def continue_separately(
-        self, instance_id: str, run: int, reason: str, number: int
-    ) -> None:
+    def continue_separately(self, instance_id: str, run: int, reason: str) -> None:
         """Move the analysis of an instance to the separate lane.
 
         Nothing changes if the work is stale, or if the analysis is in the slow lane.
@@ -183,7 +181,6 @@ class Analyses:
             instance_id: Id of the instance.
             run: Run of the analysis.
             reason: Why the image may be slow.
-            number: Its number in the order of the lane (see `FairOrder`).
         """
         query = sa.select(instance.c.id).where(
             instance.c.id == instance_id,
@@ -194,7 +191,7 @@ class Analyses:
         with writing(self._engine) as connection:
             if connection.execute(query).scalar_one_or_none() is not None:
                 note(connection, instance_id, SEPARATE, reason)
-                self._work.analyze_separately(connection, instance_id, run, number)
+                self._work.analyze_separately(connection, instance_id, run)
 
     def note_assumptions(
         self, instance_id: str, run: int, assumptions: Sequence[str]

@@ -5,6 +5,7 @@ number. Each repetition has a new run number, because DBOS silently ignores work
 id that was used before.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -13,6 +14,8 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos._serialization import DefaultSerializer
 
 from config.destinations import Destination, SenderDestination
+from dicom_node.address import subscriber
+from dicom_node.journal.fair_order import FairOrder
 from dicom_node.storage.tables import instance
 
 APPLICATION = "fracture-node"
@@ -23,6 +26,8 @@ ANALYZE = "analyze"
 ANALYZE_SEPARATELY = "analyze-separately"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
+DBOS_SCHEMA = "dbos"
+"""The schema of DBOS's tables in PostgreSQL."""
 
 
 class PickleRefusedError(Exception):
@@ -49,6 +54,7 @@ class WorkQueue:
         self._to_senders = {
             each.name for each in destinations if isinstance(each, SenderDestination)
         }
+        self._orders = defaultdict[str, FairOrder](FairOrder)
         self._client = DBOSClient(
             system_database_engine=engine,
             serializer=DBOSPortableJSONSerializer(),
@@ -62,31 +68,42 @@ class WorkQueue:
     ) -> None:
         """Queue the analysis of an instance in the normal lane.
 
-        The analysis starts after at least `delay_s` seconds.
+        In each lane, the addresses that sent images take turns (see `FairOrder`). The
+        analysis starts after at least `delay_s` seconds.
         """
-        options = _options(ANALYZE, f"{ANALYZE}:{instance_id}:{run}", delay_s)
-        self._client.enqueue_in_transaction(connection, options, instance_id, run)
+        self._analyze_in(ANALYZE, connection, instance_id, run, delay_s)
 
     def analyze_separately(
-        self, connection: sa.Connection, instance_id: str, run: int, number: int
+        self, connection: sa.Connection, instance_id: str, run: int
     ) -> None:
-        """Queue the analysis of an instance in the separate lane.
-
-        Analyses with a lower number are run first.
-        """
-        lane = ANALYZE_SEPARATELY
-        options = _options(lane, f"{lane}:{instance_id}:{run}", 0)
-        options["priority"] = number
-        self._client.enqueue_in_transaction(
-            connection, options, instance_id, run, number
-        )
+        """Queue the analysis of an instance in the separate lane."""
+        self._analyze_in(ANALYZE_SEPARATELY, connection, instance_id, run)
 
     def analyze_slowly(
         self, connection: sa.Connection, instance_id: str, run: int
     ) -> None:
         """Queue the analysis of an instance in the slow lane."""
-        options = _options(ANALYZE_SLOWLY, f"{ANALYZE_SLOWLY}:{instance_id}:{run}", 0)
+        self._analyze_in(ANALYZE_SLOWLY, connection, instance_id, run)
+
+    def _analyze_in(
+        self,
+        lane: str,
+        connection: sa.Connection,
+        instance_id: str,
+        run: int,
+        delay_s: float = 0,
+    ) -> None:
+        options = _options(lane, f"{lane}:{instance_id}:{run}", delay_s)
+        options["priority"] = self._number(lane, connection, instance_id)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
+
+    def _number(self, lane: str, connection: sa.Connection, instance_id: str) -> int:
+        """Return the number of an image in the order of a lane."""
+        lowest = lowest_number(connection.dialect, lane).scalar_subquery()
+        query = sa.select(instance.c.calling_address, lowest)
+        query = query.where(instance.c.id == instance_id)
+        address, number = connection.execute(query).one()
+        return self._orders[lane].number(subscriber(address or ""), number)
 
     def deliver(
         self,
@@ -125,6 +142,21 @@ class WorkQueue:
         query = sa.select(instance.c.calling_ae_title)
         query = query.where(instance.c.id == instance_id)
         return f"{destination}:{connection.execute(query).scalar_one()}"
+
+
+def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
+    """Return a query for the lowest number of the images that wait in a lane.
+
+    It reads the table in which DBOS records all work. The documentation of DBOS
+    describes this table under "System Tables".
+    """
+    names = "queue_name", "status", "priority"
+    schema = None if dialect.name == "sqlite" else DBOS_SCHEMA
+    work = sa.table("workflow_status", *map(sa.column, names), schema=schema)
+    query = sa.select(sa.func.min(work.c.priority))
+    query = query.where(work.c.queue_name == lane, work.c.status == "ENQUEUED")
+    # SQLite uses the partial index of DBOS only if it finds the index's condition.
+    return query.where(sa.text("status IN ('ENQUEUED', 'PENDING')"))
 
 
 def _options(name: str, workflow_id: str, delay_s: float) -> EnqueueOptions:

@@ -21,8 +21,6 @@ from pydicom.uid import DigitalXRayImageStorageForProcessing
 
 from config.destinations import Destination
 from config.settings import Settings
-from dicom_node.address import subscriber
-from dicom_node.analysis.fair_order import FairOrder
 from dicom_node.analysis.pipeline import Analysis, Pipeline
 from dicom_node.analysis.slow_images import SeparateLaneError
 from dicom_node.audit.transfers import OnSent, ignore
@@ -84,7 +82,6 @@ class Work:
         concurrency_limits: Limits the number of concurrent deliveries.
         on_moved: Called when an instance has left the normal lane for the separate
             lane, so that the next one can begin.
-        separate_order: The order of the images in the separate lane.
         separate_pipeline: Returns the pipeline of the separate lane. If None, that lane
             uses the pipeline of the normal lane.
         slow_pipeline: Makes a pipeline for one instance of the slow lane, with a
@@ -101,7 +98,6 @@ class Work:
     on_refused: OnRefused = ignore_refusal
     concurrency_limits: ConcurrencyLimits = field(default_factory=ConcurrencyLimits)
     on_moved: Callable[[], None] = lambda: None
-    separate_order: FairOrder = field(default_factory=FairOrder)
     separate_pipeline: Callable[[], Pipeline] | None = None
     slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
 
@@ -117,28 +113,20 @@ class Work:
         )
         if row is None:
             return  # stale
-        analyses = self.journal.analyses
         with instance_context(row.sop_instance_uid, row.id):
             try:
                 self._end(row, self._analyze)
             except SeparateLaneError as suspicion:
-                number = self.separate_order.number(subscriber(row.calling_address))
-                move = partial(analyses.continue_separately, number=number)
+                move = self.journal.analyses.continue_separately
                 _move(row, str(suspicion), move, "separate")
                 self.on_moved()
             except ChildDiedError as death:
-                _move(row, str(death), analyses.continue_slowly, "slow")
+                move = self.journal.analyses.continue_slowly
+                _move(row, str(death), move, "slow")
         self.on_delivery()
 
-    def analyze_separately(self, instance_id: str, run: int, number: int) -> None:
-        """Analyze one instance as `analyze` does, with the separate lane's pipeline.
-
-        Args:
-            instance_id: Id of the instance.
-            run: Run of the analysis.
-            number: Its number in the order of the lane.
-        """
-        self.separate_order.begin(number)
+    def analyze_separately(self, instance_id: str, run: int) -> None:
+        """Analyze one instance as `analyze` does, with the separate lane's pipeline."""
         separate = self
         if self.separate_pipeline:
             pipeline = retry_until_available(self.separate_pipeline)
@@ -251,7 +239,6 @@ class Work:
         that destination would take a missing result for a negative one.
 
         Raises:
-            SeparateLaneError: The image belongs in the separate lane.
             ChildDiedError: The decoding child of the normal lane died or took too long.
         """
         instance = self.journal.received_instance(row)
@@ -496,8 +483,8 @@ def register(work: Work) -> None:
         work.analyze(instance_id, run)
 
     @DBOS.workflow(name=ANALYZE_SEPARATELY, max_recovery_attempts=None)
-    def analyze_separately(instance_id: str, run: int, number: int) -> None:
-        work.analyze_separately(instance_id, run, number)
+    def analyze_separately(instance_id: str, run: int) -> None:
+        work.analyze_separately(instance_id, run)
 
     @DBOS.workflow(name=ANALYZE_SLOWLY, max_recovery_attempts=None)
     def analyze_slowly(instance_id: str, run: int) -> None:

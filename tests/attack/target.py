@@ -155,7 +155,10 @@ class Target:
         """Send an image once as a modality; return whether it was acknowledged."""
         if self._source:
             sender = RawSender(self.receiver, source=self._source)
-            return sender.send(read_sample(path)).status == 0
+            try:
+                return sender.send(read_sample(path)).status == 0
+            finally:
+                sender.close()
         (outcome,) = send(
             [path], self.node.address, calling_ae_title=title, timeout_s=10
         )

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.attack
 FILES, MANY = 3, 20
 MODALITY, NEW_MODALITY = "", "127.0.3.1"
 ENDED = 'analyzed"'  # "analyzed" or "not analyzed", a step in the log
+MOVED = "moved to the separate lane"
 DECODER = "dicom_node.decoder.process"
 SECCOMP_FILTER = 2  # proc(5): Seccomp
 
@@ -113,10 +114,13 @@ def test_a_good_image_does_not_wait_for_twenty_slow_ones_of_ordinary_size(
     name = f"{MANY} slow images from {addresses} {known} addresses"
     if good_from:
         name += "; a new modality"
+    before = target.log.count(MOVED)
     with target.sending_from(good_from):
         seen = assault(target, 2, name, attack)
     target.damaged = True  # the slow lane is busy for minutes
 
+    seen.expect(target.log.count(MOVED) > before, "no image was slow")
+    seen.expect(not seen.note, "the attack did not end")
     seen.check()
 
 

@@ -60,10 +60,10 @@ def work(engine: sa.Engine) -> list[tuple[str, str]]:
 
 
 def work_item(engine: sa.Engine) -> sa.TableClause:
-    """Return the work table of DBOS. Only tests may access it."""
+    """Return the work table of DBOS."""
     schema = "dbos" if engine.dialect.name == "postgresql" else None
-    columns = sa.column("workflow_uuid"), sa.column("status")
-    return sa.table("workflow_status", *columns, schema=schema)
+    names = "workflow_uuid", "status", "queue_name", "priority"
+    return sa.table("workflow_status", *map(sa.column, names), schema=schema)
 
 
 def state_of(journal: Journal, instance: ReceivedInstance) -> str:

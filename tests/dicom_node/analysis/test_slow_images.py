@@ -4,6 +4,7 @@ import time
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 from typing import cast
@@ -26,6 +27,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 
 LONGEST_DELAY_S = 5.0
 MB = 10**6
+NUMBERS = count()
 
 
 @dataclass
@@ -42,11 +44,14 @@ class Lanes:
     images: SlowImages
     child: QuickDecoder
 
-    def normal(self, one: ReceivedInstance) -> AbstractContextManager[None]:
-        return self.images.normal_lane(self.child, one)
+    def normal(self, one: ReceivedInstance) -> AbstractContextManager[object]:
+        return self.images.normal_lane(self.child).decode(one)
 
-    def separate(self, one: ReceivedInstance) -> AbstractContextManager[None]:
-        return self.images.separate_lane(self.child, one)
+    def separate(self, one: ReceivedInstance) -> AbstractContextManager[object]:
+        return self.images.separate_lane(self.child).decode(one)
+
+    def encode(self, one: ReceivedInstance) -> AbstractContextManager[object]:
+        return self.images.normal_lane(self.child).encode(one)
 
 
 class Clock:
@@ -75,7 +80,7 @@ def image(
     size: int = 30 * MB, syntax: str = JPEG2000Lossless, address: str = "10.0.0.1"
 ) -> ReceivedInstance:
     return ReceivedInstance(
-        id="0",
+        id=str(next(NUMBERS)),
         path=Path("0.dcm"),
         header=InstanceHeader("1.2", "1.2.3", syntax),
         content_digest="",
@@ -254,6 +259,39 @@ def test_the_reason_of_the_separate_lane_names_what_was_found(
         images.normal(image()),
     ):
         pass
+
+
+def test_a_decoded_image_is_encoded_in_the_normal_lane(
+    images: Lanes, child: Child
+) -> None:
+    one = image()
+    with images.normal(one):
+        child.was_slow = True
+
+    with images.encode(one):  # it raises no SeparateLaneError
+        pass
+    assert not is_analyzed(images, image())
+
+
+def test_an_image_that_was_slow_twice_counts_once(images: Lanes, child: Child) -> None:
+    one, good = image(), image(syntax=ExplicitVRLittleEndian)
+    assert is_analyzed(images, good)
+    analyze_slow(images, child, one)
+    with images.separate(one):
+        child.was_slow = True
+
+    assert is_analyzed(images, good)
+
+
+def test_an_image_is_not_known_to_be_quick_because_its_notice_was(
+    images: Lanes, child: Child
+) -> None:
+    broken = image(address="10.0.0.2")
+    with images.encode(broken):
+        pass
+    analyze_slow(images, child, image())
+
+    assert not is_analyzed(images, broken)
 
 
 def test_a_call_that_is_slow_but_succeeds_counts_as_well(

@@ -1,15 +1,18 @@
 """Decoders share one fork server, and do not disturb each other."""
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError, DecoderProcess
 from dicom_node.decoder.server import DecoderServer
+from dicom_node.runtime.fork_server import ForkServer
 from tests.support.node import alive, wait_for
 
 TAKES_1200_MB = "len(bytes(1200 * 2**20))"  # calloc: the pages are not used
@@ -26,7 +29,7 @@ def server() -> Iterator[DecoderServer]:
 def decoders(server: DecoderServer) -> Iterator[list[DecoderProcess]]:
     decoders = [
         DecoderProcess(timeout_s=timeout_s, memory_mb=memory_mb, server=server)
-        for timeout_s, memory_mb in [(60, 1024), (0.3, 2048)]
+        for timeout_s, memory_mb in [(60, 1024), (2, 2048)]
     ]
     yield decoders
     for each in decoders:
@@ -61,13 +64,13 @@ def test_a_closed_decoder_leaves_the_server_of_others_running(
     server: DecoderServer, decoders: list[DecoderProcess]
 ) -> None:
     one, short = decoders
-    pid = short.pid
+    closed, before = short.pid, (one.pid, server.pid)
     short.close()
 
-    assert pid is not None
-    assert not alive(pid)
+    assert closed is not None
+    assert not alive(closed)
     assert one.run(max, 1, 2) == 2
-    assert server.pid == one.server.pid
+    assert (one.pid, server.pid) == before
 
 
 def test_all_decoders_of_a_dead_server_continue_with_the_next_one(
@@ -89,3 +92,21 @@ def test_no_child_starts_after_the_server_was_closed(server: DecoderServer) -> N
 
     with pytest.raises(OSError, match="was closed"):
         DecoderProcess(timeout_s=60, memory_mb=1024, server=server)
+
+
+def test_a_fork_that_fails_leaves_the_other_children_running(
+    server: DecoderServer,
+    decoders: list[DecoderProcess],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, _ = decoders
+    before = one.pid, server.pid
+    # As if the server replied that the system has too few processes.
+    with monkeypatch.context() as patch:
+        refusal = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        patch.setattr(ForkServer, "forked", Mock(side_effect=refusal))
+        with pytest.raises(OSError, match="unavailable"):
+            DecoderProcess(timeout_s=60, memory_mb=1024, server=server)
+
+    assert (one.pid, server.pid) == before
+    assert one.run(max, 1, 2) == 2

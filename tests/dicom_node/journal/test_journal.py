@@ -27,6 +27,11 @@ from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.attempts import RETRY_MAX_DELAY_S, retry_delay_s
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
+from dicom_node.journal.work_queue import (
+    ANALYZE,
+    ANALYZE_SEPARATELY,
+    ANALYZE_SLOWLY,
+)
 from dicom_node.outcome import Outcome
 from dicom_node.patient import Patient
 from dicom_node.reasons import Failure, Unanalyzed
@@ -1098,3 +1103,25 @@ def test_schema_names_the_oldest_release_that_works_with_it(
 
     assert newest is not None
     assert newest.works_from == WORKS_FROM <= newest.version
+
+
+def test_the_addresses_that_send_images_take_turns_in_each_lane(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    images = [
+        replace(receive(digest=str(number)), calling_address=address)
+        for number, address in enumerate(["10.0.0.1"] * 3 + ["10.0.0.2"])
+    ]
+    for each in images:
+        journal.record(each)
+        journal.analyses.continue_separately(each.id, 1, "It may be slow.")
+        journal.analyses.continue_slowly(each.id, 1, "The decoder was killed.")
+    table = work_item(engine)
+    expected = [images[0].id, images[3].id, images[1].id, images[2].id]
+
+    for lane in (ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY):
+        query = sa.select(table.c.workflow_uuid).where(table.c.queue_name == lane)
+        query = query.order_by(table.c.priority, sa.column("created_at"))
+        with engine.connect() as connection:
+            order = connection.execute(query).scalars().all()
+        assert [each.split(":")[1] for each in order] == expected

@@ -19,7 +19,11 @@ from dbos._serialization import (
 
 from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.work_queue import ANALYZE, PickleRefusedError
+from dicom_node.journal.work_queue import (
+    ANALYZE,
+    PickleRefusedError,
+    lowest_number,
+)
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from tests.support.journals import Receive, looked_after, work_item
@@ -109,3 +113,12 @@ def test_worker_refuses_a_pickle_and_continues(
     query = sa.select(table.c.status).where(table.c.workflow_uuid.contains(poisoned.id))
     with engine.begin() as connection:
         assert connection.execute(query).scalar_one() == "ERROR"
+
+
+def test_the_lowest_number_is_read_from_an_index(engine: sa.Engine) -> None:
+    query = lowest_number(engine.dialect, ANALYZE)
+    compiled = query.compile(engine, compile_kwargs={"literal_binds": True})
+    with engine.connect() as connection:
+        plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {compiled}")).all()
+
+    assert all("USING COVERING INDEX" in row.detail for row in plan)

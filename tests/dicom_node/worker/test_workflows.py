@@ -386,7 +386,7 @@ def test_an_image_that_may_be_slow_is_analyzed_in_the_separate_lane(
     for _ in range(2):  # the worker was killed before DBOS recorded the first
         lane.analyze(received.id, 1)
     row, work_items = row_of(work, received), queued(work)
-    lane.analyze_separately(received.id, 1, 1)
+    lane.analyze_separately(received.id, 1)
 
     assert (row.state, row.slow) == (InstanceState.RECEIVED, None)
     assert work_items == {ANALYZE: 1, ANALYZE_SEPARATELY: 1}
@@ -395,62 +395,21 @@ def test_an_image_that_may_be_slow_is_analyzed_in_the_separate_lane(
     assert row_of(work, received).state == InstanceState.DELIVERING
 
 
-def test_addresses_take_turns_in_the_separate_lane(
-    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
-) -> None:
-    def refuse() -> None:
-        raise SeparateLaneError("It may be slow.")
-
-    pipeline.behavior = refuse
-    order = work.separate_order
-    first = [order.number(received.calling_address) for _ in range(4)][-1]
-    work.analyze(received.id, 1)
-    query = sa.text("SELECT priority FROM workflow_status WHERE name = :name")
-    with reading(work.journal._engine) as connection:
-        queued = connection.execute(query, {"name": ANALYZE_SEPARATELY}).scalars().all()
-
-    pipeline.behavior = lambda: None
-    work.analyze_separately(received.id, 1, queued[0])
-
-    assert queued == [first + 1]
-    assert order.number("another address") == queued[0]
-
-
 def test_an_image_that_is_slow_in_the_separate_lane_continues_in_the_slow_lane(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     pipeline.behavior = time_out
-    work.analyze_separately(received.id, 1, 1)
+    work.analyze_separately(received.id, 1)
 
     assert row_of(work, received).slow == 1
     assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
-
-
-def test_a_notice_of_an_image_that_may_be_slow_is_made_in_the_separate_lane(
-    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
-) -> None:
-    def break_off() -> None:
-        raise AnalysisError("The file is damaged.")
-
-    def refuse(*_: object) -> tuple[ResultObject, ...]:
-        raise SeparateLaneError("It may be slow.")
-
-    pipeline.behavior = break_off
-    normal = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=refuse))
-    separate = cast("Pipeline", pipeline)
-    lane = replace(work, pipeline=normal, separate_pipeline=lambda: separate)
-    lane.analyze(received.id, 1)
-    lane.analyze_separately(received.id, 1, 1)
-
-    assert row_of(work, received).reason == "The file is damaged."
-    assert len(pipeline.notices_about) == 1
 
 
 def test_an_image_is_not_moved_after_its_analysis_has_ended(
     work: Work, received: ReceivedInstance
 ) -> None:
     work.analyze(received.id, 1)
-    work.journal.analyses.continue_separately(received.id, 1, "It may be slow.", 1)
+    work.journal.analyses.continue_separately(received.id, 1, "It may be slow.")
 
     assert queued(work)[ANALYZE_SEPARATELY] == 0
 
