@@ -107,9 +107,8 @@ class DecoderServer:
                 # children must not be killed for that.
                 if not self._server.is_closed:
                     raise
-        self._server = ForkServer.start(
-            MODULE, environment=_environment(), start_s=START_S
-        )
+        self._server = ForkServer.begin_start(MODULE, environment=_environment())
+        self._server.wait_until_ready(START_S)
         return self._forked(self._server, descriptor, limits)
 
     def _forked(

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from config.destinations import Address
 from config.settings import Settings, load
-from dicom_node.commands.serve import DRAIN_S, Node
+from dicom_node.commands.node import DRAIN_S, Node
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, Stored, start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset

@@ -86,39 +86,29 @@ class ForkServer:
     """
 
     def __init__(
-        self, orders: socket.socket, pid: int, kill: Callable[[], int], start_s: float
+        self, orders: socket.socket, pid: int, kill: Callable[[], int]
     ) -> None:
-        """Connect to a started server, and wait until it is ready to fork.
+        """Connect to a server that was started. Call `wait_until_ready` next.
 
         Args:
             orders: This process's end of the socket on which the server gets orders.
             pid: The process id of the server.
             kill: Kills the server, if it has not ended, and returns its exit status.
                 May be called repeatedly.
-            start_s: Maximum time to wait, in seconds. After that, the server is killed.
-
-        Raises:
-            OSError: The server has ended, or does not respond in time.
         """
         self._socket, self.pid, self._kill = orders, pid, kill
         self._is_forking = False  # whether the reply to `begin_fork` was not returned
         self._early_reply: int | None = None
-        try:
-            self._reply(start_s)
-        except OSError:
-            self.close()
-            raise
 
     @classmethod
-    def start(
+    def begin_start(
         cls,
         module: str,
         *arguments: object,
         environment: Mapping[str, str],
-        start_s: float,
         is_silent: bool = True,
     ) -> Self:
-        """Start a fork server, and wait until it can fork.
+        """Start a fork server. Call `wait_until_ready` next.
 
         The kernel kills the server when the thread that called this function ends.
 
@@ -126,8 +116,6 @@ class ForkServer:
             module: The module that the server runs. It must call `serve_forks`.
             *arguments: Arguments of the module, after those of `command_line`.
             environment: The environment of the server and its forks.
-            start_s: Maximum time of the start, in seconds. After that, the server is
-                killed.
             is_silent: Whether standard output and error are discarded. Codecs write
                 values of an image to these streams.
 
@@ -151,7 +139,18 @@ class ForkServer:
             process.kill()
             return process.wait()
 
-        return cls(ours, process.pid, kill, start_s)
+        return cls(ours, process.pid, kill)
+
+    def wait_until_ready(self, start_s: float) -> None:
+        """Wait until the server can fork.
+
+        Args:
+            start_s: Maximum time to wait, in seconds. After that, the server is killed.
+
+        Raises:
+            OSError: The server has ended, or does not respond in time.
+        """
+        self._receive(start_s)
 
     @property
     def is_closed(self) -> bool:

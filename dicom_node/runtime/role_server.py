@@ -33,6 +33,7 @@ from dicom_node.runtime.fork_server import (
     ForkServer,
     Order,
     command_line,
+    die_with,
     serve_forks,
     share_memory,
 )
@@ -86,23 +87,47 @@ class RoleServer:
     """
 
     def __init__(
-        self, server: ForkServer, log_format: str, parent: "RoleServer | None" = None
+        self,
+        server: ForkServer,
+        log_format: str,
+        *,
+        secrets: Collection[str] = (),
+        parent: "RoleServer | None" = None,
     ) -> None:
         """Use a fork server that runs this module.
 
         Args:
             server: The fork server.
             log_format: The format of the server's log lines, "text" or "json".
+            secrets: Names of environment variables that the server did not get.
             parent: The server that forked this one; None if no server did.
         """
         self._server = server
         self._log_format = log_format
+        self._secrets = frozenset(secrets)
         self._parent = parent
         self._import_until = 0.0
 
     @classmethod
-    def start(cls, secrets: Collection[str], log_format: str = "text") -> Self:
-        """Start a server.
+    def start(
+        cls,
+        secrets: Collection[str],
+        log_format: str = "text",
+        imports: Sequence[str] = (),
+    ) -> Self:
+        """Start a server, and wait until it can fork; see `begin_start`."""
+        server = cls.begin_start(secrets, log_format, imports)
+        server.wait_until_ready()
+        return server
+
+    @classmethod
+    def begin_start(
+        cls,
+        secrets: Collection[str],
+        log_format: str = "text",
+        imports: Sequence[str] = (),
+    ) -> Self:
+        """Start a server. Call `wait_until_ready` before any other method but `close`.
 
         The kernel kills the server when the thread that called this function ends.
 
@@ -110,6 +135,8 @@ class RoleServer:
             secrets: Names of environment variables that the server does not get. A role
                 gets the ones that it needs with its order.
             log_format: The format of the log lines, "text" or "json".
+            imports: Modules that the server imports before it is ready. A module that
+                cannot be imported is ignored.
 
         Raises:
             OSError: The server does not start.
@@ -118,16 +145,27 @@ class RoleServer:
         # The server inherits this mask, so a signal during its start does not end it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            server = ForkServer.start(
+            server = ForkServer.begin_start(
                 MODULE,
-                log_format,
+                *(log_format, *imports),
                 environment=passed | ENVIRONMENT,
-                start_s=START_S,
                 is_silent=False,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return cls(server, log_format)
+        return cls(server, log_format, secrets=secrets)
+
+    def wait_until_ready(self) -> None:
+        """Wait until the server can fork.
+
+        Raises:
+            OSError: The server has ended, or is not ready after START_S.
+        """
+        self._server.wait_until_ready(START_S)
+
+    def suits(self, secrets: Collection[str], log_format: str) -> bool:
+        """Return whether the server has none of these secrets, and this log format."""
+        return self._secrets.issuperset(secrets) and self._log_format == log_format
 
     def fork_server(self, name: str, niceness: int) -> "RoleServer":
         """Fork another server, so that it shares the libraries of this one.
@@ -151,8 +189,9 @@ class RoleServer:
             ours.close()
             raise
         # The process id is valid until the exit status is read.
-        kill = cache(partial(self._kill, pid))
-        return RoleServer(ForkServer(ours, pid, kill, START_S), self._log_format, self)
+        server = ForkServer(ours, pid, cache(partial(self._kill, pid)))
+        server.wait_until_ready(START_S)
+        return RoleServer(server, self._log_format, parent=self)
 
     def _kill(self, pid: int) -> int:
         try:
@@ -281,13 +320,18 @@ def main() -> None:
     """Fork a role for each order (runtime/fork_server.py)."""
     parser = command_line()
     parser.add_argument("log_format")
+    parser.add_argument("imports", nargs="*")
     arguments = parser.parse_args()
+    die_with(arguments.supervisor)
     keep_memory_private()
     # Ctrl-C and `systemctl stop` send a signal to every process. If it ended the
     # server, the kernel would kill the roles before they finish their work. A new fork
     # still blocks the signals, and gets them as soon as it unblocks them.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     configure_logging("roles", log_format=arguments.log_format)
+    for module in arguments.imports:
+        with suppress(Exception):  # the fork of a role fails in the same way
+            importlib.import_module(module)
     _run(serve_forks(arguments.orders, arguments.supervisor, _import_role))
 
 

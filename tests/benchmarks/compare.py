@@ -26,7 +26,7 @@ from pydicom.uid import generate_uid
 from config.destinations import Address
 from config.settings import load
 from dicom_node.analysis.pipeline import make_pipeline
-from dicom_node.commands.serve import Node
+from dicom_node.commands.node import Node
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.demo import CONFIG

@@ -21,7 +21,7 @@ from pydicom.uid import generate_uid
 from config.destinations import Address
 from config.settings import load
 from dicom_node.analysis.pipeline import make_pipeline
-from dicom_node.commands.serve import Node
+from dicom_node.commands.node import Node
 from dicom_node.dataset.local_file import read_local_file, read_local_header
 from dicom_node.delivery.c_store import echo, send
 from dicom_node.demo.archive import Archive, start_archive

@@ -21,7 +21,7 @@ from pynetdicom.events import Event
 
 from config.destinations import Address
 from config.settings import load
-from dicom_node.commands.serve import Node
+from dicom_node.commands.node import Node
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset

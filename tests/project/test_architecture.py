@@ -317,7 +317,8 @@ LARGE = {"torch", "cv2", "highdicom", "fastapi", "api"}
     ("module", "absent"),
     [
         ("dicom_node.cli", LARGE),
-        ("dicom_node.commands.serve", LARGE | {"pydicom"}),
+        ("dicom_node.commands.serve", LARGE | {"pydicom", "pydantic", "sqlalchemy"}),
+        ("dicom_node.commands.node", LARGE | {"pydicom"}),
         ("dicom_node.receiver.__main__", LARGE),
     ],
 )

@@ -16,7 +16,7 @@ from config.access import access_problems
 from config.destinations import DicomDestination
 from config.settings import Settings, load
 from dicom_node.cli import COMMANDS
-from dicom_node.commands import serve
+from dicom_node.commands import node as serve
 from dicom_node.worker import __main__ as worker
 
 ANYWHERE = str(IPv4Address(0))

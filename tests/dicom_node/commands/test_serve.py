@@ -1,7 +1,9 @@
 """Servers, priorities and secrets of the roles of a node."""
 
+import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from config.settings import load
-from dicom_node.commands.serve import LOWER_PRIORITY, Node
+from dicom_node.commands.node import LOWER_PRIORITY, Node, _secrets
+from dicom_node.commands.serve import begin_server
 from dicom_node.runtime.role_group import Role, RoleGroup
+from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from tests.support.node import alive, process_name, wait_for
 
 pytestmark = pytest.mark.integration
@@ -73,6 +77,73 @@ def test_role_gets_only_the_secrets_that_it_needs(
         "worker-0": archives,
         "api": archives | {"PAGE"},
     }
+
+
+def begin(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> RoleServer | None:
+    monkeypatch.setattr(sys, "argv", ["serve", *map(str, arguments)])
+    return begin_server()
+
+
+def test_server_that_starts_before_the_settings_are_validated_has_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOW_TOKEN", "the-token-of-an-archive")
+    monkeypatch.setenv("HARMLESS", "a value")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    file = tmp_path / "node.toml"
+    file.write_text(SECRETS + '[log]\nformat = "json"\n')
+    server = begin(monkeypatch, "--config", file)
+    pages, archives = _secrets(load(file, {}))
+
+    assert server is not None
+    try:
+        server.wait_until_ready()
+        path = tmp_path / "report"
+        server.fork_role(RoleProcess("role", WAITING, [f"--report={path}"]), [])
+        wait_for(path.exists)
+        environment = json.loads(path.read_text())["initial"]
+        assert "the-token-of-an-archive" not in environment
+        assert "HARMLESS" in environment
+        assert server.suits(pages | archives, "json")
+        assert not server.suits(pages | archives, "text")
+        assert not server.suits({"ANOTHER"}, "json")
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--config"], ["--config", "none"]])
+def test_no_server_starts_before_an_error_is_reported(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert begin(monkeypatch, *arguments) is None
+
+
+def test_no_server_starts_if_the_file_is_not_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text("[receiver")
+
+    assert begin(monkeypatch, f"--config={file}") is None
+
+
+@pytest.mark.parametrize("suits", [True, False])
+def test_node_uses_a_server_only_if_it_suits_the_settings(
+    tmp_path: Path,
+    suits: bool,  # noqa: FBT001
+) -> None:
+    server = RoleServer.begin_start({"PAGE"} if suits else (), "text")
+    file = tmp_path / "node.toml"
+    file.write_text(SECRETS.partition("[[destinations]]")[0])
+    with bound(tmp_path, api=0, file=file) as node:
+        node._begun = server
+        used = node._start_server()
+        used.close()
+
+    assert (used is server) == suits
+    assert not alive(server.pid)
 
 
 @pytest.fixture

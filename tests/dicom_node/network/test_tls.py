@@ -23,7 +23,7 @@ from pynetdicom.association import Association
 from config.destinations import Address
 from config.settings import ReceiverSettings, Settings, load
 from config.tls import TlsSettings
-from dicom_node.commands.serve import Node as Supervised
+from dicom_node.commands.node import Node as Supervised
 from dicom_node.delivery import requestor
 from dicom_node.delivery.c_store import echo, send
 from dicom_node.delivery.n_action import request_commitment

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.commands.serve import API, RECEIVER, WORKER
+from dicom_node.commands.node import API, RECEIVER, WORKER
 from dicom_node.runtime import fork_server
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from tests.support.node import alive, memory, process_name, wait_for
@@ -186,6 +186,21 @@ def test_order_during_an_import_waits_for_it(
     assert second is not None
     assert server.end(second, 60) == 0
     assert server.end(first, 0) == -signal.SIGKILL
+    server.close()
+
+
+def test_server_imports_modules_before_it_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("IMPORT_WAITS_FOR", str(file))
+    slow = "tests.support.slow_role"
+    server = RoleServer.start(secrets=(), imports=["this_is_no_module", slow])
+    file.unlink()  # now an import would wait
+
+    assert server.end(server.fork_role(RoleProcess("slow", slow), []), 60) == 0
     server.close()
 
 

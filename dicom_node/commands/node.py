@@ -1,0 +1,290 @@
+"""Runs all roles on one machine, each in a process that is restarted if it dies.
+
+The supervisor binds the sockets, and the roles inherit them. If a role is killed, no
+waiting connection is lost, and the new process does not have to bind the port again.
+The supervisor imports neither the model nor the api. It stores no state, because the
+journal records everything.
+
+Two servers fork the roles (runtime/role_server.py). The first server has imported the
+libraries of the receivers, and forks the receivers. The second server is a fork of the
+first, and forks the other roles. So the receivers neither wait for the import of torch
+nor end if that import fails.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from config.destinations import Secret
+from config.settings import Settings
+from dicom_node.audit.trail import record, started, stopped
+from dicom_node.commands.serve import RECEIVER
+from dicom_node.receiver.ports import FD, TLS_FD, open_ports
+from dicom_node.runtime.process import (
+    begin_role,
+    listen_or_exit,
+    load_or_exit,
+    role_parser,
+    verify_access_or_exit,
+)
+from dicom_node.runtime.role_group import Role, RoleGroup
+from dicom_node.runtime.role_server import RoleProcess, RoleServer
+from dicom_node.storage.migration import migrate, writing_or_exit
+from dicom_node.storage.run_folder import run_folder
+
+logger = logging.getLogger(__name__)
+
+WORKER, API = "dicom_node.worker.__main__", "api.__main__"
+WATCH_S = 0.2
+DRAIN_S = 40.0
+# Senders wait for the receivers, so receivers have priority: when all roles start at
+# once, and when one is killed while the workers use all cores. See nice(2): if two
+# processes compete for a core, one that is nicer by 10 gets a tenth of it; alone, it
+# gets all of it.
+LOWER_PRIORITY = 10
+
+
+def run(server: RoleServer | None = None) -> None:
+    """Run the node until SIGTERM or Ctrl-C, then finish the work in progress.
+
+    Args:
+        server: As in Node.
+    """
+    arguments = role_parser("serve", __doc__).parse_args()
+    settings = load_or_exit(arguments.config)
+    stop = begin_role("serve", None, settings.log.format)
+    verify_access_or_exit(settings.api)
+    with Node(settings, arguments.config, server) as node:
+        # The receivers accept instances before the other roles start, so from here on
+        # the roles must end with a drain.
+        stop.ready(DRAIN_S)
+        node.watch(stop)
+
+
+class Node:
+    """All roles of a node, as a context manager that ends them on exit.
+
+    Attributes:
+        receiver_port: The port of the Storage SCP; the TLS port if that is the only
+            one.
+        api_port: The port of the page and /predict; 0 if the settings have no api.
+        receivers: The receivers, and the server that forks them.
+        others: The other roles, and the server that forks them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        config: Path | None,
+        server: RoleServer | None = None,
+    ) -> None:
+        """Bind the sockets and prepare the roles.
+
+        Args:
+            settings: The settings of the node.
+            config: The settings file, which each role reads again. None means the
+                defaults.
+            server: The first server of the receivers, which has begun to start. If it
+                does not suit the settings, it is ended. None means that this object
+                starts it.
+        """
+        self._receiver = open_ports(settings)
+        api = settings.api
+        # Open it only if a process serves it: a client would wait for ever otherwise.
+        self._api = [listen_or_exit(api.host, api.port) for _ in range(api.processes)]
+        self.receiver_port = _port(next(iter(self._receiver.values())))
+        self.api_port = _port(self._api[0]) if self._api else 0
+        self._settings = settings
+        pages, archives = _secrets(settings)
+        self._secrets = pages | archives
+        self._begun = server
+        read = [] if config is None else [f"--config={config}"]
+        self.receivers = RoleGroup(
+            "the server of the receivers",
+            _receivers(settings, read, self._receiver),
+            self._start_server,
+        )
+        self.others = RoleGroup(
+            "the server of the other roles",
+            _others(settings, read, self._api),
+            self._fork_server,
+        )
+
+    def __enter__(self) -> Self:
+        """Migrate the database if it is SQLite, and report the start of the node.
+
+        The addresses are logged, the ports are written to ports.json, and the start is
+        recorded in the audit trail. The process exits with a message if the storage
+        cannot be written. No role is started: `watch`, `watched` or `start_roles` does
+        that.
+        """
+        storage = self._settings.storage
+        with writing_or_exit(storage):
+            if not storage.database:
+                migrate(storage)
+            self._announce()
+            record(self._settings, "serve", started(self._settings))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the roles after they have finished their work in progress.
+
+        A role that does not end within DRAIN_S seconds is killed.
+        """
+        groups = self.receivers, self.others
+        for group in groups:
+            group.terminate()
+        record(self._settings, "serve", stopped())
+        deadline = time.monotonic() + DRAIN_S
+        for group in reversed(groups):
+            group.end(deadline)
+        for each in (*self._receiver.values(), *self._api):
+            each.close()
+
+    @property
+    def roles(self) -> Sequence[Role]:
+        """All roles of the node, with or without a running process."""
+        return [*self.receivers.roles, *self.others.roles]
+
+    def watch(self, stop: threading.Event) -> None:
+        """Start the roles, and restart those that die, until `stop` is set."""
+        while not stop.is_set():
+            self.start_roles(stop)
+            stop.wait(WATCH_S)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Start the roles, and restart those that die, within the block.
+
+        After the block, the roles continue until the context of the node ends. There is
+        one exception: if the server of the receivers died in the block, a thread of
+        this method started the new server. That thread ends with the block, and the
+        kernel then kills the new server and all roles.
+        """
+        done = threading.Event()
+        self.start_roles(done)
+        watcher = threading.Thread(target=self.watch, args=(done,))
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+    def start_roles(self, stop: threading.Event) -> bool:
+        """Start each role that does not run, except those that wait for a restart.
+
+        Call this repeatedly until it returns true. It does not wait while a server
+        imports libraries, which takes some seconds after the start of the node.
+
+        Args:
+            stop: If it is set, no further role is started.
+
+        Returns:
+            Whether all roles run.
+        """
+        receivers_run = self.receivers.start_roles(stop)
+        first = self.receivers
+        if self.others.server is None and (first.server is None or first.is_starting):
+            return False  # the second server is a fork of the first
+        return self.others.start_roles(stop) and receivers_run
+
+    def _start_server(self) -> RoleServer:
+        log_format = self._settings.log.format
+        begun, self._begun = self._begun, None
+        if begun is not None and begun.suits(self._secrets, log_format):
+            begun.wait_until_ready()
+            return begun
+        if begun is not None:
+            begun.close()
+        return RoleServer.start(self._secrets, log_format)
+
+    def _fork_server(self) -> RoleServer:
+        if self.receivers.server is None:
+            raise ConnectionError("There is no process to fork")
+        return self.receivers.server.fork_server("roles", LOWER_PRIORITY)
+
+    def _announce(self) -> None:
+        """Log the addresses of the node, and write the ports to ports.json."""
+        receiver, api = self._settings.receiver, self._settings.api
+        names = {FD: "receiver", TLS_FD: "receiver_tls"}
+        ports = {names[option]: _port(each) for option, each in self._receiver.items()}
+        for name, port in ports.items():
+            suffix = " for TLS" if name == names[TLS_FD] else ""
+            title = receiver.ae_title
+            logger.info("%s listens on %s:%s%s", title, receiver.host, port, suffix)
+        if self._api:
+            logger.info("The page is at http://%s:%s/", api.host, self.api_port)
+        folder = run_folder(self._settings.storage)
+        folder.mkdir(parents=True, exist_ok=True)
+        ports["api"] = self.api_port
+        (folder / "ports.json").write_text(json.dumps(ports))
+
+
+def _receivers(
+    settings: Settings, arguments: Sequence[str], sockets: Mapping[str, socket.socket]
+) -> list[Role]:
+    listening = list(sockets.values())
+    return [
+        Role(
+            RoleProcess(f"receiver-{number}", RECEIVER, arguments, list(sockets)),
+            listening,
+        )
+        for number in range(settings.receiver.processes)
+    ]
+
+
+def _others(
+    settings: Settings, arguments: Sequence[str], sockets: Sequence[socket.socket]
+) -> list[Role]:
+    pages, archives = (_variables(names) for names in _secrets(settings))
+    workers = [
+        Role(
+            RoleProcess(
+                *(f"worker-{number}", WORKER, [*arguments, f"--slot={number}"]),
+                environment=archives,
+            )
+        )
+        for number in range(settings.worker.processes)
+    ]
+    secrets = archives | pages
+    apis = [
+        Role(RoleProcess("api", API, arguments, [FD], environment=secrets), [each])
+        for each in sockets
+    ]
+    return [*workers, *apis]
+
+
+def _variables(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of the environment variables that hold secrets.
+
+    The first set has the variables with tokens for the page and /predict. The second
+    set has the variables with credentials for archives.
+
+    The api needs both, because it tests connections to archives.
+    """
+    pages = (token.env for token in settings.api.tokens)
+    archives = (
+        value
+        for each in settings.destinations
+        for _, value in each
+        if isinstance(value, Secret)
+    )
+    names = [[each.variable for each in group if each] for group in (pages, archives)]
+    return frozenset(names[0]), frozenset(names[1])
+
+
+def _port(listening: socket.socket) -> int:
+    port: int = listening.getsockname()[1]
+    return port
