@@ -7,7 +7,7 @@ of `dicom_node/delivery` implement the protocols.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -89,6 +89,11 @@ class Address(Table):
         '"10.1.0.0/16" }',
     )
 
+    @property
+    def location(self) -> str:
+        """The AE title, host and port as users write them: AE@host:port."""
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
         has_files = self.tls_authorities or self.tls_certificate or self.tls_private_key
@@ -106,6 +111,9 @@ class Address(Table):
 
 class _Destination(Table):
     """The settings common to all destinations.
+
+    Each type has a class with the settings of its own, and a client that sends results
+    (see `dicom_node/delivery/clients.py`).
 
     Attributes:
         name: The name for users, the journal and the commands.
@@ -132,11 +140,59 @@ class _Destination(Table):
     transfer_syntax: TransferSyntax = "uncompressed"
     commitment: bool = False
 
+    returns_to_sender: ClassVar[bool] = False
+    """Whether the results go to the AE that sent the instance."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The AEs that may get results; empty if results do not go to AEs."""
+        return ()
+
+    @property
+    def peer_count(self) -> int:
+        """The number of peers that results go to, at least 1."""
+        return max(len(self.addresses), 1)
+
+    @property
+    def text(self) -> str:
+        """The address of the destination as users read it, without secrets."""
+        return ", ".join(each.location for each in self.addresses)
+
+    def address_for(self, sender_ae_title: str) -> Address | None:  # noqa: ARG002
+        """Return the address of the AE that gets the results of an instance.
+
+        Args:
+            sender_ae_title: AE title of the AE that sent the instance.
+
+        Returns:
+            The address. None if results do not go to AEs. None also if they go to the
+            sender, and the sender is not among the peers.
+        """
+        return None
+
+    def peer_for(self, sender_ae_title: str) -> str:
+        """Return the name of the peer that gets the results of an instance.
+
+        It is the name of the destination. If results go to the sender, a colon and the
+        AE title of the sender follow. Deliveries to different peers do not wait for
+        each other.
+        """
+        return f"{self.name}:{sender_ae_title}" if self.returns_to_sender else self.name
+
 
 class DicomDestination(_Destination, Address):
     """A fixed AE that receives results by C-STORE."""
 
     type: Literal["dicom"]
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The AE."""
+        return (self,)
+
+    def address_for(self, sender_ae_title: str) -> Address:  # noqa: ARG002
+        """Return the address of the AE."""
+        return self
 
 
 def _check_peers(peers: tuple[Address, ...]) -> tuple[Address, ...]:
@@ -157,6 +213,18 @@ class SenderDestination(_Destination):
 
     type: Literal["sender"]
     peers: Annotated[tuple[Address, ...], AfterValidator(_check_peers)]
+
+    returns_to_sender: ClassVar[bool] = True
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The peers."""
+        return self.peers
+
+    def address_for(self, sender_ae_title: str) -> Address | None:
+        """Return the address of the sender; None if it is not among the peers."""
+        known = {each.ae_title: each for each in self.peers}
+        return known.get(sender_ae_title.strip(" "))  # spaces are padding (PS3.5 6.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +309,11 @@ class StowDestination(_Destination):
     password_env: FromEnvironment | None = None
     ca_bundle: Path | None = None
 
+    @property
+    def text(self) -> str:
+        """The URL."""
+        return self.url
+
     @model_validator(mode="after")
     def _check_authentication(self) -> Self:
         if bool(self.username) != (self.password_env is not None):
@@ -265,6 +338,7 @@ Destination = Annotated[
     | Annotated[StowDestination, Tag("stow")],
     Discriminator(_type),
 ]
+DestinationType = Literal["dicom", "sender", "stow"]
 
 
 def names_are_unique(

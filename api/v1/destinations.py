@@ -15,12 +15,6 @@ from api.v1.schemas import (
 )
 from api.v1.serialization import utc_time, utc_time_or_none
 from api.v1.services import FORBIDDEN, MISSING, Services, v1_router
-from config.destinations import (
-    Destination,
-    DicomDestination,
-    SenderDestination,
-    StowDestination,
-)
 from dicom_node.audit.event import AuditEventType
 from dicom_node.audit.folding import FURTHER_CALLERS
 from dicom_node.delivery import echo_log
@@ -185,7 +179,7 @@ def _destinations(services: Services) -> list[DestinationResponse]:
             DestinationResponse(
                 name=each.name,
                 type=each.type,
-                address=_address(each),
+                address=each.text,
                 paused=each.name in paused,
                 waiting=sum(one.count for one in open_),
                 oldest=utc_time_or_none(
@@ -233,16 +227,3 @@ def _echoes(services: Services, name: str) -> list[EchoResponse]:
         )
         for row in echo_log.recent_echoes(services.engine, name)
     ]
-
-
-def _address(destination: Destination) -> str:
-    """Return the address of a destination, without secrets."""
-    match destination:
-        case DicomDestination():
-            return f"{destination.ae_title}@{destination.host}:{destination.port}"
-        case StowDestination():
-            return str(destination.url)
-        case SenderDestination():
-            return ", ".join(
-                f"{peer.ae_title}@{peer.host}:{peer.port}" for peer in destination.peers
-            )

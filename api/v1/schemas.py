@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from config.destinations import DestinationType
 from dicom_node.dataset.attributes import LONGEST_UID
 from inference.finding import Point
 
@@ -252,7 +253,7 @@ class DestinationResponse(BaseModel):
     """A destination of the settings, and its state."""
 
     name: str
-    type: Literal["dicom", "sender", "stow"]
+    type: DestinationType
     address: str
     paused: bool
     waiting: int = Field(description="Unfinished or paused deliveries.")

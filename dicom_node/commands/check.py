@@ -15,16 +15,12 @@ from collections.abc import Callable
 from functools import partial
 
 from config.access import access_problems
-from config.destinations import (
-    Address,
-    Destination,
-    DicomDestination,
-    SenderDestination,
-)
+from config.destinations import Address
 from config.settings import Settings
 from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.confinement import UNCONFINED, offered
-from dicom_node.delivery.dispatch import ConnectionTest, echo_destination
+from dicom_node.delivery.client import ConnectionTest
+from dicom_node.delivery.clients import client_for
 from dicom_node.outcome import Verdict
 from dicom_node.receiver.admission import open_to_anyone
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
@@ -76,9 +72,9 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         *(
             (name, partial(_check_connection, test_connection))
             for each in settings.destinations
-            for name, test_connection in echo_destination(
-                f"destination {each.name}", each, calling_ae_title=calling_ae_title
-            )
+            for name, test_connection in client_for(
+                each, calling_ae_title
+            ).connection_tests(f"destination {each.name}")
         ),
     ]
 
@@ -145,28 +141,19 @@ def _warnings(settings: Settings) -> list[str]:
     callers = {each.ae_title for each in receiver.allowed_callers}
     warnings += [
         f"{each.name} reports storage commitment in an association of its own, but "
-        f"{ae_title} is not in allowed_callers under [receiver]; add it"
+        f"{address.ae_title} is not in allowed_callers under [receiver]; add it"
         for each in settings.destinations
         if each.commitment and callers
-        for ae_title, others in _reporters(each)
-        if callers.isdisjoint({ae_title, *others})
+        for address in each.addresses
+        if callers.isdisjoint({address.ae_title, *_other_reporters(address)})
     ]
     if not settings.destinations:
         warnings.append("there is no [[destinations]] block; results are not sent")
     return warnings
 
 
-def _reporters(destination: Destination) -> list[tuple[str, list[str]]]:
-    """Return each AE title of a destination, with the AE titles that report for it."""
-    addresses: tuple[Address, ...] = ()
-    if isinstance(destination, SenderDestination):
-        addresses = destination.peers
-    elif isinstance(destination, DicomDestination):
-        addresses = (destination,)
-    return [
-        (each.ae_title, [other.ae_title for other in each.commitment_callers])
-        for each in addresses
-    ]
+def _other_reporters(address: Address) -> list[str]:
+    return [each.ae_title for each in address.commitment_callers]
 
 
 def _record(settings: Settings) -> None:

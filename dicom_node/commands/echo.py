@@ -8,7 +8,7 @@ exist.
 import sys
 
 from dicom_node.commands.peer import parse_peer
-from dicom_node.delivery.dispatch import echo_destination
+from dicom_node.delivery.clients import client_for
 from dicom_node.outcome import Verdict
 from dicom_node.runtime.process import load_or_exit, role_parser
 
@@ -21,9 +21,8 @@ def main() -> None:
     settings = load_or_exit(arguments.config)
     destination = parse_peer(arguments.peer, settings)
     all_alive = True
-    for name, test_connection in echo_destination(
-        arguments.peer, destination, calling_ae_title=settings.receiver.ae_title
-    ):
+    client = client_for(destination, settings.receiver.ae_title)
+    for name, test_connection in client.connection_tests(arguments.peer):
         outcome = test_connection()
         is_alive = outcome.verdict is Verdict.STORED
         all_alive &= is_alive

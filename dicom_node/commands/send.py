@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from config.destinations import DicomDestination
 from dicom_node.commands.input_files import file_problem, input_files, printable
 from dicom_node.commands.peer import parse_peer
 from dicom_node.delivery.c_store import send
@@ -31,7 +30,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = load_or_exit(arguments.config)
     destination = parse_peer(arguments.to, settings)
-    if not isinstance(destination, DicomDestination):
+    address = destination.address_for("")  # these files have no sender
+    if address is None:
         sys.exit(
             f"{arguments.to} has no fixed AE. Name a destination with a fixed AE, or "
             "an address as AE@host:port."
@@ -43,7 +43,7 @@ def main() -> None:
         task = progress.add_task("Sending", total=len(files))
         sent = send(
             files,
-            destination,
+            address,
             calling_ae_title=settings.receiver.ae_title,
             on_outcome=lambda *_: progress.advance(task),
         )

@@ -7,7 +7,7 @@ too many deliveries. The limit of this module is exact: a delivery over the limi
 
 import threading
 
-from config.destinations import Destination, SenderDestination
+from config.destinations import Destination
 
 # With two associations, one transfers data when the other waits for a response. More
 # associations only load the peer. After a crash of the worker, at most this many
@@ -19,7 +19,7 @@ class ConcurrencyLimits:
     """Limits the concurrent deliveries of one worker to each peer."""
 
     def __init__(self) -> None:
-        self._free: dict[tuple[str, str], threading.Semaphore] = {}
+        self._free: dict[str, threading.Semaphore] = {}
 
     def for_peer(
         self, destination: Destination, sender_ae_title: str
@@ -32,7 +32,6 @@ class ConcurrencyLimits:
                 destination that returns results to senders has one semaphore for each
                 sender, so that a sender that hangs does not delay other senders.
         """
-        has_many_peers = isinstance(destination, SenderDestination)
-        peer = destination.name, sender_ae_title if has_many_peers else ""
+        peer = destination.peer_for(sender_ae_title)
         # A single operation, so that two threads get the same semaphore.
         return self._free.setdefault(peer, threading.Semaphore(AT_ONCE))

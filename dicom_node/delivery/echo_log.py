@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.delivery.dispatch import echo_destination
+from dicom_node.delivery.clients import client_for
 from dicom_node.outcome import Verdict
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.tables import echo
@@ -27,9 +27,8 @@ def run_echo(
         calling_ae_title: Our AE title.
     """
     started = time.time()
-    tests = echo_destination(
-        destination.name, destination, calling_ae_title=calling_ae_title
-    )
+    client = client_for(destination, calling_ae_title)
+    tests = client.connection_tests(destination.name)
     failed = {}
     for name, test in tests:
         outcome = test()

@@ -1,4 +1,6 @@
-"""The STOW-RS user agent: stores results in a DICOMweb service (PS3.18 10.5).
+"""Destinations of the type `stow`: a DICOMweb service gets results by STOW-RS.
+
+This module is a STOW-RS user agent (PS3.18 10.5).
 
 Each attempt sends the bytes of the files unchanged. delivery/stow_response.py reads the
 response of the service.
@@ -17,12 +19,15 @@ import socket
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
 from config.destinations import Secret, StowDestination
+from dicom_node.delivery.client import SEND_TIMEOUT_S, ConnectionTest
 from dicom_node.delivery.http_limits import (
     LARGEST_RESPONSE,
     TIMEOUTS,
@@ -36,6 +41,7 @@ from dicom_node.delivery.stow_response import (
     object_outcomes,
     search_outcome,
 )
+from dicom_node.network.storage_commitment import OnRefused, RecordReport, Request
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -51,6 +57,45 @@ MAX_PAYLOAD_BYTES = 1_000_000
 
 class NoResponseError(Exception):
     """There was no usable response; the message gives the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class StowClient:
+    """Sends results to a DICOMweb service; see DestinationClient.
+
+    Attributes:
+        service: The address and credentials of the service.
+        calling_ae_title: Our AE title; not used.
+    """
+
+    service: StowDestination
+    calling_ae_title: str = ""
+
+    def deliver(
+        self, files: Mapping[str, Path], _sender_ae_title: str
+    ) -> dict[str, Outcome]:
+        """Store the files by STOW-RS."""
+        return store(files, self.service, timeout_s=SEND_TIMEOUT_S)
+
+    def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
+        """Return a test of the service by a search; see `check_connection`."""
+        return [(name, partial(check_connection, self.service))]
+
+    def request_commitment(
+        self,
+        _request: Request,
+        _sender_ae_title: str,
+        *,
+        record_report: RecordReport,  # noqa: ARG002 - no report can come
+        on_refused: OnRefused,  # noqa: ARG002
+    ) -> Outcome:
+        """Refuse: DICOMweb has no Storage Commitment, and the settings forbid it."""
+        reason = "DICOMweb has no storage commitment"
+        return Outcome(Verdict.REFUSED, None, reason, was_sent=False)
+
+    def peer(self, _sender_ae_title: str) -> tuple[str, str]:
+        """Return the URL and the host of the service."""
+        return self.service.url, urlsplit(self.service.url).hostname or ""
 
 
 def store(

@@ -43,7 +43,7 @@ from dicom_node.journal.instance_state import (
 )
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.log.context import instance_context, log_step
-from dicom_node.network.commitment_reporter import Reporter, address_of, may_report
+from dicom_node.network.commitment_reporter import Reporter, may_report
 from dicom_node.network.storage_commitment import (
     INVALID_ARGUMENT_VALUE,
     NOT_COMMITTED,
@@ -217,7 +217,7 @@ class Commitments:
             raise ReportRefusedError(reason, unknown, status)
         destination = self._destinations.get(request.destination)
         address = (
-            address_of(destination, request.calling_ae_title) if destination else None
+            destination.address_for(request.calling_ae_title) if destination else None
         )
         if address is None or not may_report(reporter, address):
             reason = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from config.destinations import Destination, SenderDestination
+from config.destinations import Destination
 from dicom_node.journal.attempts import is_waiting, of_delivery, schedule_next_attempt
 from dicom_node.journal.delivery_outcomes import is_current, results_in
 from dicom_node.journal.events import note
@@ -73,8 +73,7 @@ class Deliveries:
     @property
     def go_to_senders(self) -> bool:
         """True if results go back to the sender of an instance."""
-        destinations = self._destinations.values()
-        return any(isinstance(each, SenderDestination) for each in destinations)
+        return any(each.returns_to_sender for each in self._destinations.values())
 
     def open(
         self,

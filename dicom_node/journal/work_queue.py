@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos._serialization import DefaultSerializer
 
-from config.destinations import Destination, SenderDestination
+from config.destinations import Destination
 from dicom_node.address import subscriber
 from dicom_node.journal.fair_order import FairOrder
 from dicom_node.storage.tables import instance
@@ -51,9 +51,7 @@ class WorkQueue:
     """Queues work inside a transaction of the caller."""
 
     def __init__(self, engine: sa.Engine, destinations: Sequence[Destination]) -> None:
-        self._to_senders = {
-            each.name for each in destinations if isinstance(each, SenderDestination)
-        }
+        self._destinations = {each.name: each for each in destinations}
         self._orders = defaultdict[str, FairOrder](FairOrder)
         self._client = DBOSClient(
             system_database_engine=engine,
@@ -131,17 +129,18 @@ class WorkQueue:
     def peer(
         self, connection: sa.Connection, instance_id: str, destination: str
     ) -> str:
-        """Return the name of the peer that a delivery goes to.
+        """Return the name of the peer that a delivery goes to (see `peer_for`).
 
-        It is the name of the destination. If the destination is of `type = "sender"`, a
-        colon and the AE title of the sender follow. Each peer has its own partition of
-        the queue, so that a peer that hangs does not delay deliveries to other peers.
+        Each peer has its own partition of the queue, so that a peer that hangs does not
+        delay deliveries to other peers. A destination that the settings no longer
+        contain is its own peer.
         """
-        if destination not in self._to_senders:
+        if destination not in self._destinations:
             return destination
         query = sa.select(instance.c.calling_ae_title)
         query = query.where(instance.c.id == instance_id)
-        return f"{destination}:{connection.execute(query).scalar_one()}"
+        sender_ae_title = connection.execute(query).scalar_one()
+        return self._destinations[destination].peer_for(sender_ae_title)
 
 
 def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:

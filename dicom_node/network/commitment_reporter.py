@@ -12,13 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from config.destinations import (
-    Address,
-    CommitmentCaller,
-    Destination,
-    DicomDestination,
-    SenderDestination,
-)
+from config.destinations import Address, CommitmentCaller
 from dicom_node.address import parse_address
 
 
@@ -40,25 +34,6 @@ class Reporter:
     address: str
     names: frozenset[str] = frozenset()
     called: Address | None = None
-
-
-def address_of(destination: Destination, calling_ae_title: str) -> Address | None:
-    """Return the address of the AE that gets the results of an instance.
-
-    Args:
-        destination: The destination of the results.
-        calling_ae_title: AE title of the sender of the instance.
-
-    Returns:
-        The address. None if results do not reach the destination by DICOM. None also if
-        they go to the sender, and the destination does not list that AE as a peer.
-    """
-    if isinstance(destination, DicomDestination):
-        return destination
-    if isinstance(destination, SenderDestination):
-        known = {each.ae_title: each for each in destination.peers}
-        return known.get(calling_ae_title.strip(" "))  # spaces are padding (PS3.5 6.2)
-    return None
 
 
 def may_report(reporter: Reporter, archive: Address) -> bool:

@@ -19,7 +19,6 @@ import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
 
-from config.destinations import SenderDestination
 from config.settings import Settings
 from dicom_node.analysis.pipeline import (
     normal_pipeline,
@@ -317,10 +316,7 @@ def _open_queues(settings: Settings) -> None:
         DBOS.register_queue(
             lane, worker_concurrency=1, polling_interval_sec=SLOW_POLL_S
         )
-    peers = sum(
-        len(each.peers) if isinstance(each, SenderDestination) else 1
-        for each in settings.destinations
-    )
+    peers = sum(each.peer_count for each in settings.destinations)
     DBOS.register_queue(
         DELIVER,
         partition_worker_concurrency=AT_ONCE,

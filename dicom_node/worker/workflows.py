@@ -26,6 +26,7 @@ from dicom_node.analysis.slow_images import SeparateLaneError
 from dicom_node.audit.transfers import OnSent, ignore
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.delivery import dispatch
+from dicom_node.delivery.clients import client_for
 from dicom_node.delivery.concurrency import ConcurrencyLimits
 from dicom_node.errors import (
     AnalysisError,
@@ -388,7 +389,8 @@ class Work:
         state = retry_until_available(lambda: record(run, outcomes, seconds))
         if state is not None:
             _log_delivery(destination.name, state, outcomes, seconds)
-        peer = dispatch.peer_of(destination, sender_ae_title)
+        client = client_for(destination, self.settings.receiver.ae_title)
+        peer = client.peer(sender_ae_title)
         retry_until_available(lambda: self.on_sent(instance_id, outcomes, peer))
 
     def _request_commitment(
@@ -404,11 +406,10 @@ class Work:
         request = retry_until_available(begin)
         if request is None:
             return False
-        outcome = dispatch.request_commitment(
+        client = client_for(destination, self.settings.receiver.ae_title)
+        outcome = client.request_commitment(
             request,
-            destination,
-            sender_ae_title=sender_ae_title,
-            calling_ae_title=self.settings.receiver.ae_title,
+            sender_ae_title,
             record_report=commitments.record_report,
             on_refused=self.on_refused,
         )

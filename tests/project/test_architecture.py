@@ -310,6 +310,29 @@ def test_table_lists_only_packages_that_are_imported(package: str) -> None:
     assert used == MAY_IMPORT[package]
 
 
+def test_only_the_settings_distinguish_types_of_destinations() -> None:
+    """Other code calls methods of a destination or of its client."""
+    classes = {"DicomDestination", "SenderDestination", "StowDestination"}
+    found = [
+        f"{path}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call | ast.MatchClass) and classes & class_names(node)
+    ]
+
+    assert not found
+
+
+def class_names(node: ast.Call | ast.MatchClass) -> set[str]:
+    """Return the names of the classes that an isinstance or a match tests for."""
+    if isinstance(node, ast.MatchClass):
+        return {ast.unparse(node.cls)}
+    if ast.unparse(node.func) != "isinstance":
+        return set()
+    names = (each for each in ast.walk(node.args[1]) if isinstance(each, ast.Name))
+    return {each.id for each in names}
+
+
 LARGE = {"torch", "cv2", "highdicom", "fastapi", "api"}
 
 

@@ -18,7 +18,8 @@ from dicom_node.audit.message import KINDS, Kind
 from dicom_node.dataset.transfer_syntaxes import DECODABLE
 from dicom_node.delivery import n_action
 from dicom_node.delivery.c_store import TIMEOUT_S
-from dicom_node.delivery.dispatch import LOSSLESS, SEND_TIMEOUT_S
+from dicom_node.delivery.client import SEND_TIMEOUT_S
+from dicom_node.delivery.dispatch import LOSSLESS
 from dicom_node.delivery.http_limits import LARGEST_RESPONSE, TIMEOUTS
 from dicom_node.delivery.requestor import MAX_RESPONSE_BYTES, MOST_MESSAGES
 from dicom_node.delivery.stow import MAX_PAYLOAD_BYTES, MOST_BYTES

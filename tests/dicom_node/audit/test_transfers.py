@@ -11,7 +11,7 @@ from dicom_node.audit.event import (
     AuditEventType,
 )
 from dicom_node.audit.transfers import auditing_sent, received_event
-from dicom_node.delivery.dispatch import peer_of
+from dicom_node.delivery.clients import client_for
 from dicom_node.journal.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.patient import Patient
@@ -78,7 +78,7 @@ def test_peer_is_an_ae_title_with_a_host_or_the_url_of_a_service() -> None:
     to_sender = SenderDestination(name="back", type="sender", peers=(room,))
     web = StowDestination(name="web", type="stow", url="https://pacs.example/dicom-web")
 
-    assert peer_of(destination("pacs"), "ROOM1") == ("X", "localhost")
-    assert peer_of(to_sender, "ROOM1") == ("ROOM1", "10.0.0.7")
-    assert peer_of(to_sender, "ROOM2") == ("ROOM2", "")
-    assert peer_of(web, "ROOM1") == ("https://pacs.example/dicom-web", "pacs.example")
+    assert client_for(destination("pacs"), "US").peer("ROOM1") == ("X", "localhost")
+    assert client_for(to_sender, "US").peer("ROOM1") == ("ROOM1", "10.0.0.7")
+    assert client_for(to_sender, "US").peer("ROOM2") == ("ROOM2", "")
+    assert client_for(web, "US").peer("ROOM1") == (web.url, "pacs.example")

@@ -18,7 +18,8 @@ from config.destinations import (
     StowDestination,
 )
 from dicom_node.delivery import dispatch
-from dicom_node.delivery.dispatch import deliver, echo_destination
+from dicom_node.delivery.clients import client_for
+from dicom_node.delivery.dispatch import deliver
 from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Outcome, Verdict
@@ -175,7 +176,7 @@ def test_connection_test_covers_every_peer_of_every_destination(
                 sender_destination(address(room), unreachable),
                 web,
             )
-            for name, check in echo_destination(each.name, each, calling_ae_title="US")
+            for name, check in client_for(each, "US").connection_tests(each.name)
         }
 
     alive = [name for name, each in outcomes.items() if each.verdict is Verdict.STORED]

@@ -6,12 +6,8 @@ import pytest
 
 from config.destinations import (
     Address,
-    Destination,
-    DicomDestination,
-    SenderDestination,
-    StowDestination,
 )
-from dicom_node.network.commitment_reporter import Reporter, address_of, may_report
+from dicom_node.network.commitment_reporter import Reporter, may_report
 
 PACS = Address(ae_title="PACS", host="pacs.example", port=104)
 TWO = Address(ae_title="TWO", host="10.0.0.2", port=104)
@@ -63,28 +59,3 @@ def test_unresolvable_host_is_an_error() -> None:
 
     with pytest.raises(OSError):  # noqa: PT011 - whichever the system raises
         may_report(Reporter("PACS", "10.0.0.1"), unresolvable)
-
-
-@pytest.mark.parametrize(
-    ("destination", "sender", "expected"),
-    [
-        (
-            SenderDestination(name="back", type="sender", peers=(PACS, TWO)),
-            "TWO ",
-            "TWO",
-        ),
-        (SenderDestination(name="back", type="sender", peers=(PACS,)), "DX", None),
-        (StowDestination(name="web", type="stow", url="https://x"), "DX", None),
-        (
-            DicomDestination(name="p", type="dicom", **PACS.model_dump()),
-            "DX",
-            "PACS",
-        ),
-    ],
-)
-def test_address_of_depends_on_destination_and_sender(
-    destination: Destination, sender: str, expected: str | None
-) -> None:
-    found = address_of(destination, sender)
-
-    assert (found and found.ae_title) == expected

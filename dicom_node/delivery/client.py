@@ -1,0 +1,77 @@
+"""The protocol that each type of destination implements."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from dicom_node.network.storage_commitment import OnRefused, RecordReport, Request
+from dicom_node.outcome import Outcome
+
+SEND_TIMEOUT_S = 60.0
+
+ConnectionTest = Callable[[], Outcome]
+"""Returns an outcome with the verdict STORED if the peer responds with success."""
+
+
+class DestinationClient(Protocol):
+    """Sends results to a destination, and tests its connections.
+
+    Each type has a class with these methods (see `clients.CLIENTS`). A method does not
+    raise an error if the peer cannot be reached or refuses a request: the outcome says
+    so. Several threads may use a client.
+
+    The methods get the AE title of the AE that sent the analyzed instance, because some
+    destinations return results to that AE.
+    """
+
+    def deliver(
+        self, files: Mapping[str, Path], sender_ae_title: str, /
+    ) -> dict[str, Outcome]:
+        """Send Part 10 files, and return the outcome of each one.
+
+        Args:
+            files: The files by SOP Instance UID.
+            sender_ae_title: AE title of the sender of the instance.
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+
+    def connection_tests(self, name: str, /) -> list[tuple[str, ConnectionTest]]:
+        """Return a name for each peer of the destination, and a function that tests it.
+
+        Args:
+            name: What the user calls the destination. The names begin with it.
+        """
+
+    def request_commitment(
+        self,
+        request: Request,
+        sender_ae_title: str,
+        /,
+        *,
+        record_report: RecordReport,
+        on_refused: OnRefused,
+    ) -> Outcome:
+        """Request Storage Commitment for objects that the destination has stored.
+
+        The settings allow `commitment` only for types that support it.
+
+        Args:
+            request: The objects and the Transaction UID, already recorded in the
+                journal.
+            sender_ae_title: AE title of the sender of the instance.
+            record_report: Called in another thread with a report that comes on the
+                association of the request. Many archives report later, on another
+                association; then it is not called.
+            on_refused: Called for each report on this association that is refused.
+
+        Returns:
+            An outcome with the verdict STORED if the destination accepted the request.
+        """
+
+    def peer(self, sender_ae_title: str, /) -> tuple[str, str]:
+        """Return the AE title or URL, and the host, of the peer of a delivery.
+
+        The host is empty if the address is not known.
+        """
