@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
-import sqlalchemy as sa
 from fastapi import APIRouter, HTTPException, Query, Request, status
 from starlette.concurrency import run_in_threadpool
 
@@ -22,7 +21,12 @@ from api.v1.serialization import instance_response, utc_time
 from api.v1.services import FORBIDDEN, GONE, MISSING, Services, problem, v1_router
 from dicom_node.audit.event import AuditEventType
 from dicom_node.queries.failures import failed, grouped
-from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
+from dicom_node.queries.worklist import (
+    Order,
+    SearchCriteria,
+    Sorting,
+    WorklistEntry,
+)
 
 MOST_RETRIES = 200
 """Maximum number of failed items, and of waiting items, that one request retries. It is
@@ -94,7 +98,7 @@ def actions_router(services: Services) -> APIRouter:
         details = await run_in_threadpool(services.instance, instance_id)
         if destination:
             services.destination(destination)
-        if details.row.files_removed_at is not None:
+        if details.entry.files_removed_at is not None:
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
         send_again = services.journal.deliveries.send_again
         if not await run_in_threadpool(send_again, instance_id, destination or None):
@@ -192,7 +196,7 @@ def _members(
     reason: str | None,
     *,
     waiting: bool | None,
-) -> Sequence[sa.Row[Any]]:
+) -> Sequence[WorklistEntry]:
     found = failed(services.engine, destination, reason, MOST_LISTED, waiting=waiting)
     ids = tuple(dict.fromkeys(each.instance_id for each in found))
     oldest_first = Sorting(Order.RECEIVED, descending=False)
@@ -201,7 +205,7 @@ def _members(
     page = services.worklist.page(
         SearchCriteria(ids=ids), oldest_first, number=1, size=MOST_LISTED
     )
-    return page.rows
+    return page.entries
 
 
 def _retry(

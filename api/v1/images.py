@@ -38,8 +38,8 @@ def images_router(services: Services) -> APIRouter:
 
     async def opened(instance_id: str) -> tuple[InstanceDetails, Path]:
         details = await run_in_threadpool(services.instance, instance_id)
-        path = folder / details.row.path
-        if details.row.files_removed_at is not None or not path.exists():
+        path = folder / details.entry.path
+        if details.entry.files_removed_at is not None or not path.exists():
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
         return details, path
 
@@ -95,7 +95,7 @@ def images_router(services: Services) -> APIRouter:
         """Return the heatmap of the model. Its peak has the strongest color."""
         async with services.images.queue.slot(request):
             details, _ = await opened(instance_id)
-        if details.drawing is None or details.row.probability is None:
+        if details.drawing is None or details.entry.probability is None:
             raise HTTPException(
                 status.HTTP_404_NOT_FOUND, "The instance has no result to display."
             )
@@ -146,7 +146,7 @@ def images_router(services: Services) -> APIRouter:
         await audit_access(
             request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/original"
         )
-        return _file(path, details.row.sop_instance_uid)
+        return _file(path, details.entry.sop_instance_uid)
 
     @router.get(
         "/instances/{instance_id}/results/{sop_instance_uid}",

@@ -97,7 +97,7 @@ def instances_router(services: Services) -> APIRouter:
             await audit_access(request, AuditEventType.SEARCHED, about)
         await audit_access(request, AuditEventType.VIEWED, "/api/v1/instances")
         return WorklistResponse(
-            instances=[instance_response(row) for row in found.rows],
+            instances=[instance_response(each) for each in found.entries],
             total=found.total,
             page=page,
             size=size,

@@ -1,10 +1,10 @@
 """Convert journal data to the responses of /api/v1."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import sqlalchemy as sa
 from pydicom.uid import UID
 
 from api.v1.schemas import (
@@ -22,7 +22,8 @@ from api.v1.schemas import (
 from dicom_node.journal.reader_feedback import Opinion
 from dicom_node.patient import display_name
 from dicom_node.queries.instance_details import InstanceDetails
-from dicom_node.queries.worklist import displayed_state
+from dicom_node.queries.worklist import WorklistEntry, displayed_state
+from dicom_node.storage.records import DeliveryRecord
 
 
 def utc_time(seconds: float) -> datetime:
@@ -40,27 +41,27 @@ def utc_time_or_none(seconds: float | None) -> datetime | None:
     return None if seconds is None else utc_time(seconds)
 
 
-def instance_response(row: sa.Row[Any]) -> InstanceResponse:
-    """Convert a row of the worklist to a response."""
-    return InstanceResponse.model_validate(_instance_fields(row))
+def instance_response(entry: WorklistEntry) -> InstanceResponse:
+    """Convert an instance in a worklist to a response."""
+    return InstanceResponse.model_validate(_instance_fields(entry))
 
 
-def _instance_fields(row: sa.Row[Any]) -> dict[str, Any]:
+def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
     names = InstanceResponse.model_fields.keys()
-    fields = {key: value for key, value in row._asdict().items() if key in names}
+    fields = {key: value for key, value in asdict(entry).items() if key in names}
     patient = PatientResponse(
-        name=display_name(row.name or ""),
-        patient_id=row.patient_id or "",
-        accession_number=row.accession_number or "",
+        name=display_name(entry.name or ""),
+        patient_id=entry.patient_id or "",
+        accession_number=entry.accession_number or "",
     )
     return fields | {
         "patient": patient,
-        "sender": row.calling_ae_title,
-        "state": displayed_state(row),
-        "received_at": utc_time(row.received_at),
-        "has_files": row.files_removed_at is None,
+        "sender": entry.calling_ae_title,
+        "state": displayed_state(entry),
+        "received_at": utc_time(entry.received_at),
+        "has_files": entry.files_removed_at is None,
         # If the clock was set back, a delivery can appear to precede the receipt.
-        "seconds": None if row.seconds is None else max(row.seconds, 0.0),
+        "seconds": None if entry.seconds is None else max(entry.seconds, 0.0),
     }
 
 
@@ -68,18 +69,18 @@ def instance_details_response(
     details: InstanceDetails, opinions: Sequence[Opinion]
 ) -> InstanceDetailsResponse:
     """Convert the details of an instance, with the opinions on its result."""
-    row = details.row
+    entry = details.entry
     kinds = {each.sop_instance_uid: each.kind for each in details.results}
     return InstanceDetailsResponse(
-        **_instance_fields(row),
-        revision=row.revision,
-        series_instance_uid=row.series_instance_uid,
-        sop_class=UID(row.sop_class_uid).name,
-        transfer_syntax=UID(row.transfer_syntax_uid).name,
-        study_date=row.study_date,
-        size=row.size,
-        sender_address=row.calling_address,
-        analyzed_at=utc_time_or_none(row.analyzed_at),
+        **_instance_fields(entry),
+        revision=entry.revision,
+        series_instance_uid=entry.series_instance_uid,
+        sop_class=UID(entry.sop_class_uid).name,
+        transfer_syntax=UID(entry.transfer_syntax_uid).name,
+        study_date=entry.study_date,
+        size=entry.size,
+        sender_address=entry.calling_address,
+        analyzed_at=utc_time_or_none(entry.analyzed_at),
         model=_model(details),
         drawing=_drawing(details),
         results=[
@@ -107,19 +108,19 @@ def opinion_response(opinion: Opinion) -> OpinionResponse:
 
 
 def _model(details: InstanceDetails) -> ModelResponse | None:
-    row, drawing = details.row, details.drawing
-    if row.probability is None:
+    entry, drawing = details.entry, details.drawing
+    if entry.probability is None:
         return None
     return ModelResponse(
-        name=row.model_name,
-        version=row.model_version,
+        name=entry.model_name or "",
+        version=entry.model_version or "",
         doubtful=drawing.doubtful if drawing else None,
         definite=drawing.definite if drawing else None,
     )
 
 
 def _drawing(details: InstanceDetails) -> DrawingResponse | None:
-    if details.drawing is None or details.row.probability is None:
+    if details.drawing is None or details.entry.probability is None:
         return None
     (rows, columns), arrow = details.drawing.picture_shape, details.drawing.arrow
     return DrawingResponse(
@@ -131,7 +132,7 @@ def _drawing(details: InstanceDetails) -> DrawingResponse | None:
 
 
 def _delivery(
-    row: sa.Row[Any], details: InstanceDetails, kinds: dict[str, str]
+    delivery: DeliveryRecord, details: InstanceDetails, kinds: dict[str, str]
 ) -> DeliveryResponse:
     objects = [
         ObjectResponse(
@@ -143,16 +144,16 @@ def _delivery(
             attempts=each.attempts,
         )
         for each in details.objects
-        if each.destination == row.destination
+        if each.destination == delivery.destination
     ]
-    has_next = row.finished_at is None and row.waits_for is None
+    has_next = delivery.finished_at is None and delivery.waits_for is None
     return DeliveryResponse(
-        destination=row.destination,
-        state=row.state,
-        attempts=row.attempts,
-        asked_at=utc_time(row.asked_at),
-        next_at=utc_time(row.next_at) if has_next else None,
-        waits_for_destination=row.waits_for is not None,
-        finished_at=utc_time_or_none(row.finished_at),
+        destination=delivery.destination,
+        state=delivery.state,
+        attempts=delivery.attempts,
+        asked_at=utc_time(delivery.asked_at),
+        next_at=utc_time(delivery.next_at) if has_next else None,
+        waits_for_destination=delivery.waits_for is not None,
+        finished_at=utc_time_or_none(delivery.finished_at),
         objects=objects,
     )

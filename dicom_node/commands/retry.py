@@ -7,9 +7,6 @@ has a result, the instance gets its own result.
 
 import sys
 from argparse import Namespace
-from typing import Any
-
-import sqlalchemy as sa
 
 from dicom_node.audit.event import AuditedInstance, AuditEvent, AuditEventType
 from dicom_node.audit.trail import RecordEvent, auditing, os_user
@@ -18,6 +15,7 @@ from dicom_node.journal.journal import Failed, Journal
 from dicom_node.queries.history import History
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
 from dicom_node.storage.migration import open_or_exit
+from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import InstanceState
 
 
@@ -86,7 +84,7 @@ def _retry(
     return [journal.retry(each) for each in (*map(Failed, analyses), *deliveries)]
 
 
-def _is_omitted(row: sa.Row[Any]) -> bool:
+def _is_omitted(row: InstanceRecord) -> bool:
     """Return whether `--uid` retries an instance that `failed_analyses` omits.
 
     The instance was not analyzed, or it failed and its files were removed.

@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-import sqlalchemy as sa
 
 from dicom_node.queries.history import History
+from dicom_node.storage.records import InstanceRecord
 
 
-def revisions_or_exit(history: History, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:
+def revisions_or_exit(
+    history: History, sop_instance_uid: str
+) -> Sequence[InstanceRecord]:
     """Return the revisions of an instance, oldest first.
 
     If there are no revisions, end the process with status 1 and a message.

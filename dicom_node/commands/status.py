@@ -8,7 +8,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from dicom_node.queries.history import History
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
 from dicom_node.storage.database import reading
 from dicom_node.storage.migration import open_or_exit
+from dicom_node.storage.records import InstanceRecord
 from inference.drawing.caption import percent
 
 WIDTH = 300  # enough for a UID and a long reason
@@ -74,7 +74,7 @@ def main() -> None:
         _print(state)
 
 
-def _instance_values(row: sa.Row[Any]) -> dict[str, Any]:
+def _instance_values(row: InstanceRecord) -> dict[str, Any]:
     return {name: getattr(row, name) for name in INSTANCE_COLUMNS}
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,7 +9,8 @@ from config.destinations import Destination
 from dicom_node.delivery.clients import client_for
 from dicom_node.outcome import Verdict
 from dicom_node.storage.database import reading, writing
-from dicom_node.storage.tables import echo
+from dicom_node.storage.records import EchoRecord
+from dicom_node.storage.tables import echo, read_records
 
 MAX_RECENT = 20
 
@@ -43,10 +43,9 @@ def run_echo(
         connection.execute(echo.insert(), values)
 
 
-def recent_echoes(engine: sa.Engine, destination: str) -> Sequence[sa.Row[Any]]:
+def recent_echoes(engine: sa.Engine, destination: str) -> Sequence[EchoRecord]:
     """Return the last MAX_RECENT tests of a destination, newest first."""
     query = echo.select().where(echo.c.destination == destination)
+    query = query.order_by(echo.c.id.desc()).limit(MAX_RECENT)
     with reading(engine) as connection:
-        return connection.execute(
-            query.order_by(echo.c.id.desc()).limit(MAX_RECENT)
-        ).all()
+        return read_records(EchoRecord, connection.execute(query))

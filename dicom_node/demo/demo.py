@@ -14,9 +14,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
@@ -30,6 +28,7 @@ from dicom_node.outcome import Verdict
 from dicom_node.queries.history import History
 from dicom_node.runtime.process import begin_role
 from dicom_node.storage.database import open_engine
+from dicom_node.storage.records import InstanceRecord
 from inference.drawing.caption import percent
 from inference.finding import OperatingPoint
 from inference.phantom.long_bone import draw_phantom
@@ -222,9 +221,9 @@ def _show(
     return len(arrived) >= len(sent)
 
 
-def _result_text(row: sa.Row[Any]) -> str:
+def _result_text(row: InstanceRecord) -> str:
     if row.probability is None:
-        return str(row.state)
+        return row.state
     if row.operating_point == OperatingPoint.NONE:
         return "No Fracture"
     return f"Fracture, {row.operating_point}"

@@ -30,7 +30,14 @@ from dicom_node.metrics.counters import (
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.overlay_data import OverlayData
 from dicom_node.storage.database import reading, writing
-from dicom_node.storage.tables import ANALYZING, InstanceState, instance, patient
+from dicom_node.storage.records import InstanceRecord
+from dicom_node.storage.tables import (
+    ANALYZING,
+    InstanceState,
+    instance,
+    patient,
+    read_record,
+)
 from dicom_node.storage.tables import finding as finding_table
 from inference.drawing.caption import headline
 from inference.finding import Finding
@@ -102,7 +109,7 @@ class Analyses:
 
     def begin(
         self, instance_id: str, run: int, *, slow: bool = False
-    ) -> sa.Row[Any] | None:
+    ) -> InstanceRecord | None:
         """Record the start of an attempt to analyze an instance.
 
         Call this method before anything can fail, so that each attempt is counted.
@@ -113,9 +120,8 @@ class Analyses:
             slow: Whether the attempt is made in the slow lane.
 
         Returns:
-            The row of the instance, with this attempt counted; None if the work is
-            stale. If the analysis belongs in the slow lane, work of the other lanes is
-            stale, too.
+            The instance, with this attempt counted; None if the work is stale. If the
+            analysis belongs in the slow lane, work of the other lanes is stale, too.
         """
         count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
         with writing(self._engine) as connection:
@@ -132,7 +138,7 @@ class Analyses:
             if (row.run, row.attempts) == (1, 1):
                 waited = time.time() - row.received_at
                 write(connection, observe(STAGE, waited, "wait"))
-            return row
+            return read_record(InstanceRecord, row)
 
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
         """Record that the decoder died during the analysis of an instance.
@@ -273,7 +279,9 @@ class Analyses:
             write(connection, increment(ANALYZED, finding.operating_point), *stages)
         return True
 
-    def refuse_analyzed(self, row: sa.Row[Any], picture: str, identity: str) -> None:
+    def refuse_analyzed(
+        self, record: InstanceRecord, picture: str, identity: str
+    ) -> None:
         """Raise an error if the results of another revision are valid for an instance.
 
         This is so if the other revision has a result and the same picture and identity.
@@ -283,7 +291,7 @@ class Analyses:
         requests, is never refused.
 
         Args:
-            row: Row of the instance.
+            record: The instance.
             picture: Digest of its picture.
             identity: Digest of its patient, study and description.
 
@@ -291,10 +299,10 @@ class Analyses:
             SamePictureError: The results of another revision are valid for the
                 instance.
         """
-        if row.run == 1:
+        if record.run == 1:
             with reading(self._engine) as connection:
-                revisions = connection.execute(_revisions(row.id)).all()
-            self._refuse_analyzed(revisions, row.id, picture, identity)
+                revisions = connection.execute(_revisions(record.id)).all()
+            self._refuse_analyzed(revisions, record.id, picture, identity)
 
     def _refuse_analyzed(
         self,
@@ -323,7 +331,7 @@ class Analyses:
             )
             raise SamePictureError(reason, first.id)
 
-    def find_for_presentation_image(self, row: sa.Row[Any]) -> str | None:
+    def find_for_presentation_image(self, record: InstanceRecord) -> str | None:
         """Find the analyzed For Presentation image of a For Processing image.
 
         The For Presentation image has a result. Patient, study and sender of the two
@@ -333,39 +341,39 @@ class Analyses:
         but each of them may be missing.
 
         Args:
-            row: Row of the For Processing image.
+            record: The For Processing image.
 
         Returns:
             SOP Instance UID of the For Presentation image; None if there is none.
         """
         is_source = (sa.literal(" ") + instance.c.source_uids + " ").contains(
-            f" {row.sop_instance_uid} ", autoescape=True
+            f" {record.sop_instance_uid} ", autoescape=True
         )
         same_acquisition = sa.and_(
-            sa.literal(bool(row.acquisition)),
+            sa.literal(bool(record.acquisition)),
             instance.c.source_uids == "",
-            instance.c.acquisition == row.acquisition,
+            instance.c.acquisition == record.acquisition,
         )
         labels = ("acquisition", "body_part", "view_position", "laterality")
         same_labels = [
-            sa.func.coalesce(instance.c[each], "").in_(["", getattr(row, each)])
+            sa.func.coalesce(instance.c[each], "").in_(["", getattr(record, each)])
             for each in labels
-            if getattr(row, each)
+            if getattr(record, each)
         ]
         other_patient, own_patient = patient.alias(), patient.alias()
         same_patient = sa.exists().where(
             other_patient.c.instance_id == instance.c.id,
-            own_patient.c.instance_id == row.id,
+            own_patient.c.instance_id == record.id,
             other_patient.c.patient_id == own_patient.c.patient_id,
             other_patient.c.name == own_patient.c.name,
         )
         query = sa.select(instance.c.sop_instance_uid).where(
-            instance.c.study_instance_uid == row.study_instance_uid,
+            instance.c.study_instance_uid == record.study_instance_uid,
             instance.c.study_instance_uid != "",
             instance.c.sop_class_uid == DigitalXRayImageStorageForPresentation,
             instance.c.probability.is_not(None),
-            instance.c.calling_ae_title == row.calling_ae_title,
-            instance.c.calling_address == row.calling_address,
+            instance.c.calling_ae_title == record.calling_ae_title,
+            instance.c.calling_address == record.calling_address,
             sa.or_(is_source, same_acquisition),
             same_patient,
             *same_labels,

@@ -32,11 +32,13 @@ from dicom_node.pixels.screening import is_capture
 from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.durable_files import fsync_directory
+from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
     UNFINISHED_INSTANCE,
     InstanceState,
     instance,
     patient,
+    read_record,
     result,
 )
 
@@ -143,11 +145,12 @@ class Journal:
             write(connection, increment(RECEIVED))
         return True
 
-    def load(self, instance_id: str) -> sa.Row[Any] | None:
-        """Return the row of an instance; None if the instance does not exist."""
+    def load(self, instance_id: str) -> InstanceRecord | None:
+        """Return an instance; None if it does not exist."""
         query = instance.select().where(instance.c.id == instance_id)
         with reading(self._engine) as connection:
-            return connection.execute(query).one_or_none()
+            row = connection.execute(query).one_or_none()
+        return None if row is None else read_record(InstanceRecord, row)
 
     def sender(self, instance_id: str) -> tuple[str, str]:
         """Return the SOP Instance UID of an instance and the AE title of its sender.
@@ -242,34 +245,34 @@ class Journal:
         with writing(self._engine) as connection:
             compact(connection)
 
-    def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:
-        """Return the received instance that a row describes.
+    def received_instance(self, record: InstanceRecord) -> ReceivedInstance:
+        """Return the received instance that a record describes.
 
         The header contains neither patient data nor assumptions.
         """
         header = InstanceHeader(
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            study_instance_uid=row.study_instance_uid,
-            series_instance_uid=row.series_instance_uid,
-            modality=row.modality,
-            study_date=row.study_date,
-            body_part=row.body_part,
-            view_position=row.view_position,
-            laterality=row.laterality,
-            source_sop_instance_uids=tuple(row.source_uids.split()),
-            acquisition=row.acquisition or "",
+            sop_class_uid=record.sop_class_uid,
+            sop_instance_uid=record.sop_instance_uid,
+            transfer_syntax_uid=record.transfer_syntax_uid,
+            study_instance_uid=record.study_instance_uid,
+            series_instance_uid=record.series_instance_uid,
+            modality=record.modality,
+            study_date=record.study_date,
+            body_part=record.body_part,
+            view_position=record.view_position,
+            laterality=record.laterality,
+            source_sop_instance_uids=tuple(record.source_uids.split()),
+            acquisition=record.acquisition or "",
         )
         return ReceivedInstance(
-            id=row.id,
-            path=self._directory / row.path,
+            id=record.id,
+            path=self._directory / record.path,
             header=header,
-            content_digest=row.content_digest,
-            size=row.size,
-            calling_ae_title=row.calling_ae_title,
-            calling_address=row.calling_address,
-            received_at=datetime.fromtimestamp(row.received_at, tz=UTC),
+            content_digest=record.content_digest,
+            size=record.size,
+            calling_ae_title=record.calling_ae_title,
+            calling_address=record.calling_address,
+            received_at=datetime.fromtimestamp(record.received_at, tz=UTC),
         )
 
     def _values(self, received: ReceivedInstance, revision: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from dicom_node.audit.event import AuditEventType
 from dicom_node.storage.database import reading
-from dicom_node.storage.tables import audit, instance
+from dicom_node.storage.tables import audit, instance, read_records
 
 DAYS = 30.0
 MOST = 200
@@ -74,14 +74,25 @@ def _last_callers(event_type: AuditEventType) -> sa.Select[Any]:
     )
 
 
-def modalities(engine: sa.Engine) -> Sequence[sa.Row[Any]]:
-    """Return how many instances of each modality each AE sent in the last 30 days.
+@dataclass(frozen=True, slots=True)
+class ModalityActivity:
+    """The instances of one modality from one AE.
 
-    Returns:
-        Rows with the columns `calling_ae_title`, `modality`, `times` (the number of
-        instances) and `last` (the time when the last one was received, in seconds since
-        1970).
+    Attributes:
+        calling_ae_title: AE title of the sender.
+        modality: Modality (0008,0060).
+        times: Number of instances in the last 30 days.
+        last: Time of the last one, in seconds since 1970.
     """
+
+    calling_ae_title: str
+    modality: str
+    times: int
+    last: float
+
+
+def modalities(engine: sa.Engine) -> Sequence[ModalityActivity]:
+    """Return how many instances of each modality each AE sent in the last 30 days."""
     key = instance.c.calling_ae_title, instance.c.modality
     last = sa.func.max(instance.c.received_at).label("last")
     query = (
@@ -91,4 +102,4 @@ def modalities(engine: sa.Engine) -> Sequence[sa.Row[Any]]:
         .order_by(*key)
     )
     with reading(engine) as connection:
-        return connection.execute(query).all()
+        return read_records(ModalityActivity, connection.execute(query))

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from dicom_node.journal.attempts import is_waiting
 from dicom_node.storage.database import reading
+from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
     RETURNED,
     DeliveryState,
@@ -15,6 +16,7 @@ from dicom_node.storage.tables import (
     delivery,
     instance,
     paused_destination,
+    read_records,
 )
 
 
@@ -80,17 +82,19 @@ class History:
                 connection.execute(sa.select(paused_destination.c.name)).scalars().all()
             )
 
-    def recent(self, limit: int) -> Sequence[sa.Row[Any]]:
-        """Return the rows of the instances that were received last, newest first."""
+    def recent(self, limit: int) -> Sequence[InstanceRecord]:
+        """Return the instances that were received last, newest first."""
         query = instance.select().order_by(instance.c.received_at.desc()).limit(limit)
-        with reading(self._engine) as connection:
-            return connection.execute(query).all()
+        return self._instances(query)
 
-    def by_uid(self, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:
-        """Return the rows of all instances with a SOP Instance UID, by revision."""
+    def by_uid(self, sop_instance_uid: str) -> Sequence[InstanceRecord]:
+        """Return all instances with a SOP Instance UID, in the order of revisions."""
         query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
+        return self._instances(query.order_by(instance.c.revision))
+
+    def _instances(self, query: sa.Select[Any]) -> Sequence[InstanceRecord]:
         with reading(self._engine) as connection:
-            return connection.execute(query.order_by(instance.c.revision)).all()
+            return read_records(InstanceRecord, connection.execute(query))
 
     def failed_analyses(self) -> Sequence[str]:
         """Return the ids of the instances that have no result because of a failure.

@@ -1,4 +1,4 @@
-"""Reads the row, results, deliveries and events of one instance from the journal."""
+"""Reads one instance with its results, deliveries and events from the journal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,24 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_node.queries.worklist import row_of
+from dicom_node.queries.worklist import WorklistEntry, entry_query
 from dicom_node.results.overlay_data import OverlayData, overlay_in
 from dicom_node.storage.database import reading
-from dicom_node.storage.tables import delivered_object, delivery, event, finding, result
-
-Rows = Sequence[sa.Row[Any]]
+from dicom_node.storage.records import (
+    DeliveredObjectRecord,
+    DeliveryRecord,
+    EventRecord,
+    ResultRecord,
+)
+from dicom_node.storage.tables import (
+    delivered_object,
+    delivery,
+    event,
+    finding,
+    read_record,
+    read_records,
+    result,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,45 +31,46 @@ class InstanceDetails:
     """One instance and its history.
 
     Attributes:
-        row: Row of the instance, with the columns of a worklist.
+        entry: The instance as it stands in a worklist.
         drawing: The parts of the finding that the review page draws; None if there is
             no result, or if the files of the instance were removed.
-        results: Rows of the result objects.
-        deliveries: Rows with the state of the delivery to each destination.
-        objects: Rows with the state of each object at each destination.
-        events: Rows of the events, the oldest first.
+        results: The result objects.
+        deliveries: The delivery to each destination.
+        objects: The state of each object at each destination.
+        events: The events, the oldest first.
     """
 
-    row: sa.Row[Any]
+    entry: WorklistEntry
     drawing: OverlayData | None
-    results: Rows
-    deliveries: Rows
-    objects: Rows
-    events: Rows
+    results: Sequence[ResultRecord]
+    deliveries: Sequence[DeliveryRecord]
+    objects: Sequence[DeliveredObjectRecord]
+    events: Sequence[EventRecord]
 
 
 def instance_details(engine: sa.Engine, instance_id: str) -> InstanceDetails | None:
     """Return the details of an instance; None if the instance does not exist."""
 
-    def rows_of(table: sa.Table, *order: sa.Column[Any]) -> sa.Select[Any]:
+    def rows_of(table: sa.Table, *order: sa.Column[Any]) -> sa.CursorResult[Any]:
         query = table.select().where(table.c.instance_id == instance_id)
-        return query.order_by(*order)
+        return connection.execute(query.order_by(*order))
 
     with reading(engine) as connection:
-        row = connection.execute(row_of(instance_id)).one_or_none()
+        row = connection.execute(entry_query(instance_id)).one_or_none()
         if row is None:
             return None
-        drawing_row = connection.execute(rows_of(finding)).one_or_none()
-        objects = delivered_object.c
+        drawing = rows_of(finding).mappings().one_or_none()
+        results = rows_of(result, result.c.kind)
+        deliveries = rows_of(delivery, delivery.c.destination)
+        columns = delivered_object.c
+        objects = rows_of(
+            delivered_object, columns.destination, columns.sop_instance_uid
+        )
         return InstanceDetails(
-            row=row,
-            drawing=overlay_in(drawing_row) if drawing_row else None,
-            results=connection.execute(rows_of(result, result.c.kind)).all(),
-            deliveries=connection.execute(
-                rows_of(delivery, delivery.c.destination)
-            ).all(),
-            objects=connection.execute(
-                rows_of(delivered_object, objects.destination, objects.sop_instance_uid)
-            ).all(),
-            events=connection.execute(rows_of(event, event.c.id)).all(),
+            entry=read_record(WorklistEntry, row),
+            drawing=overlay_in(drawing) if drawing else None,
+            results=read_records(ResultRecord, results),
+            deliveries=read_records(DeliveryRecord, deliveries),
+            objects=read_records(DeliveredObjectRecord, objects),
+            events=read_records(EventRecord, rows_of(event, event.c.id)),
         )

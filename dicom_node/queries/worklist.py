@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from dicom_node.dataset.attributes import UID_PATTERN
 from dicom_node.patient import folded
 from dicom_node.storage.database import reading
+from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
     ANALYZING,
     RETURNED,
@@ -18,6 +19,7 @@ from dicom_node.storage.tables import (
     delivery,
     instance,
     patient,
+    read_records,
 )
 
 
@@ -87,17 +89,34 @@ class Sorting:
     descending: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorklistEntry(InstanceRecord):
+    """An instance in a worklist.
+
+    Attributes:
+        name: The name of the patient as it was sent; None if the instance was received
+            before the node recorded names.
+        patient_id: Patient ID; None as for `name`.
+        accession_number: Accession Number; None as for `name`.
+        seconds: The turnaround in seconds; None if the instance was not delivered.
+    """
+
+    name: str | None
+    patient_id: str | None
+    accession_number: str | None
+    seconds: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """A part of a worklist.
 
     Attributes:
-        rows: Rows of instances, with the columns `name`, `patient_id` and
-            `accession_number` of the patient, and `seconds`: the turnaround.
+        entries: The instances on this page.
         total: Number of instances on all pages.
     """
 
-    rows: Sequence[sa.Row[Any]]
+    entries: Sequence[WorklistEntry]
     total: int
 
 
@@ -128,10 +147,10 @@ class Worklist:
         query = _rows().where(instance.c.id.in_(ids)).order_by(*order)
         count = sa.select(sa.func.count()).select_from(source).where(*conditions)
         with reading(self._engine) as connection:
-            rows = connection.execute(query).all()
-            return Page(rows, connection.execute(count).scalar_one())
+            entries = read_records(WorklistEntry, connection.execute(query))
+            return Page(entries, connection.execute(count).scalar_one())
 
-    def study(self, study_instance_uid: str) -> Sequence[sa.Row[Any]]:
+    def study(self, study_instance_uid: str) -> Sequence[WorklistEntry]:
         """Return the instances of a study, in the order of their receipt.
 
         Results of the node that came back are omitted, unless the study has no other
@@ -140,8 +159,8 @@ class Worklist:
         query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
         query = query.order_by(instance.c.received_at, instance.c.id)
         with reading(self._engine) as connection:
-            rows = connection.execute(query).all()
-        return [row for row in rows if displayed_state(row) != RETURNED] or rows
+            entries = read_records(WorklistEntry, connection.execute(query))
+        return [each for each in entries if not each.returned] or entries
 
     def senders(self) -> Sequence[str]:
         """Return the AE titles of all senders of instances, sorted."""
@@ -150,8 +169,8 @@ class Worklist:
             return sorted(connection.execute(query).scalars())
 
 
-def row_of(instance_id: str) -> sa.Select[Any]:
-    """Return the query for one instance, with the columns of a worklist."""
+def entry_query(instance_id: str) -> sa.Select[Any]:
+    """Return the query for the WorklistEntry of one instance."""
     return _rows().where(instance.c.id == instance_id)
 
 
@@ -190,17 +209,12 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
     return found + _named(text)
 
 
-def displayed_state(row: sa.Row[Any]) -> str:
-    """Return the state that the worklist shows for an instance.
-
-    Args:
-        row: Row of an instance, with at least the columns `returned`, `state` and
-            `attempts`.
-    """
-    if row.returned:
+def displayed_state(record: InstanceRecord) -> str:
+    """Return the state that the worklist shows for an instance."""
+    if record.returned:
         return RETURNED
-    has_started = row.state == InstanceState.RECEIVED and row.attempts > 0
-    return ANALYZING if has_started else str(row.state)
+    has_started = record.state == InstanceState.RECEIVED and record.attempts > 0
+    return ANALYZING if has_started else record.state
 
 
 def _in_state(states: tuple[str, ...]) -> sa.ColumnElement[bool]:

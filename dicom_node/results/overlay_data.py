@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from inference.finding import Arrow, Finding
@@ -60,9 +59,8 @@ def overlay_of(finding: Finding, picture_shape: tuple[int, int]) -> OverlayData:
     )
 
 
-def overlay_in(row: sa.Row[Any] | Mapping[str, Any]) -> OverlayData:
+def overlay_in(columns: Mapping[Any, Any]) -> OverlayData:
     """Return the overlay data of a row that has the columns of `OverlayData.values`."""
-    columns = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
     ends = json.loads(columns["arrow"]) if columns["arrow"] else None
     arrow = ends and Arrow(*(tuple(end) for end in ends))
     levels = np.frombuffer(zlib.decompress(columns["map"]), np.uint8)

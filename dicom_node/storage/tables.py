@@ -1,11 +1,28 @@
 """The tables of the database, and the states of instances and deliveries.
 
-The comments of the migrations (dicom_node/storage/migrations) document each column.
+The classes of storage/records.py, and the comments of the migrations
+(dicom_node/storage/migrations), document the columns.
 """
 
+from collections.abc import Iterable
+from dataclasses import fields
 from enum import StrEnum
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import sqlalchemy as sa
+
+from dicom_node.storage.records import (
+    CommitmentRecord,
+    DeliveredObjectRecord,
+    DeliveryRecord,
+    EchoRecord,
+    EventRecord,
+    FeedbackRecord,
+    InstanceRecord,
+    Int64,
+    ResultRecord,
+)
 
 
 class InstanceState(StrEnum):
@@ -54,203 +71,131 @@ UNFINISHED_INSTANCE = (InstanceState.RECEIVED, InstanceState.DELIVERING)
 
 metadata = sa.MetaData()
 
-instance = sa.Table(
-    "instance",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("sop_instance_uid", sa.Text),
-    sa.Column("content_digest", sa.Text),
-    sa.Column("revision", sa.Integer),
-    sa.Column("path", sa.Text),
-    sa.Column("size", sa.BigInteger),
-    sa.Column("sop_class_uid", sa.Text),
-    sa.Column("transfer_syntax_uid", sa.Text),
-    sa.Column("study_instance_uid", sa.Text),
-    sa.Column("series_instance_uid", sa.Text),
-    sa.Column("modality", sa.Text),
-    sa.Column("study_date", sa.Text),
-    sa.Column("body_part", sa.Text),
-    sa.Column("view_position", sa.Text),
-    sa.Column("laterality", sa.Text),
-    sa.Column("source_uids", sa.Text),
-    sa.Column("acquisition", sa.Text),
-    sa.Column("calling_ae_title", sa.Text),
-    sa.Column("calling_address", sa.Text),
-    sa.Column("received_at", sa.Double),
-    sa.Column("state", sa.Text),
-    sa.Column("reason", sa.Text),
-    sa.Column("run", sa.Integer),
-    sa.Column("attempts", sa.Integer),
-    sa.Column("child_deaths", sa.Integer),
-    sa.Column("picture_digest", sa.Text),
-    sa.Column("identity_digest", sa.Text),
-    sa.Column("analyzed_at", sa.Double),
-    sa.Column("probability", sa.Double),
-    sa.Column("operating_point", sa.Text),
-    sa.Column("model_name", sa.Text),
-    sa.Column("model_version", sa.Text),
-    sa.Column("model_digest", sa.Text),
-    sa.Column("same_picture_as", sa.Text),
-    sa.Column("delivered_at", sa.Double),
-    sa.Column("ended_at", sa.Double),
-    sa.Column("files_removed_at", sa.Double),
-    sa.Column("returned", sa.Integer),
-    sa.Column("slow", sa.Integer),
-)
+_TYPES: dict[Any, type[sa.types.TypeEngine[Any]]] = {
+    str: sa.Text,
+    int: sa.Integer,
+    Int64: sa.BigInteger,
+    float: sa.Double,
+}
 
-result = sa.Table(
-    "result",
-    metadata,
-    sa.Column("instance_id", sa.Text, primary_key=True),
-    sa.Column("sop_instance_uid", sa.Text, primary_key=True),
-    sa.Column("sop_class_uid", sa.Text),
-    sa.Column("kind", sa.Text),
-    sa.Column("path", sa.Text),
-)
+R = TypeVar("R")
 
-delivery = sa.Table(
-    "delivery",
-    metadata,
-    sa.Column("instance_id", sa.Text, primary_key=True),
-    sa.Column("destination", sa.Text, primary_key=True),
-    sa.Column("state", sa.Text),
-    sa.Column("run", sa.Integer),
-    sa.Column("attempts", sa.Integer),
-    sa.Column("asked_at", sa.Double),
-    sa.Column("next_at", sa.Double),
-    sa.Column("finished_at", sa.Double),
-    sa.Column("waits_for", sa.Text),
-)
+
+def _table(name: str, record: type[Any]) -> sa.Table:
+    """Return a table with one column for each field of a record class."""
+    hints = get_type_hints(record, include_extras=True)
+    columns = [
+        _column(each.name, hints[each.name], "primary_key" in each.metadata)
+        for each in fields(record)
+    ]
+    return sa.Table(name, metadata, *columns)
+
+
+def _column(name: str, hint: Any, is_key: bool) -> sa.Column[Any]:  # noqa: ANN401, FBT001
+    is_optional = isinstance(hint, UnionType)
+    kind = _TYPES[get_args(hint)[0] if is_optional else hint]
+    return sa.Column(name, kind, primary_key=is_key, nullable=is_optional)
+
+
+def read_record(record: type[R], row: sa.Row[Any]) -> R:
+    """Return a row of a table as a record of its class."""
+    return record(**row._mapping)  # noqa: SLF001 - public, in spite of its name
+
+
+def read_records(record: type[R], rows: Iterable[sa.Row[Any]]) -> list[R]:
+    """Return rows as records of a class."""
+    return [read_record(record, each) for each in rows]
+
+
+instance = _table("instance", InstanceRecord)
+
+result = _table("result", ResultRecord)
+
+delivery = _table("delivery", DeliveryRecord)
 
 peer_state = sa.Table(
     "peer_state",
     metadata,
     sa.Column("peer", sa.Text, primary_key=True),
-    sa.Column("destination", sa.Text),
+    sa.Column("destination", sa.Text, nullable=False),
     sa.Column("failing_since", sa.Double),
-    sa.Column("failures", sa.Integer),
+    sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("probe", sa.Text),
-    sa.Column("failed_at", sa.Double),
-    sa.Column("reason", sa.Text),
+    sa.Column("failed_at", sa.Double, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
 )
 
-delivered_object = sa.Table(
-    "delivered_object",
-    metadata,
-    sa.Column("instance_id", sa.Text, primary_key=True),
-    sa.Column("destination", sa.Text, primary_key=True),
-    sa.Column("sop_instance_uid", sa.Text, primary_key=True),
-    sa.Column("state", sa.Text),
-    sa.Column("status", sa.Integer),
-    sa.Column("comment", sa.Text),
-    sa.Column("attempts", sa.Integer),
-    sa.Column("brief_refusals", sa.Integer),
-)
+delivered_object = _table("delivered_object", DeliveredObjectRecord)
 
-commitment = sa.Table(
-    "commitment",
-    metadata,
-    sa.Column("transaction_uid", sa.Text, primary_key=True),
-    sa.Column("instance_id", sa.Text),
-    sa.Column("destination", sa.Text),
-    sa.Column("asked_at", sa.Double),
-    sa.Column("closed_at", sa.Double),
-)
+commitment = _table("commitment", CommitmentRecord)
 
-event = sa.Table(
-    "event",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("instance_id", sa.Text),
-    sa.Column("at", sa.Double),
-    sa.Column("kind", sa.Text),
-    sa.Column("detail", sa.Text),
-)
+event = _table("event", EventRecord)
 
 audit = sa.Table(
     "audit",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("at", sa.Double),
-    sa.Column("role", sa.Text),
-    sa.Column("what", sa.Text),
-    sa.Column("who", sa.Text),
-    sa.Column("address", sa.Text),
-    sa.Column("about", sa.Text),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("what", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
     sa.Column("sop_instance_uid", sa.Text),
-    sa.Column("times", sa.Integer),
+    sa.Column("times", sa.Integer, nullable=False),
 )
 
 tally = sa.Table(
     "tally",
     metadata,
-    sa.Column("name", sa.Text),
-    sa.Column("label", sa.Text),
-    sa.Column("le", sa.Text),
-    sa.Column("times", sa.BigInteger),
-    sa.Column("seconds", sa.Double),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("le", sa.Text, nullable=False),
+    sa.Column("times", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
 )
 
 paused_destination = sa.Table(
     "paused_destination",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("at", sa.Double),
+    sa.Column("at", sa.Double, nullable=False),
 )
 
 patient = sa.Table(
     "patient",
     metadata,
     sa.Column("instance_id", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text),
-    sa.Column("patient_id", sa.Text),
-    sa.Column("accession_number", sa.Text),
-    sa.Column("folded", sa.Text),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("patient_id", sa.Text, nullable=False),
+    sa.Column("accession_number", sa.Text, nullable=False),
+    sa.Column("folded", sa.Text, nullable=False),
 )
 
 finding = sa.Table(
     "finding",
     metadata,
     sa.Column("instance_id", sa.Text, primary_key=True),
-    sa.Column("picture_rows", sa.Integer),
-    sa.Column("picture_columns", sa.Integer),
-    sa.Column("arrow", sa.Text),
-    sa.Column("doubtful", sa.Double),
-    sa.Column("definite", sa.Double),
-    sa.Column("map_rows", sa.Integer),
-    sa.Column("map_columns", sa.Integer),
-    sa.Column("map", sa.LargeBinary),
+    sa.Column("picture_rows", sa.Integer, nullable=False),
+    sa.Column("picture_columns", sa.Integer, nullable=False),
+    sa.Column("arrow", sa.Text, nullable=False),
+    sa.Column("doubtful", sa.Double, nullable=False),
+    sa.Column("definite", sa.Double, nullable=False),
+    sa.Column("map_rows", sa.Integer, nullable=False),
+    sa.Column("map_columns", sa.Integer, nullable=False),
+    sa.Column("map", sa.LargeBinary, nullable=False),
 )
 
-feedback = sa.Table(
-    "feedback",
-    metadata,
-    sa.Column("instance_id", sa.Text, primary_key=True),
-    sa.Column("who", sa.Text, primary_key=True),
-    sa.Column("at", sa.Double),
-    sa.Column("verdict", sa.Text),
-    sa.Column("place_column", sa.Double),
-    sa.Column("place_row", sa.Double),
-    sa.Column("run", sa.Integer),
-)
+feedback = _table("feedback", FeedbackRecord)
 
-echo = sa.Table(
-    "echo",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("destination", sa.Text),
-    sa.Column("at", sa.Double),
-    sa.Column("who", sa.Text),
-    sa.Column("seconds", sa.Double),
-    sa.Column("comment", sa.Text),
-)
+echo = _table("echo", EchoRecord)
 
 heartbeat = sa.Table(
     "heartbeat",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("role", sa.Text),
-    sa.Column("at", sa.Double),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
     sa.Column("since", sa.Double),
     sa.Column("process", sa.Text),
     sa.Column("ended_at", sa.Double),

@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
-import sqlalchemy as sa
 from dbos import DBOS
 from pydicom.uid import DigitalXRayImageStorageForProcessing
 
@@ -52,6 +50,7 @@ from dicom_node.pixels.decode import DecodedInstance
 from dicom_node.pixels.screening import is_capture
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.encoding import ResultObject
+from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import DeliveryState, InstanceState
 from dicom_node.worker.retry import retry_until_available
@@ -109,21 +108,21 @@ class Work:
         decoding child dies or takes too long, it is moved to the slow lane. Stale work
         changes nothing.
         """
-        row = retry_until_available(
+        record = retry_until_available(
             lambda: self.journal.analyses.begin(instance_id, run)
         )
-        if row is None:
+        if record is None:
             return  # stale
-        with instance_context(row.sop_instance_uid, row.id):
+        with instance_context(record.sop_instance_uid, record.id):
             try:
-                self._end(row, self._analyze)
+                self._end(record, self._analyze)
             except SeparateLaneError as suspicion:
                 move = self.journal.analyses.continue_separately
-                _move(row, str(suspicion), move, "separate")
+                _move(record, str(suspicion), move, "separate")
                 self.on_moved()
             except ChildDiedError as death:
                 move = self.journal.analyses.continue_slowly
-                _move(row, str(death), move, "slow")
+                _move(record, str(death), move, "slow")
         self.on_delivery()
 
     def analyze_separately(self, instance_id: str, run: int) -> None:
@@ -142,42 +141,47 @@ class Work:
         wait for them.
         """
         begin = partial(self.journal.analyses.begin, instance_id, run, slow=True)
-        row = retry_until_available(begin)
-        if row is None:
+        record = retry_until_available(begin)
+        if record is None:
             return  # stale
-        with instance_context(row.sop_instance_uid, row.id), ExitStack() as opened:
+        with (
+            instance_context(record.sop_instance_uid, record.id),
+            ExitStack() as opened,
+        ):
             slow = self
             if make := self.slow_pipeline:
                 pipeline = retry_until_available(lambda: opened.enter_context(make()))
                 slow = replace(self, pipeline=pipeline)
-            self._end(row, slow._analyze_slowly)  # noqa: SLF001 - this class
+            self._end(record, slow._analyze_slowly)  # noqa: SLF001 - this class
         self.on_delivery()
 
     def _end(
-        self, row: sa.Row[Any], analyze: Callable[[sa.Row[Any]], Conclusion | None]
+        self,
+        record: InstanceRecord,
+        analyze: Callable[[InstanceRecord], Conclusion | None],
     ) -> None:
         began = time.monotonic()
-        conclusion = analyze(row)
+        conclusion = analyze(record)
         if conclusion is not None:
-            self._conclude(row, conclusion, time.monotonic() - began)
+            self._conclude(record, conclusion, time.monotonic() - began)
 
-    def _analyze_slowly(self, row: sa.Row[Any]) -> Conclusion | None:
+    def _analyze_slowly(self, record: InstanceRecord) -> Conclusion | None:
         """Analyze as `_analyze` does, and again if the decoding child dies.
 
         The analysis fails after MOST_CHILD_DEATHS deaths, or after a timeout.
         """
         while True:
             try:
-                return self._analyze(row)
+                return self._analyze(record)
             except ChildDiedError as death:
-                died = partial(self.journal.analyses.child_died, row.id, row.run)
+                died = partial(self.journal.analyses.child_died, record.id, record.run)
                 deaths = retry_until_available(partial(died, str(death)))
                 is_final = isinstance(death, ChildTimeoutError)
                 if is_final or not 0 < deaths < MOST_CHILD_DEATHS:
                     failed = Conclusion(InstanceState.FAILED, str(death))
-                    return self._with_notices(row, failed, death.reason)
+                    return self._with_notices(record, failed, death.reason)
 
-    def _analyze(self, row: sa.Row[Any]) -> Conclusion | None:
+    def _analyze(self, record: InstanceRecord) -> Conclusion | None:
         """Analyze an instance and record the result, or return why there is none.
 
         Returns:
@@ -189,7 +193,7 @@ class Work:
         """
         not_analyzed = InstanceState.NOT_ANALYZED
         try:
-            self._analyze_and_store(row)
+            self._analyze_and_store(record)
         except (SeparateLaneError, ChildDiedError):
             raise
         except SamePictureError as error:
@@ -199,24 +203,24 @@ class Work:
             return Conclusion(not_analyzed, str(error), counted_as=error.reason)
         except NotAnalyzedError as error:
             return self._with_notices(
-                row, Conclusion(not_analyzed, str(error)), error.reason
+                record, Conclusion(not_analyzed, str(error)), error.reason
             )
         except AnalysisError as error:
             failed = Conclusion(InstanceState.FAILED, str(error))
-            return self._with_notices(row, failed, error.reason)
+            return self._with_notices(record, failed, error.reason)
         except Exception:
-            logger.exception("An error of this program: %s", row.sop_instance_uid)
+            logger.exception("An error of this program: %s", record.sop_instance_uid)
             reason = "An error of this program. The log of the worker has the details."
             failed = Conclusion(InstanceState.FAILED, reason)
-            return self._with_notices(row, failed, Failure.PROGRAM)
+            return self._with_notices(record, failed, Failure.PROGRAM)
         return None
 
-    def _analyze_and_store(self, row: sa.Row[Any]) -> None:
+    def _analyze_and_store(self, record: InstanceRecord) -> None:
         began = time.monotonic()
-        _check_returned_result(row)
-        self._check_for_presentation_image(row)
-        instance = self.journal.received_instance(row)
-        analysis = self._analysis(instance, row)
+        _check_returned_result(record)
+        self._check_for_presentation_image(record)
+        instance = self.journal.received_instance(record)
+        analysis = self._analysis(instance, record)
         stored = [self._store(instance, each) for each in analysis.results]
         decoded, finding = analysis.decoded, analysis.finding
         digests = decoded.picture_digest, decoded.identity_digest
@@ -224,7 +228,7 @@ class Work:
             finding, *digests, stored, analysis.seconds, analysis.drawing
         )
         if not retry_until_available(
-            lambda: self.journal.analyses.record_result(row.id, row.run, analyzed)
+            lambda: self.journal.analyses.record_result(record.id, record.run, analyzed)
         ):
             return  # stale
         stages = ", ".join(f"{name} {s:.3f} s" for name, s in analyzed.seconds.items())
@@ -232,7 +236,7 @@ class Work:
         log_step(logger, "analyzed", message, seconds=time.monotonic() - began)
 
     def _with_notices(
-        self, row: sa.Row[Any], conclusion: Conclusion, counted_as: Reason
+        self, record: InstanceRecord, conclusion: Conclusion, counted_as: Reason
     ) -> Conclusion:
         """Return a conclusion with its reason for metrics, and with notices.
 
@@ -242,27 +246,29 @@ class Work:
         Raises:
             ChildDiedError: The decoding child of the normal lane died or took too long.
         """
-        instance = self.journal.received_instance(row)
+        instance = self.journal.received_instance(record)
         state_and_reason = _state_label(conclusion.state), conclusion.reason
         try:
             made = self.pipeline.notices(instance, state_and_reason)
         except AnalysisError as error:
-            if isinstance(error, ChildDiedError) and row.slow is None:
+            if isinstance(error, ChildDiedError) and record.slow is None:
                 raise  # the slow lane allows more time
-            logger.warning("No notice was made of %s: %s", row.sop_instance_uid, error)
+            logger.warning(
+                "No notice was made of %s: %s", record.sop_instance_uid, error
+            )
             made = ()
         notices = [self._store(instance, each) for each in made]
         return replace(conclusion, notices=notices, counted_as=counted_as)
 
     def _conclude(
-        self, row: sa.Row[Any], conclusion: Conclusion, seconds: float
+        self, record: InstanceRecord, conclusion: Conclusion, seconds: float
     ) -> None:
         failed = conclusion.state is InstanceState.FAILED
         level = logging.WARNING if failed else logging.INFO
         step = _state_label(conclusion.state).lower()
         log_step(logger, step, conclusion.reason, seconds=seconds, level=level)
         retry_until_available(
-            lambda: self.journal.analyses.conclude(row.id, row.run, conclusion)
+            lambda: self.journal.analyses.conclude(record.id, record.run, conclusion)
         )
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
@@ -278,7 +284,7 @@ class Work:
             ),
         )
 
-    def _analysis(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Analysis:
+    def _analysis(self, instance: ReceivedInstance, record: InstanceRecord) -> Analysis:
         """Run the pipeline, and record assumptions before the classification.
 
         Raises:
@@ -288,7 +294,7 @@ class Work:
                 another revision with the same picture and identity has a result.
             SeparateLaneError: The image belongs in the separate lane.
         """
-        if row.attempts > MOST_ATTEMPTS:
+        if record.attempts > MOST_ATTEMPTS:
             raise AnalysisError(
                 f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
                 "instance. Examine the image. `fracture-node retry --uid` starts a new "
@@ -302,25 +308,30 @@ class Work:
 
         def check(decoded: DecodedInstance) -> None:
             assumptions = decoded.radiograph.assumptions
-            note = partial(self.journal.analyses.note_assumptions, row.id, row.run)
+            note = partial(
+                self.journal.analyses.note_assumptions, record.id, record.run
+            )
             retry_until_available(lambda: note(assumptions))
-            refuse = partial(self.journal.analyses.refuse_analyzed, row)
+            refuse = partial(self.journal.analyses.refuse_analyzed, record)
             retry_until_available(
                 lambda: refuse(decoded.picture_digest, decoded.identity_digest)
             )
 
         return retry_until_available(lambda: self.pipeline.analyze(instance, check))
 
-    def _check_for_presentation_image(self, row: sa.Row[Any]) -> None:
+    def _check_for_presentation_image(self, record: InstanceRecord) -> None:
         """Raise NotMeantError if this image has an analyzed For Presentation image.
 
         This applies to For Processing images only. An analysis that a user requests is
         never rejected here.
         """
-        if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
+        if (
+            record.sop_class_uid != DigitalXRayImageStorageForProcessing
+            or record.run > 1
+        ):
             return
         if other := retry_until_available(
-            lambda: self.journal.analyses.find_for_presentation_image(row)
+            lambda: self.journal.analyses.find_for_presentation_image(record)
         ):
             raise NotMeantError(
                 "This is a For Processing image. Its For Presentation image, "
@@ -426,18 +437,21 @@ class Work:
 
 
 def _move(
-    row: sa.Row[Any], reason: str, move: Callable[[str, int, str], None], lane: str
+    record: InstanceRecord,
+    reason: str,
+    move: Callable[[str, int, str], None],
+    lane: str,
 ) -> None:
-    retry_until_available(lambda: move(row.id, row.run, reason))
+    retry_until_available(lambda: move(record.id, record.run, reason))
     log_step(logger, f"moved to the {lane} lane", reason)
 
 
-def _check_returned_result(row: sa.Row[Any]) -> None:
+def _check_returned_result(record: InstanceRecord) -> None:
     """Raise NotMeantError if a capture has the UID of one of the node's results.
 
     An analysis that a user requests is never rejected here.
     """
-    if row.returned and row.run == 1 and is_capture(row.sop_class_uid):
+    if record.returned and record.run == 1 and is_capture(record.sop_class_uid):
         raise NotMeantError(
             "A result of this software came back: its SOP Instance UID (0008,0018) is "
             "that of a result. Exclude the series from the forwarding of the PACS.",

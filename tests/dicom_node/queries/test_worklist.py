@@ -71,8 +71,8 @@ def found(
 ) -> str:
     """Return the accession numbers of the first page, in order."""
     page = worklist.page(wanted, sorting or Sorting(), number=1, size=10)
-    assert page.total == len(page.rows)
-    return " ".join(row.accession_number for row in page.rows)
+    assert page.total == len(page.entries)
+    return " ".join(row.accession_number for row in page.entries)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_pages_contain_each_instance_once(worklist: Worklist) -> None:
         for number in (1, 2, 3)
     ]
 
-    shown = [[row.accession_number for row in page.rows] for page in pages]
+    shown = [[row.accession_number for row in page.entries] for page in pages]
     assert [len(each) for each in shown] == [2, 1, 0]
     assert sorted(chain.from_iterable(shown)) == ["A-1", "A-2", "A_3"]
     assert {page.total for page in pages} == {3}
@@ -185,8 +185,8 @@ def test_details_contain_all_data_of_an_instance(
     known = instance_details(engine, three["A-1"].id)
 
     assert known is not None
-    assert known.row.name == "Schmidt^Anna"
-    assert known.row.seconds > 0
+    assert known.entry.name == "Schmidt^Anna"
+    assert known.entry.seconds > 0
     assert known.drawing is not None
     assert known.drawing.levels.tolist() == [[0, 255], [128, 7]]
     assert [row.kind for row in known.results] == ["secondary_capture"]

@@ -48,6 +48,7 @@ from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encoding import ResultObject
 from dicom_node.results.result_kinds import ResultKind
 from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import InstanceState, event, instance
 from dicom_node.worker import retry
@@ -180,7 +181,7 @@ def record(
     return instance
 
 
-def row_of(work: Work, instance: ReceivedInstance) -> sa.Row[tuple[object, ...]]:
+def row_of(work: Work, instance: ReceivedInstance) -> InstanceRecord:
     row = work.journal.load(instance.id)
     assert row is not None
     return row
