@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from dicom_node.errors import SamePictureError
+from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.deliveries import Deliveries, StoredResult
-from dicom_node.journal.events import ASSUMPTION, note
+from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import (
     ANALYZED,
@@ -32,27 +33,15 @@ from dicom_node.results.overlay_data import OverlayData
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
-    ANALYZING,
     InstanceState,
     instance,
     patient,
     read_record,
+    read_records,
 )
 from dicom_node.storage.tables import finding as finding_table
 from inference.drawing.caption import headline
 from inference.finding import Finding
-
-OTHER_IDENTITY = "other identity"
-"""The kind of an event: another revision has the same picture and another identity.
-
-The identity is the patient, the study and the description of the image.
-"""
-
-SEPARATE = "separate lane"
-"""The kind of an event: the analysis continues in the separate lane."""
-
-SLOW = "slow lane"
-"""The kind of an event: the analysis continues in the slow lane."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,12 +90,18 @@ class Analyses:
     """Starts and ends analyses in the journal."""
 
     def __init__(
-        self, engine: sa.Engine, work: WorkQueue, deliveries: Deliveries
+        self,
+        engine: sa.Engine,
+        work: WorkQueue,
+        deliveries: Deliveries,
+        until_available: UntilAvailable,
     ) -> None:
+        self._until_available = until_available
         self._engine = engine
         self._work = work
         self._deliveries = deliveries
 
+    @waits
     def begin(
         self, instance_id: str, run: int, *, slow: bool = False
     ) -> InstanceRecord | None:
@@ -134,12 +129,13 @@ class Analyses:
                 self._work.analyze_slowly(connection, instance_id, run)
                 return None
             detail = "" if row.attempts == 1 else f"attempt {row.attempts}"
-            note(connection, instance_id, ANALYZING, detail)
+            note(connection, instance_id, EventKind.ANALYZING, detail)
             if (row.run, row.attempts) == (1, 1):
                 waited = time.time() - row.received_at
                 write(connection, observe(STAGE, waited, "wait"))
             return read_record(InstanceRecord, row)
 
+    @waits
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
         """Record that the decoder died during the analysis of an instance.
 
@@ -149,10 +145,11 @@ class Analyses:
         deaths = instance.c.child_deaths
         count = _open_run(instance_id, run).values(child_deaths=deaths + 1)
         with writing(self._engine) as connection:
-            note(connection, instance_id, "decoder died", reason)
+            note(connection, instance_id, EventKind.DECODER_DIED, reason)
             write(connection, increment(DECODER_DIED))
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
 
+    @waits
     def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
         """Move the analysis of an instance to the slow lane after the decoder died.
 
@@ -168,16 +165,17 @@ class Analyses:
         change = _open_run(instance_id, run).where(instance.c.slow.is_(None))
         with writing(self._engine) as connection:
             if connection.execute(change.values(child_deaths=deaths, slow=1)).rowcount:
-                note(connection, instance_id, "decoder died", reason)
+                note(connection, instance_id, EventKind.DECODER_DIED, reason)
                 note(
                     connection,
                     instance_id,
-                    SLOW,
+                    EventKind.SLOW_LANE,
                     "The image waits behind other slow images",
                 )
                 write(connection, increment(DECODER_DIED))
                 self._work.analyze_slowly(connection, instance_id, run)
 
+    @waits
     def continue_separately(self, instance_id: str, run: int, reason: str) -> None:
         """Move the analysis of an instance to the separate lane.
 
@@ -196,9 +194,10 @@ class Analyses:
         )
         with writing(self._engine) as connection:
             if connection.execute(query).scalar_one_or_none() is not None:
-                note(connection, instance_id, SEPARATE, reason)
+                note(connection, instance_id, EventKind.SEPARATE_LANE, reason)
                 self._work.analyze_separately(connection, instance_id, run)
 
+    @waits
     def note_assumptions(
         self, instance_id: str, run: int, assumptions: Sequence[str]
     ) -> None:
@@ -217,8 +216,9 @@ class Analyses:
         with writing(self._engine) as connection:
             if connection.execute(query).scalar_one_or_none() is not None:
                 for each in assumptions:
-                    note(connection, instance_id, ASSUMPTION, each)
+                    note(connection, instance_id, EventKind.ASSUMPTION, each)
 
+    @waits
     def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
         """End an analysis without a result, and queue the delivery of its notices.
 
@@ -238,13 +238,14 @@ class Analyses:
         with writing(self._engine) as connection:
             if not connection.execute(end).rowcount:
                 return
-            note(connection, instance_id, state, reason)
+            note(connection, instance_id, EventKind(state), reason)
             # This replaces the results of an earlier analysis.
             self._deliveries.open(connection, instance_id, conclusion.notices)
             failed = state is InstanceState.FAILED
             family = FAILED if failed else NOT_ANALYZED
             write(connection, increment(family, conclusion.counted_as))
 
+    @waits
     def record_result(
         self, instance_id: str, run: int, analyzed: AnalysisResult
     ) -> bool:
@@ -259,18 +260,18 @@ class Analyses:
         """
         end = _open_run(instance_id, run).values(**_result_columns(analyzed))
         digests = analyzed.picture_digest, analyzed.identity_digest
-        other: sa.Row[Any] | None = None
+        other: InstanceRecord | None = None
         with writing(self._engine) as connection:
             if run == 1:
                 # If two revisions get a result at the same time, one waits here.
                 query = _revisions(instance_id).with_for_update(key_share=True)
-                revisions = connection.execute(query).all()
+                revisions = read_records(InstanceRecord, connection.execute(query))
                 self._refuse_analyzed(revisions, instance_id, *digests)
                 other = _under_other_identity(revisions, instance_id, *digests)
             if not connection.execute(end).rowcount:
                 return False
             finding = analyzed.finding
-            note(connection, instance_id, "analyzed", headline(finding))
+            note(connection, instance_id, EventKind.ANALYZED, headline(finding))
             if other is not None:
                 _note_other_identity(connection, instance_id, other)
             _replace_drawing(connection, instance_id, analyzed.drawing)
@@ -279,6 +280,7 @@ class Analyses:
             write(connection, increment(ANALYZED, finding.operating_point), *stages)
         return True
 
+    @waits
     def refuse_analyzed(
         self, record: InstanceRecord, picture: str, identity: str
     ) -> None:
@@ -301,12 +303,13 @@ class Analyses:
         """
         if record.run == 1:
             with reading(self._engine) as connection:
-                revisions = connection.execute(_revisions(record.id)).all()
+                query = _revisions(record.id)
+                revisions = read_records(InstanceRecord, connection.execute(query))
             self._refuse_analyzed(revisions, record.id, picture, identity)
 
     def _refuse_analyzed(
         self,
-        revisions: Sequence[sa.Row[Any]],
+        revisions: Sequence[InstanceRecord],
         instance_id: str,
         picture: str,
         identity: str,
@@ -331,6 +334,7 @@ class Analyses:
             )
             raise SamePictureError(reason, first.id)
 
+    @waits
     def find_for_presentation_image(self, record: InstanceRecord) -> str | None:
         """Find the analyzed For Presentation image of a For Processing image.
 
@@ -421,8 +425,8 @@ def _revisions(instance_id: str) -> sa.Select[Any]:
 
 
 def _under_other_identity(
-    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
-) -> sa.Row[Any] | None:
+    revisions: Sequence[InstanceRecord], instance_id: str, picture: str, identity: str
+) -> InstanceRecord | None:
     """Return the last revision with a result, this picture and another identity.
 
     Return None if there is none.
@@ -436,8 +440,8 @@ def _under_other_identity(
 
 
 def _same_picture(
-    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str
-) -> list[sa.Row[Any]]:
+    revisions: Sequence[InstanceRecord], instance_id: str, picture: str
+) -> list[InstanceRecord]:
     """Return the other revisions that have this picture and a result."""
     return [
         each
@@ -449,7 +453,7 @@ def _same_picture(
 
 
 def _note_other_identity(
-    connection: sa.Connection, instance_id: str, other: sa.Row[Any]
+    connection: sa.Connection, instance_id: str, other: InstanceRecord
 ) -> None:
     """Write events for two revisions with the same picture, but different identities.
 
@@ -462,8 +466,10 @@ def _note_other_identity(
     )
     query = sa.select(instance.c.revision).where(instance.c.id == instance_id)
     revision = connection.execute(query).scalar_one()
-    note(connection, instance_id, OTHER_IDENTITY, detail.format(other.revision))
-    note(connection, other.id, OTHER_IDENTITY, detail.format(revision))
+    note(
+        connection, instance_id, EventKind.OTHER_IDENTITY, detail.format(other.revision)
+    )
+    note(connection, other.id, EventKind.OTHER_IDENTITY, detail.format(revision))
 
 
 def _open_run(instance_id: str, run: int) -> sa.Update:

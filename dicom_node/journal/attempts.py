@@ -2,12 +2,12 @@
 
 import random
 import time
-from typing import Any
 
 import sqlalchemy as sa
 
 from dicom_node.backoff import backoff_s
 from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.storage.records import DeliveryRecord
 from dicom_node.storage.tables import DeliveryState, delivery
 
 RETRY_INITIAL_DELAY_S = 2.0
@@ -17,7 +17,7 @@ RETRY_MAX_DELAY_S = 300.0
 def schedule_next_attempt(
     connection: sa.Connection,
     work: WorkQueue,
-    row: sa.Row[Any],
+    row: DeliveryRecord,
     state: DeliveryState | str,
     pause: float,
 ) -> None:

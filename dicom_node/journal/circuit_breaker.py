@@ -36,12 +36,16 @@ from dicom_node.journal.attempts import (
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.storage.database import reading, upsert, writing
+from dicom_node.storage.records import DeliveryRecord, PeerStateRecord
 from dicom_node.storage.tables import (
     UNFINISHED,
     DeliveryState,
     delivery,
     paused_destination,
     peer_state,
+    read_one,
+    read_record,
+    read_records,
 )
 
 logger = logging.getLogger(__name__)
@@ -83,7 +87,7 @@ class CircuitBreaker:
     def record(
         self,
         connection: sa.Connection,
-        row: sa.Row[Any],
+        row: DeliveryRecord,
         outcomes: Mapping[str, Outcome],
     ) -> Change:
         """Record whether the peer of a delivery responded to an attempt.
@@ -110,7 +114,7 @@ class CircuitBreaker:
     def postpone(
         self,
         connection: sa.Connection,
-        row: sa.Row[Any],
+        row: DeliveryRecord,
         state: DeliveryState,
         change: Change,
     ) -> None:
@@ -178,7 +182,7 @@ class CircuitBreaker:
             self._release(self._need_not_wait())
 
     def _record_response(
-        self, connection: sa.Connection, row: sa.Row[Any], peer: str
+        self, connection: sa.Connection, row: DeliveryRecord, peer: str
     ) -> bool:
         """Record that a peer responded.
 
@@ -192,14 +196,17 @@ class CircuitBreaker:
             return False
         if peer_row.probe != row.instance_id:  # try the probe now if it is delayed
             probe = _probe(peer_row).where(delivery.c.next_at > time.time())
-            for each in connection.execute(probe.with_for_update(skip_locked=True)):
+            rows = connection.execute(probe.with_for_update(skip_locked=True))
+            for each in read_records(DeliveryRecord, rows):
                 schedule_next_attempt(connection, self._work, each, each.state, 0)
         works = {"failing_since": None, "failures": 0, "probe": None}
         matches = peer_state.c.peer == peer
         connection.execute(peer_state.update().where(matches).values(**works))
         return True
 
-    def _choose_probe(self, connection: sa.Connection, peer_row: sa.Row[Any]) -> None:
+    def _choose_probe(
+        self, connection: sa.Connection, peer_row: PeerStateRecord
+    ) -> None:
         """Make the waiting delivery with the fewest attempts the probe of a peer.
 
         The next attempt of the probe is scheduled after the back-off. If no delivery
@@ -212,7 +219,7 @@ class CircuitBreaker:
         )
         query = query.order_by(delivery.c.attempts, delivery.c.next_at).limit(1)
         query = query.with_for_update(skip_locked=True)
-        row = connection.execute(query).one_or_none()
+        row = read_one(DeliveryRecord, connection.execute(query))
         if row is None:
             if peer_row.failed_at < time.time() - FORGET_AFTER_S:
                 _forget(connection, peer_row)
@@ -238,8 +245,8 @@ class CircuitBreaker:
         )
         query = query.order_by(delivery.c.asked_at).limit(BATCH)
         with writing(self._engine) as connection:
-            rows = connection.execute(query.with_for_update(skip_locked=True)).all()
-            for row in rows:
+            rows = connection.execute(query.with_for_update(skip_locked=True))
+            for row in read_records(DeliveryRecord, rows):
                 schedule_next_attempt(connection, self._work, row, row.state, 0)
 
     def _need_not_wait(self) -> sa.ColumnElement[bool]:
@@ -265,41 +272,42 @@ class CircuitBreaker:
 
 
 def _record_failure(
-    connection: sa.Connection, row: sa.Row[Any], peer: str, reason: str
-) -> sa.Row[Any]:
+    connection: sa.Connection, row: DeliveryRecord, peer: str, reason: str
+) -> PeerStateRecord:
     now = time.time()
     attempt = {"failed_at": now, "reason": reason}
     values = {"peer": peer, "destination": row.destination, "failures": 0}
     since = sa.func.coalesce(peer_state.c.failing_since, now)
-    return upsert(
+    peer_row = upsert(
         connection,
         peer_state,
         {**values, **attempt, "failing_since": now, "probe": None},
         {**attempt, "failing_since": since},
     )
+    return read_record(PeerStateRecord, peer_row)
 
 
-def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
-    """Lock and return the row of a failing peer; None if the peer does not fail."""
+def _failing(connection: sa.Connection, peer: str) -> PeerStateRecord | None:
+    """Lock and return the state of a failing peer; None if the peer does not fail."""
     query = peer_state.select().where(
         peer_state.c.peer == peer, peer_state.c.failing_since.is_not(None)
     )
-    return connection.execute(query.with_for_update()).one_or_none()
+    return read_one(PeerStateRecord, connection.execute(query.with_for_update()))
 
 
-def _forget(connection: sa.Connection, peer_row: sa.Row[Any]) -> None:
+def _forget(connection: sa.Connection, peer_row: PeerStateRecord) -> None:
     """Remove the state of a peer; `maintain` later releases the deliveries to it."""
     connection.execute(peer_state.delete().where(peer_state.c.peer == peer_row.peer))
 
 
-def _probe(peer_row: sa.Row[Any]) -> sa.Select[Any]:
+def _probe(peer_row: PeerStateRecord) -> sa.Select[Any]:
     return delivery.select().where(
-        of_delivery(delivery, peer_row.probe, peer_row.destination),
+        of_delivery(delivery, peer_row.probe or "", peer_row.destination),
         delivery.c.state.in_(UNFINISHED),
         delivery.c.waits_for.is_(None),
     )
 
 
-def _is_alive(connection: sa.Connection, peer_row: sa.Row[Any]) -> bool:
+def _is_alive(connection: sa.Connection, peer_row: PeerStateRecord) -> bool:
     """Return whether the probe of a peer is scheduled or being tried."""
     return connection.execute(_probe(peer_row)).first() is not None

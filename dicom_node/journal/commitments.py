@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from pydicom.uid import generate_uid
@@ -23,6 +23,7 @@ from dicom_node.journal.attempts import (
     retry_delay_s,
     schedule_next_attempt,
 )
+from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.circuit_breaker import CircuitBreaker
 from dicom_node.journal.delivery_outcomes import (
     current_delivery,
@@ -34,7 +35,7 @@ from dicom_node.journal.delivery_outcomes import (
     results_in,
     states_of,
 )
-from dicom_node.journal.events import note
+from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import (
     FILES_REMOVED,
     has_stored_files,
@@ -55,6 +56,7 @@ from dicom_node.network.storage_commitment import (
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.reasons import ReportRefusal
 from dicom_node.storage.database import reading, writing
+from dicom_node.storage.records import CommitmentRecord, DeliveryRecord
 from dicom_node.storage.tables import (
     UNFINISHED,
     UNFINISHED_OR_PAUSED,
@@ -63,6 +65,8 @@ from dicom_node.storage.tables import (
     delivered_object,
     delivery,
     instance,
+    read_one,
+    read_record,
 )
 
 logger = logging.getLogger(__name__)
@@ -74,6 +78,19 @@ REPORT_WAIT_S = 3600.0
 ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord(CommitmentRecord):
+    """A request, and the instance that it is about.
+
+    Attributes:
+        calling_ae_title: AE title of the sender of the instance.
+        sop_instance_uid: SOP Instance UID of the instance.
+    """
+
+    calling_ae_title: str
+    sop_instance_uid: str
+
+
 class Commitments:
     """Records commitment requests and the reports on them in the journal."""
 
@@ -83,12 +100,15 @@ class Commitments:
         work: WorkQueue,
         destinations: Sequence[Destination],
         breaker: CircuitBreaker,
+        until_available: UntilAvailable,
     ) -> None:
+        self._until_available = until_available
         self._engine = engine
         self._work = work
         self._breaker = breaker
         self._destinations = {each.name: each for each in destinations}
 
+    @waits
     def begin(
         self, instance_id: str, destination: Destination, run: int
     ) -> Request | None:
@@ -120,6 +140,7 @@ class Commitments:
         log_step(logger, step, f"{destination.name}: {reason}", level=logging.WARNING)
         return None
 
+    @waits
     def record_request_outcome(
         self, instance_id: str, destination: Destination, run: int, outcome: Outcome
     ) -> bool:
@@ -154,7 +175,7 @@ class Commitments:
             else:
                 _set_comment(connection, row, reason)
                 detail = f"{destination.name}: {reason}"
-                note(connection, instance_id, "will try again", detail)
+                note(connection, instance_id, EventKind.WILL_TRY_AGAIN, detail)
                 self._breaker.postpone(connection, row, state, change)
             update_instance_state(connection, instance_id)
         self._breaker.announce(change)
@@ -192,7 +213,7 @@ class Commitments:
             elif is_open and state in ENDED:
                 _log_report(request.destination, state, report)
 
-    def _request_of(self, report: Report, reporter: Reporter) -> sa.Row[Any]:
+    def _request_of(self, report: Report, reporter: Reporter) -> RequestRecord:
         """Return the request that a report is about.
 
         The query takes no lock, so that refused reports do not delay other work.
@@ -208,7 +229,7 @@ class Commitments:
             instance.c.id == commitment.c.instance_id,
         )
         with reading(self._engine) as connection:
-            request = connection.execute(query).one_or_none()
+            request = read_one(RequestRecord, connection.execute(query))
         # An unknown AE must not learn which transactions exist.
         status = INVALID_ARGUMENT_VALUE
         if request is None:
@@ -229,7 +250,7 @@ class Commitments:
         return request
 
     def _reopen(
-        self, connection: sa.Connection, request: sa.Row[Any], report: Report
+        self, connection: sa.Connection, request: RequestRecord, report: Report
     ) -> dict[str, str]:
         """Reopen objects that count as delivered, but are reported as failed.
 
@@ -242,7 +263,7 @@ class Commitments:
         """
         key = (request.instance_id, request.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
-        row = connection.execute(query).one_or_none()
+        row = read_one(DeliveryRecord, connection.execute(query))
         if row is None or row.state == DeliveryState.DROPPED:
             return {}
         has_files = has_stored_files(connection, request.instance_id)
@@ -261,7 +282,9 @@ class Commitments:
             self._continue_delivery(connection, row)
         return lost
 
-    def _continue_delivery(self, connection: sa.Connection, row: sa.Row[Any]) -> None:
+    def _continue_delivery(
+        self, connection: sa.Connection, row: DeliveryRecord
+    ) -> None:
         """Continue a delivery after `_reopen` changed some of its objects."""
         if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
             return  # its next run finds them
@@ -282,14 +305,14 @@ class Commitments:
     def _apply_report(
         self,
         connection: sa.Connection,
-        request: sa.Row[Any],
+        request: RequestRecord,
         report: Report,
         *,
         is_newest: bool,
     ) -> None:
         key = (request.instance_id, request.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
-        row = connection.execute(query).one()
+        row = read_record(DeliveryRecord, connection.execute(query).one())
         _mark_committed(connection, row, report.committed)
         if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
             finish_delivery(connection, row, states_of(connection, row))
@@ -320,7 +343,7 @@ class Commitments:
     def _record_refusal(
         self,
         connection: sa.Connection,
-        row: sa.Row[Any],
+        row: DeliveryRecord,
         uids: Sequence[str],
         code: int,
     ) -> bool:
@@ -341,7 +364,7 @@ class Commitments:
 
 def _apply_remedy(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     connection: sa.Connection,
-    row: sa.Row[Any],
+    row: DeliveryRecord,
     uids: Sequence[str],
     before: DeliveryState,
     remedy: Remedy,
@@ -362,7 +385,7 @@ def _apply_remedy(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     changed = change.returning(delivered_object.c.sop_instance_uid)
     found = connection.execute(changed).scalars().all()
     if found:
-        kind = "failed" if remedy is Remedy.NONE else "will try again"
+        kind = EventKind.FAILED if remedy is Remedy.NONE else EventKind.WILL_TRY_AGAIN
         note_objects(connection, row, found, kind, reason)
     return found
 
@@ -386,7 +409,7 @@ def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
 
 
 def _objects(
-    row: sa.Row[Any], state: DeliveryState = DeliveryState.COMMITTING
+    row: DeliveryRecord, state: DeliveryState = DeliveryState.COMMITTING
 ) -> sa.Update:
     """Return an UPDATE statement for a delivery's objects with the given state."""
     return delivered_object.update().where(
@@ -395,7 +418,7 @@ def _objects(
     )
 
 
-def _set_comment(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
+def _set_comment(connection: sa.Connection, row: DeliveryRecord, reason: str) -> None:
     """Store why the objects that wait for commitment are not committed yet.
 
     An empty `reason` means that nothing failed. Comments about something else, such as
@@ -409,7 +432,7 @@ def _set_comment(connection: sa.Connection, row: sa.Row[Any], reason: str) -> No
 
 
 def _waiting(
-    connection: sa.Connection, row: sa.Row[Any]
+    connection: sa.Connection, row: DeliveryRecord
 ) -> tuple[tuple[str, str], ...]:
     """Return the UIDs of each object that waits for commitment.
 
@@ -420,7 +443,7 @@ def _waiting(
     return tuple((each.sop_class_uid, each.sop_instance_uid) for each in rows)
 
 
-def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
+def _record(connection: sa.Connection, row: DeliveryRecord) -> str:
     """Record a new commitment request for a delivery; return its Transaction UID."""
     uid = str(generate_uid(prefix=None))  # from a random UUID (PS3.5 B.2)
     key = {"instance_id": row.instance_id, "destination": row.destination}
@@ -428,12 +451,12 @@ def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
     connection.execute(commitment.insert(), values)
     waits = delivery.update().where(of_delivery(delivery, *key.values()))
     connection.execute(waits.values(state=DeliveryState.COMMITTING))
-    note(connection, row.instance_id, "asks for commitment", row.destination)
+    note(connection, row.instance_id, EventKind.ASKS_FOR_COMMITMENT, row.destination)
     return uid
 
 
 def _mark_committed(
-    connection: sa.Connection, row: sa.Row[Any], committed: frozenset[str]
+    connection: sa.Connection, row: DeliveryRecord, committed: frozenset[str]
 ) -> None:
     """Mark committed objects as delivered.
 
@@ -452,10 +475,10 @@ def _mark_committed(
     delivered = {"state": DeliveryState.DELIVERED, "comment": ""}
     change = change.values(**delivered).returning(objects.sop_instance_uid)
     if found := connection.execute(change).scalars().all():
-        note_objects(connection, row, found, "committed", "committed")
+        note_objects(connection, row, found, EventKind.COMMITTED, "committed")
 
 
-def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:
+def _count_open(connection: sa.Connection, row: DeliveryRecord) -> int:
     query = sa.select(sa.func.count()).where(
         of_delivery(commitment, row.instance_id, row.destination),
         commitment.c.closed_at.is_(None),
@@ -463,7 +486,7 @@ def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:
     return connection.execute(query).scalar_one()
 
 
-def _state(connection: sa.Connection, request: sa.Row[Any]) -> str:
+def _state(connection: sa.Connection, request: RequestRecord) -> str:
     """Return the state of a request's delivery; empty if there is no delivery."""
     query = sa.select(delivery.c.state).where(
         of_delivery(delivery, request.instance_id, request.destination)
@@ -471,7 +494,7 @@ def _state(connection: sa.Connection, request: sa.Row[Any]) -> str:
     return connection.execute(query).scalar() or ""
 
 
-def _is_newest(connection: sa.Connection, request: sa.Row[Any]) -> bool:
+def _is_newest(connection: sa.Connection, request: RequestRecord) -> bool:
     query = sa.select(sa.func.max(commitment.c.asked_at)).where(
         of_delivery(commitment, request.instance_id, request.destination)
     )

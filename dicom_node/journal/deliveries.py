@@ -9,14 +9,14 @@ only the objects that have not arrived.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from config.destinations import Destination
 from dicom_node.journal.attempts import is_waiting, of_delivery, schedule_next_attempt
+from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.delivery_outcomes import is_current, results_in
-from dicom_node.journal.events import note
+from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import (
     has_stored_files,
     lock_instance,
@@ -25,6 +25,7 @@ from dicom_node.journal.instance_state import (
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.results.result_kinds import HEATMAP, NOTICE, kinds_for
 from dicom_node.storage.database import upsert, writing
+from dicom_node.storage.records import DeliveryRecord, ResultRecord
 from dicom_node.storage.tables import (
     DeliveryState,
     commitment,
@@ -32,12 +33,11 @@ from dicom_node.storage.tables import (
     delivery,
     instance,
     paused_destination,
+    read_one,
+    read_records,
     result,
 )
 from inference.finding import OperatingPoint
-
-SEND_AGAIN = "send again"
-"""The kind of an event: a user requested the delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ class Deliveries:
         engine: sa.Engine,
         work: WorkQueue,
         destinations: Sequence[Destination],
+        until_available: UntilAvailable,
     ) -> None:
+        self._until_available = until_available
         self._engine = engine
         self._work = work
         self._destinations = {each.name: each for each in destinations}
@@ -169,13 +171,13 @@ class Deliveries:
             if not results or not has_stored_files(connection, instance_id):
                 return False
             if destination is None:
-                note(connection, instance_id, SEND_AGAIN, "")
+                note(connection, instance_id, EventKind.SEND_AGAIN, "")
                 self.queue_all(connection, instance_id)
                 return True
             wanted = {each.name for each in kinds_for(self._destinations[destination])}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             if uids:
-                note(connection, instance_id, SEND_AGAIN, destination)
+                note(connection, instance_id, EventKind.SEND_AGAIN, destination)
                 self._queue_run(connection, instance_id, destination, uids)
                 update_instance_state(connection, instance_id)
             return bool(uids)
@@ -195,7 +197,7 @@ class Deliveries:
                 delivered_object.c.state != DeliveryState.DELIVERED,
             )
             uids = connection.execute(missing).scalars().all()
-            note(connection, instance_id, SEND_AGAIN, destination)
+            note(connection, instance_id, EventKind.SEND_AGAIN, destination)
             self._queue_run(connection, instance_id, destination, uids)
             update_instance_state(connection, instance_id)
         return True
@@ -209,13 +211,14 @@ class Deliveries:
         matches = of_delivery(delivery, instance_id, destination)
         query = delivery.select().where(matches, is_waiting()).with_for_update()
         with writing(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
+            row = read_one(DeliveryRecord, connection.execute(query))
             if row is None:
                 return False
-            note(connection, instance_id, "try now", destination)
+            note(connection, instance_id, EventKind.TRY_NOW, destination)
             schedule_next_attempt(connection, self._work, row, row.state, 0)
         return True
 
+    @waits
     def begin(
         self, instance_id: str, destination: str, run: int
     ) -> dict[str, str] | None:
@@ -245,7 +248,7 @@ class Deliveries:
         values = {"name": destination, "at": time.time()}
         with writing(self._engine) as connection:
             upsert(connection, paused_destination, values, {"at": values["at"]})
-            note(connection, None, "paused", destination)
+            note(connection, None, EventKind.PAUSED, destination)
 
     def resume(self, destination: str) -> None:
         """End the pause of a destination, and queue its paused deliveries."""
@@ -259,7 +262,7 @@ class Deliveries:
         with writing(self._engine) as connection:
             named = paused_destination.c.name == destination
             connection.execute(paused_destination.delete().where(named))
-            note(connection, None, "resumed", destination)
+            note(connection, None, EventKind.RESUMED, destination)
             for instance_id in connection.execute(paused).scalars().all():
                 lock_instance(connection, instance_id)
                 missing = self._missing(connection, instance_id, destination)
@@ -318,9 +321,9 @@ class Deliveries:
         return {row.sop_instance_uid: row.path for row in connection.execute(query)}
 
 
-def _results(connection: sa.Connection, instance_id: str) -> Sequence[sa.Row[Any]]:
+def _results(connection: sa.Connection, instance_id: str) -> Sequence[ResultRecord]:
     query = result.select().where(result.c.instance_id == instance_id)
-    return connection.execute(query).all()
+    return read_records(ResultRecord, connection.execute(query))
 
 
 def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:

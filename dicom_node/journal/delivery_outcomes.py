@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from config.destinations import Destination
 from dicom_node.journal.attempts import of_delivery, schedule_next_attempt
+from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.circuit_breaker import Change, CircuitBreaker
-from dicom_node.journal.events import note
+from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import lock_instance, update_instance_state
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import (
@@ -30,19 +31,23 @@ from dicom_node.metrics.counters import (
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import writing
+from dicom_node.storage.records import DeliveryRecord
 from dicom_node.storage.tables import (
     UNFINISHED,
     DeliveryState,
     delivered_object,
     delivery,
+    read_one,
     result,
 )
 
 BRIEF_TRIES = 3
-# The names of states in events, if they differ from the state itself.
+# The events of the states that an attempt may lead to.
 EVENT_KINDS = {
-    DeliveryState.QUEUED: "will try again",
-    DeliveryState.COMMITTING: "waits for commitment",
+    DeliveryState.QUEUED: EventKind.WILL_TRY_AGAIN,
+    DeliveryState.COMMITTING: EventKind.WAITS_FOR_COMMITMENT,
+    DeliveryState.DELIVERED: EventKind.DELIVERED,
+    DeliveryState.FAILED: EventKind.FAILED,
 }
 
 
@@ -50,12 +55,18 @@ class DeliveryOutcomes:
     """Records the outcomes of delivery attempts."""
 
     def __init__(
-        self, engine: sa.Engine, work: WorkQueue, breaker: CircuitBreaker
+        self,
+        engine: sa.Engine,
+        work: WorkQueue,
+        breaker: CircuitBreaker,
+        until_available: UntilAvailable,
     ) -> None:
+        self._until_available = until_available
         self._engine = engine
         self._work = work
         self._breaker = breaker
 
+    @waits
     def record(
         self,
         instance_id: str,
@@ -95,6 +106,7 @@ class DeliveryOutcomes:
         self._breaker.announce(change)
         return state
 
+    @waits
     def fail_permanently(
         self, instance_id: str, destination: str, run: int, reason: str
     ) -> None:
@@ -110,7 +122,7 @@ class DeliveryOutcomes:
                 update_instance_state(connection, instance_id)
 
     def _update_delivery(
-        self, connection: sa.Connection, row: sa.Row[Any], change: Change
+        self, connection: sa.Connection, row: DeliveryRecord, change: Change
     ) -> DeliveryState:
         states = states_of(connection, row)
         if DeliveryState.QUEUED in states:
@@ -134,15 +146,15 @@ def log_name(state: DeliveryState | str) -> str:
 
 def current_delivery(
     connection: sa.Connection, instance_id: str, destination: str, run: int
-) -> sa.Row[Any] | None:
-    """Return the row of a delivery; None if the work of this run is stale."""
+) -> DeliveryRecord | None:
+    """Return a delivery; None if the work of this run is stale."""
     query = delivery.select().where(
         of_delivery(delivery, instance_id, destination), is_current(run)
     )
-    return connection.execute(query).one_or_none()
+    return read_one(DeliveryRecord, connection.execute(query))
 
 
-def is_within(row: sa.Row[Any], retry_days: float) -> bool:
+def is_within(row: DeliveryRecord, retry_days: float) -> bool:
     """Return whether a delivery may be retried.
 
     Retries end `retry_days` days after the delivery was requested.
@@ -150,7 +162,7 @@ def is_within(row: sa.Row[Any], retry_days: float) -> bool:
     return bool(time.time() < row.asked_at + retry_days * 86400)
 
 
-def states_of(connection: sa.Connection, row: sa.Row[Any]) -> set[str]:
+def states_of(connection: sa.Connection, row: DeliveryRecord) -> set[str]:
     """Return the states of the objects of a delivery."""
     matches = of_delivery(delivered_object, row.instance_id, row.destination)
     query = sa.select(delivered_object.c.state).where(matches)
@@ -171,7 +183,7 @@ def is_current(run: int) -> sa.ColumnElement[bool]:
 
 
 def finish_delivery(
-    connection: sa.Connection, row: sa.Row[Any], states: set[str]
+    connection: sa.Connection, row: DeliveryRecord, states: set[str]
 ) -> DeliveryState:
     """End a delivery after each of its objects was delivered or failed.
 
@@ -196,7 +208,7 @@ def finish_delivery(
     return state
 
 
-def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
+def fail_delivery(connection: sa.Connection, row: DeliveryRecord, reason: str) -> None:
     """End a delivery, and record its unfinished objects as failed with a reason."""
     key = (row.instance_id, row.destination)
     objects = delivered_object.update().where(
@@ -205,7 +217,7 @@ def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> N
     failed = DeliveryState.FAILED
     connection.execute(objects.values(state=failed, status=None, comment=reason))
     finish_delivery(connection, row, {failed})
-    note(connection, row.instance_id, "failed", f"{row.destination}: {reason}")
+    note(connection, row.instance_id, EventKind.FAILED, f"{row.destination}: {reason}")
 
 
 def results_in(
@@ -227,7 +239,7 @@ def results_in(
 
 def _record_object(
     connection: sa.Connection,
-    row: sa.Row[Any],
+    row: DeliveryRecord,
     uid: str,
     outcome: Outcome,
     destination: Destination,
@@ -253,7 +265,7 @@ def _record_object(
 
 def _note_attempt(
     connection: sa.Connection,
-    row: sa.Row[Any],
+    row: DeliveryRecord,
     outcomes: Mapping[str, Outcome],
     states: Mapping[str, DeliveryState],
 ) -> None:
@@ -261,10 +273,10 @@ def _note_attempt(
 
     The event names the objects with that outcome.
     """
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[EventKind, str], list[str]] = {}
     for uid, outcome in outcomes.items():
         state = states[uid]
-        kind = EVENT_KINDS.get(state, state)
+        kind = EVENT_KINDS[state]
         groups.setdefault((kind, outcome.journal_text), []).append(uid)
     for (kind, detail), uids in groups.items():
         note_objects(connection, row, uids, kind, detail)
@@ -272,9 +284,9 @@ def _note_attempt(
 
 def note_objects(
     connection: sa.Connection,
-    row: sa.Row[Any],
+    row: DeliveryRecord,
     uids: Iterable[str],
-    kind: str,
+    kind: EventKind,
     detail: str,
 ) -> None:
     """Write one event about some objects of a delivery.
@@ -290,7 +302,7 @@ def note_objects(
 
 
 def _state(
-    outcome: Outcome, brief_refusals: int, row: sa.Row[Any], destination: Destination
+    outcome: Outcome, brief_refusals: int, row: DeliveryRecord, destination: Destination
 ) -> DeliveryState:
     if outcome.verdict is Verdict.STORED:
         waits = destination.commitment

@@ -1,24 +1,51 @@
 """The events of the journal: one row for each thing that happened to an instance."""
 
 import time
+from enum import StrEnum
 
 import sqlalchemy as sa
 
 from dicom_node.storage.tables import event
 
-ASSUMPTION = "assumption"
-"""The kind of an event: an attribute was missing or wrong, and a value was assumed."""
+
+class EventKind(StrEnum):
+    """What happened to an instance, as the pages and commands show it."""
+
+    RECEIVED = "received"
+    RECEIVED_AGAIN = "received again"
+    CAME_BACK = "came back"  # a result of this node was sent back to it
+    ASSUMPTION = "assumption"  # a value was assumed for a missing or wrong attribute
+    ANALYZING = "analyzing"
+    ANALYZED = "analyzed"
+    NOT_ANALYZED = "not_analyzed"
+    DECODER_DIED = "decoder died"
+    SEPARATE_LANE = "separate lane"
+    SLOW_LANE = "slow lane"
+    # Another revision has the same picture, and another patient, study or description.
+    OTHER_IDENTITY = "other identity"
+    ANALYZE_AGAIN = "analyze again"
+    RESULT_LOST = "result lost"
+    SEND_AGAIN = "send again"
+    TRY_NOW = "try now"
+    WILL_TRY_AGAIN = "will try again"
+    DELIVERED = "delivered"
+    ASKS_FOR_COMMITMENT = "asks for commitment"
+    WAITS_FOR_COMMITMENT = "waits for commitment"
+    COMMITTED = "committed"
+    FAILED = "failed"  # an analysis or a delivery
+    PAUSED = "paused"  # a destination
+    RESUMED = "resumed"
 
 
 def note(
-    connection: sa.Connection, instance_id: str | None, kind: str, detail: str
+    connection: sa.Connection, instance_id: str | None, kind: EventKind, detail: str
 ) -> None:
     """Write an event in the caller's transaction.
 
     Args:
         connection: Connection in a transaction.
         instance_id: Id of the instance; None if the event is not about one instance.
-        kind: Kind of the event in a few words, such as "received again".
+        kind: What happened.
         detail: Details as a text. It contains no patient data, unless it quotes a
             comment of a destination that names a patient.
     """

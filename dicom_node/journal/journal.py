@@ -20,11 +20,12 @@ from sqlalchemy.exc import IntegrityError
 from config.destinations import Destination
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.analyses import Analyses
+from dicom_node.journal.availability import UntilAvailable, call_once, waits
 from dicom_node.journal.circuit_breaker import CircuitBreaker
 from dicom_node.journal.commitments import Commitments
 from dicom_node.journal.deliveries import Deliveries
 from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
-from dicom_node.journal.events import ASSUMPTION, note
+from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import has_stored_files, lock_instance
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import RECEIVED, REPEATED, compact, increment, write
@@ -39,6 +40,7 @@ from dicom_node.storage.tables import (
     instance,
     patient,
     read_record,
+    read_records,
     result,
 )
 
@@ -77,7 +79,11 @@ class Journal:
     """
 
     def __init__(
-        self, engine: sa.Engine, directory: Path, destinations: Sequence[Destination]
+        self,
+        engine: sa.Engine,
+        directory: Path,
+        destinations: Sequence[Destination],
+        until_available: UntilAvailable = call_once,
     ) -> None:
         """Open the journal.
 
@@ -85,15 +91,22 @@ class Journal:
             engine: Engine of a database that is already migrated.
             directory: The storage directory. Paths in the journal are relative to it.
             destinations: The destinations of results.
+            until_available: Makes the calls of the methods that a workflow uses, and
+                may repeat them while the database does not respond.
         """
+        self._until_available = until_available
         self._engine = engine
         self._directory = directory.absolute()
         self._work = WorkQueue(engine, destinations)
-        self.deliveries = Deliveries(engine, self._work, destinations)
+        wait = until_available
+        self.deliveries = Deliveries(engine, self._work, destinations, wait)
         self.breaker = CircuitBreaker(engine, self._work, destinations)
-        self.delivery_outcomes = DeliveryOutcomes(engine, self._work, self.breaker)
-        self.commitments = Commitments(engine, self._work, destinations, self.breaker)
-        self.analyses = Analyses(engine, self._work, self.deliveries)
+        outcomes = DeliveryOutcomes(engine, self._work, self.breaker, wait)
+        self.delivery_outcomes = outcomes
+        self.commitments = Commitments(
+            engine, self._work, destinations, self.breaker, wait
+        )
+        self.analyses = Analyses(engine, self._work, self.deliveries, wait)
 
     def record(self, received: ReceivedInstance) -> bool:
         """Record an instance and queue its analysis, in one transaction.
@@ -121,7 +134,7 @@ class Journal:
         same_uid = instance.select().where(instance.c.sop_instance_uid == uid)
         same_uid = same_uid.order_by(instance.c.id).with_for_update(key_share=True)
         with writing(self._engine) as connection:
-            earlier = connection.execute(same_uid).all()
+            earlier = read_records(InstanceRecord, connection.execute(same_uid))
             for row in earlier:
                 if row.content_digest == received.content_digest:
                     own = [r for r in earlier if r.id == row.same_picture_as]
@@ -136,9 +149,9 @@ class Journal:
                 patient.insert(), {"instance_id": received.id} | patient_values
             )
             detail = f"from {received.calling_ae_title}, revision {values['revision']}"
-            note(connection, received.id, "received", detail)
+            note(connection, received.id, EventKind.RECEIVED, detail)
             for assumption in received.header.assumptions:
-                note(connection, received.id, ASSUMPTION, assumption)
+                note(connection, received.id, EventKind.ASSUMPTION, assumption)
             _note_return(connection, received)
             delay_s = _delay_s(received.header.sop_class_uid)
             self._work.analyze(connection, received.id, 1, delay_s)
@@ -152,6 +165,7 @@ class Journal:
             row = connection.execute(query).one_or_none()
         return None if row is None else read_record(InstanceRecord, row)
 
+    @waits
     def sender(self, instance_id: str) -> tuple[str, str]:
         """Return the SOP Instance UID of an instance and the AE title of its sender.
 
@@ -217,6 +231,7 @@ class Journal:
         self.deliveries.try_now(failed.instance_id, failed.destination)
         return True
 
+    @waits
     def replace_lost_results(self, instance_id: str) -> None:
         """Queue a new analysis because a result file is missing from the disk.
 
@@ -230,15 +245,10 @@ class Journal:
                 note(
                     connection,
                     instance_id,
-                    "result lost",
+                    EventKind.RESULT_LOST,
                     "the file is missing from the disk",
                 )
                 self._analyze_again(connection, instance_id)
-
-    def note(self, instance_id: str | None, kind: str, detail: str) -> None:
-        """Write an event without changing a state; see `events.note`."""
-        with writing(self._engine) as connection:
-            note(connection, instance_id, kind, detail)
 
     def compact_counters(self) -> None:
         """Merge the rows of each counter, if the table of counters has many rows."""
@@ -308,8 +318,8 @@ class Journal:
     def _repeat(
         self,
         connection: sa.Connection,
-        row: sa.Row[Any],
-        result_row: sa.Row[Any],
+        row: InstanceRecord,
+        result_row: InstanceRecord,
         received: ReceivedInstance,
     ) -> None:
         """Handle a duplicate: deliver the results again, or analyze again if needed.
@@ -327,7 +337,7 @@ class Journal:
             received: The duplicate.
         """
         detail = f"from {received.calling_ae_title}, the same bytes"
-        note(connection, row.id, "received again", detail)
+        note(connection, row.id, EventKind.RECEIVED_AGAIN, detail)
         # An earlier version of the node cut these UIDs to 64 characters.
         uids = {
             "study_instance_uid": received.header.study_instance_uid,
@@ -356,7 +366,7 @@ class Journal:
             self.deliveries.queue_all(connection, result_row.id)
 
     def _restore_file(
-        self, connection: sa.Connection, row: sa.Row[Any], received: ReceivedInstance
+        self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance
     ) -> bool:
         """Move the file of a duplicate to the path of the first one if that is missing.
 
@@ -380,7 +390,7 @@ class Journal:
         change = change.values(run=instance.c.run + 1, **reset)
         returned = change.returning(instance.c.run, instance.c.slow)
         run, is_slow = connection.execute(returned).one()
-        note(connection, instance_id, "analyze again", f"run {run}")
+        note(connection, instance_id, EventKind.ANALYZE_AGAIN, f"run {run}")
         # An image that was slow once will be slow again.
         analyze = self._work.analyze_slowly if is_slow else self._work.analyze
         analyze(connection, instance_id, run)
@@ -401,7 +411,7 @@ def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
     rows = connection.execute(query.where(result.c.sop_instance_uid == uid)).all()
     for row in rows:
         detail = f"{kind_label(row.kind)} from {received.calling_ae_title}"
-        note(connection, row.instance_id, "came back", detail)
+        note(connection, row.instance_id, EventKind.CAME_BACK, detail)
     if rows:
         change = instance.update().where(instance.c.id == received.id)
         connection.execute(change.values(returned=1))

@@ -7,11 +7,11 @@ over unfinished work, so its cost does not depend on the number of past instance
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from dicom_node.journal.attempts import of_delivery
+from dicom_node.storage.records import DeliveryRecord
 from dicom_node.storage.tables import (
     UNFINISHED,
     UNFINISHED_INSTANCE,
@@ -21,6 +21,7 @@ from dicom_node.storage.tables import (
     delivery,
     instance,
     peer_state,
+    read_one,
 )
 
 OPEN = (*UNFINISHED_INSTANCE, InstanceState.FAILED)
@@ -147,20 +148,19 @@ def destination_states(
 def _state(connection: sa.Connection, destination: str) -> DestinationState:
     success = _last_end(connection, destination, DeliveryState.DELIVERED)
     failure = _last_end(connection, destination, DeliveryState.FAILED)
+    succeeded_at = success.finished_at if success else None
+    failed_at = failure.finished_at if failure else None
     last_failure = None
-    if failure and (success is None or success.finished_at < failure.finished_at):
-        reason = _reason(connection, failure)
-        last_failure = LastFailure(failure.finished_at, reason)
+    if failure and failed_at is not None and failed_at > (succeeded_at or 0):
+        last_failure = LastFailure(failed_at, _reason(connection, failure))
     return DestinationState(
-        success and success.finished_at,
-        last_failure,
-        _outages(connection, destination),
+        succeeded_at, last_failure, _outages(connection, destination)
     )
 
 
 def _last_end(
     connection: sa.Connection, destination: str, state: DeliveryState
-) -> sa.Row[Any] | None:
+) -> DeliveryRecord | None:
     """Return the last delivery to a destination that ended in a state, or None."""
     query = delivery.select().where(
         delivery.c.destination == destination,
@@ -168,10 +168,10 @@ def _last_end(
         delivery.c.finished_at.is_not(None),
     )
     query = query.order_by(delivery.c.finished_at.desc()).limit(1)
-    return connection.execute(query).one_or_none()
+    return read_one(DeliveryRecord, connection.execute(query))
 
 
-def _reason(connection: sa.Connection, failure: sa.Row[Any]) -> str:
+def _reason(connection: sa.Connection, failure: DeliveryRecord) -> str:
     """Return why the objects of a delivery failed, with each reason once."""
     query = sa.select(delivered_object.c.comment).distinct()
     query = query.where(

@@ -197,6 +197,30 @@ class CommitmentRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStateRecord:
+    """The state of an AE or a service that receives results.
+
+    Attributes:
+        peer: Name of the peer: the destination, and the AE if it has several.
+        destination: Name of the destination.
+        failing_since: No attempt has succeeded since this time; None if the peer does
+            not fail.
+        failures: Number of probes that were chosen since then.
+        probe: Id of the instance to send in the next attempt; None if there is none.
+        failed_at: Time of the last failure.
+        reason: Reason of the last failure. It may quote the peer.
+    """
+
+    peer: str = field(metadata=PRIMARY_KEY)
+    destination: str
+    failing_since: float | None
+    failures: int
+    probe: str | None
+    failed_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventRecord:
     """An event in the history of an instance, or of the node.
 

@@ -21,6 +21,7 @@ from dicom_node.storage.records import (
     FeedbackRecord,
     InstanceRecord,
     Int64,
+    PeerStateRecord,
     ResultRecord,
 )
 
@@ -102,6 +103,12 @@ def read_record(record: type[R], row: sa.Row[Any]) -> R:
     return record(**row._mapping)  # noqa: SLF001 - public, in spite of its name
 
 
+def read_one(record: type[R], rows: sa.CursorResult[Any]) -> R | None:
+    """Return the only row as a record; None if there is no row."""
+    row = rows.one_or_none()
+    return None if row is None else read_record(record, row)
+
+
 def read_records(record: type[R], rows: Iterable[sa.Row[Any]]) -> list[R]:
     """Return rows as records of a class."""
     return [read_record(record, each) for each in rows]
@@ -113,17 +120,7 @@ result = _table("result", ResultRecord)
 
 delivery = _table("delivery", DeliveryRecord)
 
-peer_state = sa.Table(
-    "peer_state",
-    metadata,
-    sa.Column("peer", sa.Text, primary_key=True),
-    sa.Column("destination", sa.Text, nullable=False),
-    sa.Column("failing_since", sa.Double),
-    sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("probe", sa.Text),
-    sa.Column("failed_at", sa.Double, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-)
+peer_state = _table("peer_state", PeerStateRecord)
 
 delivered_object = _table("delivered_object", DeliveredObjectRecord)
 

@@ -62,7 +62,11 @@ from dicom_node.worker.cleanup import (
     release_future_workflows_after_clock_change,
     remove_files,
 )
-from dicom_node.worker.retry import stop_retrying
+from dicom_node.worker.retry import (
+    RetryStopped,
+    retry_until_available,
+    stop_retrying,
+)
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
 from inference.classification.classifier import self_test
@@ -262,6 +266,8 @@ def _run_maintenance(
                 delete_expired_instances(engine, settings)
             if is_first and rounds % FILES_EVERY == 0:
                 remove_files(work.journal, work.spool)
+        except RetryStopped:
+            return  # this process ends
         except Exception as error:  # noqa: BLE001 - it is repeated soon
             logger.error("The maintenance failed: %s", type(error).__name__)  # noqa: TRY400
         rounds += 1
@@ -276,7 +282,12 @@ def _work(
     images = SlowImages()
     pipeline = normal_pipeline(settings, images)
     self_test(pipeline.classifier)
-    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    journal = Journal(
+        engine,
+        settings.storage.directory,
+        settings.destinations,
+        retry_until_available,
+    )
     spool, limits = Spool(settings.storage), settings.worker
     return Work(
         settings,

@@ -108,9 +108,7 @@ class Work:
         decoding child dies or takes too long, it is moved to the slow lane. Stale work
         changes nothing.
         """
-        record = retry_until_available(
-            lambda: self.journal.analyses.begin(instance_id, run)
-        )
+        record = self.journal.analyses.begin(instance_id, run)
         if record is None:
             return  # stale
         with instance_context(record.sop_instance_uid, record.id):
@@ -140,8 +138,7 @@ class Work:
         Instances in this lane wait for each other. Instances of the normal lane do not
         wait for them.
         """
-        begin = partial(self.journal.analyses.begin, instance_id, run, slow=True)
-        record = retry_until_available(begin)
+        record = self.journal.analyses.begin(instance_id, run, slow=True)
         if record is None:
             return  # stale
         with (
@@ -174,8 +171,8 @@ class Work:
             try:
                 return self._analyze(record)
             except ChildDiedError as death:
-                died = partial(self.journal.analyses.child_died, record.id, record.run)
-                deaths = retry_until_available(partial(died, str(death)))
+                died = self.journal.analyses.child_died
+                deaths = died(record.id, record.run, str(death))
                 is_final = isinstance(death, ChildTimeoutError)
                 if is_final or not 0 < deaths < MOST_CHILD_DEATHS:
                     failed = Conclusion(InstanceState.FAILED, str(death))
@@ -227,9 +224,7 @@ class Work:
         analyzed = AnalysisResult(
             finding, *digests, stored, analysis.seconds, analysis.drawing
         )
-        if not retry_until_available(
-            lambda: self.journal.analyses.record_result(record.id, record.run, analyzed)
-        ):
+        if not self.journal.analyses.record_result(record.id, record.run, analyzed):
             return  # stale
         stages = ", ".join(f"{name} {s:.3f} s" for name, s in analyzed.seconds.items())
         message = f"{headline(finding)} ({stages})"
@@ -267,9 +262,7 @@ class Work:
         level = logging.WARNING if failed else logging.INFO
         step = _state_label(conclusion.state).lower()
         log_step(logger, step, conclusion.reason, seconds=seconds, level=level)
-        retry_until_available(
-            lambda: self.journal.analyses.conclude(record.id, record.run, conclusion)
-        )
+        self.journal.analyses.conclude(record.id, record.run, conclusion)
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
         # Results of two models have different UIDs, so a new result does not replace
@@ -307,15 +300,11 @@ class Work:
             raise AnalysisError(reason, Failure.BROKEN)
 
         def check(decoded: DecodedInstance) -> None:
+            analyses = self.journal.analyses
             assumptions = decoded.radiograph.assumptions
-            note = partial(
-                self.journal.analyses.note_assumptions, record.id, record.run
-            )
-            retry_until_available(lambda: note(assumptions))
-            refuse = partial(self.journal.analyses.refuse_analyzed, record)
-            retry_until_available(
-                lambda: refuse(decoded.picture_digest, decoded.identity_digest)
-            )
+            analyses.note_assumptions(record.id, record.run, assumptions)
+            digests = decoded.picture_digest, decoded.identity_digest
+            analyses.refuse_analyzed(record, *digests)
 
         return retry_until_available(lambda: self.pipeline.analyze(instance, check))
 
@@ -330,9 +319,7 @@ class Work:
             or record.run > 1
         ):
             return
-        if other := retry_until_available(
-            lambda: self.journal.analyses.find_for_presentation_image(record)
-        ):
+        if other := self.journal.analyses.find_for_presentation_image(record):
             raise NotMeantError(
                 "This is a For Processing image. Its For Presentation image, "
                 f"{other}, was analyzed instead.",
@@ -345,9 +332,7 @@ class Work:
         A run sends the objects that the destination has not stored. If all are stored,
         the run requests commitment to the objects in the state `committing`.
         """
-        uid, sender_ae_title = retry_until_available(
-            lambda: self.journal.sender(instance_id)
-        )
+        uid, sender_ae_title = self.journal.sender(instance_id)
         with instance_context(uid, instance_id):
             self._deliver(instance_id, destination, run, sender_ae_title)
 
@@ -362,7 +347,7 @@ class Work:
             return
         reason = "not in the settings any more; add it and retry"
         fail = self.journal.delivery_outcomes.fail_permanently
-        retry_until_available(lambda: fail(instance_id, destination, run, reason))
+        fail(instance_id, destination, run, reason)
         step, message = log_name(DeliveryState.FAILED), f"{destination} is {reason}"
         log_step(logger, step, message, level=logging.WARNING)
 
@@ -370,8 +355,7 @@ class Work:
         self, destination: Destination, instance_id: str, run: int, sender_ae_title: str
     ) -> None:
         journal, folder = self.journal, self.settings.storage.directory
-        begin = partial(journal.deliveries.begin, instance_id, destination.name, run)
-        paths = retry_until_available(begin)
+        paths = journal.deliveries.begin(instance_id, destination.name, run)
         if paths is None:
             return  # stale, or paused
         if not paths and self._request_commitment(
@@ -386,7 +370,7 @@ class Work:
                 "Result files are missing from the disk and are made again: %s",
                 ", ".join(paths),
             )
-            retry_until_available(lambda: journal.replace_lost_results(instance_id))
+            journal.replace_lost_results(instance_id)
             return
         began = time.monotonic()
         outcomes = dispatch.deliver(
@@ -396,8 +380,8 @@ class Work:
             calling_ae_title=self.settings.receiver.ae_title,
         )
         seconds = time.monotonic() - began
-        record = partial(journal.delivery_outcomes.record, instance_id, destination)
-        state = retry_until_available(lambda: record(run, outcomes, seconds))
+        record = journal.delivery_outcomes.record
+        state = record(instance_id, destination, run, outcomes, seconds)
         if state is not None:
             _log_delivery(destination.name, state, outcomes, seconds)
         client = client_for(destination, self.settings.receiver.ae_title)
@@ -413,8 +397,7 @@ class Work:
             Whether a request was made; False if there is nothing to request.
         """
         commitments = self.journal.commitments
-        begin = partial(commitments.begin, instance_id, destination, run)
-        request = retry_until_available(begin)
+        request = commitments.begin(instance_id, destination, run)
         if request is None:
             return False
         client = client_for(destination, self.settings.receiver.ae_title)
@@ -424,8 +407,8 @@ class Work:
             record_report=commitments.record_report,
             on_refused=self.on_refused,
         )
-        record = partial(commitments.record_request_outcome, instance_id, destination)
-        failed = retry_until_available(lambda: record(run, outcome))
+        record = commitments.record_request_outcome
+        failed = record(instance_id, destination, run, outcome)
         is_accepted = outcome.verdict is Verdict.STORED
         result = "accepted" if is_accepted else outcome.log_text
         count = _count_objects(len(request.references))
@@ -442,7 +425,7 @@ def _move(
     move: Callable[[str, int, str], None],
     lane: str,
 ) -> None:
-    retry_until_available(lambda: move(record.id, record.run, reason))
+    move(record.id, record.run, reason)
     log_step(logger, f"moved to the {lane} lane", reason)
 
 

@@ -8,12 +8,14 @@ import sqlalchemy as sa
 
 from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.journal import Failed, Journal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.queries.activity import figures
 from dicom_node.queries.callers import callers, modalities
 from dicom_node.queries.changes import ChangeFeed
 from dicom_node.queries.failures import FailureReason, failed, grouped
+from dicom_node.storage.database import writing
 from dicom_node.storage.tables import InstanceState, instance
 from tests.support.journals import ANSWER, LOST, REFUSED, STORED, Receive, destination
 
@@ -100,10 +102,11 @@ def test_feed_returns_each_change_once(
     received = receive()
     journal.record(received)
     journal.analyses.record_result(received.id, 1, ANSWER)
-    journal.note(None, "paused", "pacs")
+    journal.deliveries.pause("pacs")
     assert feed.poll() == [received.id]
     assert feed.poll() == []
-    journal.note(before.id, "received again", "")
+    with writing(engine) as connection:
+        note(connection, before.id, EventKind.RECEIVED_AGAIN, "")
     assert feed.poll() == [before.id]
 
 

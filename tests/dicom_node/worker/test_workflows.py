@@ -730,7 +730,9 @@ def test_delivery_to_a_removed_destination_fails_with_a_reason(
         OSError(errno.ENOSPC, "No space left on device"),
     ],
 )
-def test_insist_waits_for_the_database_or_disk(error: Exception) -> None:
+def test_a_call_is_repeated_until_the_database_or_disk_is_available(
+    error: Exception,
+) -> None:
     calls = []
 
     def write() -> str:
@@ -743,7 +745,7 @@ def test_insist_waits_for_the_database_or_disk(error: Exception) -> None:
     assert len(calls) == 3
 
 
-def test_insist_stops_waiting_if_the_process_ends(
+def test_a_call_is_not_repeated_if_the_process_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(retry, "_stopping", Event())
@@ -755,6 +757,30 @@ def test_insist_stops_waiting_if_the_process_ends(
     with pytest.raises(RetryStopped):
         retry_until_available(write)
     assert retry_until_available(lambda: "written") == "written"
+
+
+def test_workflows_wait_for_the_database(
+    work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, engine = list[bool](), work.journal._engine
+
+    @sa.event.listens_for(engine, "begin")
+    def fail_once(_: sa.Connection) -> None:
+        # Each transaction fails at its first attempt.
+        begun.append(bool(begun) and not begun[-1])
+        if not begun[-1]:
+            raise OperationalError("BEGIN", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(retry, "INITIAL_DELAY_S", 0.0)
+    storage, destinations = work.settings.storage, work.settings.destinations
+    journal = Journal(engine, storage.directory, destinations, retry_until_available)
+    waiting = replace(work, journal=journal)
+    waiting.analyze(received.id, 1)
+    waiting.deliver(received.id, "pacs", 1)
+    sa.event.remove(engine, "begin", fail_once)
+
+    assert row_of(work, received).state == InstanceState.DELIVERED
+    assert begun.count(False) == begun.count(True) > 4
 
 
 def counted(work: Work) -> dict[tuple[str, str], int]:

@@ -1,0 +1,48 @@
+"""Lets methods of the journal wait while the database does not respond.
+
+A worker cannot continue without the database, so its journal waits. A receiver and the
+api respond with an error instead, so their journals do not wait.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class UntilAvailable(Protocol):
+    """Makes a call, and may repeat it while the database does not respond."""
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """Return the result of the call."""
+
+
+def call_once(call: Callable[[], T]) -> T:
+    """Return the result of a call, without repeating it."""
+    return call()
+
+
+class _Part(Protocol):
+    """A part of the journal."""
+
+    _until_available: UntilAvailable
+
+
+S = TypeVar("S", bound=_Part)
+
+
+def waits(
+    method: Callable[Concatenate[S, P], T],
+) -> Callable[Concatenate[S, P], T]:
+    """Make a method wait as the journal was told to.
+
+    The method may be called repeatedly, so all its changes must be in one transaction.
+    """
+
+    @wraps(method)
+    def waiting(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._until_available(lambda: method(self, *args, **kwargs))
+
+    return waiting
