@@ -22,7 +22,11 @@ def main() -> None:
     server = begin_server()
     from dicom_node.commands.node import run  # noqa: PLC0415 - see the module
 
-    run(server)
+    try:
+        run(server)
+    finally:
+        if server is not None:
+            server.close()
 
 
 def begin_server() -> RoleServer | None:

@@ -337,8 +337,8 @@ def serve_forks(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor) as orders:
         share_memory()
-        orders.sendall(_REPLY.pack(0))
         with suppress(ConnectionError):  # the process that sends orders has ended
+            orders.sendall(_REPLY.pack(0))
             while header := _received(orders):
                 order = _serve_order(orders, *header, prepare)
                 if order is not None:

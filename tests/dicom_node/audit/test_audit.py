@@ -595,7 +595,10 @@ def test_log_reports_events_that_were_not_written(
 def test_record_event_does_not_block_and_counts_events_above_the_limit(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "WRITE_INTERVAL_S", 60)  # no write during the test
+    blocked_s = 60
+    monkeypatch.setattr(
+        module, "WRITE_INTERVAL_S", blocked_s
+    )  # no write during the test
     many = MOST_IN_FULL + 10
 
     with writing(engine) as trail:
@@ -606,7 +609,7 @@ def test_record_event_does_not_block_and_counts_events_above_the_limit(
             )
         took = time.monotonic() - started
 
-    assert took < 5
+    assert took < blocked_s / 2  # it takes 0.5 s, and more beside other tests
     *in_full, once, others = rows(engine)
     assert len(in_full) == MOST_IN_FULL
     assert (once["who"], once["about"], once["times"]) == ("anna", SEVERAL, 1)
