@@ -47,7 +47,7 @@ def instance_details(engine: sa.Engine, instance_id: str) -> InstanceDetails | N
         row = connection.execute(row_of(instance_id)).one_or_none()
         if row is None:
             return None
-        drawing_row = connection.execute(rows_of(finding)).one_or_none()
+        drawing_row = connection.execute(rows_of(finding)).mappings().one_or_none()
         objects = delivered_object.c
         return InstanceDetails(
             row=row,

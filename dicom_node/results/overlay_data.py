@@ -60,16 +60,15 @@ def overlay_of(finding: Finding, picture_shape: tuple[int, int]) -> OverlayData:
     )
 
 
-def overlay_in(row: sa.Row[Any] | Mapping[str, Any]) -> OverlayData:
+def overlay_in(row: sa.RowMapping | Mapping[str, Any]) -> OverlayData:
     """Return the overlay data of a row that has the columns of `OverlayData.values`."""
-    columns = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
-    ends = json.loads(columns["arrow"]) if columns["arrow"] else None
+    ends = json.loads(row["arrow"]) if row["arrow"] else None
     arrow = ends and Arrow(*(tuple(end) for end in ends))
-    levels = np.frombuffer(zlib.decompress(columns["map"]), np.uint8)
+    levels = np.frombuffer(zlib.decompress(row["map"]), np.uint8)
     return OverlayData(
-        (columns["picture_rows"], columns["picture_columns"]),
+        (row["picture_rows"], row["picture_columns"]),
         arrow,
-        columns["doubtful"],
-        columns["definite"],
-        levels.reshape(columns["map_rows"], columns["map_columns"]),
+        row["doubtful"],
+        row["definite"],
+        levels.reshape(row["map_rows"], row["map_columns"]),
     )
