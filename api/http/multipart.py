@@ -16,9 +16,10 @@ from fastapi import HTTPException, Request, status
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 
 from api.http.body import BodyLimit
+from api.http.form_parser import FIELD, FileFieldParser
 
 LARGEST_FILE = 50_000_000
 """Maximum size of an upload in bytes."""
@@ -28,9 +29,6 @@ _TOO_LARGE = f"The file is larger than {LARGEST_FILE // 10**6} MB, the maximum."
 # The additional bytes are for boundaries, part headers and other fields.
 UPLOAD = BodyLimit(LARGEST_FILE + 2**16, _TOO_LARGE)
 """The body limit of a route that calls `received`."""
-
-FIELD = "file"
-_AS_FILE = f'form-data; name="{FIELD}"; filename="{FIELD}"'.encode()
 
 
 def file_form(description: str) -> dict[str, Any]:
@@ -79,21 +77,6 @@ async def received(request: Request) -> AsyncIterator[Path]:
             yield Path(file.name)
 
 
-class _FileParser(MultiPartParser):
-    """A multipart parser that reads the part with the name FIELD as a file."""
-
-    def on_headers_finished(self) -> None:
-        """Mark a part with the name FIELD as a file.
-
-        The parser calls this after it has read the headers of a part.
-        """
-        part = self._current_part
-        _, options = parse_options_header(part.content_disposition)
-        if options.get(b"name") == FIELD.encode():
-            part.content_disposition = _AS_FILE
-        super().on_headers_finished()
-
-
 @asynccontextmanager
 async def _form(request: Request) -> AsyncIterator[FormData]:
     """Parse a form, and keep its files during the block.
@@ -108,7 +91,7 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
     if kind != b"multipart/form-data":
         yield FormData()
         return
-    parser = _FileParser(
+    parser = FileFieldParser(
         request.headers,
         request.stream(),
         max_files=1,

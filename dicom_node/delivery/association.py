@@ -21,24 +21,28 @@ from ssl import SSLContext
 
 from pydicom import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
 from pynetdicom.presentation import PresentationContext
 
 from config.destinations import Address
 from dicom_node.delivery.requestor import RequestedAssociation
+from dicom_node.network.pynetdicom_adapter import (
+    allow_long_uids,
+    disable_event_logging,
+    send_files_unchanged,
+)
 from dicom_node.network.sockets import shut_down
 from dicom_node.network.tls import TlsSocket, client_context, describe_failure
 from dicom_node.outcome import rejection_text
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # Settings of the whole process, for the sending side only: the receiver and the archive
-# run in processes of their own. Files are sent as they are, without parsing.
-_config.STORE_SEND_CHUNKED_DATASET = True
-_config.LOG_HANDLER_LEVEL = "none"
-# A UID of more than 64 characters is sent, too, and is not cut.
-_config.VALIDATORS["UI"] = lambda _: (True, "")
+# run in processes of their own.
+send_files_unchanged()
+disable_event_logging()
+allow_long_uids()  # they are sent, and not cut
 # Outcomes describe errors. Texts of a peer or a library must not reach the log.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 

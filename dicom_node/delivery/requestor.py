@@ -10,7 +10,6 @@ from ssl import SSLContext
 from typing import Any
 
 from pynetdicom import AE
-from pynetdicom.association import Association
 from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import (
     C_CANCEL,
@@ -23,6 +22,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from config.destinations import Address
 from dicom_node.network.invalid_request import NotServedError, answer_invalid
 from dicom_node.network.message_reader import LONGEST_COMMAND, MessageReader
+from dicom_node.network.pynetdicom_adapter import BaseAssociation
 from dicom_node.network.sockets import receive
 from dicom_node.network.tls import TlsSocket, close_notify
 from dicom_node.network.upper_layer import UpperLayer
@@ -120,7 +120,7 @@ class _Responses(queue.Queue[Any]):
         if message is None:
             super().put(item, block, timeout)
         elif message.MessageIDBeingRespondedTo is None:
-            self._association._serve_request(message, context_id or 0)  # noqa: SLF001 - pynetdicom's name
+            self._association.serve_request(message, context_id or 0)
         elif self._accept_response(message):
             super().put(item, block, timeout)
 
@@ -194,7 +194,7 @@ class _Messages(MessageReader):
         return super()._excess()
 
 
-class RequestedAssociation(Association):
+class RequestedAssociation(BaseAssociation):
     """One association that we open.
 
     pynetdicom's thread for an association is not started. If both sides requested the
@@ -236,7 +236,7 @@ class RequestedAssociation(Association):
         self.pdu_timeout_s = pdu_timeout_s
         self.network_timeout = ae.network_timeout  # a timer of the upper layer uses it
         self.dimse = _Messages(self)
-        self._is_paused = True  # no thread of the association interferes
+        self.declare_paused()  # no thread of the association interferes
         remote = AddressInformation.from_addr_port(peer.host, peer.port)
         local = AddressInformation.from_tuple(("" if remote.is_ipv4 else "::0", 0))
         self.set_socket(self._create_socket(local, peer.host, tls))
@@ -261,13 +261,10 @@ class RequestedAssociation(Association):
         if not self._confirm_release():
             super().release()
 
-    def _abort_blocking(self, block: bool = True) -> None:  # noqa: FBT001, FBT002 - as in pynetdicom
-        """Abort the association; if the peer requested its release, confirm that.
-
-        pynetdicom replaces `abort` of each association by this method.
-        """
+    def send_abort(self, *, block: bool) -> None:
+        """Abort the association; if the peer requested its release, confirm that."""
         if not self._confirm_release():
-            super()._abort_blocking(block)
+            super().send_abort(block=block)
 
     def _confirm_release(self) -> bool:
         if not self.is_established or not self.acse.is_release_requested():
@@ -287,12 +284,12 @@ class RequestedAssociation(Association):
         self.connection = created.socket
         return created
 
-    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+    def serve_request(self, request: DimseServiceType, context_id: int) -> None:
         """Serve a request of the peer, such as a Storage Commitment report."""
         try:
-            if not answer_invalid(self, msg, context_id, self.acceptor.ae_title):
-                super()._serve_request(msg, context_id)
+            if not answer_invalid(self, request, context_id, self.acceptor.ae_title):
+                super().serve_request(request, context_id)
         except NotServedError as error:
             self.dul.abort_because(str(error))
         finally:
-            self._is_paused = True
+            self.declare_paused()

@@ -20,11 +20,12 @@ from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
-from pynetdicom import _config, evt
+from pynetdicom import evt
 from pynetdicom.dsutils import encode_file_meta, split_dataset
 
 from dicom_node.demo.archive_server import listen, stop_listening
 from dicom_node.log.format import configure_logging
+from dicom_node.network.pynetdicom_adapter import disable_event_logging
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.runtime.process import Stop
 from dicom_node.storage.durable_files import write_durably
@@ -184,7 +185,7 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
         respond: Returns the status of each response. With the status of a failure, the
             instance is not stored. Without this function, each response is a success.
     """
-    _config.LOG_HANDLER_LEVEL = "none"  # datasets and names must not be logged
+    disable_event_logging()  # datasets and names must not be logged
     archive = Archive(directory, on_stored, respond)
     archive.serve(ae_title, host, port)
     return archive

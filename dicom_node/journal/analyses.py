@@ -36,7 +36,7 @@ from dicom_node.storage.tables import (
     InstanceState,
     instance,
     patient,
-    read_record,
+    read_one,
     read_records,
 )
 from dicom_node.storage.tables import finding as finding_table
@@ -120,20 +120,21 @@ class Analyses:
         """
         count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
         with writing(self._engine) as connection:
-            row = connection.execute(count.returning(instance)).one_or_none()
-            if row is None:
+            rows = connection.execute(count.returning(instance))
+            record = read_one(InstanceRecord, rows)
+            if record is None:
                 return None
-            if row.slow and not slow:
+            if record.slow and not slow:
                 # The analysis was moved to the slow lane, or a process of the previous
                 # release queued it elsewhere. DBOS ignores a second request for a run.
                 self._work.analyze_slowly(connection, instance_id, run)
                 return None
-            detail = "" if row.attempts == 1 else f"attempt {row.attempts}"
+            detail = "" if record.attempts == 1 else f"attempt {record.attempts}"
             note(connection, instance_id, EventKind.ANALYZING, detail)
-            if (row.run, row.attempts) == (1, 1):
-                waited = time.time() - row.received_at
+            if (record.run, record.attempts) == (1, 1):
+                waited = time.time() - record.received_at
                 write(connection, observe(STAGE, waited, "wait"))
-            return read_record(InstanceRecord, row)
+            return record
 
     @waits
     def child_died(self, instance_id: str, run: int, reason: str) -> int:

@@ -44,7 +44,6 @@ from dicom_node.storage.tables import (
     paused_destination,
     peer_state,
     read_one,
-    read_record,
     read_records,
 )
 
@@ -284,7 +283,7 @@ def _record_failure(
         {**values, **attempt, "failing_since": now, "probe": None},
         {**attempt, "failing_since": since},
     )
-    return read_record(PeerStateRecord, peer_row)
+    return PeerStateRecord(**peer_row)
 
 
 def _failing(connection: sa.Connection, peer: str) -> PeerStateRecord | None:

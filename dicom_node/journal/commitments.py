@@ -66,7 +66,6 @@ from dicom_node.storage.tables import (
     delivery,
     instance,
     read_one,
-    read_record,
 )
 
 logger = logging.getLogger(__name__)
@@ -312,7 +311,7 @@ class Commitments:
     ) -> None:
         key = (request.instance_id, request.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
-        row = read_record(DeliveryRecord, connection.execute(query).one())
+        row = DeliveryRecord(**connection.execute(query).mappings().one())
         _mark_committed(connection, row, report.committed)
         if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
             finish_delivery(connection, row, states_of(connection, row))

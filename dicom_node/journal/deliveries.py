@@ -301,7 +301,7 @@ class Deliveries:
         open_ = of_delivery(commitment, instance_id, destination)
         closing = commitment.update().where(open_, commitment.c.closed_at.is_(None))
         connection.execute(closing.values(closed_at=now))
-        self._work.deliver(connection, (instance_id, destination), row.run)
+        self._work.deliver(connection, (instance_id, destination), row["run"])
 
     @staticmethod
     def _is_paused(connection: sa.Connection, destination: str) -> bool:

@@ -39,7 +39,7 @@ from dicom_node.storage.tables import (
     InstanceState,
     instance,
     patient,
-    read_record,
+    read_one,
     read_records,
     result,
 )
@@ -162,8 +162,7 @@ class Journal:
         """Return an instance; None if it does not exist."""
         query = instance.select().where(instance.c.id == instance_id)
         with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else read_record(InstanceRecord, row)
+            return read_one(InstanceRecord, connection.execute(query))
 
     @waits
     def sender(self, instance_id: str) -> tuple[str, str]:

@@ -7,15 +7,14 @@ id that was used before.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NoReturn
 
 import sqlalchemy as sa
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
-from dbos._serialization import DefaultSerializer
 
 from config.destinations import Destination
 from dicom_node.address import subscriber
 from dicom_node.journal.fair_order import FairOrder
+from dicom_node.storage.dbos_adapter import refuse_pickles, work_table
 from dicom_node.storage.tables import instance
 
 APPLICATION = "fracture-node"
@@ -26,25 +25,8 @@ ANALYZE = "analyze"
 ANALYZE_SEPARATELY = "analyze-separately"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
-DBOS_SCHEMA = "dbos"
-"""The schema of DBOS's tables in PostgreSQL."""
 
-
-class PickleRefusedError(Exception):
-    """A row of DBOS's tables declares its values as pickles, not as JSON."""
-
-    def __init__(self) -> None:
-        super().__init__("A value in the database is a pickle. Only JSON is loaded.")
-
-
-def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
-    raise PickleRefusedError
-
-
-# Each row names the serializer of its values. DBOS uses that serializer, even if its
-# client is created with another one. Loading a pickle can run code, so anybody who can
-# write a row could run code here.
-DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
+refuse_pickles()
 
 
 class WorkQueue:
@@ -144,14 +126,8 @@ class WorkQueue:
 
 
 def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
-    """Return a query for the lowest number of the images that wait in a lane.
-
-    It reads the table in which DBOS records all work. The documentation of DBOS
-    describes this table under "System Tables".
-    """
-    names = "queue_name", "status", "priority"
-    schema = None if dialect.name == "sqlite" else DBOS_SCHEMA
-    work = sa.table("workflow_status", *map(sa.column, names), schema=schema)
+    """Return a query for the lowest number of the images that wait in a lane."""
+    work = work_table(dialect)
     query = sa.select(sa.func.min(work.c.priority))
     query = query.where(work.c.queue_name == lane, work.c.status == "ENQUEUED")
     # SQLite uses the partial index of DBOS only if it finds the index's condition.

@@ -11,11 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom.association import Association
-from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
-from pynetdicom.pdu import A_ASSOCIATE_RJ, _PDUType
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_P_ABORT, A_RELEASE
-from pynetdicom.presentation import PresentationContext
 
 from dicom_node.network.associate_pdu import (
     ABORT,
@@ -27,6 +25,7 @@ from dicom_node.network.associate_pdu import (
     read_accept,
     read_rejection,
 )
+from dicom_node.network.pynetdicom_adapter import BaseUpperLayer, allow_even_context_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,23 +53,10 @@ DISCARD_PAUSE_S = 0.01  # after each of these reads, to save processor time
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
 
 
-def _allow_even_context_ids() -> None:
-    """Let pynetdicom accept even presentation context IDs, in the whole process.
-
-    PS3.8 9.3.2.2 requires odd IDs, but DCMTK and Orthanc accept even ones.
-    """
-
-    def set_id(context: PresentationContext, number: int | None) -> None:
-        context._context_id = number  # noqa: SLF001 - pynetdicom's setter refuses even IDs
-
-    settable = PresentationContext.context_id.setter(set_id)  # type: ignore[attr-defined]
-    PresentationContext.context_id = settable  # type: ignore[method-assign]
+allow_even_context_ids()
 
 
-_allow_even_context_ids()
-
-
-class UpperLayer(DULServiceProvider):
+class UpperLayer(BaseUpperLayer):
     """The upper layer of one association.
 
     Attributes:
@@ -105,7 +91,7 @@ class UpperLayer(DULServiceProvider):
         self.set_abort_reason(reason)
         self.event_queue.put(INVALID_PDU)
 
-    def _is_transport_event(self) -> bool:
+    def process_received_data(self) -> bool:
         """Process received data, and return whether there was any.
 
         The result is also True if the connection has ended or is being closed. After
@@ -123,12 +109,17 @@ class UpperLayer(DULServiceProvider):
             else:
                 time.sleep(DISCARD_PAUSE_S)
             return True
-        return super()._is_transport_event()
+        return super().process_received_data()
 
-    def _decode_pdu(self, bytestream: bytearray) -> tuple[_PDUType, str]:
-        kind = bytestream[0]
+    def decode_pdu(self, content: bytearray) -> tuple[Any, str]:
+        """Rewrite a PDU, then decode it; record why a PDU is not valid.
+
+        Returns:
+            The PDU, and the name of its event.
+        """
+        kind = content[0]
         try:
-            return super()._decode_pdu(self._rewritten(kind, bytestream))
+            return super().decode_pdu(self._rewritten(kind, content))
         except MalformedPduError as error:
             self.set_abort_reason(str(error))
             raise

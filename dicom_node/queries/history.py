@@ -73,7 +73,7 @@ class History:
             named = sa.select(instance.c.id).where(instance.c.sop_instance_uid == uid)
             query = query.where(delivery.c.instance_id.in_(named))
         with reading(self._engine) as connection:
-            return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - public despite its name
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def paused(self) -> Sequence[str]:
         """Return the names of the paused destinations."""

@@ -20,7 +20,7 @@ from dicom_node.storage.tables import (
     delivery,
     event,
     finding,
-    read_record,
+    read_one,
     read_records,
     result,
 )
@@ -56,8 +56,8 @@ def instance_details(engine: sa.Engine, instance_id: str) -> InstanceDetails | N
         return connection.execute(query.order_by(*order))
 
     with reading(engine) as connection:
-        row = connection.execute(entry_query(instance_id)).one_or_none()
-        if row is None:
+        entry = read_one(WorklistEntry, connection.execute(entry_query(instance_id)))
+        if entry is None:
             return None
         drawing = rows_of(finding).mappings().one_or_none()
         results = rows_of(result, result.c.kind)
@@ -67,7 +67,7 @@ def instance_details(engine: sa.Engine, instance_id: str) -> InstanceDetails | N
             delivered_object, columns.destination, columns.sop_instance_uid
         )
         return InstanceDetails(
-            entry=read_record(WorklistEntry, row),
+            entry=entry,
             drawing=overlay_in(drawing) if drawing else None,
             results=read_records(ResultRecord, results),
             deliveries=read_records(DeliveryRecord, deliveries),

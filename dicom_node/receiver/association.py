@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from pydicom.uid import UID
 from pynetdicom import AE
-from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import (
     C_STORE,
     N_EVENT_REPORT,
@@ -35,6 +34,7 @@ from dicom_node.network.associate_pdu import (
     read_request,
 )
 from dicom_node.network.invalid_request import NotServedError, answer_invalid
+from dicom_node.network.pynetdicom_adapter import BaseAssociation
 from dicom_node.network.sockets import receive, receive_into, shut_down
 from dicom_node.network.tls import TlsSocket, close_notify
 from dicom_node.network.upper_layer import ARTIM_S
@@ -161,7 +161,7 @@ class _Socket(AssociationSocket):
         return time.monotonic() + PDU_DEADLINE_S
 
 
-class Connection(Association):
+class Connection(BaseAssociation):
     """One association, from the peer's request to the end of its thread.
 
     Attributes:
@@ -206,9 +206,7 @@ class Connection(Association):
         self.on_invalid_report: Callable[[], None] = lambda: None
         self.dul.to_provider_queue = NotifyingQueue(wakeup.wake)
         self._checkpoint = ReactorEvent()
-        # This is a private name of pynetdicom. If it disappears, pynetdicom polls
-        # again, which does no harm.
-        self._reactor_checkpoint = self._checkpoint
+        self.set_loop_event(self._checkpoint)
         self.dul.to_user_queue = NotifyingQueue(self._checkpoint.set)
         pending = replace(caller, request=self.associate_request.pdu)
         association_socket = _Socket(self, pending, wakeup)
@@ -257,22 +255,22 @@ class Connection(Association):
         role = self.requestor.role_selection.get(sop_class)
         return role is not None and bool(role.scp_role)
 
-    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+    def serve_request(self, request: DimseServiceType, context_id: int) -> None:
         """Serve a request in this association's thread.
 
         pynetdicom calls this method for an N-EVENT-REPORT in a new thread. The request
         is then queued for the association's thread, which serves one at a time.
         """
         if threading.current_thread() is not self:
-            self.dimse.msg_queue.put((context_id, msg))
+            self.dimse.msg_queue.put((context_id, request))
             return
         caller = f"{self.calling_ae_title} at {self.address}"
         try:
-            if not answer_invalid(self, msg, context_id, caller):
-                super()._serve_request(msg, context_id)
-            elif isinstance(msg, C_STORE):
+            if not answer_invalid(self, request, context_id, caller):
+                super().serve_request(request, context_id)
+            elif isinstance(request, C_STORE):
                 self._count(increment(REFUSED, MismatchError.reason))
-            elif isinstance(msg, N_EVENT_REPORT):
+            elif isinstance(request, N_EVENT_REPORT):
                 self.on_invalid_report()
         except NotServedError as error:
             self.dul.set_abort_reason(str(error))

@@ -70,7 +70,7 @@ class FragmentReader(UpperLayer):
             return True
         return super().idle_timer_expired()
 
-    def _read_pdu_data(self) -> None:
+    def read_pdu(self) -> None:
         """Read the next PDU, and queue its event for the state machine."""
         try:
             content = self.socket.fragments()
@@ -78,7 +78,7 @@ class FragmentReader(UpperLayer):
             self.event_queue.put(CLOSED)
             return
         if content is None:
-            super()._read_pdu_data()
+            super().read_pdu()
             return
         if not self.event_queue.empty():
             # The socket may read the next PDU into the same memory before this one is
@@ -89,8 +89,7 @@ class FragmentReader(UpperLayer):
         except ValueError as error:
             self.abort_because(f"P-DATA-TF has {error}")
             return
-        self.event_queue.put(RECEIVED)
-        self._recv_pdu.put(received)
+        self.queue_pdu(received, RECEIVED)
 
 
 def is_fragments(head: bytes | bytearray) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from pydicom.uid import UID
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, evt
 
 from config.settings import ReceiverSettings
 from dicom_node.metrics.counters import (
@@ -33,6 +33,10 @@ from dicom_node.network.presentation_contexts import (
     STORAGE_COMMITMENT,
     reporting_context,
     served_contexts,
+)
+from dicom_node.network.pynetdicom_adapter import (
+    allow_long_uids,
+    disable_event_logging,
 )
 from dicom_node.network.storage_commitment import (
     OnRefused,
@@ -106,11 +110,8 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
         on_refused: Called for each storage commitment report that is refused.
         count: Counts events that the journal does not record.
     """
-    # These settings apply to the whole process. Without them, pynetdicom would build a
-    # log text for every PDU, log texts of peers, and abort an association because of a
-    # UID of more than 64 characters. receiver/dimse.py decides which UIDs are accepted.
-    _config.LOG_HANDLER_LEVEL = "none"
-    _config.VALIDATORS["UI"] = lambda _: (True, "")
+    disable_event_logging()
+    allow_long_uids()  # receiver/dimse.py decides which UIDs are accepted
     storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
     return Receiver(settings, storing, sockets, on_request, record_report, on_refused)
 

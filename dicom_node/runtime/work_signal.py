@@ -7,14 +7,18 @@ the polling threads poll at once. If a notification is lost, the next poll finds
 work. Polling also finds work that other machines queued.
 """
 
+import logging
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 
-from dbos import DBOS, Queue, _queue
+from dicom_node.storage.dbos_adapter import StopEvent, replace_stop_event
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".bell"  # processes of earlier releases use it, too
 # The minimum time between two polls: if work is queued a thousand times a second, the
@@ -58,25 +62,27 @@ class PollWakeup:
         return self._stop.is_set()
 
 
-def patch_queue_polling(queue: str) -> PollWakeup:
-    """Let the polling thread of a DBOS queue wait for a wakeup.
+def patch_queue_polling(*queues: str) -> tuple[PollWakeup, ...]:
+    """Let the polling threads of DBOS queues wait for wakeups.
 
-    Call it before DBOS is launched. DBOS has no hook for this, so this function
-    replaces the event that the polling thread waits for. If a later version of DBOS has
-    no function `queue_worker_thread`, the wakeup has no effect.
+    Call it before DBOS is launched. If this version of DBOS does not allow it, the
+    wakeups have no effect, and a warning is logged.
 
     Returns:
-        The wakeup.
+        The wakeup of each queue.
     """
-    wakeup, poll = PollWakeup(), getattr(_queue, "queue_worker_thread", None)
-    if poll is not None:
+    wakeups = {each: PollWakeup() for each in queues}
 
-        def listen(stop: threading.Event, dbos: DBOS, polled: Queue) -> None:
-            is_ours = polled.name == queue
-            poll(wakeup.use_stop_event(stop) if is_ours else stop, dbos, polled)
+    def stop_event_of(queue: str, stop: threading.Event) -> StopEvent:
+        return wakeups[queue].use_stop_event(stop) if queue in wakeups else stop
 
-        _queue.queue_worker_thread = listen  # type: ignore[assignment]
-    return wakeup
+    if not replace_stop_event(stop_event_of):
+        logger.warning(
+            "DBOS %s cannot be notified of new work. Work starts later, when its queue "
+            "is polled.",
+            version("dbos"),
+        )
+    return tuple(wakeups.values())
 
 
 @contextmanager

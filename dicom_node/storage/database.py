@@ -126,7 +126,7 @@ def upsert(
     table: sa.Table,
     values: Mapping[str, Any],
     change: Mapping[str, Any],
-) -> sa.Row[Any]:
+) -> sa.RowMapping:
     """Insert a row, or update the row that has the same primary key.
 
     Args:
@@ -143,4 +143,4 @@ def upsert(
     insert = dialect.insert(table).values(**values)
     key = list(table.primary_key.columns)
     statement = insert.on_conflict_do_update(index_elements=key, set_=dict(change))
-    return connection.execute(statement.returning(table)).one()
+    return connection.execute(statement.returning(table)).mappings().one()

@@ -4,7 +4,6 @@ The classes of storage/records.py, and the comments of the migrations
 (dicom_node/storage/migrations), document the columns.
 """
 
-from collections.abc import Iterable
 from dataclasses import fields
 from enum import StrEnum
 from types import UnionType
@@ -98,20 +97,19 @@ def _column(name: str, hint: Any, is_key: bool) -> sa.Column[Any]:  # noqa: ANN4
     return sa.Column(name, kind, primary_key=is_key, nullable=is_optional)
 
 
-def read_record(record: type[R], row: sa.Row[Any]) -> R:
-    """Return a row of a table as a record of its class."""
-    return record(**row._mapping)  # noqa: SLF001 - public, in spite of its name
-
-
 def read_one(record: type[R], rows: sa.CursorResult[Any]) -> R | None:
-    """Return the only row as a record; None if there is no row."""
-    row = rows.one_or_none()
-    return None if row is None else read_record(record, row)
+    """Return the only row as a record of a class; None if there is no row.
+
+    Raises:
+        MultipleResultsFound: There are several rows.
+    """
+    row = rows.mappings().one_or_none()
+    return None if row is None else record(**row)
 
 
-def read_records(record: type[R], rows: Iterable[sa.Row[Any]]) -> list[R]:
-    """Return rows as records of a class."""
-    return [read_record(record, each) for each in rows]
+def read_records(record: type[R], rows: sa.CursorResult[Any]) -> list[R]:
+    """Return all rows as records of a class."""
+    return [record(**each) for each in rows.mappings()]
 
 
 instance = _table("instance", InstanceRecord)

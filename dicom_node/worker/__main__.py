@@ -148,7 +148,7 @@ def _with_audit(
 
 
 def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
-    arrived, encoded = patch_queue_polling(ANALYZE), patch_queue_polling(DELIVER)
+    arrived, encoded = patch_queue_polling(ANALYZE, DELIVER)
     work = _work(settings, engine, encoded.wake, arrived.wake)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))

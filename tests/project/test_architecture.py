@@ -222,6 +222,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "dicom_node.storage",
         "inference.drawing",
         "inference.phantom",
+        "dicom_node.network",
         "dicom_node.delivery",
         "dicom_node.runtime",
         "dicom_node.queries",

@@ -119,9 +119,9 @@ def test_drawing_in_the_database_is_that_of_the_last_answer(
     journal.analyses.record_result(received.id, 2, other)
 
     with engine.connect() as connection:
-        (row,) = connection.execute(finding.select()).all()
+        (row,) = connection.execute(finding.select()).mappings().all()
 
-    drawing = overlay_in(row._mapping)
+    drawing = overlay_in(row)
     assert (drawing.doubtful, drawing.definite) == (0.25, 0.9)
     assert drawing.levels.tolist() == [[0, 255], [128, 7]]
 

@@ -19,12 +19,9 @@ from dbos._serialization import (
 
 from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.work_queue import (
-    ANALYZE,
-    PickleRefusedError,
-    lowest_number,
-)
+from dicom_node.journal.work_queue import ANALYZE, lowest_number
 from dicom_node.storage.database import open_engine
+from dicom_node.storage.dbos_adapter import PickleRefusedError
 from dicom_node.storage.migration import migrate
 from tests.support.journals import Receive, looked_after, work_item
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dbos import DBOS, _queue
 
 from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.work_queue import ANALYZE
+from dicom_node.journal.work_queue import ANALYZE, DELIVER
 from dicom_node.receiver.__main__ import _instance_recorder
 from dicom_node.runtime.work_signal import (
     PollWakeup,
@@ -18,6 +19,7 @@ from dicom_node.runtime.work_signal import (
     notify_workers,
     patch_queue_polling,
 )
+from dicom_node.storage import dbos_adapter
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
@@ -122,17 +124,23 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
     engine.dispose()
 
 
-def test_wakeup_starts_the_work_in_a_dbos_queue(
-    journal: Journal, receive: Receive, tmp_path: Path
-) -> None:
+@pytest.fixture
+def started(tmp_path: Path) -> threading.Event:
+    """Configure DBOS with an analysis that sets the event which is returned."""
     started = threading.Event()
-    wakeup = patch_queue_polling(ANALYZE)
     DBOS(config=looked_after(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 
     @DBOS.workflow(name=ANALYZE)
     def analyze(_instance_id: str, _run: int) -> None:
         started.set()
 
+    return started
+
+
+def test_wakeup_starts_the_work_in_a_dbos_queue(
+    journal: Journal, receive: Receive, started: threading.Event
+) -> None:
+    (wakeup,) = patch_queue_polling(ANALYZE)
     DBOS.launch()
     DBOS.register_queue(ANALYZE, polling_interval_sec=LONG_S / 10)
     deadline = time.monotonic() + 30
@@ -147,3 +155,38 @@ def test_wakeup_starts_the_work_in_a_dbos_queue(
     wakeup.wake()
 
     assert started.wait(30)
+
+
+class PollingByClass:
+    """A version of DBOS that polls by a class, without the function."""
+
+
+class PollingWithClock:
+    """A version of DBOS whose polling function has one more parameter."""
+
+    @staticmethod
+    def queue_worker_thread(
+        stop_event: object, dbos: object, queue: object, clock: object
+    ) -> None: ...
+
+
+@pytest.mark.parametrize("changed", [None, PollingByClass, PollingWithClock])
+def test_work_starts_by_polling_if_dbos_cannot_be_patched(  # noqa: PLR0913, PLR0917
+    journal: Journal,
+    receive: Receive,
+    started: threading.Event,
+    changed: object,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(dbos_adapter, "_queue", changed)
+    arrived, _ = patch_queue_polling(ANALYZE, DELIVER)
+    DBOS.launch()
+    DBOS.register_queue(ANALYZE, polling_interval_sec=0.2)
+
+    arrived.wake()  # has no effect
+    journal.record(receive())
+
+    assert started.wait(30)
+    (warning,) = (each for each in caplog.messages if "cannot be notified" in each)
+    assert warning.startswith(f"DBOS {version('dbos')} cannot be notified of new work.")

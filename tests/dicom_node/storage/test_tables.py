@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from dicom_node.storage import records
 from dicom_node.storage.records import InstanceRecord, ResultRecord
-from dicom_node.storage.tables import instance, metadata, read_record, result
+from dicom_node.storage.tables import instance, metadata, read_one, result
 
 pytestmark = pytest.mark.integration
 
@@ -72,9 +72,9 @@ def test_a_row_is_read_as_a_record(engine: sa.Engine) -> None:
     values["same_picture_as"] = None
     with engine.begin() as connection:
         connection.execute(instance.insert(), values)
-        row = connection.execute(instance.select()).one()
+        row = read_one(InstanceRecord, connection.execute(instance.select()))
 
-    assert read_record(InstanceRecord, row) == InstanceRecord(**values)  # type: ignore[arg-type]
+    assert row == InstanceRecord(**values)  # type: ignore[arg-type]
 
 
 def test_a_table_has_the_fields_of_its_record_as_columns() -> None:

@@ -33,6 +33,13 @@ worker.DRAIN_S = 0.5
 worker.main()
 """
 
+POLLING_ONLY = """
+from dicom_node.storage import dbos_adapter
+from dicom_node.worker import __main__ as worker
+dbos_adapter._queue = None
+worker.main()
+"""
+
 
 def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
     tmp_path: Path,
@@ -94,6 +101,27 @@ def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
         InstanceState.RECEIVED,
         InstanceState.ANALYZED,
     )
+    engine.dispose()
+
+
+def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patched(
+    tmp_path: Path,
+) -> None:
+    config = configured(tmp_path)
+    settings = load(config, {})
+    migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, ())
+    instance = spooled(Spool(settings.storage))
+
+    with running(["-c", POLLING_ONLY, f"--config={config}"], tmp_path) as role:
+        role.has_logged("Ready")
+        journal.record(instance)
+        role.has_logged("Analyzed ")
+        log = role.end(signal.SIGTERM)
+
+    assert log.count("cannot be notified of new work") == 1
+    assert state_of(journal, instance) == InstanceState.ANALYZED
     engine.dispose()
 
 
