@@ -14,8 +14,9 @@ from api.auth.middleware import AuthMiddleware
 from api.http.body import BodyLimits, stated_limits
 from api.http.problems import install_error_handlers
 from api.http.security_headers import SecurityHeaders
-from api.operations.health import Check, health_router, role_checks, storage_checks
-from api.operations.metrics import NodeCollector, metrics_router
+from api.operations import health, metrics
+from api.operations.health import Check, Readiness, role_checks, storage_checks
+from api.operations.metrics import NodeCollector, metrics_registry
 from api.pages import STATIC, page_templates, pages_router
 from api.predict.analyzer import Analyzer
 from api.predict.routes import predict_router
@@ -74,12 +75,17 @@ def create_app(
     storage = storage_checks(settings.storage) if checks is None else checks
     ready = {"model": analyzer.check, **storage}
     roles = role_checks(services.engine, expected=supervised) if checks is None else {}
-    all_checks = {**ready, **roles}
-    collector = NodeCollector(settings, all_checks, release, analyzer.model)
+    app.state.readiness = Readiness(ready, roles)
+    all_checks = app.state.readiness.checks
+    names = [each.name for each in settings.destinations]
+    collector = NodeCollector(
+        settings.storage, settings.receiver, names, all_checks, release, analyzer.model
+    )
+    app.state.metrics = metrics_registry(collector)
     routers = [
         predict_router(analyzer),
-        health_router(ready, roles),
-        metrics_router(collector),
+        health.router,
+        metrics.router,
         *v1_routers(services, all_checks, release, analyzer.model),
         pages_router(templates),
     ]
