@@ -7,9 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
+from api import pages
+from api.auth import login
 from api.auth.access import Access
 from api.auth.audit import RecordAccess, log_event
-from api.auth.login import login_router
 from api.auth.middleware import AuthMiddleware
 from api.http.body import BodyLimits, stated_limits
 from api.http.problems import install_error_handlers
@@ -17,9 +18,9 @@ from api.http.security_headers import SecurityHeaders
 from api.operations import health, metrics
 from api.operations.health import Check, Readiness, role_checks, storage_checks
 from api.operations.metrics import NodeCollector, metrics_registry
-from api.pages import STATIC, page_templates, pages_router
+from api.pages import STATIC, page_templates
+from api.predict import routes as predict
 from api.predict.analyzer import Analyzer
-from api.predict.routes import predict_router
 from api.v1.routers import v1_routers
 from api.v1.services import make_services
 from config.settings import Settings
@@ -48,10 +49,10 @@ def create_app(
             other roles. If so, /readyz requires a receiver and a worker. If not, it
             requires each of them only if it has run on this database before.
     """
-    analyzer = Analyzer(settings)
+    analyzer = Analyzer(settings.model, settings.worker, settings.results)
     services = make_services(settings)
-    access = Access(settings)
-    templates = page_templates(release := _release(), guarded=settings.api.guarded)
+    access = Access(settings.api, settings.storage.directory)
+    release = _release()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -63,12 +64,14 @@ def create_app(
         version=release,
         description=DESCRIPTION,
         lifespan=lifespan,
-        # pages_router serves /openapi.json, to logged-in users only.
+        # pages.router serves /openapi.json, to logged-in users only.
         openapi_url=None,
         # A redirect would contain the host name that the client sent.
         redirect_slashes=False,
     )
     app.state.record_access, app.state.services = record_access, services
+    app.state.analyzer, app.state.access = analyzer, access
+    app.state.templates = page_templates(release, guarded=settings.api.guarded)
     app.state.ending = lambda: False  # api/__main__.py replaces it
     app.state.known_parameters = {}  # of the routes that were used
     install_error_handlers(app)
@@ -83,14 +86,14 @@ def create_app(
     )
     app.state.metrics = metrics_registry(collector)
     routers = [
-        predict_router(analyzer),
+        predict.router,
         health.router,
         metrics.router,
         *v1_routers(services, all_checks, release, analyzer.model),
-        pages_router(templates),
+        pages.router,
     ]
     if settings.api.tokens:
-        routers.append(login_router(access, templates))
+        routers.append(login.router)
     for router in routers:
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

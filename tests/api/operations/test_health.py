@@ -41,7 +41,9 @@ def fetched(
 ) -> httpx.Response:
     """Request a path of an open application that has only the health router."""
     app = FastAPI()
-    app.add_middleware(AuthMiddleware, access=Access(load(None, {})))
+    settings = load(None, {})
+    access = Access(settings.api, settings.storage.directory)
+    app.add_middleware(AuthMiddleware, access=access)
     app.state.readiness = Readiness(checks, roles or {})
     app.include_router(router)
     transport = httpx.ASGITransport(app)

@@ -69,7 +69,8 @@ class Node:
 
     def ask(self, accept: str = "") -> httpx.Response:
         app = FastAPI()
-        app.add_middleware(AuthMiddleware, access=Access(self.settings))
+        access = Access(self.settings.api, self.settings.storage.directory)
+        app.add_middleware(AuthMiddleware, access=access)
         collector = NodeCollector(
             self.settings.storage,
             self.settings.receiver,
