@@ -70,6 +70,9 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.record_access, app.state.services = record_access, services
+    app.state.engine, app.state.journal = services.engine, services.journal
+    app.state.storage, app.state.receiver = settings.storage, settings.receiver
+    app.state.destinations = settings.destinations
     app.state.analyzer, app.state.access = analyzer, access
     app.state.templates = page_templates(release, guarded=settings.api.guarded)
     app.state.ending = lambda: False  # api/__main__.py replaces it

@@ -10,7 +10,9 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth.audit import audit_access
 from api.auth.request_user import Operator, Viewer
+from api.v1.dependencies import find_instance
 from api.v1.images import REMOVED
+from api.v1.responses import FORBIDDEN, GONE, MISSING, problem, v1_router
 from api.v1.schemas import (
     AcceptedResponse,
     FailureGroupResponse,
@@ -19,7 +21,7 @@ from api.v1.schemas import (
     Text,
 )
 from api.v1.serialization import instance_response, utc_time
-from api.v1.services import FORBIDDEN, GONE, MISSING, Services, problem, v1_router
+from api.v1.services import Services
 from dicom_node.audit.event import AuditEventType
 from dicom_node.queries.failures import failed, grouped
 from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
@@ -68,7 +70,7 @@ def actions_router(services: Services) -> APIRouter:
         request: Request, _user: Operator, instance_id: str
     ) -> AcceptedResponse:
         """Queue a new analysis of an instance, even if it has a result."""
-        await run_in_threadpool(services.instance, instance_id)
+        await run_in_threadpool(find_instance, services.engine, instance_id)
         if not await run_in_threadpool(services.journal.analyze_again, instance_id):
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
         await audit_access(
@@ -91,7 +93,7 @@ def actions_router(services: Services) -> APIRouter:
         ] = "",
     ) -> AcceptedResponse:
         """Queue the results of an instance again, even if they were delivered."""
-        details = await run_in_threadpool(services.instance, instance_id)
+        details = await run_in_threadpool(find_instance, services.engine, instance_id)
         if destination:
             services.destination(destination)
         if details.row.files_removed_at is not None:

@@ -11,9 +11,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth.request_user import Viewer
 from api.operations.health import Check, states_of
+from api.v1.responses import v1_router
 from api.v1.schemas import FiguresResponse, IntervalResponse, NodeResponse
 from api.v1.serialization import utc_time
-from api.v1.services import Services, v1_router
+from api.v1.services import Services
 from dicom_node.decoder.confinement import offered
 from dicom_node.queries.activity import figures
 from dicom_node.queries.backlog import destination_states

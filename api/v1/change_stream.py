@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from api.auth.request_user import Viewer, request_user
-from api.v1.services import Services, v1_router
+from api.v1.responses import v1_router
+from api.v1.services import Services
 from dicom_node.queries.changes import ChangeFeed
 
 logger = logging.getLogger(__name__)

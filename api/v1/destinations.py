@@ -5,6 +5,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth.audit import audit_access
 from api.auth.request_user import Operator, Viewer
+from api.v1.responses import FORBIDDEN, MISSING, v1_router
 from api.v1.schemas import (
     CallerResponse,
     DestinationResponse,
@@ -14,7 +15,7 @@ from api.v1.schemas import (
     OutageResponse,
 )
 from api.v1.serialization import utc_time, utc_time_or_none
-from api.v1.services import FORBIDDEN, MISSING, Services, v1_router
+from api.v1.services import Services
 from config.destinations import (
     Destination,
     DicomDestination,

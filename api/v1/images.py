@@ -10,9 +10,11 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth.audit import audit_access
 from api.auth.request_user import Viewer
+from api.v1.dependencies import find_instance
 from api.v1.image_cache import heatmap_png, jpeg
+from api.v1.responses import GONE, MISSING, problem, v1_router
 from api.v1.schemas import AttributeResponse
-from api.v1.services import GONE, MISSING, Services, problem, v1_router
+from api.v1.services import Services
 from dicom_node.audit.event import AuditEventType
 from dicom_node.queries.instance_details import InstanceDetails
 
@@ -37,7 +39,7 @@ def images_router(services: Services) -> APIRouter:
     folder = services.settings.storage.directory
 
     async def opened(instance_id: str) -> tuple[InstanceDetails, Path]:
-        details = await run_in_threadpool(services.instance, instance_id)
+        details = await run_in_threadpool(find_instance, services.engine, instance_id)
         path = folder / details.row.path
         if details.row.files_removed_at is not None or not path.exists():
             raise HTTPException(status.HTTP_410_GONE, REMOVED)

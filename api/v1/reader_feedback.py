@@ -14,9 +14,11 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth.audit import audit_access
 from api.auth.request_user import Viewer
+from api.v1.dependencies import find_instance
+from api.v1.responses import MISSING, problem, v1_router
 from api.v1.schemas import OpinionResponse
 from api.v1.serialization import opinion_response, seconds_of, utc_time
-from api.v1.services import MISSING, Services, problem, v1_router
+from api.v1.services import Services
 from dicom_node.audit.event import AuditEventType
 from dicom_node.journal.reader_feedback import EXPORTED, Judgement
 from inference.finding import Point
@@ -55,7 +57,7 @@ def feedback_router(services: Services) -> APIRouter:
 
         It replaces your earlier opinion on this instance.
         """
-        await run_in_threadpool(services.instance, instance_id)
+        await run_in_threadpool(find_instance, services.engine, instance_id)
         verdict, point = Judgement(opinion.verdict), _point(opinion.place)
         is_stored = await run_in_threadpool(
             services.feedback.record, instance_id, user.name, verdict, point
@@ -74,7 +76,7 @@ def feedback_router(services: Services) -> APIRouter:
         request: Request, user: Viewer, instance_id: str
     ) -> list[OpinionResponse]:
         """Delete your opinion on the result of an instance."""
-        await run_in_threadpool(services.instance, instance_id)
+        await run_in_threadpool(find_instance, services.engine, instance_id)
         await run_in_threadpool(services.feedback.withdraw, instance_id, user.name)
         await audit_access(request, AuditEventType.JUDGED, instance_id)
         return await _all(instance_id)

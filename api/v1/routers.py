@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from fastapi import APIRouter
 
 from api.operations.health import Check
+from api.v1 import instances
 from api.v1.actions import actions_router
 from api.v1.activity import figures_router
 from api.v1.change_stream import changes_router
 from api.v1.destinations import destinations_router
 from api.v1.images import images_router
-from api.v1.instances import instances_router
 from api.v1.reader_feedback import feedback_router
 from api.v1.services import Services
 from api.v1.uploads import uploads_router
@@ -32,7 +32,7 @@ def v1_routers(
         model: Returns the model of this process, or None if it is not loaded.
     """
     return (
-        instances_router(services),
+        instances.router,
         images_router(services),
         feedback_router(services),
         actions_router(services),

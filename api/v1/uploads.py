@@ -11,8 +11,9 @@ from api.auth.request_user import Operator, request_user, user_key
 from api.http.body import takes
 from api.http.concurrency_limit import QueueLimit, UploadLimit
 from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
+from api.v1.responses import FORBIDDEN, problem, v1_router
 from api.v1.schemas import UploadResponse
-from api.v1.services import FORBIDDEN, Services, problem, v1_router
+from api.v1.services import Services
 from dicom_node.audit.event import AuditEventType
 from dicom_node.errors import DicomNodeError, OutOfResourcesError
 from dicom_node.instance import ReceivedInstance
