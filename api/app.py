@@ -71,6 +71,7 @@ def create_app(
     )
     app.state.record_access, app.state.services = record_access, services
     app.state.engine, app.state.journal = services.engine, services.journal
+    app.state.images = services.images
     app.state.storage, app.state.receiver = settings.storage, settings.receiver
     app.state.destinations = settings.destinations
     app.state.analyzer, app.state.access = analyzer, access

@@ -5,6 +5,7 @@ uses is in that file.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -106,3 +107,19 @@ def find_instance(engine: sa.Engine, instance_id: str) -> InstanceDetails:
             "deleted after its retention time ([retention] in the settings).",
         )
     return details
+
+
+def find_destination(destinations: Sequence[Destination], name: str) -> Destination:
+    """Return the destination with a name.
+
+    Raises:
+        HTTPException: 404 if there is no destination with this name.
+    """
+    for each in destinations:
+        if each.name == name:
+            return each
+    known = ", ".join(each.name for each in destinations) or "none"
+    raise HTTPException(
+        status.HTTP_404_NOT_FOUND,
+        f"There is no such destination. Destinations in the settings: {known}.",
+    )

@@ -5,13 +5,10 @@ from collections.abc import Callable, Mapping
 from fastapi import APIRouter
 
 from api.operations.health import Check
-from api.v1 import instances
-from api.v1.actions import actions_router
+from api.v1 import actions, failures, feedback, images, instances
 from api.v1.activity import figures_router
 from api.v1.change_stream import changes_router
 from api.v1.destinations import destinations_router
-from api.v1.images import images_router
-from api.v1.reader_feedback import feedback_router
 from api.v1.services import Services
 from api.v1.uploads import uploads_router
 from inference.finding import ModelIdentity
@@ -33,9 +30,10 @@ def v1_routers(
     """
     return (
         instances.router,
-        images_router(services),
-        feedback_router(services),
-        actions_router(services),
+        images.router,
+        feedback.router,
+        actions.router,
+        failures.router,
         destinations_router(services),
         figures_router(services, checks, release, model),
         changes_router(services),

@@ -172,7 +172,7 @@ def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None
 def test_number_of_retries_per_request_is_limited(
     site: Review, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.v1.actions.MOST_RETRIES", 2)
+    monkeypatch.setattr("api.v1.failures.MOST_RETRIES", 2)
     for number in (1, 2, 3):
         site.fail(site.receive(number), "damaged")
 
