@@ -1,75 +1,43 @@
-"""Services that the routes of /api/v1 share."""
+"""Creates and closes the services that the routes of /api/v1 depend on."""
 
-from dataclasses import dataclass
+from starlette.datastructures import State
 
-import sqlalchemy as sa
-from fastapi import HTTPException, status
-
+from api.v1.change_stream import ChangeStream
 from api.v1.image_cache import ImageCache
-from config.destinations import Destination
+from api.v1.uploads import UploadStore
 from config.settings import Settings
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.reader_feedback import Feedback
+from dicom_node.queries.changes import ChangeFeed
 from dicom_node.queries.history import History
-from dicom_node.queries.worklist import Worklist
 from dicom_node.storage.database import open_engine
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Services:
-    """The services that the routes use.
+def open_services(state: State, settings: Settings) -> None:
+    """Store the services in the state of an application.
 
-    They are safe to share between threads, except `images`.
+    No connection or process is started yet.
 
-    Attributes:
+    Args:
+        state: The state. Its attribute `ending` returns whether the process is shutting
+            down. It may be replaced later.
         settings: All settings of the node.
-        engine: Engine of the journal; connects on first use.
-        journal: Records instances and requests for work.
-        history: Counts and finds instances, and lists paused destinations.
-        worklist: Finds and lists instances.
-        feedback: Stores the opinions of readers.
-        images: Decodes radiographs for display. Use it only from the event loop.
     """
+    storage, receiver = settings.storage, settings.receiver
+    engine = open_engine(storage.database_url)
+    journal = Journal(engine, storage.directory, settings.destinations)
+    state.engine, state.journal = engine, journal
+    state.storage, state.receiver = storage, receiver
+    state.destinations = settings.destinations
+    state.images = ImageCache(settings.worker)
+    state.uploads = UploadStore(storage, receiver, journal, History(engine))
 
-    settings: Settings
-    engine: sa.Engine
-    journal: Journal
-    history: History
-    worklist: Worklist
-    feedback: Feedback
-    images: ImageCache
+    def is_ending() -> bool:
+        return bool(state.ending())
 
-    def close(self) -> None:
-        """Close the database connections and stop the decoding child process."""
-        self.images.close()
-        self.engine.dispose()
-
-    def destination(self, name: str) -> Destination:
-        """Return a destination of the settings.
-
-        Raises:
-            HTTPException: 404 if the settings have no destination of this name.
-        """
-        for each in self.settings.destinations:
-            if each.name == name:
-                return each
-        known = ", ".join(each.name for each in self.settings.destinations) or "none"
-        raise HTTPException(
-            status.HTTP_404_NOT_FOUND,
-            f"There is no such destination. Destinations in the settings: {known}.",
-        )
+    state.changes = ChangeStream(ChangeFeed(engine), is_ending)
 
 
-def make_services(settings: Settings) -> Services:
-    """Create the services. No connection or process is started yet."""
-    engine = open_engine(settings.storage.database_url)
-    folder = settings.storage.directory
-    return Services(
-        settings=settings,
-        engine=engine,
-        journal=Journal(engine, folder, settings.destinations),
-        history=History(engine),
-        worklist=Worklist(engine),
-        feedback=Feedback(engine),
-        images=ImageCache(settings.worker),
-    )
+def close_services(state: State) -> None:
+    """Close the database connections and stop the decoding child process."""
+    state.images.close()
+    state.engine.dispose()
