@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.auth.audit import RecordAccess, with_audit_trail
 from api.http.protocol import TimeoutH11Protocol
+from config.access import ApiSettings
 from config.settings import Settings
 from dicom_node.audit.trail import auditing
 from dicom_node.runtime.process import (
@@ -71,16 +72,16 @@ def _server(
     settings: Settings, record_access: RecordAccess, *, supervised: bool
 ) -> uvicorn.Server:
     app = create_app(settings, record_access=record_access, supervised=supervised)
-    server = uvicorn.Server(_config(settings, app))
+    server = uvicorn.Server(_config(settings.api, app))
     app.state.ending = lambda: server.should_exit  # ends open streams at shutdown
     return server
 
 
-def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+def _config(api: ApiSettings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        host=settings.api.host,
-        port=settings.api.port,
+        host=api.host,
+        port=api.port,
         http=TimeoutH11Protocol,
         ws="none",
         proxy_headers=False,  # read by AuthMiddleware, from trusted_proxies only

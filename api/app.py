@@ -1,32 +1,59 @@
 """Assemble the web application: /predict, pages, API, health and metrics."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.staticfiles import StaticFiles
 
+from api import pages
+from api.auth import login
 from api.auth.access import Access
 from api.auth.audit import RecordAccess, log_event
-from api.auth.login import login_router
 from api.auth.middleware import AuthMiddleware
 from api.http.body import BodyLimits, stated_limits
 from api.http.problems import install_error_handlers
 from api.http.security_headers import SecurityHeaders
-from api.operations.health import Check, health_router, role_checks, storage_checks
-from api.operations.metrics import NodeCollector, metrics_router
-from api.pages import STATIC, page_templates, pages_router
+from api.operations import health, metrics
+from api.operations.health import Check, Readiness, role_checks, storage_checks
+from api.operations.metrics import NodeCollector, metrics_registry
+from api.predict import routes as predict
 from api.predict.analyzer import Analyzer
-from api.predict.routes import predict_router
-from api.v1.routers import v1_routers
-from api.v1.services import make_services
+from api.v1.routers import ROUTERS as V1_ROUTERS
+from api.v1.services import close_services, open_services
 from config.settings import Settings
 
 DESCRIPTION = (
     "Detects fractures on radiographs. Every error response outside of /api/v1 is "
     '{"error": "a description of the error"}. AI results, not for diagnostic use.'
 )
+
+
+ROUTERS = (
+    predict.router,
+    health.router,
+    metrics.router,
+    *V1_ROUTERS,
+    pages.router,
+)
+
+# All applications of a process share these routes. If each application included the
+# routers, it would prepare all routes again for its first request, which takes 0.1 s.
+# The tests create hundreds of applications. `dependency_overrides` of an application do
+# not apply to shared routes.
+_shared = APIRouter()
+for _router in ROUTERS:
+    _shared.include_router(_router)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    with app.state.analyzer:
+        try:
+            yield
+        finally:
+            close_services(app.state)
 
 
 def create_app(
@@ -47,53 +74,61 @@ def create_app(
             other roles. If so, /readyz requires a receiver and a worker. If not, it
             requires each of them only if it has run on this database before.
     """
-    analyzer = Analyzer(settings)
-    services = make_services(settings)
-    access = Access(settings)
-    templates = page_templates(release := _release(), guarded=settings.api.guarded)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with analyzer, closing(services):
-            yield
-
     app = FastAPI(
         title="Fracture node",
-        version=release,
+        version=_release(),
         description=DESCRIPTION,
-        lifespan=lifespan,
-        # pages_router serves /openapi.json, to logged-in users only.
+        routes=_shared.routes,
+        lifespan=_lifespan,
+        # pages.router serves /openapi.json, to logged-in users only.
         openapi_url=None,
         # A redirect would contain the host name that the client sent.
         redirect_slashes=False,
     )
-    app.state.record_access, app.state.services = record_access, services
+    app.state.record_access = record_access
     app.state.ending = lambda: False  # api/__main__.py replaces it
     app.state.known_parameters = {}  # of the routes that were used
+    _open_services(app, settings, checks, supervised=supervised)
     install_error_handlers(app)
-    storage = storage_checks(settings.storage) if checks is None else checks
-    ready = {"model": analyzer.check, **storage}
-    roles = role_checks(services.engine, expected=supervised) if checks is None else {}
-    all_checks = {**ready, **roles}
-    collector = NodeCollector(settings, all_checks, release, analyzer.model)
-    routers = [
-        predict_router(analyzer),
-        health_router(ready, roles),
-        metrics_router(collector),
-        *v1_routers(services, all_checks, release, analyzer.model),
-        pages_router(templates),
-    ]
     if settings.api.tokens:
-        routers.append(login_router(access, templates))
-    for router in routers:
-        app.include_router(router)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+        app.include_router(login.router)
+    app.mount("/static", StaticFiles(directory=pages.STATIC), name="static")
     # Middleware from the inside out: security headers are also added to refused
     # requests.
-    app.add_middleware(BodyLimits, larger=stated_limits(routers))
-    app.add_middleware(AuthMiddleware, access=access)
+    app.add_middleware(BodyLimits, larger=stated_limits(ROUTERS))
+    app.add_middleware(AuthMiddleware, access=app.state.access)
     app.add_middleware(SecurityHeaders)
     return app
+
+
+def _open_services(
+    app: FastAPI,
+    settings: Settings,
+    checks: Mapping[str, Check] | None,
+    *,
+    supervised: bool,
+) -> None:
+    """Store the services that the routes depend on in the state of an application."""
+    state, api, storage = app.state, settings.api, settings.storage
+    open_services(state, settings)
+    state.access = Access(api, storage.directory)
+    state.templates = pages.page_templates(app.version, guarded=api.guarded)
+    analyzer = Analyzer(settings.model, settings.worker, settings.results)
+    state.analyzer, state.loaded_model = analyzer, analyzer.model
+    roles: Mapping[str, Check] = {}
+    if checks is None:
+        checks = storage_checks(storage)
+        roles = role_checks(state.engine, expected=supervised)
+    readiness = Readiness({"model": analyzer.check, **checks}, roles)
+    collector = NodeCollector(
+        storage,
+        settings.receiver,
+        [each.name for each in settings.destinations],
+        readiness.checks,
+        app.version,
+        analyzer.model,
+    )
+    state.readiness, state.metrics = readiness, metrics_registry(collector)
 
 
 def _release() -> str:

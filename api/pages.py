@@ -6,7 +6,6 @@ description at /docs. Swagger UI is not used, because it has 1.5 MB of scripts.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -14,9 +13,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.templating import Jinja2Templates
 
-from api.auth.audit import User
 from api.auth.request_user import Viewer
 from api.http.multipart import LARGEST_FILE
+from api.http.templates import TemplatesDep
 from inference.phantom.long_bone import draw_phantom
 
 HERE = Path(__file__).parent
@@ -53,42 +52,50 @@ def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
     return templates
 
 
-def pages_router(templates: Jinja2Templates) -> APIRouter:
-    """Return the router of the pages and the API description, for logged-in users."""
-    router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False)
 
-    @router.get("/")
-    def index(request: Request, _user: Viewer) -> Response:
-        return templates.TemplateResponse(request, "index.html")
 
-    def page_route(name: str) -> Callable[[Request, User], Response]:
-        def page(request: Request, _user: Viewer) -> Response:
-            return templates.TemplateResponse(request, f"{name}.html")
+@router.get("/")
+def index(request: Request, _user: Viewer, templates: TemplatesDep) -> Response:
+    """Show the start page, where a user can analyze an image."""
+    return templates.TemplateResponse(request, "index.html")
 
-        return page
 
-    for name in DATA_PAGES:
-        router.add_api_route(f"/{name}", page_route(name))
+def page(request: Request, _user: Viewer, templates: TemplatesDep) -> Response:
+    """Show the page of DATA_PAGES that the path names."""
+    name = request.scope["route"].path.removeprefix("/")
+    return templates.TemplateResponse(request, f"{name}.html")
 
-    @router.get("/studies/{study_instance_uid}")
-    def study(request: Request, _user: Viewer, study_instance_uid: str) -> Response:
-        del study_instance_uid  # the script reads it from the URL
-        return templates.TemplateResponse(request, "study.html")
 
-    @router.get("/docs")
-    def docs(request: Request, _user: Viewer) -> Response:
-        context = {"api": request.app.openapi()}
-        return templates.TemplateResponse(request, "docs.html", context)
+for _name in DATA_PAGES:
+    router.add_api_route(f"/{_name}", page)
 
-    @router.get("/openapi.json")
-    def openapi(request: Request, _user: Viewer) -> Response:
-        return JSONResponse(request.app.openapi())
 
-    @router.get("/phantom.png")
-    def phantom(_user: Viewer) -> Response:
-        """Return a synthetic radiograph with a fracture, to try the start page."""
-        pixels = draw_phantom(broken=True).radiograph().pixels
-        _, png = cv2.imencode(".png", pixels)
-        return Response(png.tobytes(), media_type="image/png")
+@router.get("/studies/{study_instance_uid}")
+def study(
+    request: Request, _user: Viewer, study_instance_uid: str, templates: TemplatesDep
+) -> Response:
+    """Show the images and results of a study."""
+    del study_instance_uid  # the script reads it from the URL
+    return templates.TemplateResponse(request, "study.html")
 
-    return router
+
+@router.get("/docs")
+def docs(request: Request, _user: Viewer, templates: TemplatesDep) -> Response:
+    """Show the description of the API."""
+    context = {"api": request.app.openapi()}
+    return templates.TemplateResponse(request, "docs.html", context)
+
+
+@router.get("/openapi.json")
+def openapi(request: Request, _user: Viewer) -> Response:
+    """Return the OpenAPI description."""
+    return JSONResponse(request.app.openapi())
+
+
+@router.get("/phantom.png")
+def phantom(_user: Viewer) -> Response:
+    """Return a synthetic radiograph with a fracture, to try the start page."""
+    pixels = draw_phantom(broken=True).radiograph().pixels
+    _, png = cv2.imencode(".png", pixels)
+    return Response(png.tobytes(), media_type="image/png")

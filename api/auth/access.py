@@ -2,6 +2,7 @@
 
 import hmac
 from hashlib import sha256
+from pathlib import Path
 
 from fastapi import Request
 
@@ -10,8 +11,7 @@ from api.auth.login_throttle import Throttle
 from api.auth.proxy import Origin
 from api.auth.request_user import AuthMethod
 from api.auth.sessions import Sessions
-from config.access import SHORTEST_TOKEN, Token
-from config.settings import Settings
+from config.access import SHORTEST_TOKEN, ApiSettings, Token
 
 # The user of all requests if the settings require no login. The node then serves only
 # its own machine.
@@ -29,13 +29,16 @@ class Access:
             audited.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, api: ApiSettings, directory: Path) -> None:
         """Prepare the methods of authentication.
 
-        The session key is read or created on first use.
+        Args:
+            api: The settings of the web application.
+            directory: The storage directory. The session key in it is read or created
+                on first use.
         """
-        self.api = settings.api
-        self.sessions = Sessions(settings.api.tokens, settings.storage.directory)
+        self.api = api
+        self.sessions = Sessions(api.tokens, directory)
         self.logins = Throttle()
         self.failures = Throttle()
 

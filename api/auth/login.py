@@ -6,8 +6,9 @@ send it only in requests from pages of this node.
 
 import re
 from dataclasses import replace
+from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Request, Response, status
+from fastapi import APIRouter, Depends, HTTPException, Request, Response, status
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
 
@@ -16,6 +17,7 @@ from api.auth.audit import audit_access
 from api.auth.request_user import request_user, unauthenticated
 from api.auth.sessions import LIFE_S
 from api.http.body import small_form
+from api.http.templates import TemplatesDep
 from config.access import Token
 from dicom_node.audit.event import AuditEventType
 
@@ -23,48 +25,61 @@ from dicom_node.audit.event import AuditEventType
 PATH = re.compile(r"/(?!/)[\w./~-]*(\?[\w./~%&=+:-]*)?", re.ASCII)
 
 
-def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
-    """Return the router of /login and /logout.
+async def _access(request: Request) -> Access:
+    access: Access = request.app.state.access
+    return access
 
-    Args:
-        access: Checks tokens and creates sessions.
-        templates: The templates of the pages.
-    """
-    router = APIRouter(include_in_schema=False)
 
-    def page(request: Request, after: str, problem: HTTPException | None) -> Response:
-        context = {"next": after, "problem": problem and problem.detail}
-        response = templates.TemplateResponse(request, "login.html", context)
-        if problem is not None:
-            response.status_code = problem.status_code
-            response.headers.update(problem.headers or {})
-        return response
+AccessDep = Annotated[Access, Depends(_access)]
 
-    @router.get("/login")
-    async def login(request: Request) -> Response:
-        return page(request, _path(request.query_params.get("next", "/")), None)
+router = APIRouter(include_in_schema=False)
 
-    @router.post("/login")
-    async def log_in(request: Request) -> Response:
-        form = await small_form(request)
-        after = _path(form.get("next", "/"))
-        try:
-            token = await _check_token(request, access, form.get("token", ""))
-        except HTTPException as problem:
-            return page(request, after, problem)
-        return _redirect_with_session(request, access.sessions.begin(token), after)
 
-    @router.post("/logout")
-    async def log_out(request: Request) -> Response:
-        name = cookie_name(request_user(request).secure)
-        access.sessions.end(request.cookies.get(name, ""))
-        if request_user(request).auth_method == "session":
-            await audit_access(request, AuditEventType.LOGGED_OUT, "/logout")
-        response = RedirectResponse("/login", status.HTTP_303_SEE_OTHER)
-        _set_cookie(response, request, "", 0)
-        return response
+@router.get("/login")
+async def login(request: Request, templates: TemplatesDep) -> Response:
+    """Show the login page."""
+    after = _path(request.query_params.get("next", "/"))
+    return _page(request, templates, after, None)
 
-    return router
+
+@router.post("/login")
+async def log_in(
+    request: Request, access: AccessDep, templates: TemplatesDep
+) -> Response:
+    """Begin a session, or show the login page again with the reason for a refusal."""
+    form = await small_form(request)
+    after = _path(form.get("next", "/"))
+    try:
+        token = await _check_token(request, access, form.get("token", ""))
+    except HTTPException as problem:
+        return _page(request, templates, after, problem)
+    return _redirect_with_session(request, access.sessions.begin(token), after)
+
+
+@router.post("/logout")
+async def log_out(request: Request, access: AccessDep) -> Response:
+    """End the session."""
+    name = cookie_name(request_user(request).secure)
+    access.sessions.end(request.cookies.get(name, ""))
+    if request_user(request).auth_method == "session":
+        await audit_access(request, AuditEventType.LOGGED_OUT, "/logout")
+    response = RedirectResponse("/login", status.HTTP_303_SEE_OTHER)
+    _set_cookie(response, request, "", 0)
+    return response
+
+
+def _page(
+    request: Request,
+    templates: Jinja2Templates,
+    after: str,
+    problem: HTTPException | None,
+) -> Response:
+    context = {"next": after, "problem": problem and problem.detail}
+    response = templates.TemplateResponse(request, "login.html", context)
+    if problem is not None:
+        response.status_code = problem.status_code
+        response.headers.update(problem.headers or {})
+    return response
 
 
 async def _check_token(request: Request, access: Access, text: str) -> Token:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query, Request, Response, status
+from fastapi import APIRouter, Depends, Query, Request, Response, status
 from fastapi.responses import PlainTextResponse
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -191,68 +191,29 @@ def check_storage(storage: StorageSettings) -> None:
         engine.dispose()
 
 
-def health_router(
-    checks: Mapping[str, Check], roles: Mapping[str, Check] = NONE
-) -> APIRouter:
-    """Return the router of /healthz and /readyz.
-
-    Args:
-        checks: The checks of the web process itself, by name.
-        roles: The checks of the other roles of the node, by name.
-    """
-    router = APIRouter(tags=["health"])
-    latest = _Latest({**checks, **roles})
-
-    @router.get("/healthz", response_class=PlainTextResponse, response_description="ok")
-    async def healthz() -> str:
-        """Report that the process serves requests. Nothing is checked."""
-        return OK
-
-    @router.get(
-        "/readyz",
-        response_description="Ready",
-        responses={
-            503: {"description": "Not ready, with the reason", "content": _NOT_READY}
-        },
-    )
-    async def readyz(
-        request: Request,
-        response: Response,
-        role: Annotated[
-            Literal["api"] | None,
-            Query(description="Check only the api process, for a load balancer."),
-        ] = None,
-    ) -> dict[str, str]:
-        """Return the result of each check by name: 'ok', or the reason for a failure.
-
-        The checks include a receiver and a worker, except with `role=api`. An
-        unauthenticated client gets only one entry, `node`: 'ok' if all checks pass, or
-        'not ready'.
-        """
-        is_unauthenticated = request_user(request).user is None
-        states = await latest.states(FRESH_S if is_unauthenticated else 0)
-        if role is not None:
-            states = {name: state for name, state in states.items() if name in checks}
-        ready = all(state == OK for state in states.values())
-        if not ready:
-            response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-        if is_unauthenticated:
-            return {"node": OK if ready else "not ready"}
-        return states
-
-    return router
-
-
-class _Latest:
-    """Caches the results of the checks.
+class Readiness:
+    """The checks of the node, and a cache of their results.
 
     The checks write to the disk and lock the database. Unauthenticated clients must not
     be able to trigger this at will. They get a result that is up to FRESH_S seconds
     old. The checks never run twice at the same time.
+
+    Attributes:
+        own: The checks of the web process itself, by name.
+        checks: All checks of the node, by name: `own`, and those of the other roles.
     """
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
-        self._checks = checks
+    def __init__(
+        self, own: Mapping[str, Check], roles: Mapping[str, Check] = NONE
+    ) -> None:
+        """Store the checks. None runs yet.
+
+        Args:
+            own: The checks of the web process itself, by name.
+            roles: The checks of the other roles of the node, by name.
+        """
+        self.own = own
+        self.checks: Mapping[str, Check] = {**own, **roles}
         self._lock = asyncio.Lock()
         self._states: dict[str, str] = {}
         self._at = -math.inf
@@ -261,12 +222,60 @@ class _Latest:
         """Return the results of the checks by name, at most `age_s` seconds old."""
         async with self._lock:
             if time.monotonic() - self._at >= age_s:
-                self._states = await run_in_threadpool(self._run_checks)
+                self._states = await run_in_threadpool(states_of, self.checks)
                 self._at = time.monotonic()
             return self._states
 
-    def _run_checks(self) -> dict[str, str]:
-        return states_of(self._checks)
+
+async def _readiness(request: Request) -> Readiness:
+    readiness: Readiness = request.app.state.readiness
+    return readiness
+
+
+ReadinessDep = Annotated[Readiness, Depends(_readiness)]
+"""The checks of the node."""
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", response_class=PlainTextResponse, response_description="ok")
+async def healthz() -> str:
+    """Report that the process serves requests. Nothing is checked."""
+    return OK
+
+
+@router.get(
+    "/readyz",
+    response_description="Ready",
+    responses={
+        503: {"description": "Not ready, with the reason", "content": _NOT_READY}
+    },
+)
+async def readyz(
+    request: Request,
+    response: Response,
+    readiness: ReadinessDep,
+    role: Annotated[
+        Literal["api"] | None,
+        Query(description="Check only the api process, for a load balancer."),
+    ] = None,
+) -> dict[str, str]:
+    """Return the result of each check by name: 'ok', or the reason for a failure.
+
+    The checks include a receiver and a worker, except with `role=api`. An
+    unauthenticated client gets only one entry, `node`: 'ok' if all checks pass, or
+    'not ready'.
+    """
+    is_unauthenticated = request_user(request).user is None
+    states = await readiness.states(FRESH_S if is_unauthenticated else 0)
+    if role is not None:
+        states = {name: states[name] for name in states if name in readiness.own}
+    ready = all(state == OK for state in states.values())
+    if not ready:
+        response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    if is_unauthenticated:
+        return {"node": OK if ready else "not ready"}
+    return states
 
 
 def states_of(checks: Mapping[str, Check]) -> dict[str, str]:

@@ -8,11 +8,12 @@ that do not need it are returned, including `fracture_node_ready`.
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -28,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.auth.request_user import Viewer
 from api.http.problems import UNAUTHENTICATED
 from api.operations.health import OK, Check, states_of
-from config.settings import Settings
+from config.settings import ReceiverSettings, StorageSettings
 from dicom_node.metrics.counters import (
     INFINITE,
     METRIC_FAMILIES,
@@ -58,13 +59,17 @@ class NodeCollector(Collector):
     """Collects all metrics at each scrape.
 
     Attributes:
-        settings: All settings of the node.
+        storage: The settings of the storage.
+        receiver: The settings of the receiver.
+        destinations: The names of the destinations in the settings.
         checks: The checks of /readyz, by name.
         release: The version of this software.
         model: Returns the model of this process, or None if it is not loaded.
     """
 
-    settings: Settings
+    storage: StorageSettings
+    receiver: ReceiverSettings
+    destinations: Sequence[str]
     checks: Mapping[str, Check]
     release: str
     model: Callable[[], ModelIdentity | None]
@@ -83,7 +88,7 @@ class NodeCollector(Collector):
             "check",
         )
         yield from self._machine_metrics()
-        engine = open_engine(self.settings.storage.database_url)
+        engine = open_engine(self.storage.database_url)
         try:
             with reading(engine) as connection:
                 yield from self._database_metrics(connection)
@@ -104,7 +109,7 @@ class NodeCollector(Collector):
         return family
 
     def _machine_metrics(self) -> Iterator[Metric]:
-        storage, receiver = self.settings.storage, self.settings.receiver
+        storage = self.storage
         if storage.directory.exists():
             free = shutil.disk_usage(storage.directory).free
             yield _gauge("disk_free_bytes", "Free disk space for instances.", free)
@@ -121,11 +126,11 @@ class NodeCollector(Collector):
         yield _gauge(
             "associations_limit",
             "Maximum number of associations at a time (max_associations).",
-            receiver.max_associations,
+            self.receiver.max_associations,
         )
 
     def _database_metrics(self, connection: sa.Connection) -> Iterator[Metric]:
-        names = [each.name for each in self.settings.destinations]
+        names = self.destinations
         waiting = backlog.instances(connection)
         deliveries = backlog.deliveries(connection, names)
         samples = read(connection)
@@ -138,24 +143,35 @@ class NodeCollector(Collector):
             yield _with_zeros(family, mine, known)
 
 
-def metrics_router(collector: Collector) -> APIRouter:
-    """Return the router of /metrics."""
+def metrics_registry(collector: Collector) -> CollectorRegistry:
+    """Return a registry that holds only a collector. Nothing is collected yet."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
-    router = APIRouter(tags=["health"])
+    return registry
 
-    @router.get(
-        "/metrics",
-        response_class=PlainTextResponse,
-        response_description="Metrics in the text format of Prometheus or OpenMetrics",
-        responses={200: {"content": {OPEN_METRICS: {}}}, 401: UNAUTHENTICATED},
-    )
-    def metrics(request: Request, _user: Viewer) -> Response:
-        """Return the counters, queue lengths and durations of the node."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=content_type)
 
-    return router
+async def _registry(request: Request) -> CollectorRegistry:
+    registry: CollectorRegistry = request.app.state.metrics
+    return registry
+
+
+router = APIRouter(tags=["health"])
+
+
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    response_description="Metrics in the text format of Prometheus or OpenMetrics",
+    responses={200: {"content": {OPEN_METRICS: {}}}, 401: UNAUTHENTICATED},
+)
+def metrics(
+    request: Request,
+    _user: Viewer,
+    registry: Annotated[CollectorRegistry, Depends(_registry)],
+) -> Response:
+    """Return the counters, queue lengths and durations of the node."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(registry), media_type=content_type)
 
 
 def _gauge(
@@ -191,7 +207,7 @@ def _waiting_instances(waiting: list[QueueDepth]) -> Iterator[Metric]:
 
 
 def _waiting_deliveries(
-    deliveries: list[QueueDepth], names: list[str]
+    deliveries: list[QueueDepth], names: Sequence[str]
 ) -> Iterator[Metric]:
     kinds = {(name, state): 0 for name in names for state in UNFINISHED_OR_PAUSED}
     ages = dict.fromkeys(names, 0.0)

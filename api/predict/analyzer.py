@@ -20,10 +20,11 @@ from typing import Self
 
 from fastapi import HTTPException, status
 
-from api.http.concurrency_limit import RETRY_AFTER_S
+from api.auth.request_user import user_key
+from api.http.concurrency_limit import RETRY_AFTER_S, QueueLimit, UploadLimit
 from api.operations.health import NotReadyError
 from api.predict.reader import Reader
-from config.settings import Settings
+from config.settings import ModelSettings, ResultSettings, WorkerSettings
 from dicom_node.decoder.client import ChildTimeoutError
 from dicom_node.decoder.quick_client import QuickDecoder, slow_child
 from inference.classification.classifier import Classifier, self_test
@@ -57,11 +58,19 @@ class Analyzer:
     """Analyzes files, with its own model, threads and decoding child process.
 
     Use it as a context manager.
+
+    Attributes:
+        queue: Limits the requests that wait for an analysis.
+        uploads: Limits the uploads in progress.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, model: ModelSettings, worker: WorkerSettings, results: ResultSettings
+    ) -> None:
         """Store the settings. The threads start when the context is entered."""
-        self._settings = settings
+        self._model, self._worker, self._results = model, worker, results
+        self.queue = QueueLimit(user_key, waiting=8)
+        self.uploads = UploadLimit()
         self._slow_file: Future[Radiograph] | None = None
         self._tools: Future[_Tools] = Future()
 
@@ -170,7 +179,7 @@ class Analyzer:
         return await asyncio.wrap_future(self._slow_file)
 
     def _load(self) -> _Tools:
-        model, worker = self._settings.model, self._settings.worker
+        model, worker = self._model, self._worker
         classifier = Classifier.load(model.weights, model.device)
         self_test(classifier)
         child = QuickDecoder(
@@ -189,7 +198,7 @@ class Analyzer:
         except OutOfDistributionError as error:
             code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
             raise HTTPException(code, str(error)) from None
-        long_side = self._settings.results.long_side
+        long_side = self._results.long_side
         annotated = render(radiograph, finding, long_side=long_side)
         logger.info(
             "Analyzed an upload in %.2f s: %s", time.monotonic() - start, finding.label

@@ -10,7 +10,6 @@ from api.auth.audit import audit_access
 from api.auth.parameters import check_parameters
 from api.auth.request_user import Viewer, user_key
 from api.http.body import takes
-from api.http.concurrency_limit import QueueLimit, UploadLimit
 from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
 from api.http.problems import UNAUTHENTICATED, UNEXPECTED, problem
 from api.predict.analyzer import Analyzer
@@ -58,43 +57,42 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def predict_router(analyzer: Analyzer) -> APIRouter:
-    """Return the router of /predict."""
-    router = APIRouter(tags=["predict"], dependencies=[Depends(check_parameters)])
-    queue = QueueLimit(user_key, waiting=8)
-    uploads = UploadLimit()
+async def _analyzer(request: Request) -> Analyzer:
+    analyzer: Analyzer = request.app.state.analyzer
+    return analyzer
 
-    @router.post(
-        "/predict",
-        openapi_extra={"requestBody": _FORM},
-        responses=_PROBLEMS,
-        response_description="The finding",
-        response_model_exclude_unset=True,
-    )
-    @takes(UPLOAD)
-    async def predict(
-        request: Request,
-        _user: Viewer,
-        *,
-        original: Annotated[
-            bool, Query(description="Also return the image as the model saw it.")
-        ] = False,
-    ) -> Prediction:
-        """Analyze one radiograph for a fracture.
 
-        Images are analyzed one after the other, and are not stored. The response is an
-        AI result, not for diagnostic use.
-        """
-        analyzer.require_ready()
-        queue.require_space(request)  # before the large body is read
-        with uploads.slot(user_key(request)):
-            async with received(request) as file:
-                slot = partial(queue.slot, request)
-                analysis = await analyzer.analyze(file, slot)
-        response = await run_in_threadpool(
-            prediction_response, analysis, original=original
-        )
-        await audit_access(request, AuditEventType.VIEWED, "/predict")
-        return response
+router = APIRouter(tags=["predict"], dependencies=[Depends(check_parameters)])
 
-    return router
+
+@router.post(
+    "/predict",
+    openapi_extra={"requestBody": _FORM},
+    responses=_PROBLEMS,
+    response_description="The finding",
+    response_model_exclude_unset=True,
+)
+@takes(UPLOAD)
+async def predict(
+    request: Request,
+    _user: Viewer,
+    analyzer: Annotated[Analyzer, Depends(_analyzer)],
+    *,
+    original: Annotated[
+        bool, Query(description="Also return the image as the model saw it.")
+    ] = False,
+) -> Prediction:
+    """Analyze one radiograph for a fracture.
+
+    Images are analyzed one after the other, and are not stored. The response is an
+    AI result, not for diagnostic use.
+    """
+    analyzer.require_ready()
+    analyzer.queue.require_space(request)  # before the large body is read
+    with analyzer.uploads.slot(user_key(request)):
+        async with received(request) as file:
+            slot = partial(analyzer.queue.slot, request)
+            analysis = await analyzer.analyze(file, slot)
+    response = await run_in_threadpool(prediction_response, analysis, original=original)
+    await audit_access(request, AuditEventType.VIEWED, "/predict")
+    return response

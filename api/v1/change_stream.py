@@ -7,13 +7,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
-from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.request_user import Viewer, request_user
-from api.v1.services import Services, v1_router
 from dicom_node.queries.changes import ChangeFeed
 
 logger = logging.getLogger(__name__)
@@ -117,34 +113,3 @@ async def _next(queue: asyncio.Queue[InstanceIds]) -> InstanceIds:
         return await asyncio.wait_for(queue.get(), POLL_S)
     except TimeoutError:
         return []
-
-
-def changes_router(services: Services) -> APIRouter:
-    """Return the router of the stream of changes."""
-    router = v1_router("changes")
-    ending: list[Callable[[], bool]] = []
-    changes = ChangeStream(
-        ChangeFeed(services.engine), lambda: any(end() for end in ending)
-    )
-
-    @router.get(
-        "/changes",
-        response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {}}}},
-        response_description='Events with {"instances": ["id", …]}',
-    )
-    async def stream(request: Request, _user: Viewer) -> StreamingResponse:
-        """Stream the ids of changed instances, after the event "begun".
-
-        Changes before "begun" are not reported. Reload the worklist after each "begun",
-        also after a reconnect.
-        """
-        if not ending:
-            ending.append(request.app.state.ending)
-        events = changes.stream(request_user(request).is_current)
-        # Close the connection with the stream, not after the keep-alive timeout.
-        return StreamingResponse(
-            events, media_type="text/event-stream", headers={"Connection": "close"}
-        )
-
-    return router

@@ -1,25 +1,24 @@
 """Routes for the images, attributes and files of instances."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response, status
+import sqlalchemy as sa
+from fastapi import Depends, HTTPException, Query, Request, Response, status
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
 from api.auth.audit import audit_access
 from api.auth.request_user import Viewer
-from api.v1.image_cache import heatmap_png, jpeg
+from api.v1.dependencies import EngineDep, StorageDep, find_instance
+from api.v1.image_cache import ImageCache, heatmap_png, jpeg
+from api.v1.responses import GONE, MISSING, REMOVED, problem, v1_router
 from api.v1.schemas import AttributeResponse
-from api.v1.services import GONE, MISSING, Services, problem, v1_router
 from dicom_node.audit.event import AuditEventType
 from dicom_node.queries.instance_details import InstanceDetails
 
-REMOVED = (
-    "The files of the instance were removed after their retention time ([retention] in "
-    "the settings). Send the instance again."
-)
 NO_IMAGE: dict[int | str, dict[str, Any]] = {
     422: problem("Unprocessable Content", "The instance has no image.", 422)
 }
@@ -31,144 +30,213 @@ def _content(media_type: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {media_type: {}}}, **MISSING, **GONE}
 
 
-def images_router(services: Services) -> APIRouter:
-    """Return the router of the images, heatmaps, attributes and files of instances."""
-    router = v1_router("images")
-    folder = services.settings.storage.directory
+@dataclass(frozen=True, slots=True, eq=False)
+class InstanceFiles:
+    """Finds the files of instances.
 
-    async def opened(instance_id: str) -> tuple[InstanceDetails, Path]:
-        details = await run_in_threadpool(services.instance, instance_id)
-        path = folder / details.entry.path
+    Attributes:
+        engine: Engine of the journal.
+        folder: The storage directory.
+    """
+
+    engine: sa.Engine
+    folder: Path
+
+    async def opened(self, instance_id: str) -> tuple[InstanceDetails, Path]:
+        """Return the details of an instance, and the path of its file.
+
+        Raises:
+            HTTPException: 404 if there is no such instance. 410 if its files were
+                removed.
+        """
+        details = await run_in_threadpool(find_instance, self.engine, instance_id)
+        path = self.folder / details.entry.path
         if details.entry.files_removed_at is not None or not path.exists():
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
         return details, path
 
-    @router.get(
-        "/instances/{instance_id}/picture",
-        response_class=Response,
-        responses={**_content("image/jpeg"), **NO_IMAGE},
-        response_description="A JPEG. The headers Gray-Black and Gray-White are the "
-        "modality values that are displayed as black and as white",
+
+async def _files(engine: EngineDep, storage: StorageDep) -> InstanceFiles:
+    return InstanceFiles(engine, storage.directory)
+
+
+FilesDep = Annotated[InstanceFiles, Depends(_files)]
+
+
+async def _images(request: Request) -> ImageCache:
+    images: ImageCache = request.app.state.images
+    return images
+
+
+ImagesDep = Annotated[ImageCache, Depends(_images)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendering:
+    """How a radiograph is displayed.
+
+    Attributes:
+        ends: The modality values at the ends of the gray scale. None selects the window
+            that the model uses.
+        long_side: Maximum long side in pixels; None means no maximum.
+    """
+
+    ends: tuple[float, float] | None
+    long_side: int | None
+
+
+async def _rendering(
+    low: Annotated[
+        float | None,
+        Query(ge=-_MOST, le=_MOST, description="Lowest value of the window"),
+    ] = None,
+    high: Annotated[
+        float | None, Query(ge=-_MOST, le=_MOST, description="Highest value")
+    ] = None,
+    long_side: Annotated[
+        int | None, Query(ge=16, le=65535, description="Maximum size in pixels")
+    ] = None,
+) -> _Rendering:
+    return _Rendering(None if low is None or high is None else (low, high), long_side)
+
+
+router = v1_router("images")
+
+
+@router.get(
+    "/instances/{instance_id}/picture",
+    response_class=Response,
+    responses={**_content("image/jpeg"), **NO_IMAGE},
+    response_description="A JPEG. The headers Gray-Black and Gray-White are the "
+    "modality values that are displayed as black and as white",
+)
+async def picture(
+    request: Request,
+    _user: Viewer,
+    instance_id: str,
+    rendering: Annotated[_Rendering, Depends(_rendering)],
+    files: FilesDep,
+    images: ImagesDep,
+) -> Response:
+    """Return the radiograph as a JPEG.
+
+    The window is the one that the model uses, unless both `low` and `high` are
+    given.
+    """
+    async with images.queue.slot(request):
+        _, path = await files.opened(instance_id)
+        view = await images.view(instance_id, path, rendering.ends)
+        content = await run_in_threadpool(jpeg, view.pixels, rendering.long_side)
+    await audit_access(
+        request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}"
     )
-    async def picture(
-        request: Request,
-        _user: Viewer,
-        instance_id: str,
-        low: Annotated[
-            float | None,
-            Query(ge=-_MOST, le=_MOST, description="Lowest value of the window"),
-        ] = None,
-        high: Annotated[
-            float | None, Query(ge=-_MOST, le=_MOST, description="Highest value")
-        ] = None,
-        long_side: Annotated[
-            int | None, Query(ge=16, le=65535, description="Maximum size in pixels")
-        ] = None,
-    ) -> Response:
-        """Return the radiograph as a JPEG.
+    headers = {
+        "Gray-Black": f"{view.ends[0]:g}",
+        "Gray-White": f"{view.ends[1]:g}",
+    }
+    return Response(content, media_type="image/jpeg", headers=headers)
 
-        The window is the one that the model uses, unless both `low` and `high` are
-        given.
-        """
-        ends = None if low is None or high is None else (low, high)
-        async with services.images.queue.slot(request):
-            _, path = await opened(instance_id)
-            view = await services.images.view(instance_id, path, ends)
-            content = await run_in_threadpool(jpeg, view.pixels, long_side)
-        await audit_access(
-            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}"
+
+@router.get(
+    "/instances/{instance_id}/heatmap",
+    response_class=Response,
+    responses=_content("image/png"),
+    response_description="A PNG with transparency. Scale it to the size of "
+    "the radiograph",
+)
+async def heatmap(
+    request: Request,
+    _user: Viewer,
+    instance_id: str,
+    files: FilesDep,
+    images: ImagesDep,
+) -> Response:
+    """Return the heatmap of the model. Its peak has the strongest color."""
+    async with images.queue.slot(request):
+        details, _ = await files.opened(instance_id)
+    if details.drawing is None or details.entry.probability is None:
+        raise HTTPException(
+            status.HTTP_404_NOT_FOUND, "The instance has no result to display."
         )
-        headers = {
-            "Gray-Black": f"{view.ends[0]:g}",
-            "Gray-White": f"{view.ends[1]:g}",
-        }
-        return Response(content, media_type="image/jpeg", headers=headers)
-
-    @router.get(
-        "/instances/{instance_id}/heatmap",
-        response_class=Response,
-        responses=_content("image/png"),
-        response_description="A PNG with transparency. Scale it to the size of "
-        "the radiograph",
+    await audit_access(
+        request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/heatmap"
     )
-    async def heatmap(request: Request, _user: Viewer, instance_id: str) -> Response:
-        """Return the heatmap of the model. Its peak has the strongest color."""
-        async with services.images.queue.slot(request):
-            details, _ = await opened(instance_id)
-        if details.drawing is None or details.entry.probability is None:
-            raise HTTPException(
-                status.HTTP_404_NOT_FOUND, "The instance has no result to display."
-            )
-        await audit_access(
-            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/heatmap"
-        )
-        return Response(heatmap_png(details.drawing), media_type="image/png")
+    return Response(heatmap_png(details.drawing), media_type="image/png")
 
-    @router.get(
-        "/instances/{instance_id}/attributes",
-        responses={**MISSING, **GONE, **NO_IMAGE},
-        response_description="In the order of the dataset",
+
+@router.get(
+    "/instances/{instance_id}/attributes",
+    responses={**MISSING, **GONE, **NO_IMAGE},
+    response_description="In the order of the dataset",
+)
+async def attributes(
+    request: Request,
+    _user: Viewer,
+    instance_id: str,
+    files: FilesDep,
+    images: ImagesDep,
+) -> list[AttributeResponse]:
+    """List the DICOM attributes of the received instance."""
+    async with images.queue.slot(request):
+        _, path = await files.opened(instance_id)
+        found = await images.attributes(path)
+    await audit_access(
+        request,
+        AuditEventType.VIEWED,
+        f"/api/v1/instances/{instance_id}/attributes",
     )
-    async def attributes(
-        request: Request, _user: Viewer, instance_id: str
-    ) -> list[AttributeResponse]:
-        """List the DICOM attributes of the received instance."""
-        async with services.images.queue.slot(request):
-            _, path = await opened(instance_id)
-            found = await services.images.attributes(path)
-        await audit_access(
-            request,
-            AuditEventType.VIEWED,
-            f"/api/v1/instances/{instance_id}/attributes",
+    return [
+        AttributeResponse(
+            tag=each.tag,
+            name=each.name,
+            vr=each.vr,
+            value=each.value,
+            level=each.level,
         )
-        return [
-            AttributeResponse(
-                tag=each.tag,
-                name=each.name,
-                vr=each.vr,
-                value=each.value,
-                level=each.level,
-            )
-            for each in found
-        ]
+        for each in found
+    ]
 
-    @router.get(
-        "/instances/{instance_id}/original",
-        response_class=FileResponse,
-        responses=_content("application/dicom"),
-        response_description="A DICOM file",
+
+@router.get(
+    "/instances/{instance_id}/original",
+    response_class=FileResponse,
+    responses=_content("application/dicom"),
+    response_description="A DICOM file",
+)
+async def original(
+    request: Request, _user: Viewer, instance_id: str, files: FilesDep
+) -> FileResponse:
+    """Return the instance as it was received, as a DICOM file."""
+    details, path = await files.opened(instance_id)
+    await audit_access(
+        request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/original"
     )
-    async def original(
-        request: Request, _user: Viewer, instance_id: str
-    ) -> FileResponse:
-        """Return the instance as it was received, as a DICOM file."""
-        details, path = await opened(instance_id)
-        await audit_access(
-            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/original"
-        )
-        return _file(path, details.entry.sop_instance_uid)
+    return _file(path, details.entry.sop_instance_uid)
 
-    @router.get(
-        "/instances/{instance_id}/results/{sop_instance_uid}",
-        response_class=FileResponse,
-        responses=_content("application/dicom"),
-        response_description="A DICOM file",
+
+@router.get(
+    "/instances/{instance_id}/results/{sop_instance_uid}",
+    response_class=FileResponse,
+    responses=_content("application/dicom"),
+    response_description="A DICOM file",
+)
+async def result(
+    request: Request,
+    _user: Viewer,
+    instance_id: str,
+    sop_instance_uid: str,
+    files: FilesDep,
+) -> FileResponse:
+    """Return a result object of an instance as a DICOM file."""
+    details, _ = await files.opened(instance_id)
+    paths = {each.sop_instance_uid: each.path for each in details.results}
+    path = files.folder / paths.get(sop_instance_uid, "nothing")
+    if not path.is_file():
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "The result does not exist.")
+    await audit_access(
+        request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/results"
     )
-    async def result(
-        request: Request, _user: Viewer, instance_id: str, sop_instance_uid: str
-    ) -> FileResponse:
-        """Return a result object of an instance as a DICOM file."""
-        details, _ = await opened(instance_id)
-        paths = {each.sop_instance_uid: each.path for each in details.results}
-        path = folder / paths.get(sop_instance_uid, "nothing")
-        if not path.is_file():
-            raise HTTPException(status.HTTP_404_NOT_FOUND, "The result does not exist.")
-        await audit_access(
-            request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/results"
-        )
-        return _file(path, sop_instance_uid)
-
-    return router
+    return _file(path, sop_instance_uid)
 
 
 def _file(path: Path, uid: str) -> FileResponse:

@@ -1,43 +1,30 @@
-"""All routes of /api/v1."""
+"""All routers of /api/v1."""
 
-from collections.abc import Callable, Mapping
+from api.v1 import (
+    actions,
+    callers,
+    changes,
+    destinations,
+    failures,
+    feedback,
+    figures,
+    images,
+    instances,
+    node,
+    uploads,
+)
 
-from fastapi import APIRouter
-
-from api.operations.health import Check
-from api.v1.actions import actions_router
-from api.v1.activity import figures_router
-from api.v1.change_stream import changes_router
-from api.v1.destinations import destinations_router
-from api.v1.images import images_router
-from api.v1.instances import instances_router
-from api.v1.reader_feedback import feedback_router
-from api.v1.services import Services
-from api.v1.uploads import uploads_router
-from inference.finding import ModelIdentity
-
-
-def v1_routers(
-    services: Services,
-    checks: Mapping[str, Check],
-    release: str,
-    model: Callable[[], ModelIdentity | None],
-) -> tuple[APIRouter, ...]:
-    """Return the routers, in the order of the API description.
-
-    Args:
-        services: The services that the routes use.
-        checks: The checks of /readyz, by name.
-        release: The version of this software.
-        model: Returns the model of this process, or None if it is not loaded.
-    """
-    return (
-        instances_router(services),
-        images_router(services),
-        feedback_router(services),
-        actions_router(services),
-        destinations_router(services),
-        figures_router(services, checks, release, model),
-        changes_router(services),
-        uploads_router(services),
-    )
+ROUTERS = (
+    instances.router,
+    images.router,
+    feedback.router,
+    actions.router,
+    failures.router,
+    destinations.router,
+    callers.router,
+    figures.router,
+    node.router,
+    changes.router,
+    uploads.router,
+)
+"""The routers, in the order of the API description."""

@@ -1,9 +1,11 @@
 """The route for the upload of DICOM files."""
 
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Request, status
+from fastapi import Depends, HTTPException, Request, status
 from starlette.concurrency import run_in_threadpool
 
 from api.auth.audit import audit_access
@@ -11,12 +13,15 @@ from api.auth.request_user import Operator, request_user, user_key
 from api.http.body import takes
 from api.http.concurrency_limit import QueueLimit, UploadLimit
 from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
+from api.v1.responses import FORBIDDEN, problem, v1_router
 from api.v1.schemas import UploadResponse
-from api.v1.services import FORBIDDEN, Services, problem, v1_router
+from config.settings import ReceiverSettings, StorageSettings
 from dicom_node.audit.event import AuditEventType
 from dicom_node.errors import DicomNodeError, OutOfResourcesError
 from dicom_node.instance import ReceivedInstance
+from dicom_node.journal.journal import Journal
 from dicom_node.network.presentation_contexts import STORED, STORED_BY_SETTING
+from dicom_node.queries.history import History
 from dicom_node.receiver.upload import Uploads
 from dicom_node.storage.spool import MB, Spool
 
@@ -31,58 +36,103 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def uploads_router(services: Services) -> APIRouter:
-    """Return the router of uploads."""
-    router, uploads_in_progress = v1_router("uploads"), UploadLimit()
-    # A file that takes long to check occupies one of four slots. Other users have the
-    # remaining ones.
-    queue = QueueLimit(user_key, waiting=12, at_once=4)
-    receiver = services.settings.receiver
-    classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
+@dataclass(frozen=True, slots=True, eq=False)
+class UploadStore:
+    """Stores uploaded files.
 
-    def store(path: Path, address: str) -> tuple[UploadResponse, ReceivedInstance]:
-        uploads = Uploads(
-            spool=Spool(services.settings.storage),
-            record=services.journal.record,
-            sop_classes=classes,
-            inflated_limit=receiver.max_instance_mb * MB,
-        )
-        instance = uploads.store(path, address)
+    Attributes:
+        storage: The settings of the storage.
+        receiver: The settings of the receiver. They apply to uploads, too.
+        journal: Records the instances.
+        history: Finds instances that the node already has.
+        in_progress: Limits the uploads in progress.
+        queue: Limits the files that are checked at a time. A file that takes long to
+            check occupies one of four slots. Other users have the remaining ones.
+    """
+
+    storage: StorageSettings
+    receiver: ReceiverSettings
+    journal: Journal
+    history: History
+    in_progress: UploadLimit = field(default_factory=UploadLimit)
+    queue: QueueLimit = field(
+        default_factory=partial(QueueLimit, user_key, waiting=12, at_once=4)
+    )
+
+    def store(
+        self, path: Path, address: str
+    ) -> tuple[UploadResponse, ReceivedInstance]:
+        """Store a file, and queue its analysis.
+
+        Args:
+            path: The path of the file.
+            address: The address of the client.
+
+        Returns:
+            The response, and the stored instance. If the node already had the bytes of
+            the instance, the response has the id of the earlier instance.
+
+        Raises:
+            DicomNodeError: The file cannot be stored.
+        """
+        instance = self._uploads().store(path, address)
         header = instance.header
-        for row in services.history.by_uid(header.sop_instance_uid):
+        for row in self.history.by_uid(header.sop_instance_uid):
             if row.content_digest == instance.content_digest:  # this or an earlier one
                 uid = row.study_instance_uid
                 return UploadResponse(id=row.id, study_instance_uid=uid), instance
         uid = header.study_instance_uid
         return UploadResponse(id=instance.id, study_instance_uid=uid), instance
 
-    @router.post(
-        "/uploads",
-        status_code=status.HTTP_202_ACCEPTED,
-        openapi_extra={"requestBody": FORM},
-        responses={**FORBIDDEN, **REFUSED},
-        response_description="The file is stored, and its analysis is queued",
-    )
-    @takes(UPLOAD)
-    async def upload(request: Request, _user: Operator) -> UploadResponse:
-        """Store a DICOM file, as if it had been sent by C-STORE."""
-        address = request_user(request).address
-        with uploads_in_progress.slot(user_key(request)):
-            async with received(request) as file, queue.slot(request):
-                try:
-                    response, instance = await run_in_threadpool(store, file, address)
-                except DicomNodeError as error:
-                    raise HTTPException(_status(error), str(error)) from None
-        await audit_access(
-            request,
-            AuditEventType.UPLOADED,
-            response.id,
-            instance,
-            again=response.id != instance.id,
+    def _uploads(self) -> Uploads:
+        by_setting = STORED_BY_SETTING if self.receiver.for_processing else ()
+        return Uploads(
+            spool=Spool(self.storage),
+            record=self.journal.record,
+            sop_classes=STORED + by_setting,
+            inflated_limit=self.receiver.max_instance_mb * MB,
         )
-        return response
 
-    return router
+
+async def _uploads(request: Request) -> UploadStore:
+    uploads: UploadStore = request.app.state.uploads
+    return uploads
+
+
+router = v1_router("uploads")
+
+
+@router.post(
+    "/uploads",
+    status_code=status.HTTP_202_ACCEPTED,
+    openapi_extra={"requestBody": FORM},
+    responses={**FORBIDDEN, **REFUSED},
+    response_description="The file is stored, and its analysis is queued",
+)
+@takes(UPLOAD)
+async def upload(
+    request: Request,
+    _user: Operator,
+    uploads: Annotated[UploadStore, Depends(_uploads)],
+) -> UploadResponse:
+    """Store a DICOM file, as if it had been sent by C-STORE."""
+    address = request_user(request).address
+    with uploads.in_progress.slot(user_key(request)):
+        async with received(request) as file, uploads.queue.slot(request):
+            try:
+                response, instance = await run_in_threadpool(
+                    uploads.store, file, address
+                )
+            except DicomNodeError as error:
+                raise HTTPException(_status(error), str(error)) from None
+    await audit_access(
+        request,
+        AuditEventType.UPLOADED,
+        response.id,
+        instance,
+        again=response.id != instance.id,
+    )
+    return response
 
 
 def _status(error: DicomNodeError) -> int:

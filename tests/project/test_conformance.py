@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from api.v1.destinations import REMEDIES
+from api.v1.callers import REMEDIES
 from config.destinations import TransferSyntax
 from config.settings import load
 from dicom_node import errors

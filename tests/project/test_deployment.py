@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from api.operations.health import health_router
+from api.operations import health
 from config.access import access_problems
 from config.destinations import DicomDestination
 from config.settings import Settings, load
@@ -179,7 +179,7 @@ def test_render_starts_the_api_with_valid_settings() -> None:
     environment = variables(start.replace("$PORT", "10000"))
     *_, program, command, _, config = shlex.split(start)
     settings = load(ROOT / config, environment)
-    routes = {getattr(each, "path", "") for each in health_router({}).routes}
+    routes = {getattr(each, "path", "") for each in health.router.routes}
     given = {each.pop("key"): each for each in service["envVars"]}
     python = given["PYTHON_VERSION"]["value"]
 

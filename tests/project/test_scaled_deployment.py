@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from api.operations.health import health_router
+from api.operations import health
 from config.access import access_problems
 from config.settings import Settings, load
 from dicom_node.cli import COMMANDS
@@ -128,7 +128,7 @@ def test_selectors_match_the_pods_of_their_role() -> None:
 
 def test_probes_use_routes_of_the_api() -> None:
     (container,) = pod_of("api")["containers"]
-    routes = {getattr(each, "path", "") for each in health_router({}).routes}
+    routes = {getattr(each, "path", "") for each in health.router.routes}
 
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         path, _, query = container[probe]["httpGet"]["path"].partition("?")

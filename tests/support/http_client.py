@@ -17,6 +17,7 @@ from api.app import create_app
 from api.auth.audit import AccessEvent
 from api.http.protocol import TimeoutH11Protocol
 from api.operations.health import Check
+from api.v1.services import close_services
 from config.settings import load
 
 LOOKING = "a-token-of-a-viewer-0123456789"
@@ -49,6 +50,10 @@ class Site:
         self.app = create_app(
             settings, checks=checks or {}, record_access=self.events.append
         )
+
+    def close(self) -> None:
+        """Close the services of the application, as its lifespan does at its end."""
+        close_services(self.app.state)
 
     def ask(
         self,

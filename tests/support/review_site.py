@@ -47,7 +47,7 @@ def served(site: "Review") -> Iterator[int]:
         ended = False
         site.app.state.ending = lambda: ended
         stack.callback(site.engine.dispose)
-        stack.callback(site.app.state.services.close)
+        stack.callback(site.close)
         yield serve(site.app, stack)
         ended = True
 

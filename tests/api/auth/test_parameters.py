@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
     site = Review(tmp_path_factory.mktemp("site"))
     yield site
     site.engine.dispose()
-    site.app.state.services.close()
+    site.close()
 
 
 def refusal(
@@ -133,4 +133,4 @@ def test_routes_outside_the_api_ignore_parameters(tmp_path: Path) -> None:
         assert site.ask("GET", f"{path}?v=1").status_code == 200
 
     site.engine.dispose()
-    site.app.state.services.close()
+    site.close()

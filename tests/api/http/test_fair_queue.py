@@ -164,7 +164,7 @@ def stack() -> Iterator[ExitStack]:
 def site(tmp_path: Path, stack: ExitStack) -> Review:
     site = Review(tmp_path, TOKENS)
     stack.callback(site.engine.dispose)
-    stack.callback(site.app.state.services.close)
+    stack.callback(site.close)
     return site
 
 

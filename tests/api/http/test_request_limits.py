@@ -50,7 +50,7 @@ def stack() -> Iterator[ExitStack]:
 def review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
     site = Review(tmp_path_factory.mktemp("review"), TOKENS)
     yield site
-    site.app.state.services.close()
+    site.close()
     site.engine.dispose()
 
 

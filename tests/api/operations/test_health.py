@@ -16,9 +16,10 @@ from api.auth.middleware import AuthMiddleware
 from api.operations.health import (
     Check,
     NotReadyError,
+    Readiness,
     check_database,
     check_spool,
-    health_router,
+    router,
     storage_checks,
 )
 from config.settings import StorageSettings, load
@@ -40,8 +41,11 @@ def fetched(
 ) -> httpx.Response:
     """Request a path of an open application that has only the health router."""
     app = FastAPI()
-    app.add_middleware(AuthMiddleware, access=Access(load(None, {})))
-    app.include_router(health_router(checks, roles or {}))
+    settings = load(None, {})
+    access = Access(settings.api, settings.storage.directory)
+    app.add_middleware(AuthMiddleware, access=access)
+    app.state.readiness = Readiness(checks, roles or {})
+    app.include_router(router)
     transport = httpx.ASGITransport(app)
 
     async def fetch() -> httpx.Response:

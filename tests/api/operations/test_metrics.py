@@ -22,7 +22,7 @@ import dicom_node.storage.database
 from api.auth.access import Access
 from api.auth.middleware import AuthMiddleware
 from api.operations.health import Check, NotReadyError
-from api.operations.metrics import NodeCollector, metrics_router
+from api.operations.metrics import NodeCollector, metrics_registry, router
 from config.destinations import DicomDestination
 from config.settings import Settings, load
 from dicom_node.instance import InstanceHeader, ReceivedInstance
@@ -69,9 +69,18 @@ class Node:
 
     def ask(self, accept: str = "") -> httpx.Response:
         app = FastAPI()
-        app.add_middleware(AuthMiddleware, access=Access(self.settings))
-        collector = NodeCollector(self.settings, self.checks, "0.1", lambda: self.model)
-        app.include_router(metrics_router(collector))
+        access = Access(self.settings.api, self.settings.storage.directory)
+        app.add_middleware(AuthMiddleware, access=access)
+        collector = NodeCollector(
+            self.settings.storage,
+            self.settings.receiver,
+            [each.name for each in self.settings.destinations],
+            self.checks,
+            "0.1",
+            lambda: self.model,
+        )
+        app.state.metrics = metrics_registry(collector)
+        app.include_router(router)
         transport = httpx.ASGITransport(app)
 
         async def ask() -> httpx.Response:

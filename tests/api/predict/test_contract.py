@@ -48,7 +48,7 @@ class Unfamiliar:
 def load(analyzer: Analyzer) -> _Tools:
     """Load everything except the weights."""
     child = DecoderProcess(timeout_s=60, memory_mb=1024)
-    reader = Reader(child, analyzer._settings.worker, ())
+    reader = Reader(child, analyzer._worker, ())
     return _Tools(reader, cast("Any", Unfamiliar()))
 
 

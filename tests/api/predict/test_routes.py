@@ -649,7 +649,8 @@ def test_no_decoding_child_remains_if_the_model_loads_after_shutdown(
         return load_classifier(weights, device)
 
     monkeypatch.setattr(Classifier, "load", wait_and_load)
-    analyzer = Analyzer(load(None, {}))
+    settings = load(None, {})
+    analyzer = Analyzer(settings.model, settings.worker, settings.results)
     with analyzer:
         pass
     may_load.set()

@@ -21,7 +21,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from api.v1 import activity
+from api.v1 import node as node_routes
 from dicom_node.audit.event import AuditEventType
 from dicom_node.audit.folding import FURTHER_CALLERS
 from dicom_node.dataset.file_meta import file_head
@@ -49,7 +49,7 @@ TWO = PACS + PACS.replace('"pacs"', '"backup"')
 def site(tmp_path: Path) -> Iterator[Review]:
     site = Review(tmp_path, more=TWO + LISTED)
     yield site
-    site.app.state.services.close()
+    site.close()
     site.engine.dispose()
 
 
@@ -172,7 +172,7 @@ def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None
 def test_number_of_retries_per_request_is_limited(
     site: Review, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.v1.actions.MOST_RETRIES", 2)
+    monkeypatch.setattr("api.v1.failures.MOST_RETRIES", 2)
     for number in (1, 2, 3):
         site.fail(site.receive(number), "damaged")
 
@@ -287,7 +287,7 @@ def test_connection_test_is_outdated_after_a_failed_delivery(tmp_path: Path) -> 
         (again,) = site.get("/destinations").json()
     finally:
         archive.stop()
-        site.app.state.services.close()
+        site.close()
         site.engine.dispose()
 
     assert [each["outdated"] for each in before["echoes"]] == [False]
@@ -316,7 +316,7 @@ def test_destination_is_tested_by_c_echo(tmp_path: Path) -> None:
     assert site.get("/destinations").json()[0]["echoes"] == history
     audited = [(each.type, each.about) for each in site.events]
     assert audited == [("connection tested", each) for each in ("pacs", "dead", "pacs")]
-    site.app.state.services.close()
+    site.close()
     site.engine.dispose()
 
 
@@ -597,7 +597,7 @@ def test_node_reports_the_confinement_of_the_decoding_process(
     site: Review, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partly = Confinement(landlock=0, seccomp=True)
-    monkeypatch.setattr(activity, "offered", lambda: partly)
+    monkeypatch.setattr(node_routes, "offered", lambda: partly)
 
     node = site.get("/node").json()
 

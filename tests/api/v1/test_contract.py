@@ -29,7 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Review, s
     site.record_outcome(received, STORED)
     with ExitStack() as stack:
         yield site, f"http://127.0.0.1:{serve(site.app, stack)}"
-    site.app.state.services.close()
+    site.close()
     site.engine.dispose()
 
 

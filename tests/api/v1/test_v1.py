@@ -29,7 +29,7 @@ def site(tmp_path: Path) -> Iterator[Review]:
     site = Review(tmp_path)
     yield site
     site.engine.dispose()
-    site.app.state.services.close()
+    site.close()
 
 
 def test_worklist_contains_a_received_instance(site: Review) -> None:
@@ -114,7 +114,7 @@ def test_failures_are_problem_details(
 def test_unavailable_database_is_503(site: Review) -> None:
     site.receive(1)
     site.engine.dispose()
-    site.app.state.services.engine.dispose()
+    site.app.state.engine.dispose()
     (site.directory / "node.sqlite").rename(site.directory / "elsewhere")
     (site.directory / "node.sqlite").mkdir()
 
