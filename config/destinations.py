@@ -154,7 +154,7 @@ class _Destination(Table):
         return max(len(self.addresses), 1)
 
     @property
-    def text(self) -> str:
+    def address_text(self) -> str:
         """The address of the destination as users read it, without secrets."""
         return ", ".join(each.location for each in self.addresses)
 
@@ -310,7 +310,7 @@ class StowDestination(_Destination):
     ca_bundle: Path | None = None
 
     @property
-    def text(self) -> str:
+    def address_text(self) -> str:
         """The URL."""
         return self.url
 

@@ -1,8 +1,9 @@
 """The settings: one frozen tree, read once from a TOML file and the environment.
 
 The entry point of each process reads the tree and passes it on. No other code reads a
-setting from the environment. `node.toml` beside this file lists every key with its
-default. Environment variables override single keys, for example
+setting from the environment, except dicom_node/commands/serve.py: it reads the format
+of the log before the settings are validated. `node.toml` beside this file lists every
+key with its default. Environment variables override single keys, for example
 FRACTURE_NODE__RECEIVER__PORT=104. Lists can only be set in the file.
 """
 

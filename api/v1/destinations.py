@@ -131,7 +131,7 @@ def _destination_response(
     return DestinationResponse(
         name=destination.name,
         type=destination.type,
-        address=destination.text,
+        address=destination.address_text,
         paused=is_paused,
         waiting=open_count,
         oldest=utc_time_or_none(min((one.since for one in open_), default=None)),

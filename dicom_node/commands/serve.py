@@ -36,18 +36,19 @@ def begin_server() -> RoleServer | None:
     environment and log format suit the settings.
 
     Returns:
-        The server; None if the arguments or the settings file cannot be read. The
-        supervisor then reports the error.
+        The server; None if the arguments or the settings are wrong. The supervisor then
+        reports the error.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     try:
         arguments, others = parser.parse_known_args()
         tables = {} if arguments.config is None else read_toml(arguments.config)
-        if others:
+        log_format = _log_format(tables)
+        if others or log_format not in {"text", "json"}:
             return None
         return RoleServer.begin_start(
-            frozenset(_variables(tables)), _log_format(tables), imports=[RECEIVER]
+            frozenset(_variables(tables)), str(log_format), imports=[RECEIVER]
         )
     except (argparse.ArgumentError, TomlError, OSError):
         return None
@@ -65,10 +66,10 @@ def _variables(value: Any) -> Iterator[str]:  # noqa: ANN401 - any TOML value
             yield from _variables(each)
 
 
-def _log_format(tables: dict[str, Any]) -> str:
+def _log_format(tables: dict[str, Any]) -> object:
     table = tables.get("log")
     written = table.get("format", "text") if isinstance(table, dict) else "text"
-    return os.environ.get("FRACTURE_NODE__LOG__FORMAT", str(written))
+    return os.environ.get("FRACTURE_NODE__LOG__FORMAT", written)
 
 
 if __name__ == "__main__":

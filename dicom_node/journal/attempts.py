@@ -26,7 +26,7 @@ def schedule_next_attempt(
     Args:
         connection: Connection in a transaction.
         work: The queue for the run.
-        row: Row of the delivery.
+        row: The delivery.
         state: New state of the delivery.
         pause: Seconds to wait before the run.
     """

@@ -93,7 +93,7 @@ class CircuitBreaker:
 
         Args:
             connection: Connection in a transaction that holds the lock of the instance.
-            row: Row of the delivery, as it was before the outcome was recorded.
+            row: The delivery, as it was before the outcome was recorded.
             outcomes: Outcomes of the attempt, by SOP Instance UID.
 
         Returns:
@@ -121,7 +121,7 @@ class CircuitBreaker:
 
         Args:
             connection: Connection in the transaction of `record`.
-            row: Row of the delivery, as it was before the outcome was recorded.
+            row: The delivery, as it was before the outcome was recorded.
             state: The state in which the delivery waits.
             change: The return value of `record`.
         """

@@ -448,8 +448,8 @@ def _record(connection: sa.Connection, row: DeliveryRecord) -> str:
     key = {"instance_id": row.instance_id, "destination": row.destination}
     values = {**key, "transaction_uid": uid, "asked_at": time.time()}
     connection.execute(commitment.insert(), values)
-    waits = delivery.update().where(of_delivery(delivery, *key.values()))
-    connection.execute(waits.values(state=DeliveryState.COMMITTING))
+    change = delivery.update().where(of_delivery(delivery, *key.values()))
+    connection.execute(change.values(state=DeliveryState.COMMITTING))
     note(connection, row.instance_id, EventKind.ASKS_FOR_COMMITMENT, row.destination)
     return uid
 

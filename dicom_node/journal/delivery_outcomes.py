@@ -189,7 +189,7 @@ def finish_delivery(
 
     Args:
         connection: Connection in a transaction.
-        row: Row of the delivery.
+        row: The delivery.
         states: The states of its objects.
 
     Returns:
@@ -305,8 +305,9 @@ def _state(
     outcome: Outcome, brief_refusals: int, row: DeliveryRecord, destination: Destination
 ) -> DeliveryState:
     if outcome.verdict is Verdict.STORED:
-        waits = destination.commitment
-        return DeliveryState.COMMITTING if waits else DeliveryState.DELIVERED
+        if destination.commitment:
+            return DeliveryState.COMMITTING
+        return DeliveryState.DELIVERED
     is_retried = outcome.verdict is Verdict.RETRY or (
         outcome.verdict is Verdict.RETRY_BRIEFLY and brief_refusals < BRIEF_TRIES
     )

@@ -9,7 +9,7 @@ from dicom_node.storage.tables import event
 
 
 class EventKind(StrEnum):
-    """What happened to an instance, as the pages and commands show it."""
+    """What happened to an instance or a destination, as pages and commands show it."""
 
     RECEIVED = "received"
     RECEIVED_AGAIN = "received again"

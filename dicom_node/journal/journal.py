@@ -98,15 +98,14 @@ class Journal:
         self._engine = engine
         self._directory = directory.absolute()
         self._work = WorkQueue(engine, destinations)
-        wait = until_available
-        self.deliveries = Deliveries(engine, self._work, destinations, wait)
+        self.deliveries = Deliveries(engine, self._work, destinations, until_available)
         self.breaker = CircuitBreaker(engine, self._work, destinations)
-        outcomes = DeliveryOutcomes(engine, self._work, self.breaker, wait)
+        outcomes = DeliveryOutcomes(engine, self._work, self.breaker, until_available)
         self.delivery_outcomes = outcomes
         self.commitments = Commitments(
-            engine, self._work, destinations, self.breaker, wait
+            engine, self._work, destinations, self.breaker, until_available
         )
-        self.analyses = Analyses(engine, self._work, self.deliveries, wait)
+        self.analyses = Analyses(engine, self._work, self.deliveries, until_available)
 
     def record(self, received: ReceivedInstance) -> bool:
         """Record an instance and queue its analysis, in one transaction.
@@ -329,8 +328,8 @@ class Journal:
 
         Args:
             connection: Connection in a transaction.
-            row: Row of the instance.
-            result_row: Row of the revision that has the results for this instance. It
+            row: The instance.
+            result_row: The revision that has the results for this instance. It
                 is the same as `row`, unless the analysis found that an earlier revision
                 has the same picture.
             received: The duplicate.

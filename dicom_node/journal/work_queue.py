@@ -117,12 +117,12 @@ class WorkQueue:
         delay deliveries to other peers. A destination that the settings no longer
         contain is its own peer.
         """
-        if destination not in self._destinations:
+        found = self._destinations.get(destination)
+        if found is None or not found.returns_to_sender:
             return destination
         query = sa.select(instance.c.calling_ae_title)
         query = query.where(instance.c.id == instance_id)
-        sender_ae_title = connection.execute(query).scalar_one()
-        return self._destinations[destination].peer_for(sender_ae_title)
+        return found.peer_for(connection.execute(query).scalar_one())
 
 
 def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:

@@ -319,7 +319,10 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def serve_forks(
-    descriptor: int, parent: int, prepare: Callable[[bytes], None] = lambda _: None
+    descriptor: int,
+    parent: int,
+    prepare: Callable[[bytes], None] = lambda _: None,
+    load: Callable[[], None] = lambda: None,
 ) -> Order:
     """Fork a process for each order, and return the order in that process.
 
@@ -331,18 +334,22 @@ def serve_forks(
         parent: The process id of the parent. If the parent dies, the kernel kills the
             server.
         prepare: Called in the server with the content of an order before the fork.
+        load: Called in the server when it is ready, before its first order.
     """
     die_with(parent)
     # If SIGCHLD were ignored, the kernel would discard the exit status of forks.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor) as orders:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor) as orders,
+        suppress(ConnectionError),  # the process that sends orders has ended
+    ):
+        orders.sendall(_REPLY.pack(0))
+        load()
         share_memory()
-        with suppress(ConnectionError):  # the process that sends orders has ended
-            orders.sendall(_REPLY.pack(0))
-            while header := _received(orders):
-                order = _serve_order(orders, *header, prepare)
-                if order is not None:
-                    return order
+        while header := _received(orders):
+            order = _serve_order(orders, *header, prepare)
+            if order is not None:
+                return order
     sys.exit()
 
 

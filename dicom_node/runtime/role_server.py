@@ -1,8 +1,8 @@
 """A process that has imported the libraries of roles, and forks the roles.
 
 Most roles need the same libraries. Forks of one process share the memory of the
-libraries that the process has imported. The server imports the module of a role when
-the role is first ordered.
+libraries that the process has imported. The server imports the modules that its command
+line names, and the module of a role when the role is first ordered.
 
 A server can fork a second server. The second one shares the libraries of the first, and
 the kernel kills it if the first one dies. If the second server imports a large library,
@@ -10,8 +10,8 @@ this neither delays nor ends the roles of the first server.
 
 This module needs Linux, as the command `fracture-node serve` does.
 
-The server runs `main` of this module, with a socket, the process id of the parent and
-the format of the log as arguments. The supervisor uses `RoleServer`.
+The server runs `main` of this module, with a socket, the process id of the parent, the
+format of the log and the modules as arguments. The supervisor uses `RoleServer`.
 """
 
 import importlib
@@ -33,7 +33,6 @@ from dicom_node.runtime.fork_server import (
     ForkServer,
     Order,
     command_line,
-    die_with,
     serve_forks,
     share_memory,
 )
@@ -135,8 +134,8 @@ class RoleServer:
             secrets: Names of environment variables that the server does not get. A role
                 gets the ones that it needs with its order.
             log_format: The format of the log lines, "text" or "json".
-            imports: Modules that the server imports before it is ready. A module that
-                cannot be imported is ignored.
+            imports: Modules that the server imports before its first order. A module
+                that cannot be imported is ignored.
 
         Raises:
             OSError: The server does not start.
@@ -322,17 +321,21 @@ def main() -> None:
     parser.add_argument("log_format")
     parser.add_argument("imports", nargs="*")
     arguments = parser.parse_args()
-    die_with(arguments.supervisor)
     keep_memory_private()
+    os.umask(0o077)  # the roles inherit it: see runtime/process.py
     # Ctrl-C and `systemctl stop` send a signal to every process. If it ended the
     # server, the kernel would kill the roles before they finish their work. A new fork
     # still blocks the signals, and gets them as soon as it unblocks them.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     configure_logging("roles", log_format=arguments.log_format)
-    for module in arguments.imports:
+    load = partial(_import_all, arguments.imports)
+    _run(serve_forks(arguments.orders, arguments.supervisor, _import_role, load))
+
+
+def _import_all(modules: Sequence[str]) -> None:
+    for each in modules:
         with suppress(Exception):  # the fork of a role fails in the same way
-            importlib.import_module(module)
-    _run(serve_forks(arguments.orders, arguments.supervisor, _import_role))
+            importlib.import_module(each)
 
 
 def _import_role(content: bytes) -> None:

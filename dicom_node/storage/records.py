@@ -44,7 +44,8 @@ class InstanceRecord:
         calling_address: Network address of its sender.
         received_at: Time of its arrival.
         state: An InstanceState.
-        reason: Why it was not analyzed or failed; else empty.
+        reason: Why it was not analyzed or failed, or why objects have not arrived; else
+            empty.
         run: Number of the current analysis, from 1.
         attempts: Number of attempts of this run.
         child_deaths: Number of deaths of the decoder in this run.

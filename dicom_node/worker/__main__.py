@@ -62,11 +62,7 @@ from dicom_node.worker.cleanup import (
     release_future_workflows_after_clock_change,
     remove_files,
 )
-from dicom_node.worker.retry import (
-    RetryStopped,
-    retry_until_available,
-    stop_retrying,
-)
+from dicom_node.worker.retry import retry_until_available, stop_retrying
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
 from inference.classification.classifier import self_test
@@ -255,19 +251,20 @@ def _run_maintenance(
 
     Only the worker in slot 0 of a machine removes files that the journal does not name.
     """
+    # This journal does not wait for the database: if one task fails, the others go on.
+    storage, destinations = settings.storage, settings.destinations
+    journal = Journal(engine, storage.directory, destinations)
     is_first, rounds = name.endswith(":0"), 0
     while not stop.wait(MAINTENANCE_INTERVAL_S):
         try:
             requeue_stalled_work(engine, name)
-            work.journal.breaker.maintain()
+            journal.breaker.maintain()
             if rounds % CLEANUP_EVERY == 0:
-                delete_finished_workflows(work.journal)
+                delete_finished_workflows(journal)
                 release_future_workflows_after_clock_change()
                 delete_expired_instances(engine, settings)
             if is_first and rounds % FILES_EVERY == 0:
-                remove_files(work.journal, work.spool)
-        except RetryStopped:
-            return  # this process ends
+                remove_files(journal, work.spool)
         except Exception as error:  # noqa: BLE001 - it is repeated soon
             logger.error("The maintenance failed: %s", type(error).__name__)  # noqa: TRY400
         rounds += 1

@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from config.access import Token
+from config.destinations import _Destination
 from config.settings import load
 from dicom_node.commands.node import LOWER_PRIORITY, Node, _secrets
 from dicom_node.commands.serve import begin_server
@@ -109,6 +112,30 @@ def test_server_that_starts_before_the_settings_are_validated_has_no_secrets(
         assert not server.suits({"ANOTHER"}, "json")
     finally:
         server.close()
+
+
+def test_each_setting_that_names_a_secret_ends_with_env() -> None:
+    """serve.py finds the secrets by the ends of these names."""
+    classes = [Token, *_Destination.__subclasses__()]
+    named = [
+        name
+        for each in classes
+        for name, hint in get_type_hints(each, include_extras=True).items()
+        if "Secret" in str(hint)
+    ]
+
+    assert named
+    assert all(name.endswith("env") for name in named)
+
+
+@pytest.mark.parametrize("form", ["xml", "-x", "a\0b", 3])
+def test_no_server_starts_with_a_log_format_that_does_not_exist(
+    form: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(f"[log]\nformat = {json.dumps(form)}\n")
+
+    assert begin(monkeypatch, f"--config={file}") is None
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--config"], ["--config", "none"]])

@@ -152,7 +152,7 @@ def test_the_peer_and_its_host_are_named(type_: str) -> None:
 
     assert host == "127.0.0.1"
     assert name in {SENDER, "http://127.0.0.1:104/web"}
-    assert "127.0.0.1:104" in destination.text
+    assert "127.0.0.1:104" in destination.address_text
     assert destination.peer_count == 1
     assert destination.peer_for(SENDER).split(":")[0] == "a"
 
@@ -174,7 +174,7 @@ def test_the_address_depends_on_the_destination_and_the_sender() -> None:
     ]
 
     assert found == [104, 105, None, None]
-    assert (two.peer_count, two.text) == (
+    assert (two.peer_count, two.address_text) == (
         2,
         "DX_ROOM_1@127.0.0.1:104, DX_ROOM_2@10.0.0.2:105",
     )

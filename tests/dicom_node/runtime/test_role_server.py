@@ -189,18 +189,22 @@ def test_order_during_an_import_waits_for_it(
     server.close()
 
 
-def test_server_imports_modules_before_it_is_ready(
+def test_server_imports_modules_before_its_first_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file"
-    file.touch()
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IMPORT_WAITS_FOR", str(file))
     slow = "tests.support.slow_role"
     server = RoleServer.start(secrets=(), imports=["this_is_no_module", slow])
-    file.unlink()  # now an import would wait
+    server.begin(RoleProcess("role", WAITING), [])
+    begun = server.begun(0.2)
+    file.touch()
+    pid = server.begun(60)
 
-    assert server.end(server.fork_role(RoleProcess("slow", slow), []), 60) == 0
+    assert begun is None
+    assert pid is not None
+    assert server.end(pid, 0) == -signal.SIGKILL
     server.close()
 
 

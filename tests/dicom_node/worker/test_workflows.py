@@ -37,7 +37,10 @@ from dicom_node.errors import (
 )
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import deliveries, delivery_outcomes
-from dicom_node.journal.analyses import Conclusion
+from dicom_node.journal.analyses import Analyses, Conclusion
+from dicom_node.journal.commitments import Commitments
+from dicom_node.journal.deliveries import Deliveries
+from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY
 from dicom_node.metrics.counters import read
@@ -757,6 +760,34 @@ def test_a_call_is_not_repeated_if_the_process_ends(
     with pytest.raises(RetryStopped):
         retry_until_available(write)
     assert retry_until_available(lambda: "written") == "written"
+
+
+WAITING = {
+    Analyses: (
+        *("begin", "child_died", "continue_slowly", "continue_separately"),
+        *("note_assumptions", "refuse_analyzed", "find_for_presentation_image"),
+        *("conclude", "record_result"),
+    ),
+    Journal: ("sender", "replace_lost_results"),
+    Deliveries: ("begin",),
+    DeliveryOutcomes: ("record", "fail_permanently"),
+    Commitments: ("begin", "record_request_outcome"),
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(part, name) for part, names in WAITING.items() for name in names],
+)
+def test_each_method_that_a_workflow_calls_waits(part: type, name: str) -> None:
+    class StoppedError(Exception):
+        """The method waits: the call was passed on."""
+
+    def stop(_: object) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        getattr(part, name)(Mock(_until_available=stop))
 
 
 def test_workflows_wait_for_the_database(
