@@ -10,7 +10,7 @@ import pytest
 import api.__main__
 from api.auth.access import Access
 from config.settings import load
-from dicom_node.commands import check, serve, token
+from dicom_node.commands import check, node, token
 from tests.support.http_client import Site, bearing
 
 ALL_ADDRESSES = '[api]\nhost = "0.0.0.0"\n'
@@ -32,7 +32,7 @@ def create_token(
 def _arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [])
     # The setup of a role would change the test process.
-    for module in (api.__main__, serve):
+    for module in (api.__main__, node):
         monkeypatch.setattr(module, "begin_role", lambda *_, **__: Event())
     monkeypatch.setattr(check, "keep_files_private", lambda: None)
 
@@ -47,7 +47,8 @@ def test_printed_line_gives_access_to_the_holder_of_the_token(
     assert len(viewer_token) == len(operator_token) == 43  # 256 bits, 6 per character
     assert viewer_token not in first
     assert site.ask("GET", "/docs", bearing(viewer_token)).status_code == 200
-    access = Access(load(tmp_path / "node.toml", {}))
+    settings = load(tmp_path / "node.toml", {})
+    access = Access(settings.api, settings.storage.directory)
     found = [access.token(each) for each in (viewer_token, operator_token)]
     assert [(each.name, each.role) for each in found if each] == [
         ("looking", "viewer"),
@@ -67,7 +68,7 @@ def test_invalid_token_name_is_refused(
     assert output.out == ""
 
 
-@pytest.mark.parametrize("main", [api.__main__.main, serve.main])
+@pytest.mark.parametrize("main", [api.__main__.main, node.run])
 def test_role_does_not_start_on_all_addresses_without_access_settings(
     main: object, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
