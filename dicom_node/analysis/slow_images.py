@@ -38,7 +38,8 @@ SIMILAR_SIZE = 2
 MAX_QUICK = 1_000
 """Maximum number of addresses with quick images.
 
-Another address replaces the one whose last quick image is the oldest.
+If there are more, the address that has sent no quick image for the longest time is
+forgotten.
 """
 
 SENDS_SLOW_IMAGES = "Several images of this address took long recently"

@@ -1,4 +1,4 @@
-"""The records of the database: one class for each table whose rows other code reads.
+"""Record classes: one for each table that the journal and its queries return.
 
 The tables are made from these classes (storage/tables.py), so each column is defined
 once. The migrations (storage/migrations) create the same columns; a test compares them.
@@ -57,7 +57,7 @@ class InstanceRecord:
         model_name: Name of the model.
         model_version: Version of the model.
         model_digest: SHA-256 of the weights.
-        same_picture_as: Id of the revision whose results are valid for this one, too.
+        same_picture_as: Id of another revision with results that are valid here, too.
         delivered_at: Time of the first complete delivery.
         ended_at: Time at which the instance and all its deliveries had ended; None if
             they have not.

@@ -37,7 +37,7 @@ DOCUMENTED = {"_asdict", "_replace"}
 
 @dataclass(frozen=True)
 class PrivateName:
-    """A private name of a dependency, or a name whose use is not documented.
+    """A private or undocumented name of a dependency.
 
     Attributes:
         owner: The module, or the module and a class, as "module:class".

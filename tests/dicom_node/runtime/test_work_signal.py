@@ -162,7 +162,7 @@ class PollingByClass:
 
 
 class PollingWithClock:
-    """A version of DBOS whose polling function has one more parameter."""
+    """Stands for a version of DBOS with another parameter of the polling function."""
 
     @staticmethod
     def queue_worker_thread(
