@@ -1,4 +1,4 @@
-"""Network addresses of peers and clients."""
+"""Parses network addresses, and finds the subscriber that an address belongs to."""
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
@@ -8,7 +8,10 @@ SUBSCRIBER_BITS = 64
 
 
 def parse_address(address: str) -> IPv4Address | IPv6Address:
-    """Parse an address; an IPv4 address from an IPv6 socket is returned as IPv4.
+    """Return an IP address as an object.
+
+    An IPv6 socket reports an IPv4 client as "::ffff:192.0.2.1". Such a text gives an
+    IPv4 address.
 
     Raises:
         ValueError: The text is not an IP address.
@@ -18,11 +21,11 @@ def parse_address(address: str) -> IPv4Address | IPv6Address:
 
 
 def subscriber(address: str) -> str:
-    """Return the key under which limits and statistics count an address.
+    """Return the text that stands for an address in limits and statistics.
 
-    The key of an IPv4 address is the address. The key of an IPv6 address is the network
-    with a prefix of SUBSCRIBER_BITS bits, because a subscriber may use any address in
-    that network. A name or an empty text is returned unchanged.
+    For an IPv4 address, this is the address itself. For an IPv6 address, it is the
+    network with a prefix of SUBSCRIBER_BITS bits, because a subscriber may use any
+    address in that network. A name or an empty text is returned unchanged.
     """
     try:
         parsed = parse_address(address)

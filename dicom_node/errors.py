@@ -36,7 +36,7 @@ class DicomNodeError(Exception):
     reason: Reason
 
     def __init__(self, message: str, reason: Reason | None = None) -> None:
-        """Store the message, and a reason if that of the class does not apply."""
+        """Store the message; a given `reason` replaces the reason of the class."""
         super().__init__(message)
         if reason is not None:
             self.reason = reason

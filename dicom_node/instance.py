@@ -17,7 +17,8 @@ class InstanceHeader:
     Attributes:
         sop_class_uid: (0008,0016).
         sop_instance_uid: (0008,0018), the only identifier that may appear in a log.
-        transfer_syntax_uid: As negotiated for the presentation context.
+        transfer_syntax_uid: The transfer syntax of the dataset: that of the
+            presentation context, or that of an uploaded or local file.
         study_instance_uid: (0020,000D).
         series_instance_uid: (0020,000E).
         modality: (0008,0060).
@@ -65,9 +66,10 @@ class ReceivedInstance:
         header: The header that the receiver read.
         content_digest: BLAKE3 of the dataset's bytes as sent, hexadecimal.
         size: Size of the dataset as sent, in bytes.
-        calling_ae_title: The AE title of the sender, without padding.
+        calling_ae_title: The AE title of the sender, without padding; "UPLOAD" for an
+            uploaded file.
         calling_address: The network address of the sender.
-        received_at: Time at which the C-STORE request was served, UTC.
+        received_at: Time at which the file was complete in the spool, UTC.
     """
 
     id: str

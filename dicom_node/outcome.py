@@ -41,12 +41,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome for one object.
+    """The outcome of an attempt to send one object, or of a C-ECHO.
 
     Attributes:
-        verdict: The action to take next.
-        status: Status in the response; None without a response, without a request, or
-            if the response has no DICOM status.
+        verdict: What the node concludes from the attempt.
+        status: The DICOM status in the response; None if there was no response, or if
+            the response has no DICOM status.
         comment: A text for the journal and the page; empty after success without a
             warning. It may quote the destination, and the quoted text may name the
             patient: never log a comment.

@@ -28,7 +28,7 @@ class Unanalyzed(StrEnum):
     OWN_RESULT = "own_result"
     OTHER_RESULT = "other_result"  # made by another AI or image processing
     NO_RADIOGRAPH = "no_radiograph"  # according to its SOP Class
-    MODALITY = "modality"  # of a Secondary Capture, and not that of a radiograph
+    MODALITY = "modality"  # a Secondary Capture with a Modality of no radiograph
     COLOR = "color"
     AGE = "age"  # the study is too old
     FRAMES = "frames"
@@ -38,7 +38,7 @@ class Unanalyzed(StrEnum):
     NOT_A_UID = "not_a_uid"  # Study, Series or SOP Instance UID
     BODY_PART = "body_part"
     BLANK = "blank"
-    UNFAMILIAR = "unfamiliar"  # unlike the pictures of the training data
+    UNFAMILIAR = "unfamiliar"  # out of distribution
     FOR_PROCESSING = "twin"  # its For Presentation image is analyzed instead
     SAME_PICTURE = "same_picture"
     OTHER = "other"
@@ -111,7 +111,7 @@ class Rejection(Enum):
     def __init__(
         self, result: int, source: int, diagnostic: int, reason: str = ""
     ) -> None:
-        """Store the codes and the reason; an empty reason is that of the standard."""
+        """Store the codes; an empty reason becomes the text in REJECTION_REASONS."""
         self.result, self.source, self.diagnostic = result, source, diagnostic
         self.reason = reason or REJECTION_REASONS[source, diagnostic]
 

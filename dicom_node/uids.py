@@ -1,8 +1,9 @@
-"""Derives UIDs from the things that they identify.
+"""Derives the UID of an object from texts that identify the object.
 
-A repeated analysis therefore gives objects with the same UIDs. They are UUID-derived
-(PS3.5 B.2): "2.25." and the UUID as a decimal number. The UUID has version 8 of RFC
-9562: 122 bits of a SHA-256, and the bits of the version and the variant.
+The same texts always give the same UID, so a repeated analysis gives objects with the
+same UIDs. The UIDs are UUID-derived (PS3.5 B.2): "2.25." and the UUID as a decimal
+number. The UUID has version 8 of RFC 9562: 122 bits of a SHA-256, and the bits of the
+version and the variant.
 """
 
 import hashlib
@@ -30,7 +31,10 @@ _VERSION_AND_VARIANT = 0xF << 76 | 3 << 62
 
 
 def may_be_derived(uid: str) -> bool:
-    """Return whether a UID has the form of a derived UID, with any RECIPE."""
+    """Return whether `derived_uid` of any release may have made a UID.
+
+    This is decided by the form of the UID, which does not depend on RECIPE.
+    """
     number = uid.removeprefix(_ROOT)
     if number == uid or not (number.isascii() and number.isdecimal()):
         return False
@@ -40,7 +44,7 @@ def may_be_derived(uid: str) -> bool:
 
 
 def derived_uid(*parts: str) -> UID:
-    """Return the UID that is derived from these parts, in this order, and RECIPE.
+    """Return a UID that depends only on the parts, their order and RECIPE.
 
     Args:
         parts: Texts that together identify the object; without NUL characters.

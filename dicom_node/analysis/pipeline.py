@@ -2,8 +2,8 @@
 
 ReceivedInstance ─decode─▶ Radiograph ─classify─▶ Finding ─encode─▶ ResultObjects
 
-Decoding and encoding read data from a sender, so they run in the decoding child. The
-model stays in this process.
+Decoding and encoding read data from a sender, so they run in the decoder, a confined
+child process. The model runs in this process.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -57,16 +57,16 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pipeline:
-    """The model, the decoding child and the options, shared by many analyses.
+    """The model, the decoder and the options, shared by many analyses.
 
     Attributes:
         classifier: The model.
-        child: The process that parses bytes from outside.
+        child: The decoder, which parses the bytes from senders.
         decode_options: The window and the maximum number of pixels.
         result_options: The kinds and the size of the result objects.
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
-        lane: The context managers of the calls of the child. The methods do not catch
-            their exceptions.
+        lane: The context managers that surround the calls of the decoder. The methods
+            of this class also raise the exceptions of these context managers.
     """
 
     classifier: Classifier
@@ -86,8 +86,8 @@ class Pipeline:
         Raises:
             NotAnalyzedError: The model must not be applied to this instance.
             AnalysisError: The instance should be analyzed, but it is broken, or the
-                decoding child died.
-            OSError: A child does not start, or the file cannot be opened.
+                decoder died.
+            OSError: A decoder does not start, or the file cannot be opened.
         """
         rules = ScreeningRules(
             max_study_age_days=self.max_study_age_days,
@@ -127,8 +127,8 @@ class Pipeline:
 
         Raises:
             AnalysisError: The header of the instance cannot be read or names no study,
-                or the decoding child died.
-            OSError: A child does not start, or the file cannot be opened.
+                or the decoder died.
+            OSError: A decoder does not start, or the file cannot be opened.
         """
         model, options = self.classifier.identity, self.result_options
         if all(kind.object_type != NOTICE for kind in options.kinds):
@@ -145,12 +145,12 @@ def make_pipeline(
     ignore_age: bool = False,
     child: type[DecoderProcess] = DecoderProcess,
 ) -> Pipeline:
-    """Load the model and start the decoding child.
+    """Load the model, start the decoder, and return them as a pipeline.
 
     Args:
         settings: The settings of the node.
         ignore_age: Analyze studies of any age. Commands for single files use this.
-        child: The class of the child.
+        child: The class that runs the decoder.
     """
     worker = settings.worker
     wanted = frozenset[ResultKind]().union(*map(kinds_for, settings.destinations))
@@ -173,7 +173,7 @@ def make_pipeline(
 
 
 def normal_pipeline(settings: Settings, images: SlowImages) -> Pipeline:
-    """Load the model and start the decoding child of the normal lane.
+    """Load the model, start a decoder, and return the pipeline of the normal lane.
 
     `analyze` of this pipeline raises SeparateLaneError if an instance belongs in the
     separate lane.
@@ -186,14 +186,15 @@ def normal_pipeline(settings: Settings, images: SlowImages) -> Pipeline:
 
 @contextmanager
 def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeline]:
-    """Yield a pipeline for one slow image, with a decoding child of its own.
+    """Yield a pipeline for one slow image, with its own decoder.
 
     Args:
-        pipeline: The pipeline of the normal lane; all but its child is used.
-        worker: The limits of the child.
+        pipeline: The pipeline of the normal lane. Its model, options and fork server
+            are used.
+        worker: The limits of the decoder.
 
     Raises:
-        OSError: The child does not start.
+        OSError: The decoder does not start.
     """
     limits = worker.decode_timeout_s, worker.decode_memory_mb
     with slow_child(*limits, pipeline.child.server) as child:
@@ -203,15 +204,16 @@ def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeli
 def separate_pipeline(
     pipeline: Pipeline, images: SlowImages, worker: WorkerSettings
 ) -> Pipeline:
-    """Return the pipeline of the separate lane, with a decoding child of its own.
+    """Return the pipeline of the separate lane, with its own decoder.
 
     Args:
-        pipeline: The pipeline of the normal lane; all but its child is used.
+        pipeline: The pipeline of the normal lane. Its model, options and fork server
+            are used.
         images: The record of slow images that both lanes share.
-        worker: The limits of the child.
+        worker: The limits of the decoder.
 
     Raises:
-        OSError: The child does not start.
+        OSError: The decoder does not start.
     """
     child = QuickDecoder(
         timeout_s=worker.decode_timeout_s,

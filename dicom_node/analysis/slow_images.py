@@ -2,21 +2,21 @@
 
 The normal lane stops the decoding of an image if it takes much longer than usual
 (decoder/quick_client.py). Until then, the slow image delays other images. Many slow
-images would cause a long delay. So after a slow image, the normal lane takes only
-images that are probably quick, for RECENT_S seconds. The others are analyzed in the
-separate lane. That lane has a decoding child of its own, and the same limits. If
-decoding is stopped there, too, the image continues in the slow lane.
+images would cause a long delay. So for RECENT_S seconds after a slow image, the normal
+lane takes only images that are probably quick. All other images are analyzed in the
+separate lane, which has its own decoder and the same limits. If decoding is stopped
+there, too, the image continues in the slow lane.
 
-An image is probably quick if it is similar to a quick image of the same address, and if
-that address sent fewer than MAX_SLOW slow images in the last RECENT_S. Two images are
-similar if they have the same transfer syntax, and if the new one has at most
-SIMILAR_SIZE times the bytes of the other. An image is quick if it was decoded in time,
-in either lane.
+An image was quick if it was decoded in time, in either lane. A new image is probably
+quick if it is similar to a quick image of the same address, and if that address sent
+fewer than MAX_SLOW slow images in the last RECENT_S seconds. Two images are similar if
+they have the same transfer syntax, and if the new one has at most SIMILAR_SIZE times
+the bytes of the other.
 
-So in RECENT_S, one slow image delays the normal lane, and up to MAX_SLOW more of each
-address that sent similar images that were quick. In each lane, the addresses take turns
-(journal/fair_order.py): an address with several such images does not delay the others
-by all of them at once.
+So within RECENT_S seconds, the normal lane is delayed by one slow image, and also by up
+to MAX_SLOW slow images of each address that sent similar quick images before. In each
+lane, the addresses take turns (journal/fair_order.py). So if an address has several
+slow images, an image of another address does not wait for all of them.
 
 Each worker has its own record of slow and quick images, in memory only.
 """
@@ -57,7 +57,9 @@ class SeparateLaneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Context managers for the calls of a decoding child, with the instance.
+    """The context managers that surround the calls of a decoder.
+
+    Both are functions of the instance that the call is for. By default they do nothing.
 
     Attributes:
         decode: For the call that decodes an instance; may raise SeparateLaneError.
@@ -86,19 +88,21 @@ class SlowImages:
         self._quick: dict[str, dict[str, int]] = {}
 
     def normal_lane(self, child: QuickDecoder) -> Lane:
-        """Return the normal lane: each call locks its child.
+        """Return the normal lane of a decoder, which makes one call at a time.
 
-        Before an instance is decoded, the lane checks whether it may be slow. The lock
-        is held from the check to the end of the call, because other images may wait for
-        the child when the first one is found to be slow.
-
-        `decode` raises SeparateLaneError if an image was slow recently, and if the
-        instance is not probably quick.
+        Before an instance is decoded, `decode` checks whether the instance may be slow.
+        It raises SeparateLaneError if an image was slow recently, and if the instance
+        is not probably quick. A lock is held from this check to the end of the call. So
+        if an image is slow, the images that waited for the decoder are checked after
+        that is known.
         """
         return Lane(partial(self._checked, child), partial(self._locked, child))
 
     def separate_lane(self, child: QuickDecoder) -> Lane:
-        """Return the separate lane. Its calls are not locked and raise no error."""
+        """Return the separate lane of a decoder: it only records how long images take.
+
+        It takes no lock, and does not raise SeparateLaneError.
+        """
         return Lane(partial(self._decoding, child), partial(self._noted, child))
 
     @contextmanager

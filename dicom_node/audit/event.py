@@ -83,7 +83,9 @@ class AuditedPatient:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One event. Texts from a caller or a proxy may contain any characters.
+    """One event of the audit trail.
+
+    Its texts may come from a caller or a proxy, and then contain any characters.
 
     Attributes:
         event_type: The type of the event.

@@ -21,7 +21,11 @@ Spare = Callable[[], float]
 """Returns the bytes of disk that may be used, without those that must stay free."""
 
 Key = tuple[int, AuditEventType, str]
-"""The level of folding, the kind of event, and an address or an empty string."""
+"""The subject of a count: a form of `shortened`, a type of event, and an address.
+
+The form is an index, 0 for the whole event. The address is empty if the events of all
+addresses are counted.
+"""
 
 FURTHER_CALLERS = "(further callers)"  # longer than an AE title (16 characters)
 FURTHER_ADDRESSES = "(further addresses)"

@@ -90,7 +90,7 @@ KINDS: Mapping[AuditEventType, Kind] = MappingProxyType(
         AuditEventType.RESUMED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
         AuditEventType.RECEIVED: Kind(TRANSFERRED, None, "C"),
         AuditEventType.RECEIVED_AGAIN: Kind(TRANSFERRED, None, "R"),
-        # "R" as well: the sender does not know what the receiver has already.
+        # Not "C": the node does not know whether the peer has the instances already.
         AuditEventType.SENT: Kind(TRANSFERRED, None, "R"),
         AuditEventType.NOT_STORED: Kind(TRANSFERRED, None, "R", MINOR_FAILURE),
     }

@@ -182,7 +182,7 @@ class Trail:
         self._thread.start()
 
     def record_event(self, event: AuditEvent) -> None:
-        """Record an event; see RecordEvent. Without a file, ignore a transfer."""
+        """Record an event, without waiting; ignore a transfer if there is no file."""
         is_transfer = event.event_type in TRANSFERS
         if is_transfer and self._file is None:
             return
@@ -315,9 +315,10 @@ class Trail:
         self._rows = []
 
     def _drop_too_many(self) -> None:
-        """Drop the oldest rows if more than MOST_WAITING wait, first those of floods.
+        """Drop rows if more than MOST_WAITING wait.
 
-        This is rare: if many rows wait, events are counted together.
+        Rows of FLOODS are dropped before other rows, and old rows before new ones. This
+        is rare, because events are counted together if many rows wait.
         """
         excess = len(self._rows) - MOST_WAITING
         if excess <= 0:

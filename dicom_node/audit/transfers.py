@@ -1,4 +1,4 @@
-"""Audit events of received instances and of sent results (PS3.15 A.5.3.7)."""
+"""Creates audit events of received instances and of sent results (PS3.15 A.5.3.7)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -44,10 +44,11 @@ logger = logging.getLogger(__name__)
 WORKER, API = "dicom_node.worker.__main__", "api.__main__"
 WATCH_S = 0.2
 DRAIN_S = 40.0
-# Senders wait for the receivers, so receivers have priority: when all roles start at
-# once, and when one is killed while the workers use all cores. See nice(2): if two
-# processes compete for a core, one that is nicer by 10 gets a tenth of it; alone, it
-# gets all of it.
+# The niceness of the roles other than receivers (nice(2)). Senders wait for the
+# receivers, so a receiver must start quickly: when all roles start at once, and when a
+# receiver was killed while the workers use all cores. If two processes compete for a
+# core, the one with a niceness higher by 10 gets a tenth of the core. Without a
+# competitor, it gets the whole core.
 LOWER_PRIORITY = 10
 
 
@@ -55,7 +56,7 @@ def run(server: RoleServer | None = None) -> None:
     """Run the node until SIGTERM or Ctrl-C, then finish the work in progress.
 
     Args:
-        server: As in Node.
+        server: The fork server of the receivers; see `Node`.
     """
     arguments = role_parser("serve", __doc__).parse_args()
     settings = load_or_exit(arguments.config)
@@ -91,13 +92,13 @@ class Node:
             settings: The settings of the node.
             config: The settings file, which each role reads again. None means the
                 defaults.
-            server: The first server of the receivers, which has begun to start. If it
-                does not suit the settings, it is ended. None means that this object
-                starts it.
+            server: A fork server of the receivers that has begun to start. If it does
+                not suit the settings, this object ends it, and starts another. If None,
+                this object starts the server.
         """
         self._receiver = open_ports(settings)
         api = settings.api
-        # Open it only if a process serves it: a client would wait for ever otherwise.
+        # A client of a port that no process serves would wait for ever.
         self._api = [listen_or_exit(api.host, api.port) for _ in range(api.processes)]
         self.receiver_port = _port(next(iter(self._receiver.values())))
         self.api_port = _port(self._api[0]) if self._api else 0

@@ -13,10 +13,14 @@ ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
 
 
 def parse_peer(text: str, settings: Settings) -> Destination:
-    """Return the peer for a text; if the text is invalid, exit with a message.
+    """Return the destination that a text names, or exit with a message.
+
+    Args:
+        text: The name of a destination in the settings, or AE@host:port.
+        settings: The settings of the node.
 
     Returns:
-        The destination of the settings with that name, or a new one for the address.
+        The destination of the settings, or a new one for AE@host:port.
     """
     for destination in settings.destinations:
         if destination.name == text:

@@ -85,9 +85,9 @@ def _retry(
 
 
 def _is_omitted(row: InstanceRecord) -> bool:
-    """Return whether `--uid` retries an instance that `failed_analyses` omits.
+    """Return whether `--uid` retries an instance that `failed_analyses` does not list.
 
-    The instance was not analyzed, or it failed and its files were removed.
+    Such an instance was not analyzed, or it failed and its files were removed.
     """
     removed = row.state == InstanceState.FAILED and row.files_removed_at is not None
     return removed or row.state == InstanceState.NOT_ANALYZED

@@ -55,7 +55,7 @@ def begin_server() -> RoleServer | None:
 
 
 def _variables(value: Any) -> Iterator[str]:  # noqa: ANN401 - any TOML value
-    """Yield the values of all keys that may name a variable with a secret."""
+    """Yield the values of all keys that may name an environment variable."""
     if isinstance(value, dict):
         for key, each in value.items():
             if key.endswith("env") and isinstance(each, str):

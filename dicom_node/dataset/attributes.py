@@ -200,11 +200,10 @@ def uid_fault(uid: str) -> str:
 
 
 def code(dataset: Dataset, keyword: str) -> str:
-    """Return the first value of a code string in the format of the standard.
+    """Return the first value of a code string, in upper case and without padding.
 
-    Leading and trailing spaces are removed because they are not significant. Letters
-    are converted to upper case (PS3.5 6.2, CS), because equipment writes lower case,
-    too.
+    PS3.5 6.2 allows only upper case in a CS, but equipment writes lower case, too.
+    Leading and trailing spaces are not significant.
     """
     return text(dataset, keyword).strip().upper()
 

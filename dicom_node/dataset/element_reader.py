@@ -138,7 +138,7 @@ class InflatedSource:
             left -= len(data)
 
     def finish(self) -> None:
-        """Skip the rest; raise EndsEarlyError if the deflate stream has no end."""
+        """Read to the end; raise EndsEarlyError if the deflate stream is incomplete."""
         while self.read(INFLATE_STEP):
             pass
         if not self._inflater.eof:
@@ -243,8 +243,8 @@ class ElementReader:
 
         Args:
             tags: The tags of the requested elements.
-            inside: The tag of a top-level sequence to search, too. Other sequences are
-                searched only where they and their items have an undefined length.
+            inside: The tag of a top-level sequence that is searched, too. Any other
+                sequence is searched only if it and its items have an undefined length.
                 `Value.root` says where a value was found.
             until: The tag of a top-level element. Reading stops before its value.
 
@@ -287,10 +287,10 @@ class ElementReader:
             )
 
     def next_element(self, is_implicit: bool = False) -> Element | None:  # noqa: FBT001, FBT002
-        """Read the header of the next element; None at the end of the dataset.
+        """Return the header of the next element; None at the end of the dataset.
 
         Args:
-            is_implicit: Read an element without VR, even if the transfer syntax has
+            is_implicit: Whether the header has no VR, even if the transfer syntax has
                 explicit VR.
 
         Raises:

@@ -50,7 +50,7 @@ def declared_size(frame: bytes) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The samples that a frame declares.
+    """The size and the number of the samples that a frame declares.
 
     Attributes:
         bits: Bits of each sample.
@@ -62,7 +62,7 @@ class Samples:
 
 
 def declared_samples(frame: bytes) -> Samples | None:
-    """Read the samples from the header of a JPEG, JPEG-LS or JPEG 2000 frame.
+    """Return what the header of a JPEG, JPEG-LS or JPEG 2000 frame says of samples.
 
     Returns:
         The samples; None if there is no such header.
@@ -82,7 +82,7 @@ def declared_samples(frame: bytes) -> Samples | None:
 
 
 def declared_segments(frame: bytes) -> int | None:
-    """Read the number of segments of an RLE Lossless frame (PS3.5 G.5).
+    """Return the number of segments of an RLE Lossless frame (PS3.5 G.5).
 
     Each segment contains one byte of one sample of all pixels (PS3.5 G.2).
 

@@ -163,7 +163,7 @@ def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
 
 
 def _native_samples(dataset: Dataset, expected: int, declared: int) -> int:
-    """Return the number of samples per pixel by the length of native Pixel Data.
+    """Return the samples per pixel, derived from the length of native Pixel Data.
 
     Args:
         dataset: The image.

@@ -36,9 +36,10 @@ def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
 
 
 def read_local_file(path: Path, header: InstanceHeader) -> ReceivedInstance:
-    """Return a file as a received instance.
+    """Return a ReceivedInstance that describes a local file.
 
-    The file is hashed, but neither copied nor moved.
+    The file is neither copied nor moved. The digest and the size are those of the whole
+    file. The time of receipt is the time at which the file was last changed.
 
     Args:
         path: The file.

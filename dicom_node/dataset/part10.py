@@ -142,7 +142,7 @@ def locate(file: BinaryIO) -> Location:
 
 
 def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Identity:
-    """Return the SOP UIDs of a dataset, and its elements of groups 0000 and 0002.
+    """Return the SOP UIDs of a dataset, and where its foreign elements are.
 
     Args:
         file: The DICOM file.
@@ -301,15 +301,15 @@ def _file_meta(source: ByteSource) -> tuple[int, dict[int, str]]:
 
 
 def _detect_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
-    """Return the uncompressed transfer syntax that the first element is encoded in.
+    """Return the uncompressed transfer syntax of the first element of a dataset.
 
-    Elements of groups 0000 and 0002 are skipped first.
+    Elements of groups 0000 and 0002 before this element are skipped.
 
     Args:
         file: The DICOM file.
         offset: Start of the dataset in the file, in bytes.
-        assumed: The transfer syntax to skip elements with. The byte order of `assumed`
-            also applies if the two bytes of the group number are equal.
+        assumed: The transfer syntax of the skipped elements. Its byte order is also
+            assumed if the two bytes of the group number are equal.
 
     Returns:
         The transfer syntax; None if the dataset has no element.

@@ -1,7 +1,7 @@
-"""Limits for pydicom: elements, items, and texts with many values.
+"""Limits the elements, the items and the length of the texts that pydicom reads.
 
 dataset/element_reader.py rejects a dataset with too many elements when it is received.
-A hostile dataset may be encoded such that pydicom sees other elements than
+A hostile dataset may be encoded such that pydicom reads other elements than
 dataset/element_reader.py. So this module counts elements and items when pydicom creates
 them. pydicom reads a sequence of defined length when its attribute is first used, so
 counting continues until the block of `limited` ends.

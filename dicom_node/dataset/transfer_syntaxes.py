@@ -82,14 +82,14 @@ LOSSY_DECODERS: Mapping[UID, str] = MappingProxyType(
 DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS_DECODERS, *LOSSY_DECODERS)
 """All transfer syntaxes that can be decoded: uncompressed, lossless, lossy.
 
-PS3.8 lets the acceptor choose one of the proposed syntaxes. The first proposed one in
-this order is chosen. The lossy ones are last, so that a modality that proposes several
-does not compress.
+PS3.8 lets the acceptor choose one of the proposed transfer syntaxes. The node chooses
+the one that comes first in this tuple. The lossy ones are last, so that a modality that
+proposes several does not compress an image with loss.
 """
 
 
 def decode_pixels(dataset: Dataset) -> NDArray[Any]:
-    """Decode the first frame.
+    """Decode the first frame of an image.
 
     Args:
         dataset: The image, with File Meta Information and a complete Image Pixel
@@ -216,7 +216,7 @@ def _frame(dataset: Dataset) -> bytes:
 
 
 def _is_8_bit_jpeg(frame: bytes) -> bool:
-    """Return whether Pillow can read the header; Pillow rejects 12-bit frames."""
+    """Return whether a JPEG frame has 8-bit samples: Pillow rejects 12-bit frames."""
     try:
         Image.open(BytesIO(frame), formats=("JPEG",)).close()
     except OSError:

@@ -1,8 +1,8 @@
-"""Decodes bytes from untrusted sources in a separate process.
+"""Runs the decoder: a child process that decodes bytes from untrusted sources.
 
 The decoding of a file from a sender may crash in a codec, never end, or take all
-memory. A small child process limits the damage: the child is killed and replaced, and
-only the call in progress fails.
+memory. Then this module kills and replaces the child, and only the call in progress
+fails.
 
 The child is a fork of a process that has imported the codecs (decoder/server.py), so a
 new child starts in milliseconds. A child is replaced after CALLS calls.
@@ -55,8 +55,9 @@ T = TypeVar("T")
 CALLS = 20
 """Number of calls of a child before it is killed and replaced.
 
-An image needs two. A new child must also get its memory from the kernel page by page,
-which costs at least as much as the fork. So one child for each image would be too slow.
+An image needs two calls. A new child must also get its memory from the kernel page by
+page, which costs at least as much as the fork. So one child for each image would be too
+slow.
 """
 
 OUT_OF_MEMORY = 75
@@ -92,7 +93,7 @@ class ChildDiedError(AnalysisError):
 
 
 class ChildTimeoutError(ChildDiedError):
-    """A call reached its time limit, or its image has too many pixels for the limit."""
+    """A call took longer than its time limit, or its image has too many pixels."""
 
 
 class ChildStartError(OSError):
@@ -175,9 +176,9 @@ class DecoderProcess:
         return made.result()
 
     def close(self) -> None:
-        """End the child after the call in progress, and an own fork server.
+        """End the child after the call in progress; may be called repeatedly.
 
-        May be called repeatedly.
+        The fork server is ended, too, if this object started it.
         """
         self._is_closed = True
         with suppress(RuntimeError):  # closed before
@@ -188,7 +189,10 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the child after the call in progress; None without one."""
+        """The process id of the child; None if there is no child.
+
+        The call in progress is finished first.
+        """
         try:
             child = self._thread.submit(lambda: self._child).result()
         except RuntimeError:  # closed
@@ -300,7 +304,7 @@ class DecoderProcess:
 
     @contextmanager
     def _until(self, deadline: float, timeout_s: float) -> Iterator[None]:
-        """Run a block that communicates with the child; kill the child if it fails.
+        """Run a block that communicates with the child; end the child if that fails.
 
         Args:
             deadline: The time limit of the block, in seconds of time.monotonic(). The

@@ -120,7 +120,7 @@ UNCONFINED = (
     "on a codec could get the rights of the node's user. Use Linux 5.13 or later, with "
     "Landlock and seccomp, on x86-64 or aarch64."
 )
-"""Text that follows the description if one of the two is not in force."""
+"""The text for users that follows a Confinement that is not complete."""
 
 
 def confine() -> Confinement:

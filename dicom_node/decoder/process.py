@@ -1,4 +1,4 @@
-"""The decoding child: makes the calls that its parent sends (decoder/client.py).
+"""The decoder: runs the function calls that its parent sends (decoder/client.py).
 
 The fork server runs this module, and each child is a fork of it
 (runtime/fork_server.py). A child cannot open files, so this module imports everything
@@ -71,7 +71,7 @@ class _Relay(logging.Handler):
 
 
 def main() -> None:
-    """Run the fork server of the decoding children; each fork then makes calls."""
+    """Run the fork server of the decoders; each fork then runs calls as a decoder."""
     arguments = command_line().parse_args()
     # Ctrl-C and `systemctl stop` reach every process, but the parent decides when to
     # end. If this process died during a call, the death would count against an image.
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _serve(end: socket.socket) -> None:
-    """Confine this process, and make the calls that arrive until the socket closes."""
+    """Confine this process, and run the calls that arrive until the socket closes."""
     channel = Channel(end)
     relay = _Relay(channel)
     for name in LOGGED_PACKAGES:
@@ -123,7 +123,7 @@ def _end_without_memory(
 
 
 def _load_lazy_modules() -> None:
-    """Load what the libraries otherwise load when the first image needs it."""
+    """Load the modules and tables that libraries load when an image needs them."""
     cv2.setNumThreads(1)  # otherwise it starts threads, which the confinement denies
     datetime.strptime("2000", "%Y")  # noqa: DTZ007
     Image.init()
@@ -137,7 +137,7 @@ def _load_lazy_modules() -> None:
 
 
 def _serve_one_call(channel: Channel) -> None:
-    """Receive one call, make it, and send its result or error."""
+    """Receive one call, run its function, and send the result or error."""
     head, buffers, files = channel.receive_call()
     try:
         function, args = unpack_call(head, buffers, files)

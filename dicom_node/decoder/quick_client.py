@@ -1,9 +1,9 @@
-"""Runs the decoding child of the normal lane, and stops calls for slow images early.
+"""Runs the decoder of the normal lane, and stops calls for slow images early.
 
-One child decodes all images of the lane, so each image waits for earlier images. A call
-may take twice the median time of recent calls of the same function, plus what is left
-of an allowance that all images share. If a call takes longer, the child is killed. The
-slow lane then decodes the image again, with the whole decode_timeout_s
+All images of the lane are decoded one after the other, so each image waits for earlier
+images. A call may take twice the median time of recent calls of the same function, plus
+what is left of an allowance that all images share. If a call takes longer, the decoder
+is killed. The slow lane then decodes the image again, with the whole decode_timeout_s
 (worker/workflows.py). The allowance is refilled slowly, so it is shared by slow images
 that arrive soon after each other.
 

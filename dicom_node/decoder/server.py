@@ -1,4 +1,4 @@
-"""The fork server of the decoding children of a process.
+"""The fork server from which a process gets its decoders.
 
 The server has imported the codecs (decoder/process.py), so a child starts in
 milliseconds. All decoders of a process may share it, whatever the memory and the
@@ -21,7 +21,7 @@ from dicom_node.runtime.fork_server import ForkServer
 T = TypeVar("T")
 
 START_S = 60.0
-"""Seconds to import the codecs; also seconds to confine a child."""
+"""Maximum seconds to import the codecs, and maximum seconds to confine a child."""
 
 CLOSED = "The fork server was closed"
 
@@ -38,7 +38,7 @@ PASSED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME
 """Environment variables that the child gets: library paths, locale and time zone."""
 
 LIMITS = struct.Struct("<ii")
-"""The order of a fork: its limit on the address space in MB, and its niceness."""
+"""Content of an order to fork: the limit on the address space in MB, and niceness."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class DecodingChild:
 
     Attributes:
         pid: The process id.
-        end: Ends the child as `ForkServer.end` does.
+        end: Ends the child and returns its exit status, as `ForkServer.end` does.
     """
 
     pid: int

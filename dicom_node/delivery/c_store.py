@@ -253,8 +253,8 @@ def _leading(foreign: Sequence[tuple[int, int]]) -> int:
     """Return the size in bytes of the foreign elements at the start of a dataset.
 
     Args:
-        foreign: Start and end, in bytes, of each run of elements of groups 0000 and
-            0002, which do not belong in a dataset.
+        foreign: Start and end, in bytes, of each element of groups 0000 and 0002, which
+            do not belong in a dataset.
     """
     leading = 0
     for start, end in foreign:

@@ -41,7 +41,8 @@ class DestinationClient(Protocol):
         """Return a name for each peer of the destination, and a function that tests it.
 
         Args:
-            name: What the user calls the destination. The names begin with it.
+            name: The text with which each returned name begins, such as the name of
+                the destination.
         """
 
     def request_commitment(

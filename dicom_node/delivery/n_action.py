@@ -120,7 +120,7 @@ class _ReportListener:
         )
 
     def wait(self) -> None:
-        """Wait up to REPORT_AT_ONCE_S seconds for a report, then for our response."""
+        """Wait up to REPORT_AT_ONCE_S seconds for a report, and until it is handled."""
         if self._received.wait(REPORT_AT_ONCE_S) and self._thread:
             self._thread.join()
 

@@ -25,7 +25,7 @@ from dicom_node.outcome import (
 
 JSON = "application/dicom+json"
 # The media types of a service's own response. XML is not requested and not read, so
-# only its HTTP status counts. Any other type comes from a proxy or a login in between.
+# only its HTTP status counts. Any other type comes from a proxy or from a login page.
 READABLE_MEDIA_TYPES = frozenset({JSON, "application/json"})
 SERVICE_MEDIA_TYPES = READABLE_MEDIA_TYPES | {
     "application/dicom+xml",
@@ -117,7 +117,7 @@ def search_outcome(response: StowResponse, credentials_advice: str) -> Outcome:
 
 
 def _unlisted(response: StowResponse, credentials_advice: str) -> Outcome:
-    """Return the outcome of objects that are not listed, by the HTTP status."""
+    """Return the outcome that the HTTP status gives to objects without an entry."""
     code = response.code
     if code == HTTPStatus.OK and not response.is_from_service:
         media_type = printable(response.media_type) or "something"

@@ -172,12 +172,14 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
 ) -> Archive:
     """Start an archive, which runs until its `stop` is called.
 
-    It accepts any Storage SOP class, any proposed transfer syntax, and Verification.
+    The archive accepts any Storage SOP class with any proposed transfer syntax, and
+    Verification.
 
     Args:
         directory: Folder for the files and the log. The files and the log of earlier
             runs are kept, and `Archive.log` includes them.
-        ae_title: Its AE title. Associations that call another title are accepted, too.
+        ae_title: AE title of the archive. Associations that call another title are
+            accepted, too.
         host: Address to listen on.
         port: Port to listen on; 0 is any free port.
         on_stored: Called after each C-STORE is logged, before its response, from the

@@ -36,7 +36,7 @@ S = TypeVar("S", bound=_Part)
 def waits(
     method: Callable[Concatenate[S, P], T],
 ) -> Callable[Concatenate[S, P], T]:
-    """Make a method wait as the journal was told to.
+    """Decorate a method of a part of the journal, so that `_until_available` calls it.
 
     The method may be called repeatedly, so all its changes must be in one transaction.
     """

@@ -10,18 +10,21 @@ H. M. Vin and H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 from threading import Lock
 
 MAX_ADDRESSES = 1_000
-"""Maximum number of addresses that are remembered; another replaces the oldest."""
+"""Maximum number of addresses of which a FairOrder knows the last number.
+
+A further address replaces the one that has sent no image for the longest time.
+"""
 
 
 class FairOrder:
     """Numbers the images of a lane; the waiting image with the lowest number is next.
 
-    The numbers of an address differ by at least 1. The first image of another address
-    gets the lowest number that waits. So it is analyzed after those images that have
-    the same number already, which is at most one of each address.
+    Each image of an address gets a higher number than the previous one. The first image
+    of a new address gets the lowest number of the waiting images. So it waits only for
+    images with the same number, and these are at most one of each address.
 
-    Each process that queues images has its own record of addresses. If there are
-    several, that is at most one image of each address and process.
+    Each process that queues images has its own object. With several processes, at most
+    one image of each address and process has the same number.
 
     Safe to share between threads.
     """
@@ -31,7 +34,7 @@ class FairOrder:
         self._last: dict[str, int] = {}
 
     def number(self, address: str, lowest: int | None) -> int:
-        """Return the number of the next image of an address; it is 1 or more.
+        """Return the number of a new image of an address, at least 1.
 
         Args:
             address: The address that sent the image.

@@ -366,7 +366,7 @@ class Journal:
     def _restore_file(
         self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance
     ) -> bool:
-        """Move the file of a duplicate to the path of the first one if that is missing.
+        """Move a duplicate's file to the path of the first file, unless that exists.
 
         Returns:
             True if the file was moved.

@@ -1,4 +1,4 @@
-"""Queues durable work in the same transaction that records the reason for it.
+"""Queues durable work in the transaction of the change that makes the work necessary.
 
 DBOS runs the work (see worker/workflows.py). The id of a workflow contains a run
 number. Each repetition has a new run number, because DBOS silently ignores work with an
