@@ -9,6 +9,6 @@ MODEL_NAME = "fracture-node"
 """Manufacturer's Model Name (0008,1090) of every result. It has no capital letters."""
 
 OVERLAY_FLAVOR, NOTICE_FLAVOR = "AI_OVERLAY", "AI_NOTICE"
-"""Value 4 of Image Type (0008,0008) in the Secondary Captures of the two kinds."""
+"""Value 4 of Image Type (0008,0008) of an image with the finding, and of a notice."""
 
 FLAVORS = frozenset({OVERLAY_FLAVOR, NOTICE_FLAVOR})

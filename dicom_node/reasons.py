@@ -28,7 +28,7 @@ class Unanalyzed(StrEnum):
     OWN_RESULT = "own_result"
     OTHER_RESULT = "other_result"  # made by another AI or image processing
     NO_RADIOGRAPH = "no_radiograph"  # according to its SOP Class
-    MODALITY = "modality"  # a Secondary Capture with a Modality of no radiograph
+    MODALITY = "modality"  # a Secondary Capture of a modality without radiographs
     COLOR = "color"
     AGE = "age"  # the study is too old
     FRAMES = "frames"
@@ -47,7 +47,7 @@ class Unanalyzed(StrEnum):
 class ReportRefusal(StrEnum):
     """Why a Storage Commitment report was refused."""
 
-    INVALID = "invalid"  # another SOP Class, instance or event type
+    INVALID = "invalid"  # wrong SOP Class, SOP Instance or event type
     UNREADABLE = "unreadable"
     UNKNOWN_TRANSACTION = "unknown_transaction"
     ANOTHER_PEER = "another_peer"  # not the peer that got the request

@@ -23,7 +23,10 @@ without a new number, results of two releases would be in one series.
 """
 
 IMPLEMENTATION_VERSION_NAME = f"FRACTURE_NODE_{RECIPE}"
-"""At most 16 characters (PS3.7 D.3.3.2.3)."""
+"""The version of the results, for files and associations (PS3.7 D.3.3.2.3).
+
+It has at most 16 characters.
+"""
 
 
 _ROOT = "2.25."

@@ -38,13 +38,13 @@ Check = Callable[[DecodedInstance], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """The analysis of one instance.
+    """The input, the output and the result objects of one analysis.
 
     Attributes:
         decoded: The input of the model.
         finding: The output of the model.
         results: The objects that report the finding.
-        seconds: The duration of each stage, by its name.
+        seconds: The duration of each stage in seconds, by its name.
         drawing: The finding as the review page draws it.
     """
 
@@ -81,7 +81,8 @@ class Pipeline:
 
         Args:
             instance: The instance in the spool.
-            check: Called with the decoded instance; may raise NotAnalyzedError.
+            check: Called with the decoded instance before the model is applied. May
+                raise NotAnalyzedError.
 
         Raises:
             NotAnalyzedError: The model must not be applied to this instance.

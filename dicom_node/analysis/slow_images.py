@@ -99,9 +99,10 @@ class SlowImages:
         return Lane(partial(self._checked, child), partial(self._locked, child))
 
     def separate_lane(self, child: QuickDecoder) -> Lane:
-        """Return the separate lane of a decoder: it only records how long images take.
+        """Return the separate lane of a decoder.
 
-        It takes no lock, and does not raise SeparateLaneError.
+        It records which images were slow or quick. It takes no lock, and does not raise
+        SeparateLaneError.
         """
         return Lane(partial(self._decoding, child), partial(self._noted, child))
 

@@ -27,7 +27,7 @@ The form is an index, 0 for the whole event. The address is empty if the events 
 addresses are counted.
 """
 
-FURTHER_CALLERS = "(further callers)"  # longer than an AE title (16 characters)
+FURTHER_CALLERS = "(further callers)"  # too long for an AE title (16 characters)
 FURTHER_ADDRESSES = "(further addresses)"
 SEVERAL = "(several)"
 

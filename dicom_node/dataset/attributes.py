@@ -32,13 +32,13 @@ CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
 _LONGEST_NUMBERS = 65_536
 # Text that may be repeated in a message.
 _QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
-# The storage of the values of a binary VR (PS3.5 6.2).
+# NumPy's name of the values of each binary VR (PS3.5 6.2), without the byte order.
 _BINARY = {
     "US": "u2", "SS": "i2", "OW": "u2", "UL": "u4", "SL": "i4", "OL": "u4",
     "UV": "u8", "SV": "i8", "OV": "u8", "FL": "f4", "OF": "f4", "FD": "f8", "OD": "f8",
 }  # fmt: skip
 WORD_BYTES = {"AT": 2} | {vr: int(kind[1:]) for vr, kind in _BINARY.items()}
-"""Bytes of a word of the VRs with words of more than one byte (PS3.5 7.3)."""
+"""Bytes per word, by VR, for the VRs with words of more than one byte (PS3.5 7.3)."""
 
 # For these VRs the data dictionary is used: the writer did not know the VR.
 _UNTYPED = {"UN", "OB"}
@@ -49,7 +49,7 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][+-]?\d+)?)", re.A
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float | None, ...]:
-    """Return all values of an attribute that holds numbers, as text or binary.
+    """Return all values of a numeric attribute, whether written as text or binary.
 
     The values are read by the VR that they were written with, even if it is wrong. If
     this VR is UN or OB, the data dictionary's VR is used. A text is read as the number
@@ -84,7 +84,7 @@ def is_plain(dataset: Dataset, keyword: str) -> bool:
 
 
 def signed_16(value: float, *, signed: bool) -> int:
-    """Interpret the low 16 bits of a value as SS if `signed`, else as US (PS3.5 6.2).
+    """Return the low 16 bits of a value as an SS if `signed`, else a US (PS3.5 6.2).
 
     The VR of some attributes is US or SS, depending on Pixel Representation
     (0028,0103). If a value was written with the wrong VR of these two, its bits are

@@ -1,8 +1,8 @@
 """Read the header of a compressed frame before a codec uses it.
 
 A codec allocates memory for the size that the frame declares, not for Rows and Columns:
-200 bytes of JPEG may declare 4 GB. It returns samples with the precision that the frame
-declares, not with Bits Allocated.
+200 bytes of JPEG may declare 4 GB. A codec also returns samples with the precision that
+the frame declares, not with Bits Allocated.
 """
 
 import struct
@@ -15,7 +15,7 @@ _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _MOST_STEPS = 10_000  # markers and fill bytes before the Start of Frame
 _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _BOXES = 4096  # bytes to search: JP2 boxes, which are short, may precede a codestream
-_JP2 = b"\0\0\0\x0cjP  "  # the first box of a file (ISO/IEC 15444-1 I.5.1)
+_JP2 = b"\0\0\0\x0cjP  "  # the first box of a JP2 file (ISO/IEC 15444-1 I.5.1)
 _RLE = struct.Struct("<2L")  # the number of segments and the offset of the first one
 _MOST_SEGMENTS, _RLE_HEADER = 15, 64  # PS3.5 G.5
 
@@ -62,7 +62,7 @@ class Samples:
 
 
 def declared_samples(frame: bytes) -> Samples | None:
-    """Return what the header of a JPEG, JPEG-LS or JPEG 2000 frame says of samples.
+    """Return the samples declared in the header of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Returns:
         The samples; None if there is no such header.

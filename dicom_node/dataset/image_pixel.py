@@ -220,7 +220,7 @@ def _stream(dataset: Dataset) -> Samples | None:
 
 
 def _has_overlay_bits(dataset: Dataset) -> bool:
-    """Return whether Pixel Data contains an overlay, which is retired (PS3.5 8.1.2)."""
+    """Return whether unused bits of Pixel Data contain an overlay (PS3.5 8.1.2)."""
     return any(
         Tag(group, _OVERLAY_BITS) in dataset
         and Tag(group, _OVERLAY_DATA) not in dataset

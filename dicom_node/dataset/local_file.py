@@ -1,4 +1,4 @@
-"""Read a local DICOM file in the same form as a received instance.
+"""Read a local DICOM file, and describe it as a received instance.
 
 The path of the file comes from a command line.
 """
@@ -18,7 +18,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 
 
 def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
-    """Read the header of a file.
+    """Return the header of a file.
 
     This function runs in the decoder.
 

@@ -142,7 +142,7 @@ def locate(file: BinaryIO) -> Location:
 
 
 def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Identity:
-    """Return the SOP UIDs of a dataset, and where its foreign elements are.
+    """Return the SOP UIDs of a dataset, and where elements of groups 0000 and 0002 are.
 
     Args:
         file: The DICOM file.

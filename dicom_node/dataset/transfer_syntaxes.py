@@ -71,7 +71,7 @@ LOSSLESS_DECODERS: Mapping[UID, str] = MappingProxyType(
 LOSSY_DECODERS: Mapping[UID, str] = MappingProxyType(
     {
         JPEGBaseline8Bit: "pillow",
-        JPEGExtended12Bit: "pillow",  # only 8 bits; see `_decode_12_bit_jpeg`
+        JPEGExtended12Bit: "pillow",  # if 8-bit; see `_decode_12_bit_jpeg`
         JPEGLSNearLossless: "gdcm",
         JPEG2000: "pylibjpeg",
         HTJ2K: "pylibjpeg",
@@ -162,7 +162,7 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
         dataset,
         index=0,
         decoding_plugin={**LOSSLESS_DECODERS, **LOSSY_DECODERS}.get(syntax, ""),
-        correct_unused_bits=False,  # type: ignore[arg-type]  # the look-up table does
+        correct_unused_bits=False,  # type: ignore[arg-type]  # grayscale.py does that
         bits_stored=_precision(dataset, syntax),  # type: ignore[arg-type]
     )
     return array.astype(array.dtype.newbyteorder("="), copy=False)

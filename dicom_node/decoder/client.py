@@ -171,7 +171,7 @@ class DecoderProcess:
         # log/context.py.
         run = copy_context().run
         made = self._thread.submit(run, self._run, function, args)
-        with suppress(RuntimeError):  # closed in between
+        with suppress(RuntimeError):  # this object was closed in between
             self._thread.submit(self._replace_used_child)
         return made.result()
 
@@ -181,7 +181,7 @@ class DecoderProcess:
         The fork server is ended, too, if this object started it.
         """
         self._is_closed = True
-        with suppress(RuntimeError):  # closed before
+        with suppress(RuntimeError):  # this object was closed before
             self._thread.submit(self._stop).result()
         self._thread.shutdown()
         if self._owns_server:
@@ -195,7 +195,7 @@ class DecoderProcess:
         """
         try:
             child = self._thread.submit(lambda: self._child).result()
-        except RuntimeError:  # closed
+        except RuntimeError:  # this object was closed
             return None
         return child.pid if child else None
 
@@ -304,7 +304,7 @@ class DecoderProcess:
 
     @contextmanager
     def _until(self, deadline: float, timeout_s: float) -> Iterator[None]:
-        """Run a block that communicates with the child; end the child if that fails.
+        """Run a block that talks to the child; end the child if the block fails.
 
         Args:
             deadline: The time limit of the block, in seconds of time.monotonic(). The

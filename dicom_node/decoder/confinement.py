@@ -139,7 +139,7 @@ def confine() -> Confinement:
         return Confinement(landlock=0, seccomp=False)
     libc = ctypes.CDLL(None)
     libc.syscall.restype = ctypes.c_long
-    # Without this flag, only root may do the rest.
+    # Without this flag, only root may use Landlock and seccomp.
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     return Confinement(landlock=_landlock(libc), seccomp=_seccomp(libc))
 

@@ -1,4 +1,4 @@
-"""The messages between a process and its decoding child.
+"""The messages between a process and its child, the decoder.
 
 A message has a head and buffers. The buffers contain the bytes of arrays and files,
 which are not copied into the head. The two directions differ:
@@ -76,7 +76,7 @@ class MalformedResponseError(Exception):
 
 
 class Channel:
-    """One end of the socket between a process and its decoding child."""
+    """One end of the socket between a process and its decoder."""
 
     def __init__(self, end: socket.socket) -> None:
         """Take one end of a pair of Unix stream sockets."""

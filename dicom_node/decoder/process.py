@@ -112,10 +112,11 @@ def _serve(end: socket.socket) -> None:
 def _end_without_memory(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """End the process after a MemoryError that a codec in Rust cannot raise.
+    """End the process after a MemoryError in a codec that is written in Rust.
 
-    Such a codec calls this hook, `sys.excepthook`, and then panics. The panic is not an
-    Exception. Other errors are logged.
+    Such a codec does not raise the error: it calls `sys.excepthook`, and then panics.
+    The panic is not an Exception, so `_serve_one_call` does not catch it. Other errors
+    are logged.
     """
     if issubclass(kind, MemoryError):
         os._exit(OUT_OF_MEMORY)

@@ -95,7 +95,7 @@ class Allowance:
 
 
 class QuickDecoder(DecoderProcess):
-    """Runs functions in a decoding child, and stops slow calls early.
+    """Runs functions in a decoder, and stops slow calls early.
 
     Attributes:
         was_slow: Whether the last call took at least twice `Allowance.usual`, or
@@ -168,17 +168,17 @@ def _limited(argument: object, megapixels: float) -> object:
 def slow_child(
     timeout_s: float, memory_mb: int, server: DecoderServer
 ) -> Iterator[DecoderProcess]:
-    """Start a decoding child for one slow image, and end the child after the block.
+    """Start a decoder for one slow image, yield it, and end it after the block.
 
-    The child runs at a low priority, because images of the normal lane come first.
+    The decoder has a low priority, because images of the normal lane come first.
 
     Args:
         timeout_s: The time limit of one call, in seconds.
-        memory_mb: The limit on the child's address space, in MB.
-        server: The fork server of the child.
+        memory_mb: The limit on the decoder's address space, in MB.
+        server: The fork server of the decoder.
 
     Raises:
-        OSError: The child does not start.
+        OSError: The decoder does not start.
     """
     child = DecoderProcess(
         timeout_s=timeout_s,

@@ -115,8 +115,8 @@ class DecoderServer:
         self, server: ForkServer, descriptor: int, limits: bytes
     ) -> DecodingChild:
         pid = server.fork(limits, files=[descriptor])
-        # A server that is started later must not get this process id in an order: it
-        # may be the id of any other process then.
+        # Only the server that forked the child gets orders about it. For a later
+        # server, the process id may be that of another process.
         return DecodingChild(pid, lambda s: self._in_thread(lambda: server.end(pid, s)))
 
     def _close(self) -> None:

@@ -42,7 +42,7 @@ from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 # run in processes of their own.
 send_files_unchanged()
 disable_event_logging()
-allow_long_uids()  # they are sent, and not cut
+allow_long_uids()  # otherwise pynetdicom would cut them
 # Outcomes describe errors. Texts of a peer or a library must not reach the log.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
@@ -54,8 +54,8 @@ END_TIMEOUTS = 2.5
 # In a P-DATA-TF PDU (PS3.8 9.3.5, E.2): its type, the offset of the message control
 # header, and the bit in that header that marks a command.
 FRAGMENTS, CONTROL, COMMAND = 0x04, 11, 1
-# Size of the kernel's send buffer. Bytes in this buffer count as sent. With a larger
-# buffer, these could be megabytes.
+# Size of the kernel's send buffer in bytes. Bytes in this buffer count as sent, so the
+# buffer must be small.
 SEND_BUFFER = 131072
 
 Request = Callable[[Association], Dataset]
@@ -249,10 +249,7 @@ class Peer:
     def _watched(
         self, association: RequestedAssociation, limit_s: float
     ) -> Iterator[None]:
-        """Cut the connection if the block sends nothing for `limit_s` seconds.
-
-        Only the bytes of a dataset count.
-        """
+        """Cut the connection if no dataset byte is sent for `limit_s` seconds."""
         over = threading.Event()
         self._moved.clear()
         watching = association, over, limit_s

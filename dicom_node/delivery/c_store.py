@@ -115,7 +115,7 @@ def send(
     """
     delivery = _Delivery(paths, on_outcome)
     try:
-        # DCMTK aborts the association on a longer UID, so the others are sent first.
+        # DCMTK aborts the association on a longer UID, so such instances are sent last.
         instances = sorted(
             delivery.instances(),
             key=lambda each: len(each.sop_instance) > STANDARD_UID_LENGTH,

@@ -1,4 +1,4 @@
-"""The clients of all types of destinations."""
+"""Selects the client for a type of destination."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

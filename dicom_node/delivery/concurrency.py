@@ -10,8 +10,8 @@ import threading
 from config.destinations import Destination
 
 # With two associations, one transfers data when the other waits for a response. More
-# associations only load the peer. After a crash of the worker, at most this many
-# deliveries to a peer are repeated.
+# associations only increase the load of the peer. After a crash of the worker, at most
+# this many deliveries to a peer are repeated.
 AT_ONCE = 2
 
 

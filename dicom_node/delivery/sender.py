@@ -19,7 +19,7 @@ class SenderClient:
     REFUSED.
 
     Attributes:
-        destination: The settings.
+        destination: The destination, with the addresses of its peers.
         calling_ae_title: Our AE title.
     """
 

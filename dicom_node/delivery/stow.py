@@ -175,7 +175,7 @@ def _store(
         each.verdict is Verdict.REFUSED and each.status is None
         for each in outcomes.values()
     )
-    if all_refused and len(batch) > 1:  # one may be the cause, or their total size
+    if all_refused and len(batch) > 1:  # because of one object, or of the total size
         for uid, content in batch.items():
             outcomes |= _store(service, {uid: content}, timeout_s)
     return outcomes

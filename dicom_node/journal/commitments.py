@@ -79,7 +79,7 @@ ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord(CommitmentRecord):
-    """A request, and the instance that it is about.
+    """A commitment request, and the instance that it is about.
 
     Attributes:
         calling_ae_title: AE title of the sender of the instance.

@@ -81,10 +81,10 @@ def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
 def _note_end(
     connection: sa.Connection, instance_id: str, ended_at: float | None
 ) -> None:
-    """Record when the last work for an instance ended; None if some is unfinished.
+    """Record the time at which the last work for an instance ended.
 
-    The retention periods start at that time. If the instance is not analyzed yet,
-    nothing changes.
+    The time is None if work for the instance is unfinished. The retention periods start
+    at this time. If the instance is not analyzed yet, nothing changes.
     """
     matches = instance.c.id == instance_id
     analyzed = instance.update().where(

@@ -62,9 +62,9 @@ def delete_expired(
 ) -> Deleted:
     """Remove files and rows at the end of their retention period.
 
-    Old rows that belong to no instance are removed, too. After LONGEST_S seconds, the
-    rest is left to the next call. Several workers may call this function at the same
-    time.
+    Old rows that belong to no instance are removed, too. The function returns after
+    about LONGEST_S seconds, even if it has not removed everything. Several workers may
+    call this function at the same time.
 
     Args:
         engine: Engine of the journal.

@@ -114,8 +114,8 @@ class WorkQueue:
         """Return the name of the peer that a delivery goes to (see `peer_for`).
 
         Each peer has its own partition of the queue, so that a peer that hangs does not
-        delay deliveries to other peers. A destination that the settings no longer
-        contain is its own peer.
+        delay deliveries to other peers. If the settings no longer contain the
+        destination, its name is returned.
         """
         found = self._destinations.get(destination)
         if found is None or not found.returns_to_sender:

@@ -83,7 +83,7 @@ def log_uncaught() -> None:
 def log_of_main_thread(
     _kind: type[BaseException], error: BaseException, _trace: "TracebackType | None"
 ) -> None:
-    """Log an uncaught exception of the main thread, as `sys.excepthook`."""
+    """Log an uncaught exception of the main thread; used as `sys.excepthook`."""
     logger.critical("Uncaught exception: %s", summarize_exception(error))
 
 
