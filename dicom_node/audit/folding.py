@@ -18,7 +18,7 @@ from dicom_node.audit.event import TRANSFERS, AuditEvent, AuditEventType
 from dicom_node.audit.message import KINDS, SUCCESS
 
 Spare = Callable[[], float]
-"""Returns the bytes of disk that may be used, without those that must stay free."""
+"""Returns how many bytes of disk may be used; below 0 if too few bytes are free."""
 
 Key = tuple[int, AuditEventType, str]
 """The subject of a count: a form of `shortened`, a type of event, and an address.
@@ -61,8 +61,8 @@ class Folding:
 
     Attributes:
         spare_bytes: Bytes of disk that may be used. A small number lowers the limits.
-        spare_rows: Number of further rows that may wait for the database. It is an
-            upper bound of the limits.
+        spare_rows: Number of further rows that may wait for the database. A small
+            number lowers the limits, too.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
-"""An event as a DICOM audit message: XML in the schema of PS3.15 A.5.1.
+"""Converts an event to a DICOM audit message: XML in the schema of PS3.15 A.5.1.
 
-DICOM Instances Transferred follows A.5.3.7: source, destination, study and patient.
-There is one deviation from A.5.3.6: DICOM Instances Accessed does not name the patient,
-and names the study only if the event is about an instance. Some events have no message
-in A.5.3; see KINDS.
+The message DICOM Instances Transferred follows A.5.3.7: source, destination, study and
+patient. There is one deviation from A.5.3.6: the message DICOM Instances Accessed does
+not name the patient, and names the study only if the event is about an instance. Some
+events have no message in A.5.3; see KINDS.
 """
 
 import base64
@@ -264,7 +264,7 @@ def _patient(root: Element, patient: AuditedPatient) -> None:
 
 
 def _object(root: Element, event: AuditEvent) -> None:
-    """Add the details of an event without instance: settings, a path or a reason."""
+    """Add the details of an event about no instance: settings, a path or a reason."""
     is_start = event.event_type is AuditEventType.STARTED
     name = "settings in force" if is_start else event.details
     element = SubElement(

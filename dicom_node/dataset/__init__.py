@@ -1,1 +1,1 @@
-"""Reading, checking and conversion of DICOM datasets and files, without a network."""
+"""Reads, checks and converts DICOM datasets and files; opens no connections."""

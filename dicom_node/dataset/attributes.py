@@ -17,8 +17,8 @@ from pydicom.valuerep import PersonName
 LONGEST_UID = 256
 """Maximum number of characters of an accepted UID. PS3.5 9.1 allows 64.
 
-Equipment writes longer ones. A UID is never cut, so there must be a limit: it keeps
-database indexes and page addresses short.
+Equipment writes UIDs with more than 64 characters. A UID is never cut, so there must be
+a limit: it keeps database indexes and the URLs of pages short.
 """
 
 # PS3.5 9.1 allows digits and periods. No other text may be logged as an identifier. A
@@ -87,8 +87,8 @@ def signed_16(value: float, *, signed: bool) -> int:
     """Return the low 16 bits of a value as an SS if `signed`, else a US (PS3.5 6.2).
 
     The VR of some attributes is US or SS, depending on Pixel Representation
-    (0028,0103). If a value was written with the wrong VR of these two, its bits are
-    right nevertheless.
+    (0028,0103). A value that was written with the wrong one of these VRs has the right
+    bits.
     """
     bits = int(value) % 2**16
     return bits - 2**16 if signed and bits >= 2**15 else bits

@@ -1,4 +1,4 @@
-"""Read the elements of a dataset that may be hostile (PS3.5 section 7).
+"""Reads the elements of a dataset that may be hostile (PS3.5 section 7).
 
 pydicom reads datasets for the rest of the node. This module reads a received dataset
 first, because pydicom has four weaknesses:

@@ -1,4 +1,4 @@
-"""Read the header of a compressed frame before a codec uses it.
+"""Reads the header of a compressed frame before a codec decodes the frame.
 
 A codec allocates memory for the size that the frame declares, not for Rows and Columns:
 200 bytes of JPEG may declare 4 GB. A codec also returns samples with the precision that

@@ -1,9 +1,10 @@
-"""Read and check a dataset before the receiver reports success.
+"""Reads the header of a received dataset, and checks that the dataset is complete.
 
-The UIDs of command and dataset must agree; otherwise the status is 0xA900. The dataset
-must be readable up to its Pixel Data, and Pixel Data must be complete; otherwise the
-status is 0xC000. This module does not check whether the image can be decoded and
-analyzed. The worker does that, because it takes time.
+This is done before the receiver reports success. The UIDs of command and dataset must
+agree; otherwise the status is 0xA900. The dataset must be readable up to its Pixel
+Data, and Pixel Data must be complete; otherwise the status is 0xC000. This module does
+not check whether the image can be decoded and analyzed. The worker does that, because
+it takes time.
 """
 
 from collections.abc import Iterator, Mapping

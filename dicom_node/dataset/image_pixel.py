@@ -1,4 +1,4 @@
-"""Complete and check the Image Pixel Module before decoding (PS3.3 C.7.6.3).
+"""Completes and checks the Image Pixel Module before decoding (PS3.3 C.7.6.3).
 
 Equipment omits attributes, or writes them in a way that violates the standard. If an
 attribute can have only one meaning, the node completes it and records the assumption.

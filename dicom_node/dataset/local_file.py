@@ -1,4 +1,4 @@
-"""Read a local DICOM file, and describe it as a received instance.
+"""Reads a local DICOM file, and describes it as a received instance.
 
 The path of the file comes from a command line.
 """

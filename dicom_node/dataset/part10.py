@@ -1,4 +1,4 @@
-"""Read DICOM files, which may be hostile.
+"""Reads DICOM files, which may be hostile.
 
 The whole node reads files by one rule: `locate` finds the dataset in the file, and the
 encoding of the dataset. The preamble and File Meta Information (PS3.10 7.1) may be

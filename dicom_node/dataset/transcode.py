@@ -1,4 +1,4 @@
-"""Convert an instance to another transfer syntax without changing values (PS3.5).
+"""Converts an instance to another transfer syntax without changing values (PS3.5).
 
 Transfer syntaxes differ only in the headers of elements, in the byte order of words and
 in Pixel Data. So the bytes of text values are copied unchanged, even if they are

@@ -356,8 +356,8 @@ def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
     """Yield descriptors of open files for the child, which cannot open files.
 
     Raises:
-        AnalysisError: One of them does not exist.
-        OSError: One of them cannot be opened.
+        AnalysisError: A file does not exist.
+        OSError: A file cannot be opened.
     """
     files: list[int] = []
     try:

@@ -316,7 +316,7 @@ def read_response(head: bytes | bytearray) -> tuple[str, Any]:
     """Parse the JSON of a response; return its kind, and its unchecked content.
 
     Raises:
-        MalformedResponseError: It is not valid JSON of a response.
+        MalformedResponseError: The head is not the JSON of a response.
     """
     try:
         kind, content = json.loads(head)
@@ -459,7 +459,7 @@ def _expected(value: Any, *kinds: type) -> Any:  # noqa: ANN401
     """Return a value if it has exactly one of these types; a bool is not an int.
 
     Raises:
-        TypeError: It has another type.
+        TypeError: The value has another type.
     """
     if type(value) not in kinds:
         raise TypeError

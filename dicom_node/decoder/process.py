@@ -130,7 +130,7 @@ def _load_lazy_modules() -> None:
     Image.init()
     ImageFont.load_default(10)
     load_tables()
-    # A file may name any Python encoding as its character set. The East Asian ones
+    # A file may name any Python encoding as its character set. The East Asian encodings
     # load their tables when an encoder is made.
     for encoding in pkgutil.iter_modules(encodings.__path__):
         with suppress(LookupError, TypeError):  # not an encoding, or not on this system

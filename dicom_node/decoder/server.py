@@ -1,8 +1,8 @@
 """The fork server from which a process gets its decoders.
 
 The server has imported the codecs (decoder/process.py), so a child starts in
-milliseconds. All decoders of a process may share it, whatever the memory and the
-priority of their children.
+milliseconds. All DecoderProcess objects of a process may share the server, even if
+their children have different memory limits and priorities.
 """
 
 import os

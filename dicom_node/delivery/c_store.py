@@ -81,8 +81,8 @@ class Instance:
         """The presentation contexts to propose, as (SOP class, transfer syntax).
 
         Each transfer syntax has its own context. If a context had several transfer
-        syntaxes, the acceptor would choose one of them, and an object in another one
-        could not be sent unchanged.
+        syntaxes, the acceptor would choose one of them, and objects in the other
+        transfer syntaxes could not be sent unchanged.
         """
         return frozenset((self.sop_class, each) for each in (self.syntax, *PLAIN))
 
@@ -115,7 +115,8 @@ def send(
     """
     delivery = _Delivery(paths, on_outcome)
     try:
-        # DCMTK aborts the association on a longer UID, so such instances are sent last.
+        # DCMTK aborts the association if a UID is longer than the standard allows. So
+        # instances with such a UID are sent last.
         instances = sorted(
             delivery.instances(),
             key=lambda each: len(each.sop_instance) > STANDARD_UID_LENGTH,

@@ -287,7 +287,8 @@ class Analyses:
     ) -> None:
         """Raise an error if the results of another revision are valid for an instance.
 
-        This is so if the other revision has a result and the same picture and identity.
+        They are valid if the other revision has a result and the same picture and
+        identity.
         If its identity differs, the instance is analyzed, because its study has no
         results yet. If results go back to senders, an instance from another sender is
         analyzed, too. An analysis after the first run, such as one that a user

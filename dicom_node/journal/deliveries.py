@@ -348,7 +348,7 @@ def _is_negative(connection: sa.Connection, instance_id: str) -> bool:
 def _cancel_other_deliveries(
     connection: sa.Connection, instance_id: str, requested: Sequence[str]
 ) -> None:
-    """Drop deliveries to destinations not in `requested`, unless they have succeeded.
+    """Cancel unfinished and failed deliveries to destinations not in `requested`.
 
     These destinations were removed from the settings, or get no results any more. The
     rows of the deliveries stay, so that their run numbers continue if the destinations

@@ -223,9 +223,9 @@ def fail_delivery(connection: sa.Connection, row: DeliveryRecord, reason: str) -
 def results_in(
     state: DeliveryState, instance_id: str, destination: str
 ) -> sa.Select[Any]:
-    """Return the query for those results of a delivery that have the given state.
+    """Return the query for the results of a delivery that have the given state.
 
-    The delivery is the one of the instance to the destination.
+    `instance_id` and `destination` identify the delivery.
     """
     objects = delivered_object.c
     same = sa.and_(

@@ -35,8 +35,8 @@ def lock_instance(connection: sa.Connection, instance_id: str) -> None:
 def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
     """Return whether a locked instance still has files.
 
-    They are removed at the end of the retention period (journal/retention.py). After
-    that, nothing can be analyzed or delivered until the instance is sent again.
+    The files are removed at the end of the retention period (journal/retention.py).
+    After that, nothing can be analyzed or delivered until the instance is sent again.
     """
     query = sa.select(instance.c.id).where(
         instance.c.id == instance_id, instance.c.files_removed_at.is_(None)

@@ -111,7 +111,7 @@ class Journal:
         """Record an instance and queue its analysis, in one transaction.
 
         The instance is a duplicate if the same bytes were received before under the
-        same UID. Then the new file is not kept, unless the first file is missing. The
+        same UID. The file of a duplicate is kept only if the first file is missing. The
         results are delivered again, because administrators resend images to recover
         lost results. A duplicate is analyzed again only if its results are missing or
         outdated: see `_repeat`.
@@ -366,7 +366,7 @@ class Journal:
     def _restore_file(
         self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance
     ) -> bool:
-        """Move a duplicate's file to the path of the first file, unless that exists.
+        """Move a duplicate's file to the path of the first file if that file is gone.
 
         Returns:
             True if the file was moved.

@@ -2,8 +2,8 @@
 
 Both formats show the type and position of an exception, never its message, because the
 message may quote text from a sender. This also holds for uncaught exceptions. By
-default, Python writes those to standard error with their message, over several lines,
-outside of the log.
+default, Python writes an uncaught exception to standard error with its message, over
+several lines, outside of the log.
 """
 
 import json
