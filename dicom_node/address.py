@@ -10,8 +10,8 @@ SUBSCRIBER_BITS = 64
 def parse_address(address: str) -> IPv4Address | IPv6Address:
     """Return an IP address as an object.
 
-    An IPv6 socket reports an IPv4 client as "::ffff:192.0.2.1". Such a text gives an
-    IPv4 address.
+    An IPv6 socket reports an IPv4 client as "::ffff:192.0.2.1". For such a text, the
+    IPv4 address is returned.
 
     Raises:
         ValueError: The text is not an IP address.

@@ -28,7 +28,7 @@ class Unanalyzed(StrEnum):
     OWN_RESULT = "own_result"
     OTHER_RESULT = "other_result"  # made by another AI or image processing
     NO_RADIOGRAPH = "no_radiograph"  # according to its SOP Class
-    MODALITY = "modality"  # a Secondary Capture of a modality without radiographs
+    MODALITY = "modality"  # a Secondary Capture; its Modality makes no radiographs
     COLOR = "color"
     AGE = "age"  # the study is too old
     FRAMES = "frames"

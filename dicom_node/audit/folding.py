@@ -21,9 +21,9 @@ Spare = Callable[[], float]
 """Returns how many bytes of disk may be used; below 0 if too few bytes are free."""
 
 Key = tuple[int, AuditEventType, str]
-"""The subject of a count: a form of `shortened`, a type of event, and an address.
+"""What is counted: events in a form of `shortened`, of one type, from one address.
 
-The form is an index, 0 for the whole event. The address is empty if the events of all
+The form is an index; 0 is the whole event. The address is empty if events from all
 addresses are counted.
 """
 

@@ -32,7 +32,7 @@ CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
 _LONGEST_NUMBERS = 65_536
 # Text that may be repeated in a message.
 _QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
-# NumPy's name of the values of each binary VR (PS3.5 6.2), without the byte order.
+# NumPy's name of the number type of each binary VR (PS3.5 6.2), without byte order.
 _BINARY = {
     "US": "u2", "SS": "i2", "OW": "u2", "UL": "u4", "SL": "i4", "OL": "u4",
     "UV": "u8", "SV": "i8", "OV": "u8", "FL": "f4", "OF": "f4", "FD": "f8", "OD": "f8",

@@ -191,7 +191,7 @@ class DecoderProcess:
     def pid(self) -> int | None:
         """The process id of the child; None if there is no child.
 
-        The call in progress is finished first.
+        If a call is in progress, this property waits until the call ends.
         """
         try:
             child = self._thread.submit(lambda: self._child).result()
