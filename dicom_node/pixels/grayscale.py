@@ -172,8 +172,8 @@ def _fault(
         tables: The display value in [0, 1] and the modality value of each pattern.
 
     Returns:
-        Empty if it does not; otherwise the rest of a sentence that begins with "The
-        image".
+        Empty if the VOI does not hide too much. Otherwise a text that completes a
+        sentence beginning with "The image".
     """
     instead = "it is displayed as if it had neither."
     if gray.min() == gray.max() and patterns.min() < patterns.max():
@@ -509,8 +509,8 @@ def _range(
 ) -> tuple[float, float]:
     """Return the two ends of the gray scale if the image's VOI is not used.
 
-    For images of at most PLAIN_BITS bits, these are the extremes of `values`, else
-    percentiles of the values of the pixels.
+    If the image has at most PLAIN_BITS bits and is not For Processing, the ends are the
+    extremes of `values`. Otherwise they are percentiles of the values of the pixels.
     """
     bits = number(dataset, "BitsStored", 8 * patterns.itemsize)
     if bits <= PLAIN_BITS and not is_for_processing(dataset):

@@ -64,8 +64,8 @@ class Failures:
 
 # Without files, a retry is impossible.
 _HAS_FILES = instance.c.files_removed_at.is_(None)
-# The failure was reported after the files were removed, so no user has seen it yet. The
-# image must be sent again.
+# A destination lost the object after the files were removed. Such a failure is listed,
+# although it cannot be retried, because the image must be sent again.
 _LOST = delivered_object.c.comment.endswith(FILES_REMOVED, autoescape=True)
 _ANALYSES = sa.and_(
     instance.c.state == InstanceState.FAILED,

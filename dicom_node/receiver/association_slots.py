@@ -53,7 +53,9 @@ class AssociationSlots:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock for decisions. Only one thread of all processes can hold it.
+        """Hold the lock on LOCK_FILE, while the caller decides on a new slot.
+
+        Only one thread of all processes can hold the lock.
 
         Raises:
             OSError: The folder cannot be written.
@@ -82,7 +84,7 @@ class AssociationSlots:
         return callers
 
     def acquire(self, caller: bytes) -> AssociationSlot:
-        """Acquire a slot for a caller, without any limit. Call this inside `lock`."""
+        """Acquire a slot without checking any limit. Call this inside `lock`."""
         self._callers.append(caller)
         self._write_file()
         return AssociationSlot(self, caller)
