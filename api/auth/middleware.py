@@ -1,10 +1,9 @@
 """Identify the sender of each request before anything else handles it.
 
 Unauthenticated requests are refused here, before their body is read, unless the path is
-public. Requests that a browser sends on behalf of another website are refused, too.
-Such a request would change something and comes from another origin (CSRF). If the
-settings require no login, a request is also refused if it does not address the node by
-a loopback name or address (DNS rebinding).
+public. A request that would change something is also refused if a browser sends it for
+a page of another origin (CSRF). If the settings require no login, a request is also
+refused if it does not address the node by a loopback name or address (DNS rebinding).
 """
 
 from urllib.parse import urlsplit

@@ -426,9 +426,9 @@ def write(
     statistics: FeatureStatistics,
     out: Path,
 ) -> ModelCard:
-    """Write weights and card, with the values that the self-test of the node compares.
+    """Write the weights and their card, with the values that the node checks at start.
 
-    These are the SHA-256 of the weights and the logits of the phantoms.
+    These values are the SHA-256 of the weights and the logits of the phantoms.
 
     Args:
         network: The trained network. Its last layer is changed.

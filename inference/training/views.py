@@ -146,7 +146,7 @@ def _far(
 def _close(
     size: tuple[int, int], boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """Return a square window, with probability AIMED on a fracture if there is one."""
+    """Return a square window. If there are boxes, AIMED is the chance to show one."""
     side = max(size) / _between(CLOSE, random)
     if boxes and random.random() < AIMED:
         box = boxes[int(random.integers(len(boxes)))]
