@@ -46,8 +46,8 @@ class Failures:
         reason: The reason of an analysis, or all reasons of a delivery in one text. It
             may quote the peer.
         count: Number of instances.
-        first: Time when the first of them was received, in seconds since 1970.
-        last: Time when the last of them was received, in seconds since 1970.
+        first: Time when the first instance was received, in seconds since 1970.
+        last: Time when the last instance was received, in seconds since 1970.
         waiting: Whether the deliveries are tried again automatically.
         reasons: Each reason of the deliveries, with the objects concerned; empty for
             analyses.

@@ -36,7 +36,7 @@ class AssociationSlot:
 
 
 class AssociationSlots:
-    """The slots of one process, with access to those of the others. Thread-safe."""
+    """The slots of this process. It also reads those of other processes. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         """Create the object, with no slots in use.

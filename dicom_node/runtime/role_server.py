@@ -131,8 +131,8 @@ class RoleServer:
         The kernel kills the server when the thread that called this function ends.
 
         Args:
-            secrets: Names of environment variables that the server does not get. A role
-                gets the ones that it needs with its order.
+            secrets: Names of environment variables that the server does not get. If a
+                role needs one of them, its order contains the value.
             log_format: The format of the log lines, "text" or "json".
             imports: Modules that the server imports before its first order. A module
                 that cannot be imported is ignored.
