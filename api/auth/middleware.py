@@ -29,7 +29,10 @@ OPEN_FOLDER = "/static/"
 
 
 class AuthMiddleware:
-    """ASGI middleware that stores a RequestUser in the state of each request."""
+    """ASGI middleware that identifies the user of each request, or refuses it.
+
+    It stores a RequestUser in the state of the request.
+    """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         """Wrap an application; `access` identifies the users of its requests."""

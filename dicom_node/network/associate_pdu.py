@@ -91,7 +91,7 @@ class AssociateRequest:
 
 
 def read_request(pdu: bytes) -> AssociateRequest:
-    """Read an A-ASSOCIATE-RQ PDU.
+    """Read an A-ASSOCIATE-RQ PDU, and rewrite it for pynetdicom.
 
     Raises:
         MalformedPduError: The PDU is too short, or an item reaches beyond its end.

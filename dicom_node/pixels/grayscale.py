@@ -412,7 +412,7 @@ def _chosen(found: list[tuple[int, T]], requested: int) -> tuple[int, T] | None:
 
 
 def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
-    """Yield the index, from 0, and the window for each usable center and width."""
+    """Yield (index from 0, window) for each usable pair of center and width."""
     name = code(dataset, "VOILUTFunction").replace(" ", "_")
     is_known = name in VoiLutFunction.__members__
     function = VoiLutFunction(name) if is_known else VoiLutFunction.LINEAR
@@ -425,7 +425,7 @@ def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
 def _tables(
     dataset: Dataset, keyword: str, values: Values
 ) -> Iterator[tuple[int, LookUpTable]]:
-    """Yield the index of the item, from 0, and the table for each table with entries.
+    """Yield (item index from 0, table) for each item whose table has entries.
 
     Args:
         dataset: The image's attributes.

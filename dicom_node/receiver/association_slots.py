@@ -36,7 +36,10 @@ class AssociationSlot:
 
 
 class AssociationSlots:
-    """The slots of this process. It also reads those of other processes. Thread-safe."""
+    """The association slots of this process. Thread-safe.
+
+    The object also reads the slots of the other processes from their files.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Create the object, with no slots in use.

@@ -230,7 +230,7 @@ def _begin_transaction(engine: sa.Engine) -> None:
 
 
 def _within(seconds: float, call: Callable[[], None]) -> bool:
-    """Make a call in a thread; return whether it succeeds within some seconds."""
+    """Make a call in a thread; return whether it succeeds within `seconds`."""
     returned = []
 
     def run_call() -> None:

@@ -350,7 +350,7 @@ def _checkpoint(fold: int | None, plan: Plan) -> Path:
 
 @contextmanager
 def _try_lock(checkpoint: Path) -> Iterator[bool]:
-    """Try to lock a network for this process; yield whether this succeeded."""
+    """Try to reserve the training of a network; yield whether this succeeded."""
     with checkpoint.with_suffix(".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -133,7 +133,7 @@ def draw_view(
 def _far(
     size: tuple[int, int], _boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """Return a window with most of the radiograph, or with some black around it."""
+    """Return a window with most of the radiograph, or all of it in a black margin."""
     zoom = _between(FAR, random)
     spare = abs(1 - 1 / zoom) / 2
     center = tuple(side * (0.5 + random.uniform(-spare, spare)) for side in size)
