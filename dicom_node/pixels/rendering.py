@@ -146,7 +146,7 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
             element = dataset[tag]
         except DicomNodeError:
             raise
-        except Exception:  # noqa: BLE001 - pydicom may raise any; list the next element
+        except Exception:  # noqa: BLE001 - pydicom may raise anything
             raw = dataset.get_item(tag)
             value = f"{len(raw.value or b'')} bytes that cannot be read"
             found.append(Attribute(f"{tag}", name, str(raw.VR or ""), value, level))
