@@ -320,7 +320,7 @@ def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:
     """Read the first PDU, which must be an A-ASSOCIATE-RQ.
 
     Raises:
-        _NoRequestError: The PDU is not an A-ASSOCIATE-RQ, is incomplete or too long.
+        _NoRequestError: The PDU is no A-ASSOCIATE-RQ, is incomplete, or is too long.
         OSError: The connection broke before the head of the PDU was complete, TLS
             failed, or the deadline has passed.
     """

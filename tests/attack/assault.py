@@ -123,7 +123,7 @@ def assault(
 
 
 def _guarded(attack: Attack, cost: Cost) -> None:
-    """Run an attack. An exception means that the node ended it, and is noted."""
+    """Run an attack. If it raises an exception, note that the node ended the attack."""
     try:
         attack(cost)
     except Exception as error:  # noqa: BLE001 - any effect of a refusal
