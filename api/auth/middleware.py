@@ -25,7 +25,7 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz", "/login", "/logout"})
 OPEN_FOLDER = "/static/"
-"""Paths that need no login: these, and those that begin with OPEN_FOLDER."""
+"""Paths that need no login: OPEN_TO_ALL, and paths that begin with OPEN_FOLDER."""
 
 
 class AuthMiddleware:

@@ -83,14 +83,14 @@ class Report:
 
 
 RecordReport = Callable[[Report, Reporter], None]
-"""Records a report of this sender.
+"""A function that records a report and its sender.
 
 Raises:
     ReportRefusedError: The transaction is not ours, or another AE got the request.
 """
 
 OnRefused = Callable[[Reporter, ReportRefusal], None]
-"""Called with the sender of each report that is refused, and the reason."""
+"""A function that is called for each refused report, with its sender and the reason."""
 
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:

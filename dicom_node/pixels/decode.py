@@ -75,7 +75,10 @@ LINEAR, INDIRECT = 1, 2
 """Types of segments of a palette (PS3.3 C.7.9.2)."""
 
 INFLATED_BYTES = 4
-"""Inflation limit in bytes per pixel: two for the pixel, two for other attributes."""
+"""Maximum size of an inflated dataset, in bytes per pixel.
+
+Two bytes are for the pixel, and two for the other attributes.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ COMPARED_PIXELS = 100_000
 """Approximate number of pixels on which two displays are compared."""
 
 MOST_TABLES = 100
-"""Number of items of a Modality or VOI LUT Sequence that are read.
+"""Maximum number of items of a Modality or VOI LUT Sequence that are read.
 
 The standard allows one Modality LUT; modalities write a few VOI LUTs.
 """
@@ -74,8 +74,7 @@ The standard allows one Modality LUT; modalities write a few VOI LUTs.
 FEWEST_COMPARED = 1_000
 """Minimum number of pixels to compare two displays.
 
-With fewer pixels, the node only checks that the display does not have a single gray
-level.
+With fewer pixels, the node checks only that the display has more than one gray level.
 """
 
 _ENTRY_VRS = {None, "OW", "OB", "UN", "US", "SS", "US or OW", "US or SS or OW"}

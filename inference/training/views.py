@@ -23,10 +23,12 @@ from inference.training.exposure import (
 )
 
 FAR = 0.75, 1.35
-"""Range of the zoom of a view of the whole: side of the radiograph / its side."""
+"""Range of the zoom of a view that is not a close-up: side of the radiograph divided by
+the side of the view."""
 
 CLOSE = 1.7, 2.8
-"""Range of the zoom of a square close-up: long side of the radiograph / its side."""
+"""Range of the zoom of a square close-up: long side of the radiograph divided by the
+side of the close-up."""
 
 ROTATION, STRETCH = 12.0, 0.05
 """Standard deviations of the rotation in degrees, and of the logarithm of the
