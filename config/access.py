@@ -116,8 +116,9 @@ _NO_USERS = (
 def access_problems(api: ApiSettings) -> list[str]:
     """Return the reasons why the web application must not start, each in one line.
 
-    The list is empty if it may start. The reasons are not errors of the settings: most
-    commands serve no pages, and may run without the environment variables of tokens.
+    The list is empty if the application may start. `load` does not report these
+    reasons, because most commands serve no pages, and may run without the environment
+    variables of tokens.
     """
     problems = [
         f"api.tokens: the environment variable {each.env.variable} of the token "

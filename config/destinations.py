@@ -42,8 +42,8 @@ class CommitmentCaller(Table):
     Attributes:
         ae_title: The calling AE title, as it appears in the log and on the pages.
             Characters that cannot be printed are replaced there.
-        network: The addresses that it may call from. None means the host that was asked
-            to commit.
+        network: The addresses that it may call from. None means the addresses of the
+            host that got the request for commitment.
     """
 
     ae_title: CallerTitle

@@ -27,7 +27,7 @@ MOST_CHUNKS = 100_000
 _MARKER = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_CHUNK = struct.Struct(">L4x")  # after the data follow four bytes of CRC
+_CHUNK = struct.Struct(">L4x")  # four bytes of CRC follow the data
 
 
 def find_excess(content: bytes) -> str:

@@ -1,10 +1,9 @@
 """Identify the sender of each request before anything else handles it.
 
 Unauthenticated requests are refused here, before their body is read, unless the path is
-public. Requests that a browser sends on behalf of another website are refused, too.
-Such a request would change something and comes from another origin (CSRF). If the
-settings require no login, a request is also refused if it does not address the node by
-a loopback name or address (DNS rebinding).
+public. A request that would change something is also refused if a browser sends it for
+a page of another origin (CSRF). If the settings require no login, a request is also
+refused if it does not address the node by a loopback name or address (DNS rebinding).
 """
 
 from urllib.parse import urlsplit
@@ -26,11 +25,14 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz", "/login", "/logout"})
 OPEN_FOLDER = "/static/"
-"""Paths that need no login: these, and those that begin with OPEN_FOLDER."""
+"""Paths that need no login: OPEN_TO_ALL, and paths that begin with OPEN_FOLDER."""
 
 
 class AuthMiddleware:
-    """ASGI middleware that stores a RequestUser in the state of each request."""
+    """ASGI middleware that identifies the user of each request, or refuses it.
+
+    It stores a RequestUser in the state of the request.
+    """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         """Wrap an application; `access` identifies the users of its requests."""

@@ -53,9 +53,10 @@ def origin(scope: Scope, headers: Headers, api: ApiSettings) -> Origin:
 def _client(peer: str, headers: Headers, trusted: Networks) -> str:
     """Return the last address of X-Forwarded-For that is not a trusted proxy.
 
-    The addresses before it are not trusted, because any client can write them. The
-    search begins at the last address and ends at an invalid one. If it finds only
-    trusted proxies, the one that it found last is returned; if it finds none, `peer`.
+    Addresses to the left of it are ignored, because any client can write them. The
+    header is read from right to left, up to the first invalid address. If all addresses
+    read are trusted proxies, the leftmost of them is returned. If no address could be
+    read, `peer` is returned.
     """
     addresses = ",".join(headers.getlist("x-forwarded-for")).split(",")
     for address in map(str.strip, reversed(addresses)):

@@ -80,7 +80,8 @@ async def _viewer(request: Request, _described: Annotated[object, _bearer]) -> U
 
 
 Viewer = Annotated[User, Depends(_viewer)]
-"""The user of the request, with any role. Others get 401 or are sent to /login."""
+"""The user of the request, with any role. Without a user, the response is 401, or a
+redirect to /login."""
 
 
 async def _operator(request: Request, user: Viewer) -> User:

@@ -144,7 +144,7 @@ class NodeCollector(Collector):
 
 
 def metrics_registry(collector: Collector) -> CollectorRegistry:
-    """Return a registry that holds only a collector. Nothing is collected yet."""
+    """Return a registry that contains one collector. Nothing is collected yet."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return registry

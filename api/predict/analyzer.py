@@ -55,7 +55,7 @@ class _Tools:
 
 
 class Analyzer:
-    """Analyzes files, with its own model, threads and decoding child process.
+    """Analyzes files, with a model, threads and a decoder of its own.
 
     Use it as a context manager.
 
@@ -222,7 +222,7 @@ def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
 
 
 def _close(tools: Future[_Tools]) -> None:
-    """Stop the decoding child process, if the model was loaded."""
+    """Stop the decoder, if the model was loaded."""
     if not tools.cancelled() and not tools.exception():
         tools.result().reader.child.close()
 

@@ -1,7 +1,7 @@
-"""What the routes of /api/v1 depend on: the journal, and sections of the settings.
+"""FastAPI dependencies of /api/v1: the journal, and sections of the settings.
 
-`create_app` stores it in the state of the application. A dependency that only one file
-uses is in that file.
+`create_app` stores these objects in the state of the application. A dependency that
+only one module uses is defined in that module.
 """
 
 import re

@@ -37,7 +37,7 @@ study at once."""
 
 AT_ONCE = 4
 """Maximum number of users that are served at the same time. Most of them wait for the
-one decoding child. If the image of a user takes long, it occupies one of the slots."""
+one decoder. If the image of a user takes long, it occupies one of the slots."""
 
 _QUALITY = 92
 # Gray images need no color options, and fast encoding matters during dragging.

@@ -38,6 +38,6 @@ def open_services(state: State, settings: Settings) -> None:
 
 
 def close_services(state: State) -> None:
-    """Close the database connections and stop the decoding child process."""
+    """Close the database connections and stop the decoder."""
     state.images.close()
     state.engine.dispose()

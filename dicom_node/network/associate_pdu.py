@@ -7,7 +7,8 @@ even presentation context ID. DCMTK and Orthanc accept all of these.
 
 The functions here divide a PDU by its item lengths, and rewrite the items that the node
 uses so that pynetdicom accepts them. They leave out an invalid sub-item, and refuse an
-invalid presentation context. Only item lengths that do not fit are an error.
+invalid presentation context. They raise MalformedPduError only if the PDU is too short
+or if an item reaches beyond its end.
 """
 
 import struct
@@ -42,7 +43,7 @@ NO_REASON = 2
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
 TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
-_HEAD = 6  # type, reserved, length of the rest
+_HEAD = 6  # type, reserved, length of the bytes that follow
 _ITEM_HEAD = 4
 _FIXED = 68  # version, reserved, two AE titles, reserved (PS3.8 table 9-11)
 _TITLE = 16
@@ -58,7 +59,7 @@ SMALLEST_PDU, LARGEST_PDU, USUAL_PDU = 128, 65_536, 16_384
 MOST_SYNTAXES = 512
 
 
-PDU_HEAD = 6  # type, reserved, length of the rest (PS3.8 9.3.1)
+PDU_HEAD = 6  # type, reserved, length of the bytes that follow (PS3.8 9.3.1)
 
 
 class MalformedPduError(ValueError):
@@ -90,7 +91,7 @@ class AssociateRequest:
 
 
 def read_request(pdu: bytes) -> AssociateRequest:
-    """Read an A-ASSOCIATE-RQ PDU.
+    """Read an A-ASSOCIATE-RQ PDU, and rewrite it for pynetdicom.
 
     Raises:
         MalformedPduError: The PDU is too short, or an item reaches beyond its end.
@@ -279,7 +280,7 @@ def _result(number: int, result: int, syntax: str = "") -> bytes:
 def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes:
     """Encode a user information item: the peer's Maximum Length, and the items `more`.
 
-    The length is raised to SMALLEST_PDU or lowered to LARGEST_PDU if necessary.
+    The Maximum Length is raised to SMALLEST_PDU or lowered to LARGEST_PDU if necessary.
     """
     lengths = [value[:4] for value in _user_items(items, _MAXIMUM_LENGTH)]
     whole = [int.from_bytes(each, "big") for each in lengths if len(each) == 4]  # noqa: PLR2004 - bytes
@@ -307,7 +308,7 @@ def _roles(
 def _user_items(items: Iterable[tuple[int, bytes]], wanted: int) -> Iterator[bytes]:
     """Yield the value of each user information sub-item of the type `wanted`.
 
-    If a sub-item reaches beyond the end of its item, the rest of the item is ignored.
+    A sub-item that reaches beyond the end of its item is ignored.
     """
     for kind, content in items:
         if kind == _USER_INFORMATION:
@@ -329,7 +330,7 @@ def _parts(pdu: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
 def _divided(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the type and the value of each item.
 
-    If less than the head of an item is left at the end, these bytes are ignored.
+    If fewer bytes than the head of an item are left at the end, they are ignored.
 
     Raises:
         MalformedPduError: An item reaches beyond the end of `content`.

@@ -62,8 +62,8 @@ def may_report(reporter: Reporter, archive: Address) -> bool:
 def _has_address(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
     """Return whether a report came from an address that the settings allow.
 
-    This is any address in the network of `caller`. If the settings name no network, it
-    is an address of `host`.
+    The settings allow the addresses in the network of `caller`. If they name no
+    network, only the addresses of `host` are allowed.
     """
     address = _plain(reporter.address)
     if caller.network is not None:

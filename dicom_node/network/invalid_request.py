@@ -1,7 +1,8 @@
-"""Answers invalid requests that pynetdicom would ignore, or aborts the association.
+"""Answers invalid requests, to which pynetdicom would not respond.
 
-pynetdicom does not respond to a request that lacks a required parameter. The peer would
-then wait for the response until a timeout.
+pynetdicom ignores a request that lacks a required parameter. The peer would then wait
+for the response until a timeout. If a request cannot be answered, `answer_invalid`
+raises NotServedError, and the caller of the function aborts the association.
 """
 
 import logging
@@ -68,7 +69,7 @@ def answer_invalid(
         problem = f"a message came in presentation context {context_id}"
         raise NotServedError(f"{problem}, which was not accepted")
     name = type(request).__name__.replace("_", "-")
-    if isinstance(request, C_CANCEL):  # pynetdicom keeps the first ten
+    if isinstance(request, C_CANCEL):  # pynetdicom itself takes the first ten
         raise NotServedError(f"too many {name} requests came")
     if request.MessageID is None:
         raise NotServedError("a response came without a request")

@@ -1,11 +1,11 @@
 """Receives DIMSE messages on associations in both directions (PS3.7 annex E).
 
-pynetdicom's thread ends if it cannot read a message. It waits for a dataset if a
-response announces one, although the responses to the node have none. It accepts any
-number of fragments, even empty ones. This module aborts the association if a message
-cannot be read or if there are too many fragments. It does not wait for the datasets of
-responses. It is used for associations that peers open and for those that the node
-opens.
+pynetdicom's thread ends if it cannot read a message. pynetdicom also waits for a
+dataset if a response announces one, although the responses to the node have none. And
+it accepts any number of fragments, even empty ones. A MessageReader aborts the
+association if a message cannot be read or if there are too many fragments. It does not
+wait for the datasets of responses. It is used for associations that peers open and for
+those that the node opens.
 """
 
 import time
@@ -46,7 +46,7 @@ SMALLEST_FRAGMENT = 256
 
 
 class MessageReader(DIMSEServiceProvider):
-    """Receives the messages of one association. Invalid data causes no exception.
+    """Receives the messages of one association, and aborts it if they are invalid.
 
     Attributes:
         fragments: Number of fragments since `since`. A P-DATA-TF PDU without fragments

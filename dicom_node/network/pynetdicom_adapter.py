@@ -1,7 +1,8 @@
 """The private parts of pynetdicom that the node uses, under public names.
 
-No other module of the node uses a private name of pynetdicom. A subclass overrides a
-public method of this module, and pynetdicom calls it by its private name.
+No other module of the node uses a private name of pynetdicom. The classes here give a
+public name to each private method of pynetdicom that the node overrides. When
+pynetdicom calls the private method, the public one of the subclass runs.
 tests/project/test_private_names.py lists the private names. It fails if a version of
 pynetdicom does not have one of them.
 """
@@ -18,9 +19,9 @@ from pynetdicom.presentation import PresentationContext
 
 
 def disable_event_logging() -> None:
-    """Let pynetdicom build no log text for PDUs and messages, in the whole process.
+    """Stop pynetdicom from logging PDUs and messages, in the whole process.
 
-    The texts would cost processor time, and contain texts of peers.
+    Building the log texts costs processor time, and they contain texts of peers.
     """
     _config.LOG_HANDLER_LEVEL = "none"
 
@@ -28,7 +29,7 @@ def disable_event_logging() -> None:
 def allow_long_uids() -> None:
     """Let pynetdicom accept and send UIDs of any length, in the whole process.
 
-    It would abort the association if a UID has more than 64 characters.
+    By default, it aborts the association if a UID has more than 64 characters.
     """
     _config.VALIDATORS["UI"] = lambda _: (True, "")
 
@@ -112,12 +113,15 @@ class BaseAssociation(Association):
     def set_loop_event(self, event: threading.Event) -> None:
         """Set the event that the association's thread waits for in each loop pass.
 
-        The event of pynetdicom is always set, so that its thread polls.
+        The default event of pynetdicom is always set, so the thread polls.
         """
         self._reactor_checkpoint = event
 
     def declare_paused(self) -> None:
-        """Let requests and `release` start without waiting for the thread to pause."""
+        """Tell pynetdicom that the association's thread is paused.
+
+        Requests and `release` then start at once. Otherwise they wait for the pause.
+        """
         self._is_paused = True
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:

@@ -61,7 +61,8 @@ def receive_into(connection: socket.socket, view: memoryview, deadline: float) -
 def shut_down(connection: socket.socket) -> None:
     """End a connection, but leave the socket open.
 
-    A thread that waits for data of the connection wakes up. It must close the socket.
+    A thread that waits for data of the connection wakes up. That thread must close the
+    socket.
     """
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -22,7 +22,7 @@ from dicom_node.reasons import ReportRefusal
 
 logger = logging.getLogger(__name__)
 
-EVENT_TYPES = (1, 2)  # all committed; failures exist (PS3.4 table J.3-2)
+EVENT_TYPES = (1, 2)  # 1: all committed; 2: some failed (PS3.4 table J.3-2)
 NOT_COMMITTED = "stored, but not committed"
 SUCCESS = 0x0000
 # PS3.7 10.1.1.1.8 and annex C.
@@ -83,14 +83,14 @@ class Report:
 
 
 RecordReport = Callable[[Report, Reporter], None]
-"""Records a report of this sender.
+"""A function that records a report and its sender.
 
 Raises:
     ReportRefusedError: The transaction is not ours, or another AE got the request.
 """
 
 OnRefused = Callable[[Reporter, ReportRefusal], None]
-"""Called with the sender of each report that is refused, and the reason."""
+"""A function that is called for each refused report, with its sender and the reason."""
 
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:

@@ -72,9 +72,9 @@ class TlsSocket(SSLSocket):
     def has_data(self) -> bool:
         """Return whether the next `recv` returns without waiting for the peer.
 
-        This is also the case after the end of the connection. A readable socket is not
-        enough: it may have received only a record of TLS, such as a session ticket. So
-        this method tries to read one byte, and keeps that byte for the next `recv`.
+        The result is also True after the end of the connection. A socket may be
+        readable but have no data, if it received only a record of TLS such as a session
+        ticket. So this method tries to read one byte, and keeps it for the next `recv`.
         """
         if self.pending():
             return True
@@ -215,8 +215,8 @@ def openssl_reason(error: SSLError) -> str:
 def describe_failure(failure: OSError) -> str:
     """Return why TLS failed with a peer that the node called, and what to do.
 
-    The text is the rest of a sentence that begins with the name of the peer. It
-    contains OpenSSL's description of the error, but no part of a certificate.
+    The text completes a sentence that begins with the name of the peer. It contains
+    OpenSSL's description of the error, but no part of a certificate.
     """
     if isinstance(failure, SSLCertVerificationError):
         mismatch = failure.verify_code in MISMATCHES

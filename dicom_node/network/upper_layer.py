@@ -45,11 +45,11 @@ PDU_OF = {
 INVALID_PDU, CLOSED = "Evt19", "Evt17"
 DATA_TRANSFER = "Sta6"
 ABORTED = "Sta13"  # after an abort, until the connection is closed
-MOST_DISCARDED = 65_536  # bytes of one read
+MOST_DISCARDED = 65_536  # bytes that one read discards after an abort
 # Time for the peer to close the connection after an abort or a rejection (PS3.8 9.1.5).
 # It may continue to send in that time.
 ARTIM_S = 5.0
-DISCARD_PAUSE_S = 0.01  # after each of these reads, to save processor time
+DISCARD_PAUSE_S = 0.01  # after each read that discards, to save processor time
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
 
 

@@ -75,7 +75,10 @@ LINEAR, INDIRECT = 1, 2
 """Types of segments of a palette (PS3.3 C.7.9.2)."""
 
 INFLATED_BYTES = 4
-"""Inflation limit in bytes per pixel: two for the pixel, two for other attributes."""
+"""Maximum size of an inflated dataset, in bytes per pixel.
+
+Two bytes are for the pixel, and two for the other attributes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,11 @@ class DecodeOptions:
     Attributes:
         window: The number of the window or VOI LUT to use, from 1. If there are fewer,
             the last one is used.
-        max_megapixels: Maximum size in megapixels times samples per pixel. Larger
-            images are not analyzed.
-        megapixels_in_time: Maximum size in the same unit, as far as the time limit of
-            this call allows. For larger images, `decode_file` raises TakesLongError.
-            None means no such limit.
+        max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
+            Larger images are not analyzed.
+        megapixels_in_time: The largest size, in the same unit, that can be decoded
+            within the time limit of this call. For larger images, `decode_file` raises
+            TakesLongError. None means no such limit.
     """
 
     window: int
@@ -244,7 +247,7 @@ def _palette(dataset: Dataset) -> Dataset:
 
 
 def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
-    """Check that the segments of a palette do not expand to too many entries.
+    """Check that the segments of a palette expand to at most MOST_ENTRIES entries.
 
     A linear segment of three words may expand to 65,535 entries (PS3.3 C.7.9.2), and an
     indirect segment repeats other segments. pydicom expands segments slowly, one entry

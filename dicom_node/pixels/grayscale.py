@@ -66,7 +66,7 @@ COMPARED_PIXELS = 100_000
 """Approximate number of pixels on which two displays are compared."""
 
 MOST_TABLES = 100
-"""Number of items of a Modality or VOI LUT Sequence that are read.
+"""Maximum number of items of a Modality or VOI LUT Sequence that are read.
 
 The standard allows one Modality LUT; modalities write a few VOI LUTs.
 """
@@ -74,8 +74,7 @@ The standard allows one Modality LUT; modalities write a few VOI LUTs.
 FEWEST_COMPARED = 1_000
 """Minimum number of pixels to compare two displays.
 
-With fewer pixels, the node only checks that the display does not have a single gray
-level.
+With fewer pixels, the node checks only that the display has more than one gray level.
 """
 
 _ENTRY_VRS = {None, "OW", "OB", "UN", "US", "SS", "US or OW", "US or SS or OW"}
@@ -172,8 +171,8 @@ def _fault(
         tables: The display value in [0, 1] and the modality value of each pattern.
 
     Returns:
-        Empty if it does not; otherwise the rest of a sentence that begins with "The
-        image".
+        Empty if the VOI does not hide too much. Otherwise a text that completes a
+        sentence beginning with "The image".
     """
     instead = "it is displayed as if it had neither."
     if gray.min() == gray.max() and patterns.min() < patterns.max():
@@ -412,7 +411,7 @@ def _chosen(found: list[tuple[int, T]], requested: int) -> tuple[int, T] | None:
 
 
 def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
-    """Yield the index, from 0, and the window for each usable center and width."""
+    """Yield (index from 0, window) for each usable pair of center and width."""
     name = code(dataset, "VOILUTFunction").replace(" ", "_")
     is_known = name in VoiLutFunction.__members__
     function = VoiLutFunction(name) if is_known else VoiLutFunction.LINEAR
@@ -425,7 +424,7 @@ def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
 def _tables(
     dataset: Dataset, keyword: str, values: Values
 ) -> Iterator[tuple[int, LookUpTable]]:
-    """Yield the index of the item, from 0, and the table for each table with entries.
+    """Yield (item index from 0, table) for each item whose table has entries.
 
     Args:
         dataset: The image's attributes.
@@ -509,8 +508,8 @@ def _range(
 ) -> tuple[float, float]:
     """Return the two ends of the gray scale if the image's VOI is not used.
 
-    For images of at most PLAIN_BITS bits, these are the extremes of `values`, else
-    percentiles of the values of the pixels.
+    If the image has at most PLAIN_BITS bits and is not For Processing, the ends are the
+    extremes of `values`. Otherwise they are percentiles of the values of the pixels.
     """
     bits = number(dataset, "BitsStored", 8 * patterns.itemsize)
     if bits <= PLAIN_BITS and not is_for_processing(dataset):

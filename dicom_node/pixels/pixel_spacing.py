@@ -77,7 +77,9 @@ def sides(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
 def made_square(
     pixels: NDArray[np.uint8], shape: PixelShape, max_megapixels: int
 ) -> NDArray[np.uint8]:
-    """Enlarge an image along the longer side of its pixels, to make these square.
+    """Resample an image to square pixels.
+
+    The image is enlarged in the direction of the longer side of its pixels.
 
     Args:
         pixels: Gray levels, (rows, columns).

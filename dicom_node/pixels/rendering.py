@@ -78,7 +78,7 @@ def view_file(
         path: The file.
         window: The number of one of the windows or VOI LUTs in the file, from 1; or the
             modality values for the two ends of the gray scale, the lower one first.
-        max_megapixels: Maximum size in megapixels times samples per pixel.
+        max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
 
     Raises:
         AnalysisError: The file contains no image, or the image is too large or damaged.
@@ -146,7 +146,7 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
             element = dataset[tag]
         except DicomNodeError:
             raise
-        except Exception:  # noqa: BLE001 - pydicom raises anything; others can be read
+        except Exception:  # noqa: BLE001 - pydicom may raise anything
             raw = dataset.get_item(tag)
             value = f"{len(raw.value or b'')} bytes that cannot be read"
             found.append(Attribute(f"{tag}", name, str(raw.VR or ""), value, level))

@@ -87,7 +87,7 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
     Args:
         dataset: The whole instance; its pixels are not decoded.
         rules: The requirements.
-        max_megapixels: Maximum size in megapixels times samples per pixel.
+        max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
 
     Raises:
         NotMeantError: The instance is a result of this software, or not a radiograph.
@@ -330,6 +330,6 @@ def _age_days(dataset: Dataset, today: date) -> int | None:
 
 
 def _is_supported(body_part: str, body_parts: tuple[str, ...]) -> bool:
-    """Return whether a body part is supported; other words may be added (ELBOW LT)."""
+    """Return whether a body part or one of its words is supported, as in ELBOW LT."""
     known = {part.upper() for part in body_parts}
     return body_part in known or not known.isdisjoint(re.split(r"[ _]", body_part))

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 LEAST_SHARE = 1 / 8
-"""Minimum height of a step between two pixels in a display, for it to count as kept.
+"""Minimum height of a step between two pixels that counts as kept in a display.
 
-It is a share of the height of the same step in a percentile display.
+The height is a share of the height of the same step in the reference display. See
+`structure_kept`.
 """
 
 LEAST_STRUCTURE = 1 / 4

@@ -81,7 +81,7 @@ class LastFailure:
 
 @dataclass(frozen=True, slots=True)
 class DestinationState:
-    """The results of the last delivery attempts to a destination.
+    """How the last deliveries to a destination ended, and which of its peers fail.
 
     Attributes:
         last_success: Time of the last successful delivery, in seconds since 1970; None
@@ -141,7 +141,7 @@ def instances(connection: sa.Connection) -> list[QueueDepth]:
 def destination_states(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> dict[str, DestinationState]:
-    """Return the results of the last delivery attempts to each destination, by name."""
+    """Return how the last deliveries to each destination ended, by destination name."""
     return {name: _state(connection, name) for name in destinations}
 
 

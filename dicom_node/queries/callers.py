@@ -25,7 +25,7 @@ class CallerActivity:
         is_admitted: True for accepted associations, False for rejected ones.
         reason: Reason for the rejection; empty for accepted callers.
         times: Number of these associations in the last 30 days.
-        last: Time of the last of them, in seconds since 1970.
+        last: Time of the last one, in seconds since 1970.
     """
 
     ae_title: str

@@ -46,8 +46,8 @@ class Failures:
         reason: The reason of an analysis, or all reasons of a delivery in one text. It
             may quote the peer.
         count: Number of instances.
-        first: Time when the first of them was received, in seconds since 1970.
-        last: Time when the last of them was received, in seconds since 1970.
+        first: Time when the first instance was received, in seconds since 1970.
+        last: Time when the last instance was received, in seconds since 1970.
         waiting: Whether the deliveries are tried again automatically.
         reasons: Each reason of the deliveries, with the objects concerned; empty for
             analyses.
@@ -64,8 +64,8 @@ class Failures:
 
 # Without files, a retry is impossible.
 _HAS_FILES = instance.c.files_removed_at.is_(None)
-# The failure was reported after the files were removed, so no user has seen it yet. The
-# image must be sent again.
+# A destination lost the object after the files were removed. Such a failure is listed,
+# although it cannot be retried, because the image must be sent again.
 _LOST = delivered_object.c.comment.endswith(FILES_REMOVED, autoescape=True)
 _ANALYSES = sa.and_(
     instance.c.state == InstanceState.FAILED,

@@ -31,7 +31,7 @@ class InstanceDetails:
     """One instance and its history.
 
     Attributes:
-        entry: The instance as it stands in a worklist.
+        entry: The instance, with the columns of the worklist.
         drawing: The parts of the finding that the review page draws; None if there is
             no result, or if the files of the instance were removed.
         results: The result objects.

@@ -36,7 +36,10 @@ class AssociationSlot:
 
 
 class AssociationSlots:
-    """The slots of one process, with access to those of the others. Thread-safe."""
+    """The association slots of this process. Thread-safe.
+
+    The object also reads the slots of the other processes from their files.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Create the object, with no slots in use.
@@ -53,7 +56,9 @@ class AssociationSlots:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock for decisions. Only one thread of all processes can hold it.
+        """Hold the lock on LOCK_FILE, while the caller decides on a new slot.
+
+        Only one thread of all processes can hold the lock.
 
         Raises:
             OSError: The folder cannot be written.
@@ -82,7 +87,7 @@ class AssociationSlots:
         return callers
 
     def acquire(self, caller: bytes) -> AssociationSlot:
-        """Acquire a slot for a caller, without any limit. Call this inside `lock`."""
+        """Acquire a slot without checking any limit. Call this inside `lock`."""
         self._callers.append(caller)
         self._write_file()
         return AssociationSlot(self, caller)

@@ -284,7 +284,9 @@ class Listener:
             raise _NoRequestError(SILENT) from None
 
     def _do_handshake(self, connection: TlsSocket, address: str) -> None:
-        """Wait up to DEADLINE_S for the first byte, then as long for the TLS handshake.
+        """Do the TLS handshake after the first byte from the peer has arrived.
+
+        The peer has DEADLINE_S for the first byte, and again for the handshake.
 
         Raises:
             _NoRequestError: The peer closed without data, or the handshake failed.
@@ -318,7 +320,7 @@ def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:
     """Read the first PDU, which must be an A-ASSOCIATE-RQ.
 
     Raises:
-        _NoRequestError: It is not an A-ASSOCIATE-RQ, or it is incomplete or too long.
+        _NoRequestError: The PDU is no A-ASSOCIATE-RQ, is incomplete, or is too long.
         OSError: The connection broke before the head of the PDU was complete, TLS
             failed, or the deadline has passed.
     """

@@ -1,7 +1,7 @@
 """Reads P-DATA-TF PDUs, which contain the datasets, without copies (PS3.8 9.3.5).
 
-pynetdicom copies received data six times between the socket and the consumer. A fifth
-of the processor time for receiving a large image is for these copies. This module reads
+pynetdicom copies received data six times between the socket and the consumer. The
+copies take a fifth of the processor time for receiving a large image. This module reads
 into one buffer and passes on slices of that buffer.
 """
 

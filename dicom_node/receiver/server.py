@@ -284,7 +284,7 @@ def _log_refused_contexts(connection: Connection) -> None:
 
 
 def _log_unusable(event: evt.Event) -> None:
-    """Log why no presentation context was accepted, if none was."""
+    """Log the proposed SOP Classes if no presentation context was accepted."""
     connection = event.assoc
     assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
     if connection.accepted_contexts:

@@ -61,7 +61,7 @@ def _words(source: Source) -> list[str]:
 
 
 def anatomy(source: Source) -> Elements:
-    """Copy the anatomy as the General Series and General Image modules allow.
+    """Return the anatomy as the General Series and General Image modules allow it.
 
     If the source has no Laterality (0020,0060), the result has an empty one, unless the
     source has Image Laterality or the body part is unpaired (PS3.3 C.7.3.1, Type 2C).

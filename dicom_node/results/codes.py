@@ -52,7 +52,7 @@ PROBABILITY = Code("122157", "DCM", "Probability")
 NO_UNITS = Code("1", "UCUM", "no units")
 
 CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
-"""CID 7150, Segmentation Property Category, for properties that are not things."""
+"""CID 7150, Segmentation Property Category, for properties that are not structures."""
 
 GRAD_CAM = Code("130403", "DCM", "Gradient-weighted class activation")
 """CID 217, Visual Explanation."""

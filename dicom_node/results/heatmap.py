@@ -175,7 +175,11 @@ def _image(radiograph: Radiograph) -> Dataset:
 
 
 def _frame(source: Source, radiograph: Radiograph) -> Dataset:
-    """Link the only frame to its segment and its image (PS3.3 C.7.6.16, C.7.6.17)."""
+    """Return the attributes that link the only frame to its segment and its image.
+
+    Source:
+        PS3.3 C.7.6.16, C.7.6.17.
+    """
     header = source.instance.header
     dimensions = Dataset()
     dimensions.DimensionOrganizationUID = derived_uid(

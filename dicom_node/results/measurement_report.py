@@ -87,9 +87,9 @@ def measurement_report(
 
 
 def load_tables() -> None:
-    """Create a region, so that highdicom loads its tables of the DICOM standard now.
+    """Make highdicom load its tables of the DICOM standard, by creating a region.
 
-    The decoder calls this before its confinement: later it cannot open files.
+    The decoder calls this before its confinement, because it cannot open files later.
     """
     image = ComputedRadiographyImageStorage, derived_uid("image")
     triangle = np.array([[0, 0], [1, 0], [1, 1], [0, 0]])

@@ -103,7 +103,8 @@ def reference(source: Source) -> Dataset:
     """Return references to the analyzed instance (PS3.3 C.7.6.1, C.12.2).
 
     One reference is in Source Image Sequence, the other in Referenced Series Sequence.
-    The latter is omitted if the source has no valid Series Instance UID.
+    Referenced Series Sequence is omitted if the source has no valid Series Instance
+    UID.
     """
     image = source_image(source)
     image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below

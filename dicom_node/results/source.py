@@ -94,7 +94,7 @@ _READ_TOO = (
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
-"""Attributes that are read to be copied on conditions, or to describe the result."""
+"""Attributes that are copied only on conditions, or read to describe the result."""
 
 _READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
 

@@ -26,8 +26,8 @@ def die_with_parent() -> None:
 def keep_memory_private() -> None:
     """Protect this process's memory and environment from other processes of its user.
 
-    Both contain secrets. An attacker may control another role, or a decoding child on a
-    kernel that cannot confine it. The setting is lost if this process executes another
+    Both contain secrets. An attacker may control another role, or a decoder on a kernel
+    that cannot confine it. The setting is lost if this process executes another
     program. Root can still read everything.
     """
     if sys.platform == "linux":

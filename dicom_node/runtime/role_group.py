@@ -68,7 +68,7 @@ class Restarts:
 
 
 class Role:
-    """One role of the node, with one process after another.
+    """One role of the node. If its process ends, another process is started.
 
     Attributes:
         process: The process to start.
@@ -123,10 +123,10 @@ class Role:
 
     @contextmanager
     def _refusals_noted(self) -> Iterator[None]:
-        """If the block fails for this role only, note that; do not raise the error.
+        """Note an error of the block that concerns only this role, and suppress it.
 
         For example, the system may have too few processes or descriptors. Errors of the
-        connection to the server are raised.
+        connection to the server are raised, because they concern all roles.
         """
         try:
             yield
@@ -158,7 +158,7 @@ class Role:
 
 
 class RoleGroup:
-    """A server and the roles that are its forks; each may be restarted.
+    """A server and the roles that are its forks. All are restarted if they end.
 
     Attributes:
         roles: The roles, in the order of their start.
@@ -182,7 +182,7 @@ class RoleGroup:
         self.server: RoleServer | None = None
         self._start_server = start_server
         self._restarts = Restarts(name)
-        self._starting: Role | None = None  # during its import, other orders would wait
+        self._starting: Role | None = None  # ordered, but not forked yet
 
     @property
     def is_starting(self) -> bool:

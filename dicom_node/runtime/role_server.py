@@ -131,8 +131,8 @@ class RoleServer:
         The kernel kills the server when the thread that called this function ends.
 
         Args:
-            secrets: Names of environment variables that the server does not get. A role
-                gets the ones that it needs with its order.
+            secrets: Names of environment variables that the server does not get. If a
+                role needs one of them, its order contains the value.
             log_format: The format of the log lines, "text" or "json".
             imports: Modules that the server imports before its first order. A module
                 that cannot be imported is ignored.
@@ -163,7 +163,7 @@ class RoleServer:
         self._server.wait_until_ready(START_S)
 
     def suits(self, secrets: Collection[str], log_format: str) -> bool:
-        """Return whether the server has none of these secrets, and this log format."""
+        """Return whether the server has this log format, and did not get `secrets`."""
         return self._secrets.issuperset(secrets) and self._log_format == log_format
 
     def fork_server(self, name: str, niceness: int) -> "RoleServer":

@@ -50,8 +50,8 @@ class PollWakeup:
     def wait(self, timeout: float) -> bool:
         """Wait until `wake` is called, for at most `timeout` seconds.
 
-        `wake` ends the wait after at least GAP_S. The stop event ends it only within
-        the first GAP_S.
+        A call of `wake` ends the wait, but not before GAP_S have passed. The stop event
+        ends the wait only if it is set in the first GAP_S.
 
         Returns:
             Whether the thread is to stop.

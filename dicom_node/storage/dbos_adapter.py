@@ -25,7 +25,7 @@ POLL_PARAMETERS = ["stop_event", "dbos", "queue"]
 
 
 class StopEvent(Protocol):
-    """What a polling thread of DBOS needs of its stop event."""
+    """The methods of a stop event that a polling thread of DBOS calls."""
 
     def is_set(self) -> bool:
         """Return whether the thread is to stop."""

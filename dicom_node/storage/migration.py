@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
 
 
-# A release can work on the schema of this release if its own schema has this version or
-# a later one.
+# The oldest version of the schema whose release can still work on the schema of this
+# release.
 WORKS_FROM = 10
 
 

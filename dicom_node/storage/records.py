@@ -1,4 +1,4 @@
-"""Record classes: one for each table that the journal and its queries return.
+"""Record classes: one for each table whose rows the journal or its queries return.
 
 The tables are made from these classes (storage/tables.py), so each column is defined
 once. The migrations (storage/migrations) create the same columns; a test compares them.
@@ -165,7 +165,8 @@ class DeliveredObjectRecord:
         status: Status of the last response; None if there was none.
         comment: What the peer or the node said about the last attempt.
         attempts: Number of attempts.
-        brief_refusals: Number of refusals that are retried three times.
+        brief_refusals: Number of responses with the verdict "retry briefly", which is
+            retried at most three times.
     """
 
     instance_id: str = field(metadata=PRIMARY_KEY)

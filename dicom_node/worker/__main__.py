@@ -1,6 +1,6 @@
 """The worker: the process that analyzes instances and delivers results.
 
-It owns the model and the decoding children. DBOS takes its work from the database.
+It owns the model and the decoders. DBOS takes its work from the database.
 """
 
 import fcntl
@@ -230,7 +230,7 @@ def _begin_transaction(engine: sa.Engine) -> None:
 
 
 def _within(seconds: float, call: Callable[[], None]) -> bool:
-    """Make a call in a thread; return whether it succeeds within some seconds."""
+    """Make a call in a thread; return whether it succeeds within `seconds`."""
     returned = []
 
     def run_call() -> None:
@@ -293,7 +293,7 @@ def _work(
         pipeline,
         on_delivery,
         on_moved=on_moved,
-        # The child of the separate lane starts when the lane is first used.
+        # The decoder of the separate lane starts when the lane is first used.
         separate_pipeline=cache(partial(separate_pipeline, pipeline, images, limits)),
         slow_pipeline=partial(slow_pipeline, pipeline, limits),
     )

@@ -25,8 +25,8 @@ class RetryStopped(BaseException):
 
     The next worker repeats the work.
 
-    It does not inherit from Exception, so that code that records failures does not
-    catch it.
+    This class does not inherit from Exception. So code that records an exception as a
+    failure does not catch it.
     """
 
 

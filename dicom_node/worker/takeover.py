@@ -70,7 +70,7 @@ def _try_lock(connection: sa.Connection) -> bool:
     """Take a lock until the transaction ends; return whether the lock was free.
 
     Without the lock, two workers could requeue the same work one after the other. The
-    second could take it from a worker that has begun it after the first requeue.
+    second requeue could take the work from a worker that began it after the first one.
     """
     if connection.dialect.name == "sqlite":
         return True  # few workers on one machine; the cost is a second analysis

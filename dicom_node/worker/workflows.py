@@ -85,8 +85,8 @@ class Work:
         separate_pipeline: Returns the pipeline of the separate lane. If None, that lane
             uses the pipeline of the normal lane.
         slow_pipeline: Makes a pipeline for one instance of the slow lane, with a
-            decoding child of its own. If None, the slow lane uses the pipeline of the
-            normal lane.
+            decoder of its own. If None, the slow lane uses the pipeline of the normal
+            lane.
     """
 
     settings: Settings
@@ -105,8 +105,8 @@ class Work:
         """Analyze one instance, and record the result or conclusion in the journal.
 
         If the instance may be slow, it is moved to the separate lane instead. If the
-        decoding child dies or takes too long, it is moved to the slow lane. Stale work
-        changes nothing.
+        decoder dies or takes too long, the instance is moved to the slow lane. Stale
+        work changes nothing.
         """
         record = self.journal.analyses.begin(instance_id, run)
         if record is None:
@@ -134,7 +134,7 @@ class Work:
     def analyze_slowly(self, instance_id: str, run: int) -> None:
         """Analyze one instance with the whole decode_timeout_s, in the slow lane.
 
-        The result or conclusion is recorded; the instance is moved to no other lane.
+        The result or conclusion is recorded. The instance is not moved to another lane.
         Instances in this lane wait for each other. Instances of the normal lane do not
         wait for them.
         """
@@ -163,7 +163,7 @@ class Work:
             self._conclude(record, conclusion, time.monotonic() - began)
 
     def _analyze_slowly(self, record: InstanceRecord) -> Conclusion | None:
-        """Analyze as `_analyze` does, and again if the decoding child dies.
+        """Analyze as `_analyze` does, and again if the decoder dies.
 
         The analysis fails after MOST_CHILD_DEATHS deaths, or after a timeout.
         """
@@ -186,7 +186,7 @@ class Work:
 
         Raises:
             SeparateLaneError: The image belongs in the separate lane.
-            ChildDiedError: The decoding child died or took too long.
+            ChildDiedError: The decoder died or took too long.
         """
         not_analyzed = InstanceState.NOT_ANALYZED
         try:
@@ -239,7 +239,7 @@ class Work:
         that destination would take a missing result for a negative one.
 
         Raises:
-            ChildDiedError: The decoding child of the normal lane died or took too long.
+            ChildDiedError: The decoder of the normal lane died or took too long.
         """
         instance = self.journal.received_instance(record)
         state_and_reason = _state_label(conclusion.state), conclusion.reason

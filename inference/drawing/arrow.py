@@ -12,8 +12,8 @@ _WHITE = (255, 255, 255)
 _DARK = (12, 12, 12)
 
 _WIDTH, _HEAD_LENGTH, _HEAD_WIDTH, _RIM = 0.0045, 0.028, 0.021, 0.0022
-"""Widths of shaft, head and rim and length of the head, relative to the long side of
-the image."""
+"""Width of the shaft, length and width of the head, and width of the rim, relative to
+the long side of the image."""
 
 _DASH = 3.2
 """Length of a dash relative to the width of the shaft."""

@@ -35,7 +35,8 @@ _TEXT = 0.021
 """Size of the headline relative to the long side of the radiograph."""
 
 _ONSET, _PLATEAU, _OPACITY = 0.30, 0.95, 0.40
-"""Saliency at which the tint starts, saliency of the largest opacity, this opacity."""
+"""Saliency at which the tint starts, saliency from which the opacity is at its maximum,
+and this maximum."""
 
 _FAINT: RGB = (255, 200, 70)
 _STRONG: RGB = (236, 60, 40)

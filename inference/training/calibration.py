@@ -62,7 +62,7 @@ class Calibration:
         )
 
     def card(self, draft: ModelCard) -> ModelCard:
-        """Return a card with this temperature and these thresholds.
+        """Return `draft` with the temperature and thresholds of this calibration.
 
         A card cannot contain the shift: `train.write` adds it to the last layer of the
         network.

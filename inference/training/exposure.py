@@ -87,7 +87,7 @@ def collimated(
 
 
 def with_painted_objects(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Paint a marker or metal over the image, each with a probability.
+    """Sometimes paint a marker over the image, and sometimes metal, at random.
 
     In the data, nearly every image with metal implants shows a fracture. Painted metal
     appears on fractures and intact bones alike, so that the network cannot use it as
@@ -133,7 +133,7 @@ def _paint_hardware(gray: Pixels, random: np.random.Generator) -> None:
 
 
 def stored(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Invert the image and compress it as JPEG, each only with a probability."""
+    """Sometimes invert the image, and sometimes compress it as JPEG, at random."""
     if random.random() < INVERTED:
         pixels = 255 - pixels
     if random.random() > COMPRESSED:

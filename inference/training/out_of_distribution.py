@@ -22,7 +22,8 @@ from models.card import ModelCard
 from models.network import Network
 
 ACCEPTED_SHARE = 0.997
-"""Share of the unseen radiographs that lie within the limit before MARGIN_FACTOR."""
+"""Share of the unseen radiographs that lie within the limit, before the limit is
+multiplied by MARGIN_FACTOR."""
 
 MARGIN_FACTOR = 1.4
 """Factor of the limit, to accept images from the equipment of other hospitals."""

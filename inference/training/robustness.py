@@ -1,4 +1,4 @@
-"""Measure the changes of results if images vary as in practice.
+"""Measure how results change if images vary as in practice.
 
 Polarity and 12-bit images with a window are not included. MONOCHROME1 images and deeper
 pixels become the same gray levels before the model sees them, and tests of the decoder
@@ -35,8 +35,9 @@ def robustness(
     Yields:
         For each of CHANGES: its name, the AUC of accepted radiographs, the share of
             accepted radiographs, and two shares of results that differ from the results
-            without a change. `turned` counts differences between fracture and no
-            fracture, `turned_definite` those between definite and not definite.
+            without a change. `turned` is the share that changed between fracture and no
+            fracture, `turned_definite` the share that changed between definite and not
+            definite.
     """
     before: list[OperatingPoint] = []
     for name, change in CHANGES.items():

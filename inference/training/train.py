@@ -350,7 +350,7 @@ def _checkpoint(fold: int | None, plan: Plan) -> Path:
 
 @contextmanager
 def _try_lock(checkpoint: Path) -> Iterator[bool]:
-    """Try to lock a network for this process; yield whether this succeeded."""
+    """Try to reserve the training of a network; yield whether this succeeded."""
     with checkpoint.with_suffix(".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -426,9 +426,9 @@ def write(
     statistics: FeatureStatistics,
     out: Path,
 ) -> ModelCard:
-    """Write weights and card, with the values that the self-test of the node compares.
+    """Write the weights and their card, with the values that the node checks at start.
 
-    These are the SHA-256 of the weights and the logits of the phantoms.
+    These values are the SHA-256 of the weights and the logits of the phantoms.
 
     Args:
         network: The trained network. Its last layer is changed.

@@ -23,10 +23,12 @@ from inference.training.exposure import (
 )
 
 FAR = 0.75, 1.35
-"""Range of the zoom of a view of the whole: side of the radiograph / its side."""
+"""Range of the zoom of a view that is not a close-up: side of the radiograph divided by
+the side of the view."""
 
 CLOSE = 1.7, 2.8
-"""Range of the zoom of a square close-up: long side of the radiograph / its side."""
+"""Range of the zoom of a square close-up: long side of the radiograph divided by the
+side of the close-up."""
 
 ROTATION, STRETCH = 12.0, 0.05
 """Standard deviations of the rotation in degrees, and of the logarithm of the
@@ -133,7 +135,7 @@ def draw_view(
 def _far(
     size: tuple[int, int], _boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """Return a window with most of the radiograph, or with some black around it."""
+    """Return a window with most of the radiograph, or all of it in a black margin."""
     zoom = _between(FAR, random)
     spare = abs(1 - 1 / zoom) / 2
     center = tuple(side * (0.5 + random.uniform(-spare, spare)) for side in size)
@@ -146,7 +148,7 @@ def _far(
 def _close(
     size: tuple[int, int], boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """Return a square window, with probability AIMED on a fracture if there is one."""
+    """Return a square window. If there are boxes, AIMED is the chance to show one."""
     side = max(size) / _between(CLOSE, random)
     if boxes and random.random() < AIMED:
         box = boxes[int(random.integers(len(boxes)))]

@@ -16,7 +16,7 @@ END_S = 20.0
 
 @dataclass
 class Cost:
-    """The cost of an attack for the attacker, and its state.
+    """The cost of an attack for the attacker, and the state of the attack.
 
     Attributes:
         bytes: Number of bytes that were sent.
@@ -37,7 +37,7 @@ Attack = Callable[[Cost], None]
 
 @dataclass
 class Seen:
-    """A row of the table.
+    """A row of the table of results: an attack and its effects.
 
     Attributes:
         item: The item in the list of attacks of SECURITY.md.
@@ -61,12 +61,12 @@ class Seen:
     failures: list[str] = field(default_factory=list)
 
     def expect(self, holds: bool, failure: str) -> None:  # noqa: FBT001
-        """Record an expectation; `check` fails with all that do not hold."""
+        """Record `failure` if an expectation does not hold. `check` then fails."""
         if not holds:
             self.failures.append(failure)
 
     def check(self) -> None:
-        """Fail if the attack was successful."""
+        """Fail if a good image waited, a process grew, or an expectation failed."""
         if self.during - self.before > LONGEST_DELAY_S:
             self.failures.append("a good image waited")
         for role, megabytes in self.growth.items():
@@ -97,10 +97,11 @@ def assault(
 
     Args:
         target: A running node.
-        item: See Seen.
+        item: As in Seen.
         name: Name of the attack in the table.
         attack: See Attack.
-        at_least_s: How long the attack may continue if the good image is done earlier.
+        at_least_s: Seconds that the attack may last, even if the good image is done
+            earlier.
     """
     seen = note(item, name)
     cost = Cost()
@@ -122,7 +123,7 @@ def assault(
 
 
 def _guarded(attack: Attack, cost: Cost) -> None:
-    """Run an attack. A refusal or a closed connection is an ordinary end of it."""
+    """Run an attack. If it raises an exception, note that the node ended the attack."""
     try:
         attack(cost)
     except Exception as error:  # noqa: BLE001 - any effect of a refusal

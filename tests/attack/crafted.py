@@ -36,7 +36,7 @@ SIDE = 4000
 
 
 def deflated_items(count: int = 2_500_000) -> Sample:
-    """A deflated dataset of about 30 kB, with a sequence of many empty items."""
+    """Return a deflated dataset of about 30 kB, with a sequence of many empty items."""
     items = (ITEM + bytes(4)) * count
     sequence = VOI_LUT + struct.pack("<I", len(items)) + items
     dataset = _phantom()
@@ -48,7 +48,7 @@ def deflated_items(count: int = 2_500_000) -> Sample:
 
 
 def trailing_elements(count: int = 500_000) -> Sample:
-    """A dataset of 4 MB, with many empty private elements after Pixel Data."""
+    """Return a dataset of 4 MB, with many empty private elements after Pixel Data."""
     dataset = _phantom()
     in_group = 60_000
     trailing = b"".join(
@@ -61,9 +61,10 @@ def trailing_elements(count: int = 500_000) -> Sample:
 
 
 def nested(depth: int, breadth: int) -> Sample:
-    """A dataset with nested sequences. Each has empty items next to the inner sequence.
+    """Return a dataset with nested sequences.
 
-    The outer sequence has a defined length, so that a reader can skip it.
+    Each sequence has `breadth` empty items next to the inner sequence. The outer
+    sequence has a defined length, so that a reader can skip it.
     """
     empty_items = (ITEM + bytes(4)) * breadth
     opening = ACQUISITION_CONTEXT + ENDLESS + empty_items + ITEM + ENDLESS
@@ -76,7 +77,7 @@ def nested(depth: int, breadth: int) -> Sample:
 
 
 def progressive_jpeg(scans: int = 400) -> bytes:
-    """A progressive JPEG of about 2 MB that repeats its last scan."""
+    """Return a progressive JPEG of about 2 MB that repeats its last scan."""
     image = draw_phantom(broken=True, rows=SIDE, columns=SIDE, seed=9).pixels
     pixels = (image.astype(float) * 255 / max(image.max(), 1)).astype(np.uint8)
     content = io.BytesIO()
@@ -89,7 +90,7 @@ def progressive_jpeg(scans: int = 400) -> bytes:
 
 
 def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
-    """An image with many scans, in a transfer syntax that allows them."""
+    """Return an image with many scans, in a transfer syntax that allows them."""
     dataset = _phantom()
     dataset.Rows = dataset.Columns = SIDE
     dataset.BitsAllocated = dataset.BitsStored = 8
@@ -106,7 +107,7 @@ def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
 
 
 def noise_images(count: int, side: int) -> list[Sample]:
-    """Images of ordinary size in JPEG 2000 that take seconds to decode.
+    """Return images of ordinary size in JPEG 2000 that take seconds to decode.
 
     All have the same pixels, because they also take seconds to encode.
     """

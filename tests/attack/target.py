@@ -174,7 +174,9 @@ class Target:
             self._source = ""
 
     def turnaround(self, longest_s: float = LONGEST_WAIT_S, **image: object) -> float:
-        """Send a good image, again if it is refused, until its result is archived.
+        """Send a good image, and wait until its result is archived.
+
+        If the node refuses the image, it is sent again.
 
         Returns:
             The elapsed seconds; infinity if it takes too long.

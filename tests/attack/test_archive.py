@@ -41,7 +41,7 @@ Play = Callable[[socket.socket, Cost], None]
 
 
 def accepted(request: bytes) -> bytes:
-    """Accept all presentation contexts of a request, in their first syntax."""
+    """Return an A-ASSOCIATE-AC that accepts all contexts, in their first syntax."""
     contexts, at = [], 6 + 68
     while at < len(request):
         length = int.from_bytes(request[at + 2 : at + 4], "big")
@@ -192,7 +192,7 @@ def test_hostile_archive_does_not_exhaust_memory_or_delay_images(
 
 
 def _attack_of(archive_cost: Cost) -> Callable[[Cost], None]:
-    """Return an attack that copies the cost of the archive until it is over."""
+    """Return an attack that copies the cost of the archive until the attack is over."""
 
     def attack(cost: Cost) -> None:
         cost.ready.set()

@@ -23,7 +23,7 @@ SEEN: list[str] = []
 
 @pytest.fixture
 def seen() -> Callable[[str], None]:
-    """Adds a line to the table that is printed after all tests."""
+    """Return a function that adds a line to the table printed after all tests."""
     return SEEN.append
 
 
@@ -40,7 +40,7 @@ def night() -> Iterator[Night]:
 def restart_postgresql(
     postgresql: str, peer: Callable[[str], str]
 ) -> Callable[[], None]:
-    """Restarts the server immediately, without a clean shutdown."""
+    """Return a function that restarts PostgreSQL, without a clean shutdown."""
     data = Path(postgresql.partition("host=")[2]) / "data"
     owner = data.owner() if os.geteuid() == 0 else None
 
@@ -62,7 +62,10 @@ def restart_postgresql(
 def build(
     night: Night, postgresql: str, new_port: Callable[[], int]
 ) -> Iterator[Callable[..., Machine]]:
-    """Creates a machine that reaches archives by name, over its own network lines."""
+    """Yield a function that creates a machine.
+
+    The machine reaches the database and the given archives over its own network lines.
+    """
     machines: list[Machine] = []
     with psycopg.connect(postgresql, autocommit=True) as administration:
         administration.execute("DROP DATABASE IF EXISTS machines WITH (FORCE)")

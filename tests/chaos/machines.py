@@ -1,7 +1,7 @@
 """Machines that share one PostgreSQL and one spool.
 
-Each machine is one or two processes with a separate host name. It reaches the database
-and the archives over its own network lines, which can be cut.
+Each machine is one process, a receiver or a worker, with a separate host name. It
+reaches the database and the archives over its own network lines, which can be cut.
 """
 
 import os

@@ -156,11 +156,11 @@ class Night:
         return sum(line[1:] == (role, words) for line in self.lines())
 
     def orphans(self) -> list[str]:
-        """Remove orphans without the usual ten minutes, and return what is left.
+        """Remove orphans of any age, then compare the files with the journal.
 
         Returns:
-            Files that the journal does not know, and files that it knows but that do
-                not exist.
+            The paths of files that the journal does not name, and the paths in the
+                journal without a file.
         """
         settings = load(self.config, {})
         engine = open_engine(settings.storage.database_url)
@@ -305,7 +305,7 @@ def studies_in(archive: Archive) -> set[str]:
 
 
 def has_each_once(archive: Archive, sent: Sent) -> str:
-    """Assert that no result is lost or stored in two forms.
+    """Assert that no result is lost, and that repeated objects have the same bytes.
 
     Returns:
         A summary as text.
@@ -323,8 +323,8 @@ def twice(archive: Archive) -> tuple[list[tuple[float, float]], int]:
     """Return the repeated objects of an archive.
 
     Returns:
-        The times (first, next) of each repeat, and the number of objects that came in
-            two forms.
+        The times (first, next) of each repeat, and the number of objects that came with
+            different bytes.
     """
     times: dict[str, list[float]] = {}
     digests: dict[str, set[str]] = {}

@@ -33,7 +33,7 @@ LATE_S = 2.0  # the queue polls once a second, and sending takes time
 
 
 class FailingArchive:
-    """Status of an archive: a failure until `is_well` is set, then success."""
+    """Responds to C-STORE with a failure until `is_well` is set, then with success."""
 
     def __init__(self, status: int) -> None:
         self._status = status
@@ -110,7 +110,7 @@ def test_results_are_delivered_after_archive_faults_and_a_restart(
 
 
 def two_steps(night: Night, destination: str) -> float:
-    """Longest duration of the current pause and the next one, in seconds."""
+    """Return the longest duration of the current and the next back-off, in seconds."""
     failed_attempts = max(
         failures(night, destination), *attempts(night, destination), 1
     )
@@ -121,7 +121,7 @@ def two_steps(night: Night, destination: str) -> float:
 
 
 def failures(night: Night, destination: str) -> int:
-    """Number of failed attempts since the archive last responded."""
+    """Return the number of probes since the archive began to fail."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     query = sa.select(peer_state.c.failures).where(peer_state.c.peer == destination)
     with reading(engine) as connection:
@@ -131,7 +131,7 @@ def failures(night: Night, destination: str) -> int:
 
 
 def times_until_delivered(night: Night, names: set[str]) -> dict[str, float]:
-    """Seconds until each destination has all results."""
+    """Return the seconds until each destination has all results."""
     start = time.monotonic()
     times: dict[str, float] = {}
 
@@ -181,7 +181,7 @@ def test_faulty_archive_does_not_delay_deliveries_to_another_archive(
     count = 0
 
     def seconds() -> float:
-        """Seconds until the archive that works has four more instances."""
+        """Send four instances; return the seconds until the good archive has them."""
         nonlocal count
         sent = mixed(night.folder / f"sent{count}", 4, chests=False)
         count += 1

@@ -157,7 +157,7 @@ def test_receiver_accepts_associations_up_to_the_limit_and_rejects_others(
 
 
 def scraped(api_port: int) -> str:
-    """Response of /metrics; empty while the api starts."""
+    """Return the response of /metrics; empty while the api starts."""
     url = f"http://127.0.0.1:{api_port}/metrics"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

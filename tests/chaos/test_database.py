@@ -35,7 +35,7 @@ INSTANCES = 24
 
 
 def recorded(night: Night) -> set[str]:
-    """SOP Instance UIDs in the journal."""
+    """Return the SOP Instance UIDs in the journal."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     found = {row.sop_instance_uid for row in History(engine).recent(1_000_000)}
     engine.dispose()

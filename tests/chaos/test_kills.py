@@ -40,7 +40,7 @@ PROCESSES = {"receiver": 2, "worker": 1, "api": 1}
 ROLES = (*PROCESSES, "server", "supervisor")
 # All roles end with one of these.
 PARENTS = {"server", "supervisor"}
-# Longest time between the arrival of a result and a kill that causes a repetition.
+# A kill that causes a repetition may precede the first arrival by this many seconds.
 ON_ITS_WAY_S = 5.0
 
 
@@ -65,7 +65,7 @@ class RoleKiller:
                 self._node.start()
 
     def has_recovered(self) -> bool:
-        """Whether all roles run, and a C-ECHO succeeded, since the last kill."""
+        """Return whether all roles run, and a C-ECHO succeeded after the last kill."""
         running = {name: len(self._node.roles(each)) for name, each in MODULES.items()}
         return self.echoed[-1] > self.killed[-1][0] and running == PROCESSES
 
@@ -145,7 +145,7 @@ def test_fifty_kills_lose_no_instance_and_store_no_result_twice(
 
 
 def real_files(request: pytest.FixtureRequest) -> list[Path]:
-    """Real radiographs that the node analyzes, if the shared files are available."""
+    """Return real radiographs that the node analyzes; empty without shared files."""
     try:
         shared: Path = request.getfixturevalue("shared")
     except pytest.skip.Exception:
@@ -155,7 +155,11 @@ def real_files(request: pytest.FixtureRequest) -> list[Path]:
 
 
 def push_by_dcmtk(path: Path, node: Served, storescu: str) -> int:
-    """Send one instance with DCMTK until the node acknowledges it."""
+    """Send one instance with DCMTK until the node acknowledges it.
+
+    Returns:
+        The number of attempts.
+    """
     address = node.address
     command = [
         storescu,
@@ -173,13 +177,16 @@ def push_by_dcmtk(path: Path, node: Served, storescu: str) -> int:
 
 
 def explained(pair: tuple[float, float], killed: list[tuple[float, str]]) -> bool:
-    """Whether a kill happened between, or shortly before, two arrivals of a result."""
+    """Return whether a kill explains that a result arrived twice.
+
+    It does if it happened between the two arrivals, or shortly before the first.
+    """
     first, again = pair
     return any(first - ON_ITS_WAY_S <= at <= again for at, _ in killed)
 
 
 def altered_files(kept: Path) -> int:
-    """Number of objects that DCMTK stored with different contents."""
+    """Return the number of objects that DCMTK stored with different contents."""
     forms: dict[str, set[str]] = {}
     for path in kept.iterdir():
         uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
@@ -189,7 +196,12 @@ def altered_files(kept: Path) -> int:
 
 
 def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
-    """Seconds from each kill to recovery, if no other kill came in between."""
+    """Return the seconds from each kill to recovery.
+
+    "respawned" is the restart of the role, "accepts" the next successful C-ECHO, and
+    "ready" the next ready worker. For "ready", a kill is left out if another one came
+    before the worker was ready.
+    """
     lines = night.lines()
     respawned = [at for at, _, words in lines if "restarting it" in words]
     ready = [at for at, role, words in lines if role == "worker-0" and words == "Ready"]

@@ -1,6 +1,7 @@
-"""Images that hang or bloat the decoder fail in words, and no other image fails.
+"""Images that hang the decoder or exhaust its memory fail; no other image fails.
 
-An image is repeated if its decoding process, or the fork server, is killed.
+The reason of the failure says what happened. If a decoder or the fork server of the
+decoders is killed, the image is analyzed again.
 """
 
 import os
@@ -32,11 +33,11 @@ pytestmark = pytest.mark.chaos
 
 INSTANCES = 15
 TIMEOUT_S, MEMORY_MB = 1, 1024
-# Of 16 bits: 13 MB of file, 800 MB once decoded, and again for each step that copies.
+# With 16 bits: the file has 13 MB, the decoded pixels have 800 MB, as has each copy.
 SIDE = 20_000
 LARGE_SIDE = 16_000  # with 4/5 of it: 205 megapixels, too many for the normal lane
 MEGAPIXELS = f"max_megapixels = {SIDE**2 // 10**6}"
-AT_WORK_S = 0.3  # processor time of a decoding process that has begun an image
+AT_WORK_S = 0.3  # a decoder with more processor time than this has begun an image
 DECODER = "dicom_node.decoder.process"
 
 
@@ -90,7 +91,7 @@ def test_an_image_that_hangs_or_bloats_the_decoder_costs_no_other_instance(
     seen(f"{kind}: 1 of {INSTANCES} failed, all done after {took:.1f} s")
     assert words in reason
     assert lost(sent, studies_in(archive)) == [poison]
-    assert night.said("worker-0", "Ready") == 1  # it never died of it
+    assert night.said("worker-0", "Ready") == 1  # the worker did not die
 
 
 # The move to the slow lane counts as the first death.
@@ -145,10 +146,10 @@ def enlarge(path: Path) -> None:
 
 
 def kill_at_work(node: Served, killed: str) -> bool:
-    """Kill the decoding process of the slow lane at its work, or its fork server.
+    """Kill the decoder of the slow lane while it works, or its fork server.
 
     Returns:
-        Whether it was at work; if so, it is dead.
+        Whether a decoder was at work. If so, it has ended.
     """
     (worker,) = node.roles("dicom_node.worker")
     for server in children(worker, DECODER):

@@ -140,7 +140,7 @@ def files_in(folder: Path) -> int:
 
 
 def rows_of(night: Night) -> int:
-    """Count the rows of the tables of the journal. DBOS keeps its own for an hour."""
+    """Return the number of rows in the journal, without the tables of DBOS."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     count = sa.select(sa.func.count())
     with reading(engine) as connection:

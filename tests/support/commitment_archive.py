@@ -40,9 +40,14 @@ class Committing:
 
     Attributes:
         status: The status of its response to an N-ACTION.
-        at_once: Returns the failure reason for each requested object, to be reported on
-            the same association; 0 commits. None reports nothing.
+        at_once: Called with the SOP Instance UID of each requested object. It returns
+            the failure reason that is reported on the same association, or 0 to commit.
+            If None, nothing is reported.
         during: Called before an N-ACTION gets its response.
+        stored: SOP Instance UIDs of the received objects.
+        asked: The received requests.
+        answers: The status of each response to a report; -1 if there was none.
+        port: The port that the archive listens on.
     """
 
     status: int = 0
@@ -158,7 +163,7 @@ def call(
 
 
 def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
-    """Report to a node on a new association, as an SCP that calls."""
+    """Report to a node on a new association; return the status of the response."""
     association = call(port)
     assert association.is_established
     status = report_on(association, transaction, reasons)

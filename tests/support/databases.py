@@ -13,7 +13,7 @@ from dicom_node.storage.migration import migrate
 def create_migrated(storage: StorageSettings) -> None:
     """Create a database with the schema of this release.
 
-    SQLite: the file is a copy of a migrated file, because a copy takes much less
+    An SQLite database is a copy of a migrated file, because a copy takes much less
     processor time than the migration.
     """
     if storage.database:

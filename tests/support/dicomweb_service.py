@@ -48,9 +48,10 @@ def module(
     stored: dict[str, int | None] | None = None,
     failed: dict[str, int | None] | None = None,
 ) -> dict[str, Any]:
-    """A Store Instances Response Module (PS3.18 table I.1-1) as DICOM JSON.
+    """Return a Store Instances Response Module (PS3.18 table I.1-1) as DICOM JSON.
 
-    The arguments are warning and failure reasons by SOP Instance UID.
+    `stored` has the warning reasons and `failed` the failure reasons, both by SOP
+    Instance UID. A reason may be None.
     """
 
     def item(uid: str, reason_tag: str, reason: int | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A decoding child that an attacker controls: it runs the code in its calls.
+"""A decoder that an attacker controls: it runs the code in its calls.
 
 It imports no codecs, so that it starts quickly.
 """

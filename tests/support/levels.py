@@ -17,7 +17,10 @@ WHOLE_NODES = ("attack", "chaos", "mutations", "soak")
 
 
 class NoPeers:
-    """An audit hook that raises while `is_active` (PEP 578)."""
+    """An audit hook (PEP 578) that refuses connections while it is active.
+
+    It raises RuntimeError if the main thread uses an internet socket or SQLite.
+    """
 
     is_active = False
 

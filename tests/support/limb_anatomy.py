@@ -1,9 +1,9 @@
 """Anatomy of the hand, forearm and ankle phantoms: positions of bones and flesh.
 
-Points are (down, right) from the middle of the upper edge of the image, and widths are
-half widths, all in short sides of an upright image. The numbers approximate anatomical
-proportions and were chosen for a realistic appearance. The limbs are right hands and
-left feet, seen from the front.
+Points are (down, right) from the middle of the upper edge of the image. Widths are half
+widths. The unit of all lengths is the short side of an upright image. The numbers
+approximate anatomical proportions and were chosen for a realistic appearance. The limbs
+are right hands and left feet, seen from the front.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class Anatomy:
 
 
 def _ray(points: Points, width: float, *, slim: float = 0.62) -> tuple[Shaft, ...]:
-    """The bones of a finger from the hand outwards, with gaps for the joints."""
+    """Return the bones of a finger from the hand outwards, with gaps for the joints."""
     bones = []
     for number, (start, end) in enumerate(pairwise(points)):
         size = width * (1 - 0.13 * number)
@@ -102,7 +102,7 @@ def _ray(points: Points, width: float, *, slim: float = 0.62) -> tuple[Shaft, ..
 
 
 def _finger(points: Points, width: float) -> tuple[SoftTissue, ...]:
-    """The flesh of a finger, from the first joint to beyond the last bone."""
+    """Return the flesh of a finger, from the first joint to beyond the last bone."""
     (row, column), (before_row, before_column) = points[-1], points[-2]
     tip = (row + 0.25 * (row - before_row), column + 0.25 * (column - before_column))
     joints = (*points[1:-1], tip)

@@ -69,7 +69,7 @@ def draw_limb(
     rows = round(anatomy.aspect * columns)
     down, right = _points(random, anatomy, rows, columns, is_mirrored=seed % 2 == 1)
     texture = grain(random, (rows, columns))
-    drawn = _cut(random, anatomy)  # in any case, to keep later random numbers
+    drawn = _cut(random, anatomy)  # always, so that later random numbers are the same
     cut = drawn if broken else None
     absorbed = np.float32(SOFT) * _flesh(anatomy.flesh, down, right)
     # Overlapping parts are more often one bone than two: use less than the sum.
@@ -83,7 +83,7 @@ def draw_limb(
 def _bones(
     anatomy: Anatomy, cut: Break | None, down: Plane, right: Plane, texture: Plane
 ) -> Iterator[Plane]:
-    """Yield the absorption of each bone; for the first, of each fragment."""
+    """Yield the absorption of each bone. For the first bone, yield each fragment."""
     for number, bone in enumerate(anatomy.shafts):
         along, across, length = _axes(bone.start, bone.end, down, right)
         for a, b, filled in fragments(along, across, None if number else cut, 0.0):
@@ -130,7 +130,7 @@ def _axes(
 def _shaft(
     bone: Shaft, along: Plane, across: Plane, length: float, texture: Plane
 ) -> Plane:
-    """Absorption of a long bone: a wall around marrow, with round, spongy ends."""
+    """Return the absorption of a long bone: a wall around marrow, and round ends."""
     where = along / np.float32(length)
     out = np.minimum(np.abs(2 * where - 1), 1.2)  # 0 in the middle, 1 at the ends
     first, waist, last = bone.widths
@@ -149,7 +149,7 @@ def _shaft(
 
 
 def _pebble(pebble: ShortBone, down: Plane, right: Plane, texture: Plane) -> Plane:
-    """Absorption of a short bone."""
+    """Return the absorption of a short bone."""
     a, b = rotated(down - pebble.center[0], right - pebble.center[1], pebble.angle)
     depth = sum(pebble.radii) / 2
     outside, inside = (
@@ -160,14 +160,14 @@ def _pebble(pebble: ShortBone, down: Plane, right: Plane, texture: Plane) -> Pla
 
 
 def _within(a: Plane, b: Plane, radii: Spot, less: float) -> Plane:
-    """Depth of a rounded body at each pixel: 1 in its center, 0 outside."""
+    """Return the depth of a rounded body at each pixel: 1 in its center, 0 outside."""
     u, v = np.abs(a) / (radii[0] - less), np.abs(b) / (radii[1] - less)
     depth = np.maximum(1 - u**2.4 - v**2.4, 0) ** 0.5
     return depth.astype(np.float32)
 
 
 def _flesh(flesh: tuple[SoftTissue, ...], down: Plane, right: Plane) -> Plane:
-    """Length of each ray in flesh; adjacent parts blend smoothly."""
+    """Return the length of each ray in flesh. Adjacent parts blend smoothly."""
     total = np.zeros_like(down)
     for part in flesh:
         along, across, length = _axes(part.start, part.end, down, right)
@@ -181,7 +181,7 @@ def _flesh(flesh: tuple[SoftTissue, ...], down: Plane, right: Plane) -> Plane:
 
 
 def _cut(random: np.random.Generator, anatomy: Anatomy) -> Break:
-    """A break across the first bone."""
+    """Return a random break across the first bone."""
     bone = anatomy.shafts[0]
     length, width = math.dist(bone.start, bone.end), bone.widths[1]
     return Break(

@@ -84,7 +84,7 @@ class Encoding:
         return struct.pack(f"{self.order}HH", number >> 16, number & 0xFFFF)
 
     def element(self, tag: int, vr: bytes, value: bytes, length: int = -1) -> bytes:
-        """Assemble an element. Its length may be wrong."""
+        """Assemble an element. `length` may be false; -1 means the real length."""
         value += (b"\0" if vr in {b"UI", b"OB", b"UN"} else b" ") * (len(value) % 2)
         length = len(value) if length < 0 else length
         if self.implicit:

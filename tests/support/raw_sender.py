@@ -46,7 +46,7 @@ class RawSender:
         host: str = "127.0.0.1",
         source: str = "",
     ) -> None:
-        """Name the receiver, and the address that is called from; "" is any."""
+        """Store the receiver, and the address to call from. "" means any address."""
         self._peer = host, port, ae_title
         self._source = source
         self._association: Association | None = None

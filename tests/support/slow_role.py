@@ -1,4 +1,4 @@
-"""A role with an import that takes until a file exists."""
+"""A role whose import waits until a file exists."""
 
 import os
 import time

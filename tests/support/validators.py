@@ -21,7 +21,11 @@ def dciodvfy_errors(program: str, path: Path) -> set[str]:
 
 
 def renamed(errors: set[str]) -> set[str]:
-    """Add the same errors under the attribute names of a reference to the source."""
+    """Return the errors, with those of SOP Instance UID also for a reference to it.
+
+    A result references its source by Referenced SOP Instance UID, so an error of the
+    source's UID occurs there again.
+    """
     return errors | {
         error.replace(
             "</SOPInstanceUID(0008,0018)", "</ReferencedSOPInstanceUID(0008,1155)"
@@ -31,7 +35,7 @@ def renamed(errors: set[str]) -> set[str]:
 
 
 def real_radiographs(shared: Path) -> Iterator[Path]:
-    """Every CR, DX, XA, RF and RG file with a preamble that can be decoded."""
+    """Yield each projection radiograph that has a preamble and can be decoded."""
     folder = shared / "dicom"
     with (folder / "MANIFEST.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):

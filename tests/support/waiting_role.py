@@ -1,4 +1,4 @@
-"""A role that waits for a signal. It writes what it inherited to a file, if told so."""
+"""A role that waits for a signal. With --report=FILE, it reports what it inherited."""
 
 import json
 import os
