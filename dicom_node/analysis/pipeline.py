@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from config.settings import Settings, WorkerSettings
 from dicom_node.analysis.slow_images import Lane, SlowImages
 from dicom_node.decoder.client import DecoderProcess
-from dicom_node.decoder.quick_client import SLOW_NICENESS, QuickDecoder, slow_child
+from dicom_node.decoder.quick_client import SEPARATE_NICENESS, QuickDecoder, slow_child
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.log.context import Stopwatch
@@ -202,10 +202,13 @@ def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeli
         yield replace(pipeline, child=child, lane=Lane())
 
 
-def separate_pipeline(
+def separate_pipelines(
     pipeline: Pipeline, images: SlowImages, worker: WorkerSettings
-) -> Pipeline:
-    """Return the pipeline of the separate lane, with its own decoder.
+) -> tuple[Pipeline, Pipeline]:
+    """Return the pipelines of the separate lane, which share their own decoder.
+
+    The first is for images of addresses that sent no slow image. The second is for
+    images that come last. Their decoder has the time limits of the normal lane.
 
     Args:
         pipeline: The pipeline of the normal lane. Its model, options and fork server
@@ -216,10 +219,16 @@ def separate_pipeline(
     Raises:
         OSError: The decoder does not start.
     """
+    normal = pipeline.child
+    assert isinstance(normal, QuickDecoder)  # noqa: S101 - see normal_pipeline
     child = QuickDecoder(
         timeout_s=worker.decode_timeout_s,
         memory_mb=worker.decode_memory_mb,
-        niceness=SLOW_NICENESS,
-        server=pipeline.child.server,
+        niceness=SEPARATE_NICENESS,
+        server=normal.server,
+        allowance=normal.allowance,
     )
-    return replace(pipeline, child=child, lane=images.separate_lane(child))
+    first, last = images.separate_lane(child)
+    return replace(pipeline, child=child, lane=first), replace(
+        pipeline, child=child, lane=last
+    )

@@ -5,7 +5,8 @@ The normal lane stops the decoding of an image if it takes much longer than usua
 images would cause a long delay. So for RECENT_S seconds after a slow image, the normal
 lane takes only images that are probably quick. All other images are analyzed in the
 separate lane, which has its own decoder and the same limits. If decoding is stopped
-there, too, the image continues in the slow lane.
+there, too, the image continues in the slow lane. In the separate lane, images of
+addresses that sent a slow image come last.
 
 An image was quick if it was decoded in time, in either lane. A new image is probably
 quick if it is similar to a quick image of the same address, and if that address sent
@@ -14,14 +15,17 @@ they have the same transfer syntax, and if the new one has at most SIMILAR_SIZE 
 the bytes of the other.
 
 So within RECENT_S seconds, the normal lane is delayed by one slow image, and also by up
-to MAX_SLOW slow images of each address that sent similar quick images before. In each
-lane, the addresses take turns (journal/fair_order.py). So if an address has several
-slow images, an image of another address does not wait for all of them.
+to MAX_SLOW slow images of each address that sent similar quick images before. The
+images of other addresses in the separate lane are delayed by one slow image of each
+address. In each lane, the addresses take turns (journal/fair_order.py). So if an
+address has several slow images, an image of another address does not wait for all of
+them.
 
 Each worker has its own record of slow and quick images, in memory only.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -42,6 +46,7 @@ If there are more, the address that has sent no quick image for the longest time
 forgotten.
 """
 
+SENT_SLOW_IMAGE = "An image of this address took long recently"
 SENDS_SLOW_IMAGES = "Several images of this address took long recently"
 NOT_KNOWN_TO_BE_QUICK = (
     "An image took long recently, and no similar image of this address is known to be "
@@ -49,10 +54,20 @@ NOT_KNOWN_TO_BE_QUICK = (
 )
 
 Call = Callable[[ReceivedInstance], AbstractContextManager[object]]
+Check = Callable[[ReceivedInstance], None]
 
 
 class SeparateLaneError(Exception):
-    """The image may be slow, and belongs in the separate lane; the text says why."""
+    """The image may be slow, and belongs in the separate lane; the text says why.
+
+    Attributes:
+        comes_last: Whether the image comes after those of addresses that sent no slow
+            image.
+    """
+
+    def __init__(self, reason: str, *, comes_last: bool = False) -> None:
+        super().__init__(reason)
+        self.comes_last = comes_last
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,6 @@ class SlowImages:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start without images; `clock` returns seconds from any origin."""
         self._clock = clock
-        self._decoder_lock = Lock()
         self._lock = Lock()
         # Address and start of the last slow call, by the id of the instance.
         self._slow: dict[str, tuple[str, float]] = {}
@@ -96,58 +110,74 @@ class SlowImages:
         if an image is slow, the images that waited for the decoder are checked after
         that is known.
         """
-        return Lane(partial(self._checked, child), partial(self._locked, child))
+        return self._lane(child, Lock(), self._check)
 
-    def separate_lane(self, child: QuickDecoder) -> Lane:
-        """Return the separate lane of a decoder.
+    def separate_lane(self, child: QuickDecoder) -> tuple[Lane, Lane]:
+        """Return the separate lane of a decoder, which makes one call at a time.
 
-        It records which images were slow or quick. It takes no lock, and does not raise
-        SeparateLaneError.
+        Returns:
+            The lane for images of addresses that sent no slow image, and the lane for
+            images that come last. The `decode` of the first one raises
+            SeparateLaneError if the address has sent a slow image since the image was
+            queued, so that the image comes last, too.
         """
-        return Lane(partial(self._decoding, child), partial(self._noted, child))
+        lock = Lock()
+        first = self._lane(child, lock, self._check_separate)
+        return first, self._lane(child, lock, lambda _instance: None)
+
+    def _lane(self, child: QuickDecoder, lock: Lock, check: Check) -> Lane:
+        return Lane(
+            partial(self._decode, child, lock, check),
+            partial(self._encode, child, lock),
+        )
 
     @contextmanager
-    def _checked(
-        self, child: QuickDecoder, instance: ReceivedInstance
+    def _decode(
+        self, child: QuickDecoder, lock: Lock, check: Check, instance: ReceivedInstance
     ) -> Iterator[None]:
-        with self._decoder_lock:
-            self._check(instance)
-            with self._decoding(child, instance):
+        with lock:
+            check(instance)
+            with self._noted(child, instance):
                 yield
+            if not child.was_slow:
+                self._note_quick(instance)
 
     @contextmanager
-    def _locked(
-        self, child: QuickDecoder, instance: ReceivedInstance
+    def _encode(
+        self, child: QuickDecoder, lock: Lock, instance: ReceivedInstance
     ) -> Iterator[None]:
-        with self._decoder_lock, self._noted(child, instance):
+        with lock, self._noted(child, instance):
             yield
 
     def _check(self, instance: ReceivedInstance) -> None:
-        address, now = subscriber(instance.calling_address), self._clock()
+        address = subscriber(instance.calling_address)
         with self._lock:
-            for key, (_, at) in list(self._slow.items()):
-                if now - at >= RECENT_S:
-                    del self._slow[key]
-            if not self._slow:
+            slow = self._recent_slow()
+            if not slow:
                 return
-            if [each for each, _ in self._slow.values()].count(address) >= MAX_SLOW:
-                raise SeparateLaneError(SENDS_SLOW_IMAGES)
+            if slow[address] >= MAX_SLOW:
+                raise SeparateLaneError(SENDS_SLOW_IMAGES, comes_last=True)
             largest = self._quick.get(address, {}).get(_syntax(instance), 0)
             if instance.size > SIMILAR_SIZE * largest:
-                raise SeparateLaneError(NOT_KNOWN_TO_BE_QUICK)
+                raise SeparateLaneError(
+                    NOT_KNOWN_TO_BE_QUICK, comes_last=slow[address] > 0
+                )
 
-    @contextmanager
-    def _decoding(
-        self, child: QuickDecoder, instance: ReceivedInstance
-    ) -> Iterator[None]:
-        with self._noted(child, instance):
-            yield
-        if not child.was_slow:
-            self._note_quick(instance)
+    def _check_separate(self, instance: ReceivedInstance) -> None:
+        with self._lock:
+            if self._recent_slow()[subscriber(instance.calling_address)]:
+                raise SeparateLaneError(SENT_SLOW_IMAGE, comes_last=True)
+
+    def _recent_slow(self) -> Counter[str]:
+        """Return the number of recent slow images by address; forget older ones."""
+        since = self._clock() - RECENT_S
+        self._slow = {key: each for key, each in self._slow.items() if each[1] > since}
+        return Counter(address for address, _ in self._slow.values())
 
     @contextmanager
     def _noted(self, child: QuickDecoder, instance: ReceivedInstance) -> Iterator[None]:
         began, child.was_slow = self._clock(), False
+        child.address = subscriber(instance.calling_address)
         try:
             yield
         finally:

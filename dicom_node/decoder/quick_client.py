@@ -1,11 +1,15 @@
 """Runs the decoder of the normal lane, and stops calls for slow images early.
 
 All images of the lane are decoded one after the other, so each image waits for earlier
-images. A call may take twice the median time of recent calls of the same function, plus
-what is left of an allowance that all images share. If a call takes longer, the decoder
-is killed. The slow lane then decodes the image again, with the whole decode_timeout_s
+images. A call may take twice the usual time of the same function, plus what is left of
+an allowance that all images share. If a call takes longer, the decoder is killed. The
+slow lane then decodes the image again, with the whole decode_timeout_s
 (worker/workflows.py). The allowance is refilled slowly, so it is shared by slow images
 that arrive soon after each other.
+
+The usual time is the median of the recent calls for the images of one address. The
+address with the lowest median counts. So an address that sends many images that are
+almost slow does not increase the limit for the next ones.
 
 The allowance also limits the number of pixels of an image in the normal lane. The limit
 is ORDINARY_MEGAPIXELS if nothing of the allowance is left, and higher otherwise. An
@@ -23,8 +27,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import RLock
 from typing import TypeVar
 
 from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
@@ -37,14 +42,27 @@ T = TypeVar("T")
 ALLOWANCE_S = 1.0
 REFILL = 0.02  # seconds of allowance for each second that passes
 SHORTEST_S = 0.5
-LONGEST_S = 2.0
-# The usual time of a kind of call is derived from the LAST most recent calls. It is
-# UNKNOWN_S until there are FEWEST calls.
+LONGEST_S = 1.0
+# The usual time of a kind of call is derived from the LAST most recent calls for each
+# address in the last RECENT_S seconds. The limit is UNKNOWN_S until there are FEWEST
+# calls for one address.
 FEWEST, LAST = 3, 25
+RECENT_S = 3600.0
+MAX_ADDRESSES = 100
 UNKNOWN_S = 1.0
-SLOW_NICENESS = 10
+# The decoders of the separate and the slow lane yield to that of the normal lane. Good
+# images of the separate lane need enough processor time not to exceed their limits.
+SEPARATE_NICENESS, SLOW_NICENESS = 5, 10
 ORDINARY_MEGAPIXELS = 16.0
 """Maximum megapixels of an ordinary image: a plate of 43 x 35 cm at 0.1 mm has 15."""
+
+
+@dataclass
+class _Durations:
+    """The seconds of the last successful calls for an address, and when it ended."""
+
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))
+    at: float = 0.0
 
 
 class Allowance:
@@ -52,46 +70,76 @@ class Allowance:
 
     The limit is derived from the measured times of calls of the same kind, so it adapts
     to the speed of the machine. The kind of a call is its function.
+
+    Safe to share between decoders.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with the whole allowance; `clock` returns seconds."""
         self._clock = clock
+        self._lock = RLock()
         self._left = ALLOWANCE_S
         self._at = clock()
-        self._durations: defaultdict[Hashable, deque[float]]
-        self._durations = defaultdict(lambda: deque(maxlen=LAST))
+        # By kind and address. The addresses are in the order of their last calls.
+        self._durations = defaultdict[Hashable, dict[str, _Durations]](dict)
 
     def usual(self, kind: Hashable) -> float:
-        """Return twice the median time of the last successful calls of a kind.
+        """Return twice the usual time of the successful calls of a kind.
 
-        The result is in seconds, from SHORTEST_S to LONGEST_S. It is UNKNOWN_S until
-        FEWEST calls have succeeded.
+        The usual time is the lowest median of an address. The result is in seconds,
+        from SHORTEST_S to LONGEST_S. It is UNKNOWN_S until FEWEST calls for one address
+        have succeeded.
         """
-        durations = self._durations[kind]
-        if len(durations) < FEWEST:
+        since = self._clock() - RECENT_S
+        with self._lock:
+            medians = [
+                statistics.median(each.seconds)
+                for each in self._durations[kind].values()
+                if each.at >= since and len(each.seconds) >= FEWEST
+            ]
+        if not medians:
             return UNKNOWN_S
-        return min(max(2 * statistics.median(durations), SHORTEST_S), LONGEST_S)
+        return min(max(2 * min(medians), SHORTEST_S), LONGEST_S)
 
     def deadline(self, kind: Hashable) -> float:
         """Return the maximum duration of a call that starts now, in seconds."""
         now = self._clock()
-        self._left = min(self._left + (now - self._at) * REFILL, ALLOWANCE_S)
-        self._at = now
-        return self.usual(kind) + self._left
+        with self._lock:
+            self._left = min(self._left + (now - self._at) * REFILL, ALLOWANCE_S)
+            self._at = now
+            return self.usual(kind) + self._left
 
     def megapixels(self, kind: Hashable) -> float:
         """Return the maximum size of an image that is decoded now, in megapixels."""
         return ORDINARY_MEGAPIXELS * self.deadline(kind) / self.usual(kind)
 
-    def use(self, kind: Hashable, seconds: float, *, succeeded: bool) -> None:
+    def use(
+        self, kind: Hashable, seconds: float, *, succeeded: bool, address: str = ""
+    ) -> None:
         """Reduce the allowance by the seconds that a call took beyond `usual`.
 
         If the call succeeded, its duration counts for `usual` from now on.
+
+        Args:
+            kind: The kind of the call.
+            seconds: The duration of the call.
+            succeeded: Whether the call returned a result.
+            address: The address that sent the image.
         """
-        self._left = max(self._left - max(seconds - self.usual(kind), 0), 0)
-        if succeeded:
-            self._durations[kind].append(seconds)
+        with self._lock:
+            self._left = max(self._left - max(seconds - self.usual(kind), 0), 0)
+            if succeeded:
+                self._note(self._durations[kind], address, seconds)
+
+    def _note(
+        self, durations: dict[str, _Durations], address: str, seconds: float
+    ) -> None:
+        known = durations.pop(address, None) or _Durations()
+        known.at = self._clock()
+        known.seconds.append(seconds)
+        durations[address] = known
+        if len(durations) > MAX_ADDRESSES:
+            del durations[next(iter(durations))]
 
 
 class QuickDecoder(DecoderProcess):
@@ -100,6 +148,8 @@ class QuickDecoder(DecoderProcess):
     Attributes:
         was_slow: Whether the last call took at least twice `Allowance.usual`, or
             reached its time limit.
+        address: The address that sent the image of the next call.
+        allowance: The limits of the calls.
     """
 
     def __init__(
@@ -109,15 +159,19 @@ class QuickDecoder(DecoderProcess):
         memory_mb: int,
         niceness: int = 0,
         server: DecoderServer | None = None,
+        allowance: Allowance | None = None,
     ) -> None:
         """Start a child as in DecoderProcess; no call may take longer than `timeout_s`.
+
+        If `allowance` is None, this decoder has one of its own.
 
         Raises:
             OSError: The fork server or the child does not start.
         """
         self._most_s = timeout_s
-        self._allowance = Allowance()
+        self.allowance = allowance or Allowance()
         self.was_slow = False
+        self.address = ""
         super().__init__(
             timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness, server=server
         )
@@ -128,8 +182,8 @@ class QuickDecoder(DecoderProcess):
             raise CancelledError
         self._ensure_child()
         kind = _kind(function)
-        self._timeout_s = min(self._allowance.deadline(kind), self._most_s)
-        most = self._allowance.megapixels(kind)
+        self._timeout_s = min(self.allowance.deadline(kind), self._most_s)
+        most = self.allowance.megapixels(kind)
         began, succeeded = time.monotonic(), False
         try:
             result = super()._run(
@@ -144,9 +198,9 @@ class QuickDecoder(DecoderProcess):
             ) from None
         finally:
             seconds = time.monotonic() - began
-            limit = min(2 * self._allowance.usual(kind), self._timeout_s)
+            limit = min(2 * self.allowance.usual(kind), self._timeout_s)
             self.was_slow = seconds >= limit
-            self._allowance.use(kind, seconds, succeeded=succeeded)
+            self.allowance.use(kind, seconds, succeeded=succeeded, address=self.address)
         return result
 
 

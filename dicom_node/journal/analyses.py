@@ -177,7 +177,9 @@ class Analyses:
                 self._work.analyze_slowly(connection, instance_id, run)
 
     @waits
-    def continue_separately(self, instance_id: str, run: int, reason: str) -> None:
+    def continue_separately(
+        self, instance_id: str, run: int, reason: str, *, comes_last: bool = False
+    ) -> None:
         """Move the analysis of an instance to the separate lane.
 
         Nothing changes if the work is stale, or if the analysis is in the slow lane.
@@ -186,6 +188,8 @@ class Analyses:
             instance_id: Id of the instance.
             run: Run of the analysis.
             reason: Why the image may be slow.
+            comes_last: Whether the image comes after those of addresses that sent no
+                slow image.
         """
         query = sa.select(instance.c.id).where(
             instance.c.id == instance_id,
@@ -196,7 +200,9 @@ class Analyses:
         with writing(self._engine) as connection:
             if connection.execute(query).scalar_one_or_none() is not None:
                 note(connection, instance_id, EventKind.SEPARATE_LANE, reason)
-                self._work.analyze_separately(connection, instance_id, run)
+                self._work.analyze_separately(
+                    connection, instance_id, run, comes_last=comes_last
+                )
 
     @waits
     def note_assumptions(

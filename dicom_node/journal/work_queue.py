@@ -25,6 +25,9 @@ ANALYZE = "analyze"
 ANALYZE_SEPARATELY = "analyze-separately"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
+# An image that comes last in its lane has a number above LAST. A lane never has so many
+# images. The largest number of DBOS is 2**31 - 1.
+LAST = 2**30
 
 refuse_pickles()
 
@@ -34,7 +37,8 @@ class WorkQueue:
 
     def __init__(self, engine: sa.Engine, destinations: Sequence[Destination]) -> None:
         self._destinations = {each.name: each for each in destinations}
-        self._orders = defaultdict[str, FairOrder](FairOrder)
+        # By the lane, and by the number that those of the order are above.
+        self._orders = defaultdict[tuple[str, int], FairOrder](FairOrder)
         self._client = DBOSClient(
             system_database_engine=engine,
             serializer=DBOSPortableJSONSerializer(),
@@ -51,39 +55,67 @@ class WorkQueue:
         In each lane, the addresses that sent images take turns (see `FairOrder`). The
         analysis starts after at least `delay_s` seconds.
         """
-        self._analyze_in(ANALYZE, connection, instance_id, run, delay_s)
+        self._analyze_in(ANALYZE, connection, (instance_id, run), delay_s)
 
     def analyze_separately(
-        self, connection: sa.Connection, instance_id: str, run: int
+        self,
+        connection: sa.Connection,
+        instance_id: str,
+        run: int,
+        *,
+        comes_last: bool = False,
     ) -> None:
-        """Queue the analysis of an instance in the separate lane."""
-        self._analyze_in(ANALYZE_SEPARATELY, connection, instance_id, run)
+        """Queue the analysis of an instance in the separate lane.
+
+        If `comes_last` is true, the analysis starts after those of all instances that
+        were queued without it.
+        """
+        arguments = instance_id, run, comes_last
+        self._analyze_in(ANALYZE_SEPARATELY, connection, arguments)
 
     def analyze_slowly(
         self, connection: sa.Connection, instance_id: str, run: int
     ) -> None:
         """Queue the analysis of an instance in the slow lane."""
-        self._analyze_in(ANALYZE_SLOWLY, connection, instance_id, run)
+        self._analyze_in(ANALYZE_SLOWLY, connection, (instance_id, run))
 
     def _analyze_in(
         self,
         lane: str,
         connection: sa.Connection,
-        instance_id: str,
-        run: int,
+        arguments: tuple[str, int] | tuple[str, int, bool],
         delay_s: float = 0,
     ) -> None:
-        options = _options(lane, f"{lane}:{instance_id}:{run}", delay_s)
-        options["priority"] = self._number(lane, connection, instance_id)
-        self._client.enqueue_in_transaction(connection, options, instance_id, run)
+        """Queue an analysis in a lane.
 
-    def _number(self, lane: str, connection: sa.Connection, instance_id: str) -> int:
-        """Return the number of an image in the order of a lane."""
-        lowest = lowest_number(connection.dialect, lane).scalar_subquery()
+        Args:
+            lane: The queue.
+            connection: Connection in a transaction.
+            arguments: The arguments of the workflow: the id of the instance, the run,
+                and in the separate lane whether the instance comes last.
+            delay_s: Minimum seconds until the analysis starts.
+        """
+        instance_id, run, *rest = arguments
+        prefix, above = (f"{lane}-last", LAST) if True in rest else (lane, 0)
+        options = _options(lane, f"{prefix}:{instance_id}:{run}", delay_s)
+        options["priority"] = self._number(lane, connection, instance_id, above)
+        self._client.enqueue_in_transaction(connection, options, *arguments)
+
+    def _number(
+        self, lane: str, connection: sa.Connection, instance_id: str, above: int
+    ) -> int:
+        """Return the number of an image in the order of a lane.
+
+        The result is larger than `above`, which is 0 or LAST. Numbers with another
+        `above` are of another order.
+        """
+        lowest = lowest_number(connection.dialect, lane, above).scalar_subquery()
         query = sa.select(instance.c.calling_address, lowest)
         query = query.where(instance.c.id == instance_id)
         address, number = connection.execute(query).one()
-        return self._orders[lane].number(subscriber(address or ""), number)
+        order = self._orders[lane, above]
+        key = subscriber(address or "")
+        return above + order.number(key, None if number is None else number - above)
 
     def deliver(
         self,
@@ -125,10 +157,16 @@ class WorkQueue:
         return found.peer_for(connection.execute(query).scalar_one())
 
 
-def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
-    """Return a query for the lowest number of the images that wait in a lane."""
+def lowest_number(
+    dialect: sa.Dialect, lane: str, above: int = 0
+) -> sa.Select[int | None]:
+    """Return a query for the lowest number of the images that wait in a lane.
+
+    If `above` is LAST, only images that come last count; if it is 0, only the others.
+    """
     work = work_table(dialect)
     query = sa.select(sa.func.min(work.c.priority))
+    query = query.where(work.c.priority.between(above + 1, above + LAST))
     query = query.where(work.c.queue_name == lane, work.c.status == "ENQUEUED")
     # SQLite uses the partial index of DBOS only if it finds the index's condition.
     return query.where(sa.text("status IN ('ENQUEUED', 'PENDING')"))

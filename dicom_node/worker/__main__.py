@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config.settings import Settings
 from dicom_node.analysis.pipeline import (
     normal_pipeline,
-    separate_pipeline,
+    separate_pipelines,
     slow_pipeline,
 )
 from dicom_node.analysis.slow_images import SlowImages
@@ -144,8 +144,15 @@ def _with_audit(
 
 
 def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
-    arrived, encoded = patch_queue_polling(ANALYZE, DELIVER)
-    work = _work(settings, engine, encoded.wake, arrived.wake)
+    arrived, separated, encoded = patch_queue_polling(
+        ANALYZE, ANALYZE_SEPARATELY, DELIVER
+    )
+
+    def wake_lanes() -> None:
+        arrived.wake()
+        separated.wake()
+
+    work = _work(settings, engine, encoded.wake, wake_lanes)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Send a heartbeat before taking work: other workers take over the work of a worker
@@ -294,7 +301,7 @@ def _work(
         on_delivery,
         on_moved=on_moved,
         # The decoder of the separate lane starts when the lane is first used.
-        separate_pipeline=cache(partial(separate_pipeline, pipeline, images, limits)),
+        separate_pipelines=cache(partial(separate_pipelines, pipeline, images, limits)),
         slow_pipeline=partial(slow_pipeline, pipeline, limits),
     )
 
@@ -320,9 +327,11 @@ def _open_queues(settings: Settings) -> None:
     DBOS.register_queue(
         ANALYZE, worker_concurrency=ANALYSES_AT_ONCE, polling_interval_sec=POLL_S
     )
-    for lane in (ANALYZE_SEPARATELY, ANALYZE_SLOWLY):
+    # While one instance of the separate lane is decoded, the next one waits for the
+    # decoder, not for the next poll.
+    for lane, concurrency in ((ANALYZE_SEPARATELY, 2), (ANALYZE_SLOWLY, 1)):
         DBOS.register_queue(
-            lane, worker_concurrency=1, polling_interval_sec=SLOW_POLL_S
+            lane, worker_concurrency=concurrency, polling_interval_sec=SLOW_POLL_S
         )
     peers = sum(each.peer_count for each in settings.destinations)
     DBOS.register_queue(

@@ -80,10 +80,11 @@ class Work:
             may be repeated.
         on_refused: Called when the node rejects a Storage Commitment report.
         concurrency_limits: Limits the number of concurrent deliveries.
-        on_moved: Called when an instance has left the normal lane for the separate
-            lane, so that the next one can begin.
-        separate_pipeline: Returns the pipeline of the separate lane. If None, that lane
-            uses the pipeline of the normal lane.
+        on_moved: Called when an instance has left its lane for another one, or for the
+            end of the separate lane, so that the next one can begin.
+        separate_pipelines: Returns the pipelines of the separate lane: the one for
+            images of addresses that sent no slow image, and the one for images that
+            come last. If None, that lane uses the pipeline of the normal lane.
         slow_pipeline: Makes a pipeline for one instance of the slow lane, with a
             decoder of its own. If None, the slow lane uses the pipeline of the normal
             lane.
@@ -98,7 +99,7 @@ class Work:
     on_refused: OnRefused = ignore_refusal
     concurrency_limits: ConcurrencyLimits = field(default_factory=ConcurrencyLimits)
     on_moved: Callable[[], None] = lambda: None
-    separate_pipeline: Callable[[], Pipeline] | None = None
+    separate_pipelines: Callable[[], tuple[Pipeline, Pipeline]] | None = None
     slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
 
     def analyze(self, instance_id: str, run: int) -> None:
@@ -115,20 +116,33 @@ class Work:
             try:
                 self._end(record, self._analyze)
             except SeparateLaneError as suspicion:
-                move = self.journal.analyses.continue_separately
-                _move(record, str(suspicion), move, "separate")
+                separately = partial(
+                    self.journal.analyses.continue_separately,
+                    comes_last=suspicion.comes_last,
+                )
+                _move(record, str(suspicion), separately, "separate")
                 self.on_moved()
             except ChildDiedError as death:
                 move = self.journal.analyses.continue_slowly
                 _move(record, str(death), move, "slow")
+                self.on_moved()
         self.on_delivery()
 
-    def analyze_separately(self, instance_id: str, run: int) -> None:
-        """Analyze one instance as `analyze` does, with the separate lane's pipeline."""
+    def analyze_separately(
+        self, instance_id: str, run: int, *, comes_last: bool = False
+    ) -> None:
+        """Analyze one instance as `analyze` does, with a pipeline of the separate lane.
+
+        Args:
+            instance_id: Id of the instance.
+            run: Run of the analysis.
+            comes_last: Whether the instance was queued after those of addresses that
+                sent no slow image.
+        """
         separate = self
-        if self.separate_pipeline:
-            pipeline = retry_until_available(self.separate_pipeline)
-            separate = replace(self, pipeline=pipeline)
+        if self.separate_pipelines:
+            first, last = retry_until_available(self.separate_pipelines)
+            separate = replace(self, pipeline=last if comes_last else first)
         separate.analyze(instance_id, run)
 
     def analyze_slowly(self, instance_id: str, run: int) -> None:
@@ -481,8 +495,12 @@ def register(work: Work) -> None:
         work.analyze(instance_id, run)
 
     @DBOS.workflow(name=ANALYZE_SEPARATELY, max_recovery_attempts=None)
-    def analyze_separately(instance_id: str, run: int) -> None:
-        work.analyze_separately(instance_id, run)
+    def analyze_separately(
+        instance_id: str,
+        run: int,
+        comes_last: bool = False,  # noqa: FBT001, FBT002 - a stored argument
+    ) -> None:
+        work.analyze_separately(instance_id, run, comes_last=comes_last)
 
     @DBOS.workflow(name=ANALYZE_SLOWLY, max_recovery_attempts=None)
     def analyze_slowly(instance_id: str, run: int) -> None:

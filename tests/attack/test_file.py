@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import date
 from itertools import cycle
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from dbos import DBOSClient
 from pydicom import Dataset, dcmread
 
 from config.settings import load
+from dicom_node.decoder.client import DecoderProcess
+from dicom_node.decoder.quick_client import FEWEST, SHORTEST_S
 from dicom_node.journal.work_queue import ANALYZE, APPLICATION, VERSION
+from dicom_node.pixels.decode import DecodeOptions, decode_file
+from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.storage.database import open_engine
 from tests.attack.assault import Cost, assault, note
 from tests.attack.crafted import (
@@ -78,6 +83,7 @@ def test_hostile_images_do_not_delay_a_good_image(
         (1, False, MODALITY),
         (1, False, NEW_MODALITY),
         (5, False, MODALITY),
+        (5, False, NEW_MODALITY),
         (10, True, MODALITY),
     ],
 )
@@ -122,6 +128,64 @@ def test_a_good_image_does_not_wait_for_twenty_slow_ones_of_ordinary_size(
     seen.expect(target.log.count(MOVED) > before, "no image was slow")
     seen.expect(not seen.note, "the attack did not end")
     seen.check()
+
+
+def test_a_good_image_does_not_wait_for_many_that_are_almost_slow(
+    target: Target,
+) -> None:
+    """Three addresses send images that take almost as long as the normal lane allows.
+
+    The first ones would raise the limit if it followed the images of all addresses.
+    """
+    senders = [RawSender(target.receiver, source=f"127.0.4.{n}") for n in range(1, 4)]
+    side_per_second = 1000 / math.sqrt(decoding_s(target.folder, 1000))
+    longest_s, number = SHORTEST_S * 0.85, 3 * FEWEST
+    almost_slow = noise_images(number, int(side_per_second * math.sqrt(longest_s)))
+    analyzed(target, senders, almost_slow)
+    slower = noise_images(MANY, int(side_per_second * math.sqrt(2 * longest_s)))
+
+    def attack(cost: Cost) -> None:
+        send_in_turn(slower[:6], senders)
+        cost.ready.set()
+        send_in_turn(slower[6:], senders)
+        cost.bytes = sum(len(each.dataset) for each in [*almost_slow, *slower])
+        for sender in senders:
+            sender.close()
+
+    name = f"{number} almost slow images of 3 addresses, then {MANY} of twice the time"
+    seen = assault(target, 2, name, attack)
+    target.damaged = True
+
+    seen.expect(not seen.note, "the attack did not end")
+    seen.check()
+
+
+def decoding_s(folder: Path, side: int) -> float:
+    """Return the seconds that decoding a square of noise takes on this machine."""
+    path = folder / "noise.dcm"
+    path.write_bytes(noise_images(1, side)[0].part10)
+    rules = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+    options = DecodeOptions(window=1, max_megapixels=100)
+    decoder = DecoderProcess(timeout_s=60, memory_mb=4096)
+    durations = []
+    try:
+        for _ in range(3):
+            began = time.monotonic()
+            decoder.run(decode_file, path, rules, options)
+            durations.append(time.monotonic() - began)
+    finally:
+        decoder.close()
+    return min(durations)
+
+
+def analyzed(
+    target: Target, senders: Sequence[RawSender], samples: Sequence[Sample]
+) -> None:
+    """Send images, each after the analysis of the one before, from the next address."""
+    for each, sender in zip(samples, cycle(senders), strict=False):
+        ended = target.log.count(ENDED)
+        assert sender.send(each).status == 0
+        wait_for(lambda ended=ended: target.log.count(ENDED) > ended)
 
 
 def send_in_turn(samples: Sequence[Sample], senders: Sequence[RawSender]) -> None:

@@ -15,15 +15,24 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 from dicom_node.analysis.slow_images import (
     MAX_QUICK,
     MAX_SLOW,
+    NOT_KNOWN_TO_BE_QUICK,
     RECENT_S,
+    SENDS_SLOW_IMAGES,
+    SENT_SLOW_IMAGE,
     SeparateLaneError,
     SlowImages,
 )
 from dicom_node.dataset.transfer_syntaxes import DECODABLE
 from dicom_node.decoder.client import ChildTimeoutError
-from dicom_node.decoder.quick_client import ALLOWANCE_S, UNKNOWN_S, QuickDecoder
+from dicom_node.decoder.quick_client import (
+    ALLOWANCE_S,
+    LONGEST_S,
+    UNKNOWN_S,
+    QuickDecoder,
+)
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.worker.__main__ import ANALYSES_AT_ONCE
 
 LONGEST_DELAY_S = 5.0
 MB = 10**6
@@ -35,23 +44,27 @@ class Child:
     """Stands for the decoding child, and reports what a test says."""
 
     was_slow: bool = False
+    address: str = ""
 
 
-@dataclass
 class Lanes:
-    """Both lanes, with one child."""
+    """The lanes, with one child."""
 
-    images: SlowImages
-    child: QuickDecoder
+    def __init__(self, images: SlowImages, child: QuickDecoder) -> None:
+        self._normal = images.normal_lane(child)
+        self._first, self._last = images.separate_lane(child)
 
     def normal(self, one: ReceivedInstance) -> AbstractContextManager[object]:
-        return self.images.normal_lane(self.child).decode(one)
+        return self._normal.decode(one)
 
     def separate(self, one: ReceivedInstance) -> AbstractContextManager[object]:
-        return self.images.separate_lane(self.child).decode(one)
+        return self._first.decode(one)
+
+    def last(self, one: ReceivedInstance) -> AbstractContextManager[object]:
+        return self._last.decode(one)
 
     def encode(self, one: ReceivedInstance) -> AbstractContextManager[object]:
-        return self.images.normal_lane(self.child).encode(one)
+        return self._normal.encode(one)
 
 
 class Clock:
@@ -89,6 +102,13 @@ def image(
         calling_address=address,
         received_at=datetime(2024, 3, 10, tzinfo=UTC),
     )
+
+
+def reason(lane: AbstractContextManager[object]) -> tuple[str, bool]:
+    """Return why a lane refuses an image, and whether the image comes last."""
+    with pytest.raises(SeparateLaneError) as caught, lane:
+        pass
+    return str(caught.value), caught.value.comes_last
 
 
 def is_analyzed(images: Lanes, one: ReceivedInstance) -> bool:
@@ -246,19 +266,39 @@ def test_the_reason_of_the_separate_lane_names_what_was_found(
     images: Lanes, child: Child
 ) -> None:
     analyze_slow(images, child, image())
-    with (
-        pytest.raises(SeparateLaneError, match="no similar image"),
-        images.normal(image()),
-    ):
-        pass
+    other = image(address="10.0.0.2")
+    assert reason(images.normal(other)) == (NOT_KNOWN_TO_BE_QUICK, False)
+    assert reason(images.normal(image())) == (NOT_KNOWN_TO_BE_QUICK, True)
+    assert reason(images.separate(image())) == (SENT_SLOW_IMAGE, True)
     for _ in range(MAX_SLOW):
-        with images.separate(image()):
+        with images.last(image()):
             child.was_slow = True
-    with (
-        pytest.raises(SeparateLaneError, match="Several images of this address"),
-        images.normal(image()),
-    ):
+    assert reason(images.normal(image())) == (SENDS_SLOW_IMAGES, True)
+
+
+def test_one_slow_image_of_each_address_delays_the_others_in_the_separate_lane(
+    images: Lanes, child: Child
+) -> None:
+    addresses = [f"10.0.2.{number}" for number in range(5)]
+    analyze_slow(images, child, image(address=addresses[0]))
+    first = list[str]()
+    for address in addresses * 10:
+        with suppress(SeparateLaneError), images.separate(image(address=address)):
+            child.was_slow = True
+            first.append(address)
+
+    assert first == addresses[1:]
+
+
+def test_an_address_becomes_known_to_be_quick_although_its_images_come_last(
+    images: Lanes, child: Child
+) -> None:
+    analyze_slow(images, child, image())
+    one = image(1000)
+    with images.last(one):
         pass
+
+    assert is_analyzed(images, one)
 
 
 def test_a_decoded_image_is_encoded_in_the_normal_lane(
@@ -277,7 +317,7 @@ def test_an_image_that_was_slow_twice_counts_once(images: Lanes, child: Child) -
     one, good = image(), image(syntax=ExplicitVRLittleEndian)
     assert is_analyzed(images, good)
     analyze_slow(images, child, one)
-    with images.separate(one):
+    with images.last(one):
         child.was_slow = True
 
     assert is_analyzed(images, good)
@@ -335,6 +375,12 @@ def test_an_image_that_waits_for_a_slow_one_is_not_decoded_after_it(
 
 def test_the_slow_images_of_an_address_delay_others_within_the_limit() -> None:
     assert ALLOWANCE_S + (1 + MAX_SLOW) * UNKNOWN_S <= LONGEST_DELAY_S
+
+
+def test_images_of_an_address_that_are_almost_slow_delay_others_within_the_limit() -> (
+    None
+):
+    assert (ANALYSES_AT_ONCE + 1) * LONGEST_S <= LONGEST_DELAY_S
 
 
 def test_a_child_that_stops_a_call_makes_the_image_a_slow_one() -> None:

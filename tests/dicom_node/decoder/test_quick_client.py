@@ -14,7 +14,9 @@ from dicom_node.decoder.quick_client import (
     ALLOWANCE_S,
     FEWEST,
     LONGEST_S,
+    MAX_ADDRESSES,
     ORDINARY_MEGAPIXELS,
+    RECENT_S,
     REFILL,
     SHORTEST_S,
     SLOW_NICENESS,
@@ -72,16 +74,63 @@ def test_allowance_refills_with_time() -> None:
 
     clock.now += 50
     assert allowance.deadline("decode") == pytest.approx(0.8 + 50 * REFILL)
-    clock.now += 10_000
+    clock.now += 100
     assert allowance.deadline("decode") == pytest.approx(0.8 + ALLOWANCE_S)
 
 
 @pytest.mark.parametrize(
     ("took", "usual"),
-    [(0.01, SHORTEST_S), (0.7, 1.4), (100.0, LONGEST_S)],
+    [(0.01, SHORTEST_S), (0.4, 0.8), (100.0, LONGEST_S)],
 )
 def test_usual_time_follows_the_speed_of_the_machine(took: float, usual: float) -> None:
     assert allowance_after_calls(took, Clock()).usual("decode") == pytest.approx(usual)
+
+
+def test_images_that_are_almost_slow_do_not_raise_the_limit_for_their_address() -> None:
+    allowance = allowance_after_calls(0.05, Clock())
+    for number in range(1000):
+        allowance.use("decode", 0.45, succeeded=True, address=f"10.0.0.{number % 20}")
+
+    assert allowance.usual("decode") == SHORTEST_S
+
+
+def test_usual_time_is_that_of_the_recent_calls() -> None:
+    clock = Clock()
+    allowance = allowance_after_calls(0.05, clock)
+    clock.now = RECENT_S
+    for _ in range(FEWEST):
+        allowance.use("decode", 0.45, succeeded=True, address="10.0.0.1")
+    assert allowance.usual("decode") == SHORTEST_S
+    clock.now += 1
+
+    assert allowance.usual("decode") == pytest.approx(0.9)
+
+
+def test_the_addresses_with_usual_times_are_limited_in_number() -> None:
+    allowance = allowance_after_calls(0.05, Clock())
+    for number in range(MAX_ADDRESSES):
+        for _ in range(FEWEST):
+            allowance.use("decode", 0.45, succeeded=True, address=str(number))
+
+    assert allowance.usual("decode") == pytest.approx(0.9)
+
+
+def test_two_decoders_share_one_allowance() -> None:
+    allowance = Allowance()
+    decoders = [
+        QuickDecoder(timeout_s=60, memory_mb=1024, allowance=allowance)
+        for _ in range(2)
+    ]
+    try:
+        for each in decoders:
+            each.address = "10.0.0.1"
+            assert each.run(max, 1, 2) == 2
+        assert decoders[0].run(max, 1, 2) == 2
+    finally:
+        for each in decoders:
+            each.close()
+
+    assert allowance.usual(max) == SHORTEST_S  # after FEWEST calls of both
 
 
 def test_each_function_has_its_own_usual_time() -> None:
@@ -98,7 +147,7 @@ def test_failed_calls_do_not_change_the_usual_time() -> None:
 
 def test_slow_call_is_ended_and_the_next_one_succeeds() -> None:
     child = QuickDecoder(timeout_s=60, memory_mb=1024)
-    allowance = child._allowance
+    allowance = child.allowance
     for _ in range(FEWEST):
         allowance.use(time.sleep, 0.01, succeeded=True)
     allowance.use(time.sleep, 100, succeeded=False)
@@ -115,7 +164,7 @@ def test_slow_call_is_ended_and_the_next_one_succeeds() -> None:
 def test_a_call_that_uses_the_allowance_and_succeeds_was_slow() -> None:
     child = QuickDecoder(timeout_s=60, memory_mb=1024)
     for _ in range(FEWEST):
-        child._allowance.use(time.sleep, 0.01, succeeded=True)
+        child.allowance.use(time.sleep, 0.01, succeeded=True)
     try:
         child.run(time.sleep, 2 * SHORTEST_S)
         assert child.was_slow
@@ -133,7 +182,7 @@ def test_timeout_of_the_settings_limits_every_call() -> None:
 
 
 def use_up_allowance(child: QuickDecoder) -> None:
-    child._allowance.use(_kind(decode_file), 100, succeeded=False)
+    child.allowance.use(_kind(decode_file), 100, succeeded=False)
 
 
 def saved(path: Path, rows: int, columns: int) -> Path:

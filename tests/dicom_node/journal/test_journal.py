@@ -31,6 +31,7 @@ from dicom_node.journal.work_queue import (
     ANALYZE,
     ANALYZE_SEPARATELY,
     ANALYZE_SLOWLY,
+    LAST,
 )
 from dicom_node.outcome import Outcome
 from dicom_node.patient import Patient
@@ -1125,3 +1126,28 @@ def test_the_addresses_that_send_images_take_turns_in_each_lane(
         with engine.connect() as connection:
             order = connection.execute(query).scalars().all()
         assert [each.split(":")[1] for each in order] == expected
+
+
+def test_images_that_come_last_are_behind_all_others_of_the_separate_lane(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    images = [
+        replace(receive(digest=str(number)), calling_address=address)
+        for number, address in enumerate(["10.0.0.1"] * 3 + ["10.0.0.2", "10.0.0.3"])
+    ]
+    for number, each in enumerate(images):
+        journal.record(each)
+        journal.analyses.continue_separately(
+            each.id, 1, "It may be slow.", comes_last=number < 4
+        )
+    table = work_item(engine)
+    query = sa.select(table.c.workflow_uuid, table.c.priority)
+    query = query.where(table.c.queue_name == ANALYZE_SEPARATELY)
+    with engine.connect() as connection:
+        rows = connection.execute(query.order_by(table.c.priority)).all()
+
+    order = [row.workflow_uuid.split(":")[1] for row in rows]
+    assert order[0] == images[4].id
+    assert [row.priority for row in rows] == [1, *(LAST + n for n in (1, 1, 2, 3))]
+    assert set(order[1:3]) == {images[0].id, images[3].id}
+    assert order[3:] == [images[1].id, images[2].id]

@@ -384,7 +384,7 @@ def test_an_image_that_may_be_slow_is_analyzed_in_the_separate_lane(
     lane = replace(
         work,
         on_moved=lambda: moved.append(received.id),
-        separate_pipeline=lambda: cast("Pipeline", separate),
+        separate_pipelines=lambda: (cast("Pipeline", separate),) * 2,
     )
     pipeline.behavior = refuse
     for _ in range(2):  # the worker was killed before DBOS recorded the first
@@ -396,6 +396,28 @@ def test_an_image_that_may_be_slow_is_analyzed_in_the_separate_lane(
     assert work_items == {ANALYZE: 1, ANALYZE_SEPARATELY: 1}
     assert len(moved) == 2
     assert len(separate.calls) == 1
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_an_image_comes_last_if_its_address_was_slow_since_it_was_queued(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def refuse() -> None:
+        raise SeparateLaneError("Its address sends slow images.", comes_last=True)
+
+    first, last = replace(pipeline, calls=[]), replace(pipeline, calls=[])
+    lane = replace(
+        work,
+        separate_pipelines=lambda: (cast("Pipeline", first), cast("Pipeline", last)),
+    )
+    work.journal.analyses.continue_separately(received.id, 1, "It may be slow.")
+    first.behavior = refuse
+    lane.analyze_separately(received.id, 1)
+    work_items = queued(work)
+    lane.analyze_separately(received.id, 1, comes_last=True)
+
+    assert work_items[ANALYZE_SEPARATELY] == 2
+    assert (len(first.calls), len(last.calls)) == (1, 1)
     assert row_of(work, received).state == InstanceState.DELIVERING
 
 
