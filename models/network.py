@@ -125,7 +125,11 @@ class ScaledFeatures(nn.Module):
         self.features = features
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute features of images at full size: (N, 3, H, W) to (N, K, h, w)."""
+        """Return the mean of the features of the images at full size and at half size.
+
+        The shape changes from (N, 3, H, W) to (N, K, h, w). K is the number of
+        channels, and h x w is the grid of the features at full size.
+        """
         large: Tensor = self.features(image)
         small = self.features(F.avg_pool2d(image, 2))
         return (large + enlarged(small, large)) / 2

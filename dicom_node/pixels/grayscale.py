@@ -282,7 +282,15 @@ def _apply_table(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
 
 
 def stored_pixel_values(dataset: Dataset, itemsize: int) -> Values:
-    """Return the stored value of each bit pattern of `itemsize` bytes, in order."""
+    """Return the stored value of each bit pattern that a pixel can have.
+
+    Args:
+        dataset: The attributes of the image.
+        itemsize: The bytes of a decoded pixel: 1 or 2.
+
+    Returns:
+        (256 ** itemsize,), indexed by the bit pattern.
+    """
     width = 8 * itemsize
     stored = min(max(int(number(dataset, "BitsStored", width)), 1), width)
     signed = _is_signed(dataset)

@@ -110,7 +110,7 @@ def all_run(receivers: Sequence[Machine], workers: Sequence[Machine]) -> None:
 
 
 def migrate(machine: Machine, environment: Mapping[str, str] = NOTHING) -> None:
-    """Migrate the database to the schema of a release."""
+    """Migrate the database to the schema of the release that `environment` runs."""
     command = [sys.executable, "-P", "-m", "dicom_node.commands.migrate"]
     subprocess.run(
         [*command, f"--config={machine.config}"],

@@ -191,7 +191,11 @@ def _outcome(answer: Answer, row: Any | None) -> str:  # noqa: ANN401 - SQLAlche
 
 
 def _brief(reason: str) -> str:
-    """Return the reason without the parts that differ from case to case."""
+    """Return the reason in brief, so that equal outcomes are counted together.
+
+    This is its first sentence, cut to 60 characters, with each number of three or more
+    digits replaced by "N".
+    """
     return re.sub(r"\d{3,}", "N", reason.partition(".")[0])[:60]
 
 

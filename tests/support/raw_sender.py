@@ -105,7 +105,10 @@ def raw_sender(port: int) -> Iterator[RawSender]:
 
 
 def c_store(sop_class_uid: bytes, sop_instance_uid: bytes) -> bytes:
-    """Return the command of a C-STORE request (PS3.7 9.3.1.1), UIDs unchanged."""
+    """Return the command set of a C-STORE request (PS3.7 9.3.1.1).
+
+    The UIDs are not checked, so they may be invalid. They are padded to an even length.
+    """
     elements = (
         (0x0002, sop_class_uid),
         (0x0100, struct.pack("<H", C_STORE_RQ)),

@@ -92,7 +92,7 @@ def files(tmp_path: Path) -> Mapping[str, Path]:
 
 
 def types() -> set[str]:
-    """Return the types of the settings."""
+    """Return the destination types in the settings: the possible values of `type`."""
     classes = destinations._Destination.__subclasses__()
     return {get_args(each.model_fields["type"].annotation)[0] for each in classes}
 

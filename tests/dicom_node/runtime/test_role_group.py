@@ -44,7 +44,7 @@ def group(
 
 
 def is_restarted(group: RoleGroup) -> bool:
-    """Wait until the process of a role ends; return whether a new one is started."""
+    """Wait until the role's process ends; return whether `start_roles` restarts it."""
     before = group.roles[0].pid
     assert before is not None
     wait_for(lambda: not alive(before))
