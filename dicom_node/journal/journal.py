@@ -28,7 +28,7 @@ from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
 from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import has_stored_files, lock_instance
 from dicom_node.journal.work_queue import WorkQueue
-from dicom_node.metrics.counters import RECEIVED, REPEATED, compact, increment, write
+from dicom_node.metrics.counters import RECEIVED, REPEATED, increment
 from dicom_node.pixels.screening import is_capture
 from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading, writing
@@ -43,6 +43,7 @@ from dicom_node.storage.tables import (
     read_records,
     result,
 )
+from dicom_node.storage.tally import compact, write
 
 # The analysis of a For Processing image is delayed by this time, so that the For
 # Presentation image that a modality sends right after it can arrive.

@@ -241,6 +241,52 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """Events of the audit trail that are equal except for their time.
+
+    Attributes:
+        id: Number of the record.
+        at: Time of the last event.
+        role: Role of the process that recorded them.
+        what: An AuditEventType.
+        who: The user, or the AE title of the peer.
+        address: Network address of the user or peer.
+        about: Details of the events.
+        sop_instance_uid: SOP Instance UID of the instance that they are about.
+        times: Number of events.
+    """
+
+    id: int = field(metadata=PRIMARY_KEY)
+    at: float
+    role: str
+    what: str
+    who: str
+    address: str
+    about: str
+    sop_instance_uid: str | None
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One or several events of the same kind.
+
+    Attributes:
+        name: Name of the metric family.
+        label: Value of the label; empty if the family has no label.
+        le: Upper bound of the bucket in seconds, or "+Inf"; empty for a counter.
+        times: Number of events.
+        seconds: Sum of the durations of the events, in seconds; 0 for a counter.
+    """
+
+    name: str
+    label: str
+    le: str
+    times: Int64
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EchoRecord:
     """A connection test that a user requested.
 
@@ -259,6 +305,29 @@ class EchoRecord:
     who: str
     seconds: float
     comment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatRecord:
+    """The last heartbeat of a process.
+
+    Attributes:
+        id: Name of the process, the same after a restart.
+        role: Its role: "receiver" or "worker".
+        at: Time of the heartbeat.
+        since: Time of the first heartbeat since the last gap. None if an earlier
+            release wrote the row.
+        process: Random id of the process. A process of the same name that was started
+            again has another id.
+        ended_at: Time of its shutdown; None if it has not shut down.
+    """
+
+    id: str = field(metadata=PRIMARY_KEY)
+    role: str
+    at: float
+    since: float | None
+    process: str | None
+    ended_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

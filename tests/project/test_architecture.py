@@ -43,7 +43,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
         "dicom_node",
         "dicom_node.dataset",
-        "dicom_node.storage",
         "dicom_node.network",
     },
     "dicom_node.results": {
@@ -69,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "inference.classification",
     },
-    "api.http": {"dicom_node"},
+    "api.http": {"dicom_node", "dicom_node.storage"},
     "dicom_node.decoder": {
         "dicom_node.runtime",
         "dicom_node",
@@ -134,7 +133,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inference",
         "dicom_node.storage",
         "dicom_node.metrics",
-        "dicom_node.runtime",
         "api.http",
         "api.auth",
         "dicom_node.queries",
@@ -178,6 +176,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "dicom_node.decoder",
         "dicom_node.journal",
         "dicom_node.analysis",
+        "dicom_node.queries",
     },
     "api.predict": {
         "config",
@@ -242,6 +241,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 NO_DICOM = ("inference", "models", "config")
+USE_SQLALCHEMY = {"dicom_node.storage", "dicom_node.journal", "dicom_node.queries"}
 SOURCES = [
     path
     for folder in ("api", "config", "dicom_node", "inference", "models")
@@ -287,6 +287,12 @@ class TestSource:
         if package_of(path).startswith(NO_DICOM):
             libraries = {name.split(".")[0] for name in imported(path)}
             assert libraries.isdisjoint({"pydicom", "pynetdicom", "highdicom"})
+
+    def test_only_the_packages_of_the_database_import_sqlalchemy(
+        self, path: Path
+    ) -> None:
+        if package_of(path) not in USE_SQLALCHEMY:
+            assert "sqlalchemy" not in {name.split(".")[0] for name in imported(path)}
 
     def test_module_has_a_specific_name(self, path: Path) -> None:
         assert path.stem not in {"utils", "helpers", "common", "misc", "manager"}
