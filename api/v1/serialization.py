@@ -19,7 +19,7 @@ from api.v1.schemas import (
     PatientResponse,
     ResultResponse,
 )
-from dicom_node.journal.reader_feedback import Opinion
+from dicom_node.journal.reader_feedback import Judgement, Opinion
 from dicom_node.patient import display_name
 from dicom_node.queries.instance_details import InstanceDetails
 from dicom_node.queries.worklist import WorklistEntry, displayed_state
@@ -99,9 +99,9 @@ def instance_details_response(
 def opinion_response(opinion: Opinion) -> OpinionResponse:
     """Convert the opinion of a reader to a response."""
     return OpinionResponse(
-        who=opinion.user,
+        who=opinion.who,
         at=utc_time(opinion.at),
-        verdict=opinion.verdict.value,
+        verdict=Judgement(opinion.verdict).value,
         place=opinion.point,
         is_current=opinion.is_current,
     )

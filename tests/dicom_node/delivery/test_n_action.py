@@ -239,7 +239,7 @@ def test_delivery_is_complete_after_the_commitment_report(
     (request,) = archive.asked
     assert node.instance == (InstanceState.DELIVERING, "")
     (counted,) = History(node.engine).deliveries()
-    assert (counted["state"], counted["count"]) == ("committing", 1)
+    assert (counted.state, counted.count) == ("committing", 1)
 
     node.record_report(request.transaction)
 
