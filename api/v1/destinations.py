@@ -132,6 +132,7 @@ def _destination_response(
     return DestinationResponse(
         name=destination.name,
         type=destination.type,
+        connection_test=destination.connection_test,
         address=destination.address_text,
         paused=is_paused,
         waiting=open_count,
