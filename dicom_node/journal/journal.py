@@ -260,16 +260,7 @@ class Journal:
         The header contains neither patient data nor assumptions.
         """
         header = InstanceHeader(
-            sop_class_uid=record.sop_class_uid,
-            sop_instance_uid=record.sop_instance_uid,
-            transfer_syntax_uid=record.transfer_syntax_uid,
-            study_instance_uid=record.study_instance_uid,
-            series_instance_uid=record.series_instance_uid,
-            modality=record.modality,
-            study_date=record.study_date,
-            body_part=record.body_part,
-            view_position=record.view_position,
-            laterality=record.laterality,
+            **record.stored_values(),
             source_sop_instance_uids=tuple(record.source_uids.split()),
             acquisition=record.acquisition or "",
         )
@@ -286,22 +277,12 @@ class Journal:
 
     def _values(self, received: ReceivedInstance, revision: int) -> dict[str, Any]:
         header = received.header
-        return {
+        return header.stored_values() | {
             "id": received.id,
-            "sop_instance_uid": header.sop_instance_uid,
             "content_digest": received.content_digest,
             "revision": revision,
             "path": str(received.path.absolute().relative_to(self._directory)),
             "size": received.size,
-            "sop_class_uid": header.sop_class_uid,
-            "transfer_syntax_uid": header.transfer_syntax_uid,
-            "study_instance_uid": header.study_instance_uid,
-            "series_instance_uid": header.series_instance_uid,
-            "modality": header.modality,
-            "study_date": header.study_date,
-            "body_part": header.body_part,
-            "view_position": header.view_position,
-            "laterality": header.laterality,
             "source_uids": " ".join(header.source_sop_instance_uids),
             "acquisition": header.acquisition,
             "calling_ae_title": received.calling_ae_title,

@@ -8,6 +8,8 @@ Times are in seconds since 1970.
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from dicom_node.stored_attributes import StoredAttributes
+
 PRIMARY_KEY = {"primary_key": True}
 """Metadata of a field that is part of the primary key."""
 
@@ -16,25 +18,15 @@ Int64 = Annotated[int, 64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceRecord:
+class InstanceRecord(StoredAttributes):
     """A received instance, and its analysis.
 
     Attributes:
         id: Random id, also the name of its file.
-        sop_instance_uid: SOP Instance UID (0008,0018).
         content_digest: BLAKE3 digest of the dataset as it was sent.
         revision: 1; 2 and more for other bytes under the same UID.
         path: Path of its file, relative to the storage directory.
         size: Size of its dataset in bytes.
-        sop_class_uid: SOP Class UID (0008,0016).
-        transfer_syntax_uid: Transfer syntax that it was sent in.
-        study_instance_uid: Study Instance UID (0020,000D); empty if it is absent.
-        series_instance_uid: Series Instance UID (0020,000E); empty if it is absent.
-        modality: Modality (0008,0060).
-        study_date: Study Date (0008,0020).
-        body_part: Body Part Examined (0018,0015).
-        view_position: View Position (0018,5101).
-        laterality: Image Laterality (0020,0062) or Laterality (0020,0060).
         source_uids: The SOP Instance UIDs of Source Image Sequence (0008,2112),
             separated by spaces.
         acquisition: Identifies the exposure: Irradiation Event UID (0008,3010), else
@@ -67,20 +59,10 @@ class InstanceRecord:
     """
 
     id: str = field(metadata=PRIMARY_KEY)
-    sop_instance_uid: str
     content_digest: str
     revision: int
     path: str
     size: Int64
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    modality: str
-    study_date: str
-    body_part: str
-    view_position: str
-    laterality: str
     source_uids: str
     acquisition: str | None
     calling_ae_title: str
