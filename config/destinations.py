@@ -33,6 +33,9 @@ ResultKind = Literal[
 ]
 
 
+ConnectionTest = Literal["echo", "search"]
+"""A C-ECHO to each AE, or a DICOMweb search for a study that does not exist."""
+
 TransferSyntax = Literal["uncompressed", "rle", "jpeg_ls", "jpeg_2000", "jpeg_baseline"]
 
 
@@ -140,6 +143,9 @@ class _Destination(Table):
     transfer_syntax: TransferSyntax = "uncompressed"
     commitment: bool = False
 
+    connection_test: ClassVar[ConnectionTest]
+    """How the connection is tested."""
+
     returns_to_sender: ClassVar[bool] = False
     """Whether the results go to the AE that sent the instance."""
 
@@ -185,6 +191,8 @@ class DicomDestination(_Destination, Address):
 
     type: Literal["dicom"]
 
+    connection_test: ClassVar[ConnectionTest] = "echo"
+
     @property
     def addresses(self) -> tuple[Address, ...]:
         """The AE."""
@@ -214,6 +222,7 @@ class SenderDestination(_Destination):
     type: Literal["sender"]
     peers: Annotated[tuple[Address, ...], AfterValidator(_check_peers)]
 
+    connection_test: ClassVar[ConnectionTest] = "echo"
     returns_to_sender: ClassVar[bool] = True
 
     @property
@@ -308,6 +317,8 @@ class StowDestination(_Destination):
     ] = ""  # RFC 7617
     password_env: FromEnvironment | None = None
     ca_bundle: Path | None = None
+
+    connection_test: ClassVar[ConnectionTest] = "search"
 
     @property
     def address_text(self) -> str:

@@ -5,27 +5,17 @@ from datetime import datetime
 from pathlib import Path
 
 from dicom_node.patient import Patient
+from dicom_node.stored_attributes import StoredAttributes
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceHeader:
+class InstanceHeader(StoredAttributes):
     """The attributes that the receiver reads from a dataset.
 
     Texts have the values of the dataset, without padding. The text of an absent
     attribute is empty.
 
     Attributes:
-        sop_class_uid: (0008,0016).
-        sop_instance_uid: (0008,0018), the only identifier that may appear in a log.
-        transfer_syntax_uid: The transfer syntax of the dataset: that of the
-            presentation context, or that of an uploaded or local file.
-        study_instance_uid: (0020,000D).
-        series_instance_uid: (0020,000E).
-        modality: (0008,0060).
-        study_date: (0008,0020), YYYYMMDD.
-        body_part: Body Part Examined (0018,0015).
-        view_position: (0018,5101).
-        laterality: Image Laterality (0020,0062), else Laterality (0020,0060).
         source_sop_instance_uids: SOP Instance UIDs in Source Image Sequence
             (0008,2112). In a For Presentation image, they name the For Processing
             image from which it was made.
@@ -38,16 +28,6 @@ class InstanceHeader:
             the standard.
     """
 
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    study_instance_uid: str = ""
-    series_instance_uid: str = ""
-    modality: str = ""
-    study_date: str = ""
-    body_part: str = ""
-    view_position: str = ""
-    laterality: str = ""
     source_sop_instance_uids: tuple[str, ...] = ()
     acquisition: str = ""
     patient: Patient = field(default=Patient(), repr=False)

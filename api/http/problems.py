@@ -13,11 +13,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from api.http.security_headers import headers
+from dicom_node.storage.database import UNAVAILABLE, DriverError
 from dicom_node.text import replace_unprintable
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ DATABASE_UNAVAILABLE = (
     "The database is not available; see /readyz. Try again in a moment."
 )
 # Other database errors are bugs of this program and belong in the log.
-DATABASE_ERRORS = OperationalError, InterfaceError, PoolTimeoutError
+DATABASE_ERRORS = *UNAVAILABLE, DriverError
 MOST_NAMES = 5
 LONGEST_NAME = 64
 UNEXPECTED = "An internal error occurred. See the log of the node."

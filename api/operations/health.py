@@ -16,24 +16,26 @@ from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query, Request, Response, status
 from fastapi.responses import PlainTextResponse
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from api.auth.request_user import request_user
 from config.settings import StorageSettings
 from dicom_node.errors import OutOfResourcesError
-from dicom_node.runtime.heartbeat import (
+from dicom_node.storage.database import WAIT_S, DatabaseError, Engine, open_engine
+from dicom_node.storage.heartbeat_rows import (
     DEAD_AFTER_S,
     has_run,
     seconds_since_last_heartbeat,
 )
-from dicom_node.storage.database import WAIT_S, open_engine
 from dicom_node.storage.spool import probe
 from dicom_node.storage.storage_id import StorageMismatchError, verify_storage_id
+from dicom_node.storage.write_check import (
+    BusyDatabaseError,
+    ReadOnlyDatabaseError,
+    check_writable,
+)
 
 Check = Callable[[], None]
 """A function that raises NotReadyError if the check fails, and AbsentError if the node
@@ -82,7 +84,7 @@ def storage_checks(storage: StorageSettings) -> dict[str, Check]:
     return checks
 
 
-def role_checks(engine: sa.Engine, *, expected: bool = True) -> dict[str, Check]:
+def role_checks(engine: Engine, *, expected: bool = True) -> dict[str, Check]:
     """Return a check for the receiver and one for the worker, by role.
 
     A check passes if at least one process of the role runs on any machine.
@@ -99,7 +101,7 @@ def role_checks(engine: sa.Engine, *, expected: bool = True) -> dict[str, Check]
     }
 
 
-def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
+def check_role(engine: Engine, role: str, *, expected: bool = True) -> None:
     """Check that a process of a role sent a recent heartbeat.
 
     Raises:
@@ -110,7 +112,7 @@ def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
         silent_s = seconds_since_last_heartbeat(engine, role)
         if silent_s is None and not expected and not has_run(engine, role):
             raise AbsentError
-    except SQLAlchemyError:
+    except DatabaseError:
         raise NotReadyError("the database is not available") from None
     if silent_s is None:
         raise NotReadyError(f"no {role} is running; start `fracture-node serve`")
@@ -127,38 +129,17 @@ def check_database(url: str) -> None:
         NotReadyError: The database is not available, is busy, or is read-only. The
             message does not quote the URL, which may contain a password.
     """
-    engine = open_engine(url)
     try:
-        with engine.connect() as connection:  # rolls back at the end
-            _check_writes(connection)
-    except SQLAlchemyError as error:
-        if _is_of_sqlite(error, "SQLITE_READONLY"):
-            raise NotReadyError(READ_ONLY) from None
-        if _is_of_sqlite(error, "SQLITE_BUSY"):
-            raise NotReadyError(BUSY) from None
+        check_writable(url)
+    except ReadOnlyDatabaseError:
+        raise NotReadyError(READ_ONLY) from None
+    except BusyDatabaseError:
+        raise NotReadyError(BUSY) from None
+    except DatabaseError as error:
         raise NotReadyError(
             f"the database is not available ({type(error).__name__}); check that it is "
             "running and that storage.database is correct"
         ) from None
-    finally:
-        engine.dispose()
-
-
-def _check_writes(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        read_only = connection.execute(text("SHOW transaction_read_only"))
-        if read_only.scalar_one() != "off":
-            raise NotReadyError(READ_ONLY)
-        return
-    # For a read-only file, SQLite changes BEGIN IMMEDIATE to a plain BEGIN, and refuses
-    # only the first write. This write needs no table.
-    connection.execute(text("PRAGMA user_version = 1"))
-
-
-def _is_of_sqlite(error: SQLAlchemyError, name: str) -> bool:
-    """Return whether SQLite raised an error, and its error name begins with `name`."""
-    cause = error.orig if isinstance(error, DBAPIError) else None
-    return getattr(cause, "sqlite_errorname", "").startswith(name)
 
 
 def check_spool(storage: StorageSettings) -> None:
@@ -185,7 +166,7 @@ def check_storage(storage: StorageSettings) -> None:
         verify_storage_id(engine, storage)
     except (StorageMismatchError, OSError) as error:
         raise NotReadyError(str(error)) from None
-    except SQLAlchemyError:
+    except DatabaseError:
         raise NotReadyError("the database is not available") from None
     finally:
         engine.dispose()

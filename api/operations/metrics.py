@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
@@ -24,23 +23,22 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.auth.request_user import Viewer
 from api.http.problems import UNAUTHENTICATED
 from api.operations.health import OK, Check, states_of
 from config.settings import ReceiverSettings, StorageSettings
-from dicom_node.metrics.counters import (
-    INFINITE,
-    METRIC_FAMILIES,
-    MetricFamily,
-    Sample,
-    read,
-)
+from dicom_node.metrics.counters import INFINITE, METRIC_FAMILIES, MetricFamily
 from dicom_node.queries import backlog
 from dicom_node.queries.backlog import DestinationState, QueueDepth
 from dicom_node.receiver.association_slots import count_open_associations, slots_folder
-from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.database import (
+    Connection,
+    DatabaseError,
+    open_engine,
+    reading,
+)
+from dicom_node.storage.records import Sample
 from dicom_node.storage.run_folder import run_folder
 from dicom_node.storage.spool import MB
 from dicom_node.storage.tables import (
@@ -49,6 +47,7 @@ from dicom_node.storage.tables import (
     DeliveryState,
     InstanceState,
 )
+from dicom_node.storage.tally import read
 from inference.finding import ModelIdentity
 
 OPEN_METRICS = "application/openmetrics-text"
@@ -92,7 +91,7 @@ class NodeCollector(Collector):
         try:
             with reading(engine) as connection:
                 yield from self._database_metrics(connection)
-        except SQLAlchemyError:
+        except DatabaseError:
             pass  # `fracture_node_ready` reports the failure
         finally:
             engine.dispose()
@@ -129,7 +128,7 @@ class NodeCollector(Collector):
             self.receiver.max_associations,
         )
 
-    def _database_metrics(self, connection: sa.Connection) -> Iterator[Metric]:
+    def _database_metrics(self, connection: Connection) -> Iterator[Metric]:
         names = self.destinations
         waiting = backlog.instances(connection)
         deliveries = backlog.deliveries(connection, names)

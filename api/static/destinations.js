@@ -48,7 +48,7 @@ function attempts({ name, last_success: last, last_failure: failure, outages }) 
 }
 
 function card(destination) {
-  const { name, type, address, paused, waiting, oldest, failed, last_success: last, outages, echoes } = destination;
+  const { name, address, paused, waiting, oldest, failed, last_success: last, outages, echoes } = destination;
   const state = stateOf(destination);
   const path = `/destinations/${encodeURIComponent(name)}`;
   const facts = [
@@ -58,7 +58,7 @@ function card(destination) {
     [t.failed, String(failed)],
     [t.last_success, last ? when(last) : t.never],
   ];
-  const testLabel = type === "stow" ? t.test : t.echo;
+  const testLabel = t.connection_tests[destination.connection_test];
   const [toggleLabel, toggleAction] = paused ? [t.resume, "resume"] : [t.pause, "pause"];
   return make(
     "section",

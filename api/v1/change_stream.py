@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from dicom_node.queries.changes import ChangeFeed
+from dicom_node.storage.database import DatabaseError
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class ChangeStream:
             try:
                 ids = await run_in_threadpool(self._feed.poll)
                 self._started.set()
-            except SQLAlchemyError as error:
+            except DatabaseError as error:
                 logger.warning("Cannot read the changes: %s", type(error).__name__)
                 ids = []
             except Exception:  # continue, or the listeners would wait forever

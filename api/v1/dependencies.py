@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import Depends, HTTPException, Request, status
 
 from config.destinations import Destination
@@ -18,16 +17,17 @@ from dicom_node.journal.reader_feedback import Feedback
 from dicom_node.queries.history import History
 from dicom_node.queries.instance_details import InstanceDetails, instance_details
 from dicom_node.queries.worklist import Worklist
+from dicom_node.storage.database import Engine
 
 _ID = re.compile("[0-9a-f]{32}")
 
 
-async def _engine(request: Request) -> sa.Engine:
-    engine: sa.Engine = request.app.state.engine
+async def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
     return engine
 
 
-EngineDep = Annotated[sa.Engine, Depends(_engine)]
+EngineDep = Annotated[Engine, Depends(_engine)]
 """The engine of the journal. Safe to share between threads."""
 
 
@@ -91,7 +91,7 @@ DestinationsDep = Annotated[tuple[Destination, ...], Depends(_destinations)]
 """The destinations of the settings."""
 
 
-def find_instance(engine: sa.Engine, instance_id: str) -> InstanceDetails:
+def find_instance(engine: Engine, instance_id: str) -> InstanceDetails:
     """Return the details of an instance.
 
     Raises:

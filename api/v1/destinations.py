@@ -1,8 +1,7 @@
 """Routes to list, test, pause and resume destinations."""
 
-from functools import partial
+from dataclasses import asdict
 
-import sqlalchemy as sa
 from fastapi import Request, Response, status
 from starlette.concurrency import run_in_threadpool
 
@@ -26,10 +25,11 @@ from api.v1.schemas import (
 from api.v1.serialization import utc_time, utc_time_or_none
 from config.destinations import Destination
 from dicom_node.audit.event import AuditEventType
-from dicom_node.delivery import echo_log
+from dicom_node.delivery.connection_tests import run_connection_test
+from dicom_node.journal.echo_log import recent_echoes, record_echo
 from dicom_node.queries import backlog
 from dicom_node.queries.backlog import DestinationState, LastFailure, Outage, QueueDepth
-from dicom_node.storage.database import reading
+from dicom_node.storage.database import Engine, reading
 from dicom_node.storage.tables import DeliveryState
 
 router = v1_router("destinations")
@@ -73,8 +73,9 @@ async def echo(  # noqa: PLR0913, PLR0917 - one for each dependency
     """Test the connection to a destination (C-ECHO or DICOMweb search)."""
     destination = find_destination(configured, name)
     await audit_access(request, AuditEventType.TESTED, name)
-    run_echo = partial(echo_log.run_echo, calling_ae_title=receiver.ae_title)
-    await run_in_threadpool(run_echo, engine, destination, user.name)
+    await run_in_threadpool(
+        _run_echo, engine, destination, user.name, receiver.ae_title
+    )
     return await run_in_threadpool(_echoes, engine, name)
 
 
@@ -131,6 +132,7 @@ def _destination_response(
     return DestinationResponse(
         name=destination.name,
         type=destination.type,
+        connection_test=destination.connection_test,
         address=destination.address_text,
         paused=is_paused,
         waiting=open_count,
@@ -159,7 +161,15 @@ def _outage(outage: Outage) -> OutageResponse:
     )
 
 
-def _echoes(engine: sa.Engine, name: str) -> list[EchoResponse]:
+def _run_echo(
+    engine: Engine, destination: Destination, user: str, calling_ae_title: str
+) -> None:
+    """Test the connection to a destination, and record the result."""
+    result = run_connection_test(destination, calling_ae_title)
+    record_echo(engine, destination.name, user, **asdict(result))
+
+
+def _echoes(engine: Engine, name: str) -> list[EchoResponse]:
     with reading(engine) as connection:
         state = backlog.destination_states(connection, [name])[name]
     failed_at = max((each.last_attempt for each in state.outages), default=0.0)
@@ -173,5 +183,5 @@ def _echoes(engine: sa.Engine, name: str) -> list[EchoResponse]:
             seconds=row.seconds,
             outdated=row.at < (succeeded_at if row.comment else failed_at),
         )
-        for row in echo_log.recent_echoes(engine, name)
+        for row in recent_echoes(engine, name)
     ]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import Depends, Query, Request, status
 from starlette.concurrency import run_in_threadpool
 
@@ -31,6 +30,7 @@ from dicom_node.queries.worklist import (
     Worklist,
     WorklistEntry,
 )
+from dicom_node.storage.database import Engine
 
 MOST_RETRIES = 200
 """Maximum number of failed items, and of waiting items, that one request retries. It is
@@ -167,7 +167,7 @@ def _about_failures(asked: int, destination: str | None) -> str:
 
 
 def _members(
-    engine: sa.Engine, worklist: Worklist, criteria: FailureCriteria
+    engine: Engine, worklist: Worklist, criteria: FailureCriteria
 ) -> Sequence[WorklistEntry]:
     found = failed(
         engine,
@@ -187,7 +187,7 @@ def _members(
 
 
 def _retry(
-    engine: sa.Engine, journal: Journal, criteria: FailureCriteria
+    engine: Engine, journal: Journal, criteria: FailureCriteria
 ) -> AcceptedResponse:
     """Retry at most MOST_RETRIES failed items and MOST_RETRIES waiting items.
 

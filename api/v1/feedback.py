@@ -3,6 +3,7 @@
 import csv
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from datetime import datetime
 from io import StringIO
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from api.v1.responses import MISSING, problem, v1_router
 from api.v1.schemas import OpinionResponse
 from api.v1.serialization import opinion_response, seconds_of, utc_time
 from dicom_node.audit.event import AuditEventType
-from dicom_node.journal.reader_feedback import EXPORTED, Feedback, Judgement
+from dicom_node.journal.reader_feedback import ExportedOpinion, Feedback, Judgement
 from inference.finding import Point
 
 NO_RESULT_TEXT = "The instance has no result to give feedback on."
@@ -124,11 +125,10 @@ def _point(place: tuple[float, float] | None) -> Point | None:
     return None if place is None else (place[0], place[1])
 
 
-def _lines(rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
-    names = [column.name for column in EXPORTED]
-    yield _line(names)
-    for row in rows:
-        yield _line([_cell(*each) for each in zip(names, row, strict=True)])
+def _lines(opinions: Iterator[ExportedOpinion]) -> Iterator[str]:
+    yield _line([each.name for each in fields(ExportedOpinion)])
+    for opinion in opinions:
+        yield _line([_cell(*each) for each in asdict(opinion).items()])
 
 
 def _cell(name: str, value: Any) -> Any:  # noqa: ANN401 - a database value

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import sqlalchemy as sa
 from fastapi import Depends, HTTPException, Query, Request, Response, status
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
@@ -18,6 +17,7 @@ from api.v1.responses import GONE, MISSING, REMOVED, problem, v1_router
 from api.v1.schemas import AttributeResponse
 from dicom_node.audit.event import AuditEventType
 from dicom_node.queries.instance_details import InstanceDetails
+from dicom_node.storage.database import Engine
 
 NO_IMAGE: dict[int | str, dict[str, Any]] = {
     422: problem("Unprocessable Content", "The instance has no image.", 422)
@@ -39,7 +39,7 @@ class InstanceFiles:
         folder: The storage directory.
     """
 
-    engine: sa.Engine
+    engine: Engine
     folder: Path
 
     async def opened(self, instance_id: str) -> tuple[InstanceDetails, Path]:

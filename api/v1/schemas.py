@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from config.destinations import DestinationType
+from config.destinations import ConnectionTest, DestinationType
 from dicom_node.dataset.attributes import LONGEST_UID
 from inference.finding import Point
 
@@ -254,6 +254,9 @@ class DestinationResponse(BaseModel):
 
     name: str
     type: DestinationType
+    connection_test: ConnectionTest = Field(
+        description="How its connection is tested: by C-ECHO or by a DICOMweb search."
+    )
     address: str
     paused: bool
     waiting: int = Field(description="Unfinished or paused deliveries.")

@@ -19,7 +19,7 @@ from api.v1.schemas import (
     PatientResponse,
     ResultResponse,
 )
-from dicom_node.journal.reader_feedback import Opinion
+from dicom_node.journal.reader_feedback import Judgement, Opinion
 from dicom_node.patient import display_name
 from dicom_node.queries.instance_details import InstanceDetails
 from dicom_node.queries.worklist import WorklistEntry, displayed_state
@@ -47,7 +47,11 @@ def instance_response(entry: WorklistEntry) -> InstanceResponse:
 
 
 def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
-    names = InstanceResponse.model_fields.keys()
+    """Return the fields of both responses about an instance.
+
+    Columns with the name of a field are copied. InstanceResponse ignores the others.
+    """
+    names = InstanceDetailsResponse.model_fields.keys()
     fields = {key: value for key, value in asdict(entry).items() if key in names}
     patient = PatientResponse(
         name=display_name(entry.name or ""),
@@ -59,6 +63,7 @@ def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
         "sender": entry.calling_ae_title,
         "state": displayed_state(entry),
         "received_at": utc_time(entry.received_at),
+        "analyzed_at": utc_time_or_none(entry.analyzed_at),
         "has_files": entry.files_removed_at is None,
         # If the clock was set back, a delivery can appear to precede the receipt.
         "seconds": None if entry.seconds is None else max(entry.seconds, 0.0),
@@ -73,14 +78,9 @@ def instance_details_response(
     kinds = {each.sop_instance_uid: each.kind for each in details.results}
     return InstanceDetailsResponse(
         **_instance_fields(entry),
-        revision=entry.revision,
-        series_instance_uid=entry.series_instance_uid,
         sop_class=UID(entry.sop_class_uid).name,
         transfer_syntax=UID(entry.transfer_syntax_uid).name,
-        study_date=entry.study_date,
-        size=entry.size,
         sender_address=entry.calling_address,
-        analyzed_at=utc_time_or_none(entry.analyzed_at),
         model=_model(details),
         drawing=_drawing(details),
         results=[
@@ -99,9 +99,9 @@ def instance_details_response(
 def opinion_response(opinion: Opinion) -> OpinionResponse:
     """Convert the opinion of a reader to a response."""
     return OpinionResponse(
-        who=opinion.user,
+        who=opinion.who,
         at=utc_time(opinion.at),
-        verdict=opinion.verdict.value,
+        verdict=Judgement(opinion.verdict).value,
         place=opinion.point,
         is_current=opinion.is_current,
     )

@@ -26,9 +26,6 @@ from errno import ENOSPC
 from io import FileIO
 from pathlib import Path
 
-import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
-
 from config.settings import Settings
 from dicom_node.audit.event import (
     TRANSFERS,
@@ -39,7 +36,7 @@ from dicom_node.audit.event import (
 )
 from dicom_node.audit.folding import FLOODS, Folding, Spare, spare
 from dicom_node.audit.message import KINDS, AuditSource, message
-from dicom_node.storage.database import open_engine, writing
+from dicom_node.storage.database import DatabaseError, Engine, open_engine, writing
 from dicom_node.storage.spool import MB
 from dicom_node.storage.tables import audit
 from dicom_node.text import replace_unprintable
@@ -95,7 +92,7 @@ def os_user() -> str:
 
 @contextmanager
 def auditing(
-    settings: Settings, engine: sa.Engine, role: str, *, by_hand: bool = False
+    settings: Settings, engine: Engine, role: str, *, by_hand: bool = False
 ) -> Iterator[RecordEvent]:
     """Write the audit events of this process until the block ends.
 
@@ -150,7 +147,7 @@ class Trail:
 
     def __init__(
         self,
-        engine: sa.Engine,
+        engine: Engine,
         source: AuditSource,
         file: Path | None,
         spare_bytes: Spare = lambda: float("inf"),
@@ -309,7 +306,7 @@ class Trail:
             with writing(self._engine) as connection:
                 rows = [_row(each, self._source) for each in self._rows]
                 connection.execute(audit.insert(), rows)
-        except SQLAlchemyError:
+        except DatabaseError:
             self._not_before = time.monotonic() + RETRY_AFTER_S
             return
         self._rows = []

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
 from dicom_node.audit.event import (
     AuditedInstance,
     AuditedPatient,
@@ -13,8 +11,6 @@ from dicom_node.audit.event import (
 )
 from dicom_node.instance import ReceivedInstance
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.storage.database import reading
-from dicom_node.storage.tables import instance, patient, result
 
 OnSent = Callable[[str, Mapping[str, Outcome], tuple[str, str]], None]
 """Called with the outcomes of an instance's results after an attempt to send them.
@@ -62,18 +58,21 @@ def received_event(
 
 
 def auditing_sent(
-    engine: sa.Engine, record_event: Callable[[AuditEvent], None]
+    sent_study: Callable[[str], SentStudy], record_event: Callable[[AuditEvent], None]
 ) -> OnSent:
     """Return a function that records sent results in the audit trail.
 
-    If the database cannot be read, the function raises SQLAlchemyError and records
-    nothing.
+    If `sent_study` raises an error, the function raises it and records nothing.
+
+    Args:
+        sent_study: Returns the study of an instance by the id of the instance.
+        record_event: Records an event.
     """
 
     def on_sent(
         instance_id: str, outcomes: Mapping[str, Outcome], peer: tuple[str, str]
     ) -> None:
-        study = sent_study(engine, instance_id)
+        study = sent_study(instance_id)
         for event in sent_events(outcomes, study, *peer):
             record_event(event)
 
@@ -84,29 +83,6 @@ def ignore(
     _instance_id: str, _outcomes: Mapping[str, Outcome], _peer: tuple[str, str]
 ) -> None:
     """Do nothing: without an audit file, transfers are not recorded."""
-
-
-def sent_study(engine: sa.Engine, instance_id: str) -> SentStudy:
-    """Return the study, the patient and the SOP Classes of the results of an instance.
-
-    Study and patient are empty if the instance is no longer in the journal.
-    """
-    query = (
-        sa.select(instance.c.study_instance_uid, patient.c.patient_id, patient.c.name)
-        .outerjoin_from(instance, patient, patient.c.instance_id == instance.c.id)
-        .where(instance.c.id == instance_id)
-    )
-    made = sa.select(result.c.sop_instance_uid, result.c.sop_class_uid).where(
-        result.c.instance_id == instance_id
-    )
-    with reading(engine) as connection:
-        row = connection.execute(query).one_or_none()
-        results = connection.execute(made).all()
-    classes = {each.sop_instance_uid: each.sop_class_uid for each in results}
-    if row is None:  # deleted under [retention]
-        return SentStudy("", AuditedPatient("", ""), classes)
-    named = AuditedPatient(row.patient_id or "", row.name or "")
-    return SentStudy(row.study_instance_uid, named, classes)
 
 
 def sent_events(

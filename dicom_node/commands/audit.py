@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -9,10 +10,9 @@ from rich.table import Table
 
 from dicom_node.audit.event import AuditEventType
 from dicom_node.commands.status import WIDTH
+from dicom_node.queries.audit_trail import newest_records
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
-from dicom_node.storage.database import reading
 from dicom_node.storage.migration import open_or_exit
-from dicom_node.storage.tables import audit
 
 COLUMNS = ("what", "who", "address", "about", "times")
 
@@ -27,9 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_files_private()
     engine = open_or_exit(load_or_exit(arguments.config).storage.database_url)
-    query = audit.select().order_by(audit.c.at.desc()).limit(arguments.limit)
-    with reading(engine) as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
+    rows = [asdict(each) for each in newest_records(engine, arguments.limit)]
     if arguments.json:
         sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
         return

@@ -56,14 +56,14 @@ def main() -> None:
     deliveries, paused = history.deliveries(arguments.uid), list(history.paused())
     names = [each.name for each in settings.destinations]
     if arguments.uid is not None:
-        reached = {each["destination"] for each in deliveries}
+        reached = {each.destination for each in deliveries}
         paused = [name for name in paused if name in reached]
         names = [name for name in names if name in reached]
     with reading(engine) as connection:
         destinations = destination_states(connection, names)
     state = {
         "instances": history.counts(arguments.uid),
-        "deliveries": deliveries,
+        "deliveries": [asdict(each) for each in deliveries],
         "paused": paused,
         "destinations": {name: asdict(each) for name, each in destinations.items()},
         "listed": [_instance_values(row) for row in rows],

@@ -26,7 +26,6 @@ from dicom_node.metrics.counters import (
     STAGE,
     increment,
     observe,
-    write,
 )
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.overlay_data import OverlayData
@@ -40,6 +39,7 @@ from dicom_node.storage.tables import (
     read_records,
 )
 from dicom_node.storage.tables import finding as finding_table
+from dicom_node.storage.tally import write
 from inference.drawing.caption import headline
 from inference.finding import Finding
 

@@ -26,7 +26,6 @@ from dicom_node.metrics.counters import (
     UNDELIVERED,
     increment,
     observe,
-    write,
 )
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.results.result_kinds import kind_label
@@ -40,6 +39,7 @@ from dicom_node.storage.tables import (
     read_one,
     result,
 )
+from dicom_node.storage.tally import write
 
 BRIEF_TRIES = 3
 # The events of the states that an attempt may lead to.

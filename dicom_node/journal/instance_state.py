@@ -4,7 +4,7 @@ import time
 
 import sqlalchemy as sa
 
-from dicom_node.metrics.counters import TURNAROUND, observe, write
+from dicom_node.metrics.counters import TURNAROUND, observe
 from dicom_node.network.storage_commitment import NOT_COMMITTED
 from dicom_node.storage.tables import (
     UNFINISHED_OR_PAUSED,
@@ -14,6 +14,7 @@ from dicom_node.storage.tables import (
     delivery,
     instance,
 )
+from dicom_node.storage.tally import write
 
 NO_NOTICE = " The notice of it has not arrived: "
 FILES_REMOVED = "Its files were removed; send the image again"

@@ -28,7 +28,7 @@ from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
 from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import has_stored_files, lock_instance
 from dicom_node.journal.work_queue import WorkQueue
-from dicom_node.metrics.counters import RECEIVED, REPEATED, compact, increment, write
+from dicom_node.metrics.counters import RECEIVED, REPEATED, increment
 from dicom_node.pixels.screening import is_capture
 from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading, writing
@@ -43,6 +43,7 @@ from dicom_node.storage.tables import (
     read_records,
     result,
 )
+from dicom_node.storage.tally import compact, write
 
 # The analysis of a For Processing image is delayed by this time, so that the For
 # Presentation image that a modality sends right after it can arrive.
@@ -259,16 +260,7 @@ class Journal:
         The header contains neither patient data nor assumptions.
         """
         header = InstanceHeader(
-            sop_class_uid=record.sop_class_uid,
-            sop_instance_uid=record.sop_instance_uid,
-            transfer_syntax_uid=record.transfer_syntax_uid,
-            study_instance_uid=record.study_instance_uid,
-            series_instance_uid=record.series_instance_uid,
-            modality=record.modality,
-            study_date=record.study_date,
-            body_part=record.body_part,
-            view_position=record.view_position,
-            laterality=record.laterality,
+            **record.stored_values(),
             source_sop_instance_uids=tuple(record.source_uids.split()),
             acquisition=record.acquisition or "",
         )
@@ -285,22 +277,12 @@ class Journal:
 
     def _values(self, received: ReceivedInstance, revision: int) -> dict[str, Any]:
         header = received.header
-        return {
+        return header.stored_values() | {
             "id": received.id,
-            "sop_instance_uid": header.sop_instance_uid,
             "content_digest": received.content_digest,
             "revision": revision,
             "path": str(received.path.absolute().relative_to(self._directory)),
             "size": received.size,
-            "sop_class_uid": header.sop_class_uid,
-            "transfer_syntax_uid": header.transfer_syntax_uid,
-            "study_instance_uid": header.study_instance_uid,
-            "series_instance_uid": header.series_instance_uid,
-            "modality": header.modality,
-            "study_date": header.study_date,
-            "body_part": header.body_part,
-            "view_position": header.view_position,
-            "laterality": header.laterality,
             "source_uids": " ".join(header.source_sop_instance_uids),
             "acquisition": header.acquisition,
             "calling_ae_title": received.calling_ae_title,

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
 
 import sqlalchemy as sa
 
 from dicom_node.storage.database import reading, upsert, writing
-from dicom_node.storage.tables import feedback, instance
+from dicom_node.storage.records import FeedbackRecord
+from dicom_node.storage.tables import feedback, instance, read_records
 
 
 class Judgement(StrEnum):
@@ -20,45 +20,58 @@ class Judgement(StrEnum):
     UNSURE = "unsure"
 
 
-@dataclass(frozen=True, slots=True)
-class Opinion:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion(FeedbackRecord):
     """One reader's opinion on one result.
 
     Attributes:
-        user: The reader's user name.
-        at: Time in seconds since 1970.
-        verdict: Agree, disagree or unsure.
-        point: (column, row) of a fracture that the model missed, in pixels of the
-            radiograph; None if the reader marked no fracture.
         is_current: Whether the opinion is about the latest analysis.
     """
 
-    user: str
-    at: float
-    verdict: Judgement
-    point: tuple[float, float] | None
     is_current: bool
 
+    @property
+    def point(self) -> tuple[float, float] | None:
+        """(column, row) of a fracture that the model missed; None without a mark.
 
-EXPORTED = (
-    instance.c.sop_instance_uid,
-    instance.c.study_instance_uid,
-    instance.c.received_at,
-    instance.c.modality,
-    instance.c.body_part,
-    instance.c.view_position,
-    instance.c.calling_ae_title,
-    instance.c.probability,
-    instance.c.operating_point,
-    instance.c.model_name,
-    instance.c.model_version,
-    feedback.c.who,
-    feedback.c.at,
-    feedback.c.verdict,
-    feedback.c.place_column,
-    feedback.c.place_row,
+        The unit is pixels of the radiograph.
+        """
+        if self.place_column is None or self.place_row is None:
+            return None
+        return self.place_column, self.place_row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedOpinion:
+    """One reader's opinion, with the result that it is about.
+
+    InstanceRecord and FeedbackRecord describe the fields. No field identifies the
+    patient.
+    """
+
+    sop_instance_uid: str
+    study_instance_uid: str
+    received_at: float
+    modality: str
+    body_part: str
+    view_position: str
+    calling_ae_title: str
+    probability: float | None
+    operating_point: str | None
+    model_name: str | None
+    model_version: str | None
+    who: str
+    at: float
+    verdict: str
+    place_column: float | None
+    place_row: float | None
+
+
+EXPORTED = tuple(
+    (instance.c if each.name in instance.c else feedback.c)[each.name]
+    for each in fields(ExportedOpinion)
 )
-"""The columns of an export. They do not identify the patient."""
+"""The columns of an export."""
 
 
 class Feedback:
@@ -108,9 +121,9 @@ class Feedback:
             .order_by(feedback.c.at.desc())
         )
         with reading(self._engine) as connection:
-            return [_opinion(row) for row in connection.execute(query)]
+            return read_records(Opinion, connection.execute(query))
 
-    def export(self, since: float, until: float) -> Iterator[tuple[Any, ...]]:
+    def export(self, since: float, until: float) -> Iterator[ExportedOpinion]:
         """Yield the opinions of a period, with the results that they are about.
 
         Args:
@@ -118,9 +131,8 @@ class Feedback:
             until: End in seconds since 1970, exclusive.
 
         Yields:
-            The values of the columns EXPORTED for each opinion, the oldest first. An
-            opinion is omitted if a later analysis replaced the result, because that
-            result no longer exists.
+            The opinions, the oldest first. An opinion is omitted if a later analysis
+            replaced the result, because that result no longer exists.
         """
         query = (
             sa.select(*EXPORTED)
@@ -130,11 +142,5 @@ class Feedback:
             .order_by(feedback.c.at)
         )
         with reading(self._engine) as connection:
-            for row in connection.execute(query):
-                yield tuple(row)
-
-
-def _opinion(row: sa.Row[Any]) -> Opinion:
-    marked = row.place_column is not None
-    point = (row.place_column, row.place_row) if marked else None
-    return Opinion(row.who, row.at, Judgement(row.verdict), point, bool(row.is_current))
+            for row in connection.execute(query).mappings():
+                yield ExportedOpinion(**row)

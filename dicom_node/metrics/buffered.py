@@ -10,11 +10,9 @@ import threading
 from types import TracebackType
 from typing import Self
 
-import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
-
-from dicom_node.metrics.counters import Sample, aggregate, write
-from dicom_node.storage.database import writing
+from dicom_node.storage.database import DatabaseError, Engine, writing
+from dicom_node.storage.records import Sample
+from dicom_node.storage.tally import aggregate, write
 
 FLUSH_EVERY_S = 5.0
 
@@ -26,7 +24,7 @@ class BufferedCounter:
     database every FLUSH_EVERY_S.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: Engine) -> None:
         """Create an empty counter."""
         self._engine = engine
         self._samples: list[Sample] = []
@@ -64,7 +62,7 @@ class BufferedCounter:
         try:
             with writing(self._engine) as connection:
                 write(connection, *samples)
-        except SQLAlchemyError:
+        except DatabaseError:
             with self._lock:
                 self._samples = aggregate([*samples, *self._samples])
 

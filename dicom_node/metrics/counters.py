@@ -1,16 +1,11 @@
-"""Counters and histograms, and their storage in the database.
+"""The counters and histograms, and the samples that they count.
 
-An event in the journal is counted in the same transaction that records it. So a killed
-process loses no count of these events, and work that is done twice is counted once.
-Each count is added as a new row, and rows are never updated. So transactions that count
-the same thing do not wait for each other. The cleanup merges the rows: see `compact`.
+storage/tally.py stores the samples.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import sqlalchemy as sa
 
 from dicom_node.reasons import (
     Failure,
@@ -20,12 +15,10 @@ from dicom_node.reasons import (
     ReportRefusal,
     Unanalyzed,
 )
-from dicom_node.storage.tables import tally
+from dicom_node.storage.records import Sample
 from inference.finding import OperatingPoint
 
 INFINITE = "+Inf"
-# With fewer rows, compaction costs more than it saves.
-COMPACT_ABOVE = 500
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 LONG = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0)
@@ -146,25 +139,6 @@ METRIC_FAMILIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The count of one or several events with the same name, label and bucket.
-
-    Attributes:
-        name: Name of the metric family.
-        label: Value of the label; empty if the family has no label.
-        le: Upper bound of the bucket in seconds, or "+Inf"; empty for a counter.
-        times: Number of events.
-        seconds: Sum of the durations of the events, in seconds; 0 for a counter.
-    """
-
-    name: str
-    label: str
-    le: str
-    times: int
-    seconds: float
-
-
 Count = Callable[[Sample], None]
 """Counts an event outside of a transaction. It must not raise."""
 
@@ -187,55 +161,3 @@ def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
 
 def ignore(_: Sample) -> None:
     """Do nothing with a sample: the default if events are not to be counted."""
-
-
-def write(connection: sa.Connection, *samples: Sample) -> None:
-    """Write samples to the database, in the transaction of the connection."""
-    if samples:
-        rows = [
-            {
-                "name": each.name,
-                "label": each.label,
-                "le": each.le,
-                "times": each.times,
-                "seconds": each.seconds,
-            }
-            for each in samples
-        ]
-        connection.execute(tally.insert(), rows)
-
-
-def read(connection: sa.Connection) -> list[Sample]:
-    """Return all counts, added up for each name, label and bucket."""
-    key = tally.c.name, tally.c.label, tally.c.le
-    total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
-    rows = connection.execute(sa.select(*key, *total).group_by(*key))
-    return [_sample(*row) for row in rows]
-
-
-def compact(connection: sa.Connection) -> None:
-    """Merge rows that count the same thing, if there are over COMPACT_ABOVE rows.
-
-    The result is exact even if several processes do this at the same time: a deletion
-    does not return the rows that another process has deleted.
-    """
-    count = sa.select(sa.func.count()).select_from(tally)
-    if connection.execute(count).scalar_one() > COMPACT_ABOVE:
-        rows = connection.execute(tally.delete().returning(*tally.columns))
-        write(connection, *aggregate(_sample(*row) for row in rows))
-
-
-def aggregate(samples: Iterable[Sample]) -> list[Sample]:
-    """Add up the samples with the same name, label and bucket."""
-    sums: dict[tuple[str, str, str], Sample] = {}
-    for each in samples:
-        key = each.name, each.label, each.le
-        before = sums.get(key, Sample(*key, 0, 0.0))
-        times, seconds = before.times + each.times, before.seconds + each.seconds
-        sums[key] = Sample(*key, times, seconds)
-    return list(sums.values())
-
-
-def _sample(name: str, label: str, le: str, times: int, seconds: float) -> Sample:
-    # PostgreSQL returns sums in another type.
-    return Sample(name, label, le, int(times), float(seconds))

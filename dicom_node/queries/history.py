@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,6 +19,23 @@ from dicom_node.storage.tables import (
     paused_destination,
     read_records,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryCount:
+    """The number of deliveries to one destination in one state.
+
+    Attributes:
+        destination: Name of the destination.
+        state: A DeliveryState.
+        count: Number of deliveries.
+        oldest: Time of the oldest request, in seconds since 1970.
+    """
+
+    destination: str
+    state: str
+    count: int
+    oldest: float
 
 
 class History:
@@ -47,17 +65,12 @@ class History:
             counts[RETURNED if is_returned else state] += count
         return dict(counts)
 
-    def deliveries(self, uid: str | None = None) -> list[dict[str, Any]]:
+    def deliveries(self, uid: str | None = None) -> list[DeliveryCount]:
         """Count the deliveries to each destination in each state.
 
         Args:
             uid: Count only deliveries of instances with this SOP Instance UID; None for
                 all.
-
-        Returns:
-            A dictionary for each destination and state, with the keys `destination`,
-            `state`, `count` and `oldest`. `oldest` is the time of the oldest request,
-            in seconds since 1970.
         """
         query = (
             sa.select(
@@ -73,7 +86,7 @@ class History:
             named = sa.select(instance.c.id).where(instance.c.sop_instance_uid == uid)
             query = query.where(delivery.c.instance_id.in_(named))
         with reading(self._engine) as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            return read_records(DeliveryCount, connection.execute(query))
 
     def paused(self) -> Sequence[str]:
         """Return the names of the paused destinations."""

@@ -16,7 +16,6 @@ from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
-from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.dataset.attributes import loggable
 from dicom_node.dataset.header import NegotiatedIdentity, read_header
@@ -35,6 +34,7 @@ from dicom_node.network.incoming_dataset import IncomingDataset
 from dicom_node.outcome import LONGEST_COMMENT
 from dicom_node.reasons import Refusal
 from dicom_node.receiver.association import Connection
+from dicom_node.storage.database import DatabaseError
 from dicom_node.storage.spool import Spool, SpoolFile
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Storing:
                 # the exception may quote the dataset, so it is not logged.
                 trace = "\n".join(describe_exception(error))
                 logger.error("Cannot store %s: %s", uid, trace)  # noqa: TRY400
-                is_database_error = isinstance(error, SQLAlchemyError)
+                is_database_error = isinstance(error, DatabaseError)
                 reason = Refusal.DATABASE if is_database_error else Refusal.PROGRAM
                 message = "The node failed; send again later."
                 refusal = OutOfResourcesError(message, reason)

@@ -6,6 +6,10 @@ writes. Reads do not block writers (WAL). All waits are short, so that a receive
 responds with 0xA700 (Out of Resources) instead of hanging. A writer waits up to WAIT_S
 seconds for the lock between threads (only with SQLite), and then up to WAIT_S seconds
 for the database.
+
+Only this package, the journal and its queries import SQLAlchemy. Other packages use the
+names of this module for its engine, its connections and its errors. The errors are
+those of SQLAlchemy itself, because DBOS raises the same classes for its own queries.
 """
 
 import logging
@@ -13,12 +17,27 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 logger = logging.getLogger(__name__)
+
+Engine: TypeAlias = sa.Engine
+"""The connections of one process to the database. Safe to share between threads."""
+
+Connection: TypeAlias = sa.Connection
+"""A connection in a transaction, which `reading` and `writing` yield."""
+
+DatabaseError: TypeAlias = sa.exc.SQLAlchemyError
+"""A failure of the database or of a query."""
+
+UNAVAILABLE = sa.exc.OperationalError, sa.exc.TimeoutError
+"""The errors of a database that cannot be reached, is busy, or cannot be written."""
+
+DriverError: TypeAlias = sa.exc.InterfaceError
+"""The driver could not use its connection. It is not one of the errors UNAVAILABLE."""
 
 WAIT_S = 3
 GONE_AFTER_S = 20
@@ -31,7 +50,7 @@ NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _write_lock = threading.Lock()
 
 
-def open_engine(url: str) -> sa.Engine:
+def open_engine(url: str) -> Engine:
     """Return a new engine for this process. The engine does not connect yet."""
     if url.startswith("sqlite"):
         arguments: dict[str, Any] = {"timeout": WAIT_S, "isolation_level": None}
@@ -76,7 +95,7 @@ def connect_arguments(limits: Mapping[str, int] = NO_LIMITS) -> dict[str, Any]:
 
 
 @contextmanager
-def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+def reading(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that only reads, and yield its connection.
 
     The transaction never waits for a writer.
@@ -86,7 +105,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 @contextmanager
-def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+def writing(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that writes, and yield its connection.
 
     The transaction is committed at the end of the block, or undone on an exception.
@@ -96,7 +115,7 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     because they then continue as soon as the lock is free.
 
     Raises:
-        SQLAlchemyError: The lock was not free within WAIT_S seconds, or the database
+        DatabaseError: The lock was not free within WAIT_S seconds, or the database
             failed.
     """
     is_sqlite = engine.dialect.name == "sqlite"
@@ -110,19 +129,44 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
             _write_lock.release()
 
 
+def check_responds(engine: Engine) -> None:
+    """Begin a transaction that writes, and end it without a change.
+
+    Raises:
+        DatabaseError: The database cannot be reached or is busy.
+    """
+    with writing(engine) as connection:
+        connection.execute(sa.select(1))
+
+
+def try_lock(connection: Connection, number: int) -> bool:
+    """Take an advisory lock until the transaction ends; return whether it was free.
+
+    SQLite has no such locks: the lock is always free.
+
+    Args:
+        connection: A connection in a transaction.
+        number: The number of the lock.
+    """
+    if connection.dialect.name == "sqlite":
+        return True
+    lock = sa.select(sa.func.pg_try_advisory_xact_lock(number))
+    return bool(connection.execute(lock).scalar_one())
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
     connection.execute("PRAGMA foreign_keys = ON")
     # An acknowledged commit must survive a power failure.
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
+def _begin_sqlite(connection: Connection) -> None:
     reads_only = connection.get_execution_options().get("reads_only", False)
     connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
 
 
 def upsert(
-    connection: sa.Connection,
+    connection: Connection,
     table: sa.Table,
     values: Mapping[str, Any],
     change: Mapping[str, Any],

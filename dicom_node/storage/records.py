@@ -8,6 +8,8 @@ Times are in seconds since 1970.
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from dicom_node.stored_attributes import StoredAttributes
+
 PRIMARY_KEY = {"primary_key": True}
 """Metadata of a field that is part of the primary key."""
 
@@ -16,25 +18,15 @@ Int64 = Annotated[int, 64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceRecord:
+class InstanceRecord(StoredAttributes):
     """A received instance, and its analysis.
 
     Attributes:
         id: Random id, also the name of its file.
-        sop_instance_uid: SOP Instance UID (0008,0018).
         content_digest: BLAKE3 digest of the dataset as it was sent.
         revision: 1; 2 and more for other bytes under the same UID.
         path: Path of its file, relative to the storage directory.
         size: Size of its dataset in bytes.
-        sop_class_uid: SOP Class UID (0008,0016).
-        transfer_syntax_uid: Transfer syntax that it was sent in.
-        study_instance_uid: Study Instance UID (0020,000D); empty if it is absent.
-        series_instance_uid: Series Instance UID (0020,000E); empty if it is absent.
-        modality: Modality (0008,0060).
-        study_date: Study Date (0008,0020).
-        body_part: Body Part Examined (0018,0015).
-        view_position: View Position (0018,5101).
-        laterality: Image Laterality (0020,0062) or Laterality (0020,0060).
         source_uids: The SOP Instance UIDs of Source Image Sequence (0008,2112),
             separated by spaces.
         acquisition: Identifies the exposure: Irradiation Event UID (0008,3010), else
@@ -67,20 +59,10 @@ class InstanceRecord:
     """
 
     id: str = field(metadata=PRIMARY_KEY)
-    sop_instance_uid: str
     content_digest: str
     revision: int
     path: str
     size: Int64
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    modality: str
-    study_date: str
-    body_part: str
-    view_position: str
-    laterality: str
     source_uids: str
     acquisition: str | None
     calling_ae_title: str
@@ -242,6 +224,52 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """Events of the audit trail that are equal except for their time.
+
+    Attributes:
+        id: Number of the record.
+        at: Time of the last event.
+        role: Role of the process that recorded them.
+        what: An AuditEventType.
+        who: The user, or the AE title of the peer.
+        address: Network address of the user or peer.
+        about: Details of the events.
+        sop_instance_uid: SOP Instance UID of the instance that they are about.
+        times: Number of events.
+    """
+
+    id: int = field(metadata=PRIMARY_KEY)
+    at: float
+    role: str
+    what: str
+    who: str
+    address: str
+    about: str
+    sop_instance_uid: str | None
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One or several events of the same kind.
+
+    Attributes:
+        name: Name of the metric family.
+        label: Value of the label; empty if the family has no label.
+        le: Upper bound of the bucket in seconds, or "+Inf"; empty for a counter.
+        times: Number of events.
+        seconds: Sum of the durations of the events, in seconds; 0 for a counter.
+    """
+
+    name: str
+    label: str
+    le: str
+    times: Int64
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EchoRecord:
     """A connection test that a user requested.
 
@@ -260,6 +288,29 @@ class EchoRecord:
     who: str
     seconds: float
     comment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatRecord:
+    """The last heartbeat of a process.
+
+    Attributes:
+        id: Name of the process, the same after a restart.
+        role: Its role: "receiver" or "worker".
+        at: Time of the heartbeat.
+        since: Time of the first heartbeat since the last gap. None if an earlier
+            release wrote the row.
+        process: Random id of the process. A process of the same name that was started
+            again has another id.
+        ended_at: Time of its shutdown; None if it has not shut down.
+    """
+
+    id: str = field(metadata=PRIMARY_KEY)
+    role: str
+    at: float
+    since: float | None
+    process: str | None
+    ended_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

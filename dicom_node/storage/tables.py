@@ -12,16 +12,19 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import sqlalchemy as sa
 
 from dicom_node.storage.records import (
+    AuditRecord,
     CommitmentRecord,
     DeliveredObjectRecord,
     DeliveryRecord,
     EchoRecord,
     EventRecord,
     FeedbackRecord,
+    HeartbeatRecord,
     InstanceRecord,
     Int64,
     PeerStateRecord,
     ResultRecord,
+    Sample,
 )
 
 
@@ -126,29 +129,9 @@ commitment = _table("commitment", CommitmentRecord)
 
 event = _table("event", EventRecord)
 
-audit = sa.Table(
-    "audit",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.Column("role", sa.Text, nullable=False),
-    sa.Column("what", sa.Text, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("address", sa.Text, nullable=False),
-    sa.Column("about", sa.Text, nullable=False),
-    sa.Column("sop_instance_uid", sa.Text),
-    sa.Column("times", sa.Integer, nullable=False),
-)
+audit = _table("audit", AuditRecord)
 
-tally = sa.Table(
-    "tally",
-    metadata,
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("label", sa.Text, nullable=False),
-    sa.Column("le", sa.Text, nullable=False),
-    sa.Column("times", sa.BigInteger, nullable=False),
-    sa.Column("seconds", sa.Double, nullable=False),
-)
+tally = _table("tally", Sample)
 
 paused_destination = sa.Table(
     "paused_destination",
@@ -185,16 +168,7 @@ feedback = _table("feedback", FeedbackRecord)
 
 echo = _table("echo", EchoRecord)
 
-heartbeat = sa.Table(
-    "heartbeat",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("role", sa.Text, nullable=False),
-    sa.Column("at", sa.Double, nullable=False),
-    sa.Column("since", sa.Double),
-    sa.Column("process", sa.Text),
-    sa.Column("ended_at", sa.Double),
-)
+heartbeat = _table("heartbeat", HeartbeatRecord)
 
 storage = sa.Table(
     "storage",

@@ -14,10 +14,8 @@ from functools import cache, partial
 from pathlib import Path
 from threading import Thread
 
-import sqlalchemy as sa
 import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
-from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import Settings
 from dicom_node.analysis.pipeline import (
@@ -39,8 +37,9 @@ from dicom_node.journal.work_queue import (
     DELIVER,
     VERSION,
 )
-from dicom_node.metrics.counters import REPORT_REFUSED, increment, write
+from dicom_node.metrics.counters import REPORT_REFUSED, increment
 from dicom_node.network.commitment_reporter import Reporter
+from dicom_node.queries.sent_study import sent_study
 from dicom_node.reasons import ReportRefusal
 from dicom_node.runtime.heartbeat import heartbeats
 from dicom_node.runtime.process import (
@@ -51,11 +50,19 @@ from dicom_node.runtime.process import (
     role_parser,
 )
 from dicom_node.runtime.work_signal import listen_for_notifications, patch_queue_polling
-from dicom_node.storage.database import connect_arguments, open_engine, writing
+from dicom_node.storage.database import (
+    DatabaseError,
+    Engine,
+    check_responds,
+    connect_arguments,
+    open_engine,
+    writing,
+)
 from dicom_node.storage.migration import SchemaError, check_schema
 from dicom_node.storage.run_folder import machine_name, run_folder
 from dicom_node.storage.spool import Spool
 from dicom_node.storage.storage_id import verify_storage_or_exit
+from dicom_node.storage.tally import write
 from dicom_node.worker.cleanup import (
     delete_expired_instances,
     delete_finished_workflows,
@@ -124,7 +131,7 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
 
 
 def _with_audit(
-    settings: Settings, engine: sa.Engine, work: Work, record_event: RecordEvent
+    settings: Settings, engine: Engine, work: Work, record_event: RecordEvent
 ) -> Work:
     """Return the work with callbacks that record events in the audit trail.
 
@@ -136,14 +143,15 @@ def _with_audit(
 
     def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
         audit(reporter, reason)
-        with suppress(SQLAlchemyError), writing(engine) as connection:
+        with suppress(DatabaseError), writing(engine) as connection:
             write(connection, increment(REPORT_REFUSED, reason))
 
-    on_sent = auditing_sent(engine, record_event) if settings.audit.file else ignore
+    study = partial(sent_study, engine)
+    on_sent = auditing_sent(study, record_event) if settings.audit.file else ignore
     return replace(work, on_sent=on_sent, on_refused=on_refused)
 
 
-def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
+def _run(settings: Settings, engine: Engine, slot: int, stop: Stop) -> None:
     arrived, separated, encoded = patch_queue_polling(
         ANALYZE, ANALYZE_SEPARATELY, DELIVER
     )
@@ -175,7 +183,7 @@ def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
 
 
 def _work_until_stopped(
-    settings: Settings, engine: sa.Engine, work: Work, name: str, stop: Stop
+    settings: Settings, engine: Engine, work: Work, name: str, stop: Stop
 ) -> bool:
     """Work until `stop` is set, then finish the work in progress.
 
@@ -211,7 +219,7 @@ def _exit_as_duplicate(name: str) -> None:
     os._exit(2)
 
 
-def _finish(engine: sa.Engine) -> bool:
+def _finish(engine: Engine) -> bool:
     """Wait until the work in progress is finished, for at most DRAIN_S.
 
     Returns:
@@ -220,7 +228,7 @@ def _finish(engine: sa.Engine) -> bool:
     """
     logger.info("Finishing the work in progress")
     stop_retrying()
-    if not _within(DATABASE_TIMEOUT_S, partial(_begin_transaction, engine)):
+    if not _within(DATABASE_TIMEOUT_S, partial(check_responds, engine)):
         logger.warning(
             "The database does not respond. The next worker repeats the work in "
             "progress."
@@ -231,17 +239,12 @@ def _finish(engine: sa.Engine) -> bool:
     return True
 
 
-def _begin_transaction(engine: sa.Engine) -> None:
-    with writing(engine) as connection:
-        connection.execute(sa.select(1))
-
-
 def _within(seconds: float, call: Callable[[], None]) -> bool:
     """Make a call in a thread; return whether it succeeds within `seconds`."""
     returned = []
 
     def run_call() -> None:
-        with suppress(SQLAlchemyError):
+        with suppress(DatabaseError):
             call()
             returned.append(True)
 
@@ -252,7 +255,7 @@ def _within(seconds: float, call: Callable[[], None]) -> bool:
 
 
 def _run_maintenance(
-    stop: Stop, settings: Settings, engine: sa.Engine, work: Work, name: str
+    stop: Stop, settings: Settings, engine: Engine, work: Work, name: str
 ) -> None:
     """Take over abandoned work, and clean up at intervals, until `stop` is set.
 
@@ -279,7 +282,7 @@ def _run_maintenance(
 
 def _work(
     settings: Settings,
-    engine: sa.Engine,
+    engine: Engine,
     on_delivery: Callable[[], None],
     on_moved: Callable[[], None],
 ) -> Work:

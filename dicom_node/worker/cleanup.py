@@ -9,13 +9,13 @@ import logging
 import time
 from datetime import UTC, datetime, timedelta
 
-import sqlalchemy as sa
 from dbos import DBOS, WorkflowStatus
 
 from config.settings import Settings
 from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
+from dicom_node.storage.database import Engine
 from dicom_node.storage.orphans import remove_orphans
 from dicom_node.storage.spool import Spool
 from dicom_node.storage.tables import InstanceState
@@ -45,7 +45,7 @@ def remove_files(journal: Journal, spool: Spool) -> None:
         logger.warning("Removed %s files that the journal does not record", orphans)
 
 
-def delete_expired_instances(engine: sa.Engine, settings: Settings) -> None:
+def delete_expired_instances(engine: Engine, settings: Settings) -> None:
     """Remove files and rows at the end of their retention period."""
     removed = delete_expired(engine, settings.storage.directory, settings.retention)
     if removed.files or removed.rows:

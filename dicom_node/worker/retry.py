@@ -5,10 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-
 from dicom_node.backoff import backoff_s
+from dicom_node.storage.database import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +41,7 @@ def retry_until_available(write: Callable[[], T]) -> T:
     while True:
         try:
             return write()
-        except (OperationalError, PoolTimeoutError, OSError) as error:
+        except (*UNAVAILABLE, OSError) as error:
             logger.warning(
                 "The database or the disk failed: %s. The call is repeated.",
                 type(error).__name__,

@@ -10,7 +10,6 @@ the last byte.
 
 import logging
 
-import sqlalchemy as sa
 from dbos import DBOS, WorkflowStatus
 
 from dicom_node.journal.work_queue import (
@@ -19,15 +18,19 @@ from dicom_node.journal.work_queue import (
     ANALYZE_SLOWLY,
     DELIVER,
 )
-from dicom_node.runtime.heartbeat import DEAD_AFTER_S, alive_workers
-from dicom_node.storage.database import reading
+from dicom_node.storage.database import Engine, reading, try_lock
+from dicom_node.storage.heartbeat_rows import DEAD_AFTER_S, alive_workers
 
 logger = logging.getLogger(__name__)
 
-TAKEOVER_LOCK = 0x46524144  # the number of an advisory lock that only this program uses
+# The number of an advisory lock that only this program uses. Without the lock, two
+# workers could requeue the same work one after the other. The second could take it from
+# a worker that has begun it after the first requeue. SQLite has no such lock: few
+# workers of one machine use the database, and the cost is a second analysis.
+TAKEOVER_LOCK = 0x46524144
 
 
-def requeue_stalled_work(engine: sa.Engine, name: str) -> int:
+def requeue_stalled_work(engine: Engine, name: str) -> int:
     """Put the pending work of dead workers back into the queue.
 
     Args:
@@ -41,7 +44,9 @@ def requeue_stalled_work(engine: sa.Engine, name: str) -> int:
     """
     with reading(engine) as connection:
         alive = alive_workers(connection, "worker")
-        if alive.get(name, 0.0) < DEAD_AFTER_S or not _try_lock(connection):
+        if alive.get(name, 0.0) < DEAD_AFTER_S or not try_lock(
+            connection, TAKEOVER_LOCK
+        ):
             return 0
         stalled = [
             each for each in _pending_workflows() if each.executor_id not in alive
@@ -64,15 +69,3 @@ def _pending_workflows() -> list[WorkflowStatus]:
         load_input=False,
         load_output=False,
     )
-
-
-def _try_lock(connection: sa.Connection) -> bool:
-    """Take a lock until the transaction ends; return whether the lock was free.
-
-    Without the lock, two workers could requeue the same work one after the other. The
-    second requeue could take the work from a worker that began it after the first one.
-    """
-    if connection.dialect.name == "sqlite":
-        return True  # few workers on one machine; the cost is a second analysis
-    lock = sa.select(sa.func.pg_try_advisory_xact_lock(TAKEOVER_LOCK))
-    return bool(connection.execute(lock).scalar_one())

@@ -76,7 +76,7 @@ class Work:
         pipeline: The pipeline of the normal lane.
         on_delivery: Called after an analysis, when a delivery may be queued.
         on_sent: Called after each attempt to send results. It may raise
-            SQLAlchemyError, but only before it has recorded anything, because the call
+            DatabaseError, but only before it has recorded anything, because the call
             may be repeated.
         on_refused: Called when the node rejects a Storage Commitment report.
         concurrency_limits: Limits the number of concurrent deliveries.

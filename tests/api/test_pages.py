@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
+from config.destinations import ConnectionTest
 from dicom_node.patient import Patient
 from tests.api.auth.test_login_page import log_in
 from tests.support.http_client import ACTING
@@ -65,7 +66,7 @@ def test_every_text_is_used() -> None:
     sources = "".join(p.read_text("utf-8") for p in [*TEMPLATES, *SCRIPTS])
     known = {*re.findall(r"\w+", sources), "one", "other"}
     by_value = {"points", "states", "kinds", "check_names", "verdicts"}
-    by_value |= {"facts", "shortcut_list"}
+    by_value |= {"facts", "shortcut_list", "connection_tests"}
 
     def unused(texts: Any) -> Iterator[str]:  # noqa: ANN401 - what JSON holds
         for key, value in texts.items():
@@ -75,6 +76,12 @@ def test_every_text_is_used() -> None:
                 yield from unused(value)
 
     assert list(unused(TEXTS)) == []
+
+
+def test_each_connection_test_has_a_text() -> None:
+    texts = TEXTS["destinations"]["connection_tests"]
+
+    assert texts.keys() == set(get_args(ConnectionTest))
 
 
 @pytest.fixture(scope="module")

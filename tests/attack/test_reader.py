@@ -90,7 +90,7 @@ def states(target: Target) -> set[str]:
     """Return the states of the node's deliveries."""
     engine = open_engine(load(target.config, {"PACS_TOKEN": ""}).storage.database_url)
     try:
-        return {str(each["state"]) for each in History(engine).deliveries()}
+        return {each.state for each in History(engine).deliveries()}
     finally:
         engine.dispose()
 

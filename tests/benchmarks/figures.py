@@ -29,8 +29,8 @@ from dicom_node.demo.demo import CONFIG
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.log.format import configure_logging
 from dicom_node.outcome import Verdict
-from dicom_node.runtime.heartbeat import alive_workers
 from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.heartbeat_rows import alive_workers
 from inference.classification.preprocess import normalized, prepare
 from inference.phantom.long_bone import draw_phantom
 

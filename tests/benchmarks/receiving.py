@@ -29,9 +29,9 @@ from dicom_node.log.format import configure_logging
 from dicom_node.network.sockets import listen
 from dicom_node.outcome import Verdict
 from dicom_node.receiver.ports import FD
-from dicom_node.runtime.heartbeat import alive_workers
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.heartbeat_rows import alive_workers
 from dicom_node.storage.migration import migrate
 from inference.phantom.long_bone import draw_phantom
 from tests.benchmarks.compare import say

@@ -98,7 +98,7 @@ def states(config: Path) -> dict[str, int]:
     """Return the number of deliveries in each state."""
     engine = open_engine(load(config, {}).storage.database_url)
     try:
-        return {each["state"]: each["count"] for each in History(engine).deliveries()}
+        return {each.state: each.count for each in History(engine).deliveries()}
     finally:
         engine.dispose()
 

@@ -27,17 +27,12 @@ from config.settings import load
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, Stored, start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset
-from dicom_node.metrics.counters import (
-    ANALYZED,
-    DELIVERED,
-    RECEIVED,
-    MetricFamily,
-    read,
-)
+from dicom_node.metrics.counters import ANALYZED, DELIVERED, RECEIVED, MetricFamily
 from dicom_node.outcome import Verdict
 from dicom_node.queries.history import History
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.tables import DeliveryState, delivered_object, delivery
+from dicom_node.storage.tally import read
 from inference.phantom.long_bone import draw_phantom
 from tests.support.mutation_runs import phantoms as samples
 from tests.support.mutations import Draft, Sample, closed, opened

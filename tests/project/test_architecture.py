@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from config import destinations
+
 ROOT = Path(__file__).parents[2]
 
 # The packages that a package may import, apart from itself. A package imports only
@@ -43,7 +45,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "config",
         "dicom_node",
         "dicom_node.dataset",
-        "dicom_node.storage",
         "dicom_node.network",
     },
     "dicom_node.results": {
@@ -69,7 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "inference.classification",
     },
-    "api.http": {"dicom_node"},
+    "api.http": {"dicom_node", "dicom_node.storage"},
     "dicom_node.decoder": {
         "dicom_node.runtime",
         "dicom_node",
@@ -134,7 +135,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inference",
         "dicom_node.storage",
         "dicom_node.metrics",
-        "dicom_node.runtime",
         "api.http",
         "api.auth",
         "dicom_node.queries",
@@ -178,6 +178,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "dicom_node.decoder",
         "dicom_node.journal",
         "dicom_node.analysis",
+        "dicom_node.queries",
     },
     "api.predict": {
         "config",
@@ -242,6 +243,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 NO_DICOM = ("inference", "models", "config")
+USE_SQLALCHEMY = {"dicom_node.storage", "dicom_node.journal", "dicom_node.queries"}
 SOURCES = [
     path
     for folder in ("api", "config", "dicom_node", "inference", "models")
@@ -288,6 +290,12 @@ class TestSource:
             libraries = {name.split(".")[0] for name in imported(path)}
             assert libraries.isdisjoint({"pydicom", "pynetdicom", "highdicom"})
 
+    def test_only_the_packages_of_the_database_import_sqlalchemy(
+        self, path: Path
+    ) -> None:
+        if package_of(path) not in USE_SQLALCHEMY:
+            assert "sqlalchemy" not in {name.split(".")[0] for name in imported(path)}
+
     def test_module_has_a_specific_name(self, path: Path) -> None:
         assert path.stem not in {"utils", "helpers", "common", "misc", "manager"}
 
@@ -313,7 +321,7 @@ def test_table_lists_only_packages_that_are_imported(package: str) -> None:
 
 def test_only_the_settings_distinguish_types_of_destinations() -> None:
     """Other code calls methods of a destination or of its client."""
-    classes = {"DicomDestination", "SenderDestination", "StowDestination"}
+    classes = {each.__name__ for each in destinations._Destination.__subclasses__()}
     found = [
         f"{path}:{node.lineno}"
         for path in SOURCES

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.settings import ReceiverSettings, load
-from dicom_node.metrics.counters import ACCEPTED, NOT_ASSOCIATED, REJECTED, Sample
+from dicom_node.metrics.counters import ACCEPTED, NOT_ASSOCIATED, REJECTED
 from dicom_node.network.sockets import listen
 from dicom_node.network.storage_commitment import RecordReport
 from dicom_node.receiver.server import Receiver, start_receiver
+from dicom_node.storage.records import Sample
 from dicom_node.storage.spool import Spool
 
 APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"

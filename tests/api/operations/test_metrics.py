@@ -34,17 +34,17 @@ from dicom_node.metrics.counters import (
     METRIC_FAMILIES,
     STAGE,
     TURNAROUND,
-    Sample,
     increment,
     observe,
-    write,
 )
 from dicom_node.receiver.admission import Admission
 from dicom_node.receiver.association_slots import AssociationSlot, slots_folder
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
+from dicom_node.storage.records import Sample
 from dicom_node.storage.run_folder import run_folder
 from dicom_node.storage.tables import InstanceState, delivery
+from dicom_node.storage.tally import write
 from inference.finding import ModelIdentity
 
 pytestmark = pytest.mark.integration

@@ -196,6 +196,7 @@ def test_destinations_have_their_state_and_can_be_paused(site: Review) -> None:
     resumed = site.get("/destinations").json()[1]
 
     assert (pacs["name"], pacs["address"]) == ("pacs", "PACS@127.0.0.1:1")
+    assert (pacs["type"], pacs["connection_test"]) == ("dicom", "echo")
     assert (pacs["waiting"], pacs["failed"], pacs["paused"]) == (1, 0, False)
     assert pacs["last_success"] is not None
     assert pacs["oldest"] is not None

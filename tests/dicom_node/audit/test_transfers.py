@@ -1,5 +1,7 @@
 """The events of the audit trail for received and for sent instances."""
 
+from functools import partial
+
 import pytest
 import sqlalchemy as sa
 
@@ -15,6 +17,7 @@ from dicom_node.delivery.clients import client_for
 from dicom_node.journal.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.patient import Patient
+from dicom_node.queries.sent_study import sent_study
 from tests.support.journals import (
     ANSWER,
     LOST,
@@ -59,7 +62,7 @@ def test_sent_results_are_audited_if_the_destination_responded(
     journal.record(one)
     journal.analyses.record_result(one.id, 1, ANSWER)
     events: list[AuditEvent] = []
-    on_sent = auditing_sent(engine, events.append)
+    on_sent = auditing_sent(partial(sent_study, engine), events.append)
 
     for outcome in (STORED, Outcome(Verdict.STORED, None), LOST, RETRY, REFUSED):
         on_sent(one.id, {"2.25.1": outcome}, ("PACS", "pacs.example"))

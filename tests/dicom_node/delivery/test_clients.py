@@ -11,6 +11,7 @@ from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from config import destinations
 from config.destinations import (
+    ConnectionTest,
     Destination,
     DestinationType,
     DicomDestination,
@@ -154,6 +155,7 @@ def test_the_peer_and_its_host_are_named(type_: str) -> None:
     assert name in {SENDER, "http://127.0.0.1:104/web"}
     assert "127.0.0.1:104" in destination.address_text
     assert destination.peer_count == 1
+    assert destination.connection_test in get_args(ConnectionTest)
     assert destination.peer_for(SENDER).split(":")[0] == "a"
 
 

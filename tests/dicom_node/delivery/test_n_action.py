@@ -32,7 +32,7 @@ from dicom_node.journal.commitments import REPORT_WAIT_S
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import DAY_S, delete_expired
-from dicom_node.metrics.counters import DELIVERED, UNDELIVERED, MetricFamily, read
+from dicom_node.metrics.counters import DELIVERED, UNDELIVERED, MetricFamily
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.storage_commitment import Report
 from dicom_node.queries.failures import failed, grouped
@@ -48,6 +48,7 @@ from dicom_node.storage.tables import (
     event,
 )
 from dicom_node.storage.tables import instance as received
+from dicom_node.storage.tally import read
 from dicom_node.worker.workflows import Work
 from inference.finding import Finding, ModelIdentity, Thresholds
 from tests.support.commitment_archive import WELL_KNOWN, Committing
@@ -238,7 +239,7 @@ def test_delivery_is_complete_after_the_commitment_report(
     (request,) = archive.asked
     assert node.instance == (InstanceState.DELIVERING, "")
     (counted,) = History(node.engine).deliveries()
-    assert (counted["state"], counted["count"]) == ("committing", 1)
+    assert (counted.state, counted.count) == ("committing", 1)
 
     node.record_report(request.transaction)
 

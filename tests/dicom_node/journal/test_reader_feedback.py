@@ -29,12 +29,12 @@ def test_last_feedback_of_each_reader_counts(
     assert feedback.record(instance_id, "anna", Judgement.DISAGREE, (12.5, 30.0))
 
     anna, ben = feedback.of(instance_id)
-    assert (anna.user, anna.verdict, anna.point) == (
+    assert (anna.who, anna.verdict, anna.point) == (
         "anna",
         Judgement.DISAGREE,
         (12.5, 30.0),
     )
-    assert (ben.user, ben.verdict, ben.point) == ("ben", Judgement.UNSURE, None)
+    assert (ben.who, ben.verdict, ben.point) == ("ben", Judgement.UNSURE, None)
     feedback.withdraw(instance_id, "anna")
     assert feedback.of(instance_id) == [ben]
 
@@ -57,13 +57,12 @@ def test_export_contains_the_feedback_and_no_patient_data(
     began = time.time()
     feedback.record(instance_id, "anna", Judgement.DISAGREE, (12.5, 30.0))
 
-    (row,) = feedback.export(began, time.time() + 1)
+    (exported,) = feedback.export(began, time.time() + 1)
 
-    exported = dict(zip([column.name for column in EXPORTED], row, strict=True))
-    assert exported["verdict"] == "disagree"
-    assert exported["probability"] == 0.75
-    assert exported["body_part"] == "HAND"
-    assert (exported["place_column"], exported["place_row"]) == (12.5, 30.0)
+    assert exported.verdict == "disagree"
+    assert exported.probability == 0.75
+    assert exported.body_part == "HAND"
+    assert (exported.place_column, exported.place_row) == (12.5, 30.0)
     assert {column.table.name for column in EXPORTED} == {"instance", "feedback"}
     assert list(feedback.export(0, began)) == []
 

@@ -12,9 +12,11 @@ import dicom_node.storage.database
 from config.settings import StorageSettings
 from dicom_node.metrics import buffered
 from dicom_node.metrics.buffered import BufferedCounter
-from dicom_node.metrics.counters import REFUSED, REJECTED, Sample, increment, read
+from dicom_node.metrics.counters import REFUSED, REJECTED, increment
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.migration import migrate
+from dicom_node.storage.records import Sample
+from dicom_node.storage.tally import read
 
 pytestmark = pytest.mark.integration
 

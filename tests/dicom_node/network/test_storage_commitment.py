@@ -19,13 +19,14 @@ from config.settings import ReceiverSettings, load
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import CannotUnderstandError, ReportRefusedError
 from dicom_node.instance import ReceivedInstance
-from dicom_node.metrics.counters import REPORT_REFUSED, Sample, increment
+from dicom_node.metrics.counters import REPORT_REFUSED, increment
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.incoming_dataset import IncomingDataset
 from dicom_node.network.sockets import listen
 from dicom_node.network.storage_commitment import Report, read_report
 from dicom_node.reasons import ReportRefusal
 from dicom_node.receiver.server import Receiver, start_receiver
+from dicom_node.storage.records import Sample
 from dicom_node.storage.spool import Spool
 from inference.phantom.long_bone import draw_phantom
 from tests.support.commitment_archive import (

@@ -52,7 +52,6 @@ from dicom_node.metrics.counters import (
     REJECTED,
     STAGE,
     MetricFamily,
-    Sample,
 )
 from dicom_node.network.presentation_contexts import STORED
 from dicom_node.network.sockets import listen
@@ -62,6 +61,7 @@ from dicom_node.receiver.dimse import MOST_UNANSWERED
 from dicom_node.receiver.server import Receiver, start_receiver
 from dicom_node.storage import spool as spool_module
 from dicom_node.storage.orphans import Known, remove_orphans
+from dicom_node.storage.records import Sample
 from dicom_node.storage.spool import Spool
 from inference.phantom.long_bone import draw_phantom
 

@@ -6,14 +6,14 @@ import pytest
 import sqlalchemy as sa
 
 from api.operations.health import role_checks, state_of, states_of
-from dicom_node.runtime.heartbeat import (
+from dicom_node.runtime.heartbeat import heartbeats
+from dicom_node.storage.database import reading
+from dicom_node.storage.heartbeat_rows import (
     DEAD_AFTER_S,
     RETENTION_S,
     alive_workers,
-    heartbeats,
     seconds_since_last_heartbeat,
 )
-from dicom_node.storage.database import reading
 from dicom_node.storage.tables import heartbeat
 from tests.support.node import wait_for
 

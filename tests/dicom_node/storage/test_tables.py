@@ -95,6 +95,6 @@ def test_a_table_has_the_fields_of_its_record_as_columns() -> None:
 def test_each_record_describes_all_its_fields() -> None:
     for name, each in vars(records).items():
         if name.endswith("Record"):
-            described = each.__doc__ or ""
+            described = "".join(base.__doc__ or "" for base in each.__mro__)
             missing = [f.name for f in fields(each) if f" {f.name}: " not in described]
             assert not missing, name

@@ -8,7 +8,7 @@ from dbos import DBOS
 
 from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
-from dicom_node.runtime.heartbeat import DEAD_AFTER_S
+from dicom_node.storage.heartbeat_rows import DEAD_AFTER_S
 from dicom_node.storage.tables import heartbeat
 from dicom_node.worker.takeover import TAKEOVER_LOCK, requeue_stalled_work
 from tests.support.journals import Receive, looked_after, work_item

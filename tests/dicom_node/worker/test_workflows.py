@@ -43,7 +43,6 @@ from dicom_node.journal.deliveries import Deliveries
 from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY
-from dicom_node.metrics.counters import read
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.pixels.decode import DecodedInstance
 from dicom_node.queries.instance_details import instance_details
@@ -54,6 +53,7 @@ from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import InstanceState, event, instance
+from dicom_node.storage.tally import read
 from dicom_node.worker import retry
 from dicom_node.worker.retry import (
     RetryStopped,

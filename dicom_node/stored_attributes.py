@@ -1,0 +1,42 @@
+"""The attributes of an instance that are in its header and in the journal."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAttributes:
+    """The base class of InstanceHeader, InstanceRecord and WorklistEntry.
+
+    A field is an attribute of the header and a column of the journal. The text of an
+    absent attribute is empty.
+
+    Attributes:
+        sop_class_uid: SOP Class UID (0008,0016).
+        sop_instance_uid: SOP Instance UID (0008,0018), the only identifier that may
+            appear in a log.
+        transfer_syntax_uid: As negotiated for the presentation context.
+        study_instance_uid: Study Instance UID (0020,000D).
+        series_instance_uid: Series Instance UID (0020,000E).
+        modality: Modality (0008,0060).
+        study_date: Study Date (0008,0020), YYYYMMDD.
+        body_part: Body Part Examined (0018,0015).
+        view_position: View Position (0018,5101).
+        laterality: Image Laterality (0020,0062), else Laterality (0020,0060).
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    modality: str = ""
+    study_date: str = ""
+    body_part: str = ""
+    view_position: str = ""
+    laterality: str = ""
+
+    def stored_values(self) -> dict[str, Any]:
+        """Return the values of the attributes of this class by their names."""
+        names = [each.name for each in fields(StoredAttributes)]
+        return {name: getattr(self, name) for name in names}
