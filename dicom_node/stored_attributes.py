@@ -15,7 +15,8 @@ class StoredAttributes:
         sop_class_uid: SOP Class UID (0008,0016).
         sop_instance_uid: SOP Instance UID (0008,0018), the only identifier that may
             appear in a log.
-        transfer_syntax_uid: As negotiated for the presentation context.
+        transfer_syntax_uid: The transfer syntax of the dataset: that of the
+            presentation context, or that of an uploaded or local file.
         study_instance_uid: Study Instance UID (0020,000D).
         series_instance_uid: Series Instance UID (0020,000E).
         modality: Modality (0008,0060).

@@ -252,7 +252,7 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One or several events of the same kind.
+    """The count of one or several events with the same name, label and bucket.
 
     Attributes:
         name: Name of the metric family.
