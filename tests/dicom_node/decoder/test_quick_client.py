@@ -45,7 +45,7 @@ class Clock:
 
 
 def allowance_after_calls(seconds: float, clock: Clock) -> Allowance:
-    """An allowance after successful calls of a duration, filled up again."""
+    """Return a full allowance that knows FEWEST successful calls of this duration."""
     allowance = Allowance(clock)
     for _ in range(FEWEST):
         allowance.use("decode", seconds, succeeded=True)
