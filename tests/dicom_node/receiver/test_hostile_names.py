@@ -34,7 +34,7 @@ NAMES = [
 
 
 def named(name: bytes) -> Sample:
-    """The phantom with another SOP Instance UID in its dataset."""
+    """Return the phantom with a name as SOP and Series Instance UID in its dataset."""
     draft = opened(PHANTOM, random.Random(0))
     draft.put("SOPInstanceUID", name)
     draft.put("SeriesInstanceUID", name)
@@ -58,7 +58,7 @@ def receiver(tmp_path: Path) -> Iterator[int]:
 
 
 def paths_below(folder: Path) -> set[Path]:
-    """All paths below a folder, without the run folder that receivers share."""
+    """Return all paths below a folder, without the run folder that receivers share."""
     return {each for each in folder.rglob("*") if "run" not in each.parts}
 
 
