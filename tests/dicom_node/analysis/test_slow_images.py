@@ -105,7 +105,7 @@ def image(
 
 
 def reason(lane: AbstractContextManager[object]) -> tuple[str, bool]:
-    """Return why a lane refuses an image, and if it comes last in the separate lane."""
+    """Return why a lane refuses an image, and whether the image then comes last."""
     with pytest.raises(SeparateLaneError) as caught, lane:
         pass
     return str(caught.value), caught.value.comes_last

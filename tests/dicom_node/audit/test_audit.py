@@ -704,10 +704,10 @@ def test_rejections_from_many_addresses_are_bounded(engine: sa.Engine) -> None:
 @pytest.mark.parametrize(
     ("spare_bytes", "rejected", "opened"),
     # Rejections may take 1 % of the spare space in a day, with 2,000 bytes per event.
-    # 10 GB allow 35 rows a minute for single events, 35 rows for the further callers of
-    # one address each, and one row for all further addresses. Associations may take 1 %
-    # in an hour: 10 MB allow one row a minute for a single event. Ten addresses always
-    # have a row for their further callers.
+    # 10 GB allow 35 rows a minute for single events, 35 rows that each count further
+    # callers of an address, and one row that counts all further addresses. Associations
+    # may take 1 % in an hour: 10 MB allow one row a minute for a single event. At least
+    # ten addresses have a row for their further callers.
     [(10e9, 35 + 35 + 1, 100), (10e6, 1 + 10 + 1, 1 + 10 + 1), (-1, 10 + 1, 10 + 1)],
 )
 def test_rows_of_a_flood_are_limited_by_the_free_disk_space(

@@ -208,7 +208,7 @@ def kill_server(group: RoleGroup, roles: Iterable[int | None]) -> None:
         wait_for(lambda: not alive(pid))  # noqa: B023
 
 
-@pytest.mark.alone  # the other tests have the lowest priority
+@pytest.mark.alone  # other tests have the lowest priority, which cannot be lowered
 def test_receivers_have_higher_priority_than_other_roles(waiting_node: Node) -> None:
     run(waiting_node)
     niceness = {}

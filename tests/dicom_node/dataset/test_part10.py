@@ -108,13 +108,13 @@ def test_file_that_is_not_dicom_is_rejected(content: bytes, tmp_path: Path) -> N
 
 
 def meta_element(element: int, value: bytes, vr: bytes = b"UI") -> bytes:
-    """Encode an element of File Meta Information: Explicit VR Little Endian."""
+    """Encode an element of File Meta Information: Explicit VR LE (PS3.10 7.1)."""
     value += b"\0" * (len(value) % 2)
     return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
 
 
 def command_element(element: int, value: bytes) -> bytes:
-    """Encode an element of a command: Implicit VR Little Endian (PS3.7 6.3)."""
+    """Encode an element of a command: Implicit VR LE (PS3.7 6.3)."""
     return struct.pack("<HHL", 0, element, len(value)) + value
 
 
@@ -166,7 +166,7 @@ def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
 
 
 def put(content: bytes, syntax: UID, elements: bytes, before: str) -> bytes:
-    """Insert elements into an encoded dataset before an element."""
+    """Return an encoded dataset with elements inserted before an element."""
     tag = ENCODINGS[syntax].tag(int(Tag(before)))
     position = content.index(tag)
     return content[:position] + elements + content[position:]

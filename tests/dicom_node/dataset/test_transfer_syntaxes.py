@@ -92,7 +92,7 @@ HIGH_THROUGHPUT = {
 
 
 def drawing() -> NDArray[np.uint16]:
-    """Return 12-bit values that a predictor does not predict."""
+    """Return 12-bit values that no codec can predict from neighboring values."""
     row, column = np.indices((16, 12))
     return ((row * 253 + column * column * 17) % 4096).astype(np.uint16)
 

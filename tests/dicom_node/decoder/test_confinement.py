@@ -105,7 +105,7 @@ def test_a_child_cannot_start_a_thread(confined: DecoderProcess) -> None:
 # The kernel's system calls for uprobes, which bypass seccomp filters.
 UPROBES = {"x86_64": {335, 336}}
 
-# Makes each system call in `numbers`, and asserts that it fails with EPERM.
+# This code makes each system call in `numbers`, and asserts that it fails with EPERM.
 EVERY_CALL = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -168,8 +168,8 @@ def test_a_child_has_one_thread_when_it_is_confined(child: DecoderProcess) -> No
     assert len(list(Path(f"/proc/{child.pid}/task").iterdir())) == 1
 
 
-# Confines itself with one of the two layers, and opens a file. The exit status is 0 if
-# this is denied.
+# This program confines itself with one of the two layers, and opens a file. Its exit
+# status is 0 if the layer denies this.
 ALONE = """
 import os
 from dicom_node.decoder import confinement
@@ -206,7 +206,8 @@ def test_each_layer_alone_denies_access_to_files(
     assert path.read_text() == "content"
 
 
-# Simulates a kernel without Landlock and seccomp: their system calls fail with ENOSYS.
+# This code simulates a kernel without Landlock and seccomp: the system calls of both
+# fail with ENOSYS.
 OLD_KERNEL = """
 import os
 from dicom_node.decoder import confinement

@@ -258,7 +258,7 @@ def test_partial_calls_count_for_their_function() -> None:
     assert _kind(partial(partial(max, 1), 2)) is max
 
 
-@pytest.mark.alone  # the other tests have the lowest priority
+@pytest.mark.alone  # other tests have the lowest priority, which cannot be lowered
 def test_slow_child_has_low_priority_and_ends_after_one_image(
     server: DecoderServer,
 ) -> None:

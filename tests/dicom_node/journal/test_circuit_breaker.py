@@ -79,7 +79,7 @@ def rows(engine: sa.Engine, name: str = "pacs") -> dict[str, sa.Row[Any]]:
 def attempt(
     journal: Journal, engine: sa.Engine, instance: str, outcome: Outcome
 ) -> str | None:
-    """Attempt a delivery; return its new state, or None if it must not begin."""
+    """Attempt a delivery; return its new state, or None if it may not begin now."""
     row = rows(engine)[instance]
     if journal.deliveries.begin(instance, "pacs", row.run) is None:
         return None

@@ -806,7 +806,7 @@ HEADER = (*ACQUIRED, "study_instance_uid", "sop_class_uid")
 
 
 def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance:
-    """Return an instance with patient and sender from `given`, or a default patient."""
+    """Return an instance with the patient and the sender of `given`."""
     identity = {"patient_id": "4711", "name": "Doe^Jane"}
     identity |= {key: given[key] for key in identity if key in given}
     sender = {key: value for key, value in given.items() if key not in identity}

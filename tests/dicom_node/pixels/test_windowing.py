@@ -18,11 +18,12 @@ LINEAR, EXACT, SIGMOID = VoiLutFunction
 @pytest.mark.parametrize(
     ("window", "value", "expected"),
     [
-        # Width 4096 around 2048: 12 bits unsigned, mapped onto themselves.
+        # A width of 4096 around 2048 covers exactly the unsigned values of 12 bits.
         pytest.param(Window(2048, 4096), 0, 0.0, id="linear-low-end"),
         pytest.param(Window(2048, 4096), 4095, 1.0, id="linear-high-end"),
         pytest.param(Window(2048, 4096), 1000, 1000 / 4095, id="linear-inside"),
-        # C.11.2.1.2.1: c = 0, w = 100 is 0 up to -50 and 1 above 49.
+        # The example of C.11.2.1.2.1: if c is 0 and w is 100, values up to -50 are 0,
+        # and values above 49 are 1.
         pytest.param(Window(0, 100), -50, 0.0, id="linear-example-low"),
         pytest.param(Window(0, 100), 49, 1.0, id="linear-example-high"),
         pytest.param(Window(0, 100), 0, 0.5 / 99 + 0.5, id="linear-example-middle"),
@@ -99,7 +100,7 @@ def test_entry_bits_are_those_of_the_largest_entry_and_at_least_8(
 
 
 RAMP = np.linspace(0, 1, 101)[np.newaxis]
-"""100 steps of 0.01."""
+"""A row of 101 values, with 100 steps of 0.01."""
 
 
 @pytest.mark.parametrize(

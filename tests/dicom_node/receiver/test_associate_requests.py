@@ -232,7 +232,8 @@ REJECTED_REQUESTS = {
 
 BY_PROVIDER = b"\7\0\0\0\0\4\0\0\2"
 NOT_DICOM = "no valid A-ASSOCIATE-RQ: "
-# Bytes that are no valid request, the last byte of the A-ABORT, and the reason.
+# Bytes that are no valid request, the last byte of the A-ABORT that responds to them,
+# and the reason that is reported.
 UNUSABLE = {
     "item beyond the end": (
         request(more=b"\x60\0\xff\xff"),
@@ -545,7 +546,7 @@ def test_read_request_raises_only_malformed_pdu_errors() -> None:
         proposed(3, abstract(CR), syntax(EXPLICIT)),
         information=user(MAXIMUM_LENGTH, CLASS_UID, role(CR, 0, 1)),
     )
-    assert MOST_SYNTAXES * 68 < 65536  # a context is one item
+    assert MOST_SYNTAXES * 68 < 65536  # a context fits into one item
     for at in range(6, len(content)):
         for value in (0, 1, 0x20, 0x30, 0x40, 0x50, 0x54, 0x80, 0xFF):
             changed = content[:at] + bytes([value]) + content[at + 1 :]

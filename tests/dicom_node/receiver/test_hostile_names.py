@@ -80,9 +80,7 @@ def test_receiver_refuses_invalid_uids_and_writes_them_to_no_path_or_log(
     assert as_dataset.status == 0xA900
     assert paths_below(tmp_path) == before
     for record in caplog.records:
-        if record.name.startswith(
-            "dicom_node"
-        ):  # runtime/process.py handles those of libraries
+        if record.name.startswith("dicom_node"):  # log/format.py silences libraries
             line = record.getMessage()
             assert line.isprintable()
             assert "forged" not in line

@@ -848,7 +848,7 @@ def half_a_dataset(node: Node, phantom: Dataset) -> Association:
 
 
 def interruption(phantom: Dataset) -> str:
-    """Return the text with which the log describes the half of `half_a_dataset`."""
+    """Return how the log names the instance of `half_a_dataset`, with its bytes."""
     return f"{phantom.SOPInstanceUID}, after {len(encoded(phantom)) // 2} bytes"
 
 

@@ -201,7 +201,7 @@ KINDS = [
 
 
 def valid(path: Path, kind: ResultKind, complaints: Complaints, folder: Path) -> bool:
-    """Return whether dciodvfy reports only errors for a result that its source has."""
+    """Return whether all errors of dciodvfy for a result are in its source, too."""
     with warnings.catch_warnings(action="ignore"):
         dataset = dcmread(path, stop_before_pixels=True)
         instance = received(path, dataset)

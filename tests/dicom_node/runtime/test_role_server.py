@@ -60,7 +60,7 @@ def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]: 
     return result
 
 
-@pytest.mark.alone  # the other tests have the lowest priority
+@pytest.mark.alone  # other tests have the lowest priority, which cannot be lowered
 def test_role_gets_its_niceness_and_that_of_its_server(
     server: RoleServer, tmp_path: Path
 ) -> None:

@@ -391,7 +391,7 @@ def test_an_image_that_may_be_slow_is_analyzed_in_the_separate_lane(
         separate_pipelines=lambda: (cast("Pipeline", separate),) * 2,
     )
     pipeline.behavior = refuse
-    for _ in range(2):  # the worker was killed before DBOS recorded the first
+    for _ in range(2):  # as if the worker was killed before DBOS recorded the end
         lane.analyze(received.id, 1)
     row, work_items = row_of(work, received), queued(work)
     lane.analyze_separately(received.id, 1)
@@ -448,7 +448,7 @@ def test_repeated_work_of_the_normal_lane_skips_a_slow_image(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     pipeline.behavior = time_out
-    for _ in range(2):  # the worker was killed before DBOS recorded the first
+    for _ in range(2):  # as if the worker was killed before DBOS recorded the end
         work.analyze(received.id, 1)
 
     assert len(pipeline.calls) == 1
