@@ -1,4 +1,4 @@
-"""Many slow images cost the normal lane as much as a few."""
+"""Many slow images delay the normal lane no longer than a few slow images do."""
 
 import time
 from contextlib import AbstractContextManager, suppress
@@ -41,14 +41,14 @@ NUMBERS = count()
 
 @dataclass
 class Child:
-    """Stands for the decoding child, and reports what a test says."""
+    """Stands for the decoder of the lanes; a test sets `was_slow`."""
 
     was_slow: bool = False
     address: str = ""
 
 
 class Lanes:
-    """The lanes, with one child."""
+    """The normal lane and both parts of the separate lane, with one decoder."""
 
     def __init__(self, images: SlowImages, child: QuickDecoder) -> None:
         self._normal = images.normal_lane(child)
@@ -105,14 +105,14 @@ def image(
 
 
 def reason(lane: AbstractContextManager[object]) -> tuple[str, bool]:
-    """Return why a lane refuses an image, and whether the image comes last."""
+    """Return why a lane refuses an image, and whether the image then comes last."""
     with pytest.raises(SeparateLaneError) as caught, lane:
         pass
     return str(caught.value), caught.value.comes_last
 
 
 def is_analyzed(images: Lanes, one: ReceivedInstance) -> bool:
-    """Return whether an image that is not slow is analyzed in the normal lane."""
+    """Return whether the normal lane analyzes an image; the analysis is not slow."""
     with suppress(SeparateLaneError), images.normal(one):
         return True
     return False

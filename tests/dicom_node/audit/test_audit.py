@@ -113,7 +113,7 @@ MOVED = {
         AuditEventType.NOT_STORED, "PACS", "status 0xC000"
     ),
 }
-"""Transfers, which are written to the file only."""
+"""Transfers, which are written to the audit file and not to the database."""
 # PS3.15 A.5.1: the children in their order, and required and optional attributes.
 CHILDREN = {
     "AuditMessage": "EventIdentification (ActiveParticipant )+"
@@ -160,7 +160,7 @@ ATTRIBUTES: dict[str, tuple[set[str], set[str]]] = {
 
 
 def checked(text: str) -> ET.Element:
-    """Parse a message and compare it with the schema."""
+    """Check a message against the schema; return its root element."""
     assert "\n" not in text
     root = ET.fromstring(text)  # noqa: S314 - created by the test
     assert root.tag == "AuditMessage"
@@ -179,7 +179,10 @@ def code(root: ET.Element, path: str) -> str:
 
 
 def test_every_event_has_a_message_if_the_standard_defines_one() -> None:
-    """PS3.15 A.5.3 defines none for associations and tests; uploads are transfers."""
+    """PS3.15 A.5.3 defines none for associations and tests.
+
+    An upload has the message of its transfer.
+    """
     assert (EVENTS | MOVED).keys() == set(AuditEventType)
     assert KINDS.keys() == set(AuditEventType) - {
         AuditEventType.OPENED,
@@ -417,7 +420,7 @@ def test_trail_writes_a_row_and_a_message_for_each_event(
 
 
 def sop_classes(root: ET.Element) -> dict[str | None, list[str | None]]:
-    """Return the instances of a transfer by SOP Class."""
+    """Return the SOP Instance UIDs in a message by SOP Class UID."""
     found = root.findall(".//SOPClass")
     assert all(each.get("NumberOfInstances") == str(len(each)) for each in found)
     return {each.get("UID"): [i.get("UID") for i in each] for each in found}
@@ -507,7 +510,7 @@ def test_transfers_are_not_kept_without_an_audit_file(engine: sa.Engine) -> None
 
 
 def test_event_repr_contains_no_patient_data() -> None:
-    """Exceptions and logs show events by their repr."""
+    """Exceptions and logs contain the repr of events."""
     text = repr(MOVED[AuditEventType.RECEIVED])
 
     assert INSTANCE.sop_instance_uid in text
@@ -547,7 +550,10 @@ def test_repeated_event_is_written_again_after_a_minute(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Poll a condition, because the thread of the trail sets no event."""
+    """Wait until a condition is true. Fail after 20 s.
+
+    The function polls, because the thread of the trail does not signal its writes.
+    """
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
@@ -630,7 +636,7 @@ def flood(
 def test_flood_of_rejections_does_not_displace_other_events(
     engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A regression test: 1,010 rejected titles had hidden the next association."""
+    """Regression test: 1,010 rejections kept the next association out of the trail."""
     others = [each for each in EVENTS if each is not AuditEventType.REJECTED]
 
     with writing(engine, tmp_path / "audit.xml") as trail:
@@ -697,10 +703,11 @@ def test_rejections_from_many_addresses_are_bounded(engine: sa.Engine) -> None:
 
 @pytest.mark.parametrize(
     ("spare_bytes", "rejected", "opened"),
-    # A flood may take 1 % of the spare space in a day, with 2,000 bytes per row. 10 GB
-    # allow 35 rows a minute, as many by address, and one for the rest. Another kind of
-    # event may take 1 % in an hour: 10 MB allow one row a minute. Ten addresses always
-    # have their own rows.
+    # Rejections may take 1 % of the spare space in a day, with 2,000 bytes per event.
+    # 10 GB allow 35 rows a minute for single events, 35 rows that each count further
+    # callers of an address, and one row that counts all further addresses. Associations
+    # may take 1 % in an hour: 10 MB allow one row a minute for a single event. At least
+    # ten addresses have a row for their further callers.
     [(10e9, 35 + 35 + 1, 100), (10e6, 1 + 10 + 1, 1 + 10 + 1), (-1, 10 + 1, 10 + 1)],
 )
 def test_rows_of_a_flood_are_limited_by_the_free_disk_space(

@@ -57,7 +57,7 @@ def test_event_of_a_received_instance_names_its_study_and_patient(
 def test_sent_results_are_audited_if_the_destination_responded(
     engine: sa.Engine, journal: Journal, receive: Receive
 ) -> None:
-    """Without a response no event is written, because the delivery is repeated."""
+    """Without a response, no event is written, because the delivery is repeated."""
     one = receive(patient=JANE)
     journal.record(one)
     journal.analyses.record_result(one.id, 1, ANSWER)

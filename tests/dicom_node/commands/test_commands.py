@@ -88,7 +88,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def fracture_node(folder: Path, *arguments: str | Path) -> Done:
-    """Run the program with a working directory."""
+    """Run `fracture-node` in a folder; return its exit status and output."""
     return subprocess.run(
         [PROGRAM, *arguments],
         cwd=folder,
@@ -106,9 +106,10 @@ Command = Callable[..., tuple[int, str]]
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """Runs a command in this process, which has imported torch already.
+    """A function that runs a command in the test process.
 
-    Returns the exit status and the output, with the error output last.
+    The test process has imported torch already, so commands start quickly. The function
+    returns the exit status and the output, with the error output last.
     """
 
     def run(*arguments: str | Path) -> tuple[int, str]:
@@ -596,8 +597,8 @@ def unusable(tmp_path: Path, phantom: Path) -> dict[Path, str]:
     dataset = split_dataset(phantom)[1]
     pixels = content.index(b"\xe0\x7f\x10\0OW\0\0")
     again = "Copy or send it again."
-    # Preamble and prefix: 132 bytes. (0002,0000): 12 bytes. (0002,0001): tag, VR and
-    # length of 12 bytes.
+    # The file begins with a preamble and a prefix of 132 bytes, and with (0002,0000) of
+    # 12 bytes. Tag, VR and length of (0002,0001) take the next 12 bytes.
     cut = {
         144 + 6: f"The dataset ends early: 6 bytes of 8. {again}",
         dataset: "The file ends early: there is no dataset after the File Meta "
@@ -624,7 +625,7 @@ def unusable(tmp_path: Path, phantom: Path) -> dict[Path, str]:
 
 
 def not_dicom(tmp_path: Path) -> list[Path]:
-    """Create files of other formats."""
+    """Create files that are not DICOM; return their paths."""
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "notes.txt").write_text("A text.")

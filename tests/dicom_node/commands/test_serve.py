@@ -1,4 +1,4 @@
-"""Servers, priorities and secrets of the roles of a node."""
+"""Fork servers, priorities and secrets of the roles of a node."""
 
 import json
 import os
@@ -29,7 +29,7 @@ WAITING = "tests.support.waiting_role"
 
 @contextmanager
 def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]:
-    """A node with bound sockets and no processes."""
+    """Yield a node that has bound its sockets and started no process."""
     variables = {
         "FRACTURE_NODE__STORAGE__DIRECTORY": str(folder),
         "FRACTURE_NODE__RECEIVER__PORT": "0",
@@ -115,7 +115,7 @@ def test_server_that_starts_before_the_settings_are_validated_has_no_secrets(
 
 
 def test_each_setting_that_names_a_secret_ends_with_env() -> None:
-    """serve.py finds the secrets by the ends of these names."""
+    """serve.py looks for names of secrets only in settings that end with `env`."""
     classes = [Token, *_Destination.__subclasses__()]
     named = [
         name
@@ -200,7 +200,7 @@ def pids(roles: Iterable[Role]) -> list[int | None]:
 
 
 def kill_server(group: RoleGroup, roles: Iterable[int | None]) -> None:
-    """Kill the server of a group, and wait until these roles have ended with it."""
+    """Kill the fork server of a group; wait until the roles with these pids ended."""
     assert group.server is not None
     os.kill(group.server.pid, signal.SIGKILL)
     for pid in roles:
@@ -208,7 +208,7 @@ def kill_server(group: RoleGroup, roles: Iterable[int | None]) -> None:
         wait_for(lambda: not alive(pid))  # noqa: B023
 
 
-@pytest.mark.alone  # the other tests have the lowest priority
+@pytest.mark.alone  # other tests have the lowest priority, which cannot be lowered
 def test_receivers_have_higher_priority_than_other_roles(waiting_node: Node) -> None:
     run(waiting_node)
     niceness = {}

@@ -1,4 +1,4 @@
-"""Hostile datasets and images take no more time than their size explains."""
+"""Datasets and images with too many parts are refused: reading them would take long."""
 
 import io
 import struct
@@ -79,7 +79,7 @@ def nested(levels: int) -> bytes:
 
 
 def written(folder: Path, syntax: UID, added: bytes, *, last: bool = False) -> Path:
-    """Write the phantom with added elements before or after its pixel data."""
+    """Write the phantom with elements before its pixel data, or after it if `last`."""
     dataset = phantom_dataset(PHANTOM)
     dataset.file_meta.TransferSyntaxUID = syntax
     path = folder / "image.dcm"
@@ -260,7 +260,7 @@ def test_inflating_copies_each_input_byte_about_once_per_pass(
     monkeypatch.setattr(zlib, "decompressobj", Inflater)
     analyze(path)
 
-    # There are three passes over 8 MB. Each copies its input little more than once.
+    # The node inflates the 8 MB three times. Each time, it copies the input about once.
     assert copied < 4 * len(noise)
 
 

@@ -181,7 +181,7 @@ def test_nonconformant_uids_are_read_whole_and_reported_as_assumptions(
 def test_a_command_may_have_the_first_64_characters_of_a_longer_uid(
     tmp_path: Path, dataset: Dataset
 ) -> None:
-    # DCMTK's storescu sends such a command, because it truncates UIDs to 64.
+    # DCMTK's storescu sends such a command: it truncates UIDs to 64 characters.
     uid = "1.2." + "1234567890" * 7
     content = encoded(with_uids(dataset, SOPInstanceUID=uid))
 

@@ -24,7 +24,7 @@ from inference.radiograph import Radiograph
 Peer = Callable[[str], str]
 
 PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
-"""12 bits in 16."""
+"""A phantom with pixels of 12 bits, stored in 16 bits."""
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ COMPRESS = {
     "gdcmconv --j2k": 1,
     "dcmcrle": 1,
 }
-"""Commands, and the permitted mean difference of gray levels."""
+"""Commands that compress an image, and the permitted mean difference in gray levels."""
 
 
 def compressed(dataset: Dataset, command: str, peer: Peer, folder: Path) -> Dataset:

@@ -108,13 +108,13 @@ def test_file_that_is_not_dicom_is_rejected(content: bytes, tmp_path: Path) -> N
 
 
 def meta_element(element: int, value: bytes, vr: bytes = b"UI") -> bytes:
-    """An element of File Meta Information, Explicit VR Little Endian (PS3.10 7.1)."""
+    """Encode an element of File Meta Information: Explicit VR LE (PS3.10 7.1)."""
     value += b"\0" * (len(value) % 2)
     return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
 
 
 def command_element(element: int, value: bytes) -> bytes:
-    """An element of a command, Implicit VR Little Endian (PS3.7 6.3)."""
+    """Encode an element of a command: Implicit VR LE (PS3.7 6.3)."""
     return struct.pack("<HHL", 0, element, len(value)) + value
 
 
@@ -135,7 +135,8 @@ ENCODINGS = {
     ExplicitVRBigEndian: Encoding(implicit=False, order=">"),
 }
 
-# Commands in little endian cannot be distinguished from big endian elements.
+# Big endian datasets get no command elements. These are little endian, and cannot be
+# distinguished from the elements of the dataset.
 MIXED = [
     pytest.param(syntax, foreign, id=f"{foreign}-{syntax.name}")
     for syntax in ENCODINGS
@@ -145,13 +146,13 @@ MIXED = [
 
 
 def own_elements(encoding: Encoding) -> bytes:
-    """Elements of groups 0000 and 0002 in the encoding of the dataset."""
+    """Return elements of groups 0000 and 0002 in the encoding of a dataset."""
     command = encoding.element(0x00000002, b"UI", b"1.2.3")
     return command + encoding.element(0x00020010, b"UI", JPEG)
 
 
 def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
-    """The file header of the node, and the dataset encoded in a transfer syntax."""
+    """Return the file header that the node writes, and the encoded dataset."""
     encoding = ENCODINGS[syntax]
     if not syntax.is_little_endian:
         dataset["PixelData"].VR = "OW"
@@ -165,7 +166,7 @@ def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
 
 
 def put(content: bytes, syntax: UID, elements: bytes, before: str) -> bytes:
-    """Insert elements into an encoded dataset before an element."""
+    """Return an encoded dataset with elements inserted before an element."""
     tag = ENCODINGS[syntax].tag(int(Tag(before)))
     position = content.index(tag)
     return content[:position] + elements + content[position:]

@@ -59,7 +59,7 @@ def write_instance(path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
 
 
 def dataset_bytes(path: Path) -> bytes:
-    """Return the bytes after File Meta Information, which names the writer."""
+    """Return a file without its File Meta Information, which names the writer."""
     content = path.read_bytes()
     return content[144 + int.from_bytes(content[140:144], "little") :]
 
@@ -73,7 +73,7 @@ def test_values_are_the_same_in_every_uncompressed_syntax(
 
     copy = dcmread(tmp_path / "b")
     expected = dcmread(write_instance(tmp_path / "c", target))
-    if ImplicitVRLittleEndian in {source, target}:  # does not encode a private VR
+    if ImplicitVRLittleEndian in {source, target}:  # private VRs are lost
         expected.add_new(0x00111001, "UN", b"\x07\0\0\0")
     assert copy.file_meta.TransferSyntaxUID == target
     assert copy == expected

@@ -65,8 +65,8 @@ ENCODERS = {
     JPEGLSNearLossless: "dcmcjpls +en",
     JPEG2000: "gdcmconv --j2k --lossy -q 80",
 }
-# No Debian package encodes High-Throughput JPEG 2000. OpenJPH has encoded `drawing()`:
-# reversibly, and with the irreversible wavelet, with differences of at most 1.
+# `drawing()` in High-Throughput JPEG 2000, encoded with OpenJPH, because no Debian
+# package encodes it. The irreversible encoding changes values by at most 1.
 REVERSIBLE, IRREVERSIBLE = (
     """/0//UQApQAAAAAAMAAAAEAAAAAAAAAAAAAAADAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwA
     AgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAA
@@ -92,7 +92,7 @@ HIGH_THROUGHPUT = {
 
 
 def drawing() -> NDArray[np.uint16]:
-    """Return 12-bit values that a predictor does not predict."""
+    """Return 12-bit values that no codec can predict from neighboring values."""
     row, column = np.indices((16, 12))
     return ((row * 253 + column * column * 17) % 4096).astype(np.uint16)
 
@@ -246,7 +246,7 @@ def table(*offsets: int) -> bytes:
 
 
 def layouts(frame: bytes) -> dict[str, bytes]:
-    """Return encapsulations of one frame: those of equipment, and invalid ones."""
+    """Return encapsulations of a frame by name: valid, unusual and invalid ones."""
     size = len(frame) // 6 * 2
     pieces = [frame[start : start + size] for start in range(0, len(frame), size)]
     fragments = b"".join(map(item, pieces))
@@ -293,7 +293,7 @@ def test_all_fragments_are_assigned_to_a_single_frame(
                 decode_pixels(changed), expected, err_msg=name
             )
 
-    # An Extended Offset Table (PS3.3 C.7.6.3.1.8) is ignored for one frame, too.
+    # An Extended Offset Table (PS3.3 C.7.6.3.1.8) of one frame is ignored, too.
     for offsets, lengths in ((b"\1" * 8, b"\0" * 8), (b"\0" * 8, b"\2"), (b"", b"")):
         changed = deepcopy(dataset)
         changed.PixelData = layouts(frame)["none"]

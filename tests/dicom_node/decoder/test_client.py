@@ -1,4 +1,4 @@
-"""The decoding child can crash, hang or be exploited; its parent continues."""
+"""If the decoder crashes, hangs or is exploited, its parent process continues."""
 
 import ctypes
 import json
@@ -219,7 +219,7 @@ def test_fork_server_has_one_thread_and_no_extra_file_descriptors(
     process = Path(f"/proc/{child.server.pid}")
 
     assert len(list((process / "task").iterdir())) == 1
-    # Three for /dev/null, and the command socket; none of its children.
+    # Three of /dev/null, and the command socket. None belongs to a child.
     assert len(list((process / "fd").iterdir())) == 4
 
 
@@ -284,8 +284,8 @@ def test_parent_logs_the_records_of_the_child(
     assert f"{dataset.SOPInstanceUID}: Presentation LUT Shape" in record.message
 
 
-# Less than the image needs. Some of its memory is requested by the codec, which is
-# written in Rust: it aborts or panics.
+# Less memory than the image needs. The codec is written in Rust: if it gets no memory,
+# it aborts or panics.
 @pytest.mark.parametrize("memory_mb", [640, 760])
 def test_codec_without_memory_names_the_setting(tmp_path: Path, memory_mb: int) -> None:
     dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=64, seed=1))
@@ -305,7 +305,7 @@ def test_codec_without_memory_names_the_setting(tmp_path: Path, memory_mb: int) 
 
 @pytest.fixture
 def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
-    """A child that runs code of the test; see forging_child.py."""
+    """A decoder that runs the code in its calls; see forging_child.py."""
     monkeypatch.setattr(server, "MODULE", "tests.support.forging_child")
     child = DecoderProcess(timeout_s=2, memory_mb=512)
     yield child
@@ -313,7 +313,7 @@ def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
 
 
 def decoded(code: str) -> DecodedInstance:
-    """Declares the return type that the child claims."""
+    """Only the return type is used: the parent checks responses against it."""
     raise NotImplementedError(code)
 
 
@@ -341,7 +341,7 @@ RADIOGRAPH = {
 
 
 def forged(**changes: object) -> str:
-    """Code that responds with a decoded instance with changed fields."""
+    """Return code that sends a decoded instance, with changes to its radiograph."""
     digests = {"picture_digest": "ab", "identity_digest": "cd"}
     decoded = {"radiograph": RADIOGRAPH | changes, **digests}
     return f"answer(['returned', {decoded!r}], bytes(6))"

@@ -1,4 +1,4 @@
-"""The confinement of a decoding child that an attacker controls."""
+"""The confinement of a decoder that an attacker controls."""
 
 import ctypes
 import os
@@ -105,8 +105,7 @@ def test_a_child_cannot_start_a_thread(confined: DecoderProcess) -> None:
 # The kernel's system calls for uprobes, which bypass seccomp filters.
 UPROBES = {"x86_64": {335, 336}}
 
-# Calls every system call that is not on the list, and collects those that do not fail
-# with EPERM. The x32 ABI has separate numbers.
+# This code makes each system call in `numbers`, and asserts that it fails with EPERM.
 EVERY_CALL = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -125,7 +124,7 @@ def test_system_calls_that_are_not_listed_are_denied(confined: DecoderProcess) -
     passed = {each[MACHINES.index(machine)] for each in listed}
     passed |= UPROBES.get(machine, set())
     numbers = [each for each in range(1024) if each not in passed]
-    numbers += [0x40000000 + each for each in range(1024)]
+    numbers += [0x40000000 + each for each in range(1024)]  # of the x32 ABI
 
     confined.run(exec, EVERY_CALL.format(numbers=numbers), {})
 
@@ -169,7 +168,8 @@ def test_a_child_has_one_thread_when_it_is_confined(child: DecoderProcess) -> No
     assert len(list(Path(f"/proc/{child.pid}/task").iterdir())) == 1
 
 
-# Tests each layer without the other.
+# This program confines itself with one of the two layers, and opens a file. Its exit
+# status is 0 if the layer denies this.
 ALONE = """
 import os
 from dicom_node.decoder import confinement
@@ -206,7 +206,8 @@ def test_each_layer_alone_denies_access_to_files(
     assert path.read_text() == "content"
 
 
-# Simulates a kernel without Landlock and seccomp: their system calls fail with ENOSYS.
+# This code simulates a kernel without Landlock and seccomp: the system calls of both
+# fail with ENOSYS.
 OLD_KERNEL = """
 import os
 from dicom_node.decoder import confinement

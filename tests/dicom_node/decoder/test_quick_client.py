@@ -45,7 +45,7 @@ class Clock:
 
 
 def allowance_after_calls(seconds: float, clock: Clock) -> Allowance:
-    """An allowance after successful calls of a duration, filled up again."""
+    """Return a full allowance that knows FEWEST successful calls of this duration."""
     allowance = Allowance(clock)
     for _ in range(FEWEST):
         allowance.use("decode", seconds, succeeded=True)
@@ -258,7 +258,7 @@ def test_partial_calls_count_for_their_function() -> None:
     assert _kind(partial(partial(max, 1), 2)) is max
 
 
-@pytest.mark.alone  # the other tests have the lowest priority
+@pytest.mark.alone  # other tests have the lowest priority, which cannot be lowered
 def test_slow_child_has_low_priority_and_ends_after_one_image(
     server: DecoderServer,
 ) -> None:

@@ -101,7 +101,7 @@ def test_a_fork_that_fails_leaves_the_other_children_running(
 ) -> None:
     one, _ = decoders
     before = one.pid, server.pid
-    # As if the server replied that the system has too few processes.
+    # As if the server replied that the system allows no further process.
     with monkeypatch.context() as patch:
         refusal = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         patch.setattr(ForkServer, "forked", Mock(side_effect=refusal))

@@ -1,4 +1,4 @@
-"""Archives that send invalid or unusual responses over an association of the node."""
+"""Invalid and unusual responses of archives to the requests of the node."""
 
 import struct
 import threading
@@ -65,7 +65,7 @@ from tests.support.raw_association import (
 pytestmark = pytest.mark.integration
 
 TIMEOUT_S = 15.0
-# No test here waits for a timeout.
+# Each test ends in this time, because none waits for TIMEOUT_S.
 AT_ONCE_S = 5.0
 
 
@@ -253,7 +253,7 @@ def test_a_abort_with_unknown_codes_is_an_abort(codes: bytes) -> None:
 
 
 def scripted(*parts: bytes) -> Play:
-    """Play a peer that accepts, then sends one part after each PDU that it receives."""
+    """Play a peer that accepts, and sends the next part after each PDU it receives."""
 
     def play(connection: socket, peer: Peer) -> None:
         connection.sendall(accept())
@@ -274,7 +274,7 @@ def test_node_answers_release_request_that_follows_the_c_echo_response(
         outcome = echo_to(peer)
 
     assert outcome == Outcome(Verdict.STORED, 0), repetition
-    # The node either answers the request, or sends its own first and answers both.
+    # The node answers the release request. It may have sent its own request before.
     assert peer.heard in ([DATA, RELEASE_RP, 0], [DATA, RELEASE_RQ, RELEASE_RP, 0])
 
 
@@ -383,7 +383,7 @@ def test_node_answers_c_echo_of_the_peer_before_the_response() -> None:
 def stored(
     message: int, status: int | None = 0, field: int = 0x8001, context: int = 3
 ) -> bytes:
-    """Encode a C-STORE-RSP, or a response of another type."""
+    """Encode the response to a message. Its Command Field is by default C-STORE-RSP."""
     elements = (0x100, short(field)), (0x120, short(message)), (0x800, short(0x101))
     known = () if status is None else ((0x900, short(status)),)
     return command(*elements, *known, context=context)
@@ -477,7 +477,8 @@ def test_node_aborts_if_response_matches_no_open_request(
 def test_object_is_stored_if_a_associate_ac_has_several_flaws(
     tmp_path: Path,
 ) -> None:
-    # Contexts 1 and 3: Implicit and Explicit VR Little Endian, in the order of UIDs.
+    # The node proposes Implicit VR Little Endian in context 1, and Explicit VR Little
+    # Endian in context 3.
     reply = accept(
         answered(1, 4),
         answered(3, 0, item(0x77, b"")),

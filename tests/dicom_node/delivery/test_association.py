@@ -1,4 +1,4 @@
-"""Associations that fail, break or hang end soon, with the reason in the outcome."""
+"""If an association fails, breaks or hangs, it ends soon and the outcome says why."""
 
 import re
 import socket
@@ -61,7 +61,7 @@ def scp(
     *handlers: tuple[evt.EventType, Callable[[evt.Event], Any]],
     largest_pdu: int = 16382,
 ) -> Iterator[ThreadedAssociationServer]:
-    """Run an SCP that accepts Secondary Captures, with event handlers of the test."""
+    """Run an SCP for Secondary Captures and Verification with these event handlers."""
     sockets = []
 
     def keep(event: evt.Event) -> None:
@@ -101,14 +101,17 @@ def no_thread_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A peer that accepts connections and sends nothing."""
+    """The port of a peer that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @pytest.fixture
 def answering_port() -> Iterator[Callable[[bytes], int]]:
-    """Starts peers that respond to a request with the given bytes, then disconnect."""
+    """A function that starts a peer and returns its port.
+
+    The peer responds to one request with the given bytes, then disconnects.
+    """
     threads = []
 
     def answer(listener: socket.socket, content: bytes) -> None:
@@ -307,7 +310,7 @@ def test_slow_peer_does_not_time_out_while_it_reads(tmp_path: Path) -> None:
     never = threading.Event()
 
     def read_slowly(_: evt.Event) -> None:
-        never.wait(0.02)  # a PDU of 16 kB
+        never.wait(0.02)  # for each PDU of 16 kB
 
     with scp(
         (evt.EVT_C_STORE, lambda _: 0), (evt.EVT_DATA_RECV, read_slowly)
@@ -370,7 +373,7 @@ def test_file_that_disappears_during_sending_gives_retry(tmp_path: Path) -> None
 def storescp(
     peer: Callable[[str], str], free_port: int, tmp_path: Path
 ) -> Iterator[Callable[..., int]]:
-    """Starts DCMTK's storescp and returns its port."""
+    """A function that starts DCMTK's storescp and returns its port."""
     processes = []
 
     def start(*options: str) -> int:

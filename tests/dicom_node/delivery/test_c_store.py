@@ -97,7 +97,11 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def scp() -> Iterator[Callable[..., int]]:
-    """Starts SCPs with given contexts and handlers; returns their ports."""
+    """A function that starts an SCP and returns its port.
+
+    The SCP accepts the given SOP Classes with their transfer syntaxes, and calls
+    `on_store` for each C-STORE.
+    """
     servers = []
 
     def start(
@@ -345,7 +349,7 @@ def test_error_comment_of_the_peer_is_kept_and_not_logged(
 def test_contexts_above_the_limit_use_further_associations(
     archive: Archive, tmp_path: Path
 ) -> None:
-    # 60 classes with 3 transfer syntaxes each are 180 contexts; 128 fit.
+    # 60 classes with 3 transfer syntaxes each need 180 contexts. 128 are possible.
     classes = [c.abstract_syntax for c in AllStoragePresentationContexts[:60]]
     files = [
         write_instance(tmp_path / f"{i}", UID(uid or ""), RLELossless)

@@ -1,4 +1,4 @@
-"""Each type of destination implements the same protocol."""
+"""The clients of all types of destinations behave in the same way."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,11 +34,11 @@ SENDER = "DX_ROOM_1"
 
 @dataclass
 class Peer:
-    """A running peer.
+    """A running archive or DICOMweb service.
 
     Attributes:
-        port: Its port.
-        stored: The SOP Instance UIDs or files that it stored.
+        port: The port that the peer listens on.
+        stored: One entry for each C-STORE or POST request, after the peer has ended.
     """
 
     port: int

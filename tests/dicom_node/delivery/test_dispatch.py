@@ -1,4 +1,4 @@
-"""Delivery to each type of destination, and of results to their senders."""
+"""Delivery of results to each type of destination, also to the sender of an image."""
 
 import errno
 import subprocess

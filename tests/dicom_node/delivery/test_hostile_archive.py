@@ -48,9 +48,10 @@ pytestmark = pytest.mark.integration
 
 TIMEOUT_S = 0.5
 # A call takes at most 6 timeouts: for the connection, A-ASSOCIATE-AC, the response and
-# the release. The machine may be busy; without a deadline, no call would end.
+# the release. 9 s are added because the machine may be busy. A call without a deadline
+# would not end at all.
 MOST_S = 6 * TIMEOUT_S + 9
-# Tests of endless data must end before this timeout.
+# Tests of endless data set the timeout LONG_S, and must end within AT_ONCE_S.
 LONG_S, AT_ONCE_S = 30.0, 15.0
 PAUSE = threading.Event()  # never set
 
@@ -68,7 +69,7 @@ def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def flood(connection: socket.socket, piece: bytes) -> None:
     """Send a piece repeatedly until the node disconnects.
 
-    The timeout is needed because the kernel may report the end only after minutes.
+    The timeout is needed because the kernel may report the disconnection after minutes.
     """
     connection.settimeout(TIMEOUT_S)
     with suppress(OSError):
@@ -89,7 +90,10 @@ def after_a_request(
     content: bytes,
     first: bytes = b"",
 ) -> Play:
-    """Play an archive that accepts, and calls `act` after a complete request."""
+    """Play an archive that accepts the association and receives a complete request.
+
+    The archive then sends `first`, and calls `act` with the connection and `content`.
+    """
 
     def play(connection: socket.socket, _: Peer) -> None:
         accepted = answered(1, 0, syntax()), answered(3, 0, syntax(EXPLICIT))
@@ -191,8 +195,9 @@ ENDLESS = {
     ),
     "data instead of A-RELEASE-RP": (at_the_end(flood, data(1, 0, bytes(60_000))), ""),
 }
-# The comment of the outcome contains one of the texts; no text means success. The
-# deadlines of a response and of its PDU end almost at the same time.
+# The comment of the outcome contains one of the texts. If there is no text, the echo
+# succeeds. The deadlines of a response and of its PDU end almost at the same time, so
+# either text is possible.
 PDU_IS_LATE, RESPONSE_IS_LATE = "a PDU took longer than 0.5 s", "hangs: "
 EITHER = (PDU_IS_LATE, RESPONSE_IS_LATE)
 SLOW: dict[str, tuple[Play, tuple[str, ...]]] = {

@@ -20,8 +20,8 @@ from dicom_node.outcome import Verdict
 pytestmark = pytest.mark.integration
 
 TIMEOUT_S = 0.5
-# A call takes at most 6 timeouts. The machine may be busy; without a deadline, no call
-# would end.
+# A call takes at most 6 timeouts. 9 s are added because the machine may be busy. A call
+# without a deadline would not end at all.
 MOST_S = 6 * TIMEOUT_S + 9
 SOON_S = 20.0
 MB = 2**20
@@ -44,7 +44,7 @@ def flood(piece: bytes, first: bytes = b"") -> Act:
 
 
 def drip(piece: bytes, first: bytes = b"") -> Act:
-    """Send single bytes, four in each timeout."""
+    """Return a function that sends single bytes, four in each timeout, without end."""
 
     def act(connection: socket.socket) -> None:
         with suppress(OSError):
@@ -67,7 +67,7 @@ def encoded_response(coding: str, content: bytes) -> bytes:
 
 
 def bomb(megabytes: int) -> bytes:
-    """Compress zeros."""
+    """Return a gzip file that inflates to this many megabytes of zeros."""
     packer = zlib.compressobj(wbits=31)
     pieces = [packer.compress(bytes(MB)) for _ in range(megabytes)]
     return b"".join([*pieces, packer.flush()])
@@ -140,7 +140,7 @@ def running_service(act: Act) -> Iterator[str]:
 
 
 def outcome_of(act: Act, folder: Path) -> tuple[Verdict, str, float, int]:
-    """Store an object; return verdict, comment, seconds and peak memory."""
+    """Store an object; return verdict, comment, seconds and peak memory in bytes."""
     (folder / "object").write_bytes(b"DICM")
     tracemalloc.start()
     with running_service(act) as url:

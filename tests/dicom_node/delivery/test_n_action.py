@@ -1,8 +1,8 @@
 """Storage Commitment over real associations, from the C-STORE to the journal.
 
-The tests drive the durable work: `go_on` does the work that a worker would do next.
+No worker runs in these tests. `Node.go_on` does the work that a worker would do next.
 Reports to a receiver are tested in test_storage_commitment.py. A node with all its
-processes is tested in test_node.py.
+processes is tested in tests/node/test_commitment.py.
 """
 
 import logging
@@ -86,7 +86,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Committing]:
 
 
 class Node:
-    """The objects of a worker, and one instance with two results to deliver."""
+    """The journal and the workflows of a worker, and an instance with two results."""
 
     def __init__(self, directory: Path, database: str, port: int) -> None:
         defaults = load(None, {})
@@ -109,7 +109,7 @@ class Node:
         self._record()
 
     def set(self, **changes: object) -> None:
-        """Restart with other settings of the destination."""
+        """Restart the worker with changed settings of the destination."""
         pacs = self._pacs = self._pacs.model_copy(update=changes)
         self.settings = self.settings.model_copy(update={"destinations": (pacs,)})
         self.journal = Journal(self.engine, self._directory, [pacs])
@@ -155,13 +155,20 @@ class Node:
         return StoredResult(kind, SecondaryCaptureImageStorage, uid, f"{uid}.dcm")
 
     def go_on(self, times: int = 1) -> str:
-        """Do the queued or delayed work; return the state of the delivery."""
+        """Do the next work of the delivery without waiting for its time.
+
+        Args:
+            times: Number of pieces of work, one after the other.
+
+        Returns:
+            The state of the delivery.
+        """
         for _ in range(times):
             self._work.deliver(INSTANCE, "pacs", self.row.run)
         return str(self.row.state)
 
     def record_report(self, transaction: str, reason: int = 0) -> None:
-        """Record a report of the archive: all objects committed, or all failed."""
+        """Record a report: all objects committed, or all failed with a `reason`."""
         if reason:
             report = Report(transaction, frozenset(), dict.fromkeys(UIDS, reason))
         else:
@@ -211,7 +218,7 @@ class Node:
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database; empty for SQLite."""
+    """The URL of an empty PostgreSQL database, or "" for SQLite."""
     if getattr(request, "param", "sqlite") == "sqlite":
         return ""
     administration: str = request.getfixturevalue("postgresql")

@@ -1,4 +1,4 @@
-"""Deliveries wait while a peer fails, and one of them probes it."""
+"""While a peer fails, its deliveries wait and one of them probes it."""
 
 import logging
 import threading
@@ -64,7 +64,7 @@ def record_result(journal: Journal, instance: ReceivedInstance) -> None:
 
 
 def senders(*titles: str) -> SenderDestination:
-    """Return a destination with several AEs."""
+    """Return a destination of type "sender" with one AE for each title."""
     peers = tuple(Address(ae_title=each, host="localhost", port=104) for each in titles)
     return SenderDestination(name="pacs", type="sender", peers=peers)
 
@@ -79,7 +79,7 @@ def rows(engine: sa.Engine, name: str = "pacs") -> dict[str, sa.Row[Any]]:
 def attempt(
     journal: Journal, engine: sa.Engine, instance: str, outcome: Outcome
 ) -> str | None:
-    """Do the work that is scheduled for a delivery, if there is any."""
+    """Attempt a delivery; return its new state, or None if it may not begin now."""
     row = rows(engine)[instance]
     if journal.deliveries.begin(instance, "pacs", row.run) is None:
         return None
@@ -94,7 +94,7 @@ def fail_once(journal: Journal, engine: sa.Engine, instances: Sequence[str]) -> 
 
 
 def scheduled(engine: sa.Engine) -> dict[str, float]:
-    """Return the seconds until the next attempt of each scheduled delivery."""
+    """Return the seconds until each scheduled attempt, by instance id."""
     pending = {each for each, _ in work(engine)}
     return {
         row.instance_id: row.next_at - time.time()
@@ -201,7 +201,7 @@ def test_object_that_breaks_the_archive_does_not_delay_others(
         (other,) = queue(1)
         assert attempt(journal, engine, other, STORED) == DeliveryState.DELIVERED
         due = scheduled(engine)[breaking]
-        # It is tried again at once, and after that with its own back-off.
+        # The first success makes it due at once. After that, it has its own back-off.
         assert due <= 0 if not pauses else due > 0
         assert attempt(journal, engine, breaking, LOST) == DeliveryState.QUEUED
         pauses.append(scheduled(engine)[breaking])
@@ -274,7 +274,7 @@ def test_outcome_is_recorded_although_the_others_cannot_be_released(
     queue: Queue,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Otherwise a repeated `record` would find the work done, and log nothing."""
+    """If `record` failed, a second call would find the work done and log no outcome."""
     waiting = queue(2)
     fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)
@@ -382,7 +382,7 @@ def test_each_peer_of_a_destination_has_its_own_next_attempt(
 def test_an_outage_is_forgotten_a_day_after_the_last_attempt_if_nothing_waits(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
-    """Otherwise an AE that sends no more images would fail forever."""
+    """Otherwise an AE that sends no more images would be listed as failing forever."""
     journal = Journal(engine, tmp_path, [senders("DX1")])
     instance = replace(receive(), calling_ae_title="DX1")
     record_result(journal, instance)

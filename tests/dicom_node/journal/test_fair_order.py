@@ -1,4 +1,4 @@
-"""An address with many images in a lane does not delay another address."""
+"""An address with many images in a lane does not delay images of other addresses."""
 
 import heapq
 
@@ -6,7 +6,7 @@ from dicom_node.journal.fair_order import MAX_ADDRESSES, FairOrder
 
 
 class Lane:
-    """Images that wait, in the order of their numbers and then of their arrival."""
+    """The waiting images of a lane, ordered by their numbers and then by arrival."""
 
     def __init__(self, *orders: FairOrder) -> None:
         self.orders = orders or (FairOrder(),)

@@ -189,7 +189,7 @@ def test_results_go_to_the_last_sender_of_a_repeated_instance(
     )
     journal.record(first)
     journal.record(other)
-    _, before = journal.sender(first.id)  # the first instance has no answer yet
+    _, before = journal.sender(first.id)  # `first` has no result yet
     journal.analyses.record_result(first.id, 1, ANSWER)
     for each in ("pacs", "backup"):
         journal.deliveries.begin(first.id, each, 1)
@@ -806,7 +806,7 @@ HEADER = (*ACQUIRED, "study_instance_uid", "sop_class_uid")
 
 
 def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance:
-    """Set the patient and the sender of an instance."""
+    """Return an instance with the patient and the sender of `given`."""
     identity = {"patient_id": "4711", "name": "Doe^Jane"}
     identity |= {key: given[key] for key in identity if key in given}
     sender = {key: value for key, value in given.items() if key not in identity}
@@ -877,7 +877,7 @@ def test_only_an_own_result_stays_a_returned_result_after_its_analysis(
 
 
 def at_once(*tasks: Callable[[], object]) -> list[object]:
-    """Run each task in its own thread. All start at the same moment."""
+    """Start all tasks at the same moment, each in its thread; return their results."""
     start = threading.Barrier(len(tasks))
 
     def run(task: Callable[[], object]) -> object:

@@ -58,7 +58,7 @@ def row(event: AuditEvent) -> dict[str, object]:
 
 
 class Keeper:
-    """A journal and its files, with a method that ages all records."""
+    """A journal and its files. `pass_days` lets instances age; `sweep` removes them."""
 
     def __init__(self, engine: sa.Engine, journal: Journal, folder: Path) -> None:
         self.engine, self.journal, self.folder = engine, journal, folder
@@ -70,7 +70,7 @@ class Keeper:
         return received
 
     def answer(self, received: ReceivedInstance) -> str:
-        """Record an answer with one result; return the path of the result."""
+        """Record an analysis with one result; return the path of the result."""
         path, uid = f"results/{received.id}.dcm", f"2.25.{int(received.id, 16)}"
         (self.folder / path).write_bytes(b"arrow")
         stored = StoredResult("secondary_capture", "1.2", uid, path)
@@ -108,7 +108,7 @@ class Keeper:
             return connection.execute(query).one()
 
     def pass_days(self, days: float) -> None:
-        """Move all recorded times into the past."""
+        """Move the ends of instances and the times of events into the past."""
         with self.engine.begin() as connection:
             for column in (instance.c.ended_at, event.c.at):
                 earlier = {column: column - days * DAY_S}
@@ -214,7 +214,7 @@ def test_unanalyzed_instance_is_kept_until_its_notice_is_finished(
     assert keeper.sweep() == Deleted(files=0, rows=0)
     journal.delivery_outcomes.fail_permanently(one.id, "pacs", 1, "away")
     keeper.pass_days(29)
-    # The notice failed, and can be retried.
+    # The delivery of the notice failed, and can be retried.
     assert keeper.sweep() == Deleted(files=0, rows=0)
     keeper.pass_days(2)
     assert keeper.sweep().files == 1

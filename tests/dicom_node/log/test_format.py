@@ -19,7 +19,7 @@ SECRET = "DOE^JANE"  # noqa: S105 - of a patient
 
 
 class Log:
-    """The output of a separate logger."""
+    """A separate logger, and the lines that it writes."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         self.stream = io.StringIO()
@@ -116,7 +116,7 @@ def test_exception_is_logged_by_type_and_location_without_its_message(
 def test_record_that_another_handler_formatted_first_hides_the_message(
     structured: Log,
 ) -> None:
-    # Formatters of the standard library cache the text of the exception.
+    # Formatters of the standard library keep the text of the exception in the record.
     structured.logger.handlers.insert(0, logging.StreamHandler(io.StringIO()))
     try:
         broken()

@@ -15,7 +15,7 @@ TWO = Address(ae_title="TWO", host="10.0.0.2", port=104)
 
 @pytest.fixture(autouse=True)
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resolve pacs.example to two addresses, and no other name."""
+    """Resolve pacs.example to two addresses, 10.0.0.2 to itself, and no other host."""
 
     def resolve(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
         known = {"pacs.example": ["10.0.0.1", "fd00::1"], "10.0.0.2": ["10.0.0.2"]}

@@ -69,7 +69,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 def association(
     shared: Node, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[socket.socket]:
-    """An open association. Afterwards no thread has died and no slot is occupied."""
+    """The socket of an open association.
+
+    After the test, the association must end, and no thread may have died.
+    """
     died: list[object] = []
     monkeypatch.setattr(threading, "excepthook", died.append)
     with calling(shared.port, REQUEST) as connection:
@@ -84,7 +87,7 @@ def padded(uid: bytes) -> bytes:
 
 
 def status(response: bytes) -> int:
-    """Read Status (0000,0900) of a response that is one PDU."""
+    """Return Status (0000,0900) of a response that is one PDU."""
     assert response[0] == DATA
     at = response.index(struct.pack("<HHI", 0, 0x0900, 2)) + 8
     return int.from_bytes(response[at : at + 2], "little")

@@ -1,4 +1,4 @@
-"""DICOM TLS with DCMTK, OpenSSL and Python peers, valid and failing."""
+"""DICOM TLS with DCMTK, OpenSSL and Python as peers: success and failures."""
 
 import select
 import socket
@@ -133,7 +133,7 @@ def run(*command: str | Path) -> tuple[int, str]:
 
 
 def tls_options(pair: Pair, trusted: Pair) -> list[str | Path]:
-    """Return options of DCMTK: its certificate, and the one that it trusts."""
+    """Return the DCMTK options to present one certificate and trust another one."""
     return ["+tls", pair.key, pair.certificate, "+cf", trusted.certificate]
 
 
@@ -261,7 +261,8 @@ def test_refused_caller_reads_the_alert_after_it_sent_its_request(
         socket.create_connection(("127.0.0.1", node.tls_port), SOON_S) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as caller,
     ):
-        # With TLS 1.3, the handshake of the caller is complete.
+        # With TLS 1.3, the caller completes its handshake before the node checks the
+        # certificate.
         for piece in (b"\x01\x00\x00\x00\x00\xcd", bytes(205)):
             select.select([caller], [], [], SOON_S)
             caller.sendall(piece)
@@ -390,7 +391,10 @@ def test_connection_closed_without_data_is_not_logged(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Poll a condition of another thread, which sets no event."""
+    """Wait until a condition is true. Fail after SOON_S.
+
+    The function polls, because the other threads do not signal the condition.
+    """
     deadline = time.monotonic() + SOON_S
     while not condition():
         assert time.monotonic() < deadline
@@ -528,7 +532,7 @@ def test_300_slow_or_silent_connections_per_port_do_not_delay_a_caller(
 def storescp(
     peer: FindPeer, new_port: Callable[[], int], tmp_path: Path
 ) -> Iterator[Callable[..., int]]:
-    """Starts DCMTK's storescp and returns its port."""
+    """A function that starts DCMTK's storescp and returns its port."""
     processes = []
 
     def start(*options: str | Path) -> int:
@@ -816,7 +820,7 @@ def test_peer_that_stops_reading_over_tls_is_a_retry(
 
 @pytest.fixture
 def silent_after_the_handshake(certificates: Certificates) -> Iterator[int]:
-    """A TLS 1.3 peer that sends only its session tickets."""
+    """The port of a TLS 1.3 peer that sends only its session tickets."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.node.certificate, certificates.node.key)
     finished = threading.Event()

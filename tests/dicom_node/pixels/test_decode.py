@@ -1,4 +1,4 @@
-"""Decoding: equal pixels for every encoding, and only the errors of the node."""
+"""Decoding gives equal pixels for each encoding, and raises only errors of the node."""
 
 import logging
 import os
@@ -76,7 +76,7 @@ def test_blank_image_is_not_analyzed(dataset: Dataset) -> None:
 
 
 def colored(dataset: Dataset, bits: int) -> Dataset:
-    """Set two pixels: pure red and pure green."""
+    """Replace the image by two RGB pixels: pure red and pure green."""
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 1, 2, 3
     dataset.PhotometricInterpretation = "RGB"
     dataset.PlanarConfiguration = 0

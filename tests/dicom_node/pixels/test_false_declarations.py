@@ -64,7 +64,7 @@ def resident_mb(child: DecoderProcess, field: str) -> int:
 def limited_child(
     child: DecoderProcess, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DecoderProcess]:
-    """The child; the test must neither kill it nor raise its peak memory."""
+    """A decoder that must survive the test, and use at most SPARE_MB more memory."""
     monkeypatch.setattr(client, "CALLS", 10**9)
     pid = child.pid
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
@@ -156,7 +156,7 @@ def test_image_that_declares_a_false_size_is_not_decoded(
 
 
 def bomb() -> bytes:
-    """A dataset of 1.5 MB that inflates to 1.5 GB of zeros."""
+    """Return a dataset of 1.5 MB that inflates to 1.5 GB of zeros."""
     deflater = zlib.compressobj(9, wbits=-15)
     head = b"\x08\x00\x16\x00UI\x1a\x001.2.840.10008.5.1.4.1.1.1\0"
     head += b"\x08\x00\x18\x00UI\x06\x001.2.3\0" + b"\x09\x00\x11\x00OB\0\0"
@@ -222,7 +222,7 @@ def png(columns: int, rows: int, data: bytes) -> bytes:
 
 
 def text_bomb() -> bytes:
-    """A small PNG with a text chunk that inflates to 200 MB."""
+    """Return a small PNG with a text chunk that inflates to 200 MB."""
     small = io.BytesIO()
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(small, "PNG")
     content = small.getvalue()
@@ -233,7 +233,7 @@ def text_bomb() -> bytes:
 
 
 def huge_file(kind: str) -> bytes:
-    """A small file with a header that declares 60,000 x 60,000 pixels."""
+    """Return a small file that declares 60,000 pixels a side, or 16,384 as WebP."""
     buffer = io.BytesIO()
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(buffer, kind, lossless=True)
     content = bytearray(buffer.getvalue())

@@ -27,7 +27,11 @@ from inference.phantom.long_bone import draw_phantom
 
 
 def attributes_of(**changes: object) -> Dataset:
-    """A 12-bit CR image with a window that shows 0 to 4095."""
+    """Return the attributes of a 12-bit CR image with a window that shows 0 to 4095.
+
+    Args:
+        changes: Other values of attributes by keyword. None removes an attribute.
+    """
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -55,7 +59,7 @@ def gray_levels(
 
 
 def as_text(keyword: str, text: str) -> RawDataElement:
-    """A number as it is encoded in a file."""
+    """Return a DS element as it is in a file, with any text as its value."""
     value = text.encode()
     return RawDataElement(
         Tag(keyword),
@@ -178,8 +182,9 @@ def test_voi_lut_with_entries_above_its_bits_is_read_as_16_bits() -> None:
         pytest.param(12, [0, 8192, 16383], [0, 128, 255], id="14-of-12"),
         pytest.param(16, [4095, 1024, 0], [255, 64, 0], id="descending"),
         pytest.param(16, [0, 128, 255], [0, 128, 255], id="8-of-16"),
-        # White is the maximum of the used bits, also if no entry reaches it: of 2047,
-        # 1000 is 124.6 and 2000 is 249.1. At least 8 bits are assumed.
+        # White is the maximum of the used bits, also if no entry reaches it.
+        # 1000 / 2047 * 255 is 124.6, and 2000 / 2047 * 255 is 249.1. At least 8 bits
+        # are assumed.
         pytest.param(12, [0, 1000, 2000], [0, 125, 249], id="11-of-12"),
         pytest.param(8, [0, 50, 100], [0, 50, 100], id="7-of-8"),
     ],
@@ -352,7 +357,7 @@ def test_modality_lut_replaces_the_rescale() -> None:
 
 
 def test_modality_lut_of_angiography_is_ignored() -> None:
-    # PS3.4 N.2.1.2: that LUT restores intensities, for subtraction.
+    # PS3.4 N.2.1.2: the LUT of an angiography restores intensities, for subtraction.
     dataset = attributes_of(
         SOPClassUID=XRayAngiographicImageStorage,
         ModalityLUTSequence=table(0, [4095, 0], 16),
@@ -367,7 +372,8 @@ def test_modality_lut_of_angiography_is_ignored() -> None:
 def test_window_is_selected_by_number_and_defaults_to_the_last(
     window: int, expected: list[int]
 ) -> None:
-    # The second: (0 - 2047.5) / 8190 + 0.5 is 0.25, and 4095 0.75: 63.75 and 191.25.
+    # In the second window, (0 - 2047.5) / 8190 + 0.5 is 0.25, and 4095 gives 0.75.
+    # Times 255, these are 63.75 and 191.25.
     dataset = attributes_of(WindowCenter=[2048, 2048], WindowWidth=[4096, 8191])
 
     assert gray_levels([0, 4095], dataset, window=window) == expected
@@ -413,7 +419,7 @@ def test_2_bit_values_without_voi_use_the_full_range() -> None:
 
 
 def test_deeper_values_without_voi_are_scaled_between_percentiles() -> None:
-    # 0.5 and 99.5 % of 0 .. 1000 are 5 and 995; (500 - 5) / 990 is a half.
+    # The percentiles 0.5 and 99.5 of 0 .. 1000 are 5 and 995. (500 - 5) / 990 is 0.5.
     gray = gray_levels(list(range(1001)), attributes_of(**NO_WINDOW))
 
     assert (gray[0], gray[5], gray[500], gray[995], gray[1000]) == (0, 0, 128, 255, 255)
@@ -544,11 +550,11 @@ def test_center_and_width_of_different_pairs_are_not_combined() -> None:
 
 
 IMAGE = draw_phantom(broken=True, rows=200, columns=150).pixels
-"""Stored values that use all of 12 bits."""
+"""Stored values of 12 bits."""
 
 
 def compressing_lut(levels: int) -> list[Dataset]:
-    """A VOI LUT that maps 12 bits to a few of 256 gray levels."""
+    """Return a VOI LUT that maps 12 bits to this number of levels out of 256."""
     return table(0, (np.arange(4096) * levels // 4096 + 1).tolist(), 8)
 
 

@@ -42,8 +42,8 @@ def test_pixel_side_in_mm_is_read_from_the_spacing(
     ("attributes", "expected"),
     [
         pytest.param({}, (60, 40), id="no-attributes"),
-        # Row spacing, or the vertical side, comes first: pixels higher than wide
-        # make an image with more rows.
+        # The vertical value comes first. Pixels that are higher than wide give an image
+        # with more rows.
         pytest.param({"PixelSpacing": [0.2, 0.1]}, (120, 40), id="high-pixels"),
         pytest.param({"PixelSpacing": [0.1, 0.15]}, (60, 60), id="wide-pixels"),
         pytest.param({"PixelAspectRatio": [4, 3]}, (80, 40), id="ratio"),

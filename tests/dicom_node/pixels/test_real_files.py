@@ -37,7 +37,7 @@ NOT_ANALYZED = {
     "HasFragmentSequence.dcm": r"\(0028,0008\) is 96",
     "XA-MONO2-8-12x-catheter.dcm": r"\(0028,0008\) is 12",
 }
-# The expected reasons for each other category of files.
+# Why files that are no radiographs are not analyzed, by category in the manifest.
 REASONS = {
     "NONIMG": r"no image|Float Pixel Data|not a radiograph|Modality \(0008,0060\)",
     "CHARSET": r"Modality \(0008,0060\)|no image",

@@ -46,7 +46,7 @@ def dataset() -> Dataset:
 
 
 def with_uids(**uids: str) -> Change:
-    """Set UIDs without the validation of pydicom."""
+    """Return a change that sets UIDs without the validation of pydicom."""
 
     def change(dataset: Dataset) -> None:
         for keyword, uid in uids.items():
@@ -439,7 +439,8 @@ def test_own_capture_is_recognized_by_its_uids_and_image_type(
         ("2.25.", False),
         ("1.2.840.10008.1.2", False),
         ("2.25.1\\2.25.2", False),
-        # UUID 8 with the variant of RFC 9562, and one bit beside each.
+        # A UUID of version 8 with the variant of RFC 9562. The next ones have another
+        # version, another variant and more than 128 bits.
         (f"2.25.{8 << 76 | 2 << 62}", True),
         (f"2.25.{4 << 76 | 2 << 62}", False),
         (f"2.25.{8 << 76 | 3 << 62}", False),

@@ -18,17 +18,18 @@ LINEAR, EXACT, SIGMOID = VoiLutFunction
 @pytest.mark.parametrize(
     ("window", "value", "expected"),
     [
-        # Width 4096 around 2048: 12 bits unsigned, mapped onto themselves.
+        # A width of 4096 around 2048 covers exactly the unsigned values of 12 bits.
         pytest.param(Window(2048, 4096), 0, 0.0, id="linear-low-end"),
         pytest.param(Window(2048, 4096), 4095, 1.0, id="linear-high-end"),
         pytest.param(Window(2048, 4096), 1000, 1000 / 4095, id="linear-inside"),
-        # C.11.2.1.2.1: c = 0, w = 100 is 0 up to -50 and 1 above 49.
+        # The example of C.11.2.1.2.1: if c is 0 and w is 100, values up to -50 are 0,
+        # and values above 49 are 1.
         pytest.param(Window(0, 100), -50, 0.0, id="linear-example-low"),
         pytest.param(Window(0, 100), 49, 1.0, id="linear-example-high"),
         pytest.param(Window(0, 100), 0, 0.5 / 99 + 0.5, id="linear-example-middle"),
         pytest.param(Window(100, 1), 99, 0.0, id="linear-width-1-below"),
         pytest.param(Window(100, 1), 100, 1.0, id="linear-width-1-above"),
-        # The standard forbids it, but images rescaled to small numbers have it.
+        # The standard forbids widths below 1, but images with small values have them.
         pytest.param(Window(0.1, 0.2), 0.1, 0.5, id="linear-width-below-1"),
         pytest.param(Window(100, 50, EXACT), 75, 0.0, id="exact-low-end"),
         pytest.param(Window(100, 50, EXACT), 100, 0.5, id="exact-center"),
@@ -67,7 +68,7 @@ def test_table_with_12_bits_is_white_at_4095() -> None:
 @pytest.mark.parametrize(
     ("pattern", "stored", "high_bit", "signed", "expected"),
     [
-        # width 16; PS3.5 8.1.1, two's complement
+        # 16 bits are allocated. Signed values are in two's complement (PS3.5 8.1.1).
         pytest.param(0x0FFF, 12, 11, False, 4095, id="unsigned"),
         pytest.param(0x8FFF, 12, 11, False, 4095, id="overlay-in-a-high-bit"),
         pytest.param(0x0FFF, 12, 11, True, -1, id="minus-one"),
@@ -99,7 +100,7 @@ def test_entry_bits_are_those_of_the_largest_entry_and_at_least_8(
 
 
 RAMP = np.linspace(0, 1, 101)[np.newaxis]
-"""100 steps of 0.01."""
+"""A row of 101 values, with 100 steps of 0.01."""
 
 
 @pytest.mark.parametrize(
@@ -121,8 +122,8 @@ def test_structure_is_kept_if_steps_have_an_eighth_of_their_levels(
 
 
 def test_large_steps_count_as_16_levels() -> None:
-    # One step of the whole range counts 16 squared, four steps of 8 levels count
-    # 4 times 8 squared. The border is half of the sum.
+    # The step over the whole range counts 16 squared. The four steps of 8 levels count
+    # 4 times 8 squared, which is the same. So the first step is half of the structure.
     levels = np.array([[0, 255, 247, 239, 231, 223]]) / 255
     border_only = np.array([[0.0, 1, 1, 1, 1, 1]])
 

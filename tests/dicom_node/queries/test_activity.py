@@ -49,7 +49,7 @@ def test_figures_cover_only_the_given_period(
         10: 1,
         19: 1,
     }
-    # The nearest-rank percentiles 50, 90 and 99 of 10, 11.5 and 12 s.
+    # The percentiles 50, 90 and 99 of 10, 11.5 and 12 s, by nearest rank.
     assert found.turnaround == {
         50: pytest.approx(11.5),
         90: pytest.approx(12),

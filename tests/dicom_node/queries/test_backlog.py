@@ -1,4 +1,4 @@
-"""Ages as users read them."""
+"""The age of a delivery as text for users."""
 
 import time
 

@@ -69,7 +69,7 @@ def negative(probability: float) -> AnalysisResult:
 def found(
     worklist: Worklist, wanted: SearchCriteria, sorting: Sorting | None = None
 ) -> str:
-    """Return the accession numbers of the first page, in order."""
+    """Return the accession numbers on the first page in order, separated by spaces."""
     page = worklist.page(wanted, sorting or Sorting(), number=1, size=10)
     assert page.total == len(page.entries)
     return " ".join(row.accession_number for row in page.entries)
@@ -214,7 +214,7 @@ def test_first_page_of_100_000_instances_takes_less_than_200_ms(
     times = {by: duration(worklist, wanted, by) for by in Order}
 
     assert times[Order.RECEIVED] < 0.2
-    assert max(times.values()) < 0.5  # these orders have no index
+    assert max(times.values()) < 0.5  # other orders have no index
 
 
 def duration(worklist: Worklist, wanted: SearchCriteria, by: Order) -> float:
@@ -229,7 +229,7 @@ def duration(worklist: Worklist, wanted: SearchCriteria, by: Order) -> float:
 def many(
     create: Callable[[], StorageSettings], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[sa.Engine]:
-    """100,000 instances of 1,000 patients. One of 100 failed, the rest is delivered."""
+    """100,000 instances of 1,000 patients: 1 of 100 failed, 99 of 100 are delivered."""
     storage = create()
     migrate(storage)
     engine = open_engine(storage.database_url)
@@ -280,7 +280,7 @@ def many(
 
 
 def row_like(folder: Path) -> dict[str, Any]:
-    """Return the columns of an instance."""
+    """Return a row with the values that all instances have in common."""
     return dict.fromkeys(instance.columns.keys()) | {
         "content_digest": "d",
         "revision": 1,

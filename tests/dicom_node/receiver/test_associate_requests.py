@@ -1,6 +1,6 @@
 """Association requests that violate the standard, and the response to each.
 
-The test sends the bytes to a receiver, and to DCMTK's storescp for comparison.
+The tests send the requests to a receiver, and some also to DCMTK's storescp.
 """
 
 import socket
@@ -156,7 +156,7 @@ ACCEPTED_BY_ALL = {
     "common extended negotiation, empty": sub_item(0x57, b""),
 }
 
-# DCMTK drops these requests without a response, although it needs none of these items.
+# DCMTK drops these requests without a response, although it does not need these items.
 ACCEPTED_BY_US = {
     "class UID of 70 characters": with_user(MAXIMUM_LENGTH, item(0x52, LONG_UID)),
     "maximum length 1": with_user(item(0x51, b"\0\0\0\1"), CLASS_UID),
@@ -178,8 +178,8 @@ ACCEPTED_BY_US = {
     ),
 }
 
-# One context is refused; the other is used. PS3.8 table 9-18: 2 no reason, 3 abstract
-# syntax not supported, 4 transfer syntaxes not supported.
+# Contexts that are refused beside a valid one, with the result (PS3.8 table 9-18):
+# 2 no reason, 3 abstract syntax not supported, 4 transfer syntaxes not supported.
 REFUSED_CONTEXTS = {
     "no transfer syntax": (proposed(3, abstract(CR)), 4),
     "empty transfer syntax": (proposed(3, abstract(CR), syntax(b"")), 4),
@@ -232,7 +232,8 @@ REJECTED_REQUESTS = {
 
 BY_PROVIDER = b"\7\0\0\0\0\4\0\0\2"
 NOT_DICOM = "no valid A-ASSOCIATE-RQ: "
-# Bytes that are no valid request, the last byte of the A-ABORT, and the reason.
+# Bytes that are no valid request, the last byte of the A-ABORT that responds to them,
+# and the reason that is reported.
 UNUSABLE = {
     "item beyond the end": (
         request(more=b"\x60\0\xff\xff"),
@@ -545,7 +546,7 @@ def test_read_request_raises_only_malformed_pdu_errors() -> None:
         proposed(3, abstract(CR), syntax(EXPLICIT)),
         information=user(MAXIMUM_LENGTH, CLASS_UID, role(CR, 0, 1)),
     )
-    assert MOST_SYNTAXES * 68 < 65536  # a context is one item
+    assert MOST_SYNTAXES * 68 < 65536  # a context fits into one item
     for at in range(6, len(content)):
         for value in (0, 1, 0x20, 0x30, 0x40, 0x50, 0x54, 0x80, 0xFF):
             changed = content[:at] + bytes([value]) + content[at + 1 :]
@@ -556,9 +557,9 @@ def test_read_request_raises_only_malformed_pdu_errors() -> None:
 def test_malformed_requests_end_no_thread(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test sends prefixes of a request, and requests without one of the bytes.
+    """The test sends prefixes of a request, and the request without one of its bytes.
 
-    The PDU length is correct in each of them.
+    The PDU length is always correct.
     """
     died: list[object] = []
     monkeypatch.setattr(threading, "excepthook", died.append)

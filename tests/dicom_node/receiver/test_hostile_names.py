@@ -34,7 +34,7 @@ NAMES = [
 
 
 def named(name: bytes) -> Sample:
-    """The phantom with another SOP Instance UID in its dataset."""
+    """Return the phantom with a name as SOP and Series Instance UID in its dataset."""
     draft = opened(PHANTOM, random.Random(0))
     draft.put("SOPInstanceUID", name)
     draft.put("SeriesInstanceUID", name)
@@ -58,7 +58,7 @@ def receiver(tmp_path: Path) -> Iterator[int]:
 
 
 def paths_below(folder: Path) -> set[Path]:
-    """All paths below a folder, without the run folder that receivers share."""
+    """Return all paths below a folder, without the run folder that receivers share."""
     return {each for each in folder.rglob("*") if "run" not in each.parts}
 
 
@@ -80,9 +80,7 @@ def test_receiver_refuses_invalid_uids_and_writes_them_to_no_path_or_log(
     assert as_dataset.status == 0xA900
     assert paths_below(tmp_path) == before
     for record in caplog.records:
-        if record.name.startswith(
-            "dicom_node"
-        ):  # runtime/process.py handles those of libraries
+        if record.name.startswith("dicom_node"):  # log/format.py silences libraries
             line = record.getMessage()
             assert line.isprintable()
             assert "forged" not in line

@@ -108,7 +108,7 @@ def processes(directory: Path) -> Iterator[Process]:
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
-    """For tests that start their own receivers, to kill them."""
+    """A `Process` without a receiver, for tests that start and kill their own."""
     with processes(tmp_path) as process:
         yield process
 
@@ -365,7 +365,7 @@ def test_idle_associations_use_almost_no_processor_time(
         used = processor_s(receiver.pid) - before
 
         modality.communicate()
-    # pynetdicom by itself takes half a processor for 20.
+    # pynetdicom alone takes half a processor for 20 idle associations.
     assert used < 0.3
 
 

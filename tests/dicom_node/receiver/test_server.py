@@ -74,7 +74,13 @@ SOON_S = 20.0
 
 
 class Inbox(list[ReceivedInstance]):
-    """An `accept` that stores instances, or blocks, or raises an error."""
+    """The `accept` of a receiver, as a list of the accepted instances.
+
+    Attributes:
+        error: Raised by each call, if set.
+        may_go_on: Each call waits for this event, which is set by default.
+        entered: Set when a call begins.
+    """
 
     error: Exception | None = None
 
@@ -139,7 +145,7 @@ class Node:
         sop_class: UID = DX,
         syntax: UID = ExplicitVRLittleEndian,
     ) -> Dataset:
-        """Send any bytes as a dataset over a new association."""
+        """Send any bytes as a dataset over a new association; return the response."""
         association = self.associate(sop_class, [syntax])
         assert association.is_established
         path = self.part10(content, uid, sop_class, syntax)
@@ -157,11 +163,11 @@ class Node:
 
     @property
     def rejected(self) -> list[tuple[str, str, str]]:
-        """Calling AE title, address and reason of each rejection."""
+        """The calling AE title, the address and the reason of each rejection."""
         return [each for each in self.decisions if each[2]]
 
     def counts(self, family: MetricFamily) -> list[str]:
-        """The label values of the counts of a family."""
+        """Return the label of each count of a metric family."""
         return [each.label for each in self.counted if each.name == family.name]
 
     def on_disk(self) -> list[str]:
@@ -431,7 +437,7 @@ def test_unexpected_error_loses_no_image_and_is_not_quoted(
     assert "in __call__" in caplog.text
     assert "PHANTOM" not in caplog.text
     assert node.counts(REFUSED) == [reason]
-    # It is unknown whether the instance was recorded; the sweep checks that.
+    # The instance may have been recorded, so its file stays. The sweep checks this.
     assert node.on_disk() == [".dcm"]
     none_known: Known = lambda _: ()  # noqa: E731
     assert remove_orphans(node.spool, none_known, none_known, older_than_s=-1) == 1
@@ -719,7 +725,10 @@ def test_error_in_admission_rejects_the_association(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Poll a condition; the work of another thread has no event to wait for."""
+    """Wait until a condition is true. Fail after SOON_S.
+
+    The function polls, because the other threads do not signal the condition.
+    """
     deadline = threading.Event()
     timer = threading.Timer(SOON_S, deadline.set)
     timer.start()
@@ -831,7 +840,7 @@ def request(
 
 
 def half_a_dataset(node: Node, phantom: Dataset) -> Association:
-    """Send a C-STORE request and the first half of its dataset."""
+    """Send a C-STORE request and half of its dataset; return the association."""
     association = node.associate()
     raw_socket(association).sendall(b"".join(request(association, phantom, 0.5)))
     until(lambda: node.on_disk() == [".part"])
@@ -839,7 +848,7 @@ def half_a_dataset(node: Node, phantom: Dataset) -> Association:
 
 
 def interruption(phantom: Dataset) -> str:
-    """Text of the log about an interrupted half of a dataset."""
+    """Return how the log names the instance of `half_a_dataset`, with its bytes."""
     return f"{phantom.SOPInstanceUID}, after {len(encoded(phantom)) // 2} bytes"
 
 
@@ -849,7 +858,7 @@ def test_receiver_aborts_caller_that_sends_too_many_requests_ahead(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The receiver must not notice the abort before the response exists.
+    # The receiver must notice the abort only when the response exists.
     monkeypatch.setattr(association_module, "CHECK_INTERVAL_S", SOON_S)
     node = serve()
     node.inbox.may_go_on.clear()
@@ -861,7 +870,8 @@ def test_receiver_aborts_caller_that_sends_too_many_requests_ahead(
     until(lambda: any(each.startswith(aborting) for each in caplog.messages))
     node.inbox.may_go_on.set()
 
-    # The response comes after the abort. An exception in that thread fails the test.
+    # The response comes after the abort. If this raised an exception in the thread of
+    # the association, the test would fail.
     association.join(SOON_S)
     assert association.is_aborted
 

@@ -1,4 +1,4 @@
-"""Result captures in the kinds that destinations configure, and notices."""
+"""Notices, and result captures with the modality and compression of the settings."""
 
 import warnings
 from dataclasses import replace
@@ -201,7 +201,7 @@ KINDS = [
 
 
 def valid(path: Path, kind: ResultKind, complaints: Complaints, folder: Path) -> bool:
-    """Return whether dciodvfy reports only errors that the source has, too."""
+    """Return whether all errors of dciodvfy for a result are in its source, too."""
     with warnings.catch_warnings(action="ignore"):
         dataset = dcmread(path, stop_before_pixels=True)
         instance = received(path, dataset)

@@ -1,4 +1,4 @@
-"""Encoding of a finding as result objects, also in the decoding child."""
+"""Encoding of a finding as result objects, also in the decoder."""
 
 import subprocess
 from collections.abc import Callable

@@ -84,7 +84,10 @@ def heatmap_of(
 def interpolated(
     saliency: NDArray[np.float32], shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Interpolate a map at the centers of the pixels; extend it at the edges."""
+    """Return the map at the center of each pixel of an image, from 0 to 255.
+
+    The map is linear between the centers of its cells, and constant outside of them.
+    """
 
     def interpolate(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
         cells = len(values)

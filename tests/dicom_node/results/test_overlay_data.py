@@ -1,4 +1,4 @@
-"""Drawings of findings are stored in the journal without loss."""
+"""Drawings of findings are restored from the journal, with 8 bits of saliency."""
 
 import numpy as np
 import pytest

@@ -43,7 +43,7 @@ CLASSES = [
 
 
 def saliency() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """A map of 7 x 7 cells with a region of two rows and three columns."""
+    """Return a map of 7 x 7 cells with a region of two rows and three columns."""
     cells = np.zeros((7, 7), np.float32)
     cells[1:3, 1:4] = 0.8
     cells[2, 2] = 1
@@ -160,7 +160,7 @@ def test_negative_result_has_only_a_caption(source: Source, dataset: Dataset) ->
 def test_coordinates_are_in_stored_pixels_if_pixels_are_not_square(
     source: Source, dataset: Dataset
 ) -> None:
-    dataset.ImagerPixelSpacing = [0.2, 0.1]  # each row twice as high as a column wide
+    dataset.ImagerPixelSpacing = [0.2, 0.1]  # pixels are twice as high as wide
     instance = source(dataset)
     radiograph = decoded_radiograph(dataset)
     assert radiograph.pixels.shape == (800, 300)
@@ -347,7 +347,7 @@ def test_state_displays_an_image_without_a_window_as_the_node_does(
 
 
 def curve(first: int, bits: int, vr: str = "US") -> Dataset:
-    """A sigmoid VOI LUT of 12 bits for 2,049 values from `first` on."""
+    """Return a sigmoid VOI LUT of 12 bits for 2,049 values from `first` on."""
     share = np.linspace(-3, 3, 2049)
     entries = np.rint(4095 / (1 + np.exp(-share)) - 194).clip(0, 4095).astype("<u2")
     item = Dataset()

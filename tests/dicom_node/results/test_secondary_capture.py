@@ -59,7 +59,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    """Write a dataset to a file, as the receiver does."""
+    """A function that writes a dataset to a file, and returns it as an instance."""
 
     def spooled(dataset: Dataset) -> ReceivedInstance:
         path = tmp_path / f"{dataset.SOPInstanceUID}.dcm"
@@ -410,7 +410,7 @@ def test_pixel_spacing_is_scaled_to_the_result_size(
 def test_spacing_of_pixels_that_were_made_square_refers_to_stored_pixels(
     spool: Spool, dataset: Dataset
 ) -> None:
-    # Stored 800 x 300 at 0.1 x 0.2 mm, displayed 400 x 300 and written twice that.
+    # Stored: 800 x 300 at 0.1 x 0.2 mm. Displayed: 400 x 300. Written: 800 x 600.
     dataset.PixelSpacing = [0.1, 0.2]
     square = replace(RADIOGRAPH, source_shape=(800, 300))
 

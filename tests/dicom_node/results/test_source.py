@@ -93,7 +93,7 @@ def raw_values(path: Path) -> dict[int, bytes]:
 
 
 def save(dataset: Dataset, path: Path, **texts: str) -> None:
-    """Save a dataset with texts that are invalid for the VR of their keyword."""
+    """Save a dataset with texts by keyword, which may be invalid for their VR."""
     for keyword, text in texts.items():
         tag = Tag(keyword)
         dataset[tag] = DataElement(tag, "LO", text, validation_mode=IGNORE)
@@ -294,7 +294,7 @@ def test_instance_without_study_instance_uid_is_an_error(
 
 
 def in_sequence(dataset: Dataset, keyword: str, *items: bytes) -> bytes:
-    """Return the file of a dataset with a sequence of items with these bytes."""
+    """Return a dataset as a file, with an added sequence of already encoded items."""
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     content = buffer.getvalue()

@@ -143,7 +143,7 @@ def test_doubtful_finding_is_coded_as_suspected(
 def test_negative_report_has_no_finding_and_no_fracture_code(
     source: Source, dataset: Dataset
 ) -> None:
-    """A viewer that lists only names must not suggest a fracture."""
+    """Some viewers list only the names of items; these must not suggest a fracture."""
     written = report(source(dataset), NEGATIVE)
 
     content_items = dict(items(written))

@@ -1,4 +1,4 @@
-"""Results and their source belong to one patient and one study for a validator."""
+"""A validator finds one patient and one study in the results and their source."""
 
 import subprocess
 import warnings
@@ -38,7 +38,7 @@ GRAYSCALE = (*KINDS, ResultKind("presentation_state"))
 
 
 def write_study(source: Path, folder: Path) -> list[Path]:
-    """Write all types of results of a source; return all paths."""
+    """Write all types of results of a source; return the paths, the source first."""
     with warnings.catch_warnings(action="ignore"):
         header = dcmread(source, stop_before_pixels=True)
         instance = received(source, header)
@@ -57,7 +57,7 @@ def write_study(source: Path, folder: Path) -> list[Path]:
 
 
 def entity_errors(program: str, paths: list[Path]) -> set[str]:
-    """Errors of dcentvfy about information entities that differ between files."""
+    """Return the errors of dcentvfy: information entities that differ between files."""
     run = subprocess.run([program, *paths], capture_output=True, check=False)
     lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
     return {line for line in lines if "Error" in line}

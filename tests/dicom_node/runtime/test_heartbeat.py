@@ -32,7 +32,7 @@ def ids(engine: sa.Engine) -> set[str]:
 
 
 def steady_s(engine: sa.Engine, name: str) -> float:
-    """Return for how many seconds a worker has sent heartbeats without a gap."""
+    """Return the seconds since the last gap in a worker's heartbeats; -1 if dead."""
     with reading(engine) as connection:
         return alive_workers(connection, "worker").get(name, -1.0)
 
@@ -91,7 +91,7 @@ def test_worker_of_the_previous_release_runs_under_the_name_of_an_ended_worker(
 ) -> None:
     with heartbeats(engine, "worker", "a:0"):
         pass
-    with engine.begin() as connection:  # this release does not write ended_at
+    with engine.begin() as connection:  # the previous release writes no ended_at
         ended_at = connection.execute(sa.select(heartbeat.c.ended_at)).scalar_one()
         connection.execute(heartbeat.update().values(at=ended_at + 1e-3))
 

@@ -1,4 +1,4 @@
-"""Roles that are restarted: real processes."""
+"""Restarts of roles, with real processes."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def server() -> Iterator[RoleServer]:
 def group(
     server: RoleServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RoleGroup]:
-    """A role with the module that the test names, and a server of its own."""
+    """A group of one role with its own fork server. The parameter is the module."""
     monkeypatch.setattr(role_group, "FORK_S", 60.0)  # the machine may be busy
     roles = [Role(RoleProcess("role", request.param))]
     group = RoleGroup("the server", roles, lambda: server.fork_server("server", 0))

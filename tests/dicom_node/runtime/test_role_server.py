@@ -1,4 +1,4 @@
-"""The server of the roles: real processes."""
+"""The fork server of the roles, with real processes."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def server() -> Iterator[RoleServer]:
 
 @pytest.fixture(params=["first server", "forked server"])
 def either(server: RoleServer, request: pytest.FixtureRequest) -> Iterator[RoleServer]:
-    """The server of the receivers, or a fork of it."""
+    """The first server, or a second server that the first one forked."""
     if request.param == "first server":
         yield server
     else:
@@ -46,7 +46,7 @@ def either(server: RoleServer, request: pytest.FixtureRequest) -> Iterator[RoleS
 
 
 def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Start a role; return what it reports about itself, and end it."""
+    """Start a role and end it; return what it reported, its name and its niceness."""
     path = folder / "report"
     files = process.pop("files", [])
     role = RoleProcess("a-role", WAITING, [f"--report={path}"], **process)
@@ -60,7 +60,7 @@ def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]: 
     return result
 
 
-@pytest.mark.alone  # the other tests have the lowest priority
+@pytest.mark.alone  # other tests have the lowest priority, which cannot be lowered
 def test_role_gets_its_niceness_and_that_of_its_server(
     server: RoleServer, tmp_path: Path
 ) -> None:
@@ -131,7 +131,7 @@ def test_role_obeys_signals_that_the_server_blocks(
 
 
 def test_server_that_imported_all_roles_has_one_thread(server: RoleServer) -> None:
-    # A fork inherits locks that other threads hold, and then waits for ever.
+    # If another thread held a lock during a fork, the fork could wait for it forever.
     for module in (RECEIVER, WORKER, API):
         # The role ends at once, because its command line is wrong.
         pid = server.fork_role(RoleProcess("wrong", module, ["--no-such-option"]), [])
@@ -259,5 +259,5 @@ def test_late_reply_is_not_taken_for_the_reply_to_the_next_order(
 def test_other_processes_of_the_user_cannot_read_the_server_and_its_forks(
     either: RoleServer, tmp_path: Path
 ) -> None:
-    # The flag of a fork is that of the server. test_process.py shows its effect.
+    # Forks have the flag of their server. test_process.py tests the effect of the flag.
     assert report(either, tmp_path)["dumpable"] == 0

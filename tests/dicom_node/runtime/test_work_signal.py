@@ -31,7 +31,7 @@ LONG_S = 600.0
 
 
 def waiting(wakeup: PollWakeup) -> threading.Thread:
-    """Wait for a wakeup in a thread."""
+    """Start a thread that waits for a wakeup; return the thread."""
     thread = threading.Thread(target=wakeup.wait, args=(LONG_S,), daemon=True)
     thread.start()
     return thread
@@ -126,7 +126,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
 
 @pytest.fixture
 def started(tmp_path: Path) -> threading.Event:
-    """Configure DBOS with an analysis that sets the event which is returned."""
+    """Configure DBOS with an analysis workflow; return the event that it sets."""
     started = threading.Event()
     DBOS(config=looked_after(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 
@@ -158,7 +158,7 @@ def test_wakeup_starts_the_work_in_a_dbos_queue(
 
 
 class PollingByClass:
-    """A version of DBOS that polls by a class, without the function."""
+    """Stands for a version of DBOS without the polling function."""
 
 
 class PollingWithClock:

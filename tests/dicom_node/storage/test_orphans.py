@@ -1,4 +1,4 @@
-"""Orphaned files are removed; files that are written, recorded or known stay."""
+"""Orphans are removed; files in the journal, and files being written, stay."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The folder and the name of a machine, for processes that share a machine."""
+"""The name of a machine, and the run folder that its processes share."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from dicom_node.storage.run_folder import machine_name, run_folder
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The machine's folder for temporary files."""
+    """A folder in place of the machine's folder for temporary files."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))

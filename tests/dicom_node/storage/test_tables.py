@@ -60,7 +60,7 @@ def test_each_table_of_the_migrations_is_defined(engine: sa.Engine) -> None:
 
     defined = {each.name for each in metadata.sorted_tables}
     assert defined <= own
-    # The others are DBOS's. In PostgreSQL, they have a schema of their own.
+    # Other tables belong to DBOS. In PostgreSQL, these have their own schema.
     if engine.dialect.name == "postgresql":
         assert own == defined
 

@@ -42,7 +42,7 @@ ANSWER = AnalysisResult(
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    """The journal of a database with a DBOS that runs no work."""
+    """A journal; DBOS manages its work, but does not run it."""
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
     migrate(storage)
     engine = open_engine(storage.database_url)

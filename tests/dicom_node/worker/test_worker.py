@@ -1,4 +1,4 @@
-"""The worker as a process: its end while it is busy."""
+"""The worker as a process: its end during work, a failing disk, and polling."""
 
 import signal
 import subprocess
@@ -24,7 +24,7 @@ from tests.support.roles import configured, running
 
 pytestmark = pytest.mark.integration
 
-# The allowance admits the large image, so that it is not moved to the slow lane.
+# The large allowance keeps the slow image in the normal lane.
 SHORT_DRAIN = """
 from dicom_node.decoder import quick_client
 from dicom_node.worker import __main__ as worker
@@ -126,7 +126,7 @@ def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patc
 
 
 def long_instance(spool: Spool) -> ReceivedInstance:
-    """Write an instance that takes seconds to analyze to the spool."""
+    """Write an instance to the spool; its analysis takes seconds."""
     instance = spooled(spool, rows=64, columns=48)
     made_slow(instance.path)
     return replace(instance, size=instance.path.stat().st_size)

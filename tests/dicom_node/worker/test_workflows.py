@@ -78,7 +78,11 @@ FINDING = Finding(
 
 @dataclass
 class ScriptedPipeline:
-    """Calls `behavior` instead of analyzing images."""
+    """A pipeline that does not analyze images. It returns `results`, or else `result`.
+
+    A test sets `behavior` to raise the error of an analysis, and `afterwards` to do
+    something after the check of the image.
+    """
 
     result: ResultObject
     behavior: Callable[[], None] = lambda: None
@@ -191,7 +195,7 @@ def row_of(work: Work, instance: ReceivedInstance) -> InstanceRecord:
 
 
 def details(work: Work, instance: ReceivedInstance, kind: str) -> list[str]:
-    """Details of the events of a kind in the journal."""
+    """Return the details of the events of a kind in the history of an instance."""
     history = instance_details(work.journal._engine, instance.id)
     assert history is not None
     return [each.detail for each in history.events if each.kind == kind]
@@ -387,7 +391,7 @@ def test_an_image_that_may_be_slow_is_analyzed_in_the_separate_lane(
         separate_pipelines=lambda: (cast("Pipeline", separate),) * 2,
     )
     pipeline.behavior = refuse
-    for _ in range(2):  # the worker was killed before DBOS recorded the first
+    for _ in range(2):  # as if the worker was killed before DBOS recorded the end
         lane.analyze(received.id, 1)
     row, work_items = row_of(work, received), queued(work)
     lane.analyze_separately(received.id, 1)
@@ -444,7 +448,7 @@ def test_repeated_work_of_the_normal_lane_skips_a_slow_image(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     pipeline.behavior = time_out
-    for _ in range(2):  # the worker was killed before DBOS recorded the first
+    for _ in range(2):  # as if the worker was killed before DBOS recorded the end
         work.analyze(received.id, 1)
 
     assert len(pipeline.calls) == 1
@@ -495,7 +499,7 @@ def test_timed_out_notice_is_created_in_the_slow_lane(
 
 
 def queued(work: Work) -> Counter[str]:
-    """Number of work items of each queue."""
+    """Return the number of work items by the name of their workflow."""
     names = sa.select(sa.column("name")).select_from(sa.table("workflow_status"))
     with reading(work.journal._engine) as connection:
         return Counter(connection.execute(names).scalars())
@@ -803,7 +807,7 @@ WAITING = {
 )
 def test_each_method_that_a_workflow_calls_waits(part: type, name: str) -> None:
     class StoppedError(Exception):
-        """The method waits: the call was passed on."""
+        """Raised by `_until_available`, which a waiting method calls."""
 
     def stop(_: object) -> None:
         raise StoppedError
@@ -837,7 +841,7 @@ def test_workflows_wait_for_the_database(
 
 
 def counted(work: Work) -> dict[tuple[str, str], int]:
-    """Counts by family and label."""
+    """Return the counts in the database by metric family and label."""
     engine = open_engine(work.settings.storage.database_url)
     with reading(engine) as connection:
         tallies = read(connection)
@@ -873,7 +877,7 @@ def test_interrupted_work_is_counted_once(
     work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
-        """Stands for a kill of the process; no handler of the product catches it."""
+        """Stands for a kill of the process; no code of the node catches it."""
 
     def killed(*_: object) -> None:
         raise Killed
@@ -976,7 +980,7 @@ def test_log_lines_of_steps_have_the_uid_and_the_id_of_the_instance(
 
 
 def delivery_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
-    """Level, step and text of the log lines about deliveries."""
+    """Return level, step and text of the log lines about deliveries."""
     return [
         (each.levelname, each.step, each.message.partition(" s: ")[2])
         for each in caplog.records
