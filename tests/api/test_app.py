@@ -1,4 +1,4 @@
-"""Applications of one process share their routes, but no services."""
+"""Each application of a process has its own services and its own added routes."""
 
 from contextlib import closing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings for access: tokens and proxies, and the errors if access is undefined."""
+"""Settings of who may use the API: tokens, proxies, and errors if nobody may."""
 
 from hashlib import sha256
 from ipaddress import ip_network
