@@ -80,7 +80,7 @@ CHROMIUM = [
     "--host-resolver-rules=MAP node.test 127.0.0.1",
 ]
 # Hundreds of tests shut down a server of socketserver. By default, a server notices
-# this only after up to half a second.
+# this up to half a second later.
 BaseServer.serve_forever.__defaults__ = (0.02,)
 DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 

@@ -1,4 +1,4 @@
-"""Each application of a process has its own services and its own added routes."""
+"""Two applications in one process share no services and no added routes."""
 
 from contextlib import closing
 from pathlib import Path

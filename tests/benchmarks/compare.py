@@ -211,7 +211,10 @@ def sustained(
     dataset: Dataset,
     folder: Path,
 ) -> None:
-    """Compare the images per second from several senders to the last stored result."""
+    """Compare the images per second from several senders.
+
+    The time ends when the archive has stored the last result.
+    """
     paths = [
         [fresh(dataset, folder / f"{sender}-{n}.dcm") for n in range(EACH)]
         for sender in range(SENDERS)

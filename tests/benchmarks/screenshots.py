@@ -130,7 +130,7 @@ def status_for(event: Event) -> int:
 
 
 def fill(node: Node, folder: Path) -> UID:
-    """Send phantoms; return the last study UID: a broken forearm in two views."""
+    """Send phantoms; return the UID of the last study (views of a broken forearm)."""
     address = Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port)
     limbs, names, rooms = cycle(ANATOMY), cycle(NAMES[:-1]), cycle(ROOMS)
     for number in range(INSTANCES - 2):

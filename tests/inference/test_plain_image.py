@@ -164,7 +164,7 @@ def test_fourth_16_bit_channel_is_used_as_the_file_declares(
     ids=["red", "green", "blue"],
 )
 def test_luma_of_16_bit_color_is_that_of_8_bit_color(color: int, luma: float) -> None:
-    # Half of the pixels are 0 and half are 60000, so the two percentiles are these.
+    # The percentiles 0.5 and 99.5 are 0 and 60000: half of the pixels have each value.
     samples = np.zeros((1, 400, 3), np.uint16)
     samples[0, ::2] = 60000
     samples[0, 1, color] = 60000

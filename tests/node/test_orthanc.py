@@ -1,7 +1,7 @@
 """A node and an Orthanc exchange images and results over DICOM.
 
-Their settings are like those of docker-compose.yml. In one test, the results go to
-Orthanc over DICOMweb.
+They are configured as in docker-compose.yml. In one test, the results go to Orthanc
+over DICOMweb.
 """
 
 import io

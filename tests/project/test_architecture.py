@@ -256,7 +256,7 @@ def package_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Return each name that a file imports, also in functions, with its module."""
+    """Return the full name of each import in a file, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Settings of who may use the API: tokens, proxies, and errors if nobody may."""
+"""Settings of tokens and trusted proxies, and errors for wrong or missing ones."""
 
 from hashlib import sha256
 from ipaddress import ip_network

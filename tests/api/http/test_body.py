@@ -35,9 +35,9 @@ UPLOAD = (
 def read(
     parts: list[bytes], most: int = 10**6, *, ends: bool = True, pause_s: float = 0
 ) -> bytes:
-    """Return a body of at most `most` bytes that arrives in parts, with pauses.
+    """Return a body that arrives in parts, with pauses, and is limited to `most` bytes.
 
-    If `ends` is false, the body has no end, and the call does not return.
+    If `ends` is false, the body does not end after the parts.
     """
     left = list(parts)
 
@@ -256,7 +256,7 @@ class TestConnection:
     def test_is_closed_after_a_response_without_a_next_request(
         self, port: int, stack: ExitStack
     ) -> None:
-        # The request takes longer than HEAD_S, which counts again from the response.
+        # The request takes longer than HEAD_S. The limit starts again at the response.
         whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n" + AUTHORIZATION + b"\r\n"
         client = connected(stack, port, whole)
         response = client.recv(2**16)

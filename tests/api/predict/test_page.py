@@ -159,8 +159,8 @@ def test_original_is_aligned_with_the_annotated_picture(page: Page) -> None:
     set_overlay(page, 100)
     annotated = shown(page)
 
-    # Without a finding, both pictures show the same radiograph. Below it, the annotated
-    # picture has a caption.
+    # Without a finding, both pictures show the same radiograph. The annotated picture
+    # has a caption below it.
     area = page.locator("#original").bounding_box()
     rows = int(area["height"]) - 2
     assert page.inner_text("#label") == "No Fracture"

@@ -38,7 +38,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
 
 
 def fill(site: Review, study: str, number: int) -> None:
-    """Add a study of two images: a positive, delivered; and a negative, refused."""
+    """Add a study of two images.
+
+    The first result is positive and delivered. The second is negative and refused.
+    """
     anna = Patient("Schmidt^Anna", "4711", "A-1")
     first = site.receive(number, anna, study_instance_uid=study, view_position="AP")
     site.answer(first, 0.9)

@@ -23,7 +23,7 @@ BRIGHT, DARK = 0, 1
 
 
 def brightness_network() -> Network:
-    """Return a network. Scores: the mean brightness m for BRIGHT, 5 - m for DARK."""
+    """Return a network that scores mean brightness m: m for BRIGHT, 5 - m for DARK."""
     linear = nn.Linear(1, 2)
     linear.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
     linear.bias = nn.Parameter(torch.tensor([0.0, 5.0]))
