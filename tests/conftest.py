@@ -87,7 +87,7 @@ DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real DICOM files and radiographs; skips if it is absent."""
+    """The folder of real DICOM files and radiographs. Without it, a test is skipped."""
     if not (SHARED / "dicom" / "MANIFEST.csv").exists():
         pytest.skip("../shared is absent: no real files to test with")
     return SHARED

@@ -1,4 +1,4 @@
-"""Tests of all pages: texts, layout, keyboard access and axe-core."""
+"""All pages: texts, layout, keyboard access, and accessibility by axe-core."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A worker that sleeps for a fixed time instead of an analysis.
+"""A worker that sleeps for a fixed time instead of analyzing an image.
 
 Benchmarks use it to measure everything except the analysis.
 

@@ -333,7 +333,7 @@ def test_only_the_settings_distinguish_types_of_destinations() -> None:
 
 
 def class_names(node: ast.Call | ast.MatchClass) -> set[str]:
-    """Return the names of the classes that an isinstance or a match tests for."""
+    """Return the classes that isinstance or a class pattern tests for, by name."""
     if isinstance(node, ast.MatchClass):
         return {ast.unparse(node.cls)}
     if ast.unparse(node.func) != "isinstance":

@@ -283,7 +283,7 @@ def test_failure_reasons_of_the_standard_are_listed_with_their_remedies() -> Non
         Remedy.NONE: "failed",
     }
 
-    # PS3.3 C.14.1.1.
+    # The Failure Reasons of PS3.3 C.14.1.1.
     assert documented.keys() == {0x0110, 0x0112, 0x0119, 0x0122, 0x0131, 0x0213}
     for reason, words in documented.items():
         assert words.startswith(beginnings[remedy_of(reason)[0]])

@@ -1,4 +1,4 @@
-"""Classification of radiographs with the shipped weights and with own weights."""
+"""Classification of radiographs with the shipped weights and with other weights."""
 
 import io
 import shutil

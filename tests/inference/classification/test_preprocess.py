@@ -70,7 +70,7 @@ def test_a_letterbox_centers_the_radiograph_in_black(
 
 def test_intensities_are_normalized_per_channel_including_padding() -> None:
     card = replace(LETTERBOX, mean=(0.5, 0.4, 0.0), std=(0.5, 0.2, 1.0))
-    gray = np.full((100, 200), 51, np.uint8)  # 0.2
+    gray = np.full((100, 200), 51, np.uint8)  # 51 / 255 = 0.2
 
     tensor = normalized(prepare(radiograph(gray), card).gray, card)
 

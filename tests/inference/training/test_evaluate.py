@@ -1,4 +1,4 @@
-"""Evaluation: its figures and its files."""
+"""The evaluation of a classifier: its figures, its files and its command."""
 
 import json
 from dataclasses import replace
