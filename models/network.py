@@ -167,7 +167,7 @@ class Head(nn.Module):
         return F.conv2d(activation, weight, self.linear.bias)
 
     def forward(self, activation: Tensor) -> Tensor:
-        """Score the image: (N, K, h, w) to (N, classes)."""
+        """Return the logits (N, classes) of images with features (N, K, h, w)."""
         if self.pooling == "average":
             average = F.adaptive_avg_pool2d(activation, 1).flatten(1)
             logits: Tensor = self.linear(average)

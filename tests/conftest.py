@@ -55,7 +55,8 @@ from tests.support.validators import Complaints, dciodvfy_errors
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Debian has a separate folder for each version of the PostgreSQL server.
 POSTGRESQL = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
-# Stops when its input ends. This also happens when pytest is killed.
+# Shell script that runs a PostgreSQL server until its input ends, which also happens
+# when pytest is killed. Its arguments are the paths of initdb and pg_ctl, and a folder.
 SERVE = """
 "$1" -D "$3/data" -U postgres --auth=trust --no-sync >/dev/null || exit
 "$2" -D "$3/data" -l "$3/log" --wait start >/dev/null \\
@@ -65,9 +66,9 @@ read -r _
 "$2" -D "$3/data" --mode=immediate stop >/dev/null
 rm -rf "$3/data"
 """
-# CI runs as root in a container.
 EXPECT_MS = 30_000  # for a busy machine; usually much shorter
 CHROMIUM = [
+    # CI runs as root in a container, where the sandbox does not work.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -78,15 +79,15 @@ CHROMIUM = [
     # A host name in a local network, for which browsers send no Sec-Fetch-Site.
     "--host-resolver-rules=MAP node.test 127.0.0.1",
 ]
-# The peers of hundreds of tests are shut down. socketserver checks for a shutdown only
-# twice a second. No test depends on this interval.
+# Hundreds of tests shut down a server of socketserver. By default, a server notices
+# this up to half a second later.
 BaseServer.serve_forever.__defaults__ = (0.02,)
 DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real DICOM files and radiographs; skips if it is absent."""
+    """The folder of real DICOM files and radiographs. Without it, a test is skipped."""
     if not (SHARED / "dicom" / "MANIFEST.csv").exists():
         pytest.skip("../shared is absent: no real files to test with")
     return SHARED
@@ -94,9 +95,10 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def peer() -> Callable[[str], str]:
-    """Finds a program of Debian by name, so that of DCMTK, not that of pynetdicom.
+    """A function that returns the path of a program of Debian, given its name.
 
-    Skips the test if the program is absent. Fails in CI, which installs every peer.
+    For example, it finds echoscu of DCMTK and not echoscu of pynetdicom. If the program
+    is absent, the test is skipped. In CI, which installs every peer, the test fails.
     """
 
     def find(program: str) -> str:
@@ -132,13 +134,16 @@ def certificates(
 
 @pytest.fixture
 def complaints(peer: Callable[[str], str]) -> Complaints:
-    """Returns the errors of dciodvfy, without the path of the wrong attribute."""
+    """A function that returns the errors of dciodvfy for a file.
+
+    An error names its attribute without the sequences that contain it.
+    """
     return partial(dciodvfy_errors, peer("dciodvfy"))
 
 
 @pytest.fixture(scope="session")
 def new_port() -> Callable[[], int]:
-    """Finds unused TCP ports, for peers that cannot choose a port themselves."""
+    """A function that returns an unused TCP port, for peers that cannot choose one."""
 
     def find() -> int:
         with socket.socket() as probe:
@@ -190,7 +195,7 @@ def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
 def create(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], StorageSettings]:
-    """Creates an empty database."""
+    """A function that creates an empty database and returns settings for it."""
 
     def make() -> StorageSettings:
         directory, url = tmp_path_factory.mktemp("database"), ""

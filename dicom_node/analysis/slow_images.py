@@ -105,10 +105,10 @@ class SlowImages:
         """Return the normal lane of a decoder, which makes one call at a time.
 
         Before an instance is decoded, `decode` checks whether the instance may be slow.
-        It raises SeparateLaneError if an image was slow recently, and if the instance
-        is not probably quick. A lock is held from this check to the end of the call. So
-        if an image is slow, the images that waited for the decoder are checked after
-        that is known.
+        It raises SeparateLaneError if an image was slow recently, unless the instance
+        is probably quick. A lock is held from this check to the end of the call.
+        Therefore the next image is checked only when it is known whether this image is
+        slow.
         """
         return self._lane(child, Lock(), self._check)
 

@@ -396,7 +396,7 @@ def _fields(made: type) -> dict[str, Any]:
 
 
 def _built(kind: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401, PLR0911
-    """Build a value of the type that the parent expects from what the child sent.
+    """Convert data from the child to the type that the parent expects.
 
     Raises:
         ValueError, TypeError, IndexError: The value is not of this type.

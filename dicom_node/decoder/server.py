@@ -63,7 +63,7 @@ class DecoderServer:
     """
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """Create the object without starting a server."""
         self._server: ForkServer | None = None
         self._is_closed = False
         self._thread = ThreadPoolExecutor(1, "decoding-server")

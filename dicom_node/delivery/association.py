@@ -249,7 +249,7 @@ class Peer:
     def _watched(
         self, association: RequestedAssociation, limit_s: float
     ) -> Iterator[None]:
-        """Cut the connection if no dataset byte is sent for `limit_s` seconds."""
+        """Cut the connection if the block sends no dataset byte for `limit_s` s."""
         over = threading.Event()
         self._moved.clear()
         watching = association, over, limit_s

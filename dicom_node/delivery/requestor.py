@@ -262,7 +262,7 @@ class RequestedAssociation(BaseAssociation):
             super().release()
 
     def send_abort(self, *, block: bool) -> None:
-        """Abort the association; if the peer requested its release, confirm that."""
+        """Abort the association, or confirm its release if the peer requested it."""
         if not self._confirm_release():
             super().send_abort(block=block)
 

@@ -97,10 +97,10 @@ def _note_end(
 def _append_notice_failure(
     connection: sa.Connection, instance_id: str, reason: str
 ) -> None:
-    """Add the reason why a notice has not arrived to the reason of its instance.
+    """Append to the reason of an instance why its notice was not delivered.
 
-    The new text replaces one that an earlier call added. If `reason` is empty, the
-    earlier text is only removed.
+    The new text replaces the text that an earlier call appended. If `reason` is empty,
+    the earlier text is removed, and nothing is appended.
     """
     matches = instance.c.id == instance_id
     ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])

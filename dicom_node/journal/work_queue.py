@@ -67,8 +67,8 @@ class WorkQueue:
     ) -> None:
         """Queue the analysis of an instance in the separate lane.
 
-        If `comes_last` is true, the analysis starts after those of all instances that
-        were queued without it.
+        If `comes_last` is true, the analysis starts after all analyses of the lane for
+        which it is false.
         """
         arguments = instance_id, run, comes_last
         self._analyze_in(ANALYZE_SEPARATELY, connection, arguments)
@@ -104,10 +104,10 @@ class WorkQueue:
     def _number(
         self, lane: str, connection: sa.Connection, instance_id: str, above: int
     ) -> int:
-        """Return the number of an image in the order of a lane.
+        """Return the priority of an image in a lane. The lowest number comes first.
 
-        The result is larger than `above`, which is 0 or LAST. Numbers with another
-        `above` are of another order.
+        If `above` is LAST, the image comes last in the lane; otherwise it is 0. The
+        result is larger than `above`.
         """
         lowest = lowest_number(connection.dialect, lane, above).scalar_subquery()
         query = sa.select(instance.c.calling_address, lowest)

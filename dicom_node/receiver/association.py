@@ -277,7 +277,7 @@ class Connection(BaseAssociation):
             self.abort()
 
     def _overdue(self) -> str:
-        """Return why to abort if no instance was stored for too long; else empty."""
+        """Return why the association must be aborted; empty if it must not be."""
         more_s = self.dimse.received / SLOWEST_BYTES_PER_S
         passed_s = time.monotonic() - self.dimse.since
         if passed_s < self._operation_timeout_s + more_s:

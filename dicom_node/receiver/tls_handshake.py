@@ -29,7 +29,8 @@ class HandshakeFailureLog:
 
         Args:
             missing: What was not established, for the log: "TLS" or "association".
-            more: The text after the number of failures that were only counted.
+            more: The text of the log line that reports N further failures, after
+                "N more".
         """
         self._missing = missing
         self._more = more

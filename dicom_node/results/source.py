@@ -234,7 +234,7 @@ def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
 
 
 def _is_no_uid(value: bytes) -> bool:
-    """Return whether any non-empty component of a value is not a valid UID."""
+    """Return whether any of the UIDs in a value, apart from empty ones, is invalid."""
     uids = [each for each in uid_text(value).split("\\") if each]
     return not all(map(UID_PATTERN.fullmatch, uids))
 

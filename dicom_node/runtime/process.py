@@ -79,7 +79,10 @@ class Stop(threading.Event):
         self._drained.set()
 
     def _end(self, receiving: socket.socket) -> None:
-        """Wait for a signal, and set the event; end the process after a time limit."""
+        """Wait for SIGTERM or SIGINT, and set the event.
+
+        The process is ended if it does not end by itself within the drain.
+        """
         while receiving.recv(1)[0] not in {signal.SIGTERM, signal.SIGINT}:
             pass  # another signal with a Python handler
         self.set()

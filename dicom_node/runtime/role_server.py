@@ -163,7 +163,7 @@ class RoleServer:
         self._server.wait_until_ready(START_S)
 
     def suits(self, secrets: Collection[str], log_format: str) -> bool:
-        """Return whether the server has this log format, and did not get `secrets`."""
+        """Return whether the server has this log format and none of these secrets."""
         return self._secrets.issuperset(secrets) and self._log_format == log_format
 
     def fork_server(self, name: str, niceness: int) -> "RoleServer":

@@ -195,7 +195,7 @@ def record(weights: Path, device: str = "cpu") -> ModelCard:
 
 
 def _edited(text: str, card: ModelCard) -> str:
-    """Replace the lines for `sha256` and `phantom_logits` in the text of a card."""
+    """Return the text of a card file with `sha256` and `phantom_logits` from `card`."""
     for line in card_text(card).splitlines():
         key = line.partition(" ")[0]
         if key in {"sha256", "phantom_logits"}:

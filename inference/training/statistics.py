@@ -83,7 +83,7 @@ def reliability(truth: Truth, probability: Values) -> list[tuple[float, float, i
 
 
 def calibration_error(truth: Truth, probability: Values) -> float:
-    """Return the expected calibration error over the tenths (Guo et al., 2017)."""
+    """Return the expected calibration error of ten equal bins (Guo et al., 2017)."""
     return sum(
         count * abs(predicted - observed)
         for predicted, observed, count in reliability(truth, probability)

@@ -1,4 +1,4 @@
-"""Applications of one process share their routes, but no services."""
+"""Two applications in one process share no services and no added routes."""
 
 from contextlib import closing
 from pathlib import Path

@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-P", "-m", "api"]
 def running(
     folder: Path, *arguments: str, fd: int = -1
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the API with its data in a folder. Kill it after the test."""
+    """Run the API with its data in a folder; kill the process after the block."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

@@ -1,4 +1,4 @@
-"""Tests of all pages: texts, layout, keyboard access and axe-core."""
+"""All pages: texts, layout, keyboard access, and accessibility by axe-core."""
 
 import json
 import re
@@ -36,7 +36,7 @@ SERIOUS = {"serious", "critical"}
 
 
 def code_of(path: Path) -> str:
-    """A script without its comments."""
+    """Return the text of a script without its comments."""
     code = re.sub(r"(^|\s)//.*", "", path.read_text("utf-8"), flags=re.MULTILINE)
     return re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)
 
@@ -109,7 +109,7 @@ def port(site: Review) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, port: int) -> Iterator[Page]:
-    """A browser that is logged in."""
+    """A page of a browser in which an operator is logged in."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     page = context.new_page()
     page.set_default_timeout(10_000)

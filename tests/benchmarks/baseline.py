@@ -48,7 +48,7 @@ class Baseline:
     label: int
 
     def decode(self, file: Path | BytesIO) -> tuple[Dataset, NDArray[np.uint8], Tensor]:
-        """Read a file; return the displayed image and the input of the network."""
+        """Return the dataset, the displayed image and the input of the network."""
         dataset = dcmread(file, force=True)
         values = apply_modality_lut(dataset.pixel_array, dataset)
         shown = np.asarray(apply_voi_lut(values, dataset), np.float64)
@@ -68,7 +68,7 @@ class Baseline:
         return dataset, picture, transform(rgb).unsqueeze(0)
 
     def classify(self, tensor: Tensor) -> tuple[float, NDArray[np.float32]]:
-        """Compute the result, and explain it with another pass and a backward pass."""
+        """Return the probability of a fracture, and a Grad-CAM heatmap from 0 to 1."""
         with torch.no_grad():
             logits = self.network.head(self.network.features(tensor))
             probability = logits.softmax(dim=1)[0, self.label].item()
@@ -83,7 +83,7 @@ class Baseline:
     def capture(
         self, source: Dataset, picture: NDArray[np.uint8], heatmap: NDArray[np.float32]
     ) -> Dataset:
-        """Draw the heatmap over the whole image and create a Secondary Capture."""
+        """Return a Secondary Capture of the whole image with the heatmap over it."""
         rows, columns = picture.shape
         levels = np.uint8(255 * cv2.resize(heatmap, (columns, rows)))
         colored = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[..., ::-1]

@@ -1,9 +1,9 @@
 """`make bench`: compare the node with the baseline, with the same network.
 
-Both run in the same call, in alternating pairs, so that other load on the machine slows
-both. The output has the median of the node, the median of the baseline, the median of
-the ratios of the pairs, and for some rows the floor: the minimum that the hardware
-needs.
+Node and baseline are measured alternately, in pairs, so that other load on the machine
+slows both. Each row of the output has the median of the node, the median of the
+baseline, the median of the ratios of the pairs, and for some rows the floor: the
+minimum that the hardware needs.
 """
 
 import statistics
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def parts(folder: Path) -> None:
-    """Compare the cost of one image, without a network connection."""
+    """Compare the time to process one image, without an association."""
     path = folder / "phantom.dcm"
     pipeline = make_pipeline(load(None), ignore_age=True)
     card, network = pipeline.classifier.card, pipeline.classifier.network
@@ -111,7 +111,10 @@ def parts(folder: Path) -> None:
 
 
 def straightforward(classifier: Classifier) -> Baseline:
-    """Return the baseline with the network of the weights file, not folded."""
+    """Return the baseline, whose network keeps its batch normalization.
+
+    The node folds the batch normalization of the same weights into the convolutions.
+    """
     card = classifier.card
     state = torch.load(WEIGHTS, weights_only=True)
     network = build_network(card)
@@ -172,7 +175,7 @@ def address(title: str, port: int) -> Address:
 
 
 def fresh(dataset: Dataset, path: Path) -> Path:
-    """Write the phantom as a new instance."""
+    """Write the phantom with a new SOP Instance UID; return the path."""
     dataset.SOPInstanceUID = generate_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.save_as(path, enforce_file_format=True)
@@ -208,7 +211,10 @@ def sustained(
     dataset: Dataset,
     folder: Path,
 ) -> None:
-    """Compare the rate with several senders until the last result is stored."""
+    """Compare the images per second from several senders.
+
+    The time ends when the archive has stored the last result.
+    """
     paths = [
         [fresh(dataset, folder / f"{sender}-{n}.dcm") for n in range(EACH)]
         for sender in range(SENDERS)

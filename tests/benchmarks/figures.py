@@ -137,7 +137,7 @@ def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
 def send_one(
     dataset: Dataset, folder: Path, address: Address, archive: Archive
 ) -> float:
-    """Send a new instance; return the seconds from the response to the result."""
+    """Send a new instance; return the seconds from response to stored result."""
     path, known = folder / "next.dcm", len(archive.log)
     dataset.SOPInstanceUID = generate_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

@@ -76,7 +76,7 @@ def serving(folder: Path) -> Iterator[tuple[Node, Archive, sa.Engine]]:
 def sustained(
     dataset: Dataset, folder: Path, where: Address, archive: Archive
 ) -> float:
-    """Return the images per second until the last result is stored."""
+    """Send images; return their number per second until the last result is stored."""
     paths = [fresh(dataset, folder / f"{n}.dcm") for n in range(IMAGES)]
     known, start = len(archive.log), time.perf_counter()
     senders = [

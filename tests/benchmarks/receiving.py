@@ -2,9 +2,9 @@
 
 storescp forks and does not fsync. Each sender is a storescu process of DCMTK that sends
 its share of the instances over one association. The node runs two receivers, which
-fsync and record each instance. Both sides have received some instances before, because
-a node runs for months. There is no analysis, so that the machine only receives. The
-output has medians of pairs.
+fsync and record each instance. Each acceptor receives some instances before the
+measurement, because a node runs for months. There is no analysis, so that the machine
+only receives. Node and storescp run in turn, in pairs, and the output has medians.
 """
 
 import statistics
@@ -85,7 +85,7 @@ def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
 
 
 def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Path]:
-    """Write instances into one folder for each sender."""
+    """Write instances into one folder for each sender; return the folders."""
     for number in range(count):
         share = folder / str(number % senders)
         share.mkdir(parents=True, exist_ok=True)

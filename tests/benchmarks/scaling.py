@@ -3,7 +3,7 @@
 Each analysis is a fixed sleep, so that two cores can run eight workers. This measures
 whether the queue, the journal and the deliveries slow down the workers. There are one
 PostgreSQL server, which fsyncs, and one archive. Statements and their milliseconds are
-counted by PostgreSQL (pg_stat_statements), minus those of the same workers while idle.
+counted by PostgreSQL (pg_stat_statements). Those of idle workers are subtracted.
 """
 
 import os
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def measured(folder: Path, count: int) -> tuple[float, DatabaseLoad, DatabaseLoad, int]:
-    """Return images per second, database load per image and per idle second."""
+    """Return images per second, load per image and per idle second, and connections."""
     with ExitStack() as stack:
         database = stack.enter_context(serving(folder))
         archive = start_archive(folder / "archive")

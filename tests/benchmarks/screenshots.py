@@ -81,7 +81,7 @@ KEPT = "study", "worklist"
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A phantom, with the name and the room that it is sent with."""
+    """A phantom to send, with its patient name, its sender (a room) and its study."""
 
     limb: Limb
     seed: int
@@ -130,7 +130,7 @@ def status_for(event: Event) -> int:
 
 
 def fill(node: Node, folder: Path) -> UID:
-    """Send phantoms; return the study of the last phantom, a broken forearm."""
+    """Send phantoms; return the UID of the last study (views of a broken forearm)."""
     address = Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port)
     limbs, names, rooms = cycle(ANATOMY), cycle(NAMES[:-1]), cycle(ROOMS)
     for number in range(INSTANCES - 2):
@@ -152,7 +152,7 @@ def fill(node: Node, folder: Path) -> UID:
 
 
 def send_phantom(phantom: Sent, address: Address, folder: Path) -> None:
-    """Send a phantom; every third one is broken."""
+    """Send a phantom. It is broken for every third seed."""
     is_broken = phantom.seed % 3 == 1
     drawn = draw_limb(
         phantom.limb, broken=is_broken, columns=phantom.columns, seed=phantom.seed

@@ -1,4 +1,4 @@
-"""A worker that sleeps for a fixed time instead of an analysis.
+"""A worker that sleeps for a fixed time instead of analyzing an image.
 
 Benchmarks use it to measure everything except the analysis.
 
@@ -37,7 +37,7 @@ FINDING = Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SleepingPipeline:
-    """Sleeps for a fixed time and uses no processor time."""
+    """A pipeline that sleeps for `seconds` instead of analyzing, and always reports."""
 
     seconds: float
     classifier: None = None

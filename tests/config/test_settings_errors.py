@@ -57,7 +57,7 @@ KEYS = [
 
 
 PEER = 'ae_title = "A", host = "h", port = 1'
-# Tables in lists. Each can take one more key.
+# Valid tables in lists, by path. A word after the path is the type of the destination.
 NESTED = {
     "receiver.allowed_callers.0": 'ae_title = "A"',
     "api.tokens.0": f'name = "a", role = "viewer", sha256 = "{"0" * 64}"',

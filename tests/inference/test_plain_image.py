@@ -59,7 +59,7 @@ def tiff_of(
     for tag, value in values.items():
         directory.tagtype[tag] = 4 if tag in {273, 279} else 3  # LONG, SHORT
         directory[tag] = value
-    # Pillow moves the offset of the strip behind the directory.
+    # Pillow adds the end of the directory to the offset of the strip, which is 0.
     return prefix + struct.pack(f"{order}I", 8) + directory.tobytes(8) + data
 
 
@@ -107,7 +107,7 @@ def test_lossy_formats_are_shown_nearly_unchanged(
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_gray_is_windowed_by_percentiles(kind: str) -> None:
-    # 0.5 and 99.5 % of 0 .. 1000 are 5 and 995; (500 - 5) / 990 is a half.
+    # The percentiles 0.5 and 99.5 of 0 to 1000 are 5 and 995. (500 - 5) / 990 = 1/2.
     values = np.arange(1001, dtype=np.uint16)[np.newaxis]
 
     gray = pixels_of(file_of(Image.fromarray(values), kind))[0]
@@ -164,7 +164,7 @@ def test_fourth_16_bit_channel_is_used_as_the_file_declares(
     ids=["red", "green", "blue"],
 )
 def test_luma_of_16_bit_color_is_that_of_8_bit_color(color: int, luma: float) -> None:
-    # Percentiles 0.5 and 99.5 of so few values lie next to the extremes: 0 and 60000.
+    # The percentiles 0.5 and 99.5 are 0 and 60000: half of the pixels have each value.
     samples = np.zeros((1, 400, 3), np.uint16)
     samples[0, ::2] = 60000
     samples[0, 1, color] = 60000
@@ -232,7 +232,7 @@ def test_bars_at_the_edges_are_excluded_from_the_percentiles() -> None:
 
     gray = pixels_of(file_of(Image.fromarray(framed), "PNG"))
 
-    # The window is that of the inside: its median is middle gray.
+    # The window covers the values inside the bars, so their median is middle gray.
     assert gray[50, 30] == pytest.approx(128, abs=1)
 
 

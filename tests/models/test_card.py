@@ -1,4 +1,4 @@
-"""The model card: validated completely before use."""
+"""The model card is validated completely before use."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -127,7 +127,7 @@ def test_features_of_two_scales_are_the_mean_of_both() -> None:
     with torch.inference_mode():
         found = both.features(image)
         large = one.features(image)
-        # A pixel of the small image is the mean of four; a cell covers four cells.
+        # A pixel of the small image is the mean of four pixels of the large image.
         quarters = [image[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
         small = one.features(torch.stack(quarters).mean(dim=0))
 

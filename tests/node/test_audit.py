@@ -1,4 +1,4 @@
-"""The audit trail of a node that runs in its own processes."""
+"""The audit trail of a running node with all its processes."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Storage Commitment with all processes of a node and a separate archive process."""
+"""Storage Commitment between a running node and an archive in another process."""
 
 import json
 import subprocess
@@ -57,12 +57,21 @@ class ArchiveProcess:
     port: int = 0
 
     def requests(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """Return the received transactions with their objects."""
+        """Return the Transaction UID and the objects of each received request.
+
+        An object is its SOP Class UID and its SOP Instance UID.
+        """
         path = self.folder / "asked"
         return list(json.loads(path.read_text())) if path.exists() else []
 
     def report(self, port: int, transaction: str, reasons: dict[str, int]) -> int:
-        """Report to a node on a new association; return the status of the response."""
+        """Report to a node on a new association; return the status of the response.
+
+        Args:
+            port: The port of the node.
+            transaction: The Transaction UID.
+            reasons: The Failure Reason of each SOP Instance UID; 0 for success.
+        """
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([port, transaction, reasons]) + "\n")
         self.process.stdin.flush()

@@ -1,8 +1,8 @@
-"""A storage directory of an earlier release, in which work was left.
+"""The node continues the work in a storage directory of an earlier release.
 
 `schema_13.tar.xz` was written by the release before the modules moved into
 packages. Its node received eight phantoms, and was killed: two results were delivered,
-two wait for an archive that is away, two images are not analyzed yet, one is a chest,
+two wait for an unreachable archive, two images are not analyzed yet, one is a chest,
 and one has invalid Bits Stored.
 """
 

@@ -1,6 +1,6 @@
-"""Mutated instances through every input of the node.
+"""Every input of the node handles mutated instances.
 
-Each one gets a response or a refusal, and ends in a state. No process crashes.
+Each instance gets a response or a refusal, and ends in a state. No process crashes.
 chaos/test_mutations.py sends thousands of them, and every real file.
 """
 

@@ -84,7 +84,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def config(tmp_path: Path, archive: Archive) -> Path:
-    """Settings of a node without the api, which starts slowly."""
+    """Settings of a node without the role api, because the api starts slowly."""
     path = tmp_path / "node.toml"
     path.write_text(CONFIG.format(port=archive.port, api=0))
     return path
@@ -111,7 +111,7 @@ class Hospital:
         return self.folder / "node.toml"
 
     def wait(self, source: Path) -> Stored:
-        """Wait for the first result in the study of an instance."""
+        """Return the first result in the study of an instance when it has arrived."""
         study = dcmread(source).StudyInstanceUID
         found: list[Stored] = []
 
@@ -137,7 +137,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
 
 
 def phantoms(folder: Path, count: int) -> list[Path]:
-    """Write small phantoms, every other one broken."""
+    """Write small phantoms, of which 0, 2, 4, … are broken; return their paths."""
     folder.mkdir(exist_ok=True)
     paths = []
     for number in range(count):
@@ -490,7 +490,7 @@ def test_work_of_a_worker_that_no_longer_exists_is_taken_over(
         os.kill(worker, signal.SIGSTOP)  # the worker starts no work
         send([path], node.address, calling_ae_title="TEST")
         node.kill()
-        with suppress(ProcessLookupError):  # it may have been stopped while importing
+        with suppress(ProcessLookupError):  # usually it ended with the node
             os.kill(worker, signal.SIGKILL)
         engine = open_engine(load(config, {}).storage.database_url)
         with engine.begin() as connection:

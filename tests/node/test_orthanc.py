@@ -1,7 +1,7 @@
-"""The node with an Orthanc.
+"""A node and an Orthanc exchange images and results over DICOM.
 
-They exchange images and results over DICOM, as in docker-compose.yml. In one test, the
-results go to Orthanc over DICOMweb.
+They are configured as in docker-compose.yml. In one test, the results go to Orthanc
+over DICOMweb.
 """
 
 import io
@@ -100,7 +100,7 @@ class Orthanc:
         return dict(response.raise_for_status().json())
 
     def send(self, resource: str, modality: str) -> dict[str, Any]:
-        """C-STORE a patient, study, series or instance to a modality, and wait."""
+        """Make Orthanc send a resource to a modality by C-STORE; return its report."""
         order = {"Resources": [resource], "Synchronous": True}
         response = self.rest.post(f"/modalities/{modality}/store", json=order)
         return dict(response.raise_for_status().json())
@@ -324,7 +324,7 @@ def test_results_are_stored_over_dicomweb_after_the_password_is_corrected(
 
 
 def last_comments(config: Path) -> str:
-    """Return the last comments of the destinations on the objects."""
+    """Return the last comment of the destination on each object, joined by "; "."""
     engine = open_engine(load(config, {}).storage.database_url)
     try:
         with engine.connect() as connection:

@@ -91,7 +91,7 @@ CHANGES: tuple[Callable[[Draft], None], ...] = (
 
 
 def marked(number: int, change: Callable[[Draft], None]) -> Sample:
-    """A phantom with the markers as identity, then changed by `change`."""
+    """Return a phantom that has the markers as identity and is changed by `change`."""
     sample = phantoms()[0]
     draft = opened(sample, random.Random(0))
     uid = f"1.2.826.0.1.5.{number}"
@@ -123,7 +123,7 @@ def http_output(node: Node, samples: list[Sample]) -> str:
 
 
 def command_output(node: Node, command: str, *arguments: str | Path) -> str:
-    """Return the output of a command."""
+    """Return what a command of the node writes to stdout and stderr."""
     module = f"dicom_node.commands.{command}"
     words = [sys.executable, "-P", "-m", module, f"--config={node.folder}/node.toml"]
     done = subprocess.run([*words, *arguments], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Results at archives that accept only some objects, or get only some answers."""
+"""Delivery to archives that accept only some objects or get no negative answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,7 +65,7 @@ ALL_KINDS = f"results = {sorted(KINDS)}"
 
 
 class Peer:
-    """A Storage SCP of some classes and transfer syntaxes. It refuses one class."""
+    """A Storage SCP of some SOP Classes and transfer syntaxes. It refuses one class."""
 
     def __init__(
         self, classes: set[UID], syntaxes: Sequence[UID], refused: UID
@@ -163,7 +163,7 @@ def deliveries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deliveries]
     """Deliver the results of one instance to five peers.
 
     One peer does not accept reports, one accepts Implicit VR only, and one refuses
-    heatmaps. Two are to get compressed images, and one of these accepts them.
+    heatmaps. The settings of the others ask for JPEG 2000, which one of them accepts.
     """
     folder = tmp_path_factory.mktemp("node")
     config = folder / "node.toml"

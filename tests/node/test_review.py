@@ -58,7 +58,14 @@ retry_days = 0.00001
 
 @dataclass(frozen=True, slots=True)
 class Hospital:
-    """A node with an archive, and with a destination that has no listener."""
+    """A node with an archive, and with a destination that has no listener.
+
+    Attributes:
+        node: The node.
+        folder: The folder of the node and of the archive.
+        dead: The port of the destination without a listener.
+        address: The URL of the pages.
+    """
 
     node: Served
     folder: Path
@@ -66,7 +73,7 @@ class Hospital:
     address: str
 
     def send(self, name: str, seed: int = 0) -> Dataset:
-        """Send a broken phantom with this patient name."""
+        """Send a broken phantom with this patient name; return its dataset."""
         drawn = draw_phantom(broken=True, rows=600, columns=450, seed=seed)
         dataset = phantom_dataset(drawn)
         dataset.PatientName = name
@@ -217,7 +224,7 @@ def test_destination_is_tested_paused_and_resumed(
     page.click("#toggle-archive")
     expect(card.locator("dl")).to_contain_text("Waiting0", timeout=20_000)
     expect(card.locator(".card-head")).to_contain_text("delivering")
-    # The instance could not be delivered to the other destination.
+    # The instance could not be delivered to the destination `dead`.
     expect(dead.locator("dl")).to_contain_text("Failing since", timeout=20_000)
     expect(dead.locator("dl")).to_contain_text(reason)
 
@@ -239,7 +246,7 @@ def test_rejected_caller_is_listed_with_the_setting_to_change(
 def test_health_page_shows_all_roles(open_page: Callable[..., Page]) -> None:
     page = open_page("/health")
 
-    # The other destination has no listener; all other checks succeed.
+    # Only the check of the destination `dead` may fail, because it has no listener.
     states = page.request.get(page.url.replace("/health", "/api/v1/node")).json()
     failing = {status for status in states["destinations"].values() if status != "ok"}
     count = len(failing)

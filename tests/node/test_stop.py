@@ -71,7 +71,7 @@ def test_signal_during_the_start_of_a_wait_is_not_lost(
         "with stop._cond: os.kill(os.getpid(), signal.SIGTERM)\nstop.wait()"
     )
     with running(["-c", ROLE.format(work=signal_in_wait)], tmp_path) as role:
-        # A second signal could arrive after the interpreter removed the handlers.
+        # No second signal is sent, because the role may have removed its handlers.
         log = role.ended()
 
     assert "without cleanup" not in log
@@ -110,7 +110,7 @@ def test_worker_without_a_database_writes_sent_objects_to_the_audit_file(
 
 @pytest.fixture
 def endless_model(tmp_path: Path) -> Path:
-    """The settings of a node that reads its model from a pipe."""
+    """The settings of a node whose weights are a pipe, so that loading never ends."""
     os.mkfifo(tmp_path / "slow.pth")
     card = read_card(SHIPPED.with_suffix(".toml"))
     (tmp_path / "slow.toml").write_text(card_text(card))

@@ -1,4 +1,4 @@
-"""The rules of the project that a machine can check."""
+"""Rules for the code: imports between packages, module names, and docstrings."""
 
 import ast
 import subprocess
@@ -256,7 +256,7 @@ def package_of(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever it does so."""
+    """Return the full name of each import in a file, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -267,7 +267,7 @@ def imported(path: Path) -> set[str]:
 
 
 def imported_packages(path: Path) -> set[str]:
-    """The packages of the project from which a file imports."""
+    """Return the packages of the project from which a file imports."""
     packages = set()
     for name in imported(path):
         parts = name.split(".")
@@ -333,7 +333,7 @@ def test_only_the_settings_distinguish_types_of_destinations() -> None:
 
 
 def class_names(node: ast.Call | ast.MatchClass) -> set[str]:
-    """Return the names of the classes that an isinstance or a match tests for."""
+    """Return the classes that isinstance or a class pattern tests for, by name."""
     if isinstance(node, ast.MatchClass):
         return {ast.unparse(node.cls)}
     if ast.unparse(node.func) != "isinstance":

@@ -51,7 +51,8 @@ from tests.support.dicomweb_service import module
 TEXT = (Path(__file__).parents[2] / "CONFORMANCE.md").read_text()
 
 
-# Status codes of the STOW-RS table that the node retries for days; some 3xx and 5xx.
+# HTTP statuses after which the node retries for days, according to the STOW-RS table.
+# 500 and 503 stand for all 5xx, and 302 and 307 for all redirects.
 RETRIED_STATUSES = {401, 403, 408, 425, 429, 500, 503, 302, 307}
 
 
@@ -59,12 +60,12 @@ def store_response(
     stored: dict[str, int | None],
     failed: dict[str, int | None] = {},  # noqa: B006 - not modified
 ) -> bytes:
-    """A Store Instances Response Module in DICOM JSON."""
+    """Return a Store Instances Response Module in DICOM JSON."""
     return json.dumps(module(stored, failed)).encode()
 
 
 def section(title: str) -> str:
-    """The text under a heading, up to the next one."""
+    """Return the text under a heading, up to the next heading."""
     match = re.search(
         rf"^#+ {re.escape(title)}$(.*?)(?=^#|\Z)", TEXT, re.MULTILINE | re.DOTALL
     )
@@ -73,7 +74,7 @@ def section(title: str) -> str:
 
 
 def last_column(title: str) -> list[str]:
-    """The last column of the table under a heading, without its header."""
+    """Return the last column of the table under a heading, without the table head."""
     rows = [line for line in section(title).splitlines() if line.startswith("|")]
     return [row.strip("|").split("|")[-1].strip() for row in rows[2:]]
 
@@ -282,7 +283,7 @@ def test_failure_reasons_of_the_standard_are_listed_with_their_remedies() -> Non
         Remedy.NONE: "failed",
     }
 
-    # PS3.3 C.14.1.1.
+    # The Failure Reasons of PS3.3 C.14.1.1.
     assert documented.keys() == {0x0110, 0x0112, 0x0119, 0x0122, 0x0131, 0x0213}
     for reason, words in documented.items():
         assert words.startswith(beginnings[remedy_of(reason)[0]])

@@ -130,7 +130,7 @@ def test_docker_environment_has_valid_settings() -> None:
 
 
 def secrets_of(settings: Settings) -> set[str]:
-    """Return the variables of the tokens, which must be the only access."""
+    """Return the environment variables of the tokens. Nothing else may give access."""
     assert settings.api.guarded
     assert not settings.api.trusted_proxies
     return {each.env.variable for each in settings.api.tokens if each.env}

@@ -1,4 +1,4 @@
-"""Every test has one level, and a unit test has no peer."""
+"""Every test has one level. A unit test can open no socket and no database."""
 
 import socket
 import sqlite3

@@ -29,7 +29,7 @@ ADAPTERS = {
     "starlette": "api/http/form_parser.py",
     "uvicorn": "api/http/protocol.py",
 }
-# These modules have no underscore, but no page of the documentation.
+# These modules are not documented, although their names have no underscore.
 UNDOCUMENTED = ("uvicorn.protocols",)
 # Methods of named tuples, and of rows of SQLAlchemy; documented despite their names.
 DOCUMENTED = {"_asdict", "_replace"}
@@ -43,8 +43,8 @@ class PrivateName:
         owner: The module, or the module and a class, as "module:class".
         name: The name in its owner.
         use: What the node uses it for.
-        used_by: Functions of the dependency that use the name. If they did not, a
-            replacement of the node would have no effect.
+        used_by: Functions of the dependency that use the name. If they stop using it,
+            what the node puts in its place has no effect.
         parameters: The parameters of a function; None for other values, and for
             functions that the node replaces by one with any parameters.
     """
@@ -363,7 +363,7 @@ def listed(name: str) -> PrivateName:
 
 
 class TestChange:
-    """The check above finds the changes of a dependency."""
+    """The function `change` finds each kind of change in a dependency."""
 
     INSTALLED = f"pynetdicom {version('pynetdicom')}"
     USE = "PDUs are rewritten before pynetdicom decodes them"

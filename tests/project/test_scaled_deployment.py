@@ -45,7 +45,7 @@ def pod_of(role: str) -> dict[str, Any]:
 
 
 def secrets_of(container: dict[str, Any]) -> set[str]:
-    """Keys of the secret that a container gets."""
+    """Return the keys of the Kubernetes secret that a container gets."""
     if "envFrom" in container:
         assert container["envFrom"] == [{"secretRef": {"name": "fracture-node"}}]
         return {*SECRET}

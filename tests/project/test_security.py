@@ -1,4 +1,4 @@
-"""Each statement of SECURITY.md names an existing test."""
+"""Each statement of SECURITY.md names an existing test, and its limits are correct."""
 
 import ast
 import re

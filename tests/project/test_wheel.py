@@ -41,7 +41,7 @@ for package in (api, config, dicom_node, inference, models):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, because the next build would use its leftovers."""
+    """The wheel, built from a copy, because a build leaves files in its folder."""
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(
@@ -62,8 +62,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     builder.create(folder)
     python = folder / "bin" / "python"
     pip("--python", python, "install", wheel)
-    # Python ignores the .pth files of a folder that a .pth file names. Dependencies are
-    # imported from there, but the checkout, an editable install there, is not.
+    # dependencies.pth adds the folder of the dependencies to the import path. Python
+    # ignores .pth files in such a folder, so the checkout, which is installed there in
+    # editable mode, cannot be imported.
     (packages,) = folder.glob("lib/python*/site-packages")
     paths = sysconfig.get_paths()
     (packages / "dependencies.pth").write_text(
@@ -74,7 +75,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def working_directory(tmp_path: Path) -> Path:
-    """A working directory with a package that has the name of one of the project's."""
+    """A working directory with a package `config` that must not be imported."""
     (tmp_path / "config").mkdir()
     for name in ("__init__", "settings"):
         (tmp_path / "config" / f"{name}.py").write_text("raise SystemExit('not ours')")

@@ -1,4 +1,4 @@
-"""Settings for access: tokens and proxies, and the errors if access is undefined."""
+"""Settings of tokens and trusted proxies, and errors for wrong or missing ones."""
 
 from hashlib import sha256
 from ipaddress import ip_network

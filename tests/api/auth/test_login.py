@@ -1,4 +1,4 @@
-"""Login and logout in a browser."""
+"""Requests to /login and /logout: cookies, redirects, and wrong tokens."""
 
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_cookie_over_https_is_secure_and_bound_to_the_host(site: Site) -> None:
         site.ask("GET", "/docs", {**sent, **HTTPS}, peer=PROXY_ADDRESS).status_code
         == 200
     )
-    # A cookie that another host set over HTTP is not accepted over HTTPS.
+    # HTTPS requires the prefix __Host-, which another host cannot set over HTTP.
     plain = {"Cookie": f"fracture-node={session_cookie.value}", **HTTPS}
     assert site.ask("GET", "/docs", plain, peer=PROXY_ADDRESS).status_code == 401
 

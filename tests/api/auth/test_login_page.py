@@ -1,4 +1,7 @@
-"""Login and logout in a real Chromium, at a trustworthy and at another origin."""
+"""Login and logout in a real Chromium.
+
+For browsers, http://127.0.0.1 is a trustworthy origin, and http://node.test is not.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -54,10 +57,10 @@ def test_user_logs_in_uses_pages_and_logs_out(
     (cookie,) = context.cookies()
     assert cookie["httpOnly"] is True
     assert cookie["sameSite"] == "Strict"
-    assert cookie["domain"] == host  # the only cookie
+    assert cookie["domain"] == host  # no leading dot: for this host only
     assert page.evaluate("document.cookie") == ""
 
-    # The upload passes the access control; the node has no model.
+    # The access control accepts the upload. It fails because the node has no model.
     page.goto(address)
     file = {"name": "a.png", "mimeType": "image/png", "buffer": b"a"}
     page.set_input_files("#file", file)
@@ -108,7 +111,7 @@ def test_a_page_of_another_origin_cannot_use_the_session(
     page.goto(f"http://127.0.0.1:{port}/login")
     log_in(page, LOOKING)
 
-    # The browser sends the cookie to the same site, also from another origin.
+    # Another port is another origin but the same site, so the browser sends the cookie.
     form = f"<form method=post action=http://127.0.0.1:{port}/logout><button>"
     foreign = serve(HTMLResponse(form), stack)
     page.goto(f"http://127.0.0.1:{foreign}/")
@@ -117,7 +120,7 @@ def test_a_page_of_another_origin_cannot_use_the_session(
 
     assert response.value.status == 403
     assert len(sent) == 1
-    assert sent[0]  # otherwise the test proves nothing
+    assert sent[0]  # a refusal without a cookie would prove nothing
     page.goto(f"http://127.0.0.1:{port}/")
     assert page.is_visible("text=Log out")
     context.close()

@@ -58,7 +58,7 @@ def add_user_routes(site: Site) -> FastAPI:
 def all_of(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
     """Yield the routes, including those of nested routers."""
     for each in routes:
-        router = getattr(each, "original_router", None)  # newer FastAPI keeps them
+        router = getattr(each, "original_router", None)  # in newer FastAPI
         yield from [each] if router is None else all_of(router.routes)
 
 
@@ -244,7 +244,7 @@ class TestProxy:
 
 
 class TestOtherOrigin:
-    """Another website, in the browser of an authenticated user."""
+    """Requests from another website in the browser of an authenticated user."""
 
     @pytest.mark.parametrize(
         "sent",
@@ -311,7 +311,7 @@ class TestOtherOrigin:
 
 
 class TestHost:
-    """The Host header, as the defense against DNS rebinding."""
+    """The check of the Host header, a defense against DNS rebinding."""
 
     @pytest.mark.parametrize(
         "host",

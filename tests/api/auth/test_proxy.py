@@ -54,7 +54,7 @@ def test_proxy_is_recognized_over_an_ipv6_socket(api: ApiSettings) -> None:
 @pytest.mark.parametrize(
     ("forwarded_for", "address"),
     [
-        # The client wrote the first address; the proxy added that of the client.
+        # The client invented the first address. The proxy added the real one.
         ("198.51.100.1, 192.0.2.1", "192.0.2.1"),
         (f"198.51.100.1, 192.0.2.1, {FAR}", "192.0.2.1"),
         (FAR, FAR),

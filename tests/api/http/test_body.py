@@ -35,7 +35,10 @@ UPLOAD = (
 def read(
     parts: list[bytes], most: int = 10**6, *, ends: bool = True, pause_s: float = 0
 ) -> bytes:
-    """Read a body that arrives in parts; it has no end if `ends` is false."""
+    """Return a body that arrives in parts, with pauses, and is limited to `most` bytes.
+
+    If `ends` is false, the body does not end after the parts.
+    """
     left = list(parts)
 
     async def receive() -> Message:
@@ -228,7 +231,7 @@ def test_slow_uploads_end_and_do_not_block_other_addresses(
 
 
 class TestConnection:
-    """The connection of a client that sends no complete request."""
+    """How long the server keeps the connection of a client open."""
 
     @pytest.fixture
     def port(
@@ -253,7 +256,7 @@ class TestConnection:
     def test_is_closed_after_a_response_without_a_next_request(
         self, port: int, stack: ExitStack
     ) -> None:
-        # The request takes longer than the limit, which starts again after it.
+        # The request takes longer than HEAD_S. The limit starts again at the response.
         whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n" + AUTHORIZATION + b"\r\n"
         client = connected(stack, port, whole)
         response = client.recv(2**16)

@@ -1,4 +1,4 @@
-"""Fair queue: neither one user's requests nor abandoned ones delay others."""
+"""Fair queue: requests of one user or of disconnected clients do not delay others."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=b"
 
 
 class PersonRequest:
-    """A request of a user, who may disconnect."""
+    """A request of a user, who disconnects when `gone` is set."""
 
     def __init__(self, name: str, *, auth_method: str = "token") -> None:
         self.gone = asyncio.Event()

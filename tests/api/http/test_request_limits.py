@@ -55,7 +55,7 @@ def review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
 
 
 def operations(site: Site) -> list[tuple[str, str]]:
-    """Return all methods and paths of the application, and some that it has not."""
+    """Return (method, path) of each route, of a static file and of unknown paths."""
     routes = [r for r in all_of(site.app.routes) if isinstance(r, APIRoute)]
     known = [(method, r.path) for r in routes for method in sorted(r.methods)]
     return [*known, ("GET", "/static/page.css"), ("POST", "/none"), ("PUT", "/login/")]
@@ -64,7 +64,7 @@ def operations(site: Site) -> list[tuple[str, str]]:
 def status_of(
     site: Site, operation: tuple[str, str], headers: dict[str, str], receive: Receive
 ) -> int:
-    """Send a request; the test supplies its body."""
+    """Send a request with the body from `receive`; return the response status."""
     method, path = operation
     raw = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
     statuses = []
@@ -96,7 +96,11 @@ ENDLESS = {**FORM, "Transfer-Encoding": "chunked"}
 
 
 class Endless:
-    """An endless body of parts of one size. It counts the bytes that are read."""
+    """A body that repeats a part without end, or never arrives if `arrives` is false.
+
+    Attributes:
+        read: The number of bytes that the application has read.
+    """
 
     def __init__(self, part: bytes, *, arrives: bool = True) -> None:
         self.read = 0
@@ -188,7 +192,7 @@ class TestConnection:
     def test_connection_with_tiny_chunks_is_closed_after_a_response(
         self, port: int, stack: ExitStack, path: str, token: str
     ) -> None:
-        # 64 are free, and one more for each 256 bytes.
+        # A body may have 64 chunks, and one more for each 256 bytes.
         request = head("POST", path, *UPLOADED, token=token)
 
         client = connected(stack, port, request + b"1\r\n1\r\n" * 66)
@@ -398,7 +402,7 @@ def expire_sessions(access: Access) -> None:
 
 
 class TestChanges:
-    """The stream of changes, which has no end of its own."""
+    """The stream of changes ends with the access of its user, or after a time limit."""
 
     @pytest.fixture
     def site(self, tmp_path: Path) -> Review:
@@ -407,7 +411,7 @@ class TestChanges:
     def lines_after(
         self, site: Review, headers: dict[str, str], end: Callable[[int], object]
     ) -> list[str]:
-        """Return the events of the stream after the access ends and data changes."""
+        """Open the stream, call `end`, change data; return the changes that arrive."""
         with served(site) as port, httpx.Client(timeout=20) as client:
             url = f"http://127.0.0.1:{port}/api/v1/changes"
             with client.stream("GET", url, headers=headers) as response:

@@ -39,7 +39,7 @@ def fails() -> None:
 def fetched(
     path: str, checks: dict[str, Check], roles: dict[str, Check] | None = None
 ) -> httpx.Response:
-    """Request a path of an open application that has only the health router."""
+    """Request a path of an application with only the health router, open to all."""
     app = FastAPI()
     settings = load(None, {})
     access = Access(settings.api, settings.storage.directory)
@@ -174,7 +174,7 @@ def test_read_only_postgresql_is_not_ready(postgresql: str) -> None:
 
 def test_unreachable_database_is_reported_without_its_password() -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]  # has no listener after the block
+        port = bound.getsockname()[1]  # nothing listens on it after the block
     url = f"postgresql+psycopg://node:pass-word@127.0.0.1:{port}/node"
 
     with pytest.raises(NotReadyError, match="the database is not available") as error:

@@ -46,7 +46,7 @@ class Unfamiliar:
 
 
 def load(analyzer: Analyzer) -> _Tools:
-    """Load everything except the weights."""
+    """Return a real decoder, and a model without weights that refuses every image."""
     child = DecoderProcess(timeout_s=60, memory_mb=1024)
     reader = Reader(child, analyzer._worker, ())
     return _Tools(reader, cast("Any", Unfamiliar()))
@@ -112,7 +112,7 @@ def test_responses_match_the_description_and_are_no_server_errors(
     sent()
 
     assert statuses
-    # The token can be invalid on purpose, too.
+    # schemathesis also sends invalid tokens on purpose.
     assert statuses <= ({200} if operation != PREDICT else {400, 401, 413, 415})
 
 
@@ -134,7 +134,7 @@ def test_every_described_route_is_tested(served: tuple[Site, str]) -> None:
         f"{method.upper()} {path}"
         for path, methods in served[0].app.openapi()["paths"].items()
         for method in methods
-        if not path.startswith("/api/v1/")  # see test_v1_contract.py
+        if not path.startswith("/api/v1/")  # see tests/api/v1/test_contract.py
     }
 
     assert described == {PREDICT, ALIVE, READY, METRICS}

@@ -56,7 +56,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The page, newly opened. It may request no other host and log no error."""
+    """The opened page. The test fails if it requests another host or logs an error."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     urls, messages = [], []
     page.on("request", lambda request: urls.append(request.url))
@@ -159,7 +159,8 @@ def test_original_is_aligned_with_the_annotated_picture(page: Page) -> None:
     set_overlay(page, 100)
     annotated = shown(page)
 
-    # Without a finding both show the same radiograph, and one has a caption below it.
+    # Without a finding, both pictures show the same radiograph. The annotated picture
+    # has a caption below it.
     area = page.locator("#original").bounding_box()
     rows = int(area["height"]) - 2
     assert page.inner_text("#label") == "No Fracture"
@@ -290,7 +291,7 @@ def test_late_phantom_does_not_replace_a_newer_file(page: Page) -> None:
 
 
 def test_file_chooser_is_reached_by_keyboard_and_shows_its_focus(page: Page) -> None:
-    for _ in range(10):  # past the skip link, the name and seven pages
+    for _ in range(10):  # past the skip link, the name and links to seven pages
         page.keyboard.press("Tab")
 
     assert page.evaluate("document.activeElement.id") == "file"

@@ -1,4 +1,8 @@
-"""/predict over HTTP: accepted files, responses, refusals and limits."""
+"""/predict over HTTP: accepted files, responses, refusals and limits.
+
+The original application is an earlier web application. The node can use its weights:
+see models/README.md.
+"""
 
 import asyncio
 import base64
@@ -97,7 +101,7 @@ def prepared(content: bytes) -> torch.Tensor:
 def client(
     original: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """A client of the application, which runs with the weights of the original."""
+    """A client of the node, which runs with the network `original`."""
     torch.set_num_threads(1)  # as api/__main__.py does
     folder = tmp_path_factory.mktemp("original")
     torch.save(original.state_dict(), folder / "weights.pth")
@@ -139,7 +143,7 @@ def phantom(*, broken: bool = True, rows: int = 300) -> NDArray[np.uint8]:
 
 
 def encoded(pixels: NDArray[Any], kind: str = "PNG", **options: object) -> bytes:
-    """Write an image as Pillow does."""
+    """Return an image file, as Pillow writes it."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, kind, **options)
     return content.getvalue()
@@ -161,7 +165,7 @@ def picture(text: str) -> NDArray[np.uint8]:
 
 
 def random_image(seed: int) -> NDArray[np.uint8]:
-    """Return random smooth gray levels, with different results for each seed."""
+    """Return smooth random gray levels: 300 rows, 240 columns."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (7, 5), np.uint8)
     return cv2.resize(coarse, (240, 300), interpolation=cv2.INTER_CUBIC)
@@ -401,7 +405,7 @@ class TestRefusal:
 @pytest.mark.parametrize(
     ("length", "read"),
     [
-        # One MiB per message: the 48th exceeds 50 MB and the allowance for the form.
+        # One MiB per message: the 48th exceeds 50 MB plus the 64 KiB for the form.
         pytest.param(None, 48, id="chunked"),
         pytest.param(b"1000", 48, id="declared-less"),
         pytest.param(b"99000000", 0, id="declared"),

@@ -1,4 +1,4 @@
-"""/api/v1: actions, and the roles that they require."""
+"""/api/v1: actions and their roles, failures, destinations, callers and uploads."""
 
 import csv
 import json
@@ -130,7 +130,7 @@ def test_text_in_place_of_a_destination_reaches_no_log_and_no_audit_trail(
     site: Review, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    caplog.set_level("WARNING", "httpx")  # the client
+    caplog.set_level("WARNING", "httpx")  # the client logs the query
     response = site.act("/failures/retry", params={"destination": "Doe^Jane"})
 
     assert response.json()["asked"] == 0

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Review, str]]:
-    """A site with an instance, and its URL."""
+    """A site with one delivered instance, and the URL of the site."""
     site = Review(tmp_path_factory.mktemp("site"))
     received = site.receive(1)
     site.answer(received)
@@ -70,7 +70,7 @@ WITHOUT_PARAMETERS = {
     "/callers",
     "/modalities",
 }
-WITHOUT_PARAMETERS |= {"/node", "/uploads"}  # except a file
+WITHOUT_PARAMETERS |= {"/node", "/uploads"}  # /uploads takes only a file
 
 
 @pytest.mark.parametrize(
@@ -108,5 +108,5 @@ def test_every_route_is_tested(served: tuple[Review, str]) -> None:
         if path.startswith("/api/v1/")
     }
 
-    # The stream of changes has no end.
+    # /changes is not tested, because its response does not end.
     assert described == {*OPERATIONS, ("GET", "/changes")}

@@ -1,4 +1,4 @@
-"""The study view in a real Chromium, its canvas compared with the radiograph."""
+"""The study page in a real Chromium. Tests compare its canvas with the radiograph."""
 
 import base64
 from collections.abc import Callable, Iterator
@@ -38,7 +38,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
 
 
 def fill(site: Review, study: str, number: int) -> None:
-    """Add a study of two images: a delivered positive and a refused negative one."""
+    """Add a study of two images.
+
+    The first result is positive and delivered. The second is negative and refused.
+    """
     anna = Patient("Schmidt^Anna", "4711", "A-1")
     first = site.receive(number, anna, study_instance_uid=study, view_position="AP")
     site.answer(first, 0.9)
@@ -58,7 +61,7 @@ def port(site: Review) -> Iterator[int]:
 
 @pytest.fixture
 def open_study(browser: Browser, port: int) -> Iterator[Open]:
-    """Opens a study, logged in with a token."""
+    """A function that logs in with a token, opens a study and returns the page."""
     with ExitStack() as stack:
 
         def open_as(token: str = ACTING, study: str = STUDY) -> Page:

@@ -1,4 +1,4 @@
-"""/api/v1: the responses for the review page."""
+"""/api/v1: the worklist, studies, instances, pictures and downloads."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -297,7 +297,7 @@ def test_picture_equals_the_input_of_the_model(site: Review) -> None:
     seen = decode(read_part10(received.path, 10**8), options).pixels
     assert response.headers["content-type"] == "image/jpeg"
     assert shown.shape == seen.shape
-    assert np.abs(shown.astype(int) - seen).mean() < 2  # JPEG
+    assert np.abs(shown.astype(int) - seen).mean() < 2  # JPEG is lossy
     assert float(response.headers["gray-black"]) < float(response.headers["gray-white"])
 
 
@@ -317,7 +317,7 @@ def test_picture_has_the_requested_window_and_size(site: Review) -> None:
     assert decoded(dark.content).max() == 0
     assert decoded(half.content).shape == (150, 100)
     assert (half.headers["gray-black"], half.headers["gray-white"]) == ("0", "4095")
-    # The middle of the window is midway between black and white.
+    # A window of half the width doubles the distance of a gray level from the middle.
     phantom = decoded(site.get(f"{path}?low=0&high=4095").content).astype(int)
     narrow = decoded(site.get(f"{path}?low=1024&high=3071").content).astype(int)
     inside = (phantom > 80) & (phantom < 175)
@@ -460,7 +460,7 @@ def test_worklist_without_search_terms_is_not_audited_as_a_search(
 
 
 def test_every_route_with_instance_data_is_audited(site: Review) -> None:
-    """Other routes contain no patient or image. The stream of changes has only ids."""
+    """Other routes return no patient and no image. /changes returns only ids."""
     received = site.receive(1)
     values = {
         "instance_id": received.id,

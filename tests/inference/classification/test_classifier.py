@@ -1,4 +1,4 @@
-"""Classification of radiographs with the shipped weights and with own weights."""
+"""Classification of radiographs with the shipped weights and with other weights."""
 
 import io
 import shutil
@@ -44,7 +44,10 @@ def copy(tmp_path: Path) -> Path:
 
 
 def original_app(seed: int) -> ResNet:
-    """Return an untrained network like that of the original application."""
+    """Return an untrained network like that of an earlier web application.
+
+    models/README.md calls it the original application.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = resnet18(weights=None)
@@ -169,7 +172,7 @@ class TestShipped:
 
 
 class TestOriginalApp:
-    """The weights of the original application, loaded with the example card."""
+    """Weights like those of the original application, loaded with the example card."""
 
     @staticmethod
     def saved(folder: Path, sign: int) -> Path:

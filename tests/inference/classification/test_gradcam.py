@@ -1,4 +1,4 @@
-"""Grad-CAM on small networks with known maps, and compared with grad-cam."""
+"""Grad-CAM on networks with known maps, and compared with the package grad-cam."""
 
 import warnings
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from inference.classification.gradcam import grad_cam
 from inference.training.draft import DRAFT
 from models.network import Head, Network, build_network, split_network
 
-with warnings.catch_warnings():  # from its imports
+with warnings.catch_warnings():  # the imports of grad-cam warn
     warnings.simplefilter("ignore")
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -23,7 +23,7 @@ BRIGHT, DARK = 0, 1
 
 
 def brightness_network() -> Network:
-    """Return a network with mean brightness as BRIGHT score, its opposite as DARK."""
+    """Return a network that scores mean brightness m: m for BRIGHT, 5 - m for DARK."""
     linear = nn.Linear(1, 2)
     linear.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
     linear.bias = nn.Parameter(torch.tensor([0.0, 5.0]))
@@ -63,7 +63,7 @@ def test_input_that_is_not_one_image_is_refused(shape: tuple[int, ...]) -> None:
 
 
 class RawGradCAM(GradCAM):  # type: ignore[misc]
-    """grad-cam without the resizing of the map to the image."""
+    """GradCAM of grad-cam, which keeps in `raw` the last map before it is resized."""
 
     raw: NDArray[np.float32]
 

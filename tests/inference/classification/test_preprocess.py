@@ -70,7 +70,7 @@ def test_a_letterbox_centers_the_radiograph_in_black(
 
 def test_intensities_are_normalized_per_channel_including_padding() -> None:
     card = replace(LETTERBOX, mean=(0.5, 0.4, 0.0), std=(0.5, 0.2, 1.0))
-    gray = np.full((100, 200), 51, np.uint8)  # 0.2
+    gray = np.full((100, 200), 51, np.uint8)  # 51 / 255 = 0.2
 
     tensor = normalized(prepare(radiograph(gray), card).gray, card)
 
@@ -118,11 +118,11 @@ def test_saliency_is_mapped_back_to_its_position_in_the_radiograph(
 @pytest.mark.parametrize(
     ("shape", "canvas", "covered"),
     [
-        # 448 by 3/4 is 336, and 352 the next multiple of 32.
+        # 448 x 3/4 = 336. The next multiple of 32 is 352.
         pytest.param((1200, 900), (448, 352), (8, 0, 336, 448), id="portrait"),
         pytest.param((500, 1000), (224, 448), (0, 0, 448, 224), id="landscape"),
         pytest.param((300, 300), (448, 448), (0, 0, 448, 448), id="square"),
-        # 448 by 1/9 is 50, rounded.
+        # 448 / 9 = 50, rounded. The next multiple of 32 is 64.
         pytest.param((900, 100), (448, 64), (7, 0, 50, 448), id="narrow"),
     ],
 )
@@ -162,7 +162,7 @@ def test_exposure_by_percentiles_gives_the_same_picture_for_any_window(
     small = np.zeros((60, 80), np.uint8)
     small[5:55, 10:70] = np.resize(np.linspace(0, 255, 51), (50, 60))
     expected = prepare(radiograph(small), STRETCH)
-    # The gray levels are rounded by half of 255 / 50, and so are the percentiles.
+    # Rounding changes the gray levels and the percentiles by up to half of 255 / 50.
     difference = found.gray.int() - expected.gray.int()
     assert difference.abs().max() <= 4
 

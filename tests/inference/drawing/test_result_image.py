@@ -1,4 +1,4 @@
-"""The result image of hand-made findings."""
+"""Result images for hand-made findings: heatmap, arrow and caption."""
 
 import subprocess
 import sys

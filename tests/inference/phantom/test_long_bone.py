@@ -1,4 +1,4 @@
-"""The phantom: a drawn bone that depends only on its seed."""
+"""Phantoms: drawings of a bone or a limb that depend only on their seed."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_broken_phantom_equals_the_whole_one_above_the_break() -> None:
         np.abs(whole.pixels.astype(int) - broken.pixels) > 4095 // 20
     )
     left, top, right, bottom = broken.fracture
-    # The fragment below is displaced, so all of it differs; nothing above does.
+    # The fragment below the break is displaced. Nothing above the break differs.
     assert rows.min() >= top
     assert (rows < bottom).any()
     inside = columns[rows < bottom]

@@ -7,9 +7,10 @@ from inference.training import evaluate, train
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw only some resamples for each interval; test_statistics.py tests intervals.
+    """Draw only a few resamples for each confidence interval.
 
-    Many resamples would take most of the time of an evaluation of a few radiographs.
+    Many would take most of the time of an evaluation of a few radiographs.
+    test_statistics.py tests the intervals.
     """
     monkeypatch.setattr(evaluate, "RESAMPLED", 50)
     monkeypatch.setattr(evaluate, "FEW", 10)

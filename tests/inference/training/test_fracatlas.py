@@ -20,7 +20,7 @@ def test_shipped_weights_reach_the_figures_of_their_model_card(shared: Path) -> 
 
     found = figures(list(judge(shipped, [*fractured, *others])), 0)
 
-    # models/README.md: 0.950 and 0.871 over all of val, seen in training.
+    # models/README.md: 0.950 and 0.871 on all of val, which the training also used.
     assert found["auc"][0] > 0.93
     assert found["arrow_in_box"][0] > 0.85
     assert found["answered"][0] >= 0.98

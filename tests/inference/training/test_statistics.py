@@ -50,7 +50,8 @@ def test_calibration_error_weights_each_bin_by_its_count() -> None:
     probability = np.array([0.05, 0.05, 0.95, 0.95])
     truth = np.array([False, False, True, False])
 
-    # Two have a probability of 5 % and a rate of 0 %; two have 95 % and 50 %.
+    # Probability and rate of fractures are 5 % and 0 % in one bin, 95 % and 50 % in the
+    # other.
     assert calibration_error(truth, probability) == pytest.approx(
         (2 * 0.05 + 2 * 0.45) / 4
     )

@@ -156,7 +156,7 @@ def test_resumed_training_ends_with_the_same_weights(
     through = fitting_for(pair, both)
 
     def save(done: int, _count: int, _loss: float) -> None:
-        if (through.done, done) == (2, 2):  # the first part of the second generation
+        if (through.done, done) == (2, 2):  # first epoch of the second generation
             through.save(tmp_path / "checkpoint")
 
     while through.done < through.epochs:
@@ -315,7 +315,7 @@ def test_gradients_do_not_depend_on_the_chunk_size(
     few: tuple[Sample, ...], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss and the gradients are independent of the views per chunk."""
-    # In bfloat16, the order of a sum changes its result.
+    # This prevents bfloat16, in which the order of a sum changes its result.
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     random = np.random.default_rng(1)
     batch = next(iter(epoch(few, recipe, DRAFT, random)))
