@@ -65,7 +65,6 @@ from dicom_node.worker.cleanup import (
 from dicom_node.worker.retry import retry_until_available, stop_retrying
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
-from inference.classification.classifier import self_test
 from models.card import ModelError
 
 logger = logging.getLogger(__name__)
@@ -278,24 +277,22 @@ def _work(
 ) -> Work:
     images = SlowImages()
     pipeline = normal_pipeline(settings, images)
-    self_test(pipeline.classifier)
     journal = Journal(
         engine,
         settings.storage.directory,
         settings.destinations,
         retry_until_available,
     )
-    spool, limits = Spool(settings.storage), settings.worker
     return Work(
         settings,
         journal,
-        spool,
+        Spool(settings.storage),
         pipeline,
         on_delivery,
         on_moved=on_moved,
         # The child of the separate lane starts when the lane is first used.
-        separate_pipeline=cache(partial(separate_pipeline, pipeline, images, limits)),
-        slow_pipeline=partial(slow_pipeline, pipeline, limits),
+        separate_pipeline=cache(partial(separate_pipeline, pipeline, images)),
+        slow_pipeline=partial(slow_pipeline, pipeline),
     )
 
 

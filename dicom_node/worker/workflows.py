@@ -50,6 +50,7 @@ from dicom_node.pixels.decode import DecodedInstance
 from dicom_node.pixels.screening import is_capture
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.encoding import ResultObject
+from dicom_node.results.overlay_data import overlay_of
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import DeliveryState, InstanceState
@@ -218,12 +219,12 @@ class Work:
         self._check_for_presentation_image(record)
         instance = self.journal.received_instance(record)
         analysis = self._analysis(instance, record)
-        stored = [self._store(instance, each) for each in analysis.results]
+        stored = [self._store(instance, each) for each in analysis.output]
         decoded, finding = analysis.decoded, analysis.finding
         digests = decoded.picture_digest, decoded.identity_digest
-        analyzed = AnalysisResult(
-            finding, *digests, stored, analysis.seconds, analysis.drawing
-        )
+        rows, columns = decoded.radiograph.pixels.shape
+        drawing = overlay_of(finding, (rows, columns))
+        analyzed = AnalysisResult(finding, *digests, stored, analysis.seconds, drawing)
         if not self.journal.analyses.record_result(record.id, record.run, analyzed):
             return  # stale
         stages = ", ".join(f"{name} {s:.3f} s" for name, s in analyzed.seconds.items())
@@ -277,7 +278,9 @@ class Work:
             ),
         )
 
-    def _analysis(self, instance: ReceivedInstance, record: InstanceRecord) -> Analysis:
+    def _analysis(
+        self, instance: ReceivedInstance, record: InstanceRecord
+    ) -> Analysis[tuple[ResultObject, ...]]:
         """Run the pipeline, and record assumptions before the classification.
 
         Raises:
@@ -306,7 +309,10 @@ class Work:
             digests = decoded.picture_digest, decoded.identity_digest
             analyses.refuse_analyzed(record, *digests)
 
-        return retry_until_available(lambda: self.pipeline.analyze(instance, check))
+        encode = partial(self.pipeline.encode, instance)
+        return retry_until_available(
+            lambda: self.pipeline.analyze(instance, encode, check)
+        )
 
     def _check_for_presentation_image(self, record: InstanceRecord) -> None:
         """Raise NotMeantError if this image has an analyzed For Presentation image.
