@@ -113,7 +113,7 @@ def _open_services(
     open_services(state, settings)
     state.access = Access(api, storage.directory)
     state.templates = pages.page_templates(app.version, guarded=api.guarded)
-    analyzer = Analyzer(settings.model, settings.worker, settings.results)
+    analyzer = Analyzer(settings)
     state.analyzer, state.loaded_model = analyzer, analyzer.model
     roles: Mapping[str, Check] = {}
     if checks is None:

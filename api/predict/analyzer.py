@@ -9,11 +9,9 @@ process. The first thread then continues with other files.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,35 +21,22 @@ from fastapi import HTTPException, status
 from api.auth.request_user import user_key
 from api.http.concurrency_limit import RETRY_AFTER_S, QueueLimit, UploadLimit
 from api.operations.health import NotReadyError
-from api.predict.reader import Reader
-from config.settings import ModelSettings, ResultSettings, WorkerSettings
+from config.settings import Settings
+from dicom_node.analysis.pipeline import (
+    Analysis,
+    Pipeline,
+    Source,
+    make_pipeline,
+    slow_pipeline,
+)
 from dicom_node.decoder.client import ChildTimeoutError
-from dicom_node.decoder.quick_client import QuickDecoder, slow_child
-from inference.classification.classifier import Classifier, self_test
-from inference.classification.out_of_distribution import OutOfDistributionError
-from inference.drawing.result_image import Annotated, render
-from inference.finding import Finding, ModelIdentity
-from inference.radiograph import Radiograph
+from dicom_node.decoder.quick_client import QuickDecoder
+from dicom_node.pixels.decode import DecodedInstance
+from inference.drawing.result_image import Annotated
+from inference.finding import ModelIdentity
 from models.card import ModelError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class UploadResult:
-    """The finding on one radiograph, and the annotated image."""
-
-    radiograph: Radiograph
-    finding: Finding
-    annotated: Annotated
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tools:
-    """The decoder and the model. They take seconds to load."""
-
-    reader: Reader
-    classifier: Classifier
 
 
 class Analyzer:
@@ -64,22 +49,20 @@ class Analyzer:
         uploads: Limits the uploads in progress.
     """
 
-    def __init__(
-        self, model: ModelSettings, worker: WorkerSettings, results: ResultSettings
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Store the settings. The threads start when the context is entered."""
-        self._model, self._worker, self._results = model, worker, results
+        self._settings = settings
         self.queue = QueueLimit(user_key, waiting=8)
         self.uploads = UploadLimit()
-        self._slow_file: Future[Radiograph] | None = None
-        self._tools: Future[_Tools] = Future()
+        self._slow_file: Future[DecodedInstance] | None = None
+        self._pipeline: Future[Pipeline] = Future()
 
     def __enter__(self) -> Self:
         """Start the threads, and load the model in one of them."""
         self._thread = ThreadPoolExecutor(1, "analyzer")
         self._slow_thread = ThreadPoolExecutor(1, "slow-analyzer")
-        self._tools = self._thread.submit(self._load)
-        self._tools.add_done_callback(_report)
+        self._pipeline = self._thread.submit(self._load)
+        self._pipeline.add_done_callback(_report)
         return self
 
     def __exit__(
@@ -93,11 +76,12 @@ class Analyzer:
         A model that is still loading is not waited for.
         """
         # While the model is loading, do not wait for its thread.
-        self._thread.shutdown(wait=self._tools.done(), cancel_futures=True)
-        self._slow_thread.shutdown(wait=self._tools.done(), cancel_futures=True)
+        is_loaded = self._pipeline.done()
+        self._thread.shutdown(wait=is_loaded, cancel_futures=True)
+        self._slow_thread.shutdown(wait=is_loaded, cancel_futures=True)
         # If the model is still loading, its child process starts later and is then
         # stopped.
-        self._tools.add_done_callback(_close)
+        self._pipeline.add_done_callback(_close)
 
     def check(self) -> None:
         """Check that images can be analyzed.
@@ -105,17 +89,17 @@ class Analyzer:
         Raises:
             NotReadyError: The model is not loaded yet, or cannot be loaded.
         """
-        if not self._tools.done():
+        if not self._pipeline.done():
             raise NotReadyError("the model is being loaded")
-        if error := self._tools.exception():
+        if error := self._pipeline.exception():
             raise NotReadyError(f"the model cannot be used: {error}")
 
     def model(self) -> ModelIdentity | None:
         """Return the identity of the model; None if the model is not loaded."""
-        tools = self._tools
-        if not tools.done() or tools.cancelled() or tools.exception():
+        loaded = self._pipeline
+        if not loaded.done() or loaded.cancelled() or loaded.exception():
             return None
-        return tools.result().classifier.identity
+        return loaded.result().classifier.identity
 
     def require_ready(self) -> None:
         """Refuse a request if the model is not loaded.
@@ -134,7 +118,7 @@ class Analyzer:
 
     async def analyze(
         self, file: Path, slot: Callable[[], AbstractAsyncContextManager[None]]
-    ) -> UploadResult:
+    ) -> Analysis[Annotated]:
         """Wait for a slot, analyze the file and return the result.
 
         Args:
@@ -144,28 +128,29 @@ class Analyzer:
                 so that other requests do not wait for it.
 
         Raises:
-            HTTPException: 400, 413 or 415 if the file has no radiograph that can be
-                analyzed, with the reason. 503 if the file is slow and another slow file
-                is being decoded. Errors of `slot` are raised, too.
+            DicomNodeError, PlainImageError: The file has no radiograph that can be
+                analyzed, as in `Pipeline.analyze`.
+            HTTPException: 503 if the file is slow and another slow file is being
+                decoded. Errors of `slot` are raised, too.
         """
         submit = self._thread.submit
         try:
             async with slot():
                 return await asyncio.wrap_future(submit(self._analyze, file))
         except ChildTimeoutError:
-            radiograph = await self._read_slowly(file)
+            decoded = await self._read_slowly(file)
         async with slot():
-            return await asyncio.wrap_future(submit(self._classify, radiograph))
+            return await asyncio.wrap_future(submit(self._analyze, decoded))
 
-    async def _read_slowly(self, file: Path) -> Radiograph:
+    async def _read_slowly(self, file: Path) -> DecodedInstance:
         """Read a slow file. Only one is read at a time.
 
         `_slow_file` shows whether a file is being read. The reading continues even if
         the request is cancelled.
 
         Raises:
-            HTTPException: 503 if another slow file is being read. 400, 413 or 415 as in
-                `_read_in_own_child`.
+            DicomNodeError, PlainImageError: As in `Pipeline.read`.
+            HTTPException: 503 if another slow file is being read.
         """
         if self._slow_file is not None and not self._slow_file.done():
             raise HTTPException(
@@ -174,66 +159,41 @@ class Analyzer:
                 "decoded. Send this one again later.",
                 {"Retry-After": str(RETRY_AFTER_S)},
             )
-        reader = self._tools.result().reader
-        self._slow_file = self._slow_thread.submit(_read_in_own_child, reader, file)
+        read, pipeline = _read_in_own_child, self._pipeline.result()
+        self._slow_file = self._slow_thread.submit(read, pipeline, file)
         return await asyncio.wrap_future(self._slow_file)
 
-    def _load(self) -> _Tools:
-        model, worker = self._model, self._worker
-        classifier = Classifier.load(model.weights, model.device)
-        self_test(classifier)
-        child = QuickDecoder(
-            timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
-        )
-        return _Tools(Reader(child, worker, classifier.card.body_parts), classifier)
+    def _load(self) -> Pipeline:
+        return make_pipeline(self._settings, ignore_age=True, child=QuickDecoder)
 
-    def _analyze(self, file: Path) -> UploadResult:
-        return self._classify(self._tools.result().reader.read(file))
-
-    def _classify(self, radiograph: Radiograph) -> UploadResult:
-        start = time.monotonic()
-        tools = self._tools.result()
-        try:
-            finding = tools.classifier.classify(radiograph)
-        except OutOfDistributionError as error:
-            code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
-            raise HTTPException(code, str(error)) from None
-        long_side = self._results.long_side
-        annotated = render(radiograph, finding, long_side=long_side)
-        logger.info(
-            "Analyzed an upload in %.2f s: %s", time.monotonic() - start, finding.label
-        )
-        return UploadResult(radiograph, finding, annotated)
+    def _analyze(self, source: Source) -> Analysis[Annotated]:
+        pipeline = self._pipeline.result()
+        analysis = pipeline.analyze(source, pipeline.draw)
+        # A slow file was decoded earlier, so the time does not include the decoding.
+        seconds = analysis.seconds["classify"] + analysis.seconds["encode"]
+        logger.info("Analyzed an upload in %.2f s: %s", seconds, analysis.finding.label)
+        return analysis
 
 
-def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
-    """Read a file in a new child process, with the full time limit of the settings.
-
-    Raises:
-        HTTPException: As in `Reader.read`. Also 400 if the time limit is exceeded.
-    """
-    limits = reader.limits
-    timeout_s, memory_mb = limits.decode_timeout_s, limits.decode_memory_mb
-    with slow_child(timeout_s, memory_mb, reader.child.server) as child:
-        try:
-            return replace(reader, child=child).read(file)
-        except ChildTimeoutError as error:
-            raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from None
+def _read_in_own_child(pipeline: Pipeline, file: Path) -> DecodedInstance:
+    """Read a file in a new child process, with the full time limit of the settings."""
+    with slow_pipeline(pipeline) as slow:
+        return slow.read(file)
 
 
-def _close(tools: Future[_Tools]) -> None:
+def _close(loaded: Future[Pipeline]) -> None:
     """Stop the decoder, if the model was loaded."""
-    if not tools.cancelled() and not tools.exception():
-        tools.result().reader.child.close()
+    if not loaded.cancelled() and not loaded.exception():
+        loaded.result().child.close()
 
 
-def _report(tools: Future[_Tools]) -> None:
+def _report(loaded: Future[Pipeline]) -> None:
     """Log that the model was loaded, or why it cannot be used."""
-    if tools.cancelled():
+    if loaded.cancelled():
         return
-    if error := tools.exception():
+    if error := loaded.exception():
         traceback = None if isinstance(error, ModelError) else error
         logger.error("The model cannot be used: %s", error, exc_info=traceback)
     else:
-        identity = tools.result().classifier.identity
+        identity = loaded.result().classifier.identity
         logger.info("Loaded the model %s %s", identity.name, identity.version)

@@ -1,21 +1,29 @@
-"""Convert the result of an analysis to the response of /predict."""
+"""Convert the result of an analysis, or its error, to the response of /predict."""
 
 import base64
 
 import cv2
 import numpy as np
+from fastapi import HTTPException, status
 from numpy.typing import NDArray
 
-from api.predict.analyzer import UploadResult
 from api.predict.schemas import (
     ArrowResponse,
     ModelResponse,
     OriginalResponse,
     Prediction,
 )
+from dicom_node.analysis.pipeline import Analysis
+from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from inference.drawing.result_image import Annotated
 from inference.finding import Arrow, Point
+from inference.plain_image import NotAnImageError, PlainImageError, TooLargeImageError
 from inference.radiograph import Radiograph
+
+UNKNOWN_FORMAT = (
+    "The file is neither an image nor DICOM. Supported formats are PNG, JPEG, BMP, "
+    "TIFF, WebP and DICOM."
+)
 
 MAX_CONFIDENCE = 0.999
 """Maximum confidence in a response, because 100.0% would state a certainty."""
@@ -29,25 +37,45 @@ _JPEG = (
 )
 
 
-def prediction_response(analysis: UploadResult, *, original: bool) -> Prediction:
+def http_error(error: DicomNodeError | PlainImageError) -> HTTPException:
+    """Return the HTTP error for an error of an analysis.
+
+    Returns:
+        400 if the file is broken, 413 if its image is too large, 415 if the file is
+            neither an image nor a DICOM radiograph that can be analyzed.
+    """
+    match error:
+        case NotAnImageError():
+            return HTTPException(status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, UNKNOWN_FORMAT)
+        case NotAnalyzedError():
+            code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+        case TooLargeImageError():
+            code = status.HTTP_413_CONTENT_TOO_LARGE
+        case _:
+            code = status.HTTP_400_BAD_REQUEST
+    return HTTPException(code, str(error))
+
+
+def prediction_response(analysis: Analysis[Annotated], *, original: bool) -> Prediction:
     """Return the response of /predict for an analysis.
 
     Args:
         analysis: The finding and the annotated image.
         original: Whether to add the radiograph without annotations.
     """
-    finding, radiograph = analysis.finding, analysis.radiograph
+    finding, radiograph = analysis.finding, analysis.decoded.radiograph
+    annotated = analysis.output
     response = Prediction(
         prediction="Fracture" if finding.is_fracture else "No Fracture",
         confidence=f"{min(finding.confidence, MAX_CONFIDENCE):.1%}",
-        image_base64=_jpeg(cv2.cvtColor(analysis.annotated.pixels, cv2.COLOR_RGB2BGR)),
+        image_base64=_jpeg(cv2.cvtColor(annotated.pixels, cv2.COLOR_RGB2BGR)),
         probability=finding.probability,
         operating_point=finding.operating_point.value,
         arrow=_arrow(finding.arrow, radiograph),
         model=ModelResponse(name=finding.model.name, version=finding.model.version),
     )
     if original:
-        response.original = _original(radiograph, analysis.annotated)
+        response.original = _original(radiograph, annotated)
     return response
 
 

@@ -13,10 +13,11 @@ from api.http.body import takes
 from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
 from api.http.problems import UNAUTHENTICATED, UNEXPECTED, problem
 from api.predict.analyzer import Analyzer
-from api.predict.reader import UNKNOWN_FORMAT
-from api.predict.response import prediction_response
+from api.predict.response import UNKNOWN_FORMAT, http_error, prediction_response
 from api.predict.schemas import Prediction
 from dicom_node.audit.event import AuditEventType
+from dicom_node.errors import DicomNodeError
+from inference.plain_image import PlainImageError
 
 _FORM = file_form(
     "One radiograph: PNG, JPEG, BMP, TIFF or WebP of 8 or 16 bits, gray or color, or a "
@@ -92,7 +93,10 @@ async def predict(
     with analyzer.uploads.slot(user_key(request)):
         async with received(request) as file:
             slot = partial(analyzer.queue.slot, request)
-            analysis = await analyzer.analyze(file, slot)
+            try:
+                analysis = await analyzer.analyze(file, slot)
+            except (DicomNodeError, PlainImageError) as error:
+                raise http_error(error) from None
     response = await run_in_threadpool(prediction_response, analysis, original=original)
     await audit_access(request, AuditEventType.VIEWED, "/predict")
     return response

@@ -1,1 +1,1 @@
-"""The pipeline from a received instance to its result objects."""
+"""The pipeline from an instance or a file to the report of the finding."""

@@ -1,6 +1,10 @@
-"""Runs the whole analysis, from a received instance to the result objects.
+"""The analysis of a radiograph, from its source to the report of the finding.
 
-ReceivedInstance ─decode─▶ Radiograph ─classify─▶ Finding ─encode─▶ ResultObjects
+Source ─decode─▶ Radiograph ─classify─▶ Finding ─report─▶ DICOM objects, or a picture
+
+The worker, the command `analyze` and /predict use this sequence. The worker also
+analyzes uploaded instances. The callers differ in the source and in the report. The
+worker also passes a check of what was decoded.
 
 Decoding and encoding read data from a sender, so they run in the decoder, a confined
 child process. The model runs in this process.
@@ -9,9 +13,14 @@ child process. The model runs in this process.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
 
 from config.settings import Settings, WorkerSettings
 from dicom_node.analysis.slow_images import Lane, SlowImages
+from dicom_node.dataset.part10 import is_dicom
 from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.quick_client import SEPARATE_NICENESS, QuickDecoder, slow_child
 from dicom_node.errors import NotAnalyzedError
@@ -26,33 +35,44 @@ from dicom_node.results.encode import (
     encode_file,
     encode_notice,
 )
-from dicom_node.results.overlay_data import OverlayData, overlay_of
 from dicom_node.results.result_kinds import NOTICE, ResultKind, kinds_for
-from inference.classification.classifier import Classifier
+from inference.classification.classifier import Classifier, self_test
 from inference.classification.out_of_distribution import OutOfDistributionError
+from inference.drawing.result_image import Annotated, render
 from inference.finding import Finding
+from inference.plain_image import read_plain_image
 from inference.radiograph import Radiograph
+
+T = TypeVar("T")
+
+Source = ReceivedInstance | Path | DecodedInstance
+"""What is analyzed: an instance, a file, or the result of `Pipeline.read`.
+
+A file may be DICOM or a plain image. Its content is examined, not its name.
+"""
 
 Check = Callable[[DecodedInstance], None]
 
+Report = Callable[[Radiograph, Finding], T]
+"""Converts a finding to the output of the analysis."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Analysis:
-    """The input, the output and the result objects of one analysis.
+class Analysis(Generic[T]):
+    """The input, the finding and the output of one analysis.
 
     Attributes:
         decoded: The input of the model.
         finding: The output of the model.
-        results: The objects that report the finding.
-        seconds: The duration of each stage in seconds, by its name.
-        drawing: The finding as the review page draws it.
+        output: The report of the finding.
+        seconds: The duration of each stage in seconds, by its name: "decode",
+            "classify", and "encode" for the report.
     """
 
     decoded: DecodedInstance
     finding: Finding
-    results: tuple[ResultObject, ...]
+    output: T
     seconds: Mapping[str, float] = field(default_factory=dict)
-    drawing: OverlayData | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,58 +82,104 @@ class Pipeline:
     Attributes:
         classifier: The model.
         child: The decoder, which parses the bytes from senders.
-        decode_options: The window and the maximum number of pixels.
+        limits: The limits of size and time, and the number of the VOI window to use.
         result_options: The kinds and the size of the result objects.
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
-        lane: The context managers that surround the calls of the decoder. The methods
-            of this class also raise the exceptions of these context managers.
+        lane: The context managers that surround the calls of the decoder for an
+            instance. The methods of this class also raise the exceptions of these
+            context managers.
     """
 
     classifier: Classifier
     child: DecoderProcess
-    decode_options: DecodeOptions
+    limits: WorkerSettings
     result_options: ResultOptions
-    max_study_age_days: int
+    max_study_age_days: int = 0
     lane: Lane = field(default_factory=Lane)
 
-    def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
+    def analyze(
+        self, source: Source, report: Report[T], check: Check = lambda _: None
+    ) -> Analysis[T]:
         """Analyze one radiograph.
 
         Args:
-            instance: The instance in the spool.
-            check: Called with the decoded instance before the model is applied. May
+            source: The radiograph.
+            report: Makes the output: `draw`, or `encode` with an instance.
+            check: Called with the decoded source before the model is applied. May
                 raise NotAnalyzedError.
 
         Raises:
-            NotAnalyzedError: The model must not be applied to this instance.
-            AnalysisError: The instance should be analyzed, but it is broken, or the
-                decoder died.
-            OSError: A decoder does not start, or the file cannot be opened.
+            NotAnalyzedError: The model must not be applied to this radiograph.
+            AnalysisError, PlainImageError, OSError: As in `read`, or as `report`
+                raises them.
         """
-        rules = ScreeningRules(
-            max_study_age_days=self.max_study_age_days,
-            body_parts=self.classifier.card.body_parts,
-            today=instance.received_at.date(),
-        )
-        options, watch = self.decode_options, Stopwatch()
-        with watch.stage("decode"), self.lane.decode(instance):
-            decoded = self.child.run(decode_file, instance.path, rules, options)
+        watch = Stopwatch()
+        with watch.stage("decode"):
+            decoded = self.read(source)
         check(decoded)
         with watch.stage("classify"):
             finding = self._classify(decoded.radiograph)
-        with watch.stage("encode"), self.lane.encode(instance):
-            results = self.child.run(
-                encode_file, instance, decoded.radiograph, finding, self.result_options
-            )
-        rows, columns = decoded.radiograph.pixels.shape
-        drawing = overlay_of(finding, (rows, columns))
-        return Analysis(decoded, finding, results, watch.seconds, drawing)
+        with watch.stage("encode"):
+            output = report(decoded.radiograph, finding)
+        return Analysis(decoded, finding, output, watch.seconds)
+
+    def read(self, source: Source) -> DecodedInstance:
+        """Screen and decode a radiograph.
+
+        Returns:
+            The radiograph and its digests, which are empty for a plain image. If the
+            source is decoded already, the source.
+
+        Raises:
+            NotAnalyzedError: The model must not be applied to this radiograph.
+            AnalysisError: The source should be analyzed, but it is broken, or the
+                decoder died.
+            PlainImageError: The file is neither DICOM nor a plain image that can be
+                read.
+            OSError: A decoder does not start, or the file cannot be opened.
+        """
+        match source:
+            case ReceivedInstance():
+                with self.lane.decode(source):
+                    return self._decode(source.path, source.received_at.date())
+            case Path() if is_dicom(source):
+                return self._decode(source, datetime.now(UTC).date())
+            case Path():
+                most = self.limits.max_megapixels
+                read = partial(read_plain_image, max_megapixels=most)
+                radiograph = self.child.run(read, source.read_bytes())
+                return DecodedInstance(radiograph, "", "")
+            case DecodedInstance():
+                return source
+
+    def _decode(self, path: Path, today: date) -> DecodedInstance:
+        body_parts = self.classifier.card.body_parts
+        rules = ScreeningRules(self.max_study_age_days, body_parts, today)
+        options = DecodeOptions(self.limits.window, self.limits.max_megapixels)
+        return self.child.run(decode_file, path, rules, options)
 
     def _classify(self, radiograph: Radiograph) -> Finding:
         try:
             return self.classifier.classify(radiograph)
         except OutOfDistributionError as reason:
             raise NotAnalyzedError(str(reason), Unanalyzed.UNFAMILIAR) from None
+
+    def draw(self, radiograph: Radiograph, finding: Finding) -> Annotated:
+        """Return the picture of a finding."""
+        return render(radiograph, finding, long_side=self.result_options.long_side)
+
+    def encode(
+        self, instance: ReceivedInstance, radiograph: Radiograph, finding: Finding
+    ) -> tuple[ResultObject, ...]:
+        """Return the DICOM objects that report a finding, as `encode_file` does.
+
+        Raises:
+            AnalysisError: As in `encode_file`, or the decoder died.
+            OSError: A decoder does not start, or the file cannot be opened.
+        """
+        options = self.result_options
+        with self.lane.encode(instance):
+            return self.child.run(encode_file, instance, radiograph, finding, options)
 
     def notices(
         self, instance: ReceivedInstance, state_and_reason: tuple[str, str]
@@ -146,23 +212,27 @@ def make_pipeline(
     ignore_age: bool = False,
     child: type[DecoderProcess] = DecoderProcess,
 ) -> Pipeline:
-    """Load the model, start the decoder, and return them as a pipeline.
+    """Load and test the model, start the decoder, and return them as a pipeline.
 
     Args:
         settings: The settings of the node.
-        ignore_age: Analyze studies of any age. Commands for single files use this.
+        ignore_age: Analyze studies of any age. A user who names a file wants that.
         child: The class that runs the decoder.
+
+    Raises:
+        ModelError: The model cannot be used.
+        OSError: The decoder does not start.
     """
     worker = settings.worker
     wanted = frozenset[ResultKind]().union(*map(kinds_for, settings.destinations))
+    classifier = Classifier.load(settings.model.weights, settings.model.device)
+    self_test(classifier)
     return Pipeline(
-        classifier=Classifier.load(settings.model.weights, settings.model.device),
+        classifier=classifier,
         child=child(
             timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
         ),
-        decode_options=DecodeOptions(
-            window=worker.window, max_megapixels=worker.max_megapixels
-        ),
+        limits=worker,
         result_options=ResultOptions(
             kinds=tuple(sorted(wanted)) or (ResultKind("secondary_capture"),),
             long_side=settings.results.long_side,
@@ -186,24 +256,22 @@ def normal_pipeline(settings: Settings, images: SlowImages) -> Pipeline:
 
 
 @contextmanager
-def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeline]:
+def slow_pipeline(pipeline: Pipeline) -> Iterator[Pipeline]:
     """Yield a pipeline for one slow image, with its own decoder.
 
     Args:
-        pipeline: The pipeline of the normal lane. Its model, options and fork server
-            are used.
-        worker: The limits of the decoder.
+        pipeline: A pipeline. Its model, options, limits and fork server are used.
 
     Raises:
         OSError: The decoder does not start.
     """
-    limits = worker.decode_timeout_s, worker.decode_memory_mb
+    limits = pipeline.limits.decode_timeout_s, pipeline.limits.decode_memory_mb
     with slow_child(*limits, pipeline.child.server) as child:
         yield replace(pipeline, child=child, lane=Lane())
 
 
 def separate_pipelines(
-    pipeline: Pipeline, images: SlowImages, worker: WorkerSettings
+    pipeline: Pipeline, images: SlowImages
 ) -> tuple[Pipeline, Pipeline]:
     """Return the pipelines of the separate lane, which share their own decoder.
 
@@ -214,7 +282,6 @@ def separate_pipelines(
         pipeline: The pipeline of the normal lane. Its model, options and fork server
             are used.
         images: The record of slow images that both lanes share.
-        worker: The limits of the decoder.
 
     Raises:
         OSError: The decoder does not start.
@@ -222,8 +289,8 @@ def separate_pipelines(
     normal = pipeline.child
     assert isinstance(normal, QuickDecoder)  # noqa: S101 - see normal_pipeline
     child = QuickDecoder(
-        timeout_s=worker.decode_timeout_s,
-        memory_mb=worker.decode_memory_mb,
+        timeout_s=pipeline.limits.decode_timeout_s,
+        memory_mb=pipeline.limits.decode_memory_mb,
         niceness=SEPARATE_NICENESS,
         server=normal.server,
         allowance=normal.allowance,

@@ -19,22 +19,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from config.settings import Settings
-from dicom_node.analysis.pipeline import Pipeline, make_pipeline
+from dicom_node.analysis.pipeline import Pipeline, Source, make_pipeline
 from dicom_node.commands.input_files import file_problem, input_files, printable
 from dicom_node.dataset.local_file import read_local_file, read_local_header
-from dicom_node.dataset.part10 import PREFIX_POSITION, looks_like_dicom
+from dicom_node.dataset.part10 import is_dicom
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
+from dicom_node.instance import ReceivedInstance
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
-from inference.classification.classifier import self_test
-from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.drawing.caption import describe
-from inference.drawing.result_image import render
 from inference.finding import Finding, OperatingPoint
-from inference.plain_image import (
-    NotAnImageError,
-    PlainImageError,
-    read_plain_image,
-)
+from inference.plain_image import NotAnImageError, PlainImageError
 from inference.radiograph import Radiograph
 from models.card import ModelError
 
@@ -109,7 +103,6 @@ def run(settings: Settings, arguments: argparse.Namespace) -> list[Line]:
             f"created: {error.strerror}. Name a folder that this user may write to."
         )
     pipeline = make_pipeline(settings, ignore_age=True)
-    self_test(pipeline.classifier)
     with Progress(console=Console(stderr=True), disable=arguments.json) as progress:
         analyze = partial(_analyze, pipeline, settings, arguments.out)
         tracked = progress.track(paths, description="Analyzing")
@@ -122,13 +115,11 @@ def _analyze(pipeline: Pipeline, settings: Settings, out: Path, path: Path) -> L
     if problem := file_problem(path):
         return _failed(path, problem)
     try:
-        with path.open("rb") as file:
-            head = file.read(PREFIX_POSITION.stop)
         target = _unused_name(out / path.name)
-        if looks_like_dicom(head):
-            return _dicom(pipeline, settings, path, target)
-        return _plain(pipeline, settings, path, target)
-    except (NotAnalyzedError, OutOfDistributionError) as reason:
+        source = _source(pipeline, settings, path)
+        analysis = pipeline.analyze(source, partial(_write, pipeline, source, target))
+        return _line(path, analysis.finding, analysis.output)
+    except NotAnalyzedError as reason:
         return Line(str(path), "not analyzed", reason=str(reason))
     except (DicomNodeError, PlainImageError, OSError) as error:
         return _failed(path, _error_message(error))
@@ -149,35 +140,31 @@ def _error_message(error: Exception) -> str:
     return str(error)
 
 
-def _dicom(pipeline: Pipeline, settings: Settings, path: Path, target: Path) -> Line:
+def _source(pipeline: Pipeline, settings: Settings, path: Path) -> Source:
+    """Return a DICOM file as an instance, because result objects need its header."""
+    if not is_dicom(path):
+        return path
     most = settings.receiver.max_instance_mb * 1_000_000
-    header = pipeline.child.run(read_local_header, path, most)
-    instance = read_local_file(path, header)
-    analysis = pipeline.analyze(instance, lambda _: None)
+    return read_local_file(path, pipeline.child.run(read_local_header, path, most))
+
+
+def _write(
+    pipeline: Pipeline,
+    source: Source,
+    target: Path,
+    radiograph: Radiograph,
+    finding: Finding,
+) -> tuple[str, ...]:
+    """Write the result objects of an instance, and the picture; return the paths."""
     written = []
-    for result in analysis.results:
-        capture = target.with_name(f"{target.name}.{result.kind}.dcm")
-        capture.write_bytes(result.content)
-        written.append(str(capture))
-    picture = _picture(analysis.decoded.radiograph, analysis.finding, settings, target)
-    return _line(path, analysis.finding, (*written, picture))
-
-
-def _plain(pipeline: Pipeline, settings: Settings, path: Path, target: Path) -> Line:
-    most = settings.worker.max_megapixels
-    read = partial(read_plain_image, max_megapixels=most)
-    radiograph = pipeline.child.run(read, path.read_bytes())
-    finding = pipeline.classifier.classify(radiograph)
-    return _line(path, finding, (_picture(radiograph, finding, settings, target),))
-
-
-def _picture(
-    radiograph: Radiograph, finding: Finding, settings: Settings, target: Path
-) -> str:
-    annotated = render(radiograph, finding, long_side=settings.results.long_side)
+    if isinstance(source, ReceivedInstance):
+        for result in pipeline.encode(source, radiograph, finding):
+            capture = target.with_name(f"{target.name}.{result.kind}.dcm")
+            capture.write_bytes(result.content)
+            written.append(str(capture))
     picture = target.with_name(f"{target.name}.png")
-    Image.fromarray(annotated.pixels).save(picture)
-    return str(picture)
+    Image.fromarray(pipeline.draw(radiograph, finding).pixels).save(picture)
+    return (*written, str(picture))
 
 
 def _unused_name(target: Path) -> Path:

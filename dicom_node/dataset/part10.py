@@ -263,6 +263,16 @@ def looks_like_dicom(head: bytes) -> bool:
     }
 
 
+def is_dicom(path: Path) -> bool:
+    """Return whether a file looks like DICOM.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return looks_like_dicom(file.read(PREFIX_POSITION.stop))
+
+
 def _open_reader(
     file: BinaryIO, location: Location, inflated_limit: int
 ) -> ElementReader:

@@ -72,7 +72,6 @@ from dicom_node.worker.cleanup import (
 from dicom_node.worker.retry import retry_until_available, stop_retrying
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
-from inference.classification.classifier import self_test
 from models.card import ModelError
 
 logger = logging.getLogger(__name__)
@@ -288,24 +287,22 @@ def _work(
 ) -> Work:
     images = SlowImages()
     pipeline = normal_pipeline(settings, images)
-    self_test(pipeline.classifier)
     journal = Journal(
         engine,
         settings.storage.directory,
         settings.destinations,
         retry_until_available,
     )
-    spool, limits = Spool(settings.storage), settings.worker
     return Work(
         settings,
         journal,
-        spool,
+        Spool(settings.storage),
         pipeline,
         on_delivery,
         on_moved=on_moved,
         # The decoder of the separate lane starts when the lane is first used.
-        separate_pipelines=cache(partial(separate_pipelines, pipeline, images, limits)),
-        slow_pipeline=partial(slow_pipeline, pipeline, limits),
+        separate_pipelines=cache(partial(separate_pipelines, pipeline, images)),
+        slow_pipeline=partial(slow_pipeline, pipeline),
     )
 
 

@@ -19,7 +19,7 @@ from pydicom.uid import DigitalXRayImageStorageForProcessing
 
 from config.destinations import Destination
 from config.settings import Settings
-from dicom_node.analysis.pipeline import Analysis, Pipeline
+from dicom_node.analysis.pipeline import Pipeline
 from dicom_node.analysis.slow_images import SeparateLaneError
 from dicom_node.audit.transfers import OnSent, ignore
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
@@ -48,8 +48,9 @@ from dicom_node.network.storage_commitment import OnRefused, ignore_refusal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.pixels.decode import DecodedInstance
 from dicom_node.pixels.screening import is_capture
-from dicom_node.reasons import Failure, Reason, Unanalyzed
+from dicom_node.reasons import Failure, Unanalyzed
 from dicom_node.results.encoding import ResultObject
+from dicom_node.results.overlay_data import overlay_of
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import DeliveryState, InstanceState
@@ -114,7 +115,7 @@ class Work:
             return  # stale
         with instance_context(record.sop_instance_uid, record.id):
             try:
-                self._end(record, self._analyze)
+                self._analyze(record, time.monotonic())
             except SeparateLaneError as suspicion:
                 separately = partial(
                     self.journal.analyses.continue_separately,
@@ -163,80 +164,79 @@ class Work:
             if make := self.slow_pipeline:
                 pipeline = retry_until_available(lambda: opened.enter_context(make()))
                 slow = replace(self, pipeline=pipeline)
-            self._end(record, slow._analyze_slowly)  # noqa: SLF001 - this class
+            slow._analyze_slowly(record)  # noqa: SLF001 - this class
         self.on_delivery()
 
-    def _end(
-        self,
-        record: InstanceRecord,
-        analyze: Callable[[InstanceRecord], Conclusion | None],
-    ) -> None:
-        began = time.monotonic()
-        conclusion = analyze(record)
-        if conclusion is not None:
-            self._conclude(record, conclusion, time.monotonic() - began)
-
-    def _analyze_slowly(self, record: InstanceRecord) -> Conclusion | None:
+    def _analyze_slowly(self, record: InstanceRecord) -> None:
         """Analyze as `_analyze` does, and again if the decoder dies.
 
         The analysis fails after MOST_CHILD_DEATHS deaths, or after a timeout.
         """
+        began = time.monotonic()
         while True:
             try:
-                return self._analyze(record)
+                self._analyze(record, began)
             except ChildDiedError as death:
                 died = self.journal.analyses.child_died
                 deaths = died(record.id, record.run, str(death))
                 is_final = isinstance(death, ChildTimeoutError)
-                if is_final or not 0 < deaths < MOST_CHILD_DEATHS:
-                    failed = Conclusion(InstanceState.FAILED, str(death))
-                    return self._with_notices(record, failed, death.reason)
+                if not is_final and 0 < deaths < MOST_CHILD_DEATHS:
+                    continue
+                self._conclude(record, death, began)
+            return
 
-    def _analyze(self, record: InstanceRecord) -> Conclusion | None:
-        """Analyze an instance and record the result, or return why there is none.
+    def _analyze(self, record: InstanceRecord, began: float) -> None:
+        """Analyze an instance, and record the result, or why there is none.
 
-        Returns:
-            The conclusion; None if there is a result, or if the work is stale.
+        Args:
+            record: The instance.
+            began: Start of the first attempt, in seconds of time.monotonic().
 
         Raises:
             SeparateLaneError: The image belongs in the separate lane.
             ChildDiedError: The decoder died or took too long.
         """
-        not_analyzed = InstanceState.NOT_ANALYZED
         try:
             self._analyze_and_store(record)
         except (SeparateLaneError, ChildDiedError):
             raise
-        except SamePictureError as error:
-            conclusion = Conclusion(not_analyzed, str(error), error.known)
-            return replace(conclusion, counted_as=error.reason)
-        except NotMeantError as error:
-            return Conclusion(not_analyzed, str(error), counted_as=error.reason)
-        except NotAnalyzedError as error:
-            return self._with_notices(
-                record, Conclusion(not_analyzed, str(error)), error.reason
-            )
-        except AnalysisError as error:
-            failed = Conclusion(InstanceState.FAILED, str(error))
-            return self._with_notices(record, failed, error.reason)
+        except (NotAnalyzedError, AnalysisError) as error:
+            self._conclude(record, error, began)
         except Exception:
             logger.exception("An error of this program: %s", record.sop_instance_uid)
             reason = "An error of this program. The log of the worker has the details."
-            failed = Conclusion(InstanceState.FAILED, reason)
-            return self._with_notices(record, failed, Failure.PROGRAM)
-        return None
+            self._conclude(record, AnalysisError(reason, Failure.PROGRAM), began)
 
     def _analyze_and_store(self, record: InstanceRecord) -> None:
+        """Run the pipeline, store the result objects, and record the result.
+
+        Raises:
+            AnalysisError: As in `Pipeline.analyze`; or the file is missing, or the
+                worker died MOST_ATTEMPTS times during the analysis of this instance.
+            NotAnalyzedError: The model must not be applied to this instance, or
+                another revision with the same picture and identity has a result.
+            SeparateLaneError: The image belongs in the separate lane.
+        """
         began = time.monotonic()
         _check_returned_result(record)
         self._check_for_presentation_image(record)
+        _check_attempts(record)
         instance = self.journal.received_instance(record)
-        analysis = self._analysis(instance, record)
-        stored = [self._store(instance, each) for each in analysis.results]
+        _check_file(instance)
+        encode = partial(self.pipeline.encode, instance)
+        check = partial(self._check_decoded, record)
+        analysis = retry_until_available(
+            lambda: self.pipeline.analyze(instance, encode, check)
+        )
         decoded, finding = analysis.decoded, analysis.finding
-        digests = decoded.picture_digest, decoded.identity_digest
+        rows, columns = decoded.radiograph.pixels.shape
         analyzed = AnalysisResult(
-            finding, *digests, stored, analysis.seconds, analysis.drawing
+            finding,
+            decoded.picture_digest,
+            decoded.identity_digest,
+            [self._store(instance, each) for each in analysis.output],
+            analysis.seconds,
+            overlay_of(finding, (rows, columns)),
         )
         if not self.journal.analyses.record_result(record.id, record.run, analyzed):
             return  # stale
@@ -244,13 +244,43 @@ class Work:
         message = f"{headline(finding)} ({stages})"
         log_step(logger, "analyzed", message, seconds=time.monotonic() - began)
 
-    def _with_notices(
-        self, record: InstanceRecord, conclusion: Conclusion, counted_as: Reason
-    ) -> Conclusion:
-        """Return a conclusion with its reason for metrics, and with notices.
+    def _check_decoded(self, record: InstanceRecord, decoded: DecodedInstance) -> None:
+        """Record assumptions; raise SamePictureError if the result is known already."""
+        analyses, assumptions = self.journal.analyses, decoded.radiograph.assumptions
+        analyses.note_assumptions(record.id, record.run, assumptions)
+        digests = decoded.picture_digest, decoded.identity_digest
+        analyses.refuse_analyzed(record, *digests)
 
-        Notices are made if a destination gets no negative results: without a notice,
-        that destination would take a missing result for a negative one.
+    def _conclude(
+        self,
+        record: InstanceRecord,
+        error: NotAnalyzedError | AnalysisError,
+        began: float,
+    ) -> None:
+        """Record why an instance has no result, and make notices if one is expected.
+
+        Raises:
+            ChildDiedError: The decoder of the normal lane died or took too long.
+        """
+        failed = isinstance(error, AnalysisError)
+        state = InstanceState.FAILED if failed else InstanceState.NOT_ANALYZED
+        conclusion = Conclusion(state, str(error), counted_as=error.reason)
+        if isinstance(error, SamePictureError):
+            conclusion = replace(conclusion, same_picture_as=error.known)
+        elif not isinstance(error, NotMeantError):
+            conclusion = replace(conclusion, notices=self._notices(record, conclusion))
+        level = logging.WARNING if failed else logging.INFO
+        seconds, step = time.monotonic() - began, _state_label(state).lower()
+        log_step(logger, step, conclusion.reason, seconds=seconds, level=level)
+        self.journal.analyses.conclude(record.id, record.run, conclusion)
+
+    def _notices(
+        self, record: InstanceRecord, conclusion: Conclusion
+    ) -> list[StoredResult]:
+        """Make and store notices for the destinations that get no negative results.
+
+        Without a notice, such a destination would take a missing result for a negative
+        one.
 
         Raises:
             ChildDiedError: The decoder of the normal lane died or took too long.
@@ -265,18 +295,8 @@ class Work:
             logger.warning(
                 "No notice was made of %s: %s", record.sop_instance_uid, error
             )
-            made = ()
-        notices = [self._store(instance, each) for each in made]
-        return replace(conclusion, notices=notices, counted_as=counted_as)
-
-    def _conclude(
-        self, record: InstanceRecord, conclusion: Conclusion, seconds: float
-    ) -> None:
-        failed = conclusion.state is InstanceState.FAILED
-        level = logging.WARNING if failed else logging.INFO
-        step = _state_label(conclusion.state).lower()
-        log_step(logger, step, conclusion.reason, seconds=seconds, level=level)
-        self.journal.analyses.conclude(record.id, record.run, conclusion)
+            return []
+        return [self._store(instance, each) for each in made]
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
         # Results of two models have different UIDs, so a new result does not replace
@@ -290,37 +310,6 @@ class Work:
                 lambda: self.spool.store_result(name, result.content)
             ),
         )
-
-    def _analysis(self, instance: ReceivedInstance, record: InstanceRecord) -> Analysis:
-        """Run the pipeline, and record assumptions before the classification.
-
-        Raises:
-            AnalysisError: As in `Pipeline.analyze`; or the file is missing, or the
-                worker died MOST_ATTEMPTS times during the analysis of this instance.
-            NotAnalyzedError: The model must not be applied to this instance, or
-                another revision with the same picture and identity has a result.
-            SeparateLaneError: The image belongs in the separate lane.
-        """
-        if record.attempts > MOST_ATTEMPTS:
-            raise AnalysisError(
-                f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
-                "instance. Examine the image. `fracture-node retry --uid` starts a new "
-                "analysis.",
-                Failure.WORKER_DIED,
-            )
-
-        if not retry_until_available(partial(file_exists, instance.path)):
-            reason = "The file is missing from the disk. Send the instance again."
-            raise AnalysisError(reason, Failure.BROKEN)
-
-        def check(decoded: DecodedInstance) -> None:
-            analyses = self.journal.analyses
-            assumptions = decoded.radiograph.assumptions
-            analyses.note_assumptions(record.id, record.run, assumptions)
-            digests = decoded.picture_digest, decoded.identity_digest
-            analyses.refuse_analyzed(record, *digests)
-
-        return retry_until_available(lambda: self.pipeline.analyze(instance, check))
 
     def _check_for_presentation_image(self, record: InstanceRecord) -> None:
         """Raise NotMeantError if this image has an analyzed For Presentation image.
@@ -454,6 +443,21 @@ def _check_returned_result(record: InstanceRecord) -> None:
             "that of a result. Exclude the series from the forwarding of the PACS.",
             Unanalyzed.OWN_RESULT,
         )
+
+
+def _check_attempts(record: InstanceRecord) -> None:
+    if record.attempts > MOST_ATTEMPTS:
+        raise AnalysisError(
+            f"The worker died {MOST_ATTEMPTS} times while it analyzed this instance. "
+            "Examine the image. `fracture-node retry --uid` starts a new analysis.",
+            Failure.WORKER_DIED,
+        )
+
+
+def _check_file(instance: ReceivedInstance) -> None:
+    if not retry_until_available(partial(file_exists, instance.path)):
+        reason = "The file is missing from the disk. Send the instance again."
+        raise AnalysisError(reason, Failure.BROKEN)
 
 
 def _log_delivery(

@@ -32,7 +32,7 @@ from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.demo import CONFIG
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.log.format import configure_logging
-from dicom_node.pixels.decode import decode_file
+from dicom_node.pixels.decode import DecodeOptions, decode_file
 from dicom_node.pixels.screening import ScreeningRules
 from inference.classification.classifier import Classifier
 from inference.classification.gradcam import grad_cam
@@ -76,19 +76,21 @@ def main() -> None:
 def parts(folder: Path) -> None:
     """Compare the time to process one image, without an association."""
     path = folder / "phantom.dcm"
-    pipeline = make_pipeline(load(None), ignore_age=True)
+    settings = load(None)
+    pipeline = make_pipeline(settings, ignore_age=True)
     card, network = pipeline.classifier.card, pipeline.classifier.network
     baseline = straightforward(pipeline.classifier)
     _, _, tensor = baseline.decode(path)
     part10 = path.read_bytes()
     rules = ScreeningRules(0, card.body_parts, datetime.now().astimezone().date())
+    options = DecodeOptions(settings.worker.window, settings.worker.max_megapixels)
 
     def forward() -> object:
         with torch.inference_mode():
             return baseline.network.head(baseline.network.features(tensor))
 
     def ours() -> object:
-        decoded = decode_file(path, rules, pipeline.decode_options)
+        decoded = decode_file(path, rules, options)
         return normalized(prepare(decoded.radiograph, card).gray, card)
 
     def floor() -> object:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def parts(path: Path) -> dict[str, str]:
     """Time each part of an analysis."""
     pipeline = make_pipeline(load(None), ignore_age=True)
     instance = read_local_file(path, read_local_header(path, 2**30))
-    analysis = pipeline.analyze(instance, lambda _: None)
+    encode = partial(pipeline.encode, instance)
+    analysis = pipeline.analyze(instance, encode)
     radiograph, classifier = analysis.decoded.radiograph, pipeline.classifier
     card = classifier.card
     tensor = normalized(prepare(radiograph, card).gray, card)
@@ -89,7 +91,7 @@ def parts(path: Path) -> dict[str, str]:
             lambda: classifier.classify(radiograph)
         ),
         "decode, classify and encode": median_ms(
-            lambda: pipeline.analyze(instance, lambda _: None)
+            lambda: pipeline.analyze(instance, encode)
         ),
     }
     pipeline.child.close()

@@ -18,7 +18,7 @@ from pydicom import dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from config.settings import Settings
-from dicom_node.analysis.pipeline import Analysis, Check
+from dicom_node.analysis.pipeline import Analysis, Check, Report
 from dicom_node.analysis.slow_images import SlowImages
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import ReceivedInstance
@@ -42,14 +42,24 @@ class SleepingPipeline:
     seconds: float
     classifier: None = None
 
-    def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
+    def analyze(
+        self,
+        instance: ReceivedInstance,
+        report: Report[tuple[ResultObject, ...]],
+        check: Check,
+    ) -> Analysis[tuple[ResultObject, ...]]:
         """Sleep instead of decoding, inference and encoding."""
         drawn = draw_phantom(broken=True, rows=SIDE, columns=SIDE)
         digest = instance.content_digest
         decoded = DecodedInstance(drawn.radiograph(), digest, digest)
         check(decoded)
         time.sleep(self.seconds)
-        return Analysis(decoded, FINDING, (_result(instance),))
+        return Analysis(decoded, FINDING, report(decoded.radiograph, FINDING))
+
+    @staticmethod
+    def encode(instance: ReceivedInstance, *_: object) -> tuple[ResultObject, ...]:
+        """Return one small Secondary Capture."""
+        return (_result(instance),)
 
     @staticmethod
     def notices(*_: object) -> tuple[ResultObject, ...]:
@@ -87,7 +97,6 @@ def main() -> None:
         return pipeline
 
     worker.normal_pipeline = make  # type: ignore[assignment]
-    worker.self_test = lambda _: None  # type: ignore[assignment, attr-defined]
     worker.main()
 
 

@@ -5,6 +5,7 @@ schemathesis generates the requests from a seed: some valid, some invalid on pur
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -14,9 +15,10 @@ from schemathesis import Case, CheckFunction, GenerationMode, openapi
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
-from api.predict.analyzer import Analyzer, _Tools
-from api.predict.reader import Reader
+from api.predict.analyzer import Analyzer
+from dicom_node.analysis.pipeline import Pipeline
 from dicom_node.decoder.client import DecoderProcess
+from dicom_node.results.encoding import ResultOptions
 from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.finding import ModelIdentity
 from inference.radiograph import Radiograph
@@ -39,17 +41,18 @@ LITTLE = settings(
 class Unfamiliar:
     """A model that refuses every image as unlike its training data."""
 
+    card = SimpleNamespace(body_parts=())
     identity = ModelIdentity("unfamiliar", "1", "0" * 64)
 
     def classify(self, _radiograph: Radiograph) -> None:
         raise OutOfDistributionError("This picture is unlike those of the training.")
 
 
-def load(analyzer: Analyzer) -> _Tools:
+def load(analyzer: Analyzer) -> Pipeline:
     """Return a real decoder, and a model without weights that refuses every image."""
     child = DecoderProcess(timeout_s=60, memory_mb=1024)
-    reader = Reader(child, analyzer._worker, ())
-    return _Tools(reader, cast("Any", Unfamiliar()))
+    model, limits = cast("Any", Unfamiliar()), analyzer._settings.worker
+    return Pipeline(model, child, limits, ResultOptions((), 1024, 1, 1))
 
 
 @pytest.fixture(scope="module", params=["open", "guarded"])

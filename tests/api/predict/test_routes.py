@@ -38,17 +38,18 @@ from api.app import create_app
 from api.auth.audit import AccessEvent, User
 from api.http.body import LimitedBody
 from api.http.multipart import LARGEST_FILE, UPLOAD, received
-from api.predict.analyzer import Analyzer, UploadResult
-from api.predict.reader import Reader
+from api.predict.analyzer import Analyzer
 from api.predict.response import prediction_response
 from api.predict.schemas import ArrowResponse
 from config.settings import load
+from dicom_node.analysis.pipeline import Analysis, Pipeline, Source
 from dicom_node.audit.event import AuditEventType
 from dicom_node.decoder.client import ChildTimeoutError
 from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.pixels.decode import DecodedInstance
 from inference.classification.classifier import Classifier
-from inference.drawing.result_image import render
+from inference.drawing.result_image import Annotated, render
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
@@ -469,13 +470,14 @@ def analysis(
     arrow: Arrow | None = None,
     source_shape: tuple[int, int] = (200, 150),
     thresholds: Thresholds = ORIGINAL,
-) -> UploadResult:
+) -> Analysis[Annotated]:
     """Return an analysis of a black image of 200 rows and 150 columns."""
     radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, source_shape)
     model = ModelIdentity("m", "1", "0" * 64)
     saliency = np.zeros((7, 7), np.float32)
     finding = Finding(probability, thresholds, saliency, arrow, model)
-    return UploadResult(radiograph, finding, render(radiograph, finding, long_side=512))
+    annotated = render(radiograph, finding, long_side=512)
+    return Analysis(DecodedInstance(radiograph, "", ""), finding, annotated)
 
 
 def test_arrow_has_coordinates_of_the_stored_pixels() -> None:
@@ -569,7 +571,9 @@ def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
 def test_prediction_is_recorded_in_the_audit_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def analyze(_self: Analyzer, _file: Path, _slot: object) -> UploadResult:
+    async def analyze(
+        _self: Analyzer, _file: Path, _slot: object
+    ) -> Analysis[Annotated]:
         return analysis(0.9)
 
     monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
@@ -594,9 +598,9 @@ def test_tenth_concurrent_request_is_refused_with_retry_after(
     go_on = Event()
     original_analyze = Analyzer._analyze
 
-    def wait_and_analyze(self: Analyzer, file: Path) -> UploadResult:
+    def wait_and_analyze(self: Analyzer, source: Source) -> Analysis[Annotated]:
         go_on.wait(30)
-        return original_analyze(self, file)
+        return original_analyze(self, source)
 
     monkeypatch.setattr(Analyzer, "_analyze", wait_and_analyze)
     content = encoded(phantom())
@@ -619,17 +623,17 @@ def test_slow_image_is_decoded_in_parallel_to_others(
 ) -> None:
     long, short = encoded(phantom()), encoded(phantom(rows=200))
     began, go_on = Event(), Event()
-    read = Reader.read
+    read = Pipeline.read
 
-    def wait_and_read(self: Reader, file: Path) -> Radiograph:
-        if file.read_bytes().endswith(long):
+    def wait_and_read(self: Pipeline, source: Source) -> DecodedInstance:
+        if isinstance(source, Path) and source.read_bytes().endswith(long):
             if isinstance(self.child, QuickDecoder):
                 raise ChildTimeoutError("Decoding took longer than 2 s.")
             began.set()
             go_on.wait(30)
-        return read(self, file)
+        return read(self, source)
 
-    monkeypatch.setattr(Reader, "read", wait_and_read)
+    monkeypatch.setattr(Pipeline, "read", wait_and_read)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(predict, client, long)
         assert began.wait(30)
@@ -653,24 +657,23 @@ def test_no_decoding_child_remains_if_the_model_loads_after_shutdown(
         return load_classifier(weights, device)
 
     monkeypatch.setattr(Classifier, "load", wait_and_load)
-    settings = load(None, {})
-    analyzer = Analyzer(settings.model, settings.worker, settings.results)
+    analyzer = Analyzer(load(None, {}))
     with analyzer:
         pass
     may_load.set()
     analyzer._thread.shutdown()
 
-    assert analyzer._tools.result().reader.child.pid is None
+    assert analyzer._pipeline.result().child.pid is None
 
 
 @pytest.mark.integration
 def test_an_image_that_takes_too_long_is_refused(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def time_out(_self: Reader, _file: Path) -> Radiograph:
+    def time_out(_self: Pipeline, _source: Source) -> DecodedInstance:
         raise ChildTimeoutError("Decoding took longer than 60 s.")
 
-    monkeypatch.setattr(Reader, "read", time_out)
+    monkeypatch.setattr(Pipeline, "read", time_out)
     response = predict(client, encoded(phantom()))
 
     assert response.status_code == 400

@@ -22,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 
 from config.destinations import DicomDestination
 from config.settings import Settings, load
-from dicom_node.analysis.pipeline import Analysis, Check, Pipeline
+from dicom_node.analysis.pipeline import Analysis, Check, Pipeline, Report
 from dicom_node.analysis.slow_images import SeparateLaneError
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.delivery import dispatch
@@ -100,7 +100,15 @@ class ScriptedPipeline:
         self.notices_about.append((instance.id, *reason))
         return (replace(self.result, kind="notice"),)
 
-    def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
+    def encode(self, *_: object) -> tuple[ResultObject, ...]:
+        return self.results or (self.result,)
+
+    def analyze(
+        self,
+        instance: ReceivedInstance,
+        report: Report[tuple[ResultObject, ...]],
+        check: Check,
+    ) -> Analysis[tuple[ResultObject, ...]]:
         self.calls.append(instance.id)
         self.behavior()
         phantom = draw_phantom(broken=True, rows=64, columns=48).radiograph()
@@ -108,8 +116,7 @@ class ScriptedPipeline:
         decoded = DecodedInstance(shown, self.picture_digest, self.identity_digest)
         check(decoded)
         self.afterwards()
-        results = self.results or (self.result,)
-        return Analysis(decoded, FINDING, results, {"decode": 0.25})
+        return Analysis(decoded, FINDING, report(shown, FINDING), {"decode": 0.25})
 
 
 @pytest.fixture
