@@ -167,7 +167,3 @@ def _position(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     return f"in {last.name}, {Path(last.filename).name}:{last.lineno}"
-
-
-if __name__ == "__main__":
-    main()

@@ -31,6 +31,8 @@ from typing import Self
 
 from dicom_node.runtime.prctl import die_with_parent
 
+RUNNER = "dicom_node.runtime.run_fork_server"
+
 
 class _Kind(enum.IntEnum):
     """The kinds of orders; the reply to each order is one number."""
@@ -113,7 +115,7 @@ class ForkServer:
         The kernel kills the server when the thread that called this function ends.
 
         Args:
-            module: The module that the server runs. It must call `serve_forks`.
+            module: The module that the server runs. Its `main` must call `serve_forks`.
             *arguments: Arguments of the module, after those of `command_line`.
             environment: The environment of the server and its forks.
             is_silent: Whether standard output and error are discarded. Codecs write
@@ -127,7 +129,10 @@ class ForkServer:
         with theirs:
             options = f"--orders={theirs.fileno()}", f"--supervisor={os.getpid()}"
             process = subprocess.Popen(  # noqa: S603 - this interpreter
-                [sys.executable, "-P", "-m", module, *options, *map(str, arguments)],
+                [
+                    *(sys.executable, "-P", "-m", RUNNER, module),
+                    *(*options, *map(str, arguments)),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -337,6 +342,7 @@ def serve_forks(
         load: Called in the server when it is ready, before its first order.
     """
     die_with(parent)
+    gc.disable()
     # If SIGCHLD were ignored, the kernel would discard the exit status of forks.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with (
@@ -349,14 +355,15 @@ def serve_forks(
         while header := _received(orders):
             order = _serve_order(orders, *header, prepare)
             if order is not None:
+                gc.enable()
                 return order
     sys.exit()
 
 
 def share_memory() -> None:
     """Let future forks share the memory of existing objects with this process."""
-    # A collection writes to each object, so forks would copy the pages.
-    gc.collect()
+    # A collection in a fork would write to each object, and so copy its pages. There is
+    # no collection before this: it takes up to 0.5 s, and imports leave little garbage.
     gc.freeze()
     # A fork takes longer if the process has more memory.
     with suppress(AttributeError, OSError):  # the C library has no malloc_trim

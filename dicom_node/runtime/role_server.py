@@ -372,7 +372,3 @@ def _arguments(process: RoleProcess, files: Sequence[int]) -> list[str]:
     pairs = zip(process.file_options, files, strict=True)
     inherited = [f"{option}={number}" for option, number in pairs]
     return [*process.arguments, *inherited, f"--supervisor={os.getppid()}"]
-
-
-if __name__ == "__main__":
-    main()
