@@ -104,9 +104,10 @@ def test_server_that_starts_before_the_settings_are_validated_has_no_secrets(
         path = tmp_path / "report"
         server.fork_role(RoleProcess("role", WAITING, [f"--report={path}"]), [])
         wait_for(path.exists)
-        environment = json.loads(path.read_text())["initial"]
-        assert "the-token-of-an-archive" not in environment
-        assert "HARMLESS" in environment
+        told = json.loads(path.read_text())
+        assert "the-token-of-an-archive" not in told["initial"]
+        assert "STOW_TOKEN" not in told["environment"]
+        assert told["environment"]["HARMLESS"] == "a value"
         assert server.suits(pages | archives, "json")
         assert not server.suits(pages | archives, "text")
         assert not server.suits({"ANOTHER"}, "json")
@@ -250,7 +251,7 @@ def test_dead_server_of_the_other_roles_is_replaced_without_the_receivers(
 def test_killed_receiver_is_restarted_while_the_other_roles_wait_for_an_import(
     waiting_node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(tmp_path / "file"))
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(tmp_path / "file"))
     (receiver,), (worker, _) = waiting_node.receivers.roles, waiting_node.others.roles
     become(worker, "tests.support.slow_role")
     stop = threading.Event()
@@ -301,7 +302,7 @@ def test_no_role_is_started_after_the_signal_to_stop(waiting_node: Node) -> None
 def test_role_is_not_blamed_for_the_death_of_the_first_server(
     waiting_node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(tmp_path / "absent"))
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(tmp_path / "absent"))
     worker, _ = waiting_node.others.roles
     become(worker, "tests.support.slow_role")
     stop = threading.Event()

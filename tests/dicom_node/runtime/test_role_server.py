@@ -21,6 +21,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[3]
 NAME = "ARCHIVE_TOKEN"
+DATABASE = "postgresql://node:a-password@server/node"
 WAITING = "tests.support.waiting_role"
 
 
@@ -29,6 +30,8 @@ def server() -> Iterator[RoleServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv(NAME, "hunter2")
+        patch.setenv("DATABASE", DATABASE)
+        patch.setenv("LONG", "x" * 100_000)
         server = RoleServer.start(secrets={NAME})
     yield server
     server.close()
@@ -77,6 +80,24 @@ def test_role_gets_its_name_and_secrets(server: RoleServer, tmp_path: Path) -> N
     assert told["name"] == "a-role"
     assert told["environment"][NAME] == "mine"
     assert "hunter2" not in told["initial"]
+
+
+def test_role_gets_the_environment_of_the_supervisor(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    told = report(server, tmp_path)
+
+    assert told["environment"]["DATABASE"] == DATABASE
+    assert told["environment"]["LONG"] == "x" * 100_000
+
+
+def test_server_gets_no_variable_that_may_contain_a_secret(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    told = report(server, tmp_path, has_environment=False)
+
+    assert "DATABASE" not in told["environment"]
+    assert DATABASE.encode() not in memory(server.pid)
 
 
 def test_secret_of_one_role_does_not_reach_another(
@@ -173,7 +194,7 @@ def test_order_during_an_import_waits_for_it(
 ) -> None:
     file = tmp_path / "file"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(file))
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(file))
     server = RoleServer.start(secrets=())
     first = server.fork_role(RoleProcess("first", WAITING), [])
     server.begin(RoleProcess("slow", "tests.support.slow_role"), [])
@@ -194,7 +215,7 @@ def test_server_imports_modules_before_its_first_order(
 ) -> None:
     file = tmp_path / "file"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(file))
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(file))
     slow = "tests.support.slow_role"
     server = RoleServer.start(secrets=(), imports=["this_is_no_module", slow])
     server.begin(RoleProcess("role", WAITING), [])
