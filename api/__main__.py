@@ -1,5 +1,6 @@
 """Run the web process: /predict, the pages, the API and the health checks."""
 
+import argparse
 import logging
 import os
 import socket
@@ -15,6 +16,7 @@ from api.http.protocol import TimeoutH11Protocol
 from config.access import ApiSettings
 from config.settings import Settings
 from dicom_node.audit.trail import auditing
+from dicom_node.decoder.server import use_common_server
 from dicom_node.runtime.process import (
     allow_many_threads,
     begin_role,
@@ -36,11 +38,14 @@ def main() -> None:
     """
     parser = role_parser("api", __doc__)
     parser.add_argument("--fd", type=int, help="serve on this inherited socket")
+    parser.add_argument("--decoders", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     settings = load_or_exit(arguments.config)
     stop = begin_role("api", arguments.supervisor, settings.log.format)
     allow_many_threads()
     verify_access_or_exit(settings.api)
+    if arguments.decoders is not None:
+        use_common_server(arguments.decoders)
     # torch uses one thread in each process. Thread pools of two processes would slow
     # each other down, because their threads wait busily.
     torch.set_num_threads(1)

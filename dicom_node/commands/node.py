@@ -6,9 +6,11 @@ The supervisor imports neither the model nor the api. It stores no state, becaus
 journal records everything.
 
 Two servers fork the roles (runtime/role_server.py). The first server has imported the
-libraries of the receivers, and forks the receivers. The second server is a fork of the
-first, and forks the other roles. So the receivers neither wait for the import of torch
-nor end if that import fails.
+libraries of the receivers, and forks the receivers. Then it imports the codecs, and
+forks the process from which the decoding servers of all roles are forked
+(decoder/common_server.py). The second server is a fork of the first, and forks the
+other roles. So the receivers neither wait for the import of torch nor end if that
+import fails, and the codecs are imported once.
 """
 
 import json
@@ -42,6 +44,8 @@ from dicom_node.storage.run_folder import run_folder
 logger = logging.getLogger(__name__)
 
 WORKER, API = "dicom_node.worker.__main__", "api.__main__"
+DECODERS = "dicom_node.decoder.common_server"
+DECODERS_FD = "--decoders"
 WATCH_S = 0.2
 DRAIN_S = 40.0
 # Senders wait for the receivers, so receivers have priority: when all roles start at
@@ -75,7 +79,8 @@ class Node:
         receiver_port: The port of the Storage SCP; the TLS port if that is the only
             one.
         api_port: The port of the page and /predict; 0 if the settings have no api.
-        receivers: The receivers, and the server that forks them.
+        receivers: The receivers and the common decoding server, and the server that
+            forks them.
         others: The other roles, and the server that forks them.
     """
 
@@ -99,6 +104,8 @@ class Node:
         api = settings.api
         # Open it only if a process serves it: a client would wait for ever otherwise.
         self._api = [listen_or_exit(api.host, api.port) for _ in range(api.processes)]
+        # The roles and a new common decoding server use the same two sockets.
+        self._requests, self._decoders = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self.receiver_port = _port(next(iter(self._receiver.values())))
         self.api_port = _port(self._api[0]) if self._api else 0
         self._settings = settings
@@ -108,12 +115,12 @@ class Node:
         read = [] if config is None else [f"--config={config}"]
         self.receivers = RoleGroup(
             "the server of the receivers",
-            _receivers(settings, read, self._receiver),
+            [*_receivers(settings, read, self._receiver), _decoders(self._requests)],
             self._start_server,
         )
         self.others = RoleGroup(
             "the server of the other roles",
-            _others(settings, read, self._api),
+            _others(settings, read, self._api, self._decoders),
             self._fork_server,
         )
 
@@ -138,14 +145,14 @@ class Node:
 
         A role that does not end within DRAIN_S seconds is killed.
         """
-        groups = self.receivers, self.others
-        for group in groups:
+        for group in (self.receivers, self.others):
             group.terminate()
         record(self._settings, "serve", stopped())
         deadline = time.monotonic() + DRAIN_S
-        for group in reversed(groups):
-            group.end(deadline)
-        for each in (*self._receiver.values(), *self._api):
+        self.others.end(deadline)
+        self._decoders.close()  # the common decoding server ends, as nobody uses it
+        self.receivers.end(deadline)
+        for each in (*self._receiver.values(), *self._api, self._requests):
             each.close()
 
     @property
@@ -241,22 +248,42 @@ def _receivers(
     ]
 
 
+def _decoders(requests: socket.socket) -> Role:
+    return Role(
+        RoleProcess(
+            *("decoders", DECODERS, [], ["--requests"], LOWER_PRIORITY),
+            has_environment=False,
+        ),
+        [requests],
+    )
+
+
 def _others(
-    settings: Settings, arguments: Sequence[str], sockets: Sequence[socket.socket]
+    settings: Settings,
+    arguments: Sequence[str],
+    sockets: Sequence[socket.socket],
+    decoders: socket.socket,
 ) -> list[Role]:
     pages, archives = (_variables(names) for names in _secrets(settings))
     workers = [
         Role(
             RoleProcess(
                 *(f"worker-{number}", WORKER, [*arguments, f"--slot={number}"]),
+                file_options=[DECODERS_FD],
                 environment=archives,
-            )
+            ),
+            [decoders],
         )
         for number in range(settings.worker.processes)
     ]
     secrets = archives | pages
     apis = [
-        Role(RoleProcess("api", API, arguments, [FD], environment=secrets), [each])
+        Role(
+            RoleProcess(
+                *("api", API, arguments, [FD, DECODERS_FD]), environment=secrets
+            ),
+            [each, decoders],
+        )
         for each in sockets
     ]
     return [*workers, *apis]

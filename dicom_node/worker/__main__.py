@@ -3,6 +3,7 @@
 It owns the model and the decoding children. DBOS takes its work from the database.
 """
 
+import argparse
 import fcntl
 import logging
 import os
@@ -29,6 +30,7 @@ from dicom_node.analysis.slow_images import SlowImages
 from dicom_node.audit.commitment_reports import auditing_refused
 from dicom_node.audit.trail import RecordEvent, auditing, record, started
 from dicom_node.audit.transfers import auditing_sent, ignore
+from dicom_node.decoder.server import use_common_server
 from dicom_node.delivery.concurrency import AT_ONCE
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import (
@@ -88,10 +90,13 @@ def main() -> None:
     parser.add_argument(
         "--slot", type=int, default=0, help="number of this worker on its machine"
     )
+    parser.add_argument("--decoders", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     settings = load_or_exit(args.config)
     stop = begin_role(f"worker-{args.slot}", args.supervisor, settings.log.format)
     allow_many_threads()
+    if args.decoders is not None:
+        use_common_server(args.decoders)
     if args.supervisor is None:
         record(settings, f"worker-{args.slot}", started(settings))
     with _slot(run_folder(settings.storage), args.slot):
