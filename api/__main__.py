@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import socket
+from pathlib import Path
 from threading import Event, Thread
 
 import torch
@@ -26,6 +27,7 @@ from dicom_node.runtime.process import (
 )
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate, writing_or_exit
+from inference.classification import classifier
 
 DRAIN_S = 30
 """Seconds that running requests may take to finish after SIGTERM."""
@@ -66,6 +68,14 @@ def main() -> None:
     # os._exit ends the process even while a model is loading. A normal exit would wait.
     logging.shutdown()
     os._exit(0)
+
+
+def preload(weights: str, device: str) -> None:
+    """Load the model in the server of the roles, so that all roles share its memory.
+
+    The arguments are those of `Classifier.load`; "" stands for the shipped weights.
+    """
+    classifier.preload(Path(weights) if weights else None, device)
 
 
 def _exit_on_stop(stop: Event, server: uvicorn.Server) -> None:

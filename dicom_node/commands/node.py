@@ -265,12 +265,14 @@ def _others(
     decoders: socket.socket,
 ) -> list[Role]:
     pages, archives = (_variables(names) for names in _secrets(settings))
+    model = str(settings.model.weights or ""), settings.model.device
     workers = [
         Role(
             RoleProcess(
                 *(f"worker-{number}", WORKER, [*arguments, f"--slot={number}"]),
                 file_options=[DECODERS_FD],
                 environment=archives,
+                preload=model,
             ),
             [decoders],
         )
@@ -280,7 +282,9 @@ def _others(
     apis = [
         Role(
             RoleProcess(
-                *("api", API, arguments, [FD, DECODERS_FD]), environment=secrets
+                *("api", API, arguments, [FD, DECODERS_FD]),
+                environment=secrets,
+                preload=model,
             ),
             [each, decoders],
         )

@@ -94,6 +94,8 @@ class RoleProcess:
             except the secrets. If not, it gets PASSED_VARIABLES and PASSED_PREFIXES.
         is_shared: Whether the server imports the module, so that all forks share it. If
             not, the process imports the module itself.
+        preload: Arguments of the function `preload` of the module. The server calls it
+            after it has imported the module. None if the module has no such function.
     """
 
     name: str
@@ -104,6 +106,7 @@ class RoleProcess:
     environment: Mapping[str, str] = field(default_factory=dict)
     has_environment: bool = True
     is_shared: bool = True
+    preload: Sequence[str] | None = None
 
 
 class RoleServer:
@@ -385,8 +388,10 @@ def _import_role(content: bytes) -> None:
     module = order["module"]
     if module in sys.modules or not order["is_shared"]:
         return
-    with suppress(Exception):  # the fork fails in the same way, and says why
-        importlib.import_module(module)
+    with suppress(Exception):  # the fork fails in the same way, and logs why
+        imported: Any = importlib.import_module(module)
+        if order["preload"] is not None:
+            imported.preload(*order["preload"])
         share_memory()
 
 

@@ -67,6 +67,7 @@ from dicom_node.worker.cleanup import (
 from dicom_node.worker.retry import retry_until_available, stop_retrying
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
+from inference.classification import classifier
 from inference.classification.classifier import self_test
 from models.card import ModelError
 
@@ -105,6 +106,14 @@ def main() -> None:
         except (ModelError, SchemaError) as error:
             logger.critical("%s", error)
             sys.exit(2)
+
+
+def preload(weights: str, device: str) -> None:
+    """Load the model in the server of the roles, so that all roles share its memory.
+
+    The arguments are those of `Classifier.load`; "" stands for the shipped weights.
+    """
+    classifier.preload(Path(weights) if weights else None, device)
 
 
 def run(settings: Settings, slot: int, stop: Stop) -> None:

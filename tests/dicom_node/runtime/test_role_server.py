@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicom_node.commands.node import API, RECEIVER, WORKER
+from dicom_node.commands.node import API, DECODERS, RECEIVER, WORKER
 from dicom_node.runtime import fork_server
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from tests.support.node import alive, memory, process_name, wait_for
@@ -153,9 +154,12 @@ def test_role_obeys_signals_that_the_server_blocks(
 
 def test_server_that_imported_all_roles_has_one_thread(server: RoleServer) -> None:
     # A fork inherits locks that other threads hold, and then waits for ever.
-    for module in (RECEIVER, WORKER, API):
+    for module in (RECEIVER, DECODERS, WORKER, API):
         # The role ends at once, because its command line is wrong.
-        pid = server.fork_role(RoleProcess("wrong", module, ["--no-such-option"]), [])
+        process = RoleProcess("wrong", module, ["--no-such-option"])
+        if module in {WORKER, API}:
+            process = replace(process, preload=["", "cpu"])
+        pid = server.fork_role(process, [])
         assert server.end(pid, 60) == 2
 
     assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
