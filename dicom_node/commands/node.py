@@ -164,7 +164,9 @@ class Node:
         """Start the roles, and restart those that die, until `stop` is set."""
         while not stop.is_set():
             self.start_roles(stop)
-            stop.wait(WATCH_S)
+            # While a server imports libraries, `start_roles` itself waits for a moment.
+            if not (self.receivers.is_starting or self.others.is_starting):
+                stop.wait(WATCH_S)
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -163,10 +163,10 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                # Other processes share the state of the socket, so it stays blocking.
-                socket.send_fds(
-                    requests, [b"\0"], [theirs.fileno()], socket.MSG_DONTWAIT
-                )
+                file = struct.pack("i", theirs.fileno())
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, file)]
+                # A time limit of the socket would apply to all processes that share it.
+                requests.sendmsg([b"\0"], ancillary, socket.MSG_DONTWAIT)
             ours.settimeout(start_s)
             reply, files, _, _ = socket.recv_fds(ours, _REPLY.size, 1)
             if len(reply) < _REPLY.size or not files:

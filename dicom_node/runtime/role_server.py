@@ -55,6 +55,7 @@ PASSED_VARIABLES = ("HOME", "LANG", "PATH", "TMPDIR", "TZ")
 PASSED_PREFIXES = (
     "COV_CORE_",
     "COVERAGE_",
+    "FAKETIME_",
     "GLIBC_",
     "LC_",
     "LD_",
@@ -68,9 +69,10 @@ PASSED_PREFIXES = (
 )
 """Environment variables that the server gets, by name and by prefix.
 
-Python, the C library and the libraries of the receivers read them when they are loaded.
-The server gets no other variable, because any other one may contain a secret, such as
-the password of the database, and each fork has the memory of the server.
+Python, the C library, a preloaded library and the libraries of the receivers read them
+when they are loaded. The server gets no other variable, because any other one may
+contain a secret, such as the password of the database, and each fork has the memory of
+the server.
 """
 
 # If the OpenMP threads of several processes wait in busy loops, they slow each other
@@ -392,7 +394,7 @@ def _import_role(content: bytes) -> None:
         imported: Any = importlib.import_module(module)
         if order["preload"] is not None:
             imported.preload(*order["preload"])
-        share_memory()
+    share_memory()
 
 
 def _run(order: Order) -> None:

@@ -105,22 +105,20 @@ def test_child_works_with_the_smallest_limit_of_the_settings(common: Common) -> 
     child = DecoderProcess(timeout_s=20, memory_mb=512)
 
     assert common.pid
-    assert child.run(eval, "len(bytes(20 * 2**20))") == 20 * 2**20
+    assert child.run(eval, "len(bytes(50 * 2**20))") == 50 * 2**20
     child.close()
 
 
-def test_child_has_no_secret_and_no_module_of_torch(
-    common: Common, child: DecoderProcess
-) -> None:
-    names = child.run(eval, "sorted(__import__('os').environ)")
+def test_child_has_no_secret_and_does_not_import_torch(child: DecoderProcess) -> None:
+    names = child.run(eval, "' '.join(__import__('os').environ)")
     is_torch = child.run(eval, "'torch' in __import__('sys').modules")
 
     allowed = {*server.PASSED_VARIABLES, *server.ONE_THREAD}
-    assert set(names) <= allowed
+    assert set(names.split()) <= allowed
     assert not is_torch
-    for pid in (common.pid, child.server.pid, child.pid):
-        assert pid is not None
-        assert PASSWORD.encode() not in memory(pid)
+    # The child is a fork of all other processes that must not have the password.
+    assert child.pid is not None
+    assert PASSWORD.encode() not in memory(child.pid)
 
 
 def test_fork_server_has_one_thread_and_no_extra_file_descriptors(
