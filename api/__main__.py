@@ -1,8 +1,10 @@
 """Run the web process: /predict, the pages, the API and the health checks."""
 
+import argparse
 import logging
 import os
 import socket
+from pathlib import Path
 from threading import Event, Thread
 
 import torch
@@ -15,6 +17,7 @@ from api.http.protocol import TimeoutH11Protocol
 from config.access import ApiSettings
 from config.settings import Settings
 from dicom_node.audit.trail import auditing
+from dicom_node.decoder.server import use_common_server
 from dicom_node.runtime.process import (
     allow_many_threads,
     begin_role,
@@ -24,6 +27,7 @@ from dicom_node.runtime.process import (
 )
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate, writing_or_exit
+from inference.classification import classifier
 
 DRAIN_S = 30
 """Seconds that running requests may take to finish after SIGTERM."""
@@ -36,11 +40,14 @@ def main() -> None:
     """
     parser = role_parser("api", __doc__)
     parser.add_argument("--fd", type=int, help="serve on this inherited socket")
+    parser.add_argument("--decoders", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     settings = load_or_exit(arguments.config)
     stop = begin_role("api", arguments.supervisor, settings.log.format)
     allow_many_threads()
     verify_access_or_exit(settings.api)
+    if arguments.decoders is not None:
+        use_common_server(arguments.decoders)
     # torch uses one thread in each process. Thread pools of two processes would slow
     # each other down, because their threads wait busily.
     torch.set_num_threads(1)
@@ -61,6 +68,14 @@ def main() -> None:
     # os._exit ends the process even while a model is loading. A normal exit would wait.
     logging.shutdown()
     os._exit(0)
+
+
+def preload(weights: str, device: str) -> None:
+    """Load the model in the server of the roles, so that all roles share its memory.
+
+    The arguments are those of `Classifier.load`; "" stands for the shipped weights.
+    """
+    classifier.preload(Path(weights) if weights else None, device)
 
 
 def _exit_on_stop(stop: Event, server: uvicorn.Server) -> None:

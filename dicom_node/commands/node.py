@@ -6,9 +6,11 @@ The supervisor imports neither the model nor the api. It stores no state, becaus
 journal records everything.
 
 Two servers fork the roles (runtime/role_server.py). The first server has imported the
-libraries of the receivers, and forks the receivers. The second server is a fork of the
-first, and forks the other roles. So the receivers neither wait for the import of torch
-nor end if that import fails.
+libraries of the receivers, and forks the receivers. Then it imports the codecs, and
+forks the process from which the decoding servers of all roles are forked
+(decoder/common_server.py). The second server is a fork of the first, and forks the
+other roles. So the receivers neither wait for the import of torch nor end if that
+import fails, and the codecs are imported once.
 """
 
 import json
@@ -42,6 +44,8 @@ from dicom_node.storage.run_folder import run_folder
 logger = logging.getLogger(__name__)
 
 WORKER, API = "dicom_node.worker.__main__", "api.__main__"
+DECODERS = "dicom_node.decoder.common_server"
+DECODERS_FD = "--decoders"
 WATCH_S = 0.2
 DRAIN_S = 40.0
 # The niceness of the roles other than receivers (nice(2)). Senders wait for the
@@ -76,7 +80,8 @@ class Node:
         receiver_port: The port of the Storage SCP; the TLS port if that is the only
             one.
         api_port: The port of the page and /predict; 0 if the settings have no api.
-        receivers: The receivers, and the server that forks them.
+        receivers: The receivers and the common decoding server, and the server that
+            forks them.
         others: The other roles, and the server that forks them.
     """
 
@@ -100,6 +105,8 @@ class Node:
         api = settings.api
         # A client of a port that no process serves would wait for ever.
         self._api = [listen_or_exit(api.host, api.port) for _ in range(api.processes)]
+        # The roles and a new common decoding server use the same two sockets.
+        self._requests, self._decoders = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self.receiver_port = _port(next(iter(self._receiver.values())))
         self.api_port = _port(self._api[0]) if self._api else 0
         self._settings = settings
@@ -109,12 +116,12 @@ class Node:
         read = [] if config is None else [f"--config={config}"]
         self.receivers = RoleGroup(
             "the server of the receivers",
-            _receivers(settings, read, self._receiver),
+            [*_receivers(settings, read, self._receiver), _decoders(self._requests)],
             self._start_server,
         )
         self.others = RoleGroup(
             "the server of the other roles",
-            _others(settings, read, self._api),
+            _others(settings, read, self._api, self._decoders),
             self._fork_server,
         )
 
@@ -139,14 +146,14 @@ class Node:
 
         A role that does not end within DRAIN_S seconds is killed.
         """
-        groups = self.receivers, self.others
-        for group in groups:
+        for group in (self.receivers, self.others):
             group.terminate()
         record(self._settings, "serve", stopped())
         deadline = time.monotonic() + DRAIN_S
-        for group in reversed(groups):
-            group.end(deadline)
-        for each in (*self._receiver.values(), *self._api):
+        self.others.end(deadline)
+        self._decoders.close()  # the common decoding server ends, as nobody uses it
+        self.receivers.end(deadline)
+        for each in (*self._receiver.values(), *self._api, self._requests):
             each.close()
 
     @property
@@ -158,7 +165,9 @@ class Node:
         """Start the roles, and restart those that die, until `stop` is set."""
         while not stop.is_set():
             self.start_roles(stop)
-            stop.wait(WATCH_S)
+            # While a server imports libraries, `start_roles` itself waits for a moment.
+            if not (self.receivers.is_starting or self.others.is_starting):
+                stop.wait(WATCH_S)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -242,22 +251,46 @@ def _receivers(
     ]
 
 
+def _decoders(requests: socket.socket) -> Role:
+    return Role(
+        RoleProcess(
+            *("decoders", DECODERS, [], ["--requests"], LOWER_PRIORITY),
+            has_environment=False,
+        ),
+        [requests],
+    )
+
+
 def _others(
-    settings: Settings, arguments: Sequence[str], sockets: Sequence[socket.socket]
+    settings: Settings,
+    arguments: Sequence[str],
+    sockets: Sequence[socket.socket],
+    decoders: socket.socket,
 ) -> list[Role]:
     pages, archives = (_variables(names) for names in _secrets(settings))
+    model = str(settings.model.weights or ""), settings.model.device
     workers = [
         Role(
             RoleProcess(
                 *(f"worker-{number}", WORKER, [*arguments, f"--slot={number}"]),
+                file_options=[DECODERS_FD],
                 environment=archives,
-            )
+                preload=model,
+            ),
+            [decoders],
         )
         for number in range(settings.worker.processes)
     ]
     secrets = archives | pages
     apis = [
-        Role(RoleProcess("api", API, arguments, [FD], environment=secrets), [each])
+        Role(
+            RoleProcess(
+                *("api", API, arguments, [FD, DECODERS_FD]),
+                environment=secrets,
+                preload=model,
+            ),
+            [each, decoders],
+        )
         for each in sockets
     ]
     return [*workers, *apis]

@@ -6,6 +6,7 @@ imports almost nothing, and starts the server first: both then import at the sam
 """
 
 import argparse
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,11 @@ RECEIVER = "dicom_node.receiver.__main__"
 def main() -> None:
     """Run the node until SIGTERM or Ctrl-C, then finish the work in progress."""
     server = begin_server()
+    gc.disable()  # see runtime/fork_server.py
     from dicom_node.commands.node import run  # noqa: PLC0415 - see the module
 
+    gc.freeze()
+    gc.enable()
     try:
         run(server)
     finally:

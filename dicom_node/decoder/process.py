@@ -51,6 +51,7 @@ from dicom_node.log.format import log_of_main_thread, log_uncaught
 from dicom_node.reasons import Failure
 from dicom_node.results.measurement_report import load_tables
 from dicom_node.runtime.fork_server import command_line, serve_forks
+from dicom_node.runtime.prctl import name_process
 from inference.plain_image import PlainImageError
 
 
@@ -73,20 +74,38 @@ class _Relay(logging.Handler):
 def main() -> None:
     """Run the fork server of the decoders; each fork then runs calls as a decoder."""
     arguments = command_line().parse_args()
+    prepare()
+    serve(arguments.orders, arguments.supervisor)
+
+
+def prepare() -> None:
+    """Prepare this process, so that its forks can make calls."""
     # Ctrl-C and `systemctl stop` reach every process, but the parent decides when to
     # end. If this process died during a call, the death would count against an image.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     _load_lazy_modules()
-    order = serve_forks(arguments.orders, arguments.supervisor)
+
+
+def serve(orders: int, parent: int, additional_mb: int = 0) -> None:
+    """Fork a child for each order; each fork makes calls.
+
+    Args:
+        orders: The descriptor of the socket for orders.
+        parent: The process id of the parent.
+        additional_mb: Added to the limit on the address space of each child, in MB.
+    """
+    order = serve_forks(orders, parent)
     # From here on, this process is a child. It ends without the cleanup of the
     # interpreter, because the confinement does not permit that.
     status = 1
     try:
         memory_mb, niceness = LIMITS.unpack(order.content)
         os.nice(niceness)
-        resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20, memory_mb * 2**20))
+        most = (memory_mb + additional_mb) * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        name_process("decoder")
         (end,) = order.files
         _serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, end))
         status = 0
@@ -168,7 +187,3 @@ def _position(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     return f"in {last.name}, {Path(last.filename).name}:{last.lineno}"
-
-
-if __name__ == "__main__":
-    main()

@@ -3,9 +3,14 @@
 The server has imported the codecs (decoder/process.py), so a child starts in
 milliseconds. All DecoderProcess objects of a process may share the server, even if
 their children have different memory limits and priorities.
+
+In a node that `fracture-node serve` started, the server is a fork of a process that all
+roles share (decoder/common_server.py). Other processes start the server themselves.
 """
 
+import logging
 import os
+import socket
 import struct
 import sys
 from collections.abc import Callable
@@ -17,6 +22,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from dicom_node.runtime.fork_server import ForkServer
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -30,15 +37,35 @@ MODULE = "dicom_node.decoder.process"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 # By default, the C library returns large memory blocks to the system and requests them
 # again, page by page, several times per image. That takes time.
+MMAP_THRESHOLD = 32 * 2**20  # the maximum that it accepts
+TRIM_THRESHOLD = 256 * 2**20
 KEEPING_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the maximum that it accepts
-    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+    "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD),
+    "MALLOC_TRIM_THRESHOLD_": str(TRIM_THRESHOLD),
 }
 PASSED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
 """Environment variables that the child gets: library paths, locale and time zone."""
 
+REQUEST_S = 10.0
+"""Seconds that the common server may take to fork a server."""
+
 LIMITS = struct.Struct("<ii")
 """Content of an order to fork: the limit on the address space in MB, and niceness."""
+
+
+_common: socket.socket | None = None
+
+
+def use_common_server(descriptor: int) -> None:
+    """Let this process get its fork servers from the common server.
+
+    Call this once, before the first child starts.
+
+    Args:
+        descriptor: The descriptor of a socket for requests to that server.
+    """
+    global _common  # noqa: PLW0603 - of the process, like its environment
+    _common = socket.socket(fileno=descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +82,7 @@ class DecodingChild:
 
 
 class DecoderServer:
-    """Starts the fork server when it is first needed, and again after it has died.
+    """Gets a fork server when it is first needed, and again after it has died.
 
     Any thread may use this object. One internal thread gives all orders, and lives as
     long as this object, because the kernel kills the fork server when the thread that
@@ -107,8 +134,7 @@ class DecoderServer:
                 # children must not be killed for that.
                 if not self._server.is_closed:
                     raise
-        self._server = ForkServer.begin_start(MODULE, environment=_environment())
-        self._server.wait_until_ready(START_S)
+        self._server = _requested() or _started()
         return self._forked(self._server, descriptor, limits)
 
     def _forked(
@@ -130,6 +156,32 @@ class DecoderServer:
         except RuntimeError:
             raise ConnectionError(CLOSED) from None
         return submitted.result()
+
+
+def _requested() -> ForkServer | None:
+    """Get a fork server from the common server; None if that is not possible."""
+    if _common is None:
+        return None
+    try:
+        return ForkServer.request(_common, REQUEST_S)
+    except OSError as error:
+        logger.warning(
+            "The common decoding server does not respond (%s). This process starts a "
+            "decoding server of its own.",
+            error,
+        )
+        return None
+
+
+def _started() -> ForkServer:
+    """Start a fork server.
+
+    Raises:
+        OSError: It does not start.
+    """
+    server = ForkServer.begin_start(MODULE, environment=_environment())
+    server.wait_until_ready(START_S)
+    return server
 
 
 def _environment() -> dict[str, str]:

@@ -27,9 +27,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Self
 
 from dicom_node.runtime.prctl import die_with_parent
+
+RUNNER = "dicom_node.runtime.run_fork_server"
 
 
 class _Kind(enum.IntEnum):
@@ -113,7 +116,7 @@ class ForkServer:
         The kernel kills the server when the thread that called this function ends.
 
         Args:
-            module: The module that the server runs. It must call `serve_forks`.
+            module: The module that the server runs. Its `main` must call `serve_forks`.
             *arguments: Arguments of the module, after those of `command_line`.
             environment: The environment of the server and its forks.
             is_silent: Whether standard output and error are discarded. Codecs write
@@ -127,7 +130,10 @@ class ForkServer:
         with theirs:
             options = f"--orders={theirs.fileno()}", f"--supervisor={os.getpid()}"
             process = subprocess.Popen(  # noqa: S603 - this interpreter
-                [sys.executable, "-P", "-m", module, *options, *map(str, arguments)],
+                [
+                    *(sys.executable, "-P", "-m", RUNNER, module),
+                    *(*options, *map(str, arguments)),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -140,6 +146,37 @@ class ForkServer:
             return process.wait()
 
         return cls(ours, process.pid, kill)
+
+    @classmethod
+    def request(cls, requests: socket.socket, start_s: float) -> Self:
+        """Get a fork server from a process that runs `serve_requests`.
+
+        The server ends when this process ends, or closes it.
+
+        Args:
+            requests: A socket to that process. Several processes may share it.
+            start_s: Maximum time to wait, in seconds.
+
+        Raises:
+            OSError: The process has ended, or does not respond in time.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                file = struct.pack("i", theirs.fileno())
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, file)]
+                # A time limit of the socket would apply to all processes that share it.
+                requests.sendmsg([b"\0"], ancillary, socket.MSG_DONTWAIT)
+            ours.settimeout(start_s)
+            reply, files, _, _ = socket.recv_fds(ours, _REPLY.size, 1)
+            if len(reply) < _REPLY.size or not files:
+                raise ConnectionError("The process that forks fork servers ended")
+        except OSError:
+            ours.close()
+            raise
+        server = cls(ours, _REPLY.unpack(reply)[0], cache(partial(_kill, *files)))
+        server.wait_until_ready(start_s)
+        return server
 
     def wait_until_ready(self, start_s: float) -> None:
         """Wait until the server can fork.
@@ -337,6 +374,7 @@ def serve_forks(
         load: Called in the server when it is ready, before its first order.
     """
     die_with(parent)
+    gc.disable()
     # If SIGCHLD were ignored, the kernel would discard the exit status of forks.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with (
@@ -349,14 +387,62 @@ def serve_forks(
         while header := _received(orders):
             order = _serve_order(orders, *header, prepare)
             if order is not None:
+                gc.enable()
                 return order
     sys.exit()
 
 
+def serve_requests(descriptor: int, parent: int) -> int:
+    """Fork a process for each request; return its socket for orders in that process.
+
+    The process must call `serve_forks` with the descriptor of that socket. In this
+    process, this function does not return. The process ends when all processes that
+    have the other end of the socket for requests have ended.
+
+    Args:
+        descriptor: The descriptor of the socket for requests, a SOCK_SEQPACKET socket.
+        parent: The process id of the parent. If the parent dies, the kernel kills this
+            process.
+    """
+    die_with(parent)
+    gc.disable()
+    share_memory()
+    # Nobody reads the exit statuses of the forks, so the kernel discards them.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=descriptor) as requests:
+        while files := socket.recv_fds(requests, 1, 1)[1]:
+            if _fork() == 0:
+                (orders,) = files
+                _introduce(orders)
+                return orders
+            for each in files:
+                os.close(each)
+    sys.exit()
+
+
+def _introduce(orders: int) -> None:
+    """Send the process id of this process, and a descriptor of it, as a reply."""
+    process = os.pidfd_open(os.getpid())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(orders)) as end:
+        socket.send_fds(end, [_REPLY.pack(os.getpid())], [process])
+    os.close(process)
+
+
+def _kill(process: int) -> int:
+    """Kill a process, wait until it has ended, and close its descriptor."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    ended.poll()
+    os.close(process)
+    return -signal.SIGKILL
+
+
 def share_memory() -> None:
     """Let future forks share the memory of existing objects with this process."""
-    # A collection writes to each object, so forks would copy the pages.
-    gc.collect()
+    # A collection in a fork would write to each object, and so copy its pages. There is
+    # no collection before this: it takes up to 0.5 s, and imports leave little garbage.
     gc.freeze()
     # A fork takes longer if the process has more memory.
     with suppress(AttributeError, OSError):  # the C library has no malloc_trim

@@ -26,6 +26,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, Self
 
 from dicom_node.log.format import configure_logging
@@ -39,6 +40,7 @@ from dicom_node.runtime.fork_server import (
 from dicom_node.runtime.prctl import keep_memory_private, name_process
 
 MODULE = "dicom_node.runtime.role_server"
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 START_S = 60.0
 """Maximum time to start the server, in seconds."""
@@ -47,6 +49,30 @@ IMPORT_S = 300.0
 """Maximum time to import the libraries of a role, in seconds.
 
 It is long, because the machine may be slow and busy.
+"""
+
+PASSED_VARIABLES = ("HOME", "LANG", "PATH", "TMPDIR", "TZ")
+PASSED_PREFIXES = (
+    "COV_CORE_",
+    "COVERAGE_",
+    "FAKETIME_",
+    "GLIBC_",
+    "LC_",
+    "LD_",
+    "MALLOC_",
+    "NPY_",
+    "OMP_",
+    "OPENBLAS_",
+    "OPENSSL_",
+    "PSYCOPG_",
+    "PYTHON",
+)
+"""Environment variables that the server gets, by name and by prefix.
+
+Python, the C library, a preloaded library and the libraries of the receivers read them
+when they are loaded. The server gets no other variable, because any other one may
+contain a secret, such as the password of the database, and each fork has the memory of
+the server.
 """
 
 # If the OpenMP threads of several processes wait in busy loops, they slow each other
@@ -65,9 +91,13 @@ class RoleProcess:
         file_options: One option of the command line for each file that the process
             inherits. The value of the option is the descriptor of the file.
         niceness: The niceness of the process, as in nice(2).
-        environment: Environment variables in addition to those of the server.
+        environment: Environment variables that only this process gets.
+        has_environment: Whether the process gets the environment of the supervisor,
+            except the secrets. If not, it gets PASSED_VARIABLES and PASSED_PREFIXES.
         is_shared: Whether the server imports the module, so that all forks share it. If
             not, the process imports the module itself.
+        preload: Arguments of the function `preload` of the module. The server calls it
+            after it has imported the module. None if the module has no such function.
     """
 
     name: str
@@ -76,7 +106,9 @@ class RoleProcess:
     file_options: Sequence[str] = ()
     niceness: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    has_environment: bool = True
     is_shared: bool = True
+    preload: Sequence[str] | None = None
 
 
 class RoleServer:
@@ -91,6 +123,7 @@ class RoleServer:
         log_format: str,
         *,
         secrets: Collection[str] = (),
+        environment: Mapping[str, str] = NO_VARIABLES,
         parent: "RoleServer | None" = None,
     ) -> None:
         """Use a fork server that runs this module.
@@ -98,12 +131,16 @@ class RoleServer:
         Args:
             server: The fork server.
             log_format: The format of the server's log lines, "text" or "json".
-            secrets: Names of environment variables that the server did not get.
+            secrets: Names of environment variables that the server and its roles did
+                not get.
+            environment: Environment variables that the server did not get, and that
+                roles get.
             parent: The server that forked this one; None if no server did.
         """
         self._server = server
         self._log_format = log_format
         self._secrets = frozenset(secrets)
+        self._environment = environment
         self._parent = parent
         self._import_until = 0.0
 
@@ -131,8 +168,8 @@ class RoleServer:
         The kernel kills the server when the thread that called this function ends.
 
         Args:
-            secrets: Names of environment variables that the server does not get. If a
-                role needs one of them, its order contains the value.
+            secrets: Names of environment variables that the roles do not get, unless an
+                order contains them.
             log_format: The format of the log lines, "text" or "json".
             imports: Modules that the server imports before its first order. A module
                 that cannot be imported is ignored.
@@ -140,7 +177,8 @@ class RoleServer:
         Raises:
             OSError: The server does not start.
         """
-        passed = {k: v for k, v in os.environ.items() if k not in secrets}
+        others = {k: v for k, v in os.environ.items() if k not in secrets}
+        passed = {name: others.pop(name) for name in list(others) if _is_passed(name)}
         # The server inherits this mask, so a signal during its start does not end it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
@@ -152,7 +190,7 @@ class RoleServer:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return cls(server, log_format, secrets=secrets)
+        return cls(server, log_format, secrets=secrets, environment=others)
 
     def wait_until_ready(self) -> None:
         """Wait until the server can fork.
@@ -163,7 +201,7 @@ class RoleServer:
         self._server.wait_until_ready(START_S)
 
     def suits(self, secrets: Collection[str], log_format: str) -> bool:
-        """Return whether the server has this log format and none of these secrets."""
+        """Return whether no role gets these secrets, and the log has this format."""
         return self._secrets.issuperset(secrets) and self._log_format == log_format
 
     def fork_server(self, name: str, niceness: int) -> "RoleServer":
@@ -234,10 +272,12 @@ class RoleServer:
         Raises:
             OSError: The server has ended.
         """
-        without_secrets = replace(process, environment={})
-        content = json.dumps(asdict(without_secrets)).encode()
-        with _pipe_of(json.dumps(dict(process.environment)).encode()) as secrets:
-            self._server.begin_fork(content, [secrets, *files])
+        without_variables = replace(process, environment={})
+        content = json.dumps(asdict(without_variables)).encode()
+        common = self._environment if process.has_environment else NO_VARIABLES
+        variables = json.dumps({**common, **process.environment}).encode()
+        with _file_of(variables) as file:
+            self._server.begin_fork(content, [file, *files])
         self._import_until = time.monotonic() + IMPORT_S
 
     def begun(self, timeout_s: float) -> int | None:
@@ -299,20 +339,26 @@ class RoleServer:
         return self._server.close()
 
 
-@contextmanager
-def _pipe_of(content: bytes) -> Iterator[int]:
-    """Yield the reading end of a pipe that contains `content`.
+def _is_passed(name: str) -> bool:
+    """Return whether a server gets an environment variable."""
+    return name in PASSED_VARIABLES or name.startswith(PASSED_PREFIXES)
 
-    The server gives this end to a role, and does not read from it. If the server read
-    a secret, each later fork would have the secret in its memory.
+
+@contextmanager
+def _file_of(content: bytes) -> Iterator[int]:
+    """Yield the descriptor of a file in memory that contains `content`.
+
+    The server gives the file to a role, and does not read it. If the server read a
+    secret, each later fork would have the secret in its memory.
     """
-    reading, writing = os.pipe()
+    descriptor = os.memfd_create("variables")
     try:
-        with os.fdopen(writing, "wb") as pipe:
-            pipe.write(content)
-        yield reading
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
     finally:
-        os.close(reading)
+        os.close(descriptor)
 
 
 def main() -> None:
@@ -344,9 +390,11 @@ def _import_role(content: bytes) -> None:
     module = order["module"]
     if module in sys.modules or not order["is_shared"]:
         return
-    with suppress(Exception):  # the fork fails in the same way, and says why
-        importlib.import_module(module)
-        share_memory()
+    with suppress(Exception):  # the fork fails in the same way, and logs why
+        imported: Any = importlib.import_module(module)
+        if order["preload"] is not None:
+            imported.preload(*order["preload"])
+    share_memory()
 
 
 def _run(order: Order) -> None:
@@ -358,9 +406,9 @@ def _run(order: Order) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     os.nice(process.niceness)
     name_process(process.name)
-    secrets, *files = order.files
-    with os.fdopen(secrets, "rb") as pipe:
-        os.environ.update(json.load(pipe))
+    variables, *files = order.files
+    with os.fdopen(variables, "rb") as file:
+        os.environ.update(json.load(file))
     sys.argv = [process.module, *_arguments(process, files)]
     module: Any = importlib.import_module(process.module)
     logging.getLogger().handlers.clear()  # the role configures its own
@@ -372,7 +420,3 @@ def _arguments(process: RoleProcess, files: Sequence[int]) -> list[str]:
     pairs = zip(process.file_options, files, strict=True)
     inherited = [f"{option}={number}" for option, number in pairs]
     return [*process.arguments, *inherited, f"--supervisor={os.getppid()}"]
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 It owns the model and the decoders. DBOS takes its work from the database.
 """
 
+import argparse
 import fcntl
 import logging
 import os
@@ -27,6 +28,7 @@ from dicom_node.analysis.slow_images import SlowImages
 from dicom_node.audit.commitment_reports import auditing_refused
 from dicom_node.audit.trail import RecordEvent, auditing, record, started
 from dicom_node.audit.transfers import auditing_sent, ignore
+from dicom_node.decoder.server import use_common_server
 from dicom_node.delivery.concurrency import AT_ONCE
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import (
@@ -72,6 +74,7 @@ from dicom_node.worker.cleanup import (
 from dicom_node.worker.retry import retry_until_available, stop_retrying
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
+from inference.classification import classifier
 from models.card import ModelError
 
 logger = logging.getLogger(__name__)
@@ -94,10 +97,13 @@ def main() -> None:
     parser.add_argument(
         "--slot", type=int, default=0, help="number of this worker on its machine"
     )
+    parser.add_argument("--decoders", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     settings = load_or_exit(args.config)
     stop = begin_role(f"worker-{args.slot}", args.supervisor, settings.log.format)
     allow_many_threads()
+    if args.decoders is not None:
+        use_common_server(args.decoders)
     if args.supervisor is None:
         record(settings, f"worker-{args.slot}", started(settings))
     with _slot(run_folder(settings.storage), args.slot):
@@ -106,6 +112,14 @@ def main() -> None:
         except (ModelError, SchemaError) as error:
             logger.critical("%s", error)
             sys.exit(2)
+
+
+def preload(weights: str, device: str) -> None:
+    """Load the model in the server of the roles, so that all roles share its memory.
+
+    The arguments are those of `Classifier.load`; "" stands for the shipped weights.
+    """
+    classifier.preload(Path(weights) if weights else None, device)
 
 
 def run(settings: Settings, slot: int, stop: Stop) -> None:

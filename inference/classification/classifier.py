@@ -1,10 +1,14 @@
 """Compute the finding for a radiograph with a network and its model card."""
 
+import ctypes
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +37,10 @@ SHIPPED = Path(__file__).parents[2] / "models" / "fracture_model.pth"
 ABSOLUTE, RELATIVE = 0.05, 0.02
 
 
+_preloaded: "Classifier | None" = None
+"""The classifier that `preload` has loaded and tested, also in forks of the process."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
     """A loaded network with its card. Threads may share a classifier.
@@ -51,7 +59,10 @@ class Classifier:
 
     @classmethod
     def load(cls, weights: Path | None, device: str) -> "Classifier":
-        """Create a classifier from a weights file and the card beside it.
+        """Return a classifier for a weights file and the card beside it.
+
+        If `preload` has loaded the same weights with the same card for the same device,
+        this is that classifier.
 
         Args:
             weights: A .pth file with a .toml file of the same name beside it. None
@@ -63,9 +74,10 @@ class Classifier:
             ModelError: Weights, card or device cannot be used.
         """
         path = weights or SHIPPED
-        return cls.from_card(
-            read_card(path.with_suffix(".toml")), _content(path), device
-        )
+        card, content = read_card(path.with_suffix(".toml")), _content(path)
+        if _preloaded is not None and _preloaded.suits(card, content, device):
+            return _preloaded
+        return cls.from_card(card, content, device)
 
     @classmethod
     def from_card(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
@@ -83,6 +95,18 @@ class Classifier:
         network = load_network(content, card).to(target_device)
         identity = ModelIdentity(card.name, card.version, digest(content))
         return cls(network, card, identity, target_device)
+
+    def suits(self, card: ModelCard, content: bytes, device: str) -> bool:
+        """Return whether `from_card` would create the same classifier.
+
+        Raises:
+            ModelError: The device cannot be used.
+        """
+        return (
+            self.card == card
+            and self.identity.digest == digest(content)
+            and self.device == _device(device)
+        )
 
     def classify(self, radiograph: Radiograph) -> Finding:
         """Return the finding for a radiograph.
@@ -137,6 +161,53 @@ class Classifier:
         return normalized(model_input.gray.to(self.device), self.card)
 
 
+def preload(weights: Path | None, device: str) -> None:
+    """Load and test a classifier, so that forks of this process share it.
+
+    Nothing is loaded if a GPU may be used, because a process cannot use a GPU that was
+    used before the fork. Nor is a classifier loaded if its card has no SHA-256, because
+    each process warns of that when it loads the classifier.
+
+    The arguments are the same as for `Classifier.load`. No thread is started.
+
+    Raises:
+        ModelError: Weights or card cannot be used, or the test fails.
+    """
+    global _preloaded  # noqa: PLW0603 - a fork shares the memory, but gets no arguments
+    has_card_digest = read_card((weights or SHIPPED).with_suffix(".toml")).sha256
+    if _preloaded is not None or not has_card_digest or _may_use_gpu(device):
+        return
+    with _one_thread():
+        classifier = Classifier.load(weights, "cpu")
+        self_test(classifier)
+    _preloaded = classifier
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in this thread only within the block; torch does so from now on."""
+    torch.set_num_threads(1)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _may_use_gpu(device: str) -> bool:
+    """Return whether `device` may be a GPU, without initializing a driver."""
+    if device != "auto":
+        return device != "cpu"
+    if torch.version.hip:  # the driver has another name
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def self_test(classifier: Classifier) -> None:
     """Compare the logits for the whole and the broken phantom with those on the card.
 
@@ -147,6 +218,8 @@ def self_test(classifier: Classifier) -> None:
     Raises:
         ModelError: The logits differ, or are not finite.
     """
+    if classifier is _preloaded:
+        return
     computed = phantom_logits(classifier)
     if not np.isfinite(list(computed.values())).all():
         raise ModelError("The self-test failed: the result is not a number.")

@@ -56,10 +56,9 @@ ae_title = "ARCHIVE"
 host = "127.0.0.1"
 port = {port}
 """
-ROLES = ("receiver", "worker", "api")
+ROLES = ("receiver", "worker", "api", "decoder")
 MODULES = {
     "dicom_node.commands.serve": "supervisor",
-    "dicom_node.decoder.process": "decoder",
     node.SERVER: "server of the roles",
 }
 

@@ -33,7 +33,7 @@ from tests.attack.crafted import (
 from tests.attack.target import LOOKING, SECRET, Target, processes
 from tests.support.http_client import bearing
 from tests.support.mutations import Sample
-from tests.support.node import alive, children, memory, wait_for
+from tests.support.node import SERVER, alive, children, memory, wait_for
 from tests.support.raw_sender import RawSender
 
 pytestmark = pytest.mark.attack
@@ -42,7 +42,6 @@ FILES, MANY = 3, 20
 MODALITY, NEW_MODALITY = "", "127.0.3.1"
 ENDED = 'analyzed"'  # "analyzed" or "not analyzed", a step in the log
 MOVED = "moved to the separate lane"
-DECODER = "dicom_node.decoder.process"
 SECCOMP_FILTER = 2  # proc(5): Seccomp
 
 
@@ -227,9 +226,9 @@ def test_decoder_has_no_secret_and_runs_with_a_seccomp_filter(
     roles_with_secret = sorted(
         {role for pid, role in found.items() if holds_secret(pid)}
     )
-    decoders = [pid for pid, role in found.items() if role == "decoder"]
-    # The fork server never reads received bytes. Its children do.
-    decoding_children = [pid for each in decoders for pid in children(each, DECODER)]
+    # The fork servers never read received bytes. Their children do.
+    servers = target.node.decoding_servers()
+    decoding_children = [pid for each in servers for pid in children(each, SERVER)]
     filters = {seccomp(pid) for pid in decoding_children}
 
     seen.note = f"an operator's token is in: {', '.join(roles_with_secret) or 'none'}"

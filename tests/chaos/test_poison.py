@@ -19,6 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 from dicom_node.worker.workflows import MOST_CHILD_DEATHS
 from tests.chaos.night import Night, lost, mixed, push, studies_in
 from tests.support.node import (
+    SERVER,
     Served,
     alive,
     children,
@@ -38,7 +39,6 @@ SIDE = 20_000
 LARGE_SIDE = 16_000  # with 4/5 of it: 205 megapixels, too many for the normal lane
 MEGAPIXELS = f"max_megapixels = {SIDE**2 // 10**6}"
 AT_WORK_S = 0.3  # a decoder with more processor time than this has begun an image
-DECODER = "dicom_node.decoder.process"
 
 
 def make_large(path: Path) -> None:
@@ -152,8 +152,8 @@ def kill_at_work(node: Served, killed: str) -> bool:
         Whether a decoder was at work. If so, it has ended.
     """
     (worker,) = node.roles("dicom_node.worker")
-    for server in children(worker, DECODER):
-        for fork in children(server, DECODER):
+    for server in node.decoding_servers():
+        for fork in children(server, SERVER):
             with suppress(OSError):  # it ended in between
                 if niceness(fork) > niceness(worker) and processor_s(fork) > AT_WORK_S:
                     os.kill(fork if killed == "fork" else server, signal.SIGKILL)

@@ -46,7 +46,8 @@ def serve(end: socket.socket) -> None:
         exec(args[0], globals())  # noqa: S102
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the fork server; each fork serves calls."""
     arguments, _ = command_line().parse_known_args()
     (end,) = serve_forks(arguments.orders, arguments.supervisor).files
     serve(socket.socket(fileno=end))

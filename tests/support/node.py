@@ -98,6 +98,16 @@ class Served:
         forks = [pid for server in first for pid in children(server, SERVER)]
         return first + [pid for pid in forks if process_name(pid) == "roles"]
 
+    def decoding_servers(self) -> list[int]:
+        """Return the process ids of the fork servers of the decoding children.
+
+        They are forks of a process that is a fork of the server of the receivers.
+        """
+        first = children(self.process.pid, SERVER)
+        forks = [pid for server in first for pid in children(server, SERVER)]
+        common = [pid for pid in forks if process_name(pid) == "decoders"]
+        return [pid for each in common for pid in children(each, SERVER)]
+
     def _echoes(self) -> bool:
         outcome = echo(self.address, calling_ae_title=self._title)
         return outcome.verdict is Verdict.STORED

@@ -38,7 +38,8 @@ def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]
     }
     node = Node(load(file, {**os.environ, **variables}), file)
     yield node
-    for each in (*node._receiver.values(), *node._api):
+    sockets = *node._receiver.values(), *node._api, node._requests, node._decoders
+    for each in sockets:
         each.close()
 
 
@@ -77,6 +78,7 @@ def test_role_gets_only_the_secrets_that_it_needs(
     archives = {"STOW_TOKEN", "STOW_PASSWORD"}
     assert given == {
         "receiver-0": set(),
+        "decoders": set(),
         "worker-0": archives,
         "api": archives | {"PAGE"},
     }
@@ -104,9 +106,10 @@ def test_server_that_starts_before_the_settings_are_validated_has_no_secrets(
         path = tmp_path / "report"
         server.fork_role(RoleProcess("role", WAITING, [f"--report={path}"]), [])
         wait_for(path.exists)
-        environment = json.loads(path.read_text())["initial"]
-        assert "the-token-of-an-archive" not in environment
-        assert "HARMLESS" in environment
+        told = json.loads(path.read_text())
+        assert "the-token-of-an-archive" not in told["initial"]
+        assert "STOW_TOKEN" not in told["environment"]
+        assert told["environment"]["HARMLESS"] == "a value"
         assert server.suits(pages | archives, "json")
         assert not server.suits(pages | archives, "text")
         assert not server.suits({"ANOTHER"}, "json")
@@ -220,7 +223,12 @@ def test_receivers_have_higher_priority_than_other_roles(waiting_node: Node) -> 
 
     own = os.getpriority(os.PRIO_PROCESS, 0)
     lower = own + LOWER_PRIORITY
-    assert niceness == {"receiver-0": own, "worker-0": lower, "api": lower}
+    assert niceness == {
+        "receiver-0": own,
+        "decoders": lower,
+        "worker-0": lower,
+        "api": lower,
+    }
 
 
 def test_dead_server_of_the_receivers_is_replaced_with_all_roles(
@@ -238,20 +246,22 @@ def test_dead_server_of_the_other_roles_is_replaced_without_the_receivers(
     waiting_node: Node,
 ) -> None:
     run(waiting_node)
-    (receiver,) = pids(waiting_node.receivers.roles)
+    first = pids(waiting_node.receivers.roles)
     before = pids(waiting_node.others.roles)
     kill_server(waiting_node.others, before)
     run(waiting_node)
 
     assert set(before).isdisjoint(pids(waiting_node.others.roles))
-    assert pids(waiting_node.receivers.roles) == [receiver]
+    assert pids(waiting_node.receivers.roles) == first
 
 
 def test_killed_receiver_is_restarted_while_the_other_roles_wait_for_an_import(
     waiting_node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(tmp_path / "file"))
-    (receiver,), (worker, _) = waiting_node.receivers.roles, waiting_node.others.roles
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(tmp_path / "file"))
+    (receiver, _), (worker, _) = (
+        group.roles for group in (waiting_node.receivers, waiting_node.others)
+    )
     become(worker, "tests.support.slow_role")
     stop = threading.Event()
     wait_for(lambda: waiting_node.start_roles(stop) or waiting_node.others.is_starting)
@@ -275,7 +285,7 @@ def test_import_that_kills_its_server_ends_no_receiver_and_the_other_roles_once(
     become(api, "tests.support.killing_role")
     stop = threading.Event()
     wait_for(lambda: waiting_node.start_roles(stop) or not api.process.is_shared)
-    (receiver,) = pids(waiting_node.receivers.roles)
+    first_pids = pids(waiting_node.receivers.roles)
     wait_for(lambda: waiting_node.start_roles(stop) or worker.pid is not None)
     first = worker.pid
     for _ in range(3):
@@ -284,9 +294,10 @@ def test_import_that_kills_its_server_ends_no_receiver_and_the_other_roles_once(
     assert first is not None
     assert worker.pid == first
     assert alive(first)
-    assert pids(waiting_node.receivers.roles) == [receiver]
-    assert receiver is not None
-    assert alive(receiver)
+    assert pids(waiting_node.receivers.roles) == first_pids
+    for pid in first_pids:
+        assert pid is not None
+        assert alive(pid)
 
 
 def test_no_role_is_started_after_the_signal_to_stop(waiting_node: Node) -> None:
@@ -295,13 +306,13 @@ def test_no_role_is_started_after_the_signal_to_stop(waiting_node: Node) -> None
     waiting_node.start_roles(stop)
 
     assert waiting_node.receivers.server is None
-    assert pids(waiting_node.roles) == [None] * 3
+    assert pids(waiting_node.roles) == [None] * 4
 
 
 def test_role_is_not_blamed_for_the_death_of_the_first_server(
     waiting_node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(tmp_path / "absent"))
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(tmp_path / "absent"))
     worker, _ = waiting_node.others.roles
     become(worker, "tests.support.slow_role")
     stop = threading.Event()
@@ -320,5 +331,5 @@ def test_role_is_not_blamed_for_the_death_of_the_first_server(
 
 def test_node_without_api_opens_no_api_port(tmp_path: Path) -> None:
     with bound(tmp_path, api=0) as node:
-        assert [role.process.name for role in node.roles] == ["receiver-0", "worker-0"]
+        assert "api" not in [role.process.name for role in node.roles]
         assert node.api_port == 0

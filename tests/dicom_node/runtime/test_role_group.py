@@ -109,14 +109,14 @@ def test_server_that_does_not_start_is_tried_again_later() -> None:
 def test_role_without_a_descriptor_for_its_order_waits(
     group: RoleGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pipe() -> tuple[int, int]:
+    def create(_name: str) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     (role,) = group.roles
     assert role.pid is not None
     os.kill(role.pid, signal.SIGKILL)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pipe", pipe)
+        patch.setattr(os, "memfd_create", create)
         assert not is_restarted(group)
 
     assert role.pid is None
@@ -129,7 +129,7 @@ def test_role_that_is_being_started_first_is_not_waited_for_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(tmp_path / "absent"))
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(tmp_path / "absent"))
     first = RoleServer.start(secrets=())
     role = Role(RoleProcess("slow", "tests.support.slow_role"))
     starting = RoleGroup("the server", [role], lambda: first.fork_server("other", 0))

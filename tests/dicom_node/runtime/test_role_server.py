@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dicom_node.commands.node import API, RECEIVER, WORKER
+from dicom_node.commands.node import API, DECODERS, RECEIVER, WORKER
 from dicom_node.runtime import fork_server
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from tests.support.node import alive, memory, process_name, wait_for
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[3]
 NAME = "ARCHIVE_TOKEN"
+DATABASE = "postgresql://node:a-password@server/node"
 WAITING = "tests.support.waiting_role"
 
 
@@ -29,6 +31,8 @@ def server() -> Iterator[RoleServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv(NAME, "hunter2")
+        patch.setenv("DATABASE", DATABASE)
+        patch.setenv("LONG", "x" * 100_000)
         server = RoleServer.start(secrets={NAME})
     yield server
     server.close()
@@ -77,6 +81,24 @@ def test_role_gets_its_name_and_secrets(server: RoleServer, tmp_path: Path) -> N
     assert told["name"] == "a-role"
     assert told["environment"][NAME] == "mine"
     assert "hunter2" not in told["initial"]
+
+
+def test_role_gets_the_environment_of_the_supervisor(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    told = report(server, tmp_path)
+
+    assert told["environment"]["DATABASE"] == DATABASE
+    assert told["environment"]["LONG"] == "x" * 100_000
+
+
+def test_server_gets_no_variable_that_may_contain_a_secret(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    told = report(server, tmp_path, has_environment=False)
+
+    assert "DATABASE" not in told["environment"]
+    assert DATABASE.encode() not in memory(server.pid)
 
 
 def test_secret_of_one_role_does_not_reach_another(
@@ -132,9 +154,12 @@ def test_role_obeys_signals_that_the_server_blocks(
 
 def test_server_that_imported_all_roles_has_one_thread(server: RoleServer) -> None:
     # If another thread held a lock during a fork, the fork could wait for it forever.
-    for module in (RECEIVER, WORKER, API):
+    for module in (RECEIVER, DECODERS, WORKER, API):
         # The role ends at once, because its command line is wrong.
-        pid = server.fork_role(RoleProcess("wrong", module, ["--no-such-option"]), [])
+        process = RoleProcess("wrong", module, ["--no-such-option"])
+        if module in {WORKER, API}:
+            process = replace(process, preload=["", "cpu"])
+        pid = server.fork_role(process, [])
         assert server.end(pid, 60) == 2
 
     assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
@@ -173,7 +198,7 @@ def test_order_during_an_import_waits_for_it(
 ) -> None:
     file = tmp_path / "file"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(file))
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(file))
     server = RoleServer.start(secrets=())
     first = server.fork_role(RoleProcess("first", WAITING), [])
     server.begin(RoleProcess("slow", "tests.support.slow_role"), [])
@@ -194,7 +219,7 @@ def test_server_imports_modules_before_its_first_order(
 ) -> None:
     file = tmp_path / "file"
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("IMPORT_WAITS_FOR", str(file))
+    monkeypatch.setenv("PYTHON_IMPORT_WAITS_FOR", str(file))
     slow = "tests.support.slow_role"
     server = RoleServer.start(secrets=(), imports=["this_is_no_module", slow])
     server.begin(RoleProcess("role", WAITING), [])

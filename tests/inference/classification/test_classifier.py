@@ -1,5 +1,6 @@
 """Classification of radiographs with the shipped weights and with other weights."""
 
+import ctypes
 import io
 import shutil
 import tomllib
@@ -14,10 +15,12 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.models import ResNet, resnet18
 
+from inference.classification import classifier
 from inference.classification.classifier import (
     SHIPPED,
     Classifier,
     phantom_logits,
+    preload,
     record,
     self_test,
 )
@@ -352,3 +355,78 @@ class TestOperatingPoints:
         # With zero weights, no part of the image contributes to the score.
         assert not finding.saliency.any()
         assert finding.arrow is None
+
+
+class TestPreload:
+    """A process that loads and tests a classifier for its forks."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_preloaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(classifier, "_preloaded", None)
+        # The tests of this process go on with their number of threads.
+        monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+
+    def test_preloaded_classifier_is_used_and_not_tested_again(
+        self, copy: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ctypes, "CDLL", no_library)
+        preload(copy, "auto")
+        monkeypatch.setattr(classifier, "phantom_logits", not_called)
+        loaded = Classifier.load(copy, "auto")
+        self_test(loaded)
+
+        assert loaded is Classifier.load(copy, "cpu")
+        assert loaded is classifier._preloaded
+
+    def test_changed_weights_and_cards_are_loaded_again(
+        self, copy: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(classifier, "self_test", lambda _: None)
+        preload(copy, "cpu")
+        card = read_card(copy.with_suffix(".toml"))
+        same = Classifier.load(copy, "cpu")
+        edited = replace(card, version="changed", sha256="")
+        copy.with_suffix(".toml").write_text(card_text(edited))
+        changed = Classifier.load(copy, "cpu")
+        state = torch.load(copy, weights_only=True)
+        torch.save({name: value.float() * 2 for name, value in state.items()}, copy)
+        doubled = Classifier.load(copy, "cpu")
+
+        assert same is classifier._preloaded
+        assert changed is not same
+        assert changed.card.version == "changed"
+        assert doubled.identity.digest != changed.identity.digest
+
+    def test_wrong_weights_are_not_preloaded(self, copy: Path) -> None:
+        copy.write_bytes(copy.read_bytes() + b"more")
+        with pytest.raises(ModelError, match="SHA-256"):
+            preload(copy, "cpu")
+
+        assert classifier._preloaded is None
+
+    def test_card_without_digest_is_not_preloaded(
+        self, copy: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = copy.with_suffix(".toml")
+        path.write_text(card_text(replace(read_card(path), sha256="")))
+        preload(copy, "cpu")
+
+        assert classifier._preloaded is None
+        assert not caplog.records  # each role warns of that when it loads the model
+
+    @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
+    def test_nothing_is_preloaded_if_a_gpu_may_be_used(
+        self, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ctypes, "CDLL", lambda _: None)
+        preload(None, device)
+
+        assert classifier._preloaded is None
+
+
+def no_library(name: str) -> None:
+    raise OSError(name)
+
+
+def not_called(_: Classifier) -> None:
+    raise AssertionError

@@ -1,0 +1,21 @@
+"""Imports the module of a fork server without garbage collections, and runs it.
+
+The first argument is the name of the module; the other arguments are those of its
+`main`. See runtime/fork_server.py.
+"""
+
+import gc
+import importlib
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """Run `main` of the module that the command line names."""
+    gc.disable()
+    module: Any = importlib.import_module(sys.argv.pop(1))
+    module.main()
+
+
+if __name__ == "__main__":
+    main()
