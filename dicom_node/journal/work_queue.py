@@ -44,35 +44,18 @@ class WorkQueue:
         )
 
     def analyze(
-        self, connection: sa.Connection, instance_id: str, run: int, delay_s: float = 0
+        self,
+        connection: sa.Connection,
+        instance_id: str,
+        run: int,
+        lane: str,
+        delay_s: float,
     ) -> None:
-        """Queue the analysis of an instance in the normal lane.
+        """Queue the analysis of an instance in a lane.
 
         In each lane, the addresses that sent images take turns (see `FairOrder`). The
         analysis starts after at least `delay_s` seconds.
         """
-        self._analyze_in(ANALYZE, connection, instance_id, run, delay_s)
-
-    def analyze_separately(
-        self, connection: sa.Connection, instance_id: str, run: int
-    ) -> None:
-        """Queue the analysis of an instance in the separate lane."""
-        self._analyze_in(ANALYZE_SEPARATELY, connection, instance_id, run)
-
-    def analyze_slowly(
-        self, connection: sa.Connection, instance_id: str, run: int
-    ) -> None:
-        """Queue the analysis of an instance in the slow lane."""
-        self._analyze_in(ANALYZE_SLOWLY, connection, instance_id, run)
-
-    def _analyze_in(
-        self,
-        lane: str,
-        connection: sa.Connection,
-        instance_id: str,
-        run: int,
-        delay_s: float = 0,
-    ) -> None:
         options = _options(lane, f"{lane}:{instance_id}:{run}", delay_s)
         options["priority"] = self._number(lane, connection, instance_id)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
