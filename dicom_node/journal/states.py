@@ -2,7 +2,8 @@
 
 TRANSITIONS lists each state, what may happen in it, the state that follows, and what
 the same transaction writes in addition: an event, a counter, and work. The module
-journal/state_machine.py makes the transitions.
+journal/state_machine.py makes the transitions. docs/states.md is generated from the
+table.
 
 The table does not contain the conditions of a transition, the texts of events, and the
 measured durations. Events without a transition are not in the table either, such as an

@@ -1,4 +1,4 @@
-"""The table of transitions: each of them happens."""
+"""The table of transitions: each of them happens, and the document lists them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +31,7 @@ from tests.support.simulated_node import (
     SimulatedNode,
     observing,
 )
+from tests.support.states_document import DOCUMENT, document
 
 Reasons = tuple[int | None, int | None]
 
@@ -65,6 +66,10 @@ def test_only_instances_and_deliveries_count_and_queue_work() -> None:
     for each in TRANSITIONS:
         if isinstance(each.trigger, ObjectTrigger):
             assert (each.counter, each.queues) == (None, None)
+
+
+def test_document_is_that_of_the_table() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run `make states`"
 
 
 def analyzed(
