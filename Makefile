@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check coverage chaos attack mutations soak audit bench scaling screenshots build clean
+.PHONY: run test check coverage chaos attack mutations soak audit bench scaling screenshots states build clean
 
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
@@ -74,6 +74,10 @@ scaling: $(INSTALLED)
 # Needs Chromium.
 screenshots: $(INSTALLED)
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/screenshots.py
+
+# docs/states.md, from the table of transitions.
+states: $(INSTALLED)
+	PYTHONPATH=. $(BIN)/python -P tests/support/states_document.py
 
 build: $(INSTALLED)
 	rm -rf build  # the wheel must not contain files that were deleted since the last build

@@ -17,12 +17,10 @@ from dicom_node.errors import SamePictureError
 from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.deliveries import Deliveries, StoredResult
 from dicom_node.journal.events import EventKind, note
-from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.journal.state_machine import StateMachine
+from dicom_node.journal.states import InstanceTrigger
 from dicom_node.metrics.counters import (
-    ANALYZED,
     DECODER_DIED,
-    FAILED,
-    NOT_ANALYZED,
     STAGE,
     increment,
     observe,
@@ -92,13 +90,13 @@ class Analyses:
     def __init__(
         self,
         engine: sa.Engine,
-        work: WorkQueue,
+        machine: StateMachine,
         deliveries: Deliveries,
         until_available: UntilAvailable,
     ) -> None:
         self._until_available = until_available
         self._engine = engine
-        self._work = work
+        self._machine = machine
         self._deliveries = deliveries
 
     @waits
@@ -118,23 +116,31 @@ class Analyses:
             The instance, with this attempt counted; None if the work is stale. If the
             analysis belongs in the slow lane, work of the other lanes is stale, too.
         """
-        count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
+        which = _of_run(instance_id, run)
         with writing(self._engine) as connection:
-            rows = connection.execute(count.returning(instance))
-            record = read_one(InstanceRecord, rows)
+            query = instance.select().where(which).with_for_update(key_share=True)
+            record = read_one(InstanceRecord, connection.execute(query))
             if record is None:
                 return None
+            attempts = record.attempts + 1
+            counted = {"attempts": attempts}
             if record.slow and not slow:
                 # The analysis was moved to the slow lane, or a process of the previous
                 # release queued it elsewhere. DBOS ignores a second request for a run.
-                self._work.analyze_slowly(connection, instance_id, run)
+                trigger = InstanceTrigger.BEGUN_IN_OTHER_LANE
+                self._machine.change_instance(connection, trigger, which, counted)
                 return None
-            detail = "" if record.attempts == 1 else f"attempt {record.attempts}"
-            note(connection, instance_id, EventKind.ANALYZING, detail)
-            if (record.run, record.attempts) == (1, 1):
-                waited = time.time() - record.received_at
+            begun = self._machine.change_instance(
+                connection,
+                InstanceTrigger.BEGUN,
+                which,
+                counted,
+                detail="" if attempts == 1 else f"attempt {attempts}",
+            )
+            if begun is not None and (run, attempts) == (1, 1):
+                waited = time.time() - begun.received_at
                 write(connection, observe(STAGE, waited, "wait"))
-            return record
+            return begun
 
     @waits
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
@@ -143,12 +149,13 @@ class Analyses:
         Returns:
             The number of deaths in this run; 0 if the work is stale.
         """
-        deaths = instance.c.child_deaths
-        count = _open_run(instance_id, run).values(child_deaths=deaths + 1)
+        which = _of_run(instance_id, run)
         with writing(self._engine) as connection:
-            note(connection, instance_id, EventKind.DECODER_DIED, reason)
-            write(connection, increment(DECODER_DIED))
-            return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
+            record = self._count_death(connection, which, reason)
+            if record is None:  # the work is stale, but a decoder has died
+                note(connection, instance_id, EventKind.DECODER_DIED, reason)
+                write(connection, increment(DECODER_DIED))
+            return record.child_deaths if record else 0
 
     @waits
     def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
@@ -162,19 +169,27 @@ class Analyses:
             run: Run of the analysis.
             reason: Why the decoder died.
         """
-        deaths = instance.c.child_deaths + 1
-        change = _open_run(instance_id, run).where(instance.c.slow.is_(None))
+        which = sa.and_(_of_run(instance_id, run), instance.c.slow.is_(None))
         with writing(self._engine) as connection:
-            if connection.execute(change.values(child_deaths=deaths, slow=1)).rowcount:
-                note(connection, instance_id, EventKind.DECODER_DIED, reason)
-                note(
+            if self._count_death(connection, which, reason):
+                self._machine.change_instance(
                     connection,
-                    instance_id,
-                    EventKind.SLOW_LANE,
-                    "The image waits behind other slow images",
+                    InstanceTrigger.MOVED_TO_SLOW_LANE,
+                    which,
+                    {"slow": 1},
+                    detail="The image waits behind other slow images",
                 )
-                write(connection, increment(DECODER_DIED))
-                self._work.analyze_slowly(connection, instance_id, run)
+
+    def _count_death(
+        self, connection: sa.Connection, which: sa.ColumnElement[bool], reason: str
+    ) -> InstanceRecord | None:
+        return self._machine.change_instance(
+            connection,
+            InstanceTrigger.DECODER_DIED,
+            which,
+            {"child_deaths": instance.c.child_deaths + 1},
+            detail=reason,
+        )
 
     @waits
     def continue_separately(
@@ -191,18 +206,16 @@ class Analyses:
             comes_last: Whether the image comes after those of addresses that sent no
                 slow image.
         """
-        query = sa.select(instance.c.id).where(
-            instance.c.id == instance_id,
-            instance.c.run == run,
-            instance.c.state == InstanceState.RECEIVED,
-            instance.c.slow.is_(None),
-        )
+        trigger = InstanceTrigger.MOVED_TO_SEPARATE_LANE
+        if comes_last:
+            trigger = InstanceTrigger.MOVED_TO_END_OF_SEPARATE_LANE
         with writing(self._engine) as connection:
-            if connection.execute(query).scalar_one_or_none() is not None:
-                note(connection, instance_id, EventKind.SEPARATE_LANE, reason)
-                self._work.analyze_separately(
-                    connection, instance_id, run, comes_last=comes_last
-                )
+            self._machine.change_instance(
+                connection,
+                trigger,
+                sa.and_(_of_run(instance_id, run), instance.c.slow.is_(None)),
+                detail=reason,
+            )
 
     @waits
     def note_assumptions(
@@ -217,9 +230,7 @@ class Analyses:
         """
         if not assumptions:
             return
-        query = sa.select(instance.c.id).where(
-            instance.c.id == instance_id, instance.c.run == run
-        )
+        query = sa.select(instance.c.id).where(_of_run(instance_id, run))
         with writing(self._engine) as connection:
             if connection.execute(query).scalar_one_or_none() is not None:
                 for each in assumptions:
@@ -231,26 +242,29 @@ class Analyses:
 
         If the work is stale, nothing changes.
         """
-        state, reason = conclusion.state, conclusion.reason
-        end = _open_run(instance_id, run).values(
-            state=state,
-            reason=reason,
-            analyzed_at=time.time(),
-            same_picture_as=conclusion.same_picture_as,
-        )
         # An instance that is not a result of this node stays in the worklist, with the
         # reason.
         is_own_result = conclusion.counted_as is Unanalyzed.OWN_RESULT
-        end = end.values(returned=1 if is_own_result else None)
+        changes = {
+            "reason": conclusion.reason,
+            "analyzed_at": time.time(),
+            "same_picture_as": conclusion.same_picture_as,
+            "returned": 1 if is_own_result else None,
+        }
+        trigger = InstanceTrigger.NOT_ANALYZED
+        if conclusion.state is InstanceState.FAILED:
+            trigger = InstanceTrigger.ANALYSIS_FAILED
         with writing(self._engine) as connection:
-            if not connection.execute(end).rowcount:
-                return
-            note(connection, instance_id, EventKind(state), reason)
-            # This replaces the results of an earlier analysis.
-            self._deliveries.open(connection, instance_id, conclusion.notices)
-            failed = state is InstanceState.FAILED
-            family = FAILED if failed else NOT_ANALYZED
-            write(connection, increment(family, conclusion.counted_as))
+            if self._machine.change_instance(
+                connection,
+                trigger,
+                _of_run(instance_id, run),
+                changes,
+                detail=conclusion.reason,
+                label=conclusion.counted_as,
+            ):
+                # This replaces the results of an earlier analysis.
+                self._deliveries.open(connection, instance_id, conclusion.notices)
 
     @waits
     def record_result(
@@ -265,7 +279,6 @@ class Analyses:
             SamePictureError: Another revision with the same picture and identity got
                 a result since the analysis began, and no user requested this analysis.
         """
-        end = _open_run(instance_id, run).values(**_result_columns(analyzed))
         digests = analyzed.picture_digest, analyzed.identity_digest
         other: InstanceRecord | None = None
         with writing(self._engine) as connection:
@@ -275,16 +288,21 @@ class Analyses:
                 revisions = read_records(InstanceRecord, connection.execute(query))
                 self._refuse_analyzed(revisions, instance_id, *digests)
                 other = _under_other_identity(revisions, instance_id, *digests)
-            if not connection.execute(end).rowcount:
+            if not self._machine.change_instance(
+                connection,
+                InstanceTrigger.ANALYZED,
+                _of_run(instance_id, run),
+                _result_columns(analyzed),
+                detail=headline(analyzed.finding),
+                label=analyzed.finding.operating_point,
+            ):
                 return False
-            finding = analyzed.finding
-            note(connection, instance_id, EventKind.ANALYZED, headline(finding))
             if other is not None:
                 _note_other_identity(connection, instance_id, other)
             _replace_drawing(connection, instance_id, analyzed.drawing)
             self._deliveries.open(connection, instance_id, analyzed.results)
             stages = [observe(STAGE, s, name) for name, s in analyzed.seconds.items()]
-            write(connection, increment(ANALYZED, finding.operating_point), *stages)
+            write(connection, *stages)
         return True
 
     @waits
@@ -397,7 +415,6 @@ class Analyses:
 def _result_columns(analyzed: AnalysisResult) -> dict[str, Any]:
     finding = analyzed.finding
     return {
-        "state": InstanceState.ANALYZED,
         "reason": "",
         "analyzed_at": time.time(),
         "picture_digest": analyzed.picture_digest,
@@ -480,9 +497,5 @@ def _note_other_identity(
     note(connection, other.id, EventKind.OTHER_IDENTITY, detail.format(revision))
 
 
-def _open_run(instance_id: str, run: int) -> sa.Update:
-    return instance.update().where(
-        instance.c.id == instance_id,
-        instance.c.run == run,
-        instance.c.state == InstanceState.RECEIVED,
-    )
+def _of_run(instance_id: str, run: int) -> sa.ColumnElement[bool]:
+    return sa.and_(instance.c.id == instance_id, instance.c.run == run)

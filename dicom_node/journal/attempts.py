@@ -1,4 +1,4 @@
-"""Schedules the next attempt of a delivery."""
+"""The delay before the next attempt of a delivery, and conditions for deliveries."""
 
 import random
 import time
@@ -6,35 +6,10 @@ import time
 import sqlalchemy as sa
 
 from dicom_node.backoff import backoff_s
-from dicom_node.journal.work_queue import WorkQueue
-from dicom_node.storage.records import DeliveryRecord
 from dicom_node.storage.tables import DeliveryState, delivery
 
 RETRY_INITIAL_DELAY_S = 2.0
 RETRY_MAX_DELAY_S = 300.0
-
-
-def schedule_next_attempt(
-    connection: sa.Connection,
-    work: WorkQueue,
-    row: DeliveryRecord,
-    state: DeliveryState | str,
-    pause: float,
-) -> None:
-    """Set the state of a delivery, and queue its next run.
-
-    Args:
-        connection: Connection in a transaction.
-        work: The queue for the run.
-        row: The delivery.
-        state: New state of the delivery.
-        pause: Seconds to wait before the run.
-    """
-    key = (row.instance_id, row.destination)
-    run = {"run": row.run + 1, "next_at": time.time() + pause, "waits_for": None}
-    change = delivery.update().where(of_delivery(delivery, *key))
-    connection.execute(change.values(state=state, **run))
-    work.deliver(connection, key, row.run + 1, pause)
 
 
 def retry_delay_s(attempts: int) -> float:

@@ -28,18 +28,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.destinations import Destination
-from dicom_node.journal.attempts import (
-    of_delivery,
-    retry_delay_s,
-    schedule_next_attempt,
-)
+from dicom_node.journal.attempts import of_delivery, retry_delay_s
+from dicom_node.journal.state_machine import StateMachine
+from dicom_node.journal.states import DeliveryTrigger
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.storage.database import reading, upsert, writing
 from dicom_node.storage.records import DeliveryRecord, PeerStateRecord
 from dicom_node.storage.tables import (
     UNFINISHED,
-    DeliveryState,
     delivery,
     paused_destination,
     peer_state,
@@ -77,10 +74,15 @@ class CircuitBreaker:
     """Lets deliveries wait while their peer fails, and releases them afterwards."""
 
     def __init__(
-        self, engine: sa.Engine, work: WorkQueue, destinations: Sequence[Destination]
+        self,
+        engine: sa.Engine,
+        work: WorkQueue,
+        machine: StateMachine,
+        destinations: Sequence[Destination],
     ) -> None:
         self._engine = engine
         self._work = work
+        self._machine = machine
         self._retry_days = {each.name: each.retry_days for each in destinations}
 
     def record(
@@ -114,26 +116,35 @@ class CircuitBreaker:
         self,
         connection: sa.Connection,
         row: DeliveryRecord,
-        state: DeliveryState,
         change: Change,
+        *,
+        reason: str = "",
     ) -> None:
         """Schedule the next attempt of a delivery, or let it wait for its peer.
 
         Args:
             connection: Connection in the transaction of `record`.
             row: The delivery, as it was before the outcome was recorded.
-            state: The state in which the delivery waits.
             change: The return value of `record`.
+            reason: What the event of the transition says.
         """
         peer_row = _failing(connection, change.peer)
         if peer_row is None or (change.is_failing and row.attempts > 1):
-            schedule_next_attempt(
-                connection, self._work, row, state, retry_delay_s(row.attempts)
+            self._machine.change_delivery(
+                connection,
+                DeliveryTrigger.ATTEMPT_FAILED,
+                row,
+                reason=reason,
+                delay_s=retry_delay_s(row.attempts),
             )
             return
-        matches = of_delivery(delivery, row.instance_id, row.destination)
-        waits = {"state": state, "waits_for": peer_row.peer, "next_at": time.time()}
-        connection.execute(delivery.update().where(matches).values(**waits))
+        self._machine.change_delivery(
+            connection,
+            DeliveryTrigger.HELD_BACK,
+            row,
+            {"waits_for": peer_row.peer, "next_at": time.time()},
+            reason=reason,
+        )
         if peer_row.probe == row.instance_id or not _is_alive(connection, peer_row):
             self._choose_probe(connection, peer_row)
 
@@ -197,7 +208,8 @@ class CircuitBreaker:
             probe = _probe(peer_row).where(delivery.c.next_at > time.time())
             rows = connection.execute(probe.with_for_update(skip_locked=True))
             for each in read_records(DeliveryRecord, rows):
-                schedule_next_attempt(connection, self._work, each, each.state, 0)
+                released = DeliveryTrigger.RELEASED
+                self._machine.change_delivery(connection, released, each)
         works = {"failing_since": None, "failures": 0, "probe": None}
         matches = peer_state.c.peer == peer
         connection.execute(peer_state.update().where(matches).values(**works))
@@ -229,7 +241,8 @@ class CircuitBreaker:
             return
         failures = peer_row.failures + 1
         pause = retry_delay_s(max(failures, row.attempts))
-        schedule_next_attempt(connection, self._work, row, row.state, pause)
+        released = DeliveryTrigger.RELEASED
+        self._machine.change_delivery(connection, released, row, delay_s=pause)
         chosen = {"failures": failures, "probe": row.instance_id}
         matches = peer_state.c.peer == peer_row.peer
         connection.execute(peer_state.update().where(matches).values(**chosen))
@@ -246,7 +259,8 @@ class CircuitBreaker:
         with writing(self._engine) as connection:
             rows = connection.execute(query.with_for_update(skip_locked=True))
             for row in read_records(DeliveryRecord, rows):
-                schedule_next_attempt(connection, self._work, row, row.state, 0)
+                released = DeliveryTrigger.RELEASED
+                self._machine.change_delivery(connection, released, row)
 
     def _need_not_wait(self) -> sa.ColumnElement[bool]:
         """Return the condition that a delivery need not wait.

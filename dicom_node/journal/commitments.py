@@ -18,11 +18,7 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Destination
 from dicom_node.errors import ReportRefusedError
-from dicom_node.journal.attempts import (
-    of_delivery,
-    retry_delay_s,
-    schedule_next_attempt,
-)
+from dicom_node.journal.attempts import of_delivery, retry_delay_s
 from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.circuit_breaker import CircuitBreaker
 from dicom_node.journal.delivery_outcomes import (
@@ -35,14 +31,14 @@ from dicom_node.journal.delivery_outcomes import (
     results_in,
     states_of,
 )
-from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import (
     FILES_REMOVED,
     has_stored_files,
     lock_instance,
     update_instance_state,
 )
-from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.journal.state_machine import StateMachine, change_objects
+from dicom_node.journal.states import DeliveryTrigger, ObjectTrigger
 from dicom_node.log.context import instance_context, log_step
 from dicom_node.network.commitment_reporter import Reporter, may_report
 from dicom_node.network.storage_commitment import (
@@ -96,14 +92,14 @@ class Commitments:
     def __init__(
         self,
         engine: sa.Engine,
-        work: WorkQueue,
+        machine: StateMachine,
         destinations: Sequence[Destination],
         breaker: CircuitBreaker,
         until_available: UntilAvailable,
     ) -> None:
         self._until_available = until_available
         self._engine = engine
-        self._work = work
+        self._machine = machine
         self._breaker = breaker
         self._destinations = {each.name: each for each in destinations}
 
@@ -127,14 +123,16 @@ class Commitments:
             if row is None or not references:
                 return None
             if not destination.commitment:
-                connection.execute(_objects(row).values(state=DeliveryState.DELIVERED))
+                change_objects(connection, ObjectTrigger.COMMITMENT_OFF, _objects(row))
                 return None
             unanswered = _count_open(connection, row)
             if not unanswered or is_within(row, destination.retry_days):
+                requested = DeliveryTrigger.COMMITMENT_REQUESTED
+                self._machine.change_delivery(connection, requested, row)
                 return Request(_record(connection, row), references)
             reason = f"{NOT_COMMITTED}: no report on {unanswered} requests"
-            fail_delivery(connection, row, reason)
-            update_instance_state(connection, instance_id)
+            fail_delivery(connection, self._machine, row, reason)
+            update_instance_state(connection, self._machine, instance_id)
         step = log_name(DeliveryState.FAILED)
         log_step(logger, step, f"{destination.name}: {reason}", level=logging.WARNING)
         return None
@@ -165,18 +163,18 @@ class Commitments:
             )
             failed = not (is_accepted or is_retried)
             reason = f"{NOT_COMMITTED}: {outcome.comment}"
-            state = DeliveryState.COMMITTING
             if failed:
-                fail_delivery(connection, row, reason)
+                fail_delivery(connection, self._machine, row, reason)
             elif is_accepted:
                 _set_comment(connection, row, "")
-                schedule_next_attempt(connection, self._work, row, state, REPORT_WAIT_S)
+                accepted = DeliveryTrigger.REQUEST_ACCEPTED
+                self._machine.change_delivery(
+                    connection, accepted, row, delay_s=REPORT_WAIT_S
+                )
             else:
                 _set_comment(connection, row, reason)
-                detail = f"{destination.name}: {reason}"
-                note(connection, instance_id, EventKind.WILL_TRY_AGAIN, detail)
-                self._breaker.postpone(connection, row, state, change)
-            update_instance_state(connection, instance_id)
+                self._breaker.postpone(connection, row, change, reason=reason)
+            update_instance_state(connection, self._machine, instance_id)
         self._breaker.announce(change)
         return failed
 
@@ -204,7 +202,7 @@ class Commitments:
             if is_open:
                 self._apply_report(connection, request, report, is_newest=is_newest)
             if is_open or lost:
-                update_instance_state(connection, request.instance_id)
+                update_instance_state(connection, self._machine, request.instance_id)
             state = _state(connection, request)
         with instance_context(request.sop_instance_uid, request.instance_id):
             if lost:
@@ -289,16 +287,18 @@ class Commitments:
             return  # its next run finds them
         states = states_of(connection, row)
         if states.isdisjoint(UNFINISHED):
-            finish_delivery(connection, row, states)
+            finish_delivery(connection, self._machine, row, states)
             return
-        change = delivery.update().where(
-            of_delivery(delivery, row.instance_id, row.destination)
+        is_lost = DeliveryState.QUEUED in states
+        again = (
+            DeliveryTrigger.STORE_AGAIN if is_lost else DeliveryTrigger.REQUEST_AGAIN
         )
-        connection.execute(change.values(asked_at=time.time(), finished_at=None))
-        queued = DeliveryState.QUEUED in states
-        state = DeliveryState.QUEUED if queued else DeliveryState.COMMITTING
-        schedule_next_attempt(
-            connection, self._work, row, state, retry_delay_s(row.attempts)
+        self._machine.change_delivery(
+            connection,
+            again,
+            row,
+            {"asked_at": time.time(), "finished_at": None},
+            delay_s=retry_delay_s(row.attempts),
         )
 
     def _apply_report(
@@ -314,7 +314,7 @@ class Commitments:
         row = DeliveryRecord(**connection.execute(query).mappings().one())
         _mark_committed(connection, row, report.committed)
         if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
-            finish_delivery(connection, row, states_of(connection, row))
+            finish_delivery(connection, self._machine, row, states_of(connection, row))
         if row.state not in UNFINISHED_OR_PAUSED:
             return  # it has ended
         is_requested_again = False
@@ -325,19 +325,15 @@ class Commitments:
             is_requested_again |= self._record_refusal(connection, row, uids, code)
         states = states_of(connection, row)
         if states.isdisjoint(UNFINISHED):
-            finish_delivery(connection, row, states)
+            finish_delivery(connection, self._machine, row, states)
         elif row.state != DeliveryState.COMMITTING:
             pass  # paused, or its next run is queued
         elif DeliveryState.QUEUED in states:
-            pause = retry_delay_s(row.attempts)
-            schedule_next_attempt(
-                connection, self._work, row, DeliveryState.QUEUED, pause
-            )
+            again, pause = DeliveryTrigger.STORE_AGAIN, retry_delay_s(row.attempts)
+            self._machine.change_delivery(connection, again, row, delay_s=pause)
         elif is_requested_again:
-            pause = retry_delay_s(row.attempts)
-            schedule_next_attempt(
-                connection, self._work, row, DeliveryState.COMMITTING, pause
-            )
+            again, pause = DeliveryTrigger.REQUEST_AGAIN, retry_delay_s(row.attempts)
+            self._machine.change_delivery(connection, again, row, delay_s=pause)
 
     def _record_refusal(
         self,
@@ -374,18 +370,15 @@ def _apply_remedy(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     Returns:
         The SOP Instance UIDs of the objects that were in that state.
     """
-    state = {
-        Remedy.STORE_AGAIN: DeliveryState.QUEUED,
-        Remedy.REQUEST_AGAIN: DeliveryState.COMMITTING,
-        Remedy.NONE: DeliveryState.FAILED,
+    trigger = {
+        Remedy.STORE_AGAIN: ObjectTrigger.STORE_AGAIN,
+        Remedy.REQUEST_AGAIN: ObjectTrigger.REQUEST_AGAIN,
+        Remedy.NONE: ObjectTrigger.NOT_COMMITTED,
     }[remedy]
-    change = _objects(row, before).where(delivered_object.c.sop_instance_uid.in_(uids))
-    change = change.values(state=state, comment=reason)
-    changed = change.returning(delivered_object.c.sop_instance_uid)
-    found = connection.execute(changed).scalars().all()
+    which = _objects(row, before), delivered_object.c.sop_instance_uid.in_(uids)
+    found = change_objects(connection, trigger, sa.and_(*which), {"comment": reason})
     if found:
-        kind = EventKind.FAILED if remedy is Remedy.NONE else EventKind.WILL_TRY_AGAIN
-        note_objects(connection, row, found, kind, reason)
+        note_objects(connection, row, found, trigger, reason)
     return found
 
 
@@ -409,9 +402,9 @@ def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
 
 def _objects(
     row: DeliveryRecord, state: DeliveryState = DeliveryState.COMMITTING
-) -> sa.Update:
-    """Return an UPDATE statement for a delivery's objects with the given state."""
-    return delivered_object.update().where(
+) -> sa.ColumnElement[bool]:
+    """Return the condition for a delivery's objects with the given state."""
+    return sa.and_(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.state == state,
     )
@@ -427,7 +420,8 @@ def _set_comment(connection: sa.Connection, row: DeliveryRecord, reason: str) ->
         delivered_object.c.comment == "",
         delivered_object.c.comment.startswith(NOT_COMMITTED, autoescape=True),
     )
-    connection.execute(_objects(row).where(is_replaceable).values(comment=reason))
+    change = delivered_object.update().where(_objects(row), is_replaceable)
+    connection.execute(change.values(comment=reason))
 
 
 def _waiting(
@@ -448,9 +442,6 @@ def _record(connection: sa.Connection, row: DeliveryRecord) -> str:
     key = {"instance_id": row.instance_id, "destination": row.destination}
     values = {**key, "transaction_uid": uid, "asked_at": time.time()}
     connection.execute(commitment.insert(), values)
-    change = delivery.update().where(of_delivery(delivery, *key.values()))
-    connection.execute(change.values(state=DeliveryState.COMMITTING))
-    note(connection, row.instance_id, EventKind.ASKS_FOR_COMMITMENT, row.destination)
     return uid
 
 
@@ -466,15 +457,14 @@ def _mark_committed(
         objects.state == DeliveryState.FAILED,
         objects.comment.startswith(NOT_COMMITTED, autoescape=True),
     )
-    change = delivered_object.update().where(
+    which = sa.and_(
         of_delivery(delivered_object, row.instance_id, row.destination),
         objects.sop_instance_uid.in_(committed),
         sa.or_(objects.state == DeliveryState.COMMITTING, had_failed),
     )
-    delivered = {"state": DeliveryState.DELIVERED, "comment": ""}
-    change = change.values(**delivered).returning(objects.sop_instance_uid)
-    if found := connection.execute(change).scalars().all():
-        note_objects(connection, row, found, EventKind.COMMITTED, "committed")
+    trigger = ObjectTrigger.COMMITTED
+    if found := change_objects(connection, trigger, which, {"comment": ""}):
+        note_objects(connection, row, found, trigger, "committed")
 
 
 def _count_open(connection: sa.Connection, row: DeliveryRecord) -> int:

@@ -13,16 +13,25 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.journal.attempts import is_waiting, of_delivery, schedule_next_attempt
+from dicom_node.journal.attempts import is_waiting, of_delivery
 from dicom_node.journal.availability import UntilAvailable, waits
-from dicom_node.journal.delivery_outcomes import is_current, results_in
+from dicom_node.journal.delivery_outcomes import (
+    current_delivery,
+    is_current,
+    results_in,
+)
 from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import (
     has_stored_files,
     lock_instance,
     update_instance_state,
 )
-from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.journal.state_machine import (
+    StateMachine,
+    delete_rows,
+    request_object,
+)
+from dicom_node.journal.states import DeliveryTrigger, ObjectTrigger
 from dicom_node.results.result_kinds import HEATMAP, NOTICE, kinds_for
 from dicom_node.storage.database import upsert, writing
 from dicom_node.storage.records import DeliveryRecord, ResultRecord
@@ -63,13 +72,13 @@ class Deliveries:
     def __init__(
         self,
         engine: sa.Engine,
-        work: WorkQueue,
+        machine: StateMachine,
         destinations: Sequence[Destination],
         until_available: UntilAvailable,
     ) -> None:
         self._until_available = until_available
         self._engine = engine
-        self._work = work
+        self._machine = machine
         self._destinations = {each.name: each for each in destinations}
 
     @property
@@ -89,8 +98,9 @@ class Deliveries:
         cancelled.
         """
         recipients = _recipients(connection, instance_id)
-        for table in (result, delivered_object):
-            connection.execute(table.delete().where(table.c.instance_id == instance_id))
+        connection.execute(result.delete().where(result.c.instance_id == instance_id))
+        objects = delivered_object.c.instance_id == instance_id
+        delete_rows(connection, ObjectTrigger.REPLACED, objects)
         for each in results:
             values = {
                 "sop_class_uid": each.sop_class_uid,
@@ -123,17 +133,17 @@ class Deliveries:
         positive result of an earlier analysis. Unfinished deliveries to all other
         destinations are cancelled.
         """
-        results = _results(connection, instance_id)
+        results, trigger = _results(connection, instance_id), DeliveryTrigger.REQUESTED
         negative, requested = _is_negative(connection, instance_id), []
         for name, destination in self._destinations.items():
             wanted = {each.name for each in kinds_for(destination)}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             gets_negative = destination.send_negative or name in recipients
             if uids and (gets_negative or not negative):
-                self._queue_run(connection, instance_id, name, uids)
+                self._queue_run(connection, trigger, (instance_id, name), uids)
                 requested.append(name)
-        _cancel_other_deliveries(connection, instance_id, requested)
-        update_instance_state(connection, instance_id)
+        self._cancel_other_deliveries(connection, instance_id, requested)
+        update_instance_state(connection, self._machine, instance_id)
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
         """Return whether destinations want kinds of results that do not exist.
@@ -177,9 +187,9 @@ class Deliveries:
             wanted = {each.name for each in kinds_for(self._destinations[destination])}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             if uids:
-                note(connection, instance_id, EventKind.SEND_AGAIN, destination)
-                self._queue_run(connection, instance_id, destination, uids)
-                update_instance_state(connection, instance_id)
+                again, key = DeliveryTrigger.SEND_AGAIN, (instance_id, destination)
+                self._queue_run(connection, again, key, uids)
+                update_instance_state(connection, self._machine, instance_id)
             return bool(uids)
 
     def retry(self, instance_id: str, destination: str) -> bool:
@@ -197,9 +207,9 @@ class Deliveries:
                 delivered_object.c.state != DeliveryState.DELIVERED,
             )
             uids = connection.execute(missing).scalars().all()
-            note(connection, instance_id, EventKind.SEND_AGAIN, destination)
-            self._queue_run(connection, instance_id, destination, uids)
-            update_instance_state(connection, instance_id)
+            again, key = DeliveryTrigger.SEND_AGAIN, (instance_id, destination)
+            self._queue_run(connection, again, key, uids)
+            update_instance_state(connection, self._machine, instance_id)
         return True
 
     def try_now(self, instance_id: str, destination: str) -> bool:
@@ -214,8 +224,7 @@ class Deliveries:
             row = read_one(DeliveryRecord, connection.execute(query))
             if row is None:
                 return False
-            note(connection, instance_id, EventKind.TRY_NOW, destination)
-            schedule_next_attempt(connection, self._work, row, row.state, 0)
+            self._machine.change_delivery(connection, DeliveryTrigger.TRY_NOW, row)
         return True
 
     @waits
@@ -230,14 +239,16 @@ class Deliveries:
             None if the work is stale, or if the destination is paused. In the latter
             case, the state of the delivery becomes PAUSED.
         """
-        matches = sa.and_(
-            of_delivery(delivery, instance_id, destination), is_current(run)
-        )
-        count = delivery.update().where(matches)
         with writing(self._engine) as connection:
             if self._is_paused(connection, destination):
-                connection.execute(count.values(state=DeliveryState.PAUSED))
+                row = current_delivery(connection, instance_id, destination, run)
+                if row is not None:
+                    paused = DeliveryTrigger.PAUSED
+                    self._machine.change_delivery(connection, paused, row)
                 return None
+            count = delivery.update().where(
+                of_delivery(delivery, instance_id, destination), is_current(run)
+            )
             attempts = delivery.c.attempts + 1
             if not connection.execute(count.values(attempts=attempts)).rowcount:
                 return None
@@ -266,42 +277,56 @@ class Deliveries:
             for instance_id in connection.execute(paused).scalars().all():
                 lock_instance(connection, instance_id)
                 missing = self._missing(connection, instance_id, destination)
-                self._queue_run(connection, instance_id, destination, list(missing))
+                resumed, key = DeliveryTrigger.RESUMED, (instance_id, destination)
+                self._queue_run(connection, resumed, key, list(missing))
 
     def _queue_run(
         self,
         connection: sa.Connection,
-        instance_id: str,
-        destination: str,
+        trigger: DeliveryTrigger,
+        key: tuple[str, str],
         uids: Sequence[str],
     ) -> None:
         """Queue a new run of a delivery that sends these objects.
 
         The open commitment requests of the delivery are closed, because they may name
         objects that the archive has lost.
+
+        Args:
+            connection: Connection in a transaction.
+            trigger: Why the delivery is queued.
+            key: Instance id and destination of the delivery.
+            uids: SOP Instance UIDs of the objects.
         """
-        now = time.time()
-        reset = {
-            "state": DeliveryState.QUEUED,
-            "attempts": 0,
-            "asked_at": now,
-            "next_at": now,
-            "finished_at": None,
-            "waits_for": None,
-        }
-        key = {"instance_id": instance_id, "destination": destination}
-        changes = {**reset, "run": delivery.c.run + 1}
-        row = upsert(connection, delivery, {**key, **reset, "run": 1}, changes)
-        counters = {"attempts": 0, "brief_refusals": 0}
-        outcome = {"status": None, "comment": ""}
-        state = {"state": DeliveryState.QUEUED, **outcome, **counters}
+        self._machine.request_delivery(connection, trigger, *key)
         for uid in uids:
-            values = {**key, "sop_instance_uid": uid, **state}
-            upsert(connection, delivered_object, values, state)
-        open_ = of_delivery(commitment, instance_id, destination)
+            request_object(connection, *key, uid)
+        open_ = of_delivery(commitment, *key)
         closing = commitment.update().where(open_, commitment.c.closed_at.is_(None))
-        connection.execute(closing.values(closed_at=now))
-        self._work.deliver(connection, (instance_id, destination), row["run"])
+        connection.execute(closing.values(closed_at=time.time()))
+
+    def _cancel_other_deliveries(
+        self, connection: sa.Connection, instance_id: str, requested: Sequence[str]
+    ) -> None:
+        """Drop deliveries to other destinations, unless they have succeeded.
+
+        These destinations were removed from the settings, or get no results any more.
+        The rows of the deliveries stay, so that their run numbers continue if the
+        destinations get results again. DBOS silently ignores work with a run number
+        that was used before.
+        """
+        dropped, objects = DeliveryTrigger.DROPPED, delivered_object.c
+        query = delivery.select().where(
+            delivery.c.instance_id == instance_id,
+            delivery.c.destination.not_in(requested),
+            delivery.c.state != DeliveryState.DELIVERED,
+        )
+        for row in read_records(DeliveryRecord, connection.execute(query)):
+            self._machine.change_delivery(connection, dropped, row)
+        others = sa.and_(
+            objects.instance_id == instance_id, objects.destination.not_in(requested)
+        )
+        delete_rows(connection, ObjectTrigger.DROPPED, others)
 
     @staticmethod
     def _is_paused(connection: sa.Connection, destination: str) -> bool:
@@ -343,27 +368,3 @@ def _is_negative(connection: sa.Connection, instance_id: str) -> bool:
     query = sa.select(instance.c.probability, instance.c.operating_point)
     row = connection.execute(query.where(instance.c.id == instance_id)).one()
     return row.probability is not None and row.operating_point == OperatingPoint.NONE
-
-
-def _cancel_other_deliveries(
-    connection: sa.Connection, instance_id: str, requested: Sequence[str]
-) -> None:
-    """Cancel unfinished and failed deliveries to destinations not in `requested`.
-
-    These destinations were removed from the settings, or get no results any more. The
-    rows of the deliveries stay, so that their run numbers continue if the destinations
-    get results again. DBOS silently ignores work with a run number that was used
-    before.
-    """
-
-    def other(table: sa.Table) -> sa.ColumnElement[bool]:
-        return sa.and_(
-            table.c.instance_id == instance_id,
-            table.c.destination.not_in(requested),
-            table.c.state != DeliveryState.DELIVERED,
-        )
-
-    connection.execute(delivered_object.delete().where(other(delivered_object)))
-    drop = delivery.update().where(other(delivery))
-    ended = {"state": DeliveryState.DROPPED, "finished_at": time.time()}
-    connection.execute(drop.values(**ended, waits_for=None))

@@ -14,19 +14,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.journal.attempts import of_delivery, schedule_next_attempt
+from dicom_node.journal.attempts import of_delivery
 from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.circuit_breaker import Change, CircuitBreaker
-from dicom_node.journal.events import EventKind, note
+from dicom_node.journal.events import note
 from dicom_node.journal.instance_state import lock_instance, update_instance_state
-from dicom_node.journal.work_queue import WorkQueue
-from dicom_node.metrics.counters import (
-    DELIVERED,
-    DELIVERY,
-    UNDELIVERED,
-    increment,
-    observe,
+from dicom_node.journal.state_machine import StateMachine, change_objects
+from dicom_node.journal.states import (
+    DeliveryTrigger,
+    ObjectTrigger,
+    only_transition,
 )
+from dicom_node.metrics.counters import DELIVERY, observe
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import writing
@@ -42,12 +41,10 @@ from dicom_node.storage.tables import (
 from dicom_node.storage.tally import write
 
 BRIEF_TRIES = 3
-# The events of the states that an attempt may lead to.
-EVENT_KINDS = {
-    DeliveryState.QUEUED: EventKind.WILL_TRY_AGAIN,
-    DeliveryState.COMMITTING: EventKind.WAITS_FOR_COMMITMENT,
-    DeliveryState.DELIVERED: EventKind.DELIVERED,
-    DeliveryState.FAILED: EventKind.FAILED,
+LOG_NAMES = {
+    DeliveryState.QUEUED: "will try again",
+    DeliveryState.COMMITTING: "waits for commitment",
+    DeliveryState.FAILED: "delivery failed",
 }
 
 
@@ -57,13 +54,13 @@ class DeliveryOutcomes:
     def __init__(
         self,
         engine: sa.Engine,
-        work: WorkQueue,
+        machine: StateMachine,
         breaker: CircuitBreaker,
         until_available: UntilAvailable,
     ) -> None:
         self._until_available = until_available
         self._engine = engine
-        self._work = work
+        self._machine = machine
         self._breaker = breaker
 
     @waits
@@ -93,16 +90,16 @@ class DeliveryOutcomes:
             row = current_delivery(connection, instance_id, destination.name, run)
             if row is None:
                 return None
-            states = {
+            triggers = {
                 uid: _record_object(connection, row, uid, outcome, destination)
                 for uid, outcome in outcomes.items()
             }
-            _note_attempt(connection, row, outcomes, states)
+            _note_attempt(connection, row, outcomes, triggers)
             if outcomes:
                 write(connection, observe(DELIVERY, seconds, destination.name))
             change = self._breaker.record(connection, row, outcomes)
             state = self._update_delivery(connection, row, change)
-            update_instance_state(connection, instance_id)
+            update_instance_state(connection, self._machine, instance_id)
         self._breaker.announce(change)
         return state
 
@@ -118,30 +115,25 @@ class DeliveryOutcomes:
             lock_instance(connection, instance_id)
             row = current_delivery(connection, instance_id, destination, run)
             if row is not None:
-                fail_delivery(connection, row, reason)
-                update_instance_state(connection, instance_id)
+                fail_delivery(connection, self._machine, row, reason)
+                update_instance_state(connection, self._machine, instance_id)
 
     def _update_delivery(
         self, connection: sa.Connection, row: DeliveryRecord, change: Change
     ) -> DeliveryState:
         states = states_of(connection, row)
         if DeliveryState.QUEUED in states:
-            self._breaker.postpone(connection, row, DeliveryState.QUEUED, change)
+            self._breaker.postpone(connection, row, change)
             return DeliveryState.QUEUED
         if DeliveryState.COMMITTING in states:
-            schedule_next_attempt(
-                connection, self._work, row, DeliveryState.COMMITTING, 0
-            )
+            self._machine.change_delivery(connection, DeliveryTrigger.STORED, row)
             return DeliveryState.COMMITTING
-        return finish_delivery(connection, row, states)
+        return finish_delivery(connection, self._machine, row, states)
 
 
 def log_name(state: DeliveryState | str) -> str:
     """Return the name that a log line uses for a state of a delivery."""
-    failed = state == DeliveryState.FAILED
-    if failed:
-        return "delivery failed"
-    return EVENT_KINDS.get(DeliveryState(state), str(state))
+    return LOG_NAMES.get(DeliveryState(state), str(state))
 
 
 def current_delivery(
@@ -183,41 +175,37 @@ def is_current(run: int) -> sa.ColumnElement[bool]:
 
 
 def finish_delivery(
-    connection: sa.Connection, row: DeliveryRecord, states: set[str]
+    connection: sa.Connection,
+    machine: StateMachine,
+    row: DeliveryRecord,
+    states: set[str],
 ) -> DeliveryState:
     """End a delivery after each of its objects was delivered or failed.
 
     Args:
         connection: Connection in a transaction.
+        machine: Makes the transition.
         row: The delivery.
         states: The states of its objects.
 
     Returns:
         FAILED if one of the objects failed, otherwise DELIVERED.
     """
-    failed = DeliveryState.FAILED in states
-    state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
-    change = delivery.update().where(
-        of_delivery(delivery, row.instance_id, row.destination)
-    )
-    ended = {"finished_at": time.time(), "waits_for": None}
-    connection.execute(change.values(state=state, **ended))
-    if state != row.state:
-        family = UNDELIVERED if failed else DELIVERED
-        write(connection, increment(family, row.destination))
-    return state
+    if DeliveryState.FAILED in states:
+        machine.change_delivery(connection, DeliveryTrigger.OBJECT_FAILED, row)
+        return DeliveryState.FAILED
+    machine.change_delivery(connection, DeliveryTrigger.DELIVERED, row)
+    return DeliveryState.DELIVERED
 
 
-def fail_delivery(connection: sa.Connection, row: DeliveryRecord, reason: str) -> None:
+def fail_delivery(
+    connection: sa.Connection, machine: StateMachine, row: DeliveryRecord, reason: str
+) -> None:
     """End a delivery, and record its unfinished objects as failed with a reason."""
-    key = (row.instance_id, row.destination)
-    objects = delivered_object.update().where(
-        of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNFINISHED)
-    )
-    failed = DeliveryState.FAILED
-    connection.execute(objects.values(state=failed, status=None, comment=reason))
-    finish_delivery(connection, row, {failed})
-    note(connection, row.instance_id, EventKind.FAILED, f"{row.destination}: {reason}")
+    objects = of_delivery(delivered_object, row.instance_id, row.destination)
+    changes = {"status": None, "comment": reason}
+    change_objects(connection, ObjectTrigger.GIVEN_UP, objects, changes)
+    machine.change_delivery(connection, DeliveryTrigger.GIVEN_UP, row, reason=reason)
 
 
 def results_in(
@@ -243,7 +231,7 @@ def _record_object(
     uid: str,
     outcome: Outcome,
     destination: Destination,
-) -> DeliveryState:
+) -> ObjectTrigger:
     matches = sa.and_(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.sop_instance_uid == uid,
@@ -251,45 +239,43 @@ def _record_object(
     query = sa.select(delivered_object.c.brief_refusals).where(matches)
     refusals = connection.execute(query).scalar_one()
     refusals += outcome.verdict is Verdict.RETRY_BRIEFLY
-    state = _state(outcome, refusals, row, destination)
+    trigger = _trigger(outcome, refusals, row, destination)
     values = {
-        "state": state,
         "status": outcome.status,
         "comment": outcome.comment,
         "attempts": delivered_object.c.attempts + 1,
         "brief_refusals": refusals,
     }
-    connection.execute(delivered_object.update().where(matches).values(**values))
-    return state
+    change_objects(connection, trigger, matches, values)
+    return trigger
 
 
 def _note_attempt(
     connection: sa.Connection,
     row: DeliveryRecord,
     outcomes: Mapping[str, Outcome],
-    states: Mapping[str, DeliveryState],
+    triggers: Mapping[str, ObjectTrigger],
 ) -> None:
     """Write one event for each different outcome of the objects of a delivery.
 
     The event names the objects with that outcome.
     """
-    groups: dict[tuple[EventKind, str], list[str]] = {}
+    groups: dict[tuple[ObjectTrigger, str], list[str]] = {}
     for uid, outcome in outcomes.items():
-        state = states[uid]
-        kind = EVENT_KINDS[state]
-        groups.setdefault((kind, outcome.journal_text), []).append(uid)
-    for (kind, detail), uids in groups.items():
-        note_objects(connection, row, uids, kind, detail)
+        key = triggers[uid], outcome.journal_text
+        groups.setdefault(key, []).append(uid)
+    for (trigger, detail), uids in groups.items():
+        note_objects(connection, row, uids, trigger, detail)
 
 
 def note_objects(
     connection: sa.Connection,
     row: DeliveryRecord,
     uids: Iterable[str],
-    kind: EventKind,
+    trigger: ObjectTrigger,
     detail: str,
 ) -> None:
-    """Write one event about some objects of a delivery.
+    """Write the event of a transition of some objects of a delivery.
 
     The text of the event names the destination and the objects before `detail`.
     """
@@ -298,18 +284,19 @@ def note_objects(
     )
     names = sorted(map(kind_label, connection.execute(query).scalars()))
     described = f"{row.destination}: {', '.join(names)} {detail}"
-    note(connection, row.instance_id, kind, described)
+    if kind := only_transition(trigger).event:
+        note(connection, row.instance_id, kind, described)
 
 
-def _state(
+def _trigger(
     outcome: Outcome, brief_refusals: int, row: DeliveryRecord, destination: Destination
-) -> DeliveryState:
+) -> ObjectTrigger:
     if outcome.verdict is Verdict.STORED:
         if destination.commitment:
-            return DeliveryState.COMMITTING
-        return DeliveryState.DELIVERED
+            return ObjectTrigger.STORED_UNCOMMITTED
+        return ObjectTrigger.STORED
     is_retried = outcome.verdict is Verdict.RETRY or (
         outcome.verdict is Verdict.RETRY_BRIEFLY and brief_refusals < BRIEF_TRIES
     )
     is_retried = is_retried and is_within(row, destination.retry_days)
-    return DeliveryState.QUEUED if is_retried else DeliveryState.FAILED
+    return ObjectTrigger.ATTEMPT_FAILED if is_retried else ObjectTrigger.REFUSED

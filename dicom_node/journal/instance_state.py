@@ -4,6 +4,8 @@ import time
 
 import sqlalchemy as sa
 
+from dicom_node.journal.state_machine import StateMachine
+from dicom_node.journal.states import InstanceTrigger
 from dicom_node.metrics.counters import TURNAROUND, observe
 from dicom_node.network.storage_commitment import NOT_COMMITTED
 from dicom_node.storage.tables import (
@@ -45,7 +47,9 @@ def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
+def update_instance_state(
+    connection: sa.Connection, machine: StateMachine, instance_id: str
+) -> None:
     """Update the state of a locked instance from the states of its deliveries.
 
     An instance with a result also gets the reasons why objects have not arrived. An
@@ -58,24 +62,23 @@ def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
     _note_end(connection, instance_id, None if is_unfinished else time.time())
     reason = ""
     if not states:
-        state = InstanceState.ANALYZED
+        trigger = InstanceTrigger.NOTHING_TO_DELIVER
     elif is_unfinished:
-        state = InstanceState.DELIVERING
+        trigger = InstanceTrigger.DELIVERY_UNFINISHED
         reason = _reason(connection, instance_id, is_tried_again())
     elif DeliveryState.FAILED in states:
-        state = InstanceState.FAILED
+        trigger = InstanceTrigger.DELIVERY_FAILED
         has_failed = delivered_object.c.state == DeliveryState.FAILED
         reason = _reason(connection, instance_id, has_failed)
     else:
-        state = InstanceState.DELIVERED
-    change = instance.update().where(
-        instance.c.id == instance_id,
-        instance.c.probability.is_not(None),
-        instance.c.state != InstanceState.RECEIVED,
+        trigger = InstanceTrigger.ALL_DELIVERED
+    has_result = sa.and_(
+        instance.c.id == instance_id, instance.c.probability.is_not(None)
     )
-    if not connection.execute(change.values(state=state, reason=reason)).rowcount:
+    changes = {"reason": reason}
+    if machine.change_instance(connection, trigger, has_result, changes) is None:
         _append_notice_failure(connection, instance_id, reason)
-    elif state is InstanceState.DELIVERED:
+    elif trigger is InstanceTrigger.ALL_DELIVERED:
         _note_first_delivery(connection, instance_id)
 
 

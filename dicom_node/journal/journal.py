@@ -27,8 +27,10 @@ from dicom_node.journal.deliveries import Deliveries
 from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
 from dicom_node.journal.events import EventKind, note
 from dicom_node.journal.instance_state import has_stored_files, lock_instance
+from dicom_node.journal.state_machine import StateMachine
+from dicom_node.journal.states import InstanceTrigger
 from dicom_node.journal.work_queue import WorkQueue
-from dicom_node.metrics.counters import RECEIVED, REPEATED, increment
+from dicom_node.metrics.counters import REPEATED, increment
 from dicom_node.pixels.screening import is_capture
 from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading, writing
@@ -98,15 +100,17 @@ class Journal:
         self._until_available = until_available
         self._engine = engine
         self._directory = directory.absolute()
-        self._work = WorkQueue(engine, destinations)
-        self.deliveries = Deliveries(engine, self._work, destinations, until_available)
-        self.breaker = CircuitBreaker(engine, self._work, destinations)
-        outcomes = DeliveryOutcomes(engine, self._work, self.breaker, until_available)
-        self.delivery_outcomes = outcomes
-        self.commitments = Commitments(
-            engine, self._work, destinations, self.breaker, until_available
+        work = WorkQueue(engine, destinations)
+        machine = self._machine = StateMachine(work)
+        self.deliveries = Deliveries(engine, machine, destinations, until_available)
+        self.breaker = CircuitBreaker(engine, work, machine, destinations)
+        self.delivery_outcomes = DeliveryOutcomes(
+            engine, machine, self.breaker, until_available
         )
-        self.analyses = Analyses(engine, self._work, self.deliveries, until_available)
+        self.commitments = Commitments(
+            engine, machine, destinations, self.breaker, until_available
+        )
+        self.analyses = Analyses(engine, machine, self.deliveries, until_available)
 
     def record(self, received: ReceivedInstance) -> bool:
         """Record an instance and queue its analysis, in one transaction.
@@ -143,19 +147,19 @@ class Journal:
                     write(connection, increment(REPEATED))
                     return is_restored
             values = self._values(received, revision=len(earlier) + 1)
-            connection.execute(instance.insert(), values)
+            self._machine.create_instance(
+                connection,
+                values,
+                f"from {received.calling_ae_title}, revision {values['revision']}",
+                _delay_s(received.header.sop_class_uid),
+            )
             patient_values = received.header.patient.values()
             connection.execute(
                 patient.insert(), {"instance_id": received.id} | patient_values
             )
-            detail = f"from {received.calling_ae_title}, revision {values['revision']}"
-            note(connection, received.id, EventKind.RECEIVED, detail)
             for assumption in received.header.assumptions:
                 note(connection, received.id, EventKind.ASSUMPTION, assumption)
             _note_return(connection, received)
-            delay_s = _delay_s(received.header.sop_class_uid)
-            self._work.analyze(connection, received.id, 1, delay_s)
-            write(connection, increment(RECEIVED))
         return True
 
     def load(self, instance_id: str) -> InstanceRecord | None:
@@ -288,7 +292,6 @@ class Journal:
             "calling_ae_title": received.calling_ae_title,
             "calling_address": received.calling_address,
             "received_at": received.received_at.timestamp(),
-            "state": InstanceState.RECEIVED,
             "reason": "",
             "run": 1,
             "attempts": 0,
@@ -363,17 +366,24 @@ class Journal:
         return True
 
     def _analyze_again(self, connection: sa.Connection, instance_id: str) -> None:
-        change = instance.update().where(instance.c.id == instance_id)
-        counters = {"attempts": 0, "child_deaths": 0}
-        reset = {**counters, "reason": "", "probability": None, "same_picture_as": None}
-        reset |= {"state": InstanceState.RECEIVED, "ended_at": None}
-        change = change.values(run=instance.c.run + 1, **reset)
-        returned = change.returning(instance.c.run, instance.c.slow)
-        run, is_slow = connection.execute(returned).one()
-        note(connection, instance_id, EventKind.ANALYZE_AGAIN, f"run {run}")
-        # An image that was slow once will be slow again.
-        analyze = self._work.analyze_slowly if is_slow else self._work.analyze
-        analyze(connection, instance_id, run)
+        which = instance.c.id == instance_id
+        query = sa.select(instance.c.run, instance.c.slow).where(which)
+        run, is_slow = connection.execute(query).one()
+        changes = {
+            "run": run + 1,
+            "attempts": 0,
+            "child_deaths": 0,
+            "reason": "",
+            "probability": None,
+            "same_picture_as": None,
+            "ended_at": None,
+        }
+        trigger = InstanceTrigger.REQUESTED
+        if is_slow:  # an image that was slow once will be slow again
+            trigger = InstanceTrigger.REQUESTED_IN_SLOW_LANE
+        self._machine.change_instance(
+            connection, trigger, which, changes, detail=f"run {run + 1}"
+        )
 
 
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:

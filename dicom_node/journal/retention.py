@@ -16,6 +16,12 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from config.settings import RetentionSettings
+from dicom_node.journal.state_machine import delete_rows
+from dicom_node.journal.states import (
+    DeliveryTrigger,
+    InstanceTrigger,
+    ObjectTrigger,
+)
 from dicom_node.storage.database import writing
 from dicom_node.storage.tables import (
     UNFINISHED_INSTANCE,
@@ -169,10 +175,13 @@ def _delete_rows(connection: sa.Connection, ids: Sequence[str]) -> int:
 
     The rows of dependent tables are removed first.
     """
-    dependent = commitment, delivered_object, delivery, result, event, patient, feedback
-    for table in (*dependent, finding):
+    for table in (commitment, result, event, patient, feedback, finding):
         connection.execute(table.delete().where(table.c.instance_id.in_(ids)))
-    return connection.execute(instance.delete().where(instance.c.id.in_(ids))).rowcount
+    objects = delivered_object.c.instance_id.in_(ids)
+    delete_rows(connection, ObjectTrigger.REMOVED, objects)
+    deliveries = delivery.c.instance_id.in_(ids)
+    delete_rows(connection, DeliveryTrigger.REMOVED, deliveries)
+    return delete_rows(connection, InstanceTrigger.REMOVED, instance.c.id.in_(ids))
 
 
 def _old(

@@ -23,10 +23,12 @@ APPLICATION = "fracture-node"
 VERSION = "1"
 ANALYZE = "analyze"
 ANALYZE_SEPARATELY = "analyze-separately"
+# Work in the queue of the separate lane that starts after all other work in it.
+ANALYZE_LAST = "analyze-separately-last"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
-# An image that comes last in its lane has a number above LAST. A lane never has so many
-# images. The largest number of DBOS is 2**31 - 1.
+# Images that come last have priorities above LAST. No lane has so many images. The
+# largest priority of DBOS is 2**31 - 1.
 LAST = 2**30
 
 refuse_pickles()
@@ -37,8 +39,7 @@ class WorkQueue:
 
     def __init__(self, engine: sa.Engine, destinations: Sequence[Destination]) -> None:
         self._destinations = {each.name: each for each in destinations}
-        # By the lane, and by the number that those of the order are above.
-        self._orders = defaultdict[tuple[str, int], FairOrder](FairOrder)
+        self._orders = defaultdict[str, FairOrder](FairOrder)
         self._client = DBOSClient(
             system_database_engine=engine,
             serializer=DBOSPortableJSONSerializer(),
@@ -48,73 +49,30 @@ class WorkQueue:
         )
 
     def analyze(
-        self, connection: sa.Connection, instance_id: str, run: int, delay_s: float = 0
-    ) -> None:
-        """Queue the analysis of an instance in the normal lane.
-
-        In each lane, the addresses that sent images take turns (see `FairOrder`). The
-        analysis starts after at least `delay_s` seconds.
-        """
-        self._analyze_in(ANALYZE, connection, (instance_id, run), delay_s)
-
-    def analyze_separately(
         self,
         connection: sa.Connection,
         instance_id: str,
         run: int,
-        *,
-        comes_last: bool = False,
-    ) -> None:
-        """Queue the analysis of an instance in the separate lane.
-
-        If `comes_last` is true, the analysis starts after all analyses of the lane for
-        which it is false.
-        """
-        arguments = instance_id, run, comes_last
-        self._analyze_in(ANALYZE_SEPARATELY, connection, arguments)
-
-    def analyze_slowly(
-        self, connection: sa.Connection, instance_id: str, run: int
-    ) -> None:
-        """Queue the analysis of an instance in the slow lane."""
-        self._analyze_in(ANALYZE_SLOWLY, connection, (instance_id, run))
-
-    def _analyze_in(
-        self,
         lane: str,
-        connection: sa.Connection,
-        arguments: tuple[str, int] | tuple[str, int, bool],
-        delay_s: float = 0,
+        delay_s: float,
     ) -> None:
-        """Queue an analysis in a lane.
+        """Queue the analysis of an instance in a lane, or last in the separate lane.
 
-        Args:
-            lane: The queue.
-            connection: Connection in a transaction.
-            arguments: The arguments of the workflow: the id of the instance, the run,
-                and in the separate lane whether the instance comes last.
-            delay_s: Minimum seconds until the analysis starts.
+        In each lane, the addresses that sent images take turns (see `FairOrder`). The
+        analysis starts after at least `delay_s` seconds.
         """
-        instance_id, run, *rest = arguments
-        prefix, above = (f"{lane}-last", LAST) if True in rest else (lane, 0)
-        options = _options(lane, f"{prefix}:{instance_id}:{run}", delay_s)
-        options["priority"] = self._number(lane, connection, instance_id, above)
-        self._client.enqueue_in_transaction(connection, options, *arguments)
+        options = _options(lane, f"{lane}:{instance_id}:{run}", delay_s)
+        options["priority"] = self._number(lane, connection, instance_id)
+        self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
-    def _number(
-        self, lane: str, connection: sa.Connection, instance_id: str, above: int
-    ) -> int:
-        """Return the priority of an image in a lane. The lowest number comes first.
-
-        If `above` is LAST, the image comes last in the lane; otherwise it is 0. The
-        result is larger than `above`.
-        """
-        lowest = lowest_number(connection.dialect, lane, above).scalar_subquery()
+    def _number(self, lane: str, connection: sa.Connection, instance_id: str) -> int:
+        """Return the priority of an image in a lane. The lowest number comes first."""
+        above = LAST if lane == ANALYZE_LAST else 0
+        lowest = lowest_number(connection.dialect, lane).scalar_subquery()
         query = sa.select(instance.c.calling_address, lowest)
         query = query.where(instance.c.id == instance_id)
         address, number = connection.execute(query).one()
-        order = self._orders[lane, above]
-        key = subscriber(address or "")
+        order, key = self._orders[lane], subscriber(address or "")
         return above + order.number(key, None if number is None else number - above)
 
     def deliver(
@@ -157,25 +115,32 @@ class WorkQueue:
         return found.peer_for(connection.execute(query).scalar_one())
 
 
-def lowest_number(
-    dialect: sa.Dialect, lane: str, above: int = 0
-) -> sa.Select[int | None]:
-    """Return a query for the lowest number of the images that wait in a lane.
+def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
+    """Return a query for the lowest priority of the images that wait in a lane.
 
-    If `above` is LAST, only images that come last count; if it is 0, only the others.
+    If `lane` is ANALYZE_LAST, only the images that come last in the separate lane
+    count. In the other lanes, these do not count.
     """
     work = work_table(dialect)
-    query = sa.select(sa.func.min(work.c.priority))
-    query = query.where(work.c.priority.between(above + 1, above + LAST))
-    query = query.where(work.c.queue_name == lane, work.c.status == "ENQUEUED")
+    comes_last = work.c.priority > LAST
+    query = sa.select(sa.func.min(work.c.priority)).where(
+        work.c.queue_name == queue_of(lane),
+        work.c.status == "ENQUEUED",
+        comes_last if lane == ANALYZE_LAST else ~comes_last,
+    )
     # SQLite uses the partial index of DBOS only if it finds the index's condition.
     return query.where(sa.text("status IN ('ENQUEUED', 'PENDING')"))
+
+
+def queue_of(work: str) -> str:
+    """Return the name of the queue of a kind of work."""
+    return ANALYZE_SEPARATELY if work == ANALYZE_LAST else work
 
 
 def _options(name: str, workflow_id: str, delay_s: float) -> EnqueueOptions:
     options = EnqueueOptions(
         workflow_name=name,
-        queue_name=name,
+        queue_name=queue_of(name),
         workflow_id=workflow_id,
         app_version=VERSION,
     )

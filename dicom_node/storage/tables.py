@@ -1,5 +1,7 @@
 """The tables of the database, and the states of instances and deliveries.
 
+The module journal/states.py lists the transitions between the states.
+
 The classes of storage/records.py, and the comments of the migrations
 (dicom_node/storage/migrations), document the columns.
 """

@@ -14,9 +14,11 @@ from dbos import DBOS, WorkflowStatus
 
 from dicom_node.journal.work_queue import (
     ANALYZE,
+    ANALYZE_LAST,
     ANALYZE_SEPARATELY,
     ANALYZE_SLOWLY,
     DELIVER,
+    queue_of,
 )
 from dicom_node.storage.database import Engine, reading, try_lock
 from dicom_node.storage.heartbeat_rows import DEAD_AFTER_S, alive_workers
@@ -51,9 +53,9 @@ def requeue_stalled_work(engine: Engine, name: str) -> int:
         stalled = [
             each for each in _pending_workflows() if each.executor_id not in alive
         ]
-        for queue in {each.name for each in stalled}:
-            ids = [each.workflow_id for each in stalled if each.name == queue]
-            DBOS.resume_workflows(ids, queue_name=queue)
+        for work in {each.name for each in stalled}:
+            ids = [each.workflow_id for each in stalled if each.name == work]
+            DBOS.resume_workflows(ids, queue_name=queue_of(work))
     if stalled:
         owners = ", ".join(sorted({each.executor_id or "unknown" for each in stalled}))
         logger.warning(
@@ -65,7 +67,7 @@ def requeue_stalled_work(engine: Engine, name: str) -> int:
 def _pending_workflows() -> list[WorkflowStatus]:
     return DBOS.list_workflows(
         status="PENDING",
-        name=[ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER],
+        name=[ANALYZE, ANALYZE_SEPARATELY, ANALYZE_LAST, ANALYZE_SLOWLY, DELIVER],
         load_input=False,
         load_output=False,
     )

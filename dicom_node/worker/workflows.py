@@ -39,6 +39,7 @@ from dicom_node.journal.delivery_outcomes import log_name
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import (
     ANALYZE,
+    ANALYZE_LAST,
     ANALYZE_SEPARATELY,
     ANALYZE_SLOWLY,
     DELIVER,
@@ -499,12 +500,12 @@ def register(work: Work) -> None:
         work.analyze(instance_id, run)
 
     @DBOS.workflow(name=ANALYZE_SEPARATELY, max_recovery_attempts=None)
-    def analyze_separately(
-        instance_id: str,
-        run: int,
-        comes_last: bool = False,  # noqa: FBT001, FBT002 - a stored argument
-    ) -> None:
-        work.analyze_separately(instance_id, run, comes_last=comes_last)
+    def analyze_separately(instance_id: str, run: int) -> None:
+        work.analyze_separately(instance_id, run)
+
+    @DBOS.workflow(name=ANALYZE_LAST, max_recovery_attempts=None)
+    def analyze_last(instance_id: str, run: int) -> None:
+        work.analyze_separately(instance_id, run, comes_last=True)
 
     @DBOS.workflow(name=ANALYZE_SLOWLY, max_recovery_attempts=None)
     def analyze_slowly(instance_id: str, run: int) -> None:

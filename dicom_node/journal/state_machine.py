@@ -1,0 +1,312 @@
+"""Makes the transitions of the table in journal/states.py.
+
+No other module writes a column `state`, or inserts or deletes rows of the tables
+`instance`, `delivery` and `delivered_object`. Each statement here changes only rows in
+a state that the table lists before the transition.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.journal.attempts import of_delivery
+from dicom_node.journal.events import note
+from dicom_node.journal.states import (
+    DeliveryTrigger,
+    InstanceTrigger,
+    ObjectTrigger,
+    Transition,
+    Trigger,
+    only_transition,
+    transition_for,
+)
+from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.metrics.counters import increment
+from dicom_node.storage.records import DeliveryRecord, InstanceRecord
+from dicom_node.storage.tables import (
+    DeliveryState,
+    delivered_object,
+    delivery,
+    instance,
+    read_one,
+)
+from dicom_node.storage.tally import write
+
+ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED, DeliveryState.DROPPED)
+NO_VALUES: Mapping[str, Any] = MappingProxyType({})
+_TABLES: Mapping[type[Trigger], sa.Table] = MappingProxyType(
+    {
+        InstanceTrigger: instance,
+        DeliveryTrigger: delivery,
+        ObjectTrigger: delivered_object,
+    }
+)
+
+
+class StateMachine:
+    """Makes transitions of instances and deliveries, with the effects of each."""
+
+    def __init__(self, work: WorkQueue) -> None:
+        self._work = work
+
+    def create_instance(
+        self,
+        connection: sa.Connection,
+        values: Mapping[str, Any],
+        detail: str,
+        delay_s: float,
+    ) -> None:
+        """Insert a received instance.
+
+        Args:
+            connection: Connection in a transaction.
+            values: The values of all columns except the state.
+            detail: Text of the event.
+            delay_s: Seconds to wait before the analysis.
+        """
+        transition = transition_for(InstanceTrigger.RECEIVED, None)
+        insert = instance.insert().values(state=transition.after, **values)
+        rows = _execute(connection, transition.trigger, insert.returning(instance))
+        record = InstanceRecord(**rows.mappings().one())
+        _record(connection, transition, record.id, detail)
+        self._queue_analysis(connection, transition, record, delay_s)
+
+    def change_instance(  # noqa: PLR0913 - the change, and what its event says
+        self,
+        connection: sa.Connection,
+        trigger: InstanceTrigger,
+        which: sa.ColumnElement[bool],
+        values: Mapping[str, Any] = NO_VALUES,
+        *,
+        detail: str = "",
+        label: str = "",
+    ) -> InstanceRecord | None:
+        """Make a transition of one instance.
+
+        Args:
+            connection: Connection in a transaction.
+            trigger: The trigger of the transition.
+            which: Selects the instance.
+            values: New values of other columns.
+            detail: Text of the event.
+            label: Label of the counter.
+
+        Returns:
+            The changed instance. None if `which` selects no instance in a state before
+            the transition. Then nothing is changed.
+        """
+        transition = only_transition(trigger)
+        update = _update(transition, which).values(**values).returning(instance)
+        record = read_one(InstanceRecord, _execute(connection, trigger, update))
+        if record is not None:
+            _record(connection, transition, record.id, detail, label)
+            self._queue_analysis(connection, transition, record)
+        return record
+
+    def request_delivery(
+        self,
+        connection: sa.Connection,
+        trigger: DeliveryTrigger,
+        instance_id: str,
+        destination: str,
+    ) -> None:
+        """Queue a new run of a delivery, which is created if it does not exist.
+
+        Args:
+            connection: Connection in a transaction that holds the lock of the instance.
+            trigger: The trigger of the transition.
+            instance_id: Id of the instance.
+            destination: Name of the destination.
+        """
+        transition, now = only_transition(trigger), time.time()
+        reset = {
+            "attempts": 0,
+            "asked_at": now,
+            "next_at": now,
+            "finished_at": None,
+            "waits_for": None,
+        }
+        row = _update_or_insert(
+            connection,
+            transition,
+            of_delivery(delivery, instance_id, destination),
+            {"instance_id": instance_id, "destination": destination, "run": 1} | reset,
+            {"run": delivery.c.run + 1} | reset,
+        )
+        self._apply_effects(connection, transition, DeliveryRecord(**row))
+
+    def change_delivery(  # noqa: PLR0913 - the change, and what its event says
+        self,
+        connection: sa.Connection,
+        trigger: DeliveryTrigger,
+        row: DeliveryRecord,
+        values: Mapping[str, Any] = NO_VALUES,
+        *,
+        reason: str = "",
+        delay_s: float = 0,
+    ) -> None:
+        """Make a transition of a delivery.
+
+        If the transition queues work, the work is a new run. Nothing changes if another
+        transaction has changed the delivery to a state in which the trigger means
+        something else.
+
+        Args:
+            connection: Connection in a transaction.
+            trigger: The trigger of the transition.
+            row: The delivery, as it was read in this transaction.
+            values: New values of other columns.
+            reason: What the event says after the name of the destination.
+            delay_s: Seconds to wait before the run.
+
+        Raises:
+            KeyError: The trigger cannot happen in the state of the delivery.
+        """
+        transition, now = transition_for(trigger, DeliveryState(row.state)), time.time()
+        changes = dict(values)
+        if transition.queues:
+            changes |= {"run": row.run + 1, "next_at": now + delay_s, "waits_for": None}
+        if transition.after in ENDED:
+            changes |= {"finished_at": now, "waits_for": None}
+        which = of_delivery(delivery, row.instance_id, row.destination)
+        update = _update(transition, which).values(**changes).returning(delivery)
+        changed = read_one(DeliveryRecord, _execute(connection, trigger, update))
+        if changed is not None:
+            self._apply_effects(connection, transition, changed, reason, delay_s)
+
+    def _queue_analysis(
+        self,
+        connection: sa.Connection,
+        transition: Transition,
+        record: InstanceRecord,
+        delay_s: float = 0,
+    ) -> None:
+        if lane := transition.queues:
+            self._work.analyze(connection, record.id, record.run, lane, delay_s)
+
+    def _apply_effects(
+        self,
+        connection: sa.Connection,
+        transition: Transition,
+        row: DeliveryRecord,
+        reason: str = "",
+        delay_s: float = 0,
+    ) -> None:
+        detail = f"{row.destination}: {reason}" if reason else row.destination
+        _record(connection, transition, row.instance_id, detail, row.destination)
+        if transition.queues:
+            key = (row.instance_id, row.destination)
+            self._work.deliver(connection, key, row.run, delay_s)
+
+
+def request_object(
+    connection: sa.Connection, instance_id: str, destination: str, uid: str
+) -> None:
+    """Let the next attempt of a delivery send an object; create the row if needed."""
+    reset = {"status": None, "comment": "", "attempts": 0, "brief_refusals": 0}
+    key = {"instance_id": instance_id, "destination": destination}
+    _update_or_insert(
+        connection,
+        only_transition(ObjectTrigger.REQUESTED),
+        sa.and_(
+            of_delivery(delivered_object, instance_id, destination),
+            delivered_object.c.sop_instance_uid == uid,
+        ),
+        {**key, "sop_instance_uid": uid, **reset},
+        reset,
+    )
+
+
+def change_objects(
+    connection: sa.Connection,
+    trigger: ObjectTrigger,
+    which: sa.ColumnElement[bool],
+    values: Mapping[str, Any] = NO_VALUES,
+) -> Sequence[str]:
+    """Make a transition of objects of one delivery.
+
+    The caller writes the event, because one event describes several objects.
+
+    Args:
+        connection: Connection in a transaction.
+        trigger: The trigger of the transition.
+        which: Selects the objects.
+        values: New values of other columns.
+
+    Returns:
+        The SOP Instance UIDs of the changed objects: those that were in a state before
+        the transition.
+    """
+    update = _update(only_transition(trigger), which).values(**values)
+    changed = update.returning(delivered_object.c.sop_instance_uid)
+    return _execute(connection, trigger, changed).scalars().all()
+
+
+def delete_rows(
+    connection: sa.Connection, trigger: Trigger, which: sa.ColumnElement[bool]
+) -> int:
+    """Delete rows that are in a state before the transition; return their number."""
+    transition = only_transition(trigger)
+    table = _TABLES[type(trigger)]
+    delete = table.delete().where(which, _is_before(table, transition))
+    return _execute(connection, trigger, delete).rowcount
+
+
+def _update(transition: Transition, which: sa.ColumnElement[bool]) -> sa.Update:
+    table = _TABLES[type(transition.trigger)]
+    update = table.update().where(which, _is_before(table, transition))
+    return update.values(state=transition.after)
+
+
+def _update_or_insert(
+    connection: sa.Connection,
+    transition: Transition,
+    which: sa.ColumnElement[bool],
+    new: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> sa.RowMapping:
+    """Change the row that `which` selects, or insert a row; return the row.
+
+    The lock of the instance prevents that another transaction inserts the row.
+
+    Raises:
+        IntegrityError: The row exists, but is not in a state before the transition.
+    """
+    table, trigger = _TABLES[type(transition.trigger)], transition.trigger
+    update = _update(transition, which).values(**changes).returning(table)
+    row = _execute(connection, trigger, update).mappings().one_or_none()
+    if row is None:
+        insert = table.insert().values(state=transition.after, **new).returning(table)
+        row = _execute(connection, trigger, insert).mappings().one()
+    return row
+
+
+def _record(
+    connection: sa.Connection,
+    transition: Transition,
+    instance_id: str,
+    detail: str,
+    label: str = "",
+) -> None:
+    """Write the event of a transition, and increment its counter."""
+    if transition.event:
+        note(connection, instance_id, transition.event, detail)
+    if transition.counter:
+        write(connection, increment(transition.counter, label))
+
+
+def _is_before(table: sa.Table, transition: Transition) -> sa.ColumnElement[bool]:
+    return table.c.state.in_([each for each in transition.before if each])
+
+
+def _execute(
+    connection: sa.Connection, _trigger: Trigger, statement: sa.Executable
+) -> sa.CursorResult[Any]:
+    """Execute a statement that changes states, and return its result.
+
+    All such statements are executed here, so that a test can observe them.
+    """
+    return connection.execute(statement)

@@ -1,0 +1,303 @@
+"""The transitions of instances, deliveries and delivered objects, as a table of data.
+
+TRANSITIONS lists each state, what may happen in it, the state that follows, and what
+the same transaction writes in addition: an event, a counter, and work. The module
+journal/state_machine.py makes the transitions. docs/states.md is generated from the
+table.
+
+The table does not contain the conditions of a transition, the texts of events, and the
+measured durations. Events without a transition are not in the table either, such as an
+instance that was received again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from dicom_node.journal.events import EventKind
+from dicom_node.journal.work_queue import (
+    ANALYZE,
+    ANALYZE_LAST,
+    ANALYZE_SEPARATELY,
+    ANALYZE_SLOWLY,
+    DELIVER,
+)
+from dicom_node.metrics import counters
+from dicom_node.metrics.counters import MetricFamily
+from dicom_node.storage.tables import DeliveryState, InstanceState
+
+
+class InstanceTrigger(Enum):
+    """What causes a transition of an instance."""
+
+    RECEIVED = "received"
+    BEGUN = "an attempt to analyze begins"
+    BEGUN_IN_OTHER_LANE = "an attempt begins outside the slow lane, but belongs there"
+    DECODER_DIED = "the decoder died"
+    MOVED_TO_SEPARATE_LANE = "moved to the separate lane"
+    MOVED_TO_END_OF_SEPARATE_LANE = "moved to the end of the separate lane"
+    MOVED_TO_SLOW_LANE = "moved to the slow lane"
+    ANALYZED = "analyzed"
+    NOT_ANALYZED = "not analyzed"
+    ANALYSIS_FAILED = "the analysis failed"
+    DELIVERY_UNFINISHED = "a delivery is unfinished"
+    ALL_DELIVERED = "all deliveries succeeded"
+    DELIVERY_FAILED = "a delivery failed, none is unfinished"
+    NOTHING_TO_DELIVER = "no destination gets results"
+    REQUESTED = "an analysis is requested"
+    REQUESTED_IN_SLOW_LANE = "an analysis is requested, the image was slow before"
+    REMOVED = "the retention period ended"
+
+
+class DeliveryTrigger(Enum):
+    """What causes a transition of a delivery."""
+
+    REQUESTED = "results are to be delivered"
+    SEND_AGAIN = "a user requests the delivery"
+    TRY_NOW = "a user requests an attempt now"
+    PAUSED = "an attempt begins, the destination is paused"
+    RESUMED = "the pause of the destination ends"
+    STORED = "all objects are stored, commitment is needed"
+    ATTEMPT_FAILED = "an attempt failed"
+    HELD_BACK = "an attempt failed, the delivery waits for its peer"
+    RELEASED = "the delivery need not wait, or is the probe"
+    COMMITMENT_REQUESTED = "commitment is requested"
+    REQUEST_ACCEPTED = "the archive accepted the request"
+    STORE_AGAIN = "an object is reported as lost"
+    REQUEST_AGAIN = "an object is reported as not committed"
+    DELIVERED = "all objects are delivered"
+    OBJECT_FAILED = "all objects ended, one failed"
+    GIVEN_UP = "the delivery is given up"
+    DROPPED = "the destination gets no results any more"
+    REMOVED = "the retention period of the instance ended"
+
+
+class ObjectTrigger(Enum):
+    """What causes a transition of one object of a delivery."""
+
+    REQUESTED = "the object is to be sent"
+    STORED = "stored"
+    STORED_UNCOMMITTED = "stored, commitment is needed"
+    ATTEMPT_FAILED = "not stored, sent again"
+    REFUSED = "not stored, not sent again"
+    COMMITTED = "reported as committed"
+    COMMITMENT_OFF = "commitment is no longer needed"
+    STORE_AGAIN = "reported as lost"
+    REQUEST_AGAIN = "reported as not committed"
+    NOT_COMMITTED = "reported as not committed, for good"
+    GIVEN_UP = "the delivery is given up"
+    REPLACED = "an analysis ended, its results replace the earlier ones"
+    DROPPED = "the destination gets no results any more"
+    REMOVED = "the retention period of the instance ended"
+
+
+Trigger = InstanceTrigger | DeliveryTrigger | ObjectTrigger
+State = InstanceState | DeliveryState
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """Transitions with the same trigger, the same end and the same effects.
+
+    Attributes:
+        trigger: The cause. Its type says whether this is a transition of an instance, a
+            delivery or an object.
+        before: The states before; None if there is no row yet.
+        after: The state after; None if the row is deleted.
+        event: The event that is written in the history of the instance.
+        counter: The counter that is incremented.
+        queues: The name of the work that is queued.
+    """
+
+    trigger: Trigger
+    before: tuple[State | None, ...]
+    after: State | None
+    event: EventKind | None = None
+    counter: MetricFamily | None = None
+    queues: str | None = None
+
+
+def _of_instance() -> tuple[Transition, ...]:
+    on, at, event = InstanceTrigger, InstanceState, EventKind
+    new, waits = (None,), (at.RECEIVED,)
+    with_result = (at.ANALYZED, at.DELIVERING, at.DELIVERED, at.FAILED)
+    undelivered = (at.ANALYZED, at.DELIVERING, at.FAILED)
+    delivered = (at.DELIVERING, at.DELIVERED, at.FAILED)
+    ended = (at.ANALYZED, at.DELIVERED, at.NOT_ANALYZED, at.FAILED)
+    received, again = counters.RECEIVED, event.ANALYZE_AGAIN
+    return (
+        Transition(on.RECEIVED, new, at.RECEIVED, event.RECEIVED, received, ANALYZE),
+        Transition(on.BEGUN, waits, at.RECEIVED, event.ANALYZING),
+        Transition(on.BEGUN_IN_OTHER_LANE, waits, at.RECEIVED, queues=ANALYZE_SLOWLY),
+        Transition(
+            on.DECODER_DIED,
+            waits,
+            at.RECEIVED,
+            event.DECODER_DIED,
+            counters.DECODER_DIED,
+        ),
+        Transition(
+            on.MOVED_TO_SEPARATE_LANE,
+            waits,
+            at.RECEIVED,
+            event.SEPARATE_LANE,
+            queues=ANALYZE_SEPARATELY,
+        ),
+        Transition(
+            on.MOVED_TO_END_OF_SEPARATE_LANE,
+            waits,
+            at.RECEIVED,
+            event.SEPARATE_LANE,
+            queues=ANALYZE_LAST,
+        ),
+        Transition(
+            on.MOVED_TO_SLOW_LANE,
+            waits,
+            at.RECEIVED,
+            event.SLOW_LANE,
+            queues=ANALYZE_SLOWLY,
+        ),
+        Transition(on.ANALYZED, waits, at.ANALYZED, event.ANALYZED, counters.ANALYZED),
+        Transition(
+            on.NOT_ANALYZED,
+            waits,
+            at.NOT_ANALYZED,
+            event.NOT_ANALYZED,
+            counters.NOT_ANALYZED,
+        ),
+        Transition(on.ANALYSIS_FAILED, waits, at.FAILED, event.FAILED, counters.FAILED),
+        Transition(on.DELIVERY_UNFINISHED, with_result, at.DELIVERING),
+        Transition(on.ALL_DELIVERED, with_result, at.DELIVERED),
+        Transition(on.DELIVERY_FAILED, delivered, at.FAILED),
+        Transition(on.NOTHING_TO_DELIVER, undelivered, at.ANALYZED),
+        Transition(on.REQUESTED, tuple(at), at.RECEIVED, again, queues=ANALYZE),
+        Transition(
+            on.REQUESTED_IN_SLOW_LANE,
+            tuple(at),
+            at.RECEIVED,
+            again,
+            queues=ANALYZE_SLOWLY,
+        ),
+        Transition(on.REMOVED, ended, None),
+    )
+
+
+def _of_delivery() -> tuple[Transition, ...]:
+    on, at, event = DeliveryTrigger, DeliveryState, EventKind
+    new_or_any = (None, *at)
+    sending, committing = (at.QUEUED,), (at.COMMITTING,)
+    unfinished = (at.QUEUED, at.COMMITTING)
+    stored = (at.COMMITTING, at.DELIVERED, at.FAILED)
+    return (
+        Transition(on.REQUESTED, new_or_any, at.QUEUED, queues=DELIVER),
+        Transition(
+            on.SEND_AGAIN, new_or_any, at.QUEUED, event.SEND_AGAIN, queues=DELIVER
+        ),
+        Transition(on.TRY_NOW, sending, at.QUEUED, event.TRY_NOW, queues=DELIVER),
+        Transition(
+            on.TRY_NOW, committing, at.COMMITTING, event.TRY_NOW, queues=DELIVER
+        ),
+        Transition(on.PAUSED, unfinished, at.PAUSED),
+        Transition(on.RESUMED, (at.PAUSED,), at.QUEUED, queues=DELIVER),
+        Transition(on.STORED, sending, at.COMMITTING, queues=DELIVER),
+        Transition(on.ATTEMPT_FAILED, sending, at.QUEUED, queues=DELIVER),
+        Transition(
+            on.ATTEMPT_FAILED,
+            committing,
+            at.COMMITTING,
+            event.WILL_TRY_AGAIN,
+            queues=DELIVER,
+        ),
+        Transition(on.HELD_BACK, sending, at.QUEUED),
+        Transition(on.HELD_BACK, committing, at.COMMITTING, event.WILL_TRY_AGAIN),
+        Transition(on.RELEASED, sending, at.QUEUED, queues=DELIVER),
+        Transition(on.RELEASED, committing, at.COMMITTING, queues=DELIVER),
+        Transition(
+            on.COMMITMENT_REQUESTED,
+            unfinished,
+            at.COMMITTING,
+            event.ASKS_FOR_COMMITMENT,
+        ),
+        Transition(on.REQUEST_ACCEPTED, committing, at.COMMITTING, queues=DELIVER),
+        Transition(on.STORE_AGAIN, stored, at.QUEUED, queues=DELIVER),
+        Transition(on.REQUEST_AGAIN, stored, at.COMMITTING, queues=DELIVER),
+        Transition(
+            on.DELIVERED,
+            (*unfinished, at.PAUSED, at.FAILED),
+            at.DELIVERED,
+            counter=counters.DELIVERED,
+        ),
+        Transition(
+            on.OBJECT_FAILED,
+            (*unfinished, at.PAUSED, at.DELIVERED),
+            at.FAILED,
+            counter=counters.UNDELIVERED,
+        ),
+        Transition(on.OBJECT_FAILED, (at.FAILED,), at.FAILED),
+        Transition(
+            on.GIVEN_UP, unfinished, at.FAILED, event.FAILED, counters.UNDELIVERED
+        ),
+        Transition(
+            on.DROPPED,
+            (*unfinished, at.PAUSED, at.FAILED, at.DROPPED),
+            at.DROPPED,
+        ),
+        Transition(on.REMOVED, (at.DELIVERED, at.FAILED, at.DROPPED), None),
+    )
+
+
+def _of_object() -> tuple[Transition, ...]:
+    on, at, event = ObjectTrigger, DeliveryState, EventKind
+    sending, stored = (at.QUEUED,), (at.COMMITTING, at.DELIVERED)
+    existing = (at.QUEUED, at.COMMITTING, at.DELIVERED, at.FAILED)
+    return (
+        Transition(on.REQUESTED, (None, *existing), at.QUEUED),
+        Transition(on.STORED, sending, at.DELIVERED, event.DELIVERED),
+        Transition(
+            on.STORED_UNCOMMITTED, sending, at.COMMITTING, event.WAITS_FOR_COMMITMENT
+        ),
+        Transition(on.ATTEMPT_FAILED, sending, at.QUEUED, event.WILL_TRY_AGAIN),
+        Transition(on.REFUSED, sending, at.FAILED, event.FAILED),
+        Transition(
+            on.COMMITTED, (at.COMMITTING, at.FAILED), at.DELIVERED, event.COMMITTED
+        ),
+        Transition(on.COMMITMENT_OFF, (at.COMMITTING,), at.DELIVERED),
+        Transition(on.STORE_AGAIN, stored, at.QUEUED, event.WILL_TRY_AGAIN),
+        Transition(on.REQUEST_AGAIN, stored, at.COMMITTING, event.WILL_TRY_AGAIN),
+        Transition(on.NOT_COMMITTED, stored, at.FAILED, event.FAILED),
+        Transition(on.GIVEN_UP, (at.QUEUED, at.COMMITTING), at.FAILED),
+        Transition(on.REPLACED, existing, None),
+        Transition(on.DROPPED, (at.QUEUED, at.COMMITTING, at.FAILED), None),
+        Transition(on.REMOVED, (at.DELIVERED, at.FAILED), None),
+    )
+
+
+TRANSITIONS = (*_of_instance(), *_of_delivery(), *_of_object())
+
+_BY_TRIGGER: Mapping[tuple[Trigger, State | None], Transition] = MappingProxyType(
+    {(each.trigger, state): each for each in TRANSITIONS for state in each.before}
+)
+
+
+def transition_for(trigger: Trigger, before: State | None) -> Transition:
+    """Return the transition that a trigger causes in a state.
+
+    Args:
+        trigger: The trigger.
+        before: The state; None if there is no row.
+
+    Raises:
+        KeyError: The trigger cannot happen in this state.
+    """
+    return _BY_TRIGGER[trigger, before]
+
+
+def only_transition(trigger: Trigger) -> Transition:
+    """Return the transition of a trigger that has the same effects in all states.
+
+    Raises:
+        ValueError: The trigger has several transitions.
+    """
+    (transition,) = (each for each in TRANSITIONS if each.trigger is trigger)
+    return transition

@@ -1,0 +1,215 @@
+"""In any order of events, only the transitions of the table happen, and work ends."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from dicom_node.outcome import Outcome
+from tests.support.journals import BRIEFLY, LOST, REFUSED, RETRY, STORED
+from tests.support.simulated_node import (
+    ALERTS,
+    ARCHIVE,
+    BACKUP,
+    CONFLICT,
+    LOST_OBJECT,
+    PLAIN_ARCHIVE,
+    PROCESSING_FAILURE,
+    Attempt,
+    Clock,
+    SimulatedNode,
+    observing,
+)
+
+T = TypeVar("T")
+
+MOST_INSTANCES = 3
+SETTINGS = [
+    (ARCHIVE, BACKUP, ALERTS),
+    (ARCHIVE,),
+    (PLAIN_ARCHIVE, BACKUP),
+    (ALERTS,),
+    (),
+]
+OPERATIONS = [
+    *("restart", "worker dies", "repeat", "program error"),
+    *("maintain", "days pass", "retention"),
+]
+
+numbers = st.integers(0, 59)
+kills = st.none() | st.integers(0, 25)
+ends = st.sampled_from(
+    ["positive", "negative", "not analyzed", "failed", "died", "separate", "last"]
+)
+outcomes = st.sampled_from([STORED, RETRY, BRIEFLY, LOST, REFUSED])
+pairs_of_outcomes = st.tuples(outcomes, outcomes)
+reasons = st.sampled_from([None, LOST_OBJECT, PROCESSING_FAILURE, CONFLICT])
+pairs_of_reasons = st.tuples(reasons, reasons)
+
+
+class JournalMachine(RuleBasedStateMachine):
+    """Calls the journal in any order, with any outcome, and kills it anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = TemporaryDirectory()
+        self.node = SimulatedNode(Path(self._folder.name), Clock())
+        self._observing = observing(self.node.clock)
+        self._observing.__enter__()
+
+    def teardown(self) -> None:
+        try:
+            self.node.run_all()
+        finally:
+            self._observing.__exit__(None, None, None)
+            self.node.close()
+            self._folder.cleanup()
+
+    @invariant()
+    def only_transitions_of_the_table_happened(self) -> None:
+        self.node.check()
+
+    @initialize()
+    def receive_first(self) -> None:
+        self.node.receive()
+
+    @rule(number=numbers, change=st.sampled_from(["", "bytes", "uid"]), kill=kills)
+    def receive(self, number: int, change: str, kill: int | None) -> None:
+        """Receive a new instance, a new revision, or a copy."""
+        is_full = len(self.node.instances) >= MOST_INSTANCES
+        if not self.node.instances or (change == "uid" and not is_full):
+            self.node.receive(kill_after=kill)
+            return
+        first = pick(self.node.instances, number)
+        is_new = change == "bytes" and not is_full
+        digest = f"{first.id}{number}" if is_new else first.content_digest
+        self.node.receive(first.header.sop_instance_uid, digest, kill)
+
+    @precondition(lambda self: self.node.queue())
+    @rule(number=numbers, kill=kills)
+    def begin(self, number: int, kill: int | None) -> None:
+        self.node.begin(pick(self.node.queue(), number), kill)
+
+    @precondition(lambda self: self.node.attempts)
+    @rule(number=numbers, end=ends, outcomes=pairs_of_outcomes, kill=kills)
+    def end(
+        self, number: int, end: str, outcomes: tuple[Outcome, ...], kill: int | None
+    ) -> None:
+        self._end(pick(self.node.attempts, number), end, outcomes, kill)
+
+    @precondition(lambda self: self.node.queue())
+    @rule(number=numbers, end=ends, outcomes=pairs_of_outcomes, kill=kills)
+    def work(
+        self, number: int, end: str, outcomes: tuple[Outcome, ...], kill: int | None
+    ) -> None:
+        """Begin and end an attempt, with nothing in between."""
+        if attempt := self.node.begin(pick(self.node.queue(), number)):
+            self._end(attempt, end, outcomes, kill)
+
+    def _end(
+        self,
+        attempt: Attempt,
+        end: str,
+        outcomes: tuple[Outcome, ...],
+        kill: int | None,
+    ) -> None:
+        if attempt.destination is None:
+            self.node.conclude(attempt, end, kill)
+        elif attempt.request is None:
+            named = dict(zip(attempt.uids, outcomes, strict=False))
+            self.node.send(attempt, named, kill)
+        else:
+            self.node.request(attempt, outcomes[0], kill)
+
+    @precondition(lambda self: self.node.requests)
+    @rule(number=numbers, reasons=pairs_of_reasons, kill=kills)
+    def report(
+        self, number: int, reasons: tuple[int | None, ...], kill: int | None
+    ) -> None:
+        """Report on a request: the newest, an old one, or one again."""
+        transaction = pick([*self.node.requests], number)
+        self.node.report(transaction, reasons, kill)
+
+    @precondition(lambda self: self.node.instances)
+    @rule(
+        action=st.sampled_from(["analyze again", "send again", "results lost"]),
+        number=numbers,
+        kill=kills,
+    )
+    def act_on_instance(self, action: str, number: int, kill: int | None) -> None:
+        one, journal = pick(self.node.instances, number), self.node.journal
+        name = pick([None, *self.node.destinations], number)
+        call = {
+            "analyze again": lambda: journal.analyze_again(one.id),
+            "send again": lambda: journal.deliveries.send_again(one.id, name),
+            "results lost": lambda: journal.replace_lost_results(one.id),
+        }[action]
+        self.node.do(call, kill)
+
+    @precondition(lambda self: self.node.deliveries())
+    @rule(
+        action=st.sampled_from(["retry", "try now", "pause", "resume"]),
+        number=numbers,
+        kill=kills,
+    )
+    def act_on_delivery(self, action: str, number: int, kill: int | None) -> None:
+        instance_id, name = pick(self.node.deliveries(), number)
+        deliveries = self.node.journal.deliveries
+        call = {
+            "retry": lambda: deliveries.retry(instance_id, name),
+            "try now": lambda: deliveries.try_now(instance_id, name),
+            "pause": lambda: deliveries.pause(name),
+            "resume": lambda: deliveries.resume(name),
+        }[action]
+        self.node.do(call, kill)
+
+    @rule(action=st.sampled_from(OPERATIONS), number=numbers, kill=kills)
+    def operate(self, action: str, number: int, kill: int | None) -> None:
+        node = self.node
+        match action:
+            case "restart":
+                node.use(pick(SETTINGS, number))
+            case "worker dies":
+                node.attempts.clear()
+            case "repeat" if node.finished():
+                node.begin(pick(node.finished(), number), kill)
+            case "program error" if node.queue():
+                node.report_program_error(pick(node.queue(), number), kill)
+            case "maintain":
+                node.do(node.journal.breaker.maintain, kill)
+            case "days pass":
+                node.pass_days(pick([0.1, 1, 5, 10], number))
+            case "retention":
+                node.delete_expired(kill)
+
+
+def pick(choices: Sequence[T], number: int) -> T:
+    return choices[number % len(choices)]
+
+
+@pytest.mark.integration
+def test_only_transitions_of_the_table_happen_and_all_work_ends() -> None:
+    run_state_machine_as_test(
+        JournalMachine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

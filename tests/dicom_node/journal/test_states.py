@@ -1,0 +1,335 @@
+"""The table of transitions: each of them happens, and the document lists them."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from config.destinations import Destination
+from dicom_node.journal.states import (
+    TRANSITIONS,
+    DeliveryTrigger,
+    InstanceTrigger,
+    ObjectTrigger,
+    Trigger,
+    transition_for,
+)
+from dicom_node.outcome import Outcome
+from dicom_node.storage.tables import InstanceState
+from tests.support.journals import BRIEFLY, LOST, REFUSED, STORED
+from tests.support.simulated_node import (
+    ALERTS,
+    ALLOWED,
+    ARCHIVE,
+    CONFLICT,
+    LOST_OBJECT,
+    PLAIN_ARCHIVE,
+    PROCESSING_FAILURE,
+    Attempt,
+    Clock,
+    SimulatedNode,
+    observing,
+)
+from tests.support.states_document import DOCUMENT, document
+
+Reasons = tuple[int | None, int | None]
+
+COMMITTED: Reasons = (None, None)
+REASONS = [LOST_OBJECT, PROCESSING_FAILURE, CONFLICT]
+
+
+@pytest.mark.parametrize(
+    "trigger", [*InstanceTrigger, *DeliveryTrigger, *ObjectTrigger]
+)
+def test_each_trigger_has_one_transition_in_a_state(trigger: Trigger) -> None:
+    states = [
+        state
+        for each in TRANSITIONS
+        if each.trigger is trigger
+        for state in each.before
+    ]
+
+    assert len(states) == len(set(states)) > 0
+    assert all(transition_for(trigger, state).trigger is trigger for state in states)
+
+
+def test_a_deletion_has_no_effects() -> None:
+    """`delete_rows` applies none."""
+    for each in TRANSITIONS:
+        if each.after is None:
+            assert (each.event, each.counter, each.queues) == (None, None, None)
+
+
+def test_only_instances_and_deliveries_count_and_queue_work() -> None:
+    """`change_objects` counts and queues nothing."""
+    for each in TRANSITIONS:
+        if isinstance(each.trigger, ObjectTrigger):
+            assert (each.counter, each.queues) == (None, None)
+
+
+def test_document_is_that_of_the_table() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run `make states`"
+
+
+def analyzed(
+    node: SimulatedNode,
+    *destinations: Destination,
+    end: str = "positive",
+    slow: bool = False,
+) -> str:
+    """Receive and analyze an instance; return its id."""
+    node.use(destinations)
+    one = node.receive()
+    if slow:
+        analyze(node, one, "died")
+    analyze(node, one, end)
+    return one
+
+
+def analyze(node: SimulatedNode, one: str, end: str = "positive") -> None:
+    node.conclude(begun(node, node.analysis(one)), end)
+
+
+def send(node: SimulatedNode, one: str, *outcomes: Outcome) -> None:
+    """Send the missing objects to the archive."""
+    attempt = begun(node, node.delivery(one, "archive"))
+    named = zip(attempt.uids, outcomes, strict=True)
+    node.send(attempt, dict(named))
+
+
+def request(node: SimulatedNode, one: str, outcome: Outcome = STORED) -> str:
+    """Request commitment of the archive; return the Transaction UID."""
+    attempt = begun(node, node.delivery(one, "archive"))
+    assert attempt.request is not None
+    node.request(attempt, outcome)
+    return attempt.request.transaction_uid
+
+
+def begun(node: SimulatedNode, item: str) -> Attempt:
+    attempt = node.begin(item)
+    assert attempt is not None
+    return attempt
+
+
+def reach(node: SimulatedNode, state: str, *, slow: bool = False) -> str:
+    """Bring the delivery of an instance to the archive to a state."""
+    one = analyzed(node, ARCHIVE, slow=slow)
+    match state:
+        case "committing":
+            send(node, one, STORED, STORED)
+        case "paused":
+            node.journal.deliveries.pause("archive")
+            assert node.begin(node.delivery(one, "archive")) is None
+        case "delivered":
+            send(node, one, STORED, STORED)
+            node.report(request(node, one), COMMITTED)
+        case "failed":
+            send(node, one, REFUSED, REFUSED)
+        case "dropped":
+            node.use(())
+            node.journal.deliveries.send_again(one)
+            node.use((ARCHIVE,))
+    return one
+
+
+def reach_instance(node: SimulatedNode, state: str, *, slow: bool) -> str:
+    """Bring an instance to a state."""
+    match state:
+        case "received":
+            one = node.receive()
+            if slow:
+                analyze(node, one, "died")
+            return one
+        case "analyzed":
+            return analyzed(node, slow=slow)
+        case "not_analyzed":
+            return analyzed(node, end="not analyzed", slow=slow)
+        case "delivering":
+            return reach(node, "queued", slow=slow)
+        case _:
+            return reach(node, state, slow=slow)
+
+
+def in_each_state(node: SimulatedNode, action: str, state: str) -> None:
+    """A user or the settings act on a delivery in a state."""
+    one, deliveries = reach(node, state), node.journal.deliveries
+    match action:
+        case "request":
+            deliveries.send_again(one)
+        case "request for one destination":
+            deliveries.send_again(one, "archive")
+        case "remove the destination":
+            node.use(())
+            node.journal.deliveries.send_again(one)
+        case "analyze again":
+            node.journal.analyze_again(one)
+            analyze(node, one)
+        case "retention":
+            node.pass_days(30)
+            node.delete_expired()
+
+
+def in_an_unfinished_state(node: SimulatedNode, action: str, state: str) -> None:
+    one = reach(node, state)
+    if action == "pause":
+        node.journal.deliveries.pause("archive")
+        node.begin(node.delivery(one, "archive"))
+    else:
+        node.report_program_error(node.delivery(one, "archive"))
+
+
+def analyses(node: SimulatedNode, state: str, *, slow: bool) -> None:
+    """A user requests an analysis of an instance in a state."""
+    node.journal.analyze_again(reach_instance(node, state, slow=slow))
+
+
+def lanes(node: SimulatedNode) -> None:
+    one = node.receive()
+    first = node.analysis(one)
+    analyze(node, one, "separate")
+    analyze(node, one, "last")
+    analyze(node, one, "died")
+    node.begin(first)
+    analyze(node, one, "failed")
+
+
+def instances_without_result(node: SimulatedNode) -> None:
+    analyzed(node, ALERTS, end="not analyzed")
+    analyzed(node, end="not analyzed")
+    analyzed(node, end="positive")
+    node.journal.deliveries.send_again(analyzed(node))
+    node.pass_days(30)
+    node.delete_expired()
+
+
+def negative_result(node: SimulatedNode) -> None:
+    one = analyzed(node, ALERTS, end="negative")
+    node.journal.deliveries.send_again(one, "alerts")
+
+
+def destination_removed_before_analysis(node: SimulatedNode) -> None:
+    one = reach(node, "delivered")
+    node.use(())
+    node.journal.analyze_again(one)
+    analyze(node, one)
+
+
+def reports(node: SimulatedNode, state: str, reasons: Reasons) -> None:
+    """The archive reports on a delivery in a state."""
+    one = reach(node, "committing")
+    transaction = request(node, one)
+    if state == "paused":
+        node.journal.deliveries.pause("archive")
+        node.begin(node.delivery(one, "archive"))
+    if state == "delivered":
+        node.report(transaction, COMMITTED)
+    if state == "failed":
+        node.report(transaction, (None, CONFLICT))
+    node.report(transaction, reasons)
+
+
+def late_report(node: SimulatedNode, reasons: Reasons) -> None:
+    """The archive reports after the node has given up."""
+    one = reach(node, "committing")
+    transaction = request(node, one)
+    node.pass_days(5)
+    assert node.begin(node.delivery(one, "archive")) is None
+    node.report(transaction, reasons)
+
+
+def two_requests(node: SimulatedNode) -> None:
+    one = reach(node, "committing")
+    transactions = request(node, one), request(node, one)
+    for each in transactions:
+        node.report(each, COMMITTED)
+
+
+def commitment_is_turned_off(node: SimulatedNode) -> None:
+    one = reach(node, "committing")
+    node.use((PLAIN_ARCHIVE,))
+    node.begin(node.delivery(one, "archive"))
+
+
+def pause_while_committing(node: SimulatedNode) -> None:
+    one = reach(node, "committing")
+    node.journal.deliveries.pause("archive")
+    node.begin(node.delivery(one, "archive"))
+    node.journal.deliveries.resume("archive")
+    request(node, one)
+
+
+def failing_peer(node: SimulatedNode, state: str) -> None:
+    """Two deliveries fail; the second is held back until a user tries it now."""
+    both = [reach(node, state), reach(node, state)]
+    for one in both * 3:
+        item = node.delivery(one, "archive")
+        if item in node.queue() and state == "queued":
+            send(node, one, LOST, LOST)
+        elif item in node.queue():
+            request(node, one, LOST)
+    tried = [node.journal.deliveries.try_now(one, "archive") for one in both]
+    assert True in tried
+
+
+def delayed_attempts(node: SimulatedNode) -> None:
+    one = reach(node, "queued")
+    send(node, one, STORED, BRIEFLY)
+    node.journal.deliveries.try_now(one, "archive")
+
+
+DELIVERY_STATES = ["queued", "committing", "paused", "delivered", "failed", "dropped"]
+EXAMPLES: list[Callable[[SimulatedNode], None]] = [
+    lanes,
+    instances_without_result,
+    negative_result,
+    destination_removed_before_analysis,
+    two_requests,
+    commitment_is_turned_off,
+    pause_while_committing,
+    delayed_attempts,
+    *(
+        partial(in_each_state, action=action, state=state)
+        for state in DELIVERY_STATES
+        for action in (
+            "request",
+            "request for one destination",
+            "remove the destination",
+            "analyze again",
+            "retention",
+        )
+    ),
+    *(
+        partial(in_an_unfinished_state, action=action, state=state)
+        for state in ("queued", "committing")
+        for action in ("pause", "error")
+    ),
+    *(
+        partial(analyses, state=state, slow=slow)
+        for state in InstanceState
+        for slow in (False, True)
+    ),
+    *(partial(failing_peer, state=state) for state in ("queued", "committing")),
+    *(
+        partial(reports, state=state, reasons=reasons)
+        for state in ("committing", "paused", "delivered", "failed")
+        for reasons in (COMMITTED, *((each, None) for each in REASONS))
+    ),
+    partial(late_report, reasons=COMMITTED),
+    partial(late_report, reasons=(None, CONFLICT)),
+]
+
+
+@pytest.mark.integration
+def test_every_transition_of_the_table_happens(tmp_path: Path) -> None:
+    seen = set()
+    for number, example in enumerate(EXAMPLES):
+        node = SimulatedNode(tmp_path / str(number), Clock())
+        with observing(node.clock):
+            example(node)
+            node.check()
+            node.run_all()
+        node.close()
+        seen |= node.seen
+
+    assert seen == ALLOWED

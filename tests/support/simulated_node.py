@@ -1,0 +1,576 @@
+"""A node without processes: a real journal on SQLite, and a worker that a test drives.
+
+Triggers of SQLite record each change of a state, whichever statement makes it. The test
+decides what a decoder, an archive and a user do, and at which statement a process is
+killed.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import sqlalchemy as sa
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+)
+
+from config.destinations import Destination
+from config.settings import RetentionSettings, StorageSettings
+from dicom_node.errors import ReportRefusedError, SamePictureError
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import state_machine
+from dicom_node.journal.analyses import AnalysisResult, Conclusion
+from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.retention import delete_expired
+from dicom_node.journal.states import (
+    TRANSITIONS,
+    DeliveryTrigger,
+    InstanceTrigger,
+    ObjectTrigger,
+    Trigger,
+)
+from dicom_node.journal.work_queue import (
+    ANALYZE,
+    ANALYZE_LAST,
+    ANALYZE_SEPARATELY,
+    ANALYZE_SLOWLY,
+    DELIVER,
+)
+from dicom_node.network.commitment_reporter import Reporter
+from dicom_node.network.storage_commitment import Report, Request
+from dicom_node.outcome import Outcome
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.tables import (
+    InstanceState,
+    delivered_object,
+    delivery,
+    instance,
+)
+from tests.support.databases import create_migrated
+from tests.support.journals import ANSWER, STORED, destination
+
+T = TypeVar("T")
+
+ARCHIVE = destination(
+    "archive",
+    results=("secondary_capture", "presentation_state"),
+    commitment=True,
+    retry_days=3,
+)
+PLAIN_ARCHIVE = destination(
+    "archive", results=("secondary_capture", "presentation_state"), retry_days=3
+)
+BACKUP = destination("backup", retry_days=3)
+ALERTS = destination("alerts", send_negative=False, retry_days=3)
+RETENTION = RetentionSettings(
+    delivered_days=7, failed_days=7, journal_days=14, audit_days=14
+)
+LOST_OBJECT, PROCESSING_FAILURE, CONFLICT = 0x0112, 0x0110, 0x0119
+LANES = (ANALYZE, ANALYZE_SEPARATELY, ANALYZE_LAST, ANALYZE_SLOWLY)
+# A colon ends the name of the lane in the id of work.
+MOVED_LAST_FROM = (f"{ANALYZE}:", f"{ANALYZE_SEPARATELY}:")
+TABLES: Mapping[type[Trigger], sa.Table] = {
+    InstanceTrigger: instance,
+    DeliveryTrigger: delivery,
+    ObjectTrigger: delivered_object,
+}
+ALLOWED = {
+    (each.trigger, before, each.after) for each in TRANSITIONS for before in each.before
+}
+"""Each trigger with a state before and the state after, as the table lists them."""
+
+_TRIGGERS = {str(each.trigger): each.trigger for each in TRANSITIONS}
+_UNNAMED = "SELECT COUNT(*) FROM transition_log WHERE trigger_name IS NULL"
+_NAME = "UPDATE transition_log SET trigger_name = ? WHERE trigger_name IS NULL"
+_CREATE_LOG = """
+CREATE TABLE transition_log (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    source TEXT NOT NULL, before TEXT, after TEXT, trigger_name TEXT
+)
+"""
+_LOG = """
+CREATE TRIGGER {table}_{event} AFTER {operation} ON {table} BEGIN
+    INSERT INTO transition_log (source, before, after)
+    VALUES ('{table}', {before}, {after});
+END
+"""
+
+
+class Killed(BaseException):
+    """Stands for a kill of the process; no handler of the product catches it."""
+
+
+class Clock:
+    """The time of the computer, and the seconds that a test let pass."""
+
+    def __init__(self) -> None:
+        self._now = time.time
+        self.passed_s = 0.0
+
+    def __call__(self) -> float:
+        return self._now() + self.passed_s
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Work that has begun.
+
+    Attributes:
+        item: Id of the work.
+        instance_id: Id of the instance.
+        run: Run of the analysis or delivery.
+        destination: The destination of a delivery; None for an analysis.
+        uids: The objects to send.
+        request: The commitment request to send.
+    """
+
+    item: str
+    instance_id: str
+    run: int
+    destination: Destination | None = None
+    uids: tuple[str, ...] = ()
+    request: Request | None = None
+
+    @property
+    def is_slow(self) -> bool:
+        return self.item.startswith(f"{ANALYZE_SLOWLY}:")
+
+
+@contextmanager
+def observing(clock: Clock) -> Iterator[None]:
+    """Use a clock, and let the state machine name the trigger of each transition."""
+    execute = state_machine._execute
+
+    def observed(
+        connection: sa.Connection, trigger: Trigger, statement: sa.Executable
+    ) -> sa.CursorResult[Any]:
+        unnamed = connection.exec_driver_sql(_UNNAMED).scalar_one()
+        assert unnamed == 0, "another module wrote a state"
+        result: Any = execute(connection, trigger, statement)
+        if result.returns_rows:
+            result = result.freeze()()  # an open cursor would survive a kill
+        connection.exec_driver_sql(_NAME, (str(trigger),))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", clock)
+        patch.setattr(state_machine, "_execute", observed)
+        yield
+
+
+class SimulatedNode:
+    """The journal of a node, its queue, and the attempts that have begun.
+
+    Attributes:
+        instances: The received instances that are not removed.
+        attempts: The attempts in progress.
+        requests: The destination and the objects of each commitment request.
+        seen: The transitions that were committed.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        storage = StorageSettings(directory=folder, database="", min_free_mb=0)
+        create_migrated(storage)
+        (folder / "spool").mkdir()
+        self._folder, self.clock = folder, clock
+        self._kill_after: int | None = None
+        self.engine = open_engine(storage.database_url)
+        sa.event.listen(self.engine, "connect", _do_not_sync)
+        with self.engine.begin() as connection:
+            _install_log(connection)
+        sa.event.listen(self.engine, "before_cursor_execute", self._count_statement)
+        # Much faster than SQLAlchemy, for the reads after each step.
+        self._file = sqlite3.connect(self.engine.url.database or "")
+        self._file.isolation_level = None
+        self.instances: list[ReceivedInstance] = []
+        self.attempts: list[Attempt] = []
+        self.requests: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.seen: set[tuple[Trigger, str | None, str | None]] = set()
+        self._checked = self._files = 0
+        self.use((ARCHIVE, BACKUP, ALERTS))
+
+    def close(self) -> None:
+        self._file.close()
+        self.engine.dispose()
+
+    def use(self, destinations: Sequence[Destination]) -> None:
+        """Restart the node with these destinations."""
+        self.destinations = {each.name: each for each in destinations}
+        self.journal = Journal(self.engine, self._folder, destinations)
+        self.attempts.clear()
+
+    def do(self, call: Callable[[], T], kill_after: int | None = None) -> T:
+        """Return the result of a call. If it is killed at a statement, repeat it."""
+        self._kill_after = kill_after
+        try:
+            return call()
+        except Killed:
+            pass
+        finally:
+            self._kill_after = None
+        return call()
+
+    def _count_statement(self, *_: object) -> None:
+        if self._kill_after is not None:
+            self._kill_after -= 1
+            if self._kill_after < 0:
+                raise Killed
+
+    def receive(
+        self, uid: str = "", digest: str = "d1", kill_after: int | None = None
+    ) -> str:
+        """Receive an instance; return its id, or that of its first copy."""
+        self._files += 1
+        sop_instance_uid = uid or f"2.25.{self._files}"
+
+        def record() -> ReceivedInstance:
+            # Ids are not random, so that an example of hypothesis can be repeated.
+            self._files += 1
+            identity = f"{self._files:032x}"
+            path = self._folder / "spool" / f"{identity}.dcm"
+            path.touch()
+            header = InstanceHeader(
+                sop_class_uid=DigitalXRayImageStorageForPresentation,
+                sop_instance_uid=sop_instance_uid,
+                transfer_syntax_uid=ExplicitVRLittleEndian,
+                study_instance_uid="1.2.3",
+            )
+            received = ReceivedInstance(
+                id=identity,
+                path=path,
+                header=header,
+                content_digest=digest,
+                size=1000,
+                calling_ae_title="MODALITY",
+                calling_address="127.0.0.1",
+                received_at=datetime.fromtimestamp(time.time(), tz=UTC),
+            )
+            self.journal.record(received)
+            return received
+
+        received = self.do(record, kill_after)
+        if self.journal.load(received.id) is None:
+            return next(
+                each.id
+                for each in self.instances
+                if each.header.sop_instance_uid == sop_instance_uid
+                and each.content_digest == digest
+            )
+        self.instances.append(received)
+        return received.id
+
+    def queue(self) -> list[str]:
+        """Return the ids of the work that waits."""
+        return self._items("ENQUEUED", "DELAYED")
+
+    def finished(self) -> list[str]:
+        """Return the ids of the work that has ended."""
+        return self._items("SUCCESS")
+
+    def _items(self, *states: str) -> list[str]:
+        rows = self._file.execute(
+            "SELECT workflow_uuid, status FROM workflow_status ORDER BY workflow_uuid"
+        )
+        return [item for item, status in rows if status in states]
+
+    def _finish(self, item: str) -> None:
+        update = "UPDATE workflow_status SET status = 'SUCCESS' WHERE workflow_uuid = ?"
+        self._file.execute(update, (item,))
+
+    def analysis(self, instance_id: str) -> str:
+        """Return the id of the work for the newest run of an analysis."""
+        lanes = [each for each in self.queue() if not each.startswith(DELIVER)]
+        items = [each for each in lanes if f":{instance_id}:" in each]
+        return max(items, key=lambda item: int(item.split(":")[-1]))
+
+    def delivery(self, instance_id: str, name: str) -> str:
+        """Return the id of the current work of a delivery."""
+        query = "SELECT run FROM delivery WHERE instance_id = ? AND destination = ?"
+        ((run,),) = self._file.execute(query, (instance_id, name))
+        return f"{DELIVER}:{instance_id}:{name}:{run}"
+
+    def begin(self, item: str, kill_after: int | None = None) -> Attempt | None:
+        """Begin work as a worker does; None if it ends at once."""
+        lane, instance_id, *target, run = item.split(":")
+        started = Attempt(item, instance_id, int(run))
+        if lane == DELIVER:
+            attempt = self._begin_delivery(started, target[0], kill_after)
+        else:
+            is_slow, begin = lane == ANALYZE_SLOWLY, self.journal.analyses.begin
+            record = self.do(
+                lambda: begin(instance_id, int(run), slow=is_slow), kill_after
+            )
+            attempt = started if record else None
+        if attempt is None:
+            self._finish(item)
+        else:
+            self.attempts.append(attempt)
+        return attempt
+
+    def _begin_delivery(
+        self, started: Attempt, name: str, kill_after: int | None
+    ) -> Attempt | None:
+        """Begin a delivery as `Work.deliver` does."""
+        journal, key, run = self.journal, (started.instance_id, name), started.run
+        found = self.destinations.get(name)
+        if found is None:
+            fail = journal.delivery_outcomes.fail_permanently
+            self.do(lambda: fail(*key, run, "not in the settings any more"), kill_after)
+            return None
+        paths = self.do(lambda: journal.deliveries.begin(*key, run), kill_after)
+        if paths is None:
+            return None
+        attempt = replace(started, destination=found, uids=tuple(paths))
+        if paths:
+            return attempt
+        begin, instance_id = journal.commitments.begin, started.instance_id
+        request = self.do(lambda: begin(instance_id, found, run), kill_after)
+        if request is not None:
+            uids = tuple(uid for _, uid in request.references)
+            self.requests[request.transaction_uid] = (name, uids)
+            return replace(attempt, request=request)
+        self.send(attempt, {}, kill_after)
+        return None
+
+    def _end(self, attempt: Attempt) -> None:
+        if attempt in self.attempts:
+            self.attempts.remove(attempt)
+        self._finish(attempt.item)
+
+    def conclude(
+        self, attempt: Attempt, end: str, kill_after: int | None = None
+    ) -> None:
+        """End an attempt to analyze as a worker does.
+
+        Args:
+            attempt: The attempt.
+            end: "positive" or "negative" for a result, "not analyzed", "failed", "died"
+                if the decoder died, "separate" if the image may be slow,
+                "last" if its address sent a slow image.
+            kill_after: Number of statements after which the process is killed.
+        """
+        key, analyses = (attempt.instance_id, attempt.run), self.journal.analyses
+
+        def call() -> bool:
+            match end:
+                case "positive" | "negative":
+                    answer = self._answer(attempt.instance_id, end)
+                    try:
+                        analyses.record_result(*key, answer)
+                    except SamePictureError as error:
+                        same = Conclusion(
+                            InstanceState.NOT_ANALYZED, str(error), error.known
+                        )
+                        analyses.conclude(*key, same)
+                case "not analyzed" | "failed":
+                    states = InstanceState.NOT_ANALYZED, InstanceState.FAILED
+                    state = states[end == "failed"]
+                    notice = self._result(attempt.instance_id, "notice")
+                    analyses.conclude(*key, Conclusion(state, end, notices=[notice]))
+                case "died" if attempt.is_slow:
+                    analyses.child_died(*key, "too much memory")
+                    return False
+                case "died":
+                    analyses.continue_slowly(*key, "too much memory")
+                case "separate" if attempt.item.startswith(f"{ANALYZE}:"):
+                    analyses.continue_separately(*key, "a large image")
+                case "last" if attempt.item.startswith(MOVED_LAST_FROM):
+                    analyses.continue_separately(*key, "slow before", comes_last=True)
+                case _:
+                    return False
+            return True
+
+        if self.do(call, kill_after):
+            self._end(attempt)
+
+    def _answer(self, instance_id: str, end: str) -> AnalysisResult:
+        finding = replace(ANSWER.finding, probability=0.9 if end == "positive" else 0.1)
+        record = self.journal.load(instance_id)
+        kinds = "secondary_capture", "presentation_state"
+        return replace(
+            ANSWER,
+            finding=finding,
+            picture_digest=record.sop_instance_uid if record else "",
+            results=[self._result(instance_id, kind) for kind in kinds],
+        )
+
+    @staticmethod
+    def _result(instance_id: str, kind: str) -> StoredResult:
+        uid = f"2.25.{instance_id}.{kind}"
+        return StoredResult(kind, "1.2", uid, f"results/{instance_id}-{kind}.dcm")
+
+    def send(
+        self,
+        attempt: Attempt,
+        outcomes: Mapping[str, Outcome],
+        kill_after: int | None = None,
+    ) -> None:
+        """Record the responses to the objects of an attempt."""
+        assert attempt.destination is not None
+        key = attempt.instance_id, attempt.destination, attempt.run
+        record = self.journal.delivery_outcomes.record
+        self.do(lambda: record(*key, outcomes, 0.1), kill_after)
+        self._end(attempt)
+
+    def request(
+        self, attempt: Attempt, outcome: Outcome, kill_after: int | None = None
+    ) -> None:
+        """Record the response to the commitment request of an attempt."""
+        assert attempt.destination is not None
+        key = attempt.instance_id, attempt.destination, attempt.run
+        record = self.journal.commitments.record_request_outcome
+        self.do(lambda: record(*key, outcome), kill_after)
+        self._end(attempt)
+
+    def report(
+        self,
+        transaction_uid: str,
+        reasons: Sequence[int | None],
+        kill_after: int | None = None,
+    ) -> None:
+        """Record a report: an object without a failure reason is committed."""
+        name, uids = self.requests[transaction_uid]
+        named = zip(uids, reasons, strict=False)
+        failed = {uid: reason for uid, reason in named if reason is not None}
+        found = self.destinations.get(name, ARCHIVE)
+        reporter = Reporter("X", "localhost", called=found)
+        report = Report(transaction_uid, frozenset(uids) - failed.keys(), failed)
+        with suppress(ReportRefusedError):
+            record = self.journal.commitments.record_report
+            self.do(lambda: record(report, reporter), kill_after)
+
+    def report_program_error(self, item: str, kill_after: int | None = None) -> None:
+        """End work as the cleanup of a worker does after an error of the program."""
+        _, instance_id, *target, run = item.split(":")
+        if target:
+            fail = self.journal.delivery_outcomes.fail_permanently
+            self.do(lambda: fail(instance_id, target[0], int(run), "error"), kill_after)
+        else:
+            failed = Conclusion(InstanceState.FAILED, "error")
+            end = self.journal.analyses.conclude
+            self.do(lambda: end(instance_id, int(run), failed), kill_after)
+        self._finish(item)
+
+    def pass_days(self, days: float) -> None:
+        self.clock.passed_s += days * 86400
+
+    def delete_expired(self, kill_after: int | None = None) -> None:
+        self.do(
+            lambda: delete_expired(self.engine, self._folder, RETENTION), kill_after
+        )
+        self.instances = [
+            each for each in self.instances if self.journal.load(each.id) is not None
+        ]
+
+    def deliveries(self) -> list[tuple[str, str]]:
+        """Return the instance id and the destination of each delivery."""
+        query = "SELECT instance_id, destination FROM delivery ORDER BY 1, 2"
+        return self._file.execute(query).fetchall()
+
+    def run(self, item: str) -> None:
+        """Do work from its beginning to its end, with success."""
+        attempt = self.begin(item)
+        if attempt is None:
+            return
+        if attempt.destination is None:
+            self.conclude(attempt, "positive")
+        elif attempt.request is None:
+            self.send(attempt, dict.fromkeys(attempt.uids, STORED))
+        else:
+            self.request(attempt, STORED)
+            self.report(attempt.request.transaction_uid, ())
+
+    def run_all(self) -> None:
+        """Do all work with success, and check that everything ends.
+
+        Destinations are resumed first. Deliveries that wait for their peer are
+        released, because the peer works again.
+        """
+        for each in (ARCHIVE, BACKUP, ALERTS):
+            self.journal.deliveries.resume(each.name)
+        # Each delivery needs an attempt for its objects and one for their commitment,
+        # and one for each run that is stale.
+        bound = 10 * (len(self.queue()) + len(self.deliveries()) + len(self.instances))
+        for _ in range(bound + 10):
+            if not self.queue():
+                self.journal.breaker.maintain()
+            if not (items := self.queue()):
+                break
+            self.run(items[0])
+            self.check()
+        assert self.queue() == []
+        self._check_that_all_ended()
+
+    def _check_that_all_ended(self) -> None:
+        states = self._file.execute(
+            "SELECT DISTINCT state FROM instance "
+            "UNION SELECT state FROM delivery UNION SELECT state FROM delivered_object"
+        )
+        ended = {"analyzed", "delivered", "not_analyzed", "failed", "dropped"}
+        assert {state for (state,) in states} <= ended
+
+    def check(self) -> None:
+        """Check that only transitions of the table happened, and that nothing is stuck.
+
+        Unfinished work is queued, or waits for a peer or a new analysis.
+        """
+        rows = self._file.execute(
+            "SELECT id, source, before, after, trigger_name FROM transition_log "
+            "WHERE id > ? ORDER BY id",
+            (self._checked,),
+        ).fetchall()
+        for identity, source, before, after, name in rows:
+            self._checked = identity
+            made = (_TRIGGERS.get(name), before, after)
+            assert made in ALLOWED, (source, *made)
+            assert source == TABLES[type(made[0])].name
+            self.seen.add(made)
+        self._check_that_work_is_queued()
+
+    def _check_that_work_is_queued(self) -> None:
+        queued = set(self.queue())
+        analyzing = set()
+        for instance_id, run in self._file.execute(
+            "SELECT id, run FROM instance WHERE state = 'received'"
+        ):
+            lanes = (f"{lane}:{instance_id}:{run}" for lane in LANES)
+            assert not queued.isdisjoint(lanes), instance_id
+            analyzing.add(instance_id)
+        unfinished = set()
+        for instance_id, name, state, run, waits_for in self._file.execute(
+            "SELECT instance_id, destination, state, run, waits_for FROM delivery "
+            "WHERE state IN ('queued', 'committing', 'paused')"
+        ):
+            item = f"{DELIVER}:{instance_id}:{name}:{run}"
+            waits = waits_for is not None or state == "paused"
+            assert waits or instance_id in analyzing or item in queued, item
+            unfinished.add(instance_id)
+        delivering = self._file.execute(
+            "SELECT id FROM instance WHERE state = 'delivering'"
+        )
+        assert {instance_id for (instance_id,) in delivering} <= unfinished
+
+
+def _do_not_sync(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
+
+
+def _install_log(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(_CREATE_LOG)
+    for table in TABLES.values():
+        for event, operation, before, after in (
+            ("inserted", "INSERT", "NULL", "NEW.state"),
+            ("updated", "UPDATE OF state", "OLD.state", "NEW.state"),
+            ("deleted", "DELETE", "OLD.state", "NULL"),
+        ):
+            values = {"event": event, "operation": operation, "table": table.name}
+            statement = _LOG.format(**values, before=before, after=after)
+            connection.exec_driver_sql(statement)

@@ -1,0 +1,112 @@
+"""Writes docs/states.md from the table of transitions: `make states`."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from dicom_node.journal.states import (
+    TRANSITIONS,
+    DeliveryTrigger,
+    InstanceTrigger,
+    ObjectTrigger,
+    State,
+    Transition,
+    Trigger,
+)
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "states.md"
+INTRODUCTION = """\
+# States
+
+These are the states of an instance, a delivery and an object, and all transitions.
+`dicom_node/journal/states.py` defines them, and `make states` writes this page.
+
+A transition and its effects are one transaction of the database. No other transition
+happens: see `tests/dicom_node/journal/test_state_machine.py`.
+
+The figures show the transitions to another state. *any* stands for each of the states.
+At a black circle, the database has no row of the instance, delivery or object.
+
+The tables list all transitions, and the effects of each: an event in the history of the
+instance, a counter of the metrics, and work that is queued.
+"""
+INSTANCE = """\
+- `received`: its analysis waits or runs.
+- `delivering`: a delivery waits, runs or is paused.
+- `analyzed`: it has a result, and no destination gets the result.
+- `delivered`: all destinations have the result.
+- `not_analyzed`: the model must not be applied to it.
+- `failed`: its analysis or a delivery failed.
+"""
+DELIVERY = """\
+A delivery brings the results of one instance to one destination.
+
+- `queued`: objects are to be sent.
+- `committing`: no object is to be sent, and the archive has not committed to all yet.
+- `paused`: its destination is paused.
+- `delivered`: all objects are stored, and the archive has committed to them if needed.
+- `failed`: an object has failed.
+- `dropped`: its destination was removed, or no longer gets results.
+"""
+OBJECT = """\
+An object is one of the results in a delivery. Its state has the meaning of the same
+state of a delivery. The transitions of the delivery queue the work.
+"""
+SECTIONS: dict[type[Trigger], str] = {
+    InstanceTrigger: f"## Instance\n\n{INSTANCE}",
+    DeliveryTrigger: f"## Delivery\n\n{DELIVERY}",
+    ObjectTrigger: f"## Object\n\n{OBJECT}",
+}
+ROW = "[*]"
+ANY = "any"
+
+
+def document() -> str:
+    """Return the text of docs/states.md."""
+    return "\n".join([INTRODUCTION, *map(_section, SECTIONS)])
+
+
+def _section(entity: type[Trigger]) -> str:
+    transitions = [each for each in TRANSITIONS if isinstance(each.trigger, entity)]
+    figure = "\n".join(["```mermaid", "stateDiagram-v2", *_edges(transitions), "```"])
+    table = "\n".join(_table(transitions))
+    return f"{SECTIONS[entity]}\n{figure}\n\n{table}\n"
+
+
+def _edges(transitions: list[Transition]) -> Iterator[str]:
+    """Yield one line of the figure for each two states with a transition."""
+    triggers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    existing = {state for each in transitions for state in each.before} - {None}
+    for each in transitions:
+        after = _node(each.after)
+        before = {_node(state) for state in each.before}
+        if existing <= set(each.before):
+            before = before & {ROW} | {ANY}
+        for state in sorted(before):
+            if state != after:
+                triggers[state, after].append(each.trigger.value)
+    for (before_, after), texts in triggers.items():
+        yield f"    {before_} --> {after}: {'<br>'.join(texts)}"
+
+
+def _table(transitions: list[Transition]) -> Iterator[str]:
+    yield "| trigger | before | after | event | counter | work |"
+    yield "|---|---|---|---|---|---|"
+    for each in transitions:
+        before = ", ".join(f"`{state}`" if state else "no row" for state in each.before)
+        after = f"`{each.after}`" if each.after else "no row"
+        effects = " | ".join(_effects(each))
+        yield f"| {each.trigger.value} | {before} | {after} | {effects} |"
+
+
+def _effects(transition: Transition) -> tuple[str, str, str]:
+    counter = f"`{transition.counter.name}_total`" if transition.counter else ""
+    return str(transition.event or ""), counter, transition.queues or ""
+
+
+def _node(state: State | None) -> str:
+    return str(state) if state else ROW
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), encoding="utf-8")
