@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
@@ -66,8 +65,7 @@ def by_command(site: Review, content: bytes) -> Answer:
 
 def by_predict(site: Review, content: bytes) -> Answer:
     with site.app.state.analyzer as analyzer:
-        while analyzer.model() is None:
-            Event().wait(0.05)
+        analyzer._pipeline.result(120)  # the model is loaded
         files = {"file": ("a", content)}
         body = site.ask("POST", "/predict", bearing(LOOKING), files=files).json()
     return body["error"] if "error" in body else round(body["probability"], 4)
