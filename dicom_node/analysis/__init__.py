@@ -1,1 +1,1 @@
-"""The pipeline from an instance or a file to the report of the finding."""
+"""The pipeline from an instance or a file to DICOM objects or a picture."""

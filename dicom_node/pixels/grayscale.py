@@ -113,13 +113,13 @@ def apply_display_pipeline(
         dataset: The image's attributes.
         pixels: Stored values as `decode_pixels` returns them, of 8 or 16 bits.
         window: The number of the window or VOI LUT to use, from 1; or a window chosen
-            by a user, which is used without a check.
+            by a user, which is used even if it hides too much of the image.
 
     Returns:
         The image. If it has no usable VOI, or if its VOI hides too much of it, the node
         chooses the gray scale: see `_range`. `structure_kept` and LEAST_STRUCTURE
-        define what is too much. Without this check, the model could receive a black
-        image, although a reader would simply change the window.
+        define what is too much. If the node always used the VOI, the model could
+        receive a black image. A human reader would simply change the window.
     """
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
     modality = modality_values(dataset, pixels.itemsize)

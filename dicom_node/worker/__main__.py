@@ -272,7 +272,7 @@ def _run_maintenance(
 ) -> None:
     """Take over abandoned work, and clean up at intervals, until `stop` is set.
 
-    Only the worker in slot 0 of a machine removes files that the journal does not name.
+    Only the worker with slot number 0 on its machine removes orphans from the spool.
     """
     # This journal does not wait for the database: if one task fails, the others go on.
     storage, destinations = settings.storage, settings.destinations

@@ -165,8 +165,8 @@ def preload(weights: Path | None, device: str) -> None:
     """Load and test a classifier, so that forks of this process share it.
 
     Nothing is loaded if a GPU may be used, because a process cannot use a GPU that was
-    used before the fork. Nor is a classifier loaded if its card has no SHA-256, because
-    each process warns of that when it loads the classifier.
+    used before the fork. Nor is a classifier loaded if its card has no SHA-256: each
+    process then loads it itself, and so logs the warning that the SHA-256 is missing.
 
     The arguments are the same as for `Classifier.load`. No thread is started.
 

@@ -74,7 +74,8 @@ class Fitting:
             samples: The radiographs to learn from.
             start: A .npz file of weights with the key names of torchvision. It must
                 contain the stem (conv1 and bn1), and may contain weights of layer1 to
-                layer3. Other weights get new initial values. None reads no weights.
+                layer3. Other weights get new initial values. If None, no weights are
+                read: all get new initial values.
             seed: Determines all random choices.
             device: "cpu" or "cuda".
 

@@ -67,7 +67,11 @@ def test_forged_commitment_report_does_not_complete_a_delivery(
 
 
 def forge(target: Target, title: str, transaction: str, reasons: dict[str, int]) -> str:
-    """Send a report from the attacker's address; return the node's status as text."""
+    """Send a forged commitment report; return the status of the response as text.
+
+    The report comes from the attacker's address. Without an association, the text is
+    "no association".
+    """
     ae = AE(title)
     ae.dimse_timeout = ae.acse_timeout = ae.network_timeout = 10
     ae.add_requested_context(COMMITMENT)

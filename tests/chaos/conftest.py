@@ -64,7 +64,7 @@ def build(
 ) -> Iterator[Callable[..., Machine]]:
     """Yield a function that creates a machine.
 
-    The machine reaches the database and the given archives over its own network lines.
+    The machine reaches the database and the given archives through one `Line` each.
     """
     machines: list[Machine] = []
     with psycopg.connect(postgresql, autocommit=True) as administration:
