@@ -309,7 +309,7 @@ class StowDestination(_Destination):
     """
 
     type: Literal["stow"]
-    commitment: Literal[False] = False  # DICOMweb has no storage commitment
+    commitment: Literal[False] = False  # not supported by DICOMweb here
     url: Annotated[str, AfterValidator(_service)]
     token_env: FromEnvironment | None = None
     username: Annotated[

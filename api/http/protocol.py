@@ -43,7 +43,10 @@ CLOSE = (b"connection", b"close")
 
 
 class StrictConnection(h11.Connection):
-    """Parses requests, and refuses heads that two parsers could read differently.
+    """Parses requests; refuses ambiguous heads and bodies in too small chunks.
+
+    A head is ambiguous if two parsers could read it differently. Chunk headers and
+    extensions that are too large are refused, too.
 
     Attributes:
         refusal: The reason why this class refused a request; empty if it did not.

@@ -102,10 +102,10 @@ class SlowImages:
         self._quick: dict[str, dict[str, int]] = {}
 
     def normal_lane(self, child: QuickDecoder) -> Lane:
-        """Return the normal lane of a decoder, which makes one call at a time.
+        """Return the normal lane of a decoder. In it, one call runs at a time.
 
-        Before an instance is decoded, `decode` checks whether the instance may be slow.
-        It raises SeparateLaneError if an image was slow recently, unless the instance
+        Before an instance is decoded, `Lane.decode` checks whether it may be slow. It
+        raises SeparateLaneError if an image was slow recently, unless the instance
         is probably quick. A lock is held from this check to the end of the call.
         Therefore the next image is checked only when it is known whether this image is
         slow.
@@ -113,7 +113,7 @@ class SlowImages:
         return self._lane(child, Lock(), self._check)
 
     def separate_lane(self, child: QuickDecoder) -> tuple[Lane, Lane]:
-        """Return the separate lane of a decoder, which makes one call at a time.
+        """Return the separate lane of a decoder. In it, one call runs at a time.
 
         Returns:
             The lane for images of addresses that sent no slow image, and the lane for

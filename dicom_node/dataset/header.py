@@ -166,7 +166,7 @@ def _read(source: ByteSource, negotiated: NegotiatedIdentity) -> InstanceHeader:
 
 
 def _acquisition(texts: Mapping[str, str]) -> str:
-    """Return the Irradiation Event UID, else date and time; empty if all are absent."""
+    """Return `InstanceHeader.acquisition`; empty if no UID or full time is known."""
     date, time = texts["AcquisitionDate"], texts["AcquisitionTime"]
     by_time = texts["AcquisitionDateTime"] or (date + time if date and time else "")
     return texts["IrradiationEventUID"] or by_time

@@ -89,8 +89,8 @@ class StowClient:
         record_report: RecordReport,  # noqa: ARG002 - no report can come
         on_refused: OnRefused,  # noqa: ARG002
     ) -> Outcome:
-        """Refuse: DICOMweb has no Storage Commitment, and the settings forbid it."""
-        reason = "DICOMweb has no storage commitment"
+        """Return REFUSED: the node requests no Storage Commitment by DICOMweb."""
+        reason = "The node requests no storage commitment by DICOMweb"
         return Outcome(Verdict.REFUSED, None, reason, was_sent=False)
 
     def peer(self, _sender_ae_title: str) -> tuple[str, str]:

@@ -91,7 +91,10 @@ class CircuitBreaker:
         row: DeliveryRecord,
         outcomes: Mapping[str, Outcome],
     ) -> Change:
-        """Record whether the peer of a delivery responded to an attempt.
+        """Record whether the peer of a delivery works, by the outcomes of an attempt.
+
+        The peer works if it decided about at least one object: see
+        `Outcome.is_decision`. If no object was sent, nothing is recorded.
 
         Args:
             connection: Connection in a transaction that holds the lock of the instance.

@@ -347,7 +347,7 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
 
 
 def _ends(values: Values, levels: Values, window: int | Window) -> tuple[float, float]:
-    """Return `DisplayImage.ends` for an image that is shown through a VOI."""
+    """Return `DisplayImage.ends` for the window of a user, or for the image's VOI."""
     if isinstance(window, Window):
         half = window.width / 2
         return window.center - half, window.center + half

@@ -99,7 +99,8 @@ class LookUpTable:
     Attributes:
         first: The input value of the first entry.
         entries: Unsigned, at least one.
-        bits: The bits of an entry: white is 2 ** bits - 1; see `entry_bits`.
+        bits: Number of bits that the entries use, by `entry_bits`, not by the LUT
+            Descriptor. White is 2 ** bits - 1.
     """
 
     first: int

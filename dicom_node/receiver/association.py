@@ -2,9 +2,10 @@
 
 pynetdicom accepts a PDU of any size, reads it in pieces of 4 kB, and waits for the rest
 of it without a limit. This module limits the size of a PDU and the time to receive it.
-It aborts an association if no instance has been stored on it for too long; an
-occasional C-ECHO does not prevent that. The resources of an association are released
-when its thread ends, even after an error. receiver/dimse.py stores the datasets.
+It aborts an association if, for too long, no instance was stored and no report of
+Storage Commitment was recorded on it; an occasional C-ECHO does not prevent that. The
+resources of an association are released when its thread ends, even after an error.
+receiver/dimse.py stores the datasets.
 """
 
 import logging

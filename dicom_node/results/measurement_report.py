@@ -174,7 +174,7 @@ def _algorithm(finding: Finding) -> AlgorithmIdentification:
 
 
 def _sentences(finding: Finding) -> list[TextContentItem]:
-    """Return the operating point and the text of the caption as content items."""
+    """Return content items: the operating point, and the headline with disclaimer."""
     comment = f"{headline(finding)}. {DISCLAIMER}."
     return [
         TextContentItem(name, text, RelationshipTypeValues.CONTAINS)

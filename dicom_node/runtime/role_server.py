@@ -287,12 +287,12 @@ class RoleServer:
             timeout_s: Maximum time to wait, in seconds.
 
         Returns:
-            The process id; None if the process does not run yet, for example because
-            the server still imports the module.
+            The process id; None if the process does not run after `timeout_s`, for
+            example because the server still imports the module of the role.
 
         Raises:
-            OSError: The server has ended, takes longer than IMPORT_S, or has too few
-                resources to fork.
+            OSError: The server has ended, has imported for more than IMPORT_S seconds,
+                or has too few resources to fork.
         """
         pid = self._server.forked(timeout_s)
         if pid is None and time.monotonic() > self._import_until:

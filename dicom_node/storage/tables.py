@@ -53,9 +53,9 @@ Such a result is not analyzed.
 
 
 class DeliveryState(StrEnum):
-    """State of a delivery: of one object, or of all results of an instance.
+    """State of a delivery, or of one object in a delivery.
 
-    A delivery has one destination.
+    A delivery brings all results of one instance to one destination.
     """
 
     QUEUED = "queued"

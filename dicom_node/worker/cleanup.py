@@ -57,9 +57,10 @@ def delete_expired_instances(engine: Engine, settings: Settings) -> None:
 
 
 def delete_finished_workflows(journal: Journal) -> None:
-    """Delete finished work items, and record the failure of those with an error.
+    """Delete work items that ended, and record the failure of those with an error.
 
-    The counters are compacted, too. Several workers may do this at the same time.
+    Successful ones are kept for KEEP_FINISHED. The rows of each counter are merged,
+    too. Several workers may do this at the same time.
     """
     broken = DBOS.list_workflows(
         status=BROKEN, limit=BATCH, load_input=False, load_output=False

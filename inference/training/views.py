@@ -67,10 +67,10 @@ class _Window:
     Attributes:
         center: (column, row) in the radiograph.
         size: (width, height) of the view, in pixels of the radiograph.
-        angle: Rotation in degrees.
-        stretch: The width is multiplied by this factor, and the height is divided by
-            it.
-        mirrored: Whether left and right are exchanged.
+        angle: Clockwise rotation of the radiograph in degrees, before it is mirrored.
+        stretch: After the rotation, the radiograph becomes wider by this factor and
+            lower by the same factor. The size of the view does not change.
+        mirrored: Whether left and right of the view are exchanged.
     """
 
     center: tuple[float, float]

@@ -96,7 +96,8 @@ class Night:
         Args:
             destinations: Ports of destinations by name.
             ports: Ports of the receiver and of the api.
-            more: Further text for sections.
+            more: Text of the sections receiver, storage and worker, by section name.
+                It replaces the default text of the section.
         """
         sections = {"receiver": "", "storage": "min_free_mb = 1", "worker": "", **more}
         text = SETTINGS.format(port=ports[0], api_port=ports[1], **sections)
