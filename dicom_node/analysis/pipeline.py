@@ -276,7 +276,8 @@ def separate_pipelines(
     """Return the pipelines of the separate lane, which share their own decoder.
 
     The first is for images of addresses that sent no slow image. The second is for
-    images that come last. Their decoder has the time limits of the normal lane.
+    images that come last. The time limits of their decoder follow the usual times of
+    the normal lane.
 
     Args:
         pipeline: The pipeline of the normal lane. Its model, options and fork server
@@ -293,8 +294,8 @@ def separate_pipelines(
         memory_mb=pipeline.limits.decode_memory_mb,
         niceness=SEPARATE_NICENESS,
         server=normal.server,
-        allowance=normal.allowance,
     )
+    child.use_times_of(normal)
     first, last = images.separate_lane(child)
     return replace(pipeline, child=child, lane=first), replace(
         pipeline, child=child, lane=last

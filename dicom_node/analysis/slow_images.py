@@ -29,14 +29,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from threading import Lock
 
 from dicom_node.address import subscriber
-from dicom_node.decoder.quick_client import QuickDecoder
+from dicom_node.decoder.quick_client import SHORTEST_S, QuickDecoder, UsualTimes
 from dicom_node.instance import ReceivedInstance
 
 RECENT_S = 600.0
+LONGEST_S = 1.0
+"""Maximum of the usual time in the normal and the separate lane, in seconds.
+
+It is less than in other processes, because a slow image delays those of all addresses.
+"""
 MAX_SLOW = 2
 SIMILAR_SIZE = 2
 MAX_QUICK = 1_000
@@ -110,6 +114,7 @@ class SlowImages:
         Therefore the next image is checked only when it is known whether this image is
         slow.
         """
+        child.times = UsualTimes(LONGEST_S)
         return self._lane(child, Lock(), self._check)
 
     def separate_lane(self, child: QuickDecoder) -> tuple[Lane, Lane]:
@@ -119,35 +124,42 @@ class SlowImages:
             The lane for images of addresses that sent no slow image, and the lane for
             images that come last. The `decode` of the first one raises
             SeparateLaneError if the address has sent a slow image since the image was
-            queued, so that the image comes last, too.
+            queued, so that the image comes last, too. The second one has the largest
+            time limit, so that an address whose images usually take longer than those
+            of others is analyzed there.
         """
         lock = Lock()
         first = self._lane(child, lock, self._check_separate)
-        return first, self._lane(child, lock, lambda _instance: None)
+        return first, self._lane(child, lock, _no_check, LONGEST_S)
 
-    def _lane(self, child: QuickDecoder, lock: Lock, check: Check) -> Lane:
-        return Lane(
-            partial(self._decode, child, lock, check),
-            partial(self._encode, child, lock),
-        )
-
-    @contextmanager
-    def _decode(
-        self, child: QuickDecoder, lock: Lock, check: Check, instance: ReceivedInstance
-    ) -> Iterator[None]:
-        with lock:
-            check(instance)
+    def _lane(
+        self,
+        child: QuickDecoder,
+        lock: Lock,
+        check: Check,
+        shortest_s: float = SHORTEST_S,
+    ) -> Lane:
+        @contextmanager
+        def call(instance: ReceivedInstance) -> Iterator[None]:
+            child.shortest_s = shortest_s
             with self._noted(child, instance):
                 yield
-            if not child.was_slow:
-                self._note_quick(instance)
 
-    @contextmanager
-    def _encode(
-        self, child: QuickDecoder, lock: Lock, instance: ReceivedInstance
-    ) -> Iterator[None]:
-        with lock, self._noted(child, instance):
-            yield
+        @contextmanager
+        def decode(instance: ReceivedInstance) -> Iterator[None]:
+            with lock:
+                check(instance)
+                with call(instance):
+                    yield
+                if not child.was_slow:
+                    self._note_quick(instance)
+
+        @contextmanager
+        def encode(instance: ReceivedInstance) -> Iterator[None]:
+            with lock, call(instance):
+                yield
+
+        return Lane(decode, encode)
 
     def _check(self, instance: ReceivedInstance) -> None:
         address = subscriber(instance.calling_address)
@@ -198,6 +210,10 @@ class SlowImages:
         with self._lock:
             self._quick.get(address, {}).pop(_syntax(instance), None)
             self._slow[instance.id] = address, began
+
+
+def _no_check(_instance: ReceivedInstance) -> None:
+    """Accept the instance."""
 
 
 def _syntax(instance: ReceivedInstance) -> str:

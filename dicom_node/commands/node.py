@@ -48,6 +48,7 @@ DECODERS = "dicom_node.decoder.common_server"
 DECODERS_FD = "--decoders"
 WATCH_S = 0.2
 DRAIN_S = 40.0
+COMMON_SERVER_END_S = 1.0
 # The niceness of the roles other than receivers (nice(2)). Senders wait for the
 # receivers, so a receiver must start quickly: when all roles start at once, and when a
 # receiver was killed while the workers use all cores. If two processes compete for a
@@ -152,7 +153,8 @@ class Node:
         deadline = time.monotonic() + DRAIN_S
         self.others.end(deadline)
         self._decoders.close()  # the common decoding server ends, as nobody uses it
-        self.receivers.end(deadline)
+        # This server has its order to end only now.
+        self.receivers.end(max(deadline, time.monotonic() + COMMON_SERVER_END_S))
         for each in (*self._receiver.values(), *self._api, self._requests):
             each.close()
 

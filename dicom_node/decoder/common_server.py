@@ -38,10 +38,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, required=True)
     parser.add_argument("--supervisor", type=int, required=True)
     arguments = parser.parse_args()
-    _discard_output()
     _restrict_environment()
     _keep_freed_memory()
     prepare()
+    _discard_output()
     orders = serve_requests(arguments.requests, arguments.supervisor)
     serve(orders, os.getppid(), additional_mb=OTHER_LIBRARIES_MB)
 

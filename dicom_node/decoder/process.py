@@ -103,14 +103,20 @@ def serve(orders: int, parent: int, additional_mb: int = 0) -> None:
     try:
         memory_mb, niceness = LIMITS.unpack(order.content)
         os.nice(niceness)
-        most = (memory_mb + additional_mb) * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        _limit_memory((memory_mb + additional_mb) * 2**20)
         name_process("decoder")
         (end,) = order.files
         _serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, end))
         status = 0
     finally:
         os._exit(status)
+
+
+def _limit_memory(size: int) -> None:
+    """Limit the address space of this process, within the limit that it already has."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _serve(end: socket.socket) -> None:

@@ -29,7 +29,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from threading import RLock
+from threading import Lock
 from typing import TypeVar
 
 from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
@@ -42,7 +42,7 @@ T = TypeVar("T")
 ALLOWANCE_S = 1.0
 REFILL = 0.02  # seconds of allowance for each second that passes
 SHORTEST_S = 0.5
-LONGEST_S = 1.0
+LONGEST_S = 2.0
 # The usual time of a kind of call is derived from the LAST most recent calls for each
 # address in the last RECENT_S seconds. The limit is UNKNOWN_S until there are FEWEST
 # calls for one address.
@@ -65,21 +65,27 @@ class _Durations:
     at: float = 0.0
 
 
-class Allowance:
-    """Computes the time limit of each call in the normal lane.
+class UsualTimes:
+    """The measured times of calls, from which the time limits are derived.
 
-    The limit is derived from the measured times of calls of the same kind, so it adapts
-    to the speed of the machine. The kind of a call is its function.
-
-    Safe to share between decoders.
+    Calls are counted by kind, which is the function, and by the address that sent the
+    image. Safe to share between decoders.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with the whole allowance; `clock` returns seconds."""
+    def __init__(
+        self,
+        longest_s: float = LONGEST_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start without calls.
+
+        Args:
+            longest_s: The maximum result of `usual`, in seconds.
+            clock: Returns seconds from any origin.
+        """
+        self._longest_s = longest_s
         self._clock = clock
-        self._lock = RLock()
-        self._left = ALLOWANCE_S
-        self._at = clock()
+        self._lock = Lock()
         # By kind and address. The addresses are in the order of their last calls.
         self._durations = defaultdict[Hashable, dict[str, _Durations]](dict)
 
@@ -87,8 +93,8 @@ class Allowance:
         """Return twice the usual time of the successful calls of a kind.
 
         The usual time is the lowest median of an address. The result is in seconds,
-        from SHORTEST_S to LONGEST_S. It is UNKNOWN_S until FEWEST calls for one address
-        have succeeded.
+        from SHORTEST_S to `longest_s`. It is UNKNOWN_S until FEWEST calls for one
+        address have succeeded.
         """
         since = self._clock() - RECENT_S
         with self._lock:
@@ -99,57 +105,62 @@ class Allowance:
             ]
         if not medians:
             return UNKNOWN_S
-        return min(max(2 * min(medians), SHORTEST_S), LONGEST_S)
+        return min(max(2 * min(medians), SHORTEST_S), self._longest_s)
 
-    def deadline(self, kind: Hashable) -> float:
-        """Return the maximum duration of a call that starts now, in seconds."""
-        now = self._clock()
+    def note(self, kind: Hashable, address: str, seconds: float) -> None:
+        """Note the duration of a successful call for an image of an address."""
         with self._lock:
-            self._left = min(self._left + (now - self._at) * REFILL, ALLOWANCE_S)
-            self._at = now
-            return self.usual(kind) + self._left
+            durations = self._durations[kind]
+            known = durations.pop(address, None) or _Durations()
+            known.at = self._clock()
+            known.seconds.append(seconds)
+            durations[address] = known
+            if len(durations) > MAX_ADDRESSES:
+                del durations[next(iter(durations))]
 
-    def megapixels(self, kind: Hashable) -> float:
-        """Return the maximum size of an image that is decoded now, in megapixels."""
-        return ORDINARY_MEGAPIXELS * self.deadline(kind) / self.usual(kind)
 
-    def use(
-        self, kind: Hashable, seconds: float, *, succeeded: bool, address: str = ""
+class Allowance:
+    """The seconds for which slow calls of one decoder may exceed the usual time."""
+
+    def __init__(
+        self, most_s: float = ALLOWANCE_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Reduce the allowance by the seconds that a call took beyond `usual`.
-
-        If the call succeeded, its duration counts for `usual` from now on.
+        """Start with the whole allowance.
 
         Args:
-            kind: The kind of the call.
-            seconds: The duration of the call.
-            succeeded: Whether the call returned a result.
-            address: The address that sent the image.
+            most_s: The whole allowance, in seconds.
+            clock: Returns seconds from any origin.
         """
-        with self._lock:
-            self._left = max(self._left - max(seconds - self.usual(kind), 0), 0)
-            if succeeded:
-                self._note(self._durations[kind], address, seconds)
+        self._clock = clock
+        self._most_s = most_s
+        self._left = most_s
+        self._at = clock()
 
-    def _note(
-        self, durations: dict[str, _Durations], address: str, seconds: float
-    ) -> None:
-        known = durations.pop(address, None) or _Durations()
-        known.at = self._clock()
-        known.seconds.append(seconds)
-        durations[address] = known
-        if len(durations) > MAX_ADDRESSES:
-            del durations[next(iter(durations))]
+    def left(self) -> float:
+        """Return what is left of the allowance, in seconds."""
+        now = self._clock()
+        self._left = min(self._left + (now - self._at) * REFILL, self._most_s)
+        self._at = now
+        return self._left
+
+    def use(self, seconds: float) -> None:
+        """Reduce the allowance by the seconds that a call took beyond its usual time.
+
+        A call that was shorter changes nothing.
+        """
+        self._left = max(self._left - max(seconds, 0), 0)
 
 
 class QuickDecoder(DecoderProcess):
     """Runs functions in a decoder, and stops slow calls early.
 
     Attributes:
-        was_slow: Whether the last call took at least twice `Allowance.usual`, or
+        times: The usual times of calls.
+        was_slow: Whether the last call took at least twice `UsualTimes.usual`, or
             reached its time limit.
         address: The address that sent the image of the next call.
-        allowance: The limits of the calls.
+        shortest_s: If this is longer than `UsualTimes.usual`, it replaces that time for
+            the next call.
     """
 
     def __init__(
@@ -159,31 +170,38 @@ class QuickDecoder(DecoderProcess):
         memory_mb: int,
         niceness: int = 0,
         server: DecoderServer | None = None,
-        allowance: Allowance | None = None,
     ) -> None:
         """Start a child as in DecoderProcess; no call may take longer than `timeout_s`.
-
-        If `allowance` is None, this decoder has one of its own.
 
         Raises:
             OSError: The fork server or the child does not start.
         """
         self._most_s = timeout_s
-        self.allowance = allowance or Allowance()
+        self.times, self._allowance = UsualTimes(), Allowance()
         self.was_slow = False
         self.address = ""
+        self.shortest_s = SHORTEST_S
         super().__init__(
             timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness, server=server
         )
+
+    def use_times_of(self, other: "QuickDecoder") -> None:
+        """Use the usual times of another decoder, and have no allowance.
+
+        So slow calls here neither exceed the usual time, nor reduce the allowance of
+        the other decoder.
+        """
+        self.times, self._allowance = other.times, Allowance(0)
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         # One thread makes all calls, so no other call changes this time limit.
         if self._is_closed:
             raise CancelledError
         self._ensure_child()
-        kind = _kind(function)
-        self._timeout_s = min(self.allowance.deadline(kind), self._most_s)
-        most = self.allowance.megapixels(kind)
+        kind, left = _kind(function), self._allowance.left()
+        usual = max(self.times.usual(kind), self.shortest_s)
+        self._timeout_s = min(usual + left, self._most_s)
+        most = pixel_limit(usual, left)
         began, succeeded = time.monotonic(), False
         try:
             result = super()._run(
@@ -198,10 +216,21 @@ class QuickDecoder(DecoderProcess):
             ) from None
         finally:
             seconds = time.monotonic() - began
-            limit = min(2 * self.allowance.usual(kind), self._timeout_s)
-            self.was_slow = seconds >= limit
-            self.allowance.use(kind, seconds, succeeded=succeeded, address=self.address)
+            self.was_slow = seconds >= min(2 * usual, self._timeout_s)
+            self._allowance.use(seconds - usual)
+            if succeeded:
+                self.times.note(kind, self.address, seconds)
         return result
+
+
+def pixel_limit(usual_s: float, left_s: float) -> float:
+    """Return the maximum size of an image that is decoded now, in megapixels.
+
+    Args:
+        usual_s: The usual time of the call, in seconds.
+        left_s: What is left of the allowance, in seconds.
+    """
+    return ORDINARY_MEGAPIXELS * (usual_s + left_s) / usual_s
 
 
 def _kind(function: Callable[..., object]) -> Callable[..., object]:

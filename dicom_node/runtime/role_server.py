@@ -42,6 +42,7 @@ from dicom_node.runtime.prctl import keep_memory_private, name_process
 MODULE = "dicom_node.runtime.role_server"
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MFD_NOEXEC_SEAL = 0x0008  # linux/memfd.h
 START_S = 60.0
 """Maximum time to start the server, in seconds."""
 
@@ -51,15 +52,18 @@ IMPORT_S = 300.0
 It is long, because the machine may be slow and busy.
 """
 
-PASSED_VARIABLES = ("HOME", "LANG", "PATH", "TMPDIR", "TZ")
+PASSED_VARIABLES = ("HOME", "LANG", "PATH", "TEMP", "TMP", "TMPDIR", "TZ")
 PASSED_PREFIXES = (
     "COV_CORE_",
     "COVERAGE_",
-    "FAKETIME_",
+    "FAKETIME",
     "GLIBC_",
+    "GOMP_",
+    "KMP_",
     "LC_",
     "LD_",
     "MALLOC_",
+    "MKL_",
     "NPY_",
     "OMP_",
     "OPENBLAS_",
@@ -67,7 +71,7 @@ PASSED_PREFIXES = (
     "PSYCOPG_",
     "PYTHON",
 )
-"""Environment variables that the server gets, by name and by prefix.
+"""Environment variables that the first server gets, by name and by prefix.
 
 Python, the C library, a preloaded library and the libraries of the receivers read them
 when they are loaded. The server gets no other variable, because any other one may
@@ -344,6 +348,15 @@ def _is_passed(name: str) -> bool:
     return name in PASSED_VARIABLES or name.startswith(PASSED_PREFIXES)
 
 
+def _memory_file(name: str) -> int:
+    """Create a file in memory; return its descriptor."""
+    try:
+        # The kernel may refuse files that could be executed (vm.memfd_noexec).
+        return os.memfd_create(name, os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+    except OSError:  # a kernel before 6.3 does not know the flag
+        return os.memfd_create(name)
+
+
 @contextmanager
 def _file_of(content: bytes) -> Iterator[int]:
     """Yield the descriptor of a file in memory that contains `content`.
@@ -351,7 +364,7 @@ def _file_of(content: bytes) -> Iterator[int]:
     The server gives the file to a role, and does not read it. If the server read a
     secret, each later fork would have the secret in its memory.
     """
-    descriptor = os.memfd_create("variables")
+    descriptor = _memory_file("variables")
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(content)

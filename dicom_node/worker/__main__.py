@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
+from typing import TypeVar
 
 import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
@@ -78,6 +79,8 @@ from inference.classification import classifier
 from models.card import ModelError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 POLL_S = 0.2  # for work without a notification: see runtime/work_signal.py
 SLOW_POLL_S = 0.5
@@ -315,9 +318,20 @@ def _work(
         on_delivery,
         on_moved=on_moved,
         # The decoder of the separate lane starts when the lane is first used.
-        separate_pipelines=cache(partial(separate_pipelines, pipeline, images)),
+        separate_pipelines=_once(partial(separate_pipelines, pipeline, images)),
         slow_pipeline=partial(slow_pipeline, pipeline),
     )
+
+
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that calls `make` once, even if several threads call it."""
+    lock, cached = Lock(), cache(make)
+
+    def made() -> T:
+        with lock:
+            return cached()
+
+    return made
 
 
 def _config(settings: Settings, name: str) -> DBOSConfig:

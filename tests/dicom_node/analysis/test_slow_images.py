@@ -13,6 +13,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from dicom_node.analysis.slow_images import (
+    LONGEST_S,
     MAX_QUICK,
     MAX_SLOW,
     NOT_KNOWN_TO_BE_QUICK,
@@ -26,9 +27,10 @@ from dicom_node.dataset.transfer_syntaxes import DECODABLE
 from dicom_node.decoder.client import ChildTimeoutError
 from dicom_node.decoder.quick_client import (
     ALLOWANCE_S,
-    LONGEST_S,
+    SHORTEST_S,
     UNKNOWN_S,
     QuickDecoder,
+    UsualTimes,
 )
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
@@ -45,6 +47,8 @@ class Child:
 
     was_slow: bool = False
     address: str = ""
+    shortest_s: float = 0.0
+    times: UsualTimes | None = None
 
 
 class Lanes:
@@ -288,6 +292,17 @@ def test_one_slow_image_of_each_address_delays_the_others_in_the_separate_lane(
             first.append(address)
 
     assert first == addresses[1:]
+
+
+def test_images_that_come_last_have_the_largest_time_limit(
+    images: Lanes, child: Child
+) -> None:
+    limits = list[float]()
+    for lane in (images.normal, images.separate, images.last, images.normal):
+        with lane(image()):
+            limits.append(child.shortest_s)
+
+    assert limits == [SHORTEST_S, SHORTEST_S, LONGEST_S, SHORTEST_S]
 
 
 def test_an_address_becomes_known_to_be_quick_although_its_images_come_last(

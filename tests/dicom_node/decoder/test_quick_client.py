@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,9 @@ from dicom_node.decoder.quick_client import (
     UNKNOWN_S,
     Allowance,
     QuickDecoder,
+    UsualTimes,
     _kind,
+    pixel_limit,
     slow_child,
 )
 from dicom_node.decoder.server import DecoderServer
@@ -44,38 +47,43 @@ class Clock:
         return self.now
 
 
-def allowance_after_calls(seconds: float, clock: Clock) -> Allowance:
-    """Return a full allowance that knows FEWEST successful calls of this duration."""
-    allowance = Allowance(clock)
+def times_after_calls(seconds: float, clock: Clock) -> UsualTimes:
+    """Return the usual times after successful calls of a duration for one address."""
+    times = UsualTimes(clock=clock)
     for _ in range(FEWEST):
-        allowance.use("decode", seconds, succeeded=True)
-    clock.now += ALLOWANCE_S / REFILL
-    allowance.deadline("decode")  # the allowance is full
-    return allowance
+        times.note("decode", "10.0.9.9", seconds)
+    return times
 
 
 def test_many_slow_images_use_the_allowance_only_once() -> None:
-    clock = Clock()
-    allowance = allowance_after_calls(0.4, clock)
+    allowance = Allowance(clock=Clock())
     spent = 0.0
     for _ in range(1000):
-        deadline = allowance.deadline("decode")
-        allowance.use("decode", deadline, succeeded=False)
-        spent += deadline - 2 * 0.4  # the time of two ordinary images is no delay
+        left = allowance.left()
+        allowance.use(left)
+        spent += left
 
     assert spent == pytest.approx(ALLOWANCE_S)
 
 
 def test_allowance_refills_with_time() -> None:
     clock = Clock()
-    allowance = allowance_after_calls(0.4, clock)
-    allowance.use("decode", 100, succeeded=False)
-    assert allowance.deadline("decode") == pytest.approx(0.8)
+    allowance = Allowance(clock=clock)
+    allowance.use(100)
+    assert allowance.left() == 0
 
-    clock.now += 50
-    assert allowance.deadline("decode") == pytest.approx(0.8 + 50 * REFILL)
-    clock.now += 100
-    assert allowance.deadline("decode") == pytest.approx(0.8 + ALLOWANCE_S)
+    clock.now += 20
+    assert allowance.left() == pytest.approx(20 * REFILL)
+    clock.now += 10_000
+    assert allowance.left() == pytest.approx(ALLOWANCE_S)
+
+
+def test_a_call_that_is_shorter_than_usual_does_not_change_the_allowance() -> None:
+    allowance = Allowance(clock=Clock())
+    allowance.use(0.5)
+    allowance.use(-0.3)
+
+    assert allowance.left() == pytest.approx(ALLOWANCE_S - 0.5)
 
 
 @pytest.mark.parametrize(
@@ -83,74 +91,88 @@ def test_allowance_refills_with_time() -> None:
     [(0.01, SHORTEST_S), (0.4, 0.8), (100.0, LONGEST_S)],
 )
 def test_usual_time_follows_the_speed_of_the_machine(took: float, usual: float) -> None:
-    assert allowance_after_calls(took, Clock()).usual("decode") == pytest.approx(usual)
+    assert times_after_calls(took, Clock()).usual("decode") == pytest.approx(usual)
 
 
 def test_images_that_are_almost_slow_do_not_raise_the_limit_for_their_address() -> None:
-    allowance = allowance_after_calls(0.05, Clock())
+    times = times_after_calls(0.05, Clock())
     for number in range(1000):
-        allowance.use("decode", 0.45, succeeded=True, address=f"10.0.0.{number % 20}")
+        times.note("decode", f"10.0.0.{number % 20}", 0.45)
 
-    assert allowance.usual("decode") == SHORTEST_S
+    assert times.usual("decode") == SHORTEST_S
 
 
 def test_usual_time_is_that_of_the_recent_calls() -> None:
     clock = Clock()
-    allowance = allowance_after_calls(0.05, clock)
+    times = times_after_calls(0.05, clock)
     clock.now = RECENT_S
     for _ in range(FEWEST):
-        allowance.use("decode", 0.45, succeeded=True, address="10.0.0.1")
-    assert allowance.usual("decode") == SHORTEST_S
+        times.note("decode", "10.0.0.1", 0.45)
+    assert times.usual("decode") == SHORTEST_S
     clock.now += 1
 
-    assert allowance.usual("decode") == pytest.approx(0.9)
+    assert times.usual("decode") == pytest.approx(0.9)
 
 
 def test_the_addresses_with_usual_times_are_limited_in_number() -> None:
-    allowance = allowance_after_calls(0.05, Clock())
+    times = times_after_calls(0.05, Clock())
     for number in range(MAX_ADDRESSES):
         for _ in range(FEWEST):
-            allowance.use("decode", 0.45, succeeded=True, address=str(number))
+            times.note("decode", str(number), 0.45)
 
-    assert allowance.usual("decode") == pytest.approx(0.9)
-
-
-def test_two_decoders_share_one_allowance() -> None:
-    allowance = Allowance()
-    decoders = [
-        QuickDecoder(timeout_s=60, memory_mb=1024, allowance=allowance)
-        for _ in range(2)
-    ]
-    try:
-        for each in decoders:
-            each.address = "10.0.0.1"
-            assert each.run(max, 1, 2) == 2
-        assert decoders[0].run(max, 1, 2) == 2
-    finally:
-        for each in decoders:
-            each.close()
-
-    assert allowance.usual(max) == SHORTEST_S  # after FEWEST calls of both
+    assert times.usual("decode") == pytest.approx(0.9)
 
 
 def test_each_function_has_its_own_usual_time() -> None:
-    assert allowance_after_calls(0.4, Clock()).usual("encode") == UNKNOWN_S
+    assert times_after_calls(0.4, Clock()).usual("encode") == UNKNOWN_S
 
 
-def test_failed_calls_do_not_change_the_usual_time() -> None:
-    allowance = allowance_after_calls(0.4, Clock())
-    for _ in range(100):
-        allowance.use("decode", 8.0, succeeded=False)
+@pytest.fixture
+def decoders() -> Iterator[tuple[QuickDecoder, QuickDecoder]]:
+    """The decoder of the normal lane, and one that uses its usual times."""
+    with ExitStack() as stack:
+        normal = QuickDecoder(timeout_s=60, memory_mb=1024)
+        stack.callback(normal.close)
+        other = QuickDecoder(timeout_s=60, memory_mb=1024, server=normal.server)
+        stack.callback(other.close)
+        other.use_times_of(normal)
+        yield normal, other
 
-    assert allowance.usual("decode") == pytest.approx(0.8)
+
+def test_two_decoders_share_their_usual_times_but_no_allowance(
+    decoders: tuple[QuickDecoder, QuickDecoder],
+) -> None:
+    normal, other = decoders
+    for each in (normal, other, other):
+        assert each.run(max, 1, 2) == 2
+    assert normal.times.usual(max) == SHORTEST_S  # after FEWEST calls of both
+
+    normal.times.note(time.sleep, "", 0.01)
+    normal.times.note(time.sleep, "", 0.01)
+    normal.times.note(time.sleep, "", 0.01)
+    with pytest.raises(ChildTimeoutError, match=r"longer than 0\.5 s"):
+        other.run(time.sleep, 600)
+    with pytest.raises(ChildTimeoutError, match=r"longer than 1\.5 s"):
+        normal.run(time.sleep, 600)
+
+
+def test_a_longer_limit_applies_to_a_call(
+    decoders: tuple[QuickDecoder, QuickDecoder],
+) -> None:
+    _, other = decoders
+    for _ in range(FEWEST):
+        other.times.note(time.sleep, "", 0.01)
+    other.shortest_s = 2 * SHORTEST_S
+    other.run(time.sleep, 1.5 * SHORTEST_S)
+
+    assert not other.was_slow
 
 
 def test_slow_call_is_ended_and_the_next_one_succeeds() -> None:
     child = QuickDecoder(timeout_s=60, memory_mb=1024)
-    allowance = child.allowance
     for _ in range(FEWEST):
-        allowance.use(time.sleep, 0.01, succeeded=True)
-    allowance.use(time.sleep, 100, succeeded=False)
+        child.times.note(time.sleep, "", 0.01)
+    child._allowance.use(100)
     try:
         with pytest.raises(ChildTimeoutError, match=r"longer than 0\.[5-9] s"):
             child.run(time.sleep, 600)
@@ -164,7 +186,7 @@ def test_slow_call_is_ended_and_the_next_one_succeeds() -> None:
 def test_a_call_that_uses_the_allowance_and_succeeds_was_slow() -> None:
     child = QuickDecoder(timeout_s=60, memory_mb=1024)
     for _ in range(FEWEST):
-        child.allowance.use(time.sleep, 0.01, succeeded=True)
+        child.times.note(time.sleep, "", 0.01)
     try:
         child.run(time.sleep, 2 * SHORTEST_S)
         assert child.was_slow
@@ -182,7 +204,7 @@ def test_timeout_of_the_settings_limits_every_call() -> None:
 
 
 def use_up_allowance(child: QuickDecoder) -> None:
-    child.allowance.use(_kind(decode_file), 100, succeeded=False)
+    child._allowance.use(100)
 
 
 def saved(path: Path, rows: int, columns: int) -> Path:
@@ -226,12 +248,8 @@ def test_images_of_ordinary_size_need_no_allowance(tmp_path: Path) -> None:
 
 
 def test_pixel_limit_shrinks_with_the_remaining_allowance() -> None:
-    allowance = Allowance(Clock())
-    full_limit = ORDINARY_MEGAPIXELS * (UNKNOWN_S + ALLOWANCE_S) / UNKNOWN_S
-
-    assert allowance.megapixels("decode") == pytest.approx(full_limit)
-    allowance.use("decode", 100, succeeded=False)
-    assert allowance.megapixels("decode") == pytest.approx(ORDINARY_MEGAPIXELS)
+    assert pixel_limit(0.5, 1.0) == pytest.approx(3 * ORDINARY_MEGAPIXELS)
+    assert pixel_limit(0.5, 0) == pytest.approx(ORDINARY_MEGAPIXELS)
 
 
 @pytest.fixture(scope="module")
