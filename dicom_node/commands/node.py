@@ -10,7 +10,9 @@ libraries of the receivers, and forks the receivers. Then it imports the codecs,
 forks the process from which the decoding servers of all roles are forked
 (decoder/common_server.py). The second server is a fork of the first, and forks the
 other roles. So the receivers neither wait for the import of torch nor end if that
-import fails, and the codecs are imported once.
+import fails, and the codecs are imported once. If the import of the codecs ends the
+first server, the receivers end, too. They are restarted, and the codecs are then
+imported by their own process only.
 """
 
 import json

@@ -4,7 +4,8 @@ The supervisor starts this process as a role, as a fork of the server of the rec
 (commands/node.py). It has imported the codecs, and it has no secrets. A role that
 decodes images requests a fork server of its own from it (decoder/server.py). So the
 codecs are imported once, and all roles share their memory. If the role or its fork
-server dies, the other roles are not affected.
+server dies, the other roles are not affected. If this process dies, the decoders of all
+roles die. The supervisor restarts it, and each image in progress is decoded again.
 """
 
 import argparse

@@ -74,7 +74,7 @@ PASSED_PREFIXES = (
 """Environment variables that the first server gets, by name and by prefix.
 
 Python, the C library, a preloaded library and the libraries of the receivers read them
-when they are loaded. The server gets no other variable, because any other one may
+when they are loaded. The first server gets no other variable, because any other one may
 contain a secret, such as the password of the database, and each fork has the memory of
 the server.
 """
