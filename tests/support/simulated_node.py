@@ -53,6 +53,7 @@ from dicom_node.storage.tables import (
     delivered_object,
     delivery,
     instance,
+    metadata,
 )
 from tests.support.databases import create_migrated
 from tests.support.journals import ANSWER, STORED, destination
@@ -144,11 +145,10 @@ class Attempt:
         return self.item.startswith(f"{ANALYZE_SLOWLY}:")
 
 
-@contextmanager
-def observing(clock: Clock) -> Iterator[None]:
-    """Use a clock, and let the state machine name the trigger of each transition."""
-    execute = state_machine._execute
+Execute = Callable[[sa.Connection, Trigger, sa.Executable], sa.CursorResult[Any]]
 
+
+def _observed(execute: Execute) -> Execute:
     def observed(
         connection: sa.Connection, trigger: Trigger, statement: sa.Executable
     ) -> sa.CursorResult[Any]:
@@ -160,10 +160,7 @@ def observing(clock: Clock) -> Iterator[None]:
         connection.exec_driver_sql(_NAME, (str(trigger),))
         return result
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "time", clock)
-        patch.setattr(state_machine, "_execute", observed)
-        yield
+    return observed
 
 
 class SimulatedNode:
@@ -176,12 +173,13 @@ class SimulatedNode:
         seen: The transitions that were committed.
     """
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path) -> None:
         storage = StorageSettings(directory=folder, database="", min_free_mb=0)
         create_migrated(storage)
         (folder / "spool").mkdir()
-        self._folder, self.clock = folder, clock
+        self._folder, self._clock = folder, Clock()
         self._kill_after: int | None = None
+        self.seen: set[tuple[Trigger, str | None, str | None]] = set()
         self.engine = open_engine(storage.database_url)
         sa.event.listen(self.engine, "connect", _do_not_sync)
         with self.engine.begin() as connection:
@@ -190,14 +188,29 @@ class SimulatedNode:
         # Much faster than SQLAlchemy, for the reads after each step.
         self._file = sqlite3.connect(self.engine.url.database or "")
         self._file.isolation_level = None
+        _do_not_sync(self._file)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew with an empty database, which is faster than a new one."""
+        self._file.execute("BEGIN IMMEDIATE")
+        for table in (*metadata.tables, "workflow_status", "transition_log"):
+            self._file.execute(f"DELETE FROM {table}")  # noqa: S608 - fixed names
+        self._file.execute("COMMIT")
         self.instances: list[ReceivedInstance] = []
         self.attempts: list[Attempt] = []
         self.requests: dict[str, tuple[str, tuple[str, ...]]] = {}
-        self.seen: set[tuple[Trigger, str | None, str | None]] = set()
         self._checked = self._files = 0
+        self._clock.passed_s = 0.0
         self.use((ARCHIVE, BACKUP, ALERTS))
 
-    def close(self) -> None:
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run with the clock of the node, and name the trigger of each transition."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", self._clock)
+            patch.setattr(state_machine, "_execute", _observed(state_machine._execute))
+            yield
         self._file.close()
         self.engine.dispose()
 
@@ -257,15 +270,14 @@ class SimulatedNode:
             return received
 
         received = self.do(record, kill_after)
-        if self.journal.load(received.id) is None:
-            return next(
-                each.id
-                for each in self.instances
-                if each.header.sop_instance_uid == sop_instance_uid
-                and each.content_digest == digest
-            )
-        self.instances.append(received)
-        return received.id
+        query = "SELECT id FROM instance WHERE sop_instance_uid = ?"
+        rows = self._file.execute(
+            f"{query} AND content_digest = ?", (sop_instance_uid, digest)
+        )
+        ((identity,),) = rows.fetchall()
+        if identity == received.id:
+            self.instances.append(received)
+        return str(identity)
 
     def queue(self) -> list[str]:
         """Return the ids of the work that waits."""
@@ -460,7 +472,7 @@ class SimulatedNode:
         self._finish(item)
 
     def pass_days(self, days: float) -> None:
-        self.clock.passed_s += days * 86400
+        self._clock.passed_s += days * 86400
 
     def delete_expired(self, kill_after: int | None = None) -> None:
         self.do(
@@ -559,7 +571,7 @@ class SimulatedNode:
         assert {instance_id for (instance_id,) in delivering} <= unfinished
 
 
-def _do_not_sync(connection: sqlite3.Connection, _record: object) -> None:
+def _do_not_sync(connection: sqlite3.Connection, *_: object) -> None:
     connection.execute("PRAGMA synchronous = OFF")
 
 

@@ -1,8 +1,8 @@
 """In any order of events, only the transitions of the table happen, and work ends."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from config.destinations import Destination
 from dicom_node.outcome import Outcome
 from tests.support.journals import BRIEFLY, LOST, REFUSED, RETRY, STORED
 from tests.support.simulated_node import (
@@ -28,15 +29,13 @@ from tests.support.simulated_node import (
     PLAIN_ARCHIVE,
     PROCESSING_FAILURE,
     Attempt,
-    Clock,
     SimulatedNode,
-    observing,
 )
 
 T = TypeVar("T")
 
-MOST_INSTANCES = 3
-SETTINGS = [
+MOST_INSTANCES = 2
+DESTINATIONS = [
     (ARCHIVE, BACKUP, ALERTS),
     (ARCHIVE,),
     (PLAIN_ARCHIVE, BACKUP),
@@ -48,12 +47,22 @@ OPERATIONS = [
     *("maintain", "days pass", "retention"),
 ]
 
+SETTINGS = settings(
+    max_examples=25,
+    stateful_step_count=40,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+
 numbers = st.integers(0, 59)
-kills = st.none() | st.integers(0, 25)
+kills = st.none() | st.integers(0, 60)
 ends = st.sampled_from(
     ["positive", "negative", "not analyzed", "failed", "died", "separate", "last"]
 )
-outcomes = st.sampled_from([STORED, RETRY, BRIEFLY, LOST, REFUSED])
+outcomes = st.sampled_from([STORED, STORED, RETRY, BRIEFLY, LOST, REFUSED])
 pairs_of_outcomes = st.tuples(outcomes, outcomes)
 reasons = st.sampled_from([None, LOST_OBJECT, PROCESSING_FAILURE, CONFLICT])
 pairs_of_reasons = st.tuples(reasons, reasons)
@@ -62,28 +71,26 @@ pairs_of_reasons = st.tuples(reasons, reasons)
 class JournalMachine(RuleBasedStateMachine):
     """Calls the journal in any order, with any outcome, and kills it anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: SimulatedNode) -> None:
         super().__init__()
-        self._folder = TemporaryDirectory()
-        self.node = SimulatedNode(Path(self._folder.name), Clock())
-        self._observing = observing(self.node.clock)
-        self._observing.__enter__()
+        self.node = node
+        node.clear()
 
     def teardown(self) -> None:
-        try:
-            self.node.run_all()
-        finally:
-            self._observing.__exit__(None, None, None)
-            self.node.close()
-            self._folder.cleanup()
+        self.node.run_all()
 
     @invariant()
     def only_transitions_of_the_table_happened(self) -> None:
         self.node.check()
 
-    @initialize()
-    def receive_first(self) -> None:
+    @initialize(destinations=st.sampled_from(DESTINATIONS), runs=st.integers(0, 8))
+    def do_first_work(self, destinations: Sequence[Destination], runs: int) -> None:
+        """Receive an instance, and do some of its work with success."""
+        self.node.use(destinations)
         self.node.receive()
+        for _ in range(runs):
+            for item in self.node.queue()[:1]:
+                self.node.run(item)
 
     @rule(number=numbers, change=st.sampled_from(["", "bytes", "uid"]), kill=kills)
     def receive(self, number: int, change: str, kill: int | None) -> None:
@@ -180,7 +187,7 @@ class JournalMachine(RuleBasedStateMachine):
         node = self.node
         match action:
             case "restart":
-                node.use(pick(SETTINGS, number))
+                node.use(pick(DESTINATIONS, number))
             case "worker dies":
                 node.attempts.clear()
             case "repeat" if node.finished():
@@ -200,16 +207,10 @@ def pick(choices: Sequence[T], number: int) -> T:
 
 
 @pytest.mark.integration
-def test_only_transitions_of_the_table_happen_and_all_work_ends() -> None:
-    run_state_machine_as_test(
-        JournalMachine,
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=40,
-            derandomize=True,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def test_only_transitions_of_the_table_happen_and_all_work_ends(
+    tmp_path: Path,
+) -> None:
+    node = SimulatedNode(tmp_path)
+
+    with node.running():
+        run_state_machine_as_test(partial(JournalMachine, node), settings=SETTINGS)
