@@ -236,6 +236,14 @@ class SimulatedNode:
         # Much faster than SQLAlchemy, for the reads after each step.
         self._file = sqlite3.connect(self.engine.url.database or "")
         self._file.isolation_level = None
+        self._empty = sqlite3.connect(":memory:")
+        self._file.backup(self._empty)
+        self.reset()
+
+    def reset(self) -> None:
+        """Become a new node. The engine stays, because it has compiled statements."""
+        self._empty.backup(self._file)
+        self.clock.passed_s = 0.0
         self.instances: list[ReceivedInstance] = []
         self.attempts: list[Attempt] = []
         self.requests: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -245,6 +253,7 @@ class SimulatedNode:
         self.use((ARCHIVE, BACKUP, ALERTS))
 
     def close(self) -> None:
+        self._empty.close()
         self._file.close()
         self.engine.dispose()
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import pytest
@@ -62,20 +61,13 @@ pairs_of_reasons = st.tuples(reasons, reasons)
 class JournalMachine(RuleBasedStateMachine):
     """Calls the journal in any order, with any outcome, and kills it anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: SimulatedNode) -> None:
         super().__init__()
-        self._folder = TemporaryDirectory()
-        self.node = SimulatedNode(Path(self._folder.name), Clock())
-        self._observing = observing(self.node.clock)
-        self._observing.__enter__()
+        self.node = node
+        node.reset()
 
     def teardown(self) -> None:
-        try:
-            self.node.run_all()
-        finally:
-            self._observing.__exit__(None, None, None)
-            self.node.close()
-            self._folder.cleanup()
+        self.node.run_all()
 
     @invariant()
     def only_transitions_of_the_table_happened(self) -> None:
@@ -200,16 +192,19 @@ def pick(choices: Sequence[T], number: int) -> T:
 
 
 @pytest.mark.integration
-def test_only_transitions_of_the_table_happen_and_all_work_ends() -> None:
-    run_state_machine_as_test(
-        JournalMachine,
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=40,
-            derandomize=True,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def test_only_transitions_of_the_table_happen_and_all_work_ends(tmp_path: Path) -> None:
+    node = SimulatedNode(tmp_path, Clock())
+    with observing(node.clock):
+        run_state_machine_as_test(
+            lambda: JournalMachine(node),
+            settings=settings(
+                max_examples=25,
+                stateful_step_count=40,
+                derandomize=True,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate, Phase.shrink],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    node.close()
