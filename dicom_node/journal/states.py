@@ -204,7 +204,8 @@ def _of_delivery() -> tuple[Transition, ...]:
         ),
         Transition(on.PAUSED, unfinished, at.PAUSED),
         Transition(on.RESUMED, (at.PAUSED,), at.QUEUED, queues=DELIVER),
-        # A report may cause that an object is sent in the state COMMITTING.
+        # If the archive reported an object as lost just before commitment of the others
+        # was requested, the delivery is COMMITTING while the object is sent.
         Transition(on.STORED, unfinished, at.COMMITTING, queues=DELIVER),
         Transition(on.ATTEMPT_FAILED, unfinished, at.QUEUED, queues=DELIVER),
         Transition(on.HELD_BACK, unfinished, at.QUEUED),

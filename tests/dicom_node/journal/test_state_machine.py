@@ -73,9 +73,13 @@ class JournalMachine(RuleBasedStateMachine):
     def only_transitions_of_the_table_happened(self) -> None:
         self.node.check()
 
-    @initialize()
-    def receive_first(self) -> None:
+    @initialize(count=st.integers(0, 9))
+    def receive_first(self, count: int) -> None:
+        """Receive an instance, and do some of its work, so that all states are met."""
         self.node.receive()
+        for _ in range(count):
+            if queued := self.node.queue():
+                self.node.run(queued[0])
 
     @rule(number=numbers, change=st.sampled_from(["", "bytes", "uid"]), kill=kills)
     def receive(self, number: int, change: str, kill: int | None) -> None:
