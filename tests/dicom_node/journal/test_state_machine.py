@@ -202,7 +202,7 @@ def test_only_transitions_of_the_table_happen_and_all_work_ends(tmp_path: Path) 
         run_state_machine_as_test(
             lambda: JournalMachine(node),
             settings=settings(
-                max_examples=25,
+                max_examples=16,
                 stateful_step_count=40,
                 derandomize=True,
                 deadline=None,
