@@ -121,7 +121,7 @@ class CircuitBreaker:
         row: DeliveryRecord,
         change: Change,
         *,
-        reason: str = "",
+        request_failure: str = "",
     ) -> None:
         """Schedule the next attempt of a delivery, or let it wait for its peer.
 
@@ -129,24 +129,29 @@ class CircuitBreaker:
             connection: Connection in the transaction of `record`.
             row: The delivery, as it was before the outcome was recorded.
             change: The return value of `record`.
-            reason: What the event of the transition says.
+            request_failure: Why a commitment request failed; empty if objects are to
+                be sent.
         """
+        failed, held_back = DeliveryTrigger.ATTEMPT_FAILED, DeliveryTrigger.HELD_BACK
+        if request_failure:
+            failed = DeliveryTrigger.REQUEST_FAILED
+            held_back = DeliveryTrigger.REQUEST_HELD_BACK
         peer_row = _failing(connection, change.peer)
         if peer_row is None or (change.is_failing and row.attempts > 1):
             self._machine.change_delivery(
                 connection,
-                DeliveryTrigger.ATTEMPT_FAILED,
+                failed,
                 row,
-                reason=reason,
+                reason=request_failure,
                 delay_s=retry_delay_s(row.attempts),
             )
             return
         self._machine.change_delivery(
             connection,
-            DeliveryTrigger.HELD_BACK,
+            held_back,
             row,
             {"waits_for": peer_row.peer, "next_at": time.time()},
-            reason=reason,
+            reason=request_failure,
         )
         if peer_row.probe == row.instance_id or not _is_alive(connection, peer_row):
             self._choose_probe(connection, peer_row)

@@ -173,7 +173,7 @@ class Commitments:
                 )
             else:
                 _set_comment(connection, row, reason)
-                self._breaker.postpone(connection, row, change, reason=reason)
+                self._breaker.postpone(connection, row, change, request_failure=reason)
             update_instance_state(connection, self._machine, instance_id)
         self._breaker.announce(change)
         return failed

@@ -277,6 +277,8 @@ class Deliveries:
             for instance_id in connection.execute(paused).scalars().all():
                 lock_instance(connection, instance_id)
                 missing = self._missing(connection, instance_id, destination)
+                # Before the lock was obtained, another transaction may have ended the
+                # delivery, or queued it. Then RESUMED changes nothing.
                 resumed, key = DeliveryTrigger.RESUMED, (instance_id, destination)
                 self._queue_run(connection, resumed, key, list(missing))
 
@@ -289,7 +291,8 @@ class Deliveries:
     ) -> None:
         """Queue a new run of a delivery that sends these objects.
 
-        The open commitment requests of the delivery are closed, because they may name
+        Nothing changes if the trigger cannot happen in the state of the delivery. The
+        open commitment requests of the delivery are closed, because they may name
         objects that the archive has lost.
 
         Args:
@@ -298,7 +301,8 @@ class Deliveries:
             key: Instance id and destination of the delivery.
             uids: SOP Instance UIDs of the objects.
         """
-        self._machine.request_delivery(connection, trigger, *key)
+        if not self._machine.request_delivery(connection, trigger, *key):
+            return
         for uid in uids:
             request_object(connection, *key, uid)
         open_ = of_delivery(commitment, *key)

@@ -139,11 +139,16 @@ def log_name(state: DeliveryState | str) -> str:
 def current_delivery(
     connection: sa.Connection, instance_id: str, destination: str, run: int
 ) -> DeliveryRecord | None:
-    """Return a delivery; None if the work of this run is stale."""
+    """Lock and return a delivery; None if the work of this run is stale.
+
+    Without the lock, another transaction could change the delivery before the caller
+    does.
+    """
     query = delivery.select().where(
         of_delivery(delivery, instance_id, destination), is_current(run)
     )
-    return read_one(DeliveryRecord, connection.execute(query))
+    rows = connection.execute(query.with_for_update(key_share=True))
+    return read_one(DeliveryRecord, rows)
 
 
 def is_within(row: DeliveryRecord, retry_days: float) -> bool:

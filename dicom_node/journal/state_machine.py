@@ -112,7 +112,7 @@ class StateMachine:
         trigger: DeliveryTrigger,
         instance_id: str,
         destination: str,
-    ) -> None:
+    ) -> bool:
         """Queue a new run of a delivery, which is created if it does not exist.
 
         Args:
@@ -120,6 +120,10 @@ class StateMachine:
             trigger: The trigger of the transition.
             instance_id: Id of the instance.
             destination: Name of the destination.
+
+        Returns:
+            False if the delivery is in no state before the transition. Then nothing is
+            changed.
         """
         transition, now = only_transition(trigger), time.time()
         reset = {
@@ -136,7 +140,10 @@ class StateMachine:
             {"instance_id": instance_id, "destination": destination, "run": 1} | reset,
             {"run": delivery.c.run + 1} | reset,
         )
+        if row is None:
+            return False
         self._apply_effects(connection, transition, DeliveryRecord(**row))
+        return True
 
     def change_delivery(  # noqa: PLR0913 - the change, and what its event says
         self,
@@ -267,18 +274,17 @@ def _update_or_insert(
     which: sa.ColumnElement[bool],
     new: Mapping[str, Any],
     changes: Mapping[str, Any],
-) -> sa.RowMapping:
+) -> sa.RowMapping | None:
     """Change the row that `which` selects, or insert a row; return the row.
 
-    The lock of the instance prevents that another transaction inserts the row.
-
-    Raises:
-        IntegrityError: The row exists, but is not in a state before the transition.
+    The lock of the instance prevents that another transaction inserts the row. If the
+    transition cannot insert a row, and there is no row in a state before it, nothing is
+    changed, and the return value is None.
     """
     table, trigger = _TABLES[type(transition.trigger)], transition.trigger
     update = _update(transition, which).values(**changes).returning(table)
     row = _execute(connection, trigger, update).mappings().one_or_none()
-    if row is None:
+    if row is None and None in transition.before:
         insert = table.insert().values(state=transition.after, **new).returning(table)
         row = _execute(connection, trigger, insert).mappings().one()
     return row

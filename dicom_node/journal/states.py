@@ -8,6 +8,9 @@ table.
 The table does not contain the conditions of a transition, the texts of events, and the
 measured durations. Events without a transition are not in the table either, such as an
 instance that was received again.
+
+A row that is replaced or removed may be in any state. So no row stays because an
+earlier release or a user of the database wrote another state.
 """
 
 from collections.abc import Mapping
@@ -59,11 +62,13 @@ class DeliveryTrigger(Enum):
     PAUSED = "an attempt begins, the destination is paused"
     RESUMED = "the pause of the destination ends"
     STORED = "all objects are stored, commitment is needed"
-    ATTEMPT_FAILED = "an attempt failed"
-    HELD_BACK = "an attempt failed, the delivery waits for its peer"
+    ATTEMPT_FAILED = "an object is to be sent again"
+    HELD_BACK = "an object is to be sent again, the delivery waits for its peer"
     RELEASED = "the delivery need not wait, or is the probe"
     COMMITMENT_REQUESTED = "commitment is requested"
     REQUEST_ACCEPTED = "the archive accepted the request"
+    REQUEST_FAILED = "the request failed"
+    REQUEST_HELD_BACK = "the request failed, the delivery waits for its peer"
     STORE_AGAIN = "an object is reported as lost"
     REQUEST_AGAIN = "an object is reported as not committed"
     DELIVERED = "all objects are delivered"
@@ -124,7 +129,6 @@ def _of_instance() -> tuple[Transition, ...]:
     with_result = (at.ANALYZED, at.DELIVERING, at.DELIVERED, at.FAILED)
     undelivered = (at.ANALYZED, at.DELIVERING, at.FAILED)
     delivered = (at.DELIVERING, at.DELIVERED, at.FAILED)
-    ended = (at.ANALYZED, at.DELIVERED, at.NOT_ANALYZED, at.FAILED)
     received, again = counters.RECEIVED, event.ANALYZE_AGAIN
     return (
         Transition(on.RECEIVED, new, at.RECEIVED, event.RECEIVED, received, ANALYZE),
@@ -179,7 +183,7 @@ def _of_instance() -> tuple[Transition, ...]:
             again,
             queues=ANALYZE_SLOWLY,
         ),
-        Transition(on.REMOVED, ended, None),
+        Transition(on.REMOVED, tuple(at), None),
     )
 
 
@@ -200,17 +204,11 @@ def _of_delivery() -> tuple[Transition, ...]:
         ),
         Transition(on.PAUSED, unfinished, at.PAUSED),
         Transition(on.RESUMED, (at.PAUSED,), at.QUEUED, queues=DELIVER),
-        Transition(on.STORED, sending, at.COMMITTING, queues=DELIVER),
-        Transition(on.ATTEMPT_FAILED, sending, at.QUEUED, queues=DELIVER),
-        Transition(
-            on.ATTEMPT_FAILED,
-            committing,
-            at.COMMITTING,
-            event.WILL_TRY_AGAIN,
-            queues=DELIVER,
-        ),
-        Transition(on.HELD_BACK, sending, at.QUEUED),
-        Transition(on.HELD_BACK, committing, at.COMMITTING, event.WILL_TRY_AGAIN),
+        # If the archive reported an object as lost just before commitment of the others
+        # was requested, the delivery is COMMITTING while the object is sent.
+        Transition(on.STORED, unfinished, at.COMMITTING, queues=DELIVER),
+        Transition(on.ATTEMPT_FAILED, unfinished, at.QUEUED, queues=DELIVER),
+        Transition(on.HELD_BACK, unfinished, at.QUEUED),
         Transition(on.RELEASED, sending, at.QUEUED, queues=DELIVER),
         Transition(on.RELEASED, committing, at.COMMITTING, queues=DELIVER),
         Transition(
@@ -220,6 +218,16 @@ def _of_delivery() -> tuple[Transition, ...]:
             event.ASKS_FOR_COMMITMENT,
         ),
         Transition(on.REQUEST_ACCEPTED, committing, at.COMMITTING, queues=DELIVER),
+        Transition(
+            on.REQUEST_FAILED,
+            committing,
+            at.COMMITTING,
+            event.WILL_TRY_AGAIN,
+            queues=DELIVER,
+        ),
+        Transition(
+            on.REQUEST_HELD_BACK, committing, at.COMMITTING, event.WILL_TRY_AGAIN
+        ),
         Transition(on.STORE_AGAIN, stored, at.QUEUED, queues=DELIVER),
         Transition(on.REQUEST_AGAIN, stored, at.COMMITTING, queues=DELIVER),
         Transition(
@@ -243,16 +251,16 @@ def _of_delivery() -> tuple[Transition, ...]:
             (*unfinished, at.PAUSED, at.FAILED, at.DROPPED),
             at.DROPPED,
         ),
-        Transition(on.REMOVED, (at.DELIVERED, at.FAILED, at.DROPPED), None),
+        Transition(on.REMOVED, tuple(at), None),
     )
 
 
 def _of_object() -> tuple[Transition, ...]:
     on, at, event = ObjectTrigger, DeliveryState, EventKind
     sending, stored = (at.QUEUED,), (at.COMMITTING, at.DELIVERED)
-    existing = (at.QUEUED, at.COMMITTING, at.DELIVERED, at.FAILED)
+    undelivered = tuple(state for state in at if state is not at.DELIVERED)
     return (
-        Transition(on.REQUESTED, (None, *existing), at.QUEUED),
+        Transition(on.REQUESTED, (None, *at), at.QUEUED),
         Transition(on.STORED, sending, at.DELIVERED, event.DELIVERED),
         Transition(
             on.STORED_UNCOMMITTED, sending, at.COMMITTING, event.WAITS_FOR_COMMITMENT
@@ -267,9 +275,9 @@ def _of_object() -> tuple[Transition, ...]:
         Transition(on.REQUEST_AGAIN, stored, at.COMMITTING, event.WILL_TRY_AGAIN),
         Transition(on.NOT_COMMITTED, stored, at.FAILED, event.FAILED),
         Transition(on.GIVEN_UP, (at.QUEUED, at.COMMITTING), at.FAILED),
-        Transition(on.REPLACED, existing, None),
-        Transition(on.DROPPED, (at.QUEUED, at.COMMITTING, at.FAILED), None),
-        Transition(on.REMOVED, (at.DELIVERED, at.FAILED), None),
+        Transition(on.REPLACED, tuple(at), None),
+        Transition(on.DROPPED, undelivered, None),
+        Transition(on.REMOVED, tuple(at), None),
     )
 
 

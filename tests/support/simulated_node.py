@@ -7,6 +7,7 @@ killed.
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,7 +32,6 @@ from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
 from dicom_node.journal.states import (
-    TRANSITIONS,
     DeliveryTrigger,
     InstanceTrigger,
     ObjectTrigger,
@@ -53,9 +53,9 @@ from dicom_node.storage.tables import (
     delivered_object,
     delivery,
     instance,
-    metadata,
 )
 from tests.support.databases import create_migrated
+from tests.support.expected_transitions import OF_OLD_ROWS, USUAL, Effects, Made
 from tests.support.journals import ANSWER, STORED, destination
 
 T = TypeVar("T")
@@ -83,25 +83,41 @@ TABLES: Mapping[type[Trigger], sa.Table] = {
     DeliveryTrigger: delivery,
     ObjectTrigger: delivered_object,
 }
-ALLOWED = {
-    (each.trigger, before, each.after) for each in TRANSITIONS for before in each.before
-}
-"""Each trigger with a state before and the state after, as the table lists them."""
+ALL_EXPECTED = {**USUAL, **OF_OLD_ROWS}
+PREFIX = "fracture_node_"
 
-_TRIGGERS = {str(each.trigger): each.trigger for each in TRANSITIONS}
+_TRIGGERS = {str(trigger): trigger for entity in TABLES for trigger in entity}
+_COUNTERS = {each.counter for each in USUAL.values()} - {""}
 _UNNAMED = "SELECT COUNT(*) FROM transition_log WHERE trigger_name IS NULL"
 _NAME = "UPDATE transition_log SET trigger_name = ? WHERE trigger_name IS NULL"
 _CREATE_LOG = """
 CREATE TABLE transition_log (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    source TEXT NOT NULL, before TEXT, after TEXT, trigger_name TEXT
+    source TEXT NOT NULL, instance_id TEXT, before TEXT, after TEXT, trigger_name TEXT
 )
 """
 _LOG = """
 CREATE TRIGGER {table}_{event} AFTER {operation} ON {table} BEGIN
-    INSERT INTO transition_log (source, before, after)
-    VALUES ('{table}', {before}, {after});
+    INSERT INTO transition_log (source, instance_id, before, after)
+    VALUES ('{table}', {instance_id}, {before}, {after});
 END
+"""
+_LOG_EVENTS = """
+CREATE TRIGGER event_inserted AFTER INSERT ON event BEGIN
+    INSERT INTO transition_log (source, instance_id, after, trigger_name)
+    VALUES ('event', NEW.instance_id, NEW.kind, '');
+END
+"""
+_LOG_COUNTS = """
+CREATE TRIGGER tally_inserted AFTER INSERT ON tally WHEN NEW.le = '' BEGIN
+    INSERT INTO transition_log (source, after, trigger_name)
+    VALUES ('tally', NEW.name, '');
+END
+"""
+_FORCE = "UPDATE {table} SET state = ? WHERE {key} = ?"
+_READ_LOG = """
+SELECT id, source, instance_id, before, after, trigger_name FROM transition_log
+WHERE id > ? ORDER BY id
 """
 
 
@@ -118,6 +134,34 @@ class Clock:
 
     def __call__(self) -> float:
         return self._now() + self.passed_s
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A row of the log: a transition, an event or a count.
+
+    Attributes:
+        number: Its place in the log.
+        source: The table that was written.
+        instance_id: Id of the instance; None for a count.
+        before: The state before a transition; None if there was no row.
+        after: The state after a transition, the kind of an event, or the name of a
+            counter.
+        trigger: The name of the trigger of a transition.
+    """
+
+    number: int
+    source: str
+    instance_id: str | None
+    before: str | None
+    after: str | None
+    trigger: str
+
+    @property
+    def made(self) -> Made | None:
+        """The transition; None for an event or a count."""
+        trigger = _TRIGGERS.get(self.trigger)
+        return (trigger, self.before, self.after) if trigger else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +189,11 @@ class Attempt:
         return self.item.startswith(f"{ANALYZE_SLOWLY}:")
 
 
-Execute = Callable[[sa.Connection, Trigger, sa.Executable], sa.CursorResult[Any]]
+@contextmanager
+def observing(clock: Clock) -> Iterator[None]:
+    """Use a clock, and let the state machine name the trigger of each transition."""
+    execute = state_machine._execute
 
-
-def _observed(execute: Execute) -> Execute:
     def observed(
         connection: sa.Connection, trigger: Trigger, statement: sa.Executable
     ) -> sa.CursorResult[Any]:
@@ -160,7 +205,10 @@ def _observed(execute: Execute) -> Execute:
         connection.exec_driver_sql(_NAME, (str(trigger),))
         return result
 
-    return observed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", clock)
+        patch.setattr(state_machine, "_execute", observed)
+        yield
 
 
 class SimulatedNode:
@@ -171,15 +219,15 @@ class SimulatedNode:
         attempts: The attempts in progress.
         requests: The destination and the objects of each commitment request.
         seen: The transitions that were committed.
+        allowed: The transitions that may be committed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock) -> None:
         storage = StorageSettings(directory=folder, database="", min_free_mb=0)
         create_migrated(storage)
         (folder / "spool").mkdir()
-        self._folder, self._clock = folder, Clock()
+        self._folder, self.clock = folder, clock
         self._kill_after: int | None = None
-        self.seen: set[tuple[Trigger, str | None, str | None]] = set()
         self.engine = open_engine(storage.database_url)
         sa.event.listen(self.engine, "connect", _do_not_sync)
         with self.engine.begin() as connection:
@@ -188,29 +236,24 @@ class SimulatedNode:
         # Much faster than SQLAlchemy, for the reads after each step.
         self._file = sqlite3.connect(self.engine.url.database or "")
         self._file.isolation_level = None
-        _do_not_sync(self._file)
-        self.clear()
+        self._empty = sqlite3.connect(":memory:")
+        self._file.backup(self._empty)
+        self.reset()
 
-    def clear(self) -> None:
-        """Begin anew with an empty database, which is faster than a new one."""
-        self._file.execute("BEGIN IMMEDIATE")
-        for table in (*metadata.tables, "workflow_status", "transition_log"):
-            self._file.execute(f"DELETE FROM {table}")  # noqa: S608 - fixed names
-        self._file.execute("COMMIT")
+    def reset(self) -> None:
+        """Become a new node. The engine stays, because it has compiled statements."""
+        self._empty.backup(self._file)
+        self.clock.passed_s = 0.0
         self.instances: list[ReceivedInstance] = []
         self.attempts: list[Attempt] = []
         self.requests: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self.seen: set[Made] = set()
+        self.allowed = set(USUAL)
         self._checked = self._files = 0
-        self._clock.passed_s = 0.0
         self.use((ARCHIVE, BACKUP, ALERTS))
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Run with the clock of the node, and name the trigger of each transition."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(time, "time", self._clock)
-            patch.setattr(state_machine, "_execute", _observed(state_machine._execute))
-            yield
+    def close(self) -> None:
+        self._empty.close()
         self._file.close()
         self.engine.dispose()
 
@@ -270,14 +313,15 @@ class SimulatedNode:
             return received
 
         received = self.do(record, kill_after)
-        query = "SELECT id FROM instance WHERE sop_instance_uid = ?"
-        rows = self._file.execute(
-            f"{query} AND content_digest = ?", (sop_instance_uid, digest)
-        )
-        ((identity,),) = rows.fetchall()
-        if identity == received.id:
-            self.instances.append(received)
-        return str(identity)
+        if self.journal.load(received.id) is None:
+            return next(
+                each.id
+                for each in self.instances
+                if each.header.sop_instance_uid == sop_instance_uid
+                and each.content_digest == digest
+            )
+        self.instances.append(received)
+        return received.id
 
     def queue(self) -> list[str]:
         """Return the ids of the work that waits."""
@@ -472,7 +516,7 @@ class SimulatedNode:
         self._finish(item)
 
     def pass_days(self, days: float) -> None:
-        self._clock.passed_s += days * 86400
+        self.clock.passed_s += days * 86400
 
     def delete_expired(self, kill_after: int | None = None) -> None:
         self.do(
@@ -530,22 +574,25 @@ class SimulatedNode:
         assert {state for (state,) in states} <= ended
 
     def check(self) -> None:
-        """Check that only transitions of the table happened, and that nothing is stuck.
+        """Check that only expected transitions happened, and that nothing is stuck.
 
-        Unfinished work is queued, or waits for a peer or a new analysis.
+        Each transition has its event and its count. Unfinished work is queued, or waits
+        for a peer or a new analysis.
         """
-        rows = self._file.execute(
-            "SELECT id, source, before, after, trigger_name FROM transition_log "
-            "WHERE id > ? ORDER BY id",
-            (self._checked,),
-        ).fetchall()
-        for identity, source, before, after, name in rows:
-            self._checked = identity
-            made = (_TRIGGERS.get(name), before, after)
-            assert made in ALLOWED, (source, *made)
-            assert source == TABLES[type(made[0])].name
-            self.seen.add(made)
+        rows = self._file.execute(_READ_LOG, (self._checked,)).fetchall()
+        if log := [Logged(*row) for row in rows]:
+            self._checked = log[-1].number
+            for place, each in enumerate(log):
+                if each.source in {"event", "tally"}:
+                    continue
+                made = each.made
+                assert made in self.allowed, each
+                assert each.source == TABLES[type(made[0])].name
+                self.seen.add(made)
+                _check_event(ALL_EXPECTED[made], each, log[place + 1 :])
+            _check_counts(log)
         self._check_that_work_is_queued()
+        self._check_states_of_instances()
 
     def _check_that_work_is_queued(self) -> None:
         queued = set(self.queue())
@@ -556,7 +603,6 @@ class SimulatedNode:
             lanes = (f"{lane}:{instance_id}:{run}" for lane in LANES)
             assert not queued.isdisjoint(lanes), instance_id
             analyzing.add(instance_id)
-        unfinished = set()
         for instance_id, name, state, run, waits_for in self._file.execute(
             "SELECT instance_id, destination, state, run, waits_for FROM delivery "
             "WHERE state IN ('queued', 'committing', 'paused')"
@@ -564,14 +610,63 @@ class SimulatedNode:
             item = f"{DELIVER}:{instance_id}:{name}:{run}"
             waits = waits_for is not None or state == "paused"
             assert waits or instance_id in analyzing or item in queued, item
-            unfinished.add(instance_id)
-        delivering = self._file.execute(
-            "SELECT id FROM instance WHERE state = 'delivering'"
+
+    def _check_states_of_instances(self) -> None:
+        """Check the state of each analyzed instance with a result."""
+        rows = self._file.execute(
+            "SELECT instance.id, instance.state, delivery.state FROM instance "
+            "LEFT JOIN delivery ON delivery.instance_id = instance.id "
+            "WHERE probability IS NOT NULL AND instance.state != 'received'"
         )
-        assert {instance_id for (instance_id,) in delivering} <= unfinished
+        found: dict[tuple[str, str], set[str]] = {}
+        for identity, state, of_delivery in rows:
+            found.setdefault((identity, state), set()).add(of_delivery)
+        for (identity, state), deliveries in found.items():
+            if deliveries & {"queued", "committing", "paused"}:
+                expected = "delivering"
+            elif "failed" in deliveries:
+                expected = "failed"
+            else:
+                expected = "delivered" if "delivered" in deliveries else "analyzed"
+            assert state == expected, (identity, deliveries)
+
+    def force(self, table: str, instance_id: str, state: str) -> None:
+        """Give all rows of an instance in a table a state, as an old release could."""
+        key = "id" if table == instance.name else "instance_id"
+        update = _FORCE.format(table=table, key=key)
+        self._file.execute(update, (state, instance_id))
+        self._file.execute("DELETE FROM transition_log WHERE trigger_name IS NULL")
 
 
-def _do_not_sync(connection: sqlite3.Connection, *_: object) -> None:
+def _check_event(expected: Effects, made: Logged, later: Sequence[Logged]) -> None:
+    """Check that the event of a transition follows it in the log.
+
+    The event of an instance or a delivery follows at once. One event describes several
+    objects, so it follows the last of them.
+    """
+    if expected.event:
+        of_object = made.source == delivered_object.name
+        following = later if of_object else later[:1]
+        events = {(each.source, each.after, each.instance_id) for each in following}
+        assert ("event", expected.event, made.instance_id) in events, made
+
+
+def _check_counts(log: Sequence[Logged]) -> None:
+    """Check that each transition with a counter is counted once."""
+    transitions = [each.made for each in log if each.made]
+    expected = Counter(ALL_EXPECTED[made].counter for made in transitions)
+    del expected[""]
+    # The decoder may also die in work that is stale.
+    deaths = [each for each in log if each.after == "decoder died"]
+    expected["decoder_deaths"] = len(deaths)
+    names = [str(each.after) for each in log if each.source == "tally"]
+    counted = Counter(name.removeprefix(PREFIX) for name in names)
+    assert {each: counted[each] for each in _COUNTERS} == {
+        each: expected[each] for each in _COUNTERS
+    }
+
+
+def _do_not_sync(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous = OFF")
 
 
@@ -583,6 +678,11 @@ def _install_log(connection: sa.Connection) -> None:
             ("updated", "UPDATE OF state", "OLD.state", "NEW.state"),
             ("deleted", "DELETE", "OLD.state", "NULL"),
         ):
+            key = "id" if table is instance else "instance_id"
+            row = "OLD" if event == "deleted" else "NEW"
             values = {"event": event, "operation": operation, "table": table.name}
+            values["instance_id"] = f"{row}.{key}"
             statement = _LOG.format(**values, before=before, after=after)
             connection.exec_driver_sql(statement)
+    connection.exec_driver_sql(_LOG_EVENTS)
+    connection.exec_driver_sql(_LOG_COUNTS)

@@ -28,7 +28,9 @@ The figures show the transitions to another state. *any* stands for each of the 
 At a black circle, the database has no row of the instance, delivery or object.
 
 The tables list all transitions, and the effects of each: an event in the history of the
-instance, a counter of the metrics, and work that is queued.
+instance, a counter of the metrics, and work that is queued. An unfinished instance is
+never removed. But rows that are replaced or removed may be in any state, so that none
+stays if an earlier release wrote another state.
 """
 INSTANCE = """\
 - `received`: its analysis waits or runs.
@@ -42,7 +44,8 @@ DELIVERY = """\
 A delivery brings the results of one instance to one destination.
 
 - `queued`: objects are to be sent.
-- `committing`: no object is to be sent, and the archive has not committed to all yet.
+- `committing`: the archive has not committed to all objects yet. If it lost an object,
+  the next run sends that object again.
 - `paused`: its destination is paused.
 - `delivered`: all objects are stored, and the archive has committed to them if needed.
 - `failed`: an object has failed.

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -23,8 +23,9 @@ from config.destinations import Address, SenderDestination
 from config.settings import StorageSettings
 from dicom_node.errors import SamePictureError
 from dicom_node.instance import ReceivedInstance
+from dicom_node.journal import deliveries
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
-from dicom_node.journal.attempts import RETRY_MAX_DELAY_S, retry_delay_s
+from dicom_node.journal.attempts import RETRY_MAX_DELAY_S, of_delivery, retry_delay_s
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import (
@@ -44,6 +45,7 @@ from dicom_node.storage.tables import (
     DeliveryState,
     InstanceState,
     delivered_object,
+    delivery,
     event,
     finding,
     patient,
@@ -389,6 +391,58 @@ def test_a_paused_destination_holds_its_deliveries_until_it_is_resumed(
     journal.deliveries.resume("pacs")
 
     assert journal.deliveries.begin(analyzed.id, "pacs", 2)
+
+
+@pytest.fixture
+def paused(journal: Journal, analyzed: ReceivedInstance) -> ReceivedInstance:
+    """An analyzed instance whose delivery to a paused destination is held."""
+    journal.deliveries.pause("pacs")
+    journal.deliveries.begin(analyzed.id, "pacs", 1)
+    return analyzed
+
+
+def test_a_delivery_that_ends_while_its_destination_is_resumed_is_not_sent_again(
+    journal: Journal,
+    engine: sa.Engine,
+    paused: ReceivedInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def end_before_lock(connection: sa.Connection, instance_id: str) -> None:
+        """Change the delivery as another transaction does before it unlocks."""
+        ended = delivery.update().where(of_delivery(delivery, instance_id, "pacs"))
+        connection.execute(ended.values(state=DeliveryState.DELIVERED))
+
+    monkeypatch.setattr(deliveries, "lock_instance", end_before_lock)
+    journal.deliveries.resume("pacs")
+
+    assert state_and_run(engine, paused) == (DeliveryState.DELIVERED, 1)
+    journal.deliveries.retry(paused.id, "pacs")
+    assert journal.deliveries.begin(paused.id, "pacs", 2) is not None
+
+
+def test_a_delivery_that_is_queued_while_stale_work_begins_is_not_paused(
+    journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance
+) -> None:
+    journal.deliveries.pause("pacs")
+    begin = partial(journal.deliveries.begin, analyzed.id, "pacs", 1)
+    with ThreadPoolExecutor(1) as pool:
+        with writing(engine) as connection:
+            queued = delivery.update().where(of_delivery(delivery, analyzed.id, "pacs"))
+            connection.execute(queued.values(run=2))
+            begun = pool.submit(begin)
+            wait([begun], 0.5)  # until it waits for the end of this transaction
+        assert begun.result() is None
+
+    assert state_and_run(engine, analyzed) == (DeliveryState.QUEUED, 2)
+
+
+def state_and_run(engine: sa.Engine, one: ReceivedInstance) -> tuple[str, int]:
+    """Return the state and the run of the delivery of an instance to "pacs"."""
+    query = sa.select(delivery.c.state, delivery.c.run)
+    query = query.where(of_delivery(delivery, one.id, "pacs"))
+    with engine.connect() as connection:
+        state, run = connection.execute(query).one()
+    return state, run
 
 
 def test_giving_up_a_delivery_does_not_change_other_destinations(
