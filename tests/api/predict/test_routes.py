@@ -58,6 +58,8 @@ from tests.support.http_client import LOOKING, TOKENS, Site, bearing
 SEEDS = range(6)
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 
+pytestmark = pytest.mark.integration
+
 CARD = """
 name = "original"
 version = "1"
@@ -173,7 +175,6 @@ def random_image(seed: int) -> NDArray[np.uint8]:
 
 
 class TestPrediction:
-    @pytest.mark.integration
     @pytest.mark.parametrize("seed", SEEDS)
     def test_prediction_equals_that_of_the_original_application(
         self, client: httpx.Client, original: torch.nn.Module, seed: int
@@ -437,7 +438,6 @@ def test_upload_is_read_only_up_to_its_limit(length: bytes | None, read: int) ->
     assert messages == read
 
 
-@pytest.mark.integration
 def test_interrupted_upload_is_not_logged_as_an_error(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -591,7 +591,6 @@ def test_prediction_is_recorded_in_the_audit_trail(
     ]
 
 
-@pytest.mark.integration
 def test_tenth_concurrent_request_is_refused_with_retry_after(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -617,7 +616,6 @@ def test_tenth_concurrent_request_is_refused_with_retry_after(
     assert [response.status_code for response in succeeded] == [200] * 9
 
 
-@pytest.mark.integration
 def test_slow_image_is_decoded_in_parallel_to_others(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -666,7 +664,6 @@ def test_no_decoding_child_remains_if_the_model_loads_after_shutdown(
     assert analyzer._pipeline.result().child.pid is None
 
 
-@pytest.mark.integration
 def test_an_image_that_takes_too_long_is_refused(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -680,7 +677,6 @@ def test_an_image_that_takes_too_long_is_refused(
     assert response.json() == {"error": "Decoding took longer than 60 s."}
 
 
-@pytest.mark.integration
 @pytest.mark.alone
 def test_health_responds_while_a_large_image_is_analyzed(client: httpx.Client) -> None:
     large = cv2.resize(phantom(), (4000, 5000), interpolation=cv2.INTER_CUBIC)

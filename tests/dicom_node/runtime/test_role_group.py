@@ -109,7 +109,7 @@ def test_server_that_does_not_start_is_tried_again_later() -> None:
 def test_role_without_a_descriptor_for_its_order_waits(
     group: RoleGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def create(_name: str) -> int:
+    def create(_name: str, _flags: int = 0) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     (role,) = group.roles
