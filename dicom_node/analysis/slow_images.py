@@ -125,8 +125,8 @@ class SlowImages:
             images that come last. The `decode` of the first one raises
             SeparateLaneError if the address has sent a slow image since the image was
             queued, so that the image comes last, too. The second one has the largest
-            time limit, so that an address whose images usually take longer than those
-            of others is analyzed there.
+            time limit. So if the images of an address usually take longer than those
+            of others, they are analyzed there.
         """
         lock = Lock()
         first = self._lane(child, lock, self._check_separate)

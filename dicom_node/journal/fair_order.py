@@ -10,7 +10,7 @@ H. M. Vin and H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 from threading import Lock
 
 MAX_ADDRESSES = 1_000
-"""Maximum number of addresses of which a FairOrder knows the last number.
+"""Maximum number of addresses in a FairOrder. It knows the last number of each.
 
 A further address replaces the one that has sent no image for the longest time.
 """

@@ -432,7 +432,7 @@ def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
 def _tables(
     dataset: Dataset, keyword: str, values: Values
 ) -> Iterator[tuple[int, LookUpTable]]:
-    """Yield (item index from 0, table) for each item whose table has entries.
+    """Yield (item index from 0, table) for each item with a table that has entries.
 
     Args:
         dataset: The image's attributes.

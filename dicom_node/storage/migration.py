@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
 
 
-# The oldest version of the schema whose release can still work on the schema of this
-# release.
+# A release with this version of the schema, or a later one, can work on the schema of
+# this release.
 WORKS_FROM = 10
 
 

@@ -1,4 +1,4 @@
-"""Record classes: one for each table whose rows the journal or its queries return.
+"""Record classes: one for each table with rows that the journal or queries return.
 
 The tables are made from these classes (storage/tables.py), so each column is defined
 once. The migrations (storage/migrations) create the same columns; a test compares them.

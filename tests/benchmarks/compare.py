@@ -113,7 +113,7 @@ def parts(folder: Path) -> None:
 
 
 def straightforward(classifier: Classifier) -> Baseline:
-    """Return the baseline, whose network keeps its batch normalization.
+    """Return the baseline. Its network keeps its batch normalization.
 
     The node folds the batch normalization of the same weights into the convolutions.
     """

@@ -137,7 +137,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
 
 
 def phantoms(folder: Path, count: int) -> list[Path]:
-    """Write small phantoms, of which 0, 2, 4, … are broken; return their paths."""
+    """Write small phantoms; return their paths. Numbers 0, 2, 4, … are broken."""
     folder.mkdir(exist_ok=True)
     paths = []
     for number in range(count):

@@ -395,7 +395,7 @@ def test_a_paused_destination_holds_its_deliveries_until_it_is_resumed(
 
 @pytest.fixture
 def paused(journal: Journal, analyzed: ReceivedInstance) -> ReceivedInstance:
-    """An analyzed instance whose delivery to a paused destination is held."""
+    """An analyzed instance. Its delivery to a paused destination is held."""
     journal.deliveries.pause("pacs")
     journal.deliveries.begin(analyzed.id, "pacs", 1)
     return analyzed
