@@ -30,7 +30,7 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.metrics.counters import ANALYZED, DELIVERED, RECEIVED, MetricFamily
 from dicom_node.outcome import Verdict
 from dicom_node.queries.history import History
-from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.database import open_engine, reading, writing
 from dicom_node.storage.tables import DeliveryState, delivered_object, delivery
 from dicom_node.storage.tally import read
 from inference.phantom.long_bone import draw_phantom
@@ -487,8 +487,8 @@ def test_work_of_a_worker_that_no_longer_exists_is_taken_over(
     with serving(config) as node:
         wait_for(lambda: node.roles("dicom_node.worker") != [])
         (worker,) = node.roles("dicom_node.worker")
-        os.kill(worker, signal.SIGSTOP)  # the worker starts no work
-        send([path], node.address, calling_ae_title="TEST")
+        freeze([worker], config)  # the worker starts no work
+        (outcome,) = send([path], node.address, calling_ae_title="TEST")
         node.kill()
         with suppress(ProcessLookupError):  # usually it ended with the node
             os.kill(worker, signal.SIGKILL)
@@ -501,6 +501,22 @@ def test_work_of_a_worker_that_no_longer_exists_is_taken_over(
         node.start()
 
         archive.wait(1, timeout_s=PATIENCE_S)
+
+    assert outcome.verdict is Verdict.STORED
+
+
+def freeze(processes: list[int], config: Path) -> None:
+    """Stop processes of a node with SIGSTOP while none of them writes to the database.
+
+    SQLite has one writer. If a process were stopped while it writes, no other process
+    could write.
+    """
+    assert processes
+    engine = open_engine(load(config, {}).storage.database_url)
+    with writing(engine):
+        for each in processes:
+            os.kill(each, signal.SIGSTOP)
+    engine.dispose()
 
 
 @pytest.mark.parametrize("module", ["dicom_node.receiver", "dicom_node.worker", "api"])
@@ -593,11 +609,10 @@ def test_frozen_worker_makes_the_node_not_ready_but_not_the_api(
 ) -> None:
     ports = json.loads((hospital.folder / "node" / "run" / "ports.json").read_text())
     address = f"http://127.0.0.1:{ports['api']}/readyz"
-    workers = hospital.node.roles("dicom_node.worker")
     wait_for(lambda: httpx.get(address, timeout=60).status_code == 200)
+    workers = hospital.node.roles("dicom_node.worker")
 
-    for each in workers:
-        os.kill(each, signal.SIGSTOP)
+    freeze(workers, hospital.config)
     try:
         wait_for(lambda: httpx.get(address, timeout=60).status_code == 503)
         frozen = httpx.get(address, timeout=60).json()
