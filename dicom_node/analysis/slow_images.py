@@ -9,13 +9,17 @@ there, too, the image continues in the slow lane. In the separate lane, images o
 addresses that sent a slow image come last.
 
 An image was quick if it was decoded in time, in either lane. A new image is probably
-quick if it is similar to a quick image of the same address, and if that address sent
-fewer than MAX_SLOW slow images in the last RECENT_S seconds. Two images are similar if
+quick if it is similar to a quick image of the same address. Two images are similar if
 they have the same transfer syntax, and if the new one has at most SIMILAR_SIZE times
-the bytes of the other.
+the bytes of the other. A slow image that was similar to quick ones was misjudged. After
+a misjudged image, the quick images of its transfer syntax no longer count. After
+MAX_MISJUDGED of them in the last RECENT_S seconds, no image of the address is probably
+quick. A slow image that was not similar to quick ones has no effect on images of its
+address that are. So a modality that sends many slow images does not delay its own good
+images.
 
 So within RECENT_S seconds, the normal lane is delayed by one slow image, and also by up
-to MAX_SLOW slow images of each address that sent similar quick images before. The
+to MAX_MISJUDGED slow images of each address that sent similar quick images before. The
 images of other addresses in the separate lane are delayed by one slow image of each
 address. In each lane, the addresses take turns (journal/fair_order.py). So if an
 address has several slow images, an image of another address does not wait for all of
@@ -25,8 +29,7 @@ Each worker has its own record of slow and quick images, in memory only.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
@@ -41,7 +44,7 @@ LONGEST_S = 1.0
 
 It is less than in other processes, because a slow image delays those of all addresses.
 """
-MAX_SLOW = 2
+MAX_MISJUDGED = 2
 SIMILAR_SIZE = 2
 MAX_QUICK = 1_000
 """Maximum number of addresses with quick images.
@@ -51,7 +54,10 @@ forgotten.
 """
 
 SENT_SLOW_IMAGE = "An image of this address took long recently"
-SENDS_SLOW_IMAGES = "Several images of this address took long recently"
+SENDS_MISJUDGED_IMAGES = (
+    "Several images of this address took long recently, although similar ones were "
+    "quick"
+)
 NOT_KNOWN_TO_BE_QUICK = (
     "An image took long recently, and no similar image of this address is known to be "
     "quick"
@@ -89,6 +95,21 @@ class Lane:
     encode: Call = nullcontext
 
 
+@dataclass(frozen=True, slots=True)
+class _SlowImage:
+    """An image that was slow.
+
+    Attributes:
+        address: The address that sent it.
+        began: Start of the slow call, in seconds of the clock.
+        was_misjudged: Whether it was similar to a quick image of its address.
+    """
+
+    address: str
+    began: float
+    was_misjudged: bool
+
+
 class SlowImages:
     """The recent slow images, and the images that are known to be quick.
 
@@ -99,8 +120,7 @@ class SlowImages:
         """Start without images; `clock` returns seconds from any origin."""
         self._clock = clock
         self._lock = Lock()
-        # Address and start of the last slow call, by the id of the instance.
-        self._slow: dict[str, tuple[str, float]] = {}
+        self._slow: dict[str, _SlowImage] = {}  # by the id of the instance
         # Bytes of the largest quick image, by address and transfer syntax. The
         # addresses are in the order of their last quick images.
         self._quick: dict[str, dict[str, int]] = {}
@@ -162,29 +182,36 @@ class SlowImages:
         return Lane(decode, encode)
 
     def _check(self, instance: ReceivedInstance) -> None:
-        address = subscriber(instance.calling_address)
         with self._lock:
-            slow = self._recent_slow()
-            if not slow:
+            if not self._recent_slow():
                 return
-            if slow[address] >= MAX_SLOW:
-                raise SeparateLaneError(SENDS_SLOW_IMAGES, comes_last=True)
-            largest = self._quick.get(address, {}).get(_syntax(instance), 0)
-            if instance.size > SIMILAR_SIZE * largest:
-                raise SeparateLaneError(
-                    NOT_KNOWN_TO_BE_QUICK, comes_last=slow[address] > 0
-                )
+            slow = self._slow_images_of(instance)
+            if sum(each.was_misjudged for each in slow) >= MAX_MISJUDGED:
+                raise SeparateLaneError(SENDS_MISJUDGED_IMAGES, comes_last=True)
+            if not self._is_similar_to_quick(instance):
+                raise SeparateLaneError(NOT_KNOWN_TO_BE_QUICK, comes_last=bool(slow))
 
     def _check_separate(self, instance: ReceivedInstance) -> None:
         with self._lock:
-            if self._recent_slow()[subscriber(instance.calling_address)]:
+            if self._slow_images_of(instance):
                 raise SeparateLaneError(SENT_SLOW_IMAGE, comes_last=True)
 
-    def _recent_slow(self) -> Counter[str]:
-        """Return the number of recent slow images by address; forget older ones."""
+    def _slow_images_of(self, instance: ReceivedInstance) -> list[_SlowImage]:
+        """Return the recent slow images of the address that sent an instance."""
+        address = subscriber(instance.calling_address)
+        return [each for each in self._recent_slow() if each.address == address]
+
+    def _recent_slow(self) -> Collection[_SlowImage]:
+        """Return the recent slow images; forget older ones."""
         since = self._clock() - RECENT_S
-        self._slow = {key: each for key, each in self._slow.items() if each[1] > since}
-        return Counter(address for address, _ in self._slow.values())
+        self._slow = {
+            key: each for key, each in self._slow.items() if each.began > since
+        }
+        return self._slow.values()
+
+    def _is_similar_to_quick(self, instance: ReceivedInstance) -> bool:
+        sizes = self._quick.get(subscriber(instance.calling_address), {})
+        return instance.size <= SIMILAR_SIZE * sizes.get(_syntax(instance), 0)
 
     @contextmanager
     def _noted(self, child: QuickDecoder, instance: ReceivedInstance) -> Iterator[None]:
@@ -208,8 +235,12 @@ class SlowImages:
     def _note_slow(self, instance: ReceivedInstance, began: float) -> None:
         address = subscriber(instance.calling_address)
         with self._lock:
-            self._quick.get(address, {}).pop(_syntax(instance), None)
-            self._slow[instance.id] = address, began
+            was_misjudged = self._is_similar_to_quick(instance)
+            if was_misjudged:
+                self._quick[address].pop(_syntax(instance), None)
+            if known := self._slow.get(instance.id):
+                was_misjudged |= known.was_misjudged
+            self._slow[instance.id] = _SlowImage(address, began, was_misjudged)
 
 
 def _no_check(_instance: ReceivedInstance) -> None:
