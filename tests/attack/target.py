@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Self
 
 from pydicom import dcmread
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, start_archive
@@ -82,6 +82,7 @@ class Target:
         self.damaged = False
         self._images = 0
         self._source = ""
+        self._syntax = ExplicitVRLittleEndian
         digests = {
             name: hashlib.sha256(token.encode()).hexdigest()
             for name, token in (("looking", LOOKING), ("acting", ACTING))
@@ -144,6 +145,8 @@ class Target:
         dataset = phantom_dataset(drawn)
         dataset.SOPInstanceUID = generate_uid()
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        if self._syntax.is_compressed:
+            dataset.compress(self._syntax, generate_instance_uid=False)
         for name, value in attributes.items():
             setattr(dataset, name, value)
         path = self.folder / f"image{self._images}.dcm"
@@ -171,6 +174,15 @@ class Target:
             yield
         finally:
             self._source = ""
+
+    @contextmanager
+    def sending_as(self, syntax: UID) -> Iterator[None]:
+        """Send good images in another transfer syntax during the block."""
+        usual, self._syntax = self._syntax, syntax
+        try:
+            yield
+        finally:
+            self._syntax = usual
 
     def turnaround(self, longest_s: float = LONGEST_WAIT_S, **image: object) -> float:
         """Send a good image, and wait until its result is archived.

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from dbos import DBOSClient
 from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless
 
 from config.settings import load
 from dicom_node.decoder.client import DecoderProcess
@@ -22,7 +23,7 @@ from dicom_node.journal.work_queue import ANALYZE, APPLICATION, VERSION
 from dicom_node.pixels.decode import DecodeOptions, decode_file
 from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.storage.database import open_engine
-from tests.attack.assault import Cost, assault, note
+from tests.attack.assault import Cost, Seen, assault, note
 from tests.attack.crafted import (
     deflated_items,
     noise_images,
@@ -40,6 +41,9 @@ pytestmark = pytest.mark.attack
 
 FILES, MANY = 3, 20
 MODALITY, NEW_MODALITY = "", "127.0.3.1"
+ONE, FIVE, TEN = (
+    [f"127.0.1.{number}" for number in range(1, count + 1)] for count in (1, 5, 10)
+)
 ENDED = 'analyzed"'  # "analyzed" or "not analyzed", a step in the log
 MOVED = "moved to the separate lane"
 SECCOMP_FILTER = 2  # proc(5): Seccomp
@@ -79,54 +83,75 @@ def test_hostile_images_do_not_delay_a_good_image(
 @pytest.mark.parametrize(
     ("addresses", "are_known", "good_from"),
     [
-        (1, False, MODALITY),
-        (1, False, NEW_MODALITY),
-        (5, False, MODALITY),
-        (5, False, NEW_MODALITY),
-        (10, True, MODALITY),
+        (ONE, False, MODALITY),
+        (ONE, False, NEW_MODALITY),
+        (FIVE, False, MODALITY),
+        (FIVE, False, NEW_MODALITY),
+        (TEN, True, MODALITY),
     ],
 )
 def test_a_good_image_does_not_wait_for_twenty_slow_ones_of_ordinary_size(
     target: Target,
-    addresses: int,
+    addresses: Sequence[str],
     are_known: bool,  # noqa: FBT001
     good_from: str,
 ) -> None:
-    """The slow images come from one address, or in turn from several.
+    """The slow images come from one other address, or in turn from several.
 
     If the addresses are known, each one has sent a quick image before. The good image
     is sent after the first slow one of each address.
     """
     samples = noise_images(MANY, 3500)
-    senders = [
-        RawSender(target.receiver, source=f"127.0.1.{number}")
-        for number in range(1, addresses + 1)
-    ]
+    senders = [RawSender(target.receiver, source=each) for each in addresses]
     if are_known:
         ended = target.log.count(ENDED)
-        send_in_turn(noise_images(addresses, 300), senders)
-        wait_for(lambda: target.log.count(ENDED) >= ended + addresses)
+        send_in_turn(noise_images(len(addresses), 300), senders)
+        wait_for(lambda: target.log.count(ENDED) >= ended + len(addresses))
+    known = "known" if are_known else "unknown"
+    name = f"{MANY} slow images from {len(addresses)} {known} addresses"
+    if good_from:
+        name += "; a new modality"
+
+    with target.sending_from(good_from):
+        seen = slow_images(target, name, samples, senders)
+
+    seen.check()
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEG2000Lossless])
+def test_a_good_image_does_not_wait_for_slow_ones_of_its_own_modality(
+    target: Target, syntax: UID
+) -> None:
+    """The slow images have transfer syntax JPEG 2000, as the good ones may have."""
+    samples = noise_images(MANY, 3500)
+    name = f"{MANY} slow images from the good image's own address; it is {syntax.name}"
+    with target.sending_as(syntax):
+        target.turnaround()  # a good image is known to be quick
+
+        seen = slow_images(target, name, samples, [RawSender(target.receiver)])
+
+    seen.check()
+
+
+def slow_images(
+    target: Target, name: str, samples: Sequence[Sample], senders: Sequence[RawSender]
+) -> Seen:
+    """Send slow images in turn, and a good one after the first one of each sender."""
 
     def attack(cost: Cost) -> None:
-        send_in_turn(samples[:addresses], senders)
+        send_in_turn(samples[: len(senders)], senders)
         cost.ready.set()
-        send_in_turn(samples[addresses:], senders)
+        send_in_turn(samples[len(senders) :], senders)
         cost.bytes = sum(len(each.dataset) for each in samples)
         for sender in senders:
             sender.close()
 
-    known = "known" if are_known else "unknown"
-    name = f"{MANY} slow images from {addresses} {known} addresses"
-    if good_from:
-        name += "; a new modality"
     before = target.log.count(MOVED)
-    with target.sending_from(good_from):
-        seen = assault(target, 2, name, attack)
+    seen = assault(target, 2, name, attack)
     target.damaged = True  # the slow lane is busy for minutes
-
     seen.expect(target.log.count(MOVED) > before, "no image was slow")
     seen.expect(not seen.note, "the attack did not end")
-    seen.check()
+    return seen
 
 
 def test_a_good_image_does_not_wait_for_many_that_are_almost_slow(
