@@ -115,6 +115,8 @@ class ModelSettings(Table):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="'auto', 'cpu', 'cuda' or 'cuda:1', with the number of a GPU",
     )
+    min_age_years: float = Field(ge=0, le=150)
+    views: tuple[str, ...]
 
 
 class WorkerSettings(Table):

@@ -8,6 +8,7 @@ never ends.
 from collections.abc import Mapping
 from enum import Enum, StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 
 class Refusal(StrEnum):
@@ -37,11 +38,20 @@ class Unanalyzed(StrEnum):
     NO_STUDY = "no_study"
     NOT_A_UID = "not_a_uid"  # Study, Series or SOP Instance UID
     BODY_PART = "body_part"
+    VIEW = "view"
+    PATIENT_AGE = "patient_age"  # the patient is too young
     BLANK = "blank"
     UNFAMILIAR = "unfamiliar"  # out of distribution
     FOR_PROCESSING = "twin"  # its For Presentation image is analyzed instead
     SAME_PICTURE = "same_picture"
     OTHER = "other"
+
+
+class Exclusion(NamedTuple):
+    """The reason why an instance is not analyzed, for counting and as text."""
+
+    reason: Unanalyzed
+    message: str
 
 
 class ReportRefusal(StrEnum):

@@ -55,6 +55,10 @@ class ModelCard:
             below `doubtful`.
         body_parts: Body Part Examined values that the model covers; empty means all.
             Images that name another body part are not analyzed.
+        views: View Position (0018,5101) values that the model covers; empty means all.
+            Images that name another view are not analyzed.
+        min_age_years: Minimum age of the patient in years; 0 means no limit. Images of
+            younger patients are not analyzed.
         sha256: SHA-256 of the weights file, hexadecimal; empty means that any file is
             accepted.
         phantom_logits: The recorded logits for the whole and the broken phantom,
@@ -106,6 +110,8 @@ class ModelCard:
     exposure: Literal["as_shown", "percentiles"] = "as_shown"
     quarter_turns: bool = False
     unfamiliar: Positive | None = None
+    views: tuple[Text, ...] = ()
+    min_age_years: Annotated[float, Field(ge=0, le=150)] = 0
 
 
 def read_card(path: Path) -> ModelCard:

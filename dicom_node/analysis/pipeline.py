@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from config.settings import Settings, WorkerSettings
+from config.settings import ModelSettings, Settings, WorkerSettings
 from dicom_node.analysis.slow_images import Lane, SlowImages
 from dicom_node.dataset.part10 import is_dicom
 from dicom_node.decoder.client import DecoderProcess
@@ -27,6 +27,7 @@ from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.log.context import Stopwatch
 from dicom_node.pixels.decode import DecodedInstance, DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import ANY_USE, IntendedUse
 from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encode import (
@@ -42,6 +43,7 @@ from inference.drawing.result_image import Annotated, render
 from inference.finding import Finding
 from inference.plain_image import read_plain_image
 from inference.radiograph import Radiograph
+from models.card import ModelCard
 
 T = TypeVar("T")
 
@@ -85,6 +87,7 @@ class Pipeline:
         limits: The limits of size and time, and the number of the VOI window to use.
         result_options: The kinds and the size of the result objects.
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
+        intended_use: The patients and images that may be analyzed.
         lane: The context managers that surround the calls of the decoder for an
             instance. The methods of this class also raise the exceptions of these
             context managers.
@@ -95,6 +98,7 @@ class Pipeline:
     limits: WorkerSettings
     result_options: ResultOptions
     max_study_age_days: int = 0
+    intended_use: IntendedUse = ANY_USE
     lane: Lane = field(default_factory=Lane)
 
     def analyze(
@@ -153,8 +157,7 @@ class Pipeline:
                 return source
 
     def _decode(self, path: Path, today: date) -> DecodedInstance:
-        body_parts = self.classifier.card.body_parts
-        rules = ScreeningRules(self.max_study_age_days, body_parts, today)
+        rules = ScreeningRules(self.max_study_age_days, self.intended_use, today)
         options = DecodeOptions(self.limits.window, self.limits.max_megapixels)
         return self.child.run(decode_file, path, rules, options)
 
@@ -240,6 +243,16 @@ def make_pipeline(
             window=worker.window,
         ),
         max_study_age_days=0 if ignore_age else settings.receiver.max_study_age_days,
+        intended_use=intended_use(classifier.card, settings.model),
+    )
+
+
+def intended_use(card: ModelCard, settings: ModelSettings) -> IntendedUse:
+    """Return the intended use of the card, narrowed by the settings."""
+    return IntendedUse(
+        body_parts=card.body_parts,
+        views=(card.views, settings.views),
+        min_age_years=max(card.min_age_years, settings.min_age_years),
     )
 
 

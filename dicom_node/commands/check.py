@@ -17,6 +17,7 @@ from functools import partial
 from config.access import access_problems
 from config.destinations import Address
 from config.settings import Settings
+from dicom_node.analysis.pipeline import intended_use
 from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.confinement import UNCONFINED, offered
 from dicom_node.delivery.client import ConnectionTest
@@ -96,10 +97,13 @@ def _model(settings: Settings) -> str:
         if card.phantom_logits
         else "the card has no phantom results; run `fracture-node check --record`"
     )
-    parts = ", ".join(card.body_parts) or "any"
+    use = intended_use(card, settings.model)
+    patients = f"at least {use.min_age_years:g} years" if use.min_age_years else "any"
+    views = " and ".join(", ".join(each) for each in use.views if each) or "any"
     return (
-        f"ok, {card.name} {card.version}, {compared}; supported values of Body Part "
-        f"Examined: {parts}"
+        f"ok, {card.name} {card.version}, {compared}; age of patients: {patients}; "
+        f"supported values of View Position: {views}; supported values of Body Part "
+        f"Examined: {', '.join(card.body_parts) or 'any'}"
     )
 
 

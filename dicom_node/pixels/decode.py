@@ -6,7 +6,7 @@ only the exceptions of `errors.py`, and their messages quote no patient data.
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from dicom_node.pixels.grayscale import (
     apply_display_pipeline,
     is_monochrome,
 )
+from dicom_node.pixels.intended_use import unknown_age
 from dicom_node.pixels.pixel_spacing import made_square, pixel_shape
 from dicom_node.pixels.screening import ScreeningRules, screen
 from dicom_node.pixels.windowing import Window
@@ -136,7 +137,10 @@ def decode_file(
         screen(dataset, rules, options.max_megapixels)
         _check_time(dataset, options.megapixels_in_time)
         radiograph = decode(dataset, options)
+        unknown = unknown_age(dataset, rules.intended_use)
         identity = _digest(dataset)
+    assumptions = radiograph.assumptions + unknown
+    radiograph = replace(radiograph, assumptions=assumptions)
     return DecodedInstance(radiograph, picture_digest(radiograph), identity)
 
 

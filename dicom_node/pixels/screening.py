@@ -1,10 +1,8 @@
 """Decide which instances the model may analyze, and give the reasons for refusals."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
-from typing import NamedTuple
+from datetime import date
 
 from pydicom import Dataset
 from pydicom.uid import (
@@ -30,7 +28,12 @@ from dicom_node.dataset.attributes import (
 from dicom_node.dataset.image_pixel import is_encapsulated, photometric_interpretation
 from dicom_node.errors import NotAnalyzedError, NotMeantError
 from dicom_node.own_results import FLAVORS, MODEL_NAME
-from dicom_node.reasons import Unanalyzed
+from dicom_node.pixels.intended_use import (
+    IntendedUse,
+    date_of,
+    outside_intended_use,
+)
+from dicom_node.reasons import Exclusion, Unanalyzed
 from dicom_node.uids import may_be_derived
 
 RADIOGRAPHS = (
@@ -64,21 +67,13 @@ class ScreeningRules:
     Attributes:
         max_study_age_days: Maximum age of a study in days; 0 means no limit. Images of
             older studies are not analyzed.
-        body_parts: Values of Body Part Examined (0018,0015) that the model supports;
-            empty means any. An image without this attribute is analyzed.
+        intended_use: Limits of the model card and the settings.
         today: The date on which the age of a study is computed.
     """
 
     max_study_age_days: int
-    body_parts: tuple[str, ...]
+    intended_use: IntendedUse
     today: date
-
-
-class Exclusion(NamedTuple):
-    """The reason why an instance is not analyzed, for counting and as text."""
-
-    reason: Unanalyzed
-    message: str
 
 
 def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None:
@@ -136,7 +131,7 @@ def _not_for_the_model(
     yield from _too_old(dataset, rules)
     yield from _unsupported_image(dataset, max_megapixels)
     yield from _invalid_uids(dataset)
-    yield from _outside_intended_use(dataset, rules)
+    yield from outside_intended_use(dataset, rules.intended_use)
 
 
 def _not_an_image(dataset: Dataset) -> Iterator[Exclusion]:
@@ -290,46 +285,12 @@ def _invalid_uids(dataset: Dataset) -> Iterator[Exclusion]:
             )
 
 
-def _outside_intended_use(
-    dataset: Dataset, rules: ScreeningRules
-) -> Iterator[Exclusion]:
-    examined = text(dataset, "BodyPartExamined")
-    body_part = examined.upper()
-    if (
-        body_part
-        and rules.body_parts
-        and not _is_supported(body_part, rules.body_parts)
-    ):
-        yield Exclusion(
-            Unanalyzed.BODY_PART,
-            f"Body Part Examined (0018,0015) is {quoted(examined)}, which is outside "
-            "the model's intended use.",
-        )
-
-
 def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[Exclusion]:
-    age = _age_days(dataset, rules.today)
-    if age is not None and 0 < rules.max_study_age_days < age:
+    studied = date_of(dataset, "StudyDate")
+    age = 0 if studied is None else (rules.today - studied).days
+    if 0 < rules.max_study_age_days < age:
         yield Exclusion(
             Unanalyzed.AGE,
             f"The study is {age} days old by Study Date (0008,0020); the limit is "
             f"{rules.max_study_age_days} (max_study_age_days under [receiver]).",
         )
-
-
-def _age_days(dataset: Dataset, today: date) -> int | None:
-    """Return the age of the study in days; None if Study Date is not a date (DA)."""
-    digits = text(dataset, "StudyDate").replace(".", "")  # as ACR-NEMA wrote it
-    if not re.fullmatch(r"\d{8}", digits):
-        return None
-    try:
-        study_date = datetime.strptime(digits, "%Y%m%d").date()  # noqa: DTZ007
-    except ValueError:
-        return None
-    return (today - study_date).days
-
-
-def _is_supported(body_part: str, body_parts: tuple[str, ...]) -> bool:
-    """Return whether a body part or one of its words is supported, as in ELBOW LT."""
-    known = {part.upper() for part in body_parts}
-    return body_part in known or not known.isdisjoint(re.split(r"[ _]", body_part))

@@ -21,6 +21,7 @@ from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.quick_client import FEWEST, SHORTEST_S
 from dicom_node.journal.work_queue import ANALYZE, APPLICATION, VERSION
 from dicom_node.pixels.decode import DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.storage.database import open_engine
 from tests.attack.assault import Cost, Seen, assault, note
@@ -193,7 +194,9 @@ def decoding_s(folder: Path, side: int) -> float:
     """Return the seconds that decoding a square of noise takes on this machine."""
     path = folder / "noise.dcm"
     path.write_bytes(noise_images(1, side)[0].part10)
-    rules = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+    rules = ScreeningRules(
+        max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+    )
     options = DecodeOptions(window=1, max_megapixels=100)
     decoder = DecoderProcess(timeout_s=60, memory_mb=4096)
     durations = []

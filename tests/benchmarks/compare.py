@@ -33,6 +33,7 @@ from dicom_node.demo.demo import CONFIG
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.log.format import configure_logging
 from dicom_node.pixels.decode import DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import IntendedUse
 from dicom_node.pixels.screening import ScreeningRules
 from inference.classification.classifier import Classifier
 from inference.classification.gradcam import grad_cam
@@ -82,7 +83,9 @@ def parts(folder: Path) -> None:
     baseline = straightforward(pipeline.classifier)
     _, _, tensor = baseline.decode(path)
     part10 = path.read_bytes()
-    rules = ScreeningRules(0, card.body_parts, datetime.now().astimezone().date())
+    rules = ScreeningRules(
+        0, IntendedUse(card.body_parts), datetime.now().astimezone().date()
+    )
     options = DecodeOptions(settings.worker.window, settings.worker.max_megapixels)
 
     def forward() -> object:

@@ -27,6 +27,7 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError, TooManyElementsError
 from dicom_node.pixels.decode import DecodeOptions, decode, decode_file
 from dicom_node.pixels.grayscale import MOST_TABLES, apply_display_pipeline
+from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.rendering import list_attributes
 from dicom_node.pixels.screening import ScreeningRules
 from inference.jpeg_limits import (
@@ -44,7 +45,9 @@ from inference.plain_image import (
     read_plain_image,
 )
 
-RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+RULES = ScreeningRules(
+    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+)
 OPTIONS = DecodeOptions(window=1, max_megapixels=100)
 PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
 UIDS = (0x00080016, 0x00080018)  # SOP Class and Instance

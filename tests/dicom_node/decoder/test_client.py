@@ -31,6 +31,7 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.log.context import LoggedInstance, current_instance, instance_context
 from dicom_node.pixels.decode import DecodedInstance, DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.rendering import list_attributes
 from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.reasons import Unanalyzed
@@ -38,7 +39,9 @@ from inference.phantom.long_bone import draw_phantom
 from inference.plain_image import NotAnImageError, read_plain_image
 from tests.support.node import alive
 
-RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+RULES = ScreeningRules(
+    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+)
 OPTIONS = DecodeOptions(window=1, max_megapixels=10)
 BEGIN = "__import__('logging').getLogger('dicom_node').warning('begun')"
 SLEEP = "__import__('time').sleep(100)"

@@ -33,10 +33,13 @@ from dicom_node.decoder.server import DecoderServer
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.screening import ScreeningRules
 from inference.phantom.long_bone import draw_phantom
 
-RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+RULES = ScreeningRules(
+    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+)
 OPTIONS = DecodeOptions(window=1, max_megapixels=250)
 
 

@@ -33,6 +33,7 @@ from dicom_node.decoder.client import DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.screening import ScreeningRules
 from inference.phantom.long_bone import draw_phantom
 from inference.plain_image import PlainImageError, read_plain_image
@@ -40,7 +41,9 @@ from tests.dicom_node.receiver.test_receiver_peers import Process, peak_mb, proc
 from tests.support.mutations import Sample
 from tests.support.raw_sender import raw_sender
 
-RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+RULES = ScreeningRules(
+    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+)
 OPTIONS = DecodeOptions(window=1, max_megapixels=100)
 SPARE_MB = 80  # memory for one small image, independent of its declared size
 HUGE = 65_500

@@ -13,13 +13,16 @@ import pytest
 
 from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.rendering import view_file
 from dicom_node.pixels.screening import ScreeningRules
 from inference.radiograph import Radiograph
 
 pytestmark = pytest.mark.shared
 
-RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+RULES = ScreeningRules(
+    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+)
 OPTIONS = DecodeOptions(window=1, max_megapixels=100)
 
 MANIFEST = Path(__file__).resolve().parents[4] / "shared/dicom/MANIFEST.csv"

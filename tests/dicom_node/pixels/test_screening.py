@@ -25,6 +25,7 @@ from pydicom.uid import (
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import NotAnalyzedError, NotMeantError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.pixels.intended_use import ANY_USE, IntendedUse
 from dicom_node.pixels.screening import RADIOGRAPHS, ScreeningRules, screen
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encode import encode_file, encode_notice
@@ -36,7 +37,7 @@ from tests.dicom_node.results.test_encode import FINDING, OPTIONS, RADIOGRAPH
 from tests.dicom_node.results.test_presentation_state import POSITIVE
 
 TODAY = date(2024, 3, 10)
-ANY = ScreeningRules(max_study_age_days=0, body_parts=(), today=TODAY)
+ANY = ScreeningRules(max_study_age_days=0, intended_use=ANY_USE, today=TODAY)
 Change = Callable[[Dataset], None]
 
 
@@ -470,7 +471,11 @@ def test_every_unanalyzed_radiograph_gets_a_notice(
 ) -> None:
     dataset.SOPClassUID = sop_class_uid
     change(dataset)
-    rules = ScreeningRules(max_study_age_days=10, body_parts=("HAND",), today=TODAY)
+    rules = ScreeningRules(
+        max_study_age_days=10,
+        intended_use=IntendedUse(body_parts=("HAND",)),
+        today=TODAY,
+    )
 
     with pytest.raises(NotAnalyzedError) as caught:
         screen(dataset, rules, max_megapixels=1)
@@ -526,7 +531,7 @@ def test_studies_older_than_the_limit_are_not_analyzed(
     study_date: str, limit: int, *, passes: bool, dataset: Dataset
 ) -> None:
     dataset.add_new("StudyDate", "LO", study_date)
-    rules = ScreeningRules(max_study_age_days=limit, body_parts=(), today=TODAY)
+    rules = ScreeningRules(max_study_age_days=limit, intended_use=ANY_USE, today=TODAY)
 
     if passes:
         screen(dataset, rules, max_megapixels=1)
@@ -553,7 +558,7 @@ def test_body_parts_outside_the_intended_use_are_not_analyzed(
     body_part: str, *, passes: bool, dataset: Dataset
 ) -> None:
     dataset.add_new("BodyPartExamined", "LO", body_part)
-    rules = ScreeningRules(0, body_parts=("ELBOW", "HAND"), today=TODAY)
+    rules = ScreeningRules(0, IntendedUse(body_parts=("ELBOW", "HAND")), today=TODAY)
 
     if passes:
         screen(dataset, rules, max_megapixels=1)

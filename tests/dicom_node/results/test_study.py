@@ -13,6 +13,7 @@ from pydicom import dcmread
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.results.encode import encode_file, encode_notice
 from dicom_node.results.result_kinds import ResultKind
@@ -25,7 +26,9 @@ from tests.dicom_node.results.test_secondary_capture import (
 )
 from tests.support.validators import real_radiographs
 
-RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+RULES = ScreeningRules(
+    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+)
 KINDS = (
     ResultKind("secondary_capture"),
     ResultKind("secondary_capture", modality="source"),

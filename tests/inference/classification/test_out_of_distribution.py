@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dicom_node.errors import DicomNodeError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
+from dicom_node.pixels.intended_use import IntendedUse
 from dicom_node.pixels.screening import ScreeningRules
 from inference.classification.classifier import Classifier
 from inference.classification.out_of_distribution import (
@@ -145,7 +146,7 @@ LIMBS = {"EXTREMITY", "ELBOW LT", "HAND"}
 def test_images_of_other_body_parts_are_refused(
     shared: Path, shipped: Classifier
 ) -> None:
-    rules = ScreeningRules(0, shipped.card.body_parts, date(2024, 3, 10))
+    rules = ScreeningRules(0, IntendedUse(shipped.card.body_parts), date(2024, 3, 10))
     folder = shared / "dicom"
     with (folder / "MANIFEST.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["decodes"] == "yes"]

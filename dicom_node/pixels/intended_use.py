@@ -1,0 +1,124 @@
+"""The patients and images for which the model may answer, by attributes of an image.
+
+The model card states the intended use, and the settings may narrow it. An image without
+the attribute that a limit needs is analyzed. If the age of the patient is unknown, the
+results say so.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from pydicom import Dataset
+
+from dicom_node.dataset.attributes import quoted, text
+from dicom_node.reasons import Exclusion, Unanalyzed
+
+YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+"""Years per unit of an Age String (AS, PS3.5 6.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntendedUse:
+    """Limits on the patients and images that the model may analyze.
+
+    Attributes:
+        body_parts: Values of Body Part Examined (0018,0015); empty means any.
+        views: Lists of values of View Position (0018,5101). Each list that is not empty
+            must contain the view of an image.
+        min_age_years: Minimum age of the patient at the time of the study, in years; 0
+            means no limit.
+    """
+
+    body_parts: tuple[str, ...] = ()
+    views: tuple[tuple[str, ...], ...] = ()
+    min_age_years: float = 0
+
+
+ANY_USE = IntendedUse()
+"""The intended use without limits."""
+
+
+def outside_intended_use(dataset: Dataset, use: IntendedUse) -> Iterator[Exclusion]:
+    """Yield an exclusion for each limit that an image does not meet.
+
+    The messages quote the body part and the view. They do not quote the age, because
+    logs must not contain data of patients.
+    """
+    examined = text(dataset, "BodyPartExamined")
+    if not _is_listed(examined, use.body_parts):
+        yield Exclusion(
+            Unanalyzed.BODY_PART,
+            f"Body Part Examined (0018,0015) is {quoted(examined)}, which is outside "
+            "the model's intended use.",
+        )
+    view = text(dataset, "ViewPosition")
+    if not all(_is_listed(view, each) for each in use.views):
+        yield Exclusion(
+            Unanalyzed.VIEW,
+            f"View Position (0018,5101) is {quoted(view)}, which is outside the "
+            "model's intended use (views on the model card or under [model]).",
+        )
+    age = patient_age(dataset)
+    if age is not None and age < use.min_age_years:
+        yield Exclusion(
+            Unanalyzed.PATIENT_AGE,
+            f"The patient was younger than {use.min_age_years:g} years at the time of "
+            "the study, by Patient's Age (0010,1010), or by Patient's Birth Date "
+            "(0010,0030) and Study Date (0008,0020). This is outside the model's "
+            "intended use (min_age_years on the model card or under [model]).",
+        )
+
+
+def unknown_age(dataset: Dataset, use: IntendedUse) -> tuple[str, ...]:
+    """Return a sentence if there is a minimum age and the age is unknown, else none."""
+    if not use.min_age_years or patient_age(dataset) is not None:
+        return ()
+    sentence = (
+        "The age of the patient is unknown, and the model is intended for patients of "
+        f"at least {use.min_age_years:g} years."
+    )
+    return (sentence,)
+
+
+def patient_age(dataset: Dataset) -> float | None:
+    """Return the age of the patient at the time of the study in years, at least 0.
+
+    Patient's Age (0010,1010) counts first, then Patient's Birth Date (0010,0030) and
+    Study Date (0008,0020). The age by dates is in whole years. None if neither gives an
+    age.
+    """
+    stated = re.fullmatch(r"(\d{1,3})([DWMY])", text(dataset, "PatientAge").upper())
+    if stated:
+        return int(stated[1]) * YEARS_PER_UNIT[stated[2]]
+    born, studied = date_of(dataset, "PatientBirthDate"), date_of(dataset, "StudyDate")
+    if born is None or studied is None or studied < born:
+        return None
+    had_birthday = (studied.month, studied.day) >= (born.month, born.day)
+    return float(studied.year - born.year - (not had_birthday))
+
+
+def date_of(dataset: Dataset, keyword: str) -> date | None:
+    """Return the value of an attribute; None if it is not a date (DA)."""
+    digits = text(dataset, keyword).replace(".", "")  # as ACR-NEMA wrote it
+    if not re.fullmatch(r"\d{8}", digits):
+        return None
+    try:
+        return datetime.strptime(digits, "%Y%m%d").date()  # noqa: DTZ007
+    except ValueError:
+        return None
+
+
+def _is_listed(value: str, values: tuple[str, ...]) -> bool:
+    """Return whether a list contains a value or one of its words, as in ELBOW LT.
+
+    An empty value is in every list. An empty list contains every value.
+    """
+    known, value = {each.upper() for each in values}, value.upper()
+    return (
+        not value
+        or not known
+        or value in known
+        or not known.isdisjoint(re.split(r"[ _]", value))
+    )
