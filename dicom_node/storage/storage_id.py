@@ -24,7 +24,7 @@ class StorageMismatchError(Exception):
 
 
 def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
-    """Exit with a message if `verify_storage_id` finds an error in the directory."""
+    """Call `verify_storage_id`; exit with a message if the directory is wrong."""
     try:
         verify_storage_id(engine, storage)
     except (StorageMismatchError, OSError) as error:
@@ -35,9 +35,9 @@ def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
 def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
     """Check that the storage directory belongs to the database.
 
-    If the database has no id yet, it gets the id of the directory, or both get a new
-    one. With SQLite nothing is checked, because the database is a file in the
-    directory.
+    If the database has no id yet, the id of the directory is stored in the database. If
+    the directory has no id, either, both get a new one. With SQLite nothing is checked,
+    because the database is a file in the directory.
 
     Raises:
         StorageMismatchError: The directory does not belong to the database.
@@ -65,8 +65,9 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
 def _create_shared_id(engine: sa.Engine, directory: Path) -> str:
     """Store one id in the directory and in the database, and return it.
 
-    An existing id is used: that of the database, else that of the directory. If two
-    processes call this function at the same time, a table lock makes the second wait.
+    If the database has an id, nothing is stored. Otherwise the id of the directory is
+    used if there is one. If two processes call this function at the same time, a table
+    lock makes the second process wait.
     """
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
