@@ -1,4 +1,4 @@
-"""The events of the journal: one row for each thing that happened to an instance."""
+"""The events of the journal: what happened to instances and destinations."""
 
 import time
 from enum import StrEnum
@@ -40,7 +40,7 @@ class EventKind(StrEnum):
 def note(
     connection: sa.Connection, instance_id: str | None, kind: EventKind, detail: str
 ) -> None:
-    """Write an event in the caller's transaction.
+    """Write an event with the current time, in the transaction of the connection.
 
     Args:
         connection: Connection in a transaction.
