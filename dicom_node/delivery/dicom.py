@@ -28,7 +28,7 @@ class DicomClient:
     def deliver(
         self, files: Mapping[str, Path], _sender_ae_title: str
     ) -> dict[str, Outcome]:
-        """Send the files by C-STORE."""
+        """Send the files by C-STORE; return the outcomes by SOP Instance UID."""
         outcomes = send(
             list(files.values()),
             self.address,

@@ -29,7 +29,7 @@ class SenderClient:
     def deliver(
         self, files: Mapping[str, Path], sender_ae_title: str
     ) -> dict[str, Outcome]:
-        """Send the files to the sender by C-STORE."""
+        """Send the files to the sender by C-STORE; return the outcomes by UID."""
         if client := self._client(sender_ae_title):
             return client.deliver(files, sender_ae_title)
         return dict.fromkeys(files, self._refused(sender_ae_title))
@@ -64,7 +64,7 @@ class SenderClient:
         )
 
     def peer(self, sender_ae_title: str) -> tuple[str, str]:
-        """Return the AE title and the host of the sender."""
+        """Return the AE title and the host of the sender; an unknown host is empty."""
         client = self._client(sender_ae_title)
         return client.peer(sender_ae_title) if client else (sender_ae_title, "")
 
