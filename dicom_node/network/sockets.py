@@ -28,8 +28,9 @@ def receive(connection: socket.socket, length: int, deadline: float) -> bytearra
 
     Args:
         connection: The connection. Its timeout is changed.
-        length: Number of bytes.
-        deadline: Time of the monotonic clock at which the whole read must be complete.
+        length: Number of bytes to read.
+        deadline: Time of the monotonic clock, in seconds, at which all bytes must have
+            arrived.
 
     Raises:
         OSError: The connection broke, or the deadline has passed.
@@ -59,10 +60,10 @@ def receive_into(connection: socket.socket, view: memoryview, deadline: float) -
 
 
 def shut_down(connection: socket.socket) -> None:
-    """End a connection, but leave the socket open.
+    """End a connection in both directions, but leave the socket open.
 
-    A thread that waits for data of the connection wakes up. That thread must close the
-    socket.
+    If a thread waits for data of the connection, it wakes up. If the connection has
+    ended already, nothing happens. The owner of the socket must close it.
     """
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
