@@ -37,7 +37,8 @@ class ResultOptions:
         kinds: The objects to make, in this order.
         long_side: Maximum length of the long side of a Secondary Capture, in pixels.
         series_number: The Series Number of the results.
-        window: The number of the VOI window that was used, from 1.
+        window: The number of the VOI window or VOI LUT that the settings request for
+            the display of the source, from 1.
     """
 
     kinds: tuple[ResultKind, ...]
@@ -85,8 +86,8 @@ def encoded(tag: int, vr: str, value: bytes) -> bytes:
     Args:
         tag: Group and element number as one number.
         vr: The two letters of the VR.
-        value: The value in little endian. If its length is odd, it is padded as the VR
-            requires.
+        value: The value in little endian. If its length is odd, one byte is appended,
+            as the VR requires.
     """
     if len(value) % 2:
         value += b"\0" if vr in _PADDED_WITH_NULL else b" "
@@ -152,13 +153,13 @@ def result_object(
     elements: Elements,
     syntax: UID = ExplicitVRLittleEndian,
 ) -> ResultObject:
-    """Return an object with its elements as a Part 10 file (PS3.10 7.1).
+    """Return a result object with its elements as a Part 10 file (PS3.10 7.1).
 
     Args:
-        kind: The name of its `ResultKind`.
+        kind: The name of the `ResultKind` of the object.
         sop_class_uid: The SOP Class UID of the object.
         sop_instance_uid: The SOP Instance UID of the object.
-        elements: All other elements.
+        elements: All other elements of the dataset.
         syntax: The transfer syntax. It applies to Pixel Data; all other elements are in
             Explicit VR Little Endian.
     """
