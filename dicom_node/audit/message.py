@@ -219,7 +219,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 
 
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
-    """Add the study, with the number and UIDs of its instances for each SOP Class."""
+    """Add the study, with the number and UIDs of `instances` for each SOP Class."""
     uid = replace_unprintable(instances[0].study_instance_uid)
     study = SubElement(
         root,

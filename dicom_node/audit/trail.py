@@ -267,8 +267,8 @@ class Trail:
     def _add_transfer(self, event: AuditEvent) -> None:
         """Add the instance of an event to the transfer of its study and peer.
 
-        If there is no such transfer, one begins. If MOST_WAITING instances wait, the
-        event is lost.
+        The first event of a study and peer begins the transfer. If MOST_WAITING
+        instances wait already, the event is lost.
         """
         assert event.instance is not None  # noqa: S101 - transfers have one
         if self._instances >= MOST_WAITING:

@@ -42,7 +42,8 @@ def received_event(
 
     Args:
         received: The instance, with the patient that its header names.
-        user_id: The AE title of the AE, or the name of the user, that sent it.
+        user_id: The AE title of the AE, or the name of the user, that sent the
+            instance.
         again: Whether the node had the same bytes already.
     """
     header = received.header

@@ -59,9 +59,9 @@ class Instance:
     Attributes:
         position: Index of the file in the paths that were given to `send`.
         path: Path of the file.
-        sop_class: SOP Class UID of its dataset.
-        sop_instance: SOP Instance UID of its dataset.
-        syntax: Transfer syntax of its dataset.
+        sop_class: SOP Class UID of the dataset.
+        sop_instance: SOP Instance UID of the dataset.
+        syntax: Transfer syntax of the dataset.
         offset: Offset in the file where the bytes to send begin. Elements of groups
             0000 and 0002 at the start of the dataset are not sent.
         is_ready: Whether the file can be sent without a copy: its File Meta Information

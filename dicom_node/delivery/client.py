@@ -41,7 +41,7 @@ class DestinationClient(Protocol):
         """
 
     def connection_tests(self, name: str, /) -> list[tuple[str, ConnectionTest]]:
-        """Return a name for each peer of the destination, and a function that tests it.
+        """Return (name, test) for each peer of the destination.
 
         Args:
             name: The beginning of each returned name, such as the name of the

@@ -1,4 +1,4 @@
-"""Tests the connection to a destination, when a user requests it."""
+"""Tests the connections to the peers of a destination, if a user requests this."""
 
 import time
 from dataclasses import dataclass

@@ -85,11 +85,11 @@ def deliver(
 def _compressed(
     files: Mapping[str, Path], destination: Destination
 ) -> Iterator[Mapping[str, Path]]:
-    """Yield the files by SOP Instance UID, with compressed images if they are wanted.
+    """Yield the files by SOP Instance UID, after compression if the settings say so.
 
-    A compressed image is a temporary copy. Each attempt produces the same copy. If a
-    peer does not accept the transfer syntax, `c_store.send` sends the image
-    uncompressed.
+    Only images are compressed. A compressed image is a temporary copy. Each attempt
+    produces the same copy. If a peer does not accept the transfer syntax,
+    `c_store.send` sends the image uncompressed.
     """
     syntax = LOSSLESS.get(destination.transfer_syntax)
     if syntax is None:

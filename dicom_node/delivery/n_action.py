@@ -56,7 +56,8 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     Args:
         request: The objects and the Transaction UID, already recorded in the journal.
         destination: Address of the archive.
-        calling_ae_title: Our AE title. The archive sends its report to this title.
+        calling_ae_title: Our AE title. The archive sends the report to the AE with this
+            title.
         timeout_s: Timeout in seconds for the connection, and for the response.
         record_report: Called in another thread if a report comes on this association.
             Many archives report later, on another association.

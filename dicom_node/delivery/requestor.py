@@ -133,8 +133,8 @@ class _Responses(queue.Queue[Any]):
     def _accept_response(self, response: DimseServiceType) -> bool:
         """Return whether a response belongs to the open request.
 
-        If the response repeats an earlier response, it is ignored. If it belongs to no
-        request, the association is aborted.
+        If the response only repeats an earlier response, the return value is False. If
+        the response belongs to no request, the association is aborted in addition.
         """
         key = type(response), response.MessageIDBeingRespondedTo
         name = key[0].__name__.replace("_", "-")
@@ -209,8 +209,8 @@ class RequestedAssociation(BaseAssociation):
 
     Attributes:
         connection: The socket of the association; a TlsSocket under TLS.
-        pdu_timeout_s: Maximum number of seconds in which a PDU must arrive. If it does
-            not, the association is aborted.
+        pdu_timeout_s: Number of seconds within which all bytes of a PDU must arrive.
+            Otherwise the association is aborted.
     """
 
     connection: socket.socket
@@ -230,7 +230,8 @@ class RequestedAssociation(BaseAssociation):
             peer: The peer to call.
             contexts: The presentation contexts to propose, at most 128.
             tls: The TLS settings of the connection; None for plain text.
-            pdu_timeout_s: Maximum number of seconds in which a PDU must arrive.
+            pdu_timeout_s: Number of seconds within which all bytes of a PDU must
+                arrive.
 
         Raises:
             OSError: The host name cannot be resolved.

@@ -79,7 +79,10 @@ class StowClient:
         return store(files, self.service, timeout_s=SEND_TIMEOUT_S)
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
-        """Return a test of the service by a search; see `check_connection`."""
+        """Return `name`, and a function that tests the service, as one pair.
+
+        The test is `check_connection`.
+        """
         return [(name, partial(check_connection, self.service))]
 
     def request_commitment(

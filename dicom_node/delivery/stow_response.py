@@ -207,7 +207,10 @@ def _uid(item: Any) -> str:  # noqa: ANN401
 
 
 def _number(item: Any, tag: str) -> int | None:  # noqa: ANN401
-    """Return the lowest 16 bits of the first value; None if it is not a number."""
+    """Return the lowest 16 bits of the first value of an attribute.
+
+    Return None if there is no value, or if the first value is not a number.
+    """
     for value in _values(item, tag)[:1]:
         with suppress(ValueError, TypeError, OverflowError):
             return int(value) & 0xFFFF

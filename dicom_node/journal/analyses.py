@@ -332,9 +332,9 @@ class Analyses:
 
         Args:
             record: The instance.
-            picture: Digest of its picture.
-            identity: Digest of its patient, its study and the description of its
-                picture.
+            picture: Digest of the picture of this instance.
+            identity: Digest of the patient, the study and the description of the
+                picture of this instance.
 
         Raises:
             SamePictureError: The results of another revision are valid for the
@@ -444,7 +444,7 @@ def _result_columns(analyzed: AnalysisResult) -> dict[str, Any]:
 def _replace_drawing(
     connection: sa.Connection, instance_id: str, drawing: OverlayData | None
 ) -> None:
-    """Replace the stored drawing of an instance. None deletes it."""
+    """Replace the stored drawing of an instance; delete it if `drawing` is None."""
     is_old = finding_table.c.instance_id == instance_id
     connection.execute(finding_table.delete().where(is_old))
     if drawing is not None:

@@ -14,7 +14,7 @@ object does not delay other objects:
   decides about an object of this delivery, the peer has stopped failing.
 - If a later attempt of a delivery makes a working peer start to fail, that delivery
   does not wait for the peer, but is retried after a back-off of its own. Otherwise each
-  success of another delivery would release it at once, and it would fail again.
+  success of another delivery would release that delivery at once.
 """
 
 import logging
@@ -126,9 +126,9 @@ class CircuitBreaker:
     ) -> None:
         """Schedule the next attempt of a delivery, or let it wait for its peer.
 
-        The delivery waits if the peer fails. It is scheduled after its own back-off if
-        the peer works, or if this attempt made the peer start to fail and was not the
-        first of the delivery.
+        The delivery waits if the peer fails. If the peer works, the next attempt is
+        scheduled after the back-off of the delivery. It is also scheduled if this
+        attempt made the peer start to fail, and was not the first attempt.
 
         Args:
             connection: Connection in the transaction of `record`.
@@ -183,7 +183,7 @@ class CircuitBreaker:
 
         Call this method regularly. A probe is lost if it is neither scheduled nor being
         tried, for example because its instance was analyzed again. `_need_not_wait`
-        says which deliveries need not wait. A delivery may still wait then, for example
+        says which deliveries need not wait. Such a delivery may still wait, for example
         because a worker was killed before it released the delivery. One call releases
         at most BATCH deliveries.
         """
@@ -266,7 +266,7 @@ class CircuitBreaker:
     def _release(self, which: sa.ColumnElement[bool]) -> None:
         """Schedule immediate attempts of waiting deliveries that match `which`.
 
-        At most BATCH deliveries are released, those that were requested first.
+        At most BATCH deliveries are released: the oldest requests first.
         """
         query = delivery.select().where(
             delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNFINISHED), which
@@ -281,9 +281,9 @@ class CircuitBreaker:
     def _need_not_wait(self) -> sa.ColumnElement[bool]:
         """Return the SQL condition that a delivery need not wait for its peer.
 
-        The condition is true if the peer of the delivery works. It is also true if the
-        delivery was requested more than `retry_days` days ago, or if its destination is
-        no longer in the settings. In the last two cases, the next attempt is the last.
+        The condition is true in three cases. The peer of the delivery works; the
+        delivery was requested more than `retry_days` days ago; or its destination is no
+        longer in the settings. In the last two cases, the next attempt is the last.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,

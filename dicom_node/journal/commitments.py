@@ -371,7 +371,7 @@ def _apply_remedy(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     remedy: Remedy,
     reason: str,
 ) -> Sequence[str]:
-    """Apply a remedy to those objects of `uids` that are in the state `before`.
+    """Apply a remedy to the objects in `uids` if they are in the state `before`.
 
     Returns:
         The SOP Instance UIDs of the objects that were in that state.

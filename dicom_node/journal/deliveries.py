@@ -54,7 +54,7 @@ class StoredResult:
     """An encoded result object on disk.
 
     Attributes:
-        kind: The name of its `ResultKind`, such as "secondary_capture".
+        kind: `ResultKind.name` of the object, such as "secondary_capture".
         sop_class_uid: SOP Class UID.
         sop_instance_uid: SOP Instance UID.
         path: Path of the file, relative to the storage directory.
@@ -92,7 +92,7 @@ class Deliveries:
         instance_id: str,
         results: Sequence[StoredResult],
     ) -> None:
-        """Replace the results of an instance, and queue the delivery of the new ones.
+        """Replace the results of an instance, and queue the deliveries of `results`.
 
         Unfinished deliveries to destinations that do not get the new results are
         cancelled.
@@ -129,9 +129,9 @@ class Deliveries:
 
         A negative result goes only to destinations that want negative results, and to
         `recipients`: the destinations that have received an object of this instance.
-        Without the negative result, their last information would be a notice, or the
-        positive result of an earlier analysis. Unfinished deliveries to all other
-        destinations are cancelled.
+        Without the negative result, the last object at such a destination would be a
+        notice, or the positive result of an earlier analysis. Unfinished deliveries to
+        all other destinations are cancelled.
         """
         results, trigger = _results(connection, instance_id), DeliveryTrigger.REQUESTED
         negative, requested = _is_negative(connection, instance_id), []

@@ -2,9 +2,8 @@
 
 `Outcome` says what the response of a peer means. This module decides how long a
 delivery is retried, and derives the state of a delivery from the states of its objects.
-Three other modules of this package belong to it: instance_state.py derives the state of
-the instance, circuit_breaker.py decides when the next attempt is made, and
-commitments.py records Storage Commitment.
+instance_state.py derives the state of the instance, circuit_breaker.py decides when the
+next attempt is made, and commitments.py records Storage Commitment.
 """
 
 import time
@@ -191,7 +190,7 @@ def finish_delivery(
         connection: Connection in a transaction.
         machine: The state machine that makes the transition.
         row: The delivery.
-        states: The states of its objects.
+        states: The states of the objects of the delivery.
 
     Returns:
         FAILED if one of the objects failed, otherwise DELIVERED.

@@ -46,8 +46,8 @@ def note(
         connection: Connection in a transaction.
         instance_id: Id of the instance; None if the event is not about one instance.
         kind: What happened.
-        detail: Details as a text. They must not contain patient data, except in a
-            quoted comment of a destination.
+        detail: Details as a text; may be empty. The text must not contain patient data,
+            except in a quoted comment of a destination.
     """
     values = {"instance_id": instance_id, "at": time.time()}
     connection.execute(event.insert(), {**values, "kind": kind, "detail": detail})

@@ -88,8 +88,13 @@ def _note_end(
 ) -> None:
     """Record the time at which all work for an instance ended.
 
-    The retention periods start at `ended_at`. It is None if work for the instance is
-    unfinished. If the instance waits for an analysis, nothing changes.
+    The retention periods start at this time. If the instance waits for an analysis,
+    nothing changes.
+
+    Args:
+        connection: Connection in a transaction.
+        instance_id: Id of the instance.
+        ended_at: The time in seconds since 1970; None if work is unfinished.
     """
     matches = instance.c.id == instance_id
     analyzed = instance.update().where(

@@ -92,7 +92,8 @@ class Journal:
 
         Args:
             engine: Engine of a database that is already migrated.
-            directory: The storage directory. Paths in the journal are relative to it.
+            directory: The storage directory. Paths in the journal are relative to this
+                directory.
             destinations: The destinations of results.
             until_available: Calls the methods that are decorated with `waits`, and may
                 repeat a call while the database does not respond.
@@ -122,7 +123,7 @@ class Journal:
         again only if its results are missing or outdated: see `_repeat`.
 
         Returns:
-            True if the received file is kept. If False, the caller may remove it.
+            True if the received file is kept. False if the caller may remove the file.
 
         Raises:
             SQLAlchemyError: The database does not respond.
@@ -394,7 +395,7 @@ def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
     The event is written for the analyzed instance that the result belongs to, and the
     received instance is marked as returned. Only SOP Classes that results may have are
     checked. An image of a modality is never a result of this node, even if it has the
-    same UID as a result.
+    same SOP Instance UID as a result.
     """
     uid = received.header.sop_instance_uid
     if not is_capture(received.header.sop_class_uid):

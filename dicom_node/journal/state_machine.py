@@ -309,7 +309,10 @@ def _record(
     detail: str,
     label: str = "",
 ) -> None:
-    """Write the event of a transition and increment its counter, if it has them."""
+    """Write the event of a transition, and increment its counter.
+
+    A transition may have no event or no counter.
+    """
     if transition.event:
         note(connection, instance_id, transition.event, detail)
     if transition.counter:

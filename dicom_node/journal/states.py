@@ -6,12 +6,12 @@ event, a counter, and work. The module journal/state_machine.py makes the transi
 docs/states.md is generated from the table.
 
 The table does not contain the conditions of a transition, the texts of events, or the
-measured durations. Events without a transition, such as that an instance was received
-again, are not in the table, either.
+measured durations. Some events have no transition and are not in the table. For
+example, if an instance is received again, its state does not change.
 
-A row may be replaced or removed in each state, even in states in which the node itself
-never does that. Otherwise a row would stay if an earlier release or a user of the
-database had written such a state.
+A row may be replaced or removed in every state, although the node itself does that only
+in some states. So rows do not stay because an earlier release or a user of the database
+wrote another state.
 """
 
 from collections.abc import Mapping

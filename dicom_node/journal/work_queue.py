@@ -112,7 +112,7 @@ class WorkQueue:
 
         Each peer has its own partition of the queue, so that a peer that hangs does not
         delay deliveries to other peers. If the settings no longer contain the
-        destination, its name is returned.
+        destination, the name of the destination is returned.
         """
         found = self._destinations.get(destination)
         if found is None or not found.returns_to_sender:

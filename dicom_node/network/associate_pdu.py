@@ -1,8 +1,8 @@
 """Rewrites A-ASSOCIATE, A-ASSOCIATE-RJ and A-ABORT PDUs before pynetdicom reads them.
 
 PS3.8 9.3.1 tells a receiver to ignore unknown items, and not to test reserved fields.
-pynetdicom aborts the association instead. pynetdicom also aborts it if an AE title is
-padded with NUL, if an Implementation Version Name has more than 16 characters, or if a
+pynetdicom aborts the association instead. It also does that if an AE title is padded
+with NUL, if an Implementation Version Name has more than 16 characters, or if a
 presentation context ID is even. DCMTK and Orthanc accept all of these.
 
 The functions of this module divide a PDU by the lengths of its items. They rewrite the
@@ -92,7 +92,7 @@ class AssociateRequest:
 
 
 def read_request(pdu: bytes) -> AssociateRequest:
-    """Read an A-ASSOCIATE-RQ PDU, and rewrite it for pynetdicom.
+    """Return the content of an A-ASSOCIATE-RQ PDU, and a rewritten PDU for pynetdicom.
 
     Raises:
         MalformedPduError: The PDU is too short, or an item reaches beyond the end of
@@ -170,10 +170,10 @@ def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
 
 
 def read_rejection(pdu: bytes) -> bytes:
-    """Rewrite an A-ASSOCIATE-RJ PDU so that it has only values that PS3.8 defines.
+    """Return an A-ASSOCIATE-RJ PDU with only values that PS3.8 9.3.4 defines.
 
-    Any other value becomes 1. For the result, 1 means rejected permanent; for the
-    source, the service user; for the reason, no reason given.
+    Any other value is replaced by 1. For the result, 1 means rejected-permanent; for
+    the source, service-user; for the reason, no-reason-given.
     """
     _, result, source, reason = _four(pdu)
     known = (
@@ -185,10 +185,10 @@ def read_rejection(pdu: bytes) -> bytes:
 
 
 def read_abort(pdu: bytes) -> bytes:
-    """Rewrite an A-ABORT PDU so that it has only values that PS3.8 defines.
+    """Return an A-ABORT PDU with only values that PS3.8 9.3.8 defines.
 
-    Any other source or reason becomes 0. The reason also becomes 0 if the source is 0,
-    the service user.
+    Any other source or reason is replaced by 0. If the source is 0 (service-user), the
+    reason is replaced by 0, too.
     """
     *_, source, reason = _four(pdu)
     source = source if source in {0, 2} else 0
@@ -259,6 +259,10 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
     """Return the result and transfer syntax of a context in an A-ASSOCIATE-AC.
 
     The transfer syntax is empty if the context is not accepted.
+
+    Args:
+        value: The value of the presentation context item.
+        proposed: The transfer syntaxes that the node proposed for this context.
     """
     result = value[2]
     if result != ACCEPTED:
@@ -317,7 +321,8 @@ def _roles(
 def _user_items(items: Iterable[tuple[int, bytes]], wanted: int) -> Iterator[bytes]:
     """Yield the value of each user information sub-item of the type `wanted`.
 
-    If a sub-item reaches beyond the end of its item, it and the rest are ignored.
+    If a sub-item reaches beyond the end of its item, this sub-item and the following
+    sub-items of the item are ignored.
     """
     for kind, content in items:
         if kind == _USER_INFORMATION:

@@ -96,8 +96,11 @@ def _addresses(host: str) -> Iterator[IPv4Address | IPv6Address]:
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Parse an address, and ignore an IPv6 scope such as "%eth0".
+    """Return an IP address as an object, without an IPv6 scope such as "%eth0".
 
     An IPv4 address that is mapped to IPv6 is returned as IPv4.
+
+    Raises:
+        ValueError: The text is not an IP address.
     """
     return parse_address(address.partition("%")[0])

@@ -29,7 +29,7 @@ class IncomingDataset(BytesIO):
             stays in memory.
         refusal: The first error; None if there was no error. All bytes after an error
             are discarded.
-        received: Number of bytes received, including discarded ones.
+        received: Number of bytes received, including the discarded bytes.
         began: Time when the first bytes arrived, in seconds of the monotonic clock.
     """
 

@@ -52,8 +52,8 @@ def answer_invalid(
 
     Args:
         association: The association on which the request came.
-        request: The request. This function sets the Priority of a C-STORE to medium if
-            it is absent, and the SOP Class UID of a C-ECHO to Verification.
+        request: The request. If the Priority of a C-STORE is absent, this function sets
+            it to medium. The SOP Class UID of a C-ECHO is set to Verification.
         context_id: ID of the presentation context of the request.
         caller: AE title and address of the peer, for the log.
 

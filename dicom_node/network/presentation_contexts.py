@@ -1,8 +1,8 @@
 """The SOP Classes and transfer syntaxes that the node accepts (PS3.4 annex B).
 
 The SOP Classes of multi-frame Secondary Capture are not accepted, because the node
-analyzes single radiographs. So a sender learns at the negotiation that the node does
-not analyze such an instance, and does not send it.
+analyzes single radiographs. So the negotiation tells a sender that the node does not
+analyze such an instance, before the sender has sent it.
 """
 
 from pydicom.uid import (

@@ -42,7 +42,7 @@ def send_files_unchanged() -> None:
 def allow_even_context_ids() -> None:
     """Let pynetdicom accept even presentation context IDs, in the whole process.
 
-    PS3.8 9.3.2.2 requires odd IDs, but DCMTK and Orthanc accept even ones.
+    PS3.8 9.3.2.2 requires odd IDs, but DCMTK and Orthanc accept even IDs.
     """
 
     def set_id(context: PresentationContext, number: int | None) -> None:

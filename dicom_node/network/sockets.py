@@ -8,7 +8,7 @@ BACKLOG = 128
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket, which several processes may share.
+    """Return an open listening socket, which several processes may share.
 
     Port 0 means any free port. An IPv6 socket also accepts IPv4 connections if the
     system supports that.
@@ -24,10 +24,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def receive(connection: socket.socket, length: int, deadline: float) -> bytearray:
-    """Read `length` bytes; fewer if the connection ends first.
+    """Return the next `length` bytes; fewer if the connection ends first.
 
     Args:
-        connection: The connection. Its timeout is changed.
+        connection: The connection. The function changes its timeout.
         length: Number of bytes to read.
         deadline: Time of the monotonic clock, in seconds, at which all bytes must have
             arrived.

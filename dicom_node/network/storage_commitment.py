@@ -146,10 +146,10 @@ def handle_report(
     Args:
         event: pynetdicom's EVT_N_EVENT_REPORT. The negotiation of the association has
             already decided whether the peer may send reports on this association.
-        record_report: Records the report. It is called from several threads at once.
+        record_report: Records the report. Several threads may call it at once.
         reporter: The sender of the report.
-        on_refused: Called if the report is refused. It is called from several threads
-            at once.
+        on_refused: Called if the report is refused. Several threads may call it at
+            once.
 
     Returns:
         (status, None). None means that the response has no Event Reply. After any
@@ -173,7 +173,7 @@ def handle_report(
 
 
 def _read(event: evt.Event) -> Report:
-    """Read the report of an event.
+    """Return the report in an event.
 
     Raises:
         ReportRefusedError: The event is not a Storage Commitment report, or it cannot

@@ -64,18 +64,18 @@ class TlsSocket(SSLSocket):
     def shutdown(self, how: int) -> None:
         """End the connection, even if another thread uses it.
 
-        `SSLSocket.shutdown` would first switch the socket to plain text. The other
-        thread could then send its remaining data unencrypted.
+        `SSLSocket.shutdown` would first switch the socket to plain text. The thread
+        that uses the connection could then send its remaining data unencrypted.
         """
         socket.socket.shutdown(self, how)
 
     def has_data(self) -> bool:
         """Return whether the next `recv` returns without waiting for the peer.
 
-        The result is also True after the end of the connection. If a socket received
-        only a TLS record without data, such as a session ticket, it is readable but has
-        no data. Therefore this method tries to read one byte, and keeps the byte for
-        the next `recv`.
+        The result is also True after the end of the connection. A socket that received
+        only a TLS record without data, such as a session ticket, is readable but has no
+        data. Therefore this method tries to read one byte, and keeps the byte for the
+        next `recv`.
         """
         if self.pending():
             return True
@@ -195,7 +195,7 @@ def close_notify(connection: socket.socket | None) -> None:
 
     Without the alert, the peer could not distinguish a regular end from a broken
     connection (RFC 8446 6.1). The function does not wait for the response. Only the
-    thread that reads and writes may call it. Without TLS, it does nothing.
+    thread that reads and writes may call the function. Without TLS, nothing happens.
     """
     if isinstance(connection, TlsSocket):
         connection.settimeout(0)

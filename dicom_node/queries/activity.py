@@ -61,7 +61,7 @@ class Figures:
 
 
 def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figures:
-    """Compute the statistics of the instances received in a period.
+    """Return the statistics of the instances that were received in a period.
 
     Results of the node that were sent back to it are not counted.
 
@@ -127,7 +127,7 @@ def _bins(rows: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return a percentile by the nearest-rank method, or 0 if it is negative.
+    """Return a percentile by the nearest-rank method; 0 if the percentile is negative.
 
     Args:
         ordered: The values in ascending order, at least one.

@@ -1,7 +1,7 @@
 """Reports unfinished work, failed work and outages, for a monitoring system.
 
 A monitoring system requests these numbers every few seconds. Each query uses an index.
-Therefore its cost does not depend on the number of instances that succeeded.
+Therefore the cost of a query does not depend on the number of instances that succeeded.
 """
 
 import time

@@ -17,7 +17,7 @@ MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class CallerActivity:
-    """The accepted associations of one caller, or those rejected for one reason.
+    """The accepted associations of a caller, or its rejected ones with the same reason.
 
     Attributes:
         ae_title: AE title of the caller; empty if the caller did not send one.

@@ -130,8 +130,8 @@ def failed(
 
     Args:
         engine: Engine of the journal.
-        destination: Return only deliveries to this destination. If it is empty, only
-            analyses are returned; if it is None, analyses and all deliveries.
+        destination: Return only deliveries to this destination. An empty string means
+            only analyses. None means analyses, and deliveries to all destinations.
         reason: Return only the members of groups with this `Failures.reason`; None for
             all.
         limit: Maximum length of the list.

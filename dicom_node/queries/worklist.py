@@ -218,9 +218,9 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
 def displayed_state(record: InstanceRecord) -> str:
     """Return the state that the worklist shows for an instance.
 
-    The state is RETURNED for a result of the node that was sent back to it, and
-    ANALYZING for an instance in RECEIVED whose analysis has begun. All other instances
-    have their InstanceState.
+    The worklist shows RETURNED for a result of the node that was sent back to it. It
+    shows ANALYZING for an instance in RECEIVED whose analysis has begun. For all other
+    instances, it shows the InstanceState.
     """
     if record.returned:
         return RETURNED

@@ -63,10 +63,11 @@ def _words(source: Source) -> list[str]:
 def anatomy(source: Source) -> Elements:
     """Return the anatomy as the General Series and General Image modules allow it.
 
-    Laterality (0020,0060) is Type 2C (PS3.3 C.7.3.1). If the source lacks it, it is
-    empty in the result. But if the source has Image Laterality, or if the body part is
-    unpaired, it is absent. Anatomic Region Sequence (0008,2218) is copied only if it
-    has exactly one item, as C.7.6.1 requires: in a DX image, it may have none.
+    Laterality (0020,0060) is Type 2C (PS3.3 C.7.3.1). If the source lacks Laterality,
+    the result has an empty Laterality. But if the source has Image Laterality, or if
+    the body part is unpaired, the result has no Laterality. Anatomic Region Sequence
+    (0008,2218) is copied only if it has exactly one item, as C.7.6.1 requires. In a DX
+    image, this sequence may be empty.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
     has_laterality = "Laterality" in source.dataset or source.code("ImageLaterality")
@@ -81,7 +82,8 @@ def image_anatomy(source: Source) -> Elements:
 
     The value is taken from Image Laterality of the source, else from Laterality
     (0020,0060), which is valid for each image of a series. If the source states no
-    side, Image Laterality is empty. For an unpaired body part, it is absent instead.
+    side, Image Laterality is empty for a paired body part, and absent for an unpaired
+    body part.
     """
     if source.code("ImageLaterality"):
         return _part(source) | copied(source, ["ImageLaterality"])

@@ -90,12 +90,12 @@ def capture(
         model: The model that the object names.
         picture: The pixels and their description.
         options: The options; only the Series Number is used.
-        kind: The kind of the object. It determines the modality, and whether the
-            pixels are written as JPEG.
+        kind: The kind of the object, with its modality, and whether the pixels are
+            written as JPEG.
 
     Returns:
-        The object. It depends only on the arguments and, if the source has no time
-        zone, on the time zone of this machine.
+        The object. Equal arguments give equal objects, but if the source has no time
+        zone, the object also depends on the time zone of this machine.
     """
     of_source = source.instance.header.modality.strip().upper()
     uses_source = kind.modality == "source" and CODE_PATTERN.fullmatch(of_source)

@@ -1,4 +1,4 @@
-"""The codes in results, each with its context group (PS3.16)."""
+"""The codes in results. The texts below name their context groups (PS3.16)."""
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code

@@ -1,8 +1,8 @@
 """Encode the elements of a result, and the Part 10 file that they form.
 
-The encoding is Explicit VR Little Endian. A result is a dictionary of encoded elements.
-Therefore it can contain unchanged values of the source in addition to the values that
-the node made.
+The encoding is Explicit VR Little Endian. The elements of a result are a dictionary of
+encoded elements. Therefore a result can contain unchanged values of the source in
+addition to the values that the node made.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from dicom_node.results.result_kinds import ResultKind
 from dicom_node.uids import derived_uid
 
 Elements = dict[int, bytes]
-"""Encoded elements, each with its tag, VR and length, by tag."""
+"""Encoded elements by tag. The bytes of an element include tag, VR and length."""
 
 _PADDED_WITH_NULL = {"UI", "OB", "UN"}  # PS3.5 6.2; all other values with a space
 _LONGEST_SHORT = 0xFFFF
@@ -52,10 +52,10 @@ class ResultObject:
     """One object that is sent to a destination.
 
     Attributes:
-        kind: The name of its `ResultKind`.
+        kind: `ResultKind.name` of the object.
         sop_class_uid: SOP Class UID (0008,0016).
-        sop_instance_uid: SOP Instance UID (0008,0018). It is derived from the content,
-            so equal results have equal UIDs.
+        sop_instance_uid: SOP Instance UID (0008,0018), derived from the content, so
+            that equal results have equal UIDs.
         content: A whole Part 10 file. Every delivery attempt sends these bytes.
     """
 
@@ -125,7 +125,7 @@ def encoded_sequence(tag: int, *items: Elements) -> bytes:
 
 
 def encoded_dataset(dataset: Dataset) -> Elements:
-    """Encode a dataset that the node made. Its texts must be ASCII."""
+    """Encode the elements of a dataset that the node made. Texts must be ASCII."""
     elements = {}
     for element in dataset:
         buffer = DicomBytesIO()
@@ -136,9 +136,13 @@ def encoded_dataset(dataset: Dataset) -> Elements:
 
 
 def content_uid(kind: str, elements: Elements) -> UID:
-    """Derive the UID of an object from its kind and its whole content.
+    """Return a SOP Instance UID that is derived from a kind and the whole content.
 
     Objects with equal UIDs have equal bytes.
+
+    Args:
+        kind: `ResultKind.name` of the object.
+        elements: All elements except SOP Class UID and SOP Instance UID.
     """
     digest = hashlib.sha256()
     for tag in sorted(elements):
@@ -156,12 +160,12 @@ def result_object(
     """Return a result object with its elements as a Part 10 file (PS3.10 7.1).
 
     Args:
-        kind: The name of the `ResultKind` of the object.
+        kind: `ResultKind.name` of the object.
         sop_class_uid: The SOP Class UID of the object.
         sop_instance_uid: The SOP Instance UID of the object.
         elements: All other elements of the dataset.
-        syntax: The transfer syntax. It applies to Pixel Data; all other elements are in
-            Explicit VR Little Endian.
+        syntax: The transfer syntax of the file. Only the encoding of Pixel Data depends
+            on it: all other elements are in Explicit VR Little Endian.
     """
     named = Dataset()
     named.SOPClassUID, named.SOPInstanceUID = sop_class_uid, sop_instance_uid

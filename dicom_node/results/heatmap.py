@@ -84,8 +84,8 @@ def heatmap(
 
     Returns:
         The object; None if no fracture is reported, or if the map has no peak. If no
-        fracture is reported, the map would be misleading: its values are relative to
-        its peak, so it has a bright area on nearly every radiograph.
+        fracture is reported, the map would be misleading. The values of a map are
+        relative to its peak, so almost every map has a bright area.
 
     Raises:
         AnalysisError: The source has no series, so no segmentation can reference it.

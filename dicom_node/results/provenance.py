@@ -48,8 +48,9 @@ def moment(source: Source) -> datetime:
     """Return the time of receipt of the source, in the time zone of its dataset.
 
     Results copy Timezone Offset From UTC (0008,0201) from the source. The offset
-    applies to all times of a dataset. If it is absent or invalid, times are in the
-    local time zone (PS3.3 C.12.1.1.8), for which the node takes that of this machine.
+    applies to all times of a dataset. If the offset is absent or invalid, times are in
+    the local time zone (PS3.3 C.12.1.1.8). The node then uses the time zone of this
+    machine.
     """
     received = source.instance.received_at
     offset = re.fullmatch(

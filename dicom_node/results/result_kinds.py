@@ -29,9 +29,9 @@ class ResultKind:
 
     @property
     def name(self) -> str:
-        """The name in the journal, such as "secondary_capture-source-jpeg".
+        """The name in the journal and in file names.
 
-        Names of files contain it, too.
+        For example, "secondary_capture-source-jpeg".
         """
         unusual = ("source", self.modality == "source"), ("jpeg", self.lossy)
         return "-".join(
@@ -58,8 +58,9 @@ def kind_label(name: str) -> str:
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
     """Return the kinds of the objects to make for a destination.
 
-    A destination that gets no negative results gets notices in addition to its types.
-    Otherwise a study without a result would look negative.
+    The settings name the types of objects that a destination gets. A destination that
+    gets no negative results also gets notices. Without notices, a study without a
+    result would look negative.
     """
     types: list[str] = [*destination.results]
     if not destination.send_negative:

@@ -40,8 +40,8 @@ def secondary_capture(
         radiograph: The pixels of the instance as displayed.
         finding: The finding for the radiograph.
         options: The options; the maximum size and the Series Number are used.
-        kind: The kind of the object. It determines the modality, and whether the
-            pixels are written as JPEG.
+        kind: The kind of the object, with its modality, and whether the pixels are
+            written as JPEG.
     """
     annotated = render(radiograph, finding, long_side=options.long_side)
     image = (*IMAGE_TYPE_2, *IMAGE_TYPE_3)

@@ -30,7 +30,7 @@ def result_series(
         source: The instance that the result is about.
         model: The model that made the finding.
         options: The options; only the Series Number is used.
-        kind: The name of the `ResultKind`.
+        kind: `ResultKind.name` of the result.
         modality: The Modality (0008,0060) of the result.
     """
     series = Dataset()

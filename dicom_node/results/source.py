@@ -6,8 +6,9 @@ supported or a date is invalid. The archive would then assign the result to anot
 patient, or to none. Therefore values are copied without decoding. If a value is invalid
 in the source, it is also invalid in the result, except that an invalid UID is omitted.
 
-The node never invents a value of these attributes. If the source lacks an attribute, it
-is absent in the result, or empty if the IOD of the result requires it (Type 2).
+The node never invents a value of these attributes. If the source lacks an attribute,
+the attribute is absent in the result. If the IOD of the result requires the attribute
+(Type 2), it is empty instead.
 """
 
 import warnings
@@ -40,7 +41,7 @@ TYPE_2 = (
 IMAGE_TYPE_2 = ("InstanceNumber", "PatientOrientation")
 """Attributes of images that are copied, and written empty if the source lacks them.
 
-PS3.3 C.7.6.1 defines them.
+The attributes are from the General Image module (PS3.3 C.7.6.1).
 """
 
 TYPE_3 = (
@@ -138,7 +139,7 @@ class Source:
 
 
 def read_source(instance: ReceivedInstance) -> Source:
-    """Read the attributes of an instance that results need.
+    """Return an instance with those attributes of its header that results need.
 
     Raises:
         AnalysisError: The header cannot be read, or has no valid Study Instance UID.
@@ -157,7 +158,7 @@ def read_source(instance: ReceivedInstance) -> Source:
 def copied(source: Source, keywords: Iterable[str]) -> Elements:
     """Encode attributes of the source with unchanged values.
 
-    An attribute is omitted if the source lacks it, or if it is an invalid UID.
+    An attribute is omitted if the source lacks it, or if its value is an invalid UID.
 
     Raises:
         AnalysisError: One of the attributes is a sequence that cannot be read.

@@ -35,7 +35,7 @@ class StopEvent(Protocol):
 
 
 class PickleRefusedError(Exception):
-    """A row of DBOS's tables declares its values as pickles, not as JSON."""
+    """A row of DBOS's tables names the pickle serializer for its values, not JSON."""
 
     def __init__(self) -> None:
         super().__init__("A value in the database is a pickle. Only JSON is loaded.")

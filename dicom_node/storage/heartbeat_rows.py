@@ -1,9 +1,10 @@
-"""The rows of heartbeats: each receiver and worker has one, and regularly updates it.
+"""The rows of heartbeats. Each receiver and each worker regularly updates its own row.
 
 A heartbeat writes the time of the database's clock. Monitoring reads the rows. Workers
-also read them, and take over the work of dead workers (see worker/takeover.py). Locks
-in the database would not show which processes work: a restart of the database releases
-the locks of living processes, and a machine that lost its network keeps its locks.
+read the rows, too, and take over the work of dead workers (see worker/takeover.py).
+Locks in the database would not show which processes are alive. A restart of the
+database would release the locks of living processes. A machine that has lost its
+network connection would keep its locks.
 """
 
 import time
@@ -111,9 +112,9 @@ def has_run(engine: sa.Engine, role: str) -> bool:
 def alive_workers(connection: sa.Connection, role: str) -> dict[str, float]:
     """Return how long each living process of a role has sent heartbeats, by name.
 
-    The time is in seconds. It starts again at 0 after a gap of more than DEAD_AFTER_S
-    seconds, and after a restart of the process. It is 0 if an earlier release wrote the
-    row.
+    The time is in seconds. After a gap of more than DEAD_AFTER_S seconds, and after a
+    restart of the process, the time starts again at 0. If an earlier release wrote the
+    row, the time is 0.
     """
     now = _now(connection)
     query = heartbeat.select().where(

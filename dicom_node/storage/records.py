@@ -54,12 +54,12 @@ class InstanceRecord(StoredAttributes):
         model_name: Name of the model.
         model_version: Version of the model.
         model_digest: SHA-256 of the weights.
-        same_picture_as: Id of another revision with the same picture. Its results are
-            valid for this instance, too. None if there is no such revision.
+        same_picture_as: Id of another revision with the same picture, if the results of
+            that revision are valid for this instance, too; else None.
         delivered_at: Time at which all destinations had the results for the first time;
             None before that.
-        ended_at: Time at which the instance and all its deliveries had ended; None if
-            one of them is unfinished.
+        ended_at: Time at which all work for the instance ended; None if its analysis or
+            a delivery is unfinished.
         files_removed_at: Time at which the files of the instance were removed at the
             end of their retention period; None if they were not.
         returned: 1 if the instance is a result of this software that was sent back;
@@ -106,8 +106,8 @@ class ResultRecord:
         instance_id: Id of the instance.
         sop_instance_uid: SOP Instance UID of the object.
         sop_class_uid: SOP Class UID of the object.
-        kind: Name of its ResultKind, or "notice".
-        path: Path of its file, relative to the storage directory.
+        kind: `ResultKind.name` of the object.
+        path: Path of the file of the object, relative to the storage directory.
     """
 
     instance_id: str = field(metadata=PRIMARY_KEY)
@@ -156,11 +156,11 @@ class DeliveredObjectRecord:
         sop_instance_uid: SOP Instance UID of the object.
         state: A DeliveryState.
         status: DICOM status of the last response; None if there was no such status.
-        comment: A text of the node about the last attempt; empty if there is nothing to
-            say. It may quote the peer.
+        comment: What the node reports about the last attempt; empty after success
+            without a warning. The text may quote the peer.
         attempts: Number of attempts to send the object since it was last requested.
-        brief_refusals: Number of responses with the verdict RETRY_BRIEFLY since then.
-            The third makes the object fail.
+        brief_refusals: Number of responses with the verdict RETRY_BRIEFLY since the
+            object was last requested. After the third, the object fails.
     """
 
     instance_id: str = field(metadata=PRIMARY_KEY)
@@ -206,7 +206,7 @@ class PeerStateRecord:
         probe: Id of the instance whose delivery is the probe; None if there is no
             probe.
         failed_at: Time of the last failure.
-        reason: Reason for the last failure. It may quote the peer.
+        reason: Reason for the last failure. The text may quote the peer.
     """
 
     peer: str = field(metadata=PRIMARY_KEY)

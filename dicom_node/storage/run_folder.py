@@ -25,9 +25,9 @@ def run_folder(storage: StorageSettings) -> Path:
 
     With SQLite, this is the folder `run` of the storage directory. With PostgreSQL,
     several machines may share the storage directory, and locks on a remote file system
-    are slow. Therefore the folder is then in this machine's directory for temporary
-    files, in `fracture-node-<user id>`. Its name consists of the name of the machine
-    and a digest of the path of the storage directory.
+    are slow. Therefore the folder is then `fracture-node-<user id>/<name>-<digest>` in
+    this machine's directory for temporary files. `<name>` is the name of the machine,
+    and `<digest>` is made from the path of the storage directory.
 
     Raises:
         PermissionError: `fracture-node-<user id>` is a link or belongs to another user.

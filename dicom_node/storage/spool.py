@@ -96,8 +96,8 @@ class Spool:
         """Store a result object durably. Replace an existing file with the same name.
 
         Args:
-            name: Name of the file, without extension. It must come from the node, not
-                from a sender.
+            name: Name of the file, without extension. The node must have chosen the
+                name: a name from a sender could contain a path.
             content: The content of the whole file.
 
         Returns:

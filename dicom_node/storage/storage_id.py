@@ -1,8 +1,8 @@
 """Checks that the storage directory is the one that belongs to the database.
 
 Several machines may mount one shared directory. If the mount is missing on a machine,
-its worker finds an empty folder, and would treat all files as lost. Therefore the same
-id is stored in the database and in a file in the directory.
+the worker of this machine finds an empty folder, and would treat all files as lost.
+Therefore the same id is stored in the database and in a file in the directory.
 """
 
 import sys
