@@ -77,10 +77,10 @@ class Folding:
         self._taken: Counter[Key] = Counter()
 
     def fold(self, event: AuditEvent) -> AuditEvent:
-        """Return the form in which an event is written: one of `shortened`.
+        """Return the form in which an event is written.
 
-        This is the most detailed form that the limits allow. The form counts towards
-        the limits until `forget` is called with it.
+        This is the most detailed form of `shortened` that the limits allow. The form
+        counts towards the limits until `forget` is called with it.
         """
         *fuller, last = shortened(event)
         for level, each in enumerate(fuller):

@@ -194,7 +194,10 @@ class Trail:
         self._thread.start()
 
     def record_event(self, event: AuditEvent) -> None:
-        """Record an event without waiting. If there is no file, ignore a transfer."""
+        """Record an event without waiting.
+
+        If `audit.file` is not set, transfers are ignored.
+        """
         is_transfer = event.event_type in TRANSFERS
         if is_transfer and self._file is None:
             return

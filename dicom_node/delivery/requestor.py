@@ -133,8 +133,8 @@ class _Responses(queue.Queue[Any]):
     def _accept_response(self, response: DimseServiceType) -> bool:
         """Return whether a response belongs to the open request.
 
-        If the response only repeats an earlier response, the return value is False. If
-        the response belongs to no request, the association is aborted in addition.
+        A response that repeats an earlier response is ignored. If a response belongs to
+        no request, the association is aborted.
         """
         key = type(response), response.MessageIDBeingRespondedTo
         name = key[0].__name__.replace("_", "-")

@@ -150,7 +150,8 @@ class Analyses:
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
         """Record that the decoder died during the analysis of an instance.
 
-        If the work is stale, only the event and the count of the metric are written.
+        If the work is stale, the instance does not change, but the event and the metric
+        are still written.
 
         Args:
             instance_id: Id of the instance.
@@ -326,7 +327,7 @@ class Analyses:
 
         They are valid if the other revision has a result, the same picture and the same
         identity. A revision with another identity does not count, because its results
-        are in another study or name another patient. If a destination returns results
+        name another patient, study or description. If a destination returns results
         to senders, a revision from another sender does not count, either. An analysis
         after the first run, such as one that a user requests, is never refused.
 

@@ -281,9 +281,9 @@ class CircuitBreaker:
     def _need_not_wait(self) -> sa.ColumnElement[bool]:
         """Return the SQL condition that a delivery need not wait for its peer.
 
-        The condition is true in three cases. The peer of the delivery works; the
-        delivery was requested more than `retry_days` days ago; or its destination is no
-        longer in the settings. In the last two cases, the next attempt is the last.
+        The condition is true if the peer of the delivery works, if the delivery was
+        requested more than `retry_days` days ago, or if its destination is no longer in
+        the settings. In the last two cases, the next attempt is the last.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,

@@ -146,9 +146,9 @@ class Commitments:
 
         If the archive accepted the request, a new request is scheduled for the case
         that no report arrives within REPORT_WAIT_S seconds. After a failure with the
-        verdict RETRY, the request is retried until `retry_days` have passed. After any
-        other failure, the delivery fails. If the work is stale, for example because the
-        report has already arrived, nothing changes.
+        verdict RETRY, the request is retried, but only for `retry_days` after the
+        delivery was requested. After any other failure, the delivery fails. If the work
+        is stale, for example because the report has already arrived, nothing changes.
 
         Returns:
             True if the delivery failed.

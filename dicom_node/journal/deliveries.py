@@ -94,8 +94,8 @@ class Deliveries:
     ) -> None:
         """Replace the results of an instance, and queue the deliveries of `results`.
 
-        Unfinished deliveries to destinations that do not get the new results are
-        cancelled.
+        Deliveries to destinations that get none of the new results are dropped, unless
+        they have succeeded.
         """
         recipients = _recipients(connection, instance_id)
         connection.execute(result.delete().where(result.c.instance_id == instance_id))
@@ -130,8 +130,8 @@ class Deliveries:
         A negative result goes only to destinations that want negative results, and to
         `recipients`: the destinations that have received an object of this instance.
         Without the negative result, the last object at such a destination would be a
-        notice, or the positive result of an earlier analysis. Unfinished deliveries to
-        all other destinations are cancelled.
+        notice, or the positive result of an earlier analysis. Deliveries to all other
+        destinations are dropped, unless they have succeeded.
         """
         results, trigger = _results(connection, instance_id), DeliveryTrigger.REQUESTED
         negative, requested = _is_negative(connection, instance_id), []
@@ -315,9 +315,9 @@ class Deliveries:
     ) -> None:
         """Drop deliveries to destinations that are not in `requested`.
 
-        Deliveries that succeeded are not dropped. The destinations were removed from
-        the settings, or get no results any more. The rows of the deliveries stay, so
-        that their run numbers continue if the destinations get results again: DBOS
+        These destinations were removed from the settings, or get no results any more.
+        Deliveries that succeeded are not dropped. The row of a dropped delivery stays,
+        so that its run numbers continue if the destination gets results again: DBOS
         silently ignores work with a run number that was used before.
         """
         dropped, objects = DeliveryTrigger.DROPPED, delivered_object.c

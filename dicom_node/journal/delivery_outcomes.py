@@ -215,7 +215,7 @@ def fail_delivery(
 def results_in(
     state: DeliveryState, instance_id: str, destination: str
 ) -> sa.Select[Any]:
-    """Return the query for the results of a delivery in the given state.
+    """Return the query for those results of a delivery that are in a given state.
 
     The query returns rows of the table `result`. `instance_id` and `destination`
     identify the delivery.

@@ -36,7 +36,7 @@ def lock_instance(connection: sa.Connection, instance_id: str) -> None:
 
 
 def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
-    """Return whether an instance still has its files. The caller has locked the row.
+    """Return whether an instance, which the caller has locked, still has its files.
 
     The files are removed at the end of the retention period (journal/retention.py).
     After that, nothing can be analyzed or delivered until the instance is sent again.

@@ -354,7 +354,7 @@ class Journal:
     def _restore_file(
         self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance
     ) -> bool:
-        """Move the file of a duplicate to the path of a first file that is missing.
+        """Move the file of a duplicate to the path of the first file if that is gone.
 
         Returns:
             True if the file was moved.

@@ -190,7 +190,10 @@ def _old(
     condition: sa.ColumnElement[bool],
     days: float,
 ) -> int:
-    """Remove a batch of old rows that belong to no instance; return their number."""
+    """Remove a batch of rows of a table; return the number of removed rows.
+
+    A row is removed if it matches `condition`, and if it is more than `days` days old.
+    """
     some = (
         sa.select(table.c.id)
         .where(condition, _older_than(days, table.c.at))

@@ -10,8 +10,8 @@ measured durations. Some events have no transition and are not in the table. For
 example, if an instance is received again, its state does not change.
 
 A row may be replaced or removed in every state, although the node itself does that only
-in some states. So rows do not stay because an earlier release or a user of the database
-wrote another state.
+in some states. Otherwise a row would stay if an earlier release or a user of the
+database had written an unexpected state.
 """
 
 from collections.abc import Mapping

@@ -293,7 +293,8 @@ def _result(number: int, result: int, syntax: str = "") -> bytes:
 def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes:
     """Encode a user information item: the peer's Maximum Length, and the items `more`.
 
-    A Maximum Length below SMALLEST_PDU or above LARGEST_PDU is replaced by this bound.
+    A Maximum Length below SMALLEST_PDU or above LARGEST_PDU is replaced by the bound.
+    If the peer announced none, USUAL_PDU is used.
     """
     lengths = [value[:4] for value in _user_items(items, _MAXIMUM_LENGTH)]
     whole = [int.from_bytes(each, "big") for each in lengths if len(each) == 4]  # noqa: PLR2004 - bytes

@@ -50,7 +50,7 @@ class MessageReader(DIMSEServiceProvider):
 
     Attributes:
         fragments: Number of fragments since `since`. A P-DATA-TF PDU without fragments
-            counts as one.
+            counts as one fragment.
         received: Number of bytes in these fragments.
         since: Time when the last operation was complete, or when the association began,
             in seconds of the monotonic clock.

@@ -124,7 +124,10 @@ def format_age(at: float) -> str:
 
 
 def instances(connection: sa.Connection) -> list[QueueDepth]:
-    """Return the number of instances in each unfinished state and in FAILED."""
+    """Return the number and age of the instances in each state of OPEN.
+
+    A state without instances is omitted.
+    """
     query = (
         sa.select(
             instance.c.state, sa.func.count(), sa.func.min(instance.c.received_at)
@@ -158,7 +161,10 @@ def _state(connection: sa.Connection, destination: str) -> DestinationState:
 def _last_end(
     connection: sa.Connection, destination: str, state: DeliveryState
 ) -> DeliveryRecord | None:
-    """Return the last delivery to a destination that ended in `state`; None if none."""
+    """Return the last delivery to a destination that ended in a state.
+
+    Return None if there is no such delivery.
+    """
     query = delivery.select().where(
         delivery.c.destination == destination,
         delivery.c.state == state,
@@ -199,7 +205,9 @@ def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
 def deliveries(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> list[QueueDepth]:
-    """Return the number of unfinished and failed deliveries by destination and state.
+    """Return the number and age of the unfinished and of the failed deliveries.
+
+    The list has one entry for each destination and state that has deliveries.
 
     Args:
         connection: Connection in a transaction.

@@ -1,4 +1,7 @@
-"""Lists the callers of the node from the audit trail, and the modalities that send."""
+"""Lists the callers of the node, and the modalities of the instances that they sent.
+
+The callers are read from the audit trail, the modalities from the journal.
+"""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +20,7 @@ MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class CallerActivity:
-    """The accepted associations of a caller, or its rejected ones with the same reason.
+    """The accepted associations of a caller, or those rejected for the same reason.
 
     Attributes:
         ae_title: AE title of the caller; empty if the caller did not send one.

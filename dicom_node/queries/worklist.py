@@ -50,7 +50,7 @@ COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
 class SearchCriteria:
     """The search criteria for instances.
 
-    An empty or None value matches all instances.
+    A criterion that is empty or None matches all instances.
 
     Attributes:
         text: Words of the patient's name, the patient ID or the accession number, in

@@ -27,7 +27,10 @@ The values are from PS3.16 annex L. A body part with another value may be paired
 REGION = "AnatomicRegionSequence"
 
 SIDE_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
-"""The side (L or R) by the word that equipment adds to Body Part Examined: ELBOW LT."""
+"""The side (L or R) by the word for it in Body Part Examined.
+
+Some equipment adds such a word, as in ELBOW LT.
+"""
 
 
 def body_part(source: Source) -> Code | None:

@@ -83,6 +83,9 @@ def pixel_sides(radiograph: Radiograph) -> tuple[float, float]:
 
 
 def aspect_ratio(radiograph: Radiograph) -> list[int]:
-    """Return [height, width] of a stored pixel as integers (PS3.3 C.7.6.3.1.7)."""
+    """Return the ratio of height to width of a stored pixel, as two integers.
+
+    The list is [height, width] (PS3.3 C.7.6.3.1.7).
+    """
     height, width = pixel_sides(radiograph)
     return list(Fraction(height / width).limit_denominator(1000).as_integer_ratio())

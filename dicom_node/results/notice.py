@@ -1,8 +1,8 @@
 """The notice: a Secondary Capture with the reason why an image has no result.
 
 A destination with `send_negative = false` gets no result if the node finds no fracture.
-If an instance could not be analyzed, this destination gets a notice. Without the
-notice, the study would look as if the node had found no fracture.
+If an instance that the node should analyze has no result, this destination gets a
+notice. Without the notice, the study would look as if the node had found no fracture.
 """
 
 from pydicom import Dataset

@@ -124,7 +124,7 @@ def source_image(source: Source) -> Dataset:
 
 
 def source_series(source: Source) -> Dataset:
-    """Return a reference to the instance through its series (PS3.3 C.12.2)."""
+    """Return an item of Referenced Series Sequence for the instance (PS3.3 C.12.2)."""
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
     series.ReferencedInstanceSequence = [source_instance(source)]

@@ -68,7 +68,7 @@ def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> El
     """Return the pixel spacing of the source, scaled to the written pixels.
 
     If Pixel Spacing (0028,0030) is absent, Imager Pixel Spacing is used, without the
-    attributes of a calibration. If both are absent, return nothing.
+    attributes of a calibration. If both are absent, the result is empty.
     """
     calibrated = sides(source.dataset, "PixelSpacing")
     spacing = calibrated or sides(source.dataset, "ImagerPixelSpacing")

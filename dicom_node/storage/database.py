@@ -180,8 +180,8 @@ def upsert(
         connection: Connection in a transaction.
         table: A table with a primary key.
         values: Values of a new row, by column name.
-        change: New values of an existing row, by column name. They may be expressions
-            that use the columns of that row.
+        change: New values of an existing row, by column name. A value may be an SQL
+            expression that uses the columns of that row.
 
     Returns:
         The inserted or updated row.

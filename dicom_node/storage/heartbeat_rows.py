@@ -110,11 +110,11 @@ def has_run(engine: sa.Engine, role: str) -> bool:
 
 
 def alive_workers(connection: sa.Connection, role: str) -> dict[str, float]:
-    """Return how long each living process of a role has sent heartbeats, by name.
+    """Return for how long each living process of a role has sent heartbeats.
 
-    The time is in seconds. After a gap of more than DEAD_AFTER_S seconds, and after a
-    restart of the process, the time starts again at 0. If an earlier release wrote the
-    row, the time is 0.
+    The keys are the names of the processes. The values are times in seconds. A time
+    starts again at 0 after a gap of more than DEAD_AFTER_S seconds, and after a restart
+    of the process. If an earlier release wrote the row, the time is 0.
     """
     now = _now(connection)
     query = heartbeat.select().where(

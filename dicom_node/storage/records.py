@@ -26,8 +26,8 @@ class InstanceRecord(StoredAttributes):
     Attributes:
         id: Random id of the instance, also the name of its file.
         content_digest: BLAKE3 digest of the dataset as it was sent.
-        revision: 1 for the first bytes under the SOP Instance UID, and one more for
-            each other bytes under the same UID.
+        revision: 1 for the first bytes received under the SOP Instance UID, and one
+            more whenever different bytes are received under the same UID.
         path: Path of the file of the instance, relative to the storage directory.
         size: Size of the dataset in bytes.
         source_uids: The SOP Instance UIDs of Source Image Sequence (0008,2112),

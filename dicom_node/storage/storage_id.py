@@ -24,7 +24,10 @@ class StorageMismatchError(Exception):
 
 
 def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
-    """Call `verify_storage_id`; exit with a message if the directory is wrong."""
+    """Call `verify_storage_id`, and exit with the message of an error.
+
+    An error of the database is raised instead.
+    """
     try:
         verify_storage_id(engine, storage)
     except (StorageMismatchError, OSError) as error:
