@@ -291,7 +291,10 @@ class Trail:
                 yield message(each.event, self._source, each.at, each.times)
 
     def _completed(self, now: float) -> Iterator[str]:
-        """Remove transfers that began TRANSFER_S seconds ago; yield their messages."""
+        """Remove complete transfers, and yield their messages.
+
+        A transfer is complete TRANSFER_S seconds after it began.
+        """
         with self._lock:
             transfers = self._transfers.items()
             old = {k: t for k, t in transfers if abs(now - t.since) >= TRANSFER_S}

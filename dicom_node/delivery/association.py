@@ -159,7 +159,7 @@ class Peer:
     def end(self, action: Callable[[], None]) -> None:
         """Release or abort the association by `action`; used by `associated`.
 
-        The connection is cut if this takes longer than END_TIMEOUTS times the timeout.
+        The connection is cut if `action` takes longer than END_TIMEOUTS timeouts.
         """
         assert self._association  # noqa: S101 - set by `call`
         with self._watched(self._association, END_TIMEOUTS * self._timeout_s):

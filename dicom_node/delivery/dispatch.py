@@ -56,8 +56,8 @@ def deliver(
     Args:
         files: Part 10 files by SOP Instance UID.
         destination: A destination of the settings.
-        sender_ae_title: AE title of the AE that sent the analyzed instance. A
-            destination that returns results to senders sends them to this AE.
+        sender_ae_title: AE title of the AE that sent the analyzed instance. If the type
+            of the destination is `sender`, this AE gets the results.
         calling_ae_title: Our AE title.
 
     Returns:

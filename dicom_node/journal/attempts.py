@@ -1,4 +1,4 @@
-"""The delay before the next attempt of a delivery, and conditions for deliveries."""
+"""The delay before the next attempt of a delivery, and SQL conditions on deliveries."""
 
 import random
 import time

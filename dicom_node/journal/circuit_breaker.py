@@ -266,7 +266,7 @@ class CircuitBreaker:
     def _release(self, which: sa.ColumnElement[bool]) -> None:
         """Schedule immediate attempts of waiting deliveries that match `which`.
 
-        At most BATCH deliveries are released: the oldest requests first.
+        At most BATCH deliveries are released, beginning with the oldest request.
         """
         query = delivery.select().where(
             delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNFINISHED), which

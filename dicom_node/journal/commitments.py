@@ -112,7 +112,8 @@ class Commitments:
         No request is recorded in four cases. If the work is stale, or if no object
         waits for commitment, nothing changes. If `commitment` was turned off for the
         destination, the objects that wait for commitment now count as delivered. If
-        requests had no report within `retry_days`, the delivery fails.
+        requests got no report within `retry_days` after the delivery was requested, the
+        delivery fails.
 
         Returns:
             The request to send; None in these four cases.

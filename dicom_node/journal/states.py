@@ -6,8 +6,8 @@ event, a counter, and work. The module journal/state_machine.py makes the transi
 docs/states.md is generated from the table.
 
 The table does not contain the conditions of a transition, the texts of events, or the
-measured durations. Some events have no transition and are not in the table. For
-example, if an instance is received again, its state does not change.
+measured durations. Some events have no transition and are not in the table. An example
+is RECEIVED_AGAIN.
 
 A row may be replaced or removed in every state, although the node itself does that only
 in some states. Otherwise a row would stay if an earlier release or a user of the

@@ -60,7 +60,7 @@ GRAD_CAM = Code("130403", "DCM", "Gradient-weighted class activation")
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 """CID 7162, Surface Processing Algorithm Family.
 
-The code also names the families of algorithms that process no surfaces.
+Results use this code for the model, although the model processes no surfaces.
 """
 
 SIDES = {

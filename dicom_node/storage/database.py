@@ -1,6 +1,6 @@
 """The database of the journal and the work queues: SQLite by default, or PostgreSQL.
 
-Each process has one engine. A transaction that writes to SQLite starts with BEGIN
+A process opens its own engines. A transaction that writes to SQLite starts with BEGIN
 IMMEDIATE. Therefore other transactions cannot change the data after this transaction
 has read them and before it writes. Reads do not block writers (WAL). All waits are
 short, so that a receiver responds with 0xA700 (Out of Resources) instead of hanging. A

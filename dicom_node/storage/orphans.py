@@ -23,7 +23,7 @@ Known = Callable[[Sequence[str]], Collection[str]]
 def remove_partial_files(spool: Spool) -> int:
     """Remove unfinished files of dead processes, and return their number.
 
-    A living process holds a lock on each unfinished file.
+    A living process holds a lock on each of its unfinished files, so they stay.
     """
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]

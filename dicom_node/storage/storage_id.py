@@ -68,9 +68,10 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
 def _create_shared_id(engine: sa.Engine, directory: Path) -> str:
     """Store one id in the directory and in the database, and return it.
 
-    If the database has an id, nothing is stored. Otherwise the id of the directory is
-    used if there is one. If two processes call this function at the same time, a table
-    lock makes the second process wait.
+    If the database already has an id, that id is returned. Otherwise the id of the
+    directory is stored in the database. If the directory has no id, either, a new id is
+    stored in both. If two processes call this function at the same time, a table lock
+    makes the second process wait.
     """
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":

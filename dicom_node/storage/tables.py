@@ -99,7 +99,7 @@ def _column(name: str, hint: Any, is_key: bool) -> sa.Column[Any]:  # noqa: ANN4
 
 
 def read_one(record: type[R], rows: sa.CursorResult[Any]) -> R | None:
-    """Return the only row as a record of a class; None if there is no row.
+    """Return the only row as an object of the class `record`; None if there is no row.
 
     Raises:
         MultipleResultsFound: There are several rows.
@@ -109,7 +109,7 @@ def read_one(record: type[R], rows: sa.CursorResult[Any]) -> R | None:
 
 
 def read_records(record: type[R], rows: sa.CursorResult[Any]) -> list[R]:
-    """Return all rows as records of a class."""
+    """Return all rows as objects of the class `record`."""
     return [record(**each) for each in rows.mappings()]
 
 
