@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class Analyzer:
     """Analyzes files, with a model, threads and a decoder of its own.
 
-    Use it as a context manager.
+    An analyzer is a context manager, and works only within its block.
 
     Attributes:
         queue: Limits the requests that wait for an analysis.
@@ -124,8 +124,8 @@ class Analyzer:
         Args:
             file: The path of the upload.
             slot: Returns a context manager that waits for a slot for the request and
-                holds it. If reading the file takes long, it is repeated without a slot,
-                so that other requests do not wait for it.
+                holds it during its block. If reading the file takes long, the reading
+                is repeated without a slot, so that other requests do not wait for it.
 
         Raises:
             DicomNodeError, PlainImageError: The file has no radiograph that can be

@@ -80,9 +80,10 @@ def prediction_response(analysis: Analysis[Annotated], *, original: bool) -> Pre
 
 
 def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowResponse | None:
-    """Convert an arrow to the pixels of the stored image, which may not be square.
+    """Convert an arrow to the pixels of the stored image; None stays None.
 
-    The coordinates of `arrow` are in the pixels of `radiograph`, which are square.
+    The pixels of the stored image may not be square. The coordinates of `arrow` are in
+    the pixels of `radiograph`, which are square.
     """
     if arrow is None:
         return None
