@@ -17,13 +17,14 @@ They are wide enough for bone and soft tissue, and exclude markers and noise.
 """
 
 SAMPLE = 1_000_000
-"""Approximate number of pixels for the percentiles."""
+"""Approximate number of pixels from which the percentiles are computed."""
 
 
 def exposed_area(pixels: NDArray[Any]) -> tuple[slice, slice]:
     """Return the image area without the uniform rows and columns at the edges.
 
-    These bars were not exposed: a collimator covered them, or a converter added them.
+    Uniform bars at the edges were not exposed: a collimator covered them, or a
+    converter added them.
 
     Args:
         pixels: (rows, columns).
@@ -42,7 +43,10 @@ def _span(varies: NDArray[np.bool_]) -> slice:
 
 
 def thinned(pixels: NDArray[Any], count: int = SAMPLE) -> NDArray[Any]:
-    """Return every n-th pixel of every n-th row, about `count` pixels in all."""
+    """Return every n-th pixel of every n-th row, about `count` pixels in all.
+
+    If the image has fewer pixels than `count`, all of them are returned.
+    """
     step = max(1, round((pixels.size / count) ** 0.5))
     return pixels[::step, ::step]
 
@@ -62,7 +66,10 @@ def percentile_range(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def stretched(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Map values to gray levels: `low` and below to 0, `high` and above to 255."""
+    """Map values to gray levels: `low` and below to 0, `high` and above to 255.
+
+    The map is linear in between. The result has the shape of `values`.
+    """
     span = high - low if high > low else 1.0
     scaled = np.clip((values - np.float64(low)) / span, 0, 1)
     # Values beyond the range of a float become NaN; show them as black.

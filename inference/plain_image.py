@@ -78,10 +78,10 @@ def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
 
     Raises:
         NotAnImageError: The file is not PNG, JPEG, BMP, TIFF or WebP.
-        TooLargeImageError: It has more pixels, scans, segments, chunks or tiles than
-            allowed, or is a compressed BMP file larger than MOST_RLE.
-        BrokenImageError: It is truncated, damaged or blank, or has 16-bit colors in an
-            unsupported layout.
+        TooLargeImageError: The image has more pixels, scans, segments, chunks or tiles
+            than allowed, or is a compressed BMP file larger than MOST_RLE.
+        BrokenImageError: The file is truncated, damaged or blank, or has 16-bit colors
+            in an unsupported layout.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings about metadata and size
@@ -235,8 +235,8 @@ def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
 def _has_alpha_to_apply(image: Image.Image) -> bool:
     """Return whether the fourth channel is an alpha that must be applied.
 
-    It is not applied if it has no meaning, or if the colors have already been
-    multiplied by it.
+    The alpha is not applied if the file does not declare the channel as an alpha, or if
+    the colors have already been multiplied by the alpha.
     """
     extra = _tiff_field(image, Base.ExtraSamples)
     return image.has_transparency_data and extra != (ASSOCIATED_ALPHA,)

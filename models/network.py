@@ -22,7 +22,8 @@ from models.resnet import BasicBlock, ResNet, resnet18, resnet34, resnet50
 logger = logging.getLogger(__name__)
 
 WIDTH = 256
-"""Channels of the third stage of a ResNet18, and of the fourth stage of a fine one."""
+"""Number of output channels of the third stage of a ResNet18, and of the third and the
+last stage of its fine variants."""
 
 
 def resnet18_fine(classes: int) -> ResNet:

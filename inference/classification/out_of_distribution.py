@@ -19,8 +19,8 @@ DIRECTIONS = 200
 variance of the training images."""
 
 LEAST = 1e-3
-"""Minimum deviation, relative to the largest one. Directions with a smaller deviation
-are ignored, because they give no scale for a comparison."""
+"""Minimum standard deviation of a direction, relative to the largest one. Directions
+with a smaller deviation are ignored, because they give no scale for a comparison."""
 
 
 class OutOfDistributionError(Exception):
@@ -43,8 +43,8 @@ class FeatureStatistics:
     def distance(self, activation: Tensor) -> float:
         """Return the distance of an image from the training images.
 
-        It is the root mean square of the deviations in all directions, in standard
-        deviations. Training images have distances near 1.
+        The distance is the root mean square of the deviations from the mean in all
+        directions, in standard deviations. Training images have distances near 1.
 
         Args:
             activation: The output of the convolutions, (1, K, h, w).

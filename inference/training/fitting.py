@@ -233,11 +233,12 @@ def _new(weights: Mapping[str, Tensor], seed: int) -> ResNet:
 def halved(
     network: ResNet, statistics: Mapping[str, Tensor] = MappingProxyType({})
 ) -> bytes:
-    """Return the bytes of a weights file in half precision.
+    """Return the weights of a network as the bytes of a weights file in half precision.
 
+    `statistics` are the tensors of the out-of-distribution check, which are added.
     Only convolutions and matrices are converted, which halves the size. Vectors keep
     their precision, because variances of batch normalization may be too small for half
-    precision. The statistics of the out-of-distribution check also keep theirs.
+    precision. The statistics of the check keep their precision, too.
     """
     state = {
         name: (value.half() if value.ndim > 1 else value).contiguous().cpu()

@@ -50,8 +50,9 @@ SAVE_INTERVAL_S = 300
 """Seconds between checkpoints."""
 
 JUDGE_INTERVAL = 4
-"""In the first part, the network of a fold is judged after every fourth epoch and after
-the last one. In the second part, it is judged after each epoch."""
+"""In the first part of a generation, the network of a fold is applied to its fold after
+every fourth epoch and after the last one. In the second part, it is applied after each
+epoch."""
 
 
 class StoppedError(Exception):
@@ -131,9 +132,9 @@ def conclude(
     """Evaluate the networks of the folds, and write weights, cards and evaluation.
 
     Args:
-        fitted: A function that returns the network that was trained without the fold of
-            a number, from 0. For None, it returns the network that was trained on all
-            folds.
+        fitted: A function that returns a trained network. Its argument is the number of
+            the fold that was left out in the training, from 0. For None, it returns the
+            network that was trained on all folds.
         parts: The samples of each fold.
         plan: As for `train`.
         progress: As for `train`.
