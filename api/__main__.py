@@ -72,9 +72,9 @@ def main() -> None:
 
 
 def preload(weights: str, device: str) -> None:
-    """Load the model in the fork server of the roles, before it forks any role.
+    """Load the model in the server of the roles (`role_server`).
 
-    All roles then share the memory of the model.
+    The roles that this server forks later share the memory of the model.
 
     Args:
         weights: The path of the weights file. "" stands for the shipped weights.
