@@ -90,7 +90,10 @@ def progressive_jpeg(scans: int = 400) -> bytes:
 
 
 def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
-    """Return an image with many scans, in a transfer syntax that allows them."""
+    """Return a JPEG image with many scans.
+
+    The transfer syntax is JPEG Baseline, or JPEG Extended if `extended` is true.
+    """
     dataset = _phantom()
     dataset.Rows = dataset.Columns = SIDE
     dataset.BitsAllocated = dataset.BitsStored = 8
@@ -109,7 +112,7 @@ def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
 def noise_images(count: int, side: int) -> list[Sample]:
     """Return images of ordinary size in JPEG 2000 that take seconds to decode.
 
-    All have the same pixels, because they also take seconds to encode.
+    All images have the same pixels, because the encoding takes seconds, too.
     """
     dataset = _phantom()
     noise = np.random.default_rng(0).integers(0, 2**16, (side, side), dtype=np.uint16)

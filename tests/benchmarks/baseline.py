@@ -41,7 +41,13 @@ OPACITY = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Baseline:
-    """The straightforward implementation, with the network of the node."""
+    """The straightforward implementation, with the network of the node.
+
+    Attributes:
+        network: The network, without folded batch normalization.
+        card: The model card.
+        label: The index of the class "Fracture".
+    """
 
     network: Network
     card: ModelCard

@@ -132,10 +132,11 @@ class Night:
         return counts(self.config)
 
     def wait_for_states(self, expected: Mapping[str, int]) -> float:
-        """Wait until the states have these counts; return the seconds.
+        """Wait until the states have these counts; return the elapsed seconds.
 
-        The wait ends if no state has changed for PATIENCE_S. A slow machine may need
-        minutes for the work of hundreds of instances.
+        The test fails if no state has changed for PATIENCE_S seconds. There is no limit
+        for the whole wait, because a slow machine may need minutes for hundreds of
+        instances.
         """
         start = time.monotonic()
         last = self.counts()
@@ -212,7 +213,11 @@ class Sent:
 def mixed(
     folder: Path, count: int, real: Iterable[Path] = (), *, chests: bool = True
 ) -> Sent:
-    """Write instances: phantoms of several sizes, real radiographs and chests."""
+    """Write `count` instances: phantoms of several sizes, and the radiographs `real`.
+
+    If `chests` is true, every tenth instance has the body part CHEST, which the node
+    does not analyze.
+    """
     folder.mkdir(exist_ok=True)
     sources = [_phantom(number) for number in range(8)] + [*map(dcmread, real)]
     paths, answered = {}, set()

@@ -95,7 +95,10 @@ class Hospital:
 
 
 def wait_until_delivered(worker: Machine) -> None:
-    """Wait until all are delivered. Fail if no state changes for PATIENCE_S."""
+    """Wait until all instances are delivered.
+
+    The test fails if no state has changed for PATIENCE_S seconds.
+    """
     while (last := counts(worker.config)) != {"delivered": INSTANCES}:
         wait_for(lambda: counts(worker.config) != last)
 

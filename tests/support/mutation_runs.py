@@ -1,7 +1,7 @@
 """Send damaged instances through all inputs of a node, and report the outcomes.
 
-`test_mutations.py` uses it with a few instances, and `chaos/test_mutations.py` with
-very many.
+tests/node/test_mutations.py uses this module with a few instances, and
+tests/chaos/test_mutations.py with very many.
 """
 
 import argparse
@@ -175,7 +175,7 @@ def analyzed(samples: Sequence[Sample], node: Path, folder: Path) -> list[Row]:
 
 
 def table(title: str, rows: Sequence[Row]) -> str:
-    """Count the outcomes of each kind."""
+    """Return a text with the number of samples for each mutation and outcome."""
     lines = [f"{title}: {len(rows)}"]
     for (kind, outcome), count in sorted(Counter(rows).items()):
         lines.append(f"  {kind:22} {count:5} {outcome}")
@@ -193,14 +193,14 @@ def _outcome(answer: Answer, row: Any | None) -> str:  # noqa: ANN401 - SQLAlche
 def _brief(reason: str) -> str:
     """Return the reason in brief, so that equal outcomes are counted together.
 
-    This is its first sentence, cut to 60 characters, with each number of three or more
-    digits replaced by "N".
+    The result is the first sentence of the reason, cut to 60 characters, with each
+    number of three or more digits replaced by "N".
     """
     return re.sub(r"\d{3,}", "N", reason.partition(".")[0])[:60]
 
 
 def originals(largest: int) -> list[Sample]:
-    """Return the real files that are not too large, if any, and phantoms."""
+    """Return phantoms, and the real files, if any, of at most `largest` bytes."""
     found = samples_in(SHARED, largest) if SHARED.exists() else []
     return [*found, *phantoms()]
 

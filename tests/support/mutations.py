@@ -84,7 +84,11 @@ class Encoding:
         return struct.pack(f"{self.order}HH", number >> 16, number & 0xFFFF)
 
     def element(self, tag: int, vr: bytes, value: bytes, length: int = -1) -> bytes:
-        """Assemble an element. `length` may be false; -1 means the real length."""
+        """Assemble an element.
+
+        `length` is the length that the header states, which may be wrong. -1 stands for
+        the real length.
+        """
         value += (b"\0" if vr in {b"UI", b"OB", b"UN"} else b" ") * (len(value) % 2)
         length = len(value) if length < 0 else length
         if self.implicit:
@@ -112,7 +116,11 @@ def vr_of(keyword: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One top-level element, with its position in a dataset."""
+    """One top-level element, with its position in a dataset.
+
+    `start`, `value` and `end` are offsets: of the element, of its value, and of the
+    first byte after the value.
+    """
 
     tag: int
     vr: bytes
@@ -667,7 +675,7 @@ def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Samp
 
 
 def samples_in(folder: Path, largest: int) -> list[Sample]:
-    """Return the files of a folder and its subfolders that are not too large."""
+    """Return the files of at most `largest` bytes in a folder and its subfolders."""
     paths = (each for each in sorted(folder.rglob("*")) if each.is_file())
     return [
         part10_sample(path.read_bytes(), "as it is")

@@ -276,7 +276,10 @@ def hear(connection: socket.socket, peer: Peer) -> int:
 
 
 def serving(accept_pdu: bytes) -> Play:
-    """Return a `Play` that sends this response, then responds to C-ECHO and release."""
+    """Return a function for `playing`.
+
+    It sends an A-ASSOCIATE-AC, and then responds to each C-ECHO and to a release.
+    """
 
     def play(connection: socket.socket, peer: Peer) -> None:
         connection.sendall(accept_pdu)

@@ -52,7 +52,13 @@ class RawSender:
         self._association: Association | None = None
 
     def send(self, sample: Sample, command: bytes | None = None) -> Answer:
-        """Send one dataset, with a given command or the UIDs of the sample."""
+        """Send one dataset, and return the response.
+
+        Args:
+            sample: The dataset.
+            command: The command set. None stands for a C-STORE request with the UIDs of
+                the sample.
+        """
         association = self._open()
         context = next(
             each.context_id
@@ -61,7 +67,8 @@ class RawSender:
             and each.transfer_syntax == [sample.syntax]
         )
         uids = sample.sop_class_uid.encode(), sample.sop_instance_uid.encode("latin-1")
-        # The reactor would take the response; send_c_store of pynetdicom stops it too.
+        # The reactor of pynetdicom would take the response. send_c_store of pynetdicom
+        # stops the reactor, too.
         association._reactor_checkpoint.clear()
         try:
             for piece in fragments(command or c_store(*uids), COMMAND):

@@ -264,7 +264,11 @@ class SimulatedNode:
         self.attempts.clear()
 
     def do(self, call: Callable[[], T], kill_after: int | None = None) -> T:
-        """Return the result of a call. If it is killed at a statement, repeat it."""
+        """Return the result of a call, which may be killed and then repeated.
+
+        If `kill_after` is a number, the call is killed after so many statements. None
+        means that it is not killed.
+        """
         self._kill_after = kill_after
         try:
             return call()
@@ -631,7 +635,7 @@ class SimulatedNode:
             assert state == expected, (identity, deliveries)
 
     def force(self, table: str, instance_id: str, state: str) -> None:
-        """Give all rows of an instance in a table a state, as an old release could."""
+        """Set the state of all rows of an instance, as an earlier release could."""
         key = "id" if table == instance.name else "instance_id"
         update = _FORCE.format(table=table, key=key)
         self._file.execute(update, (state, instance_id))
