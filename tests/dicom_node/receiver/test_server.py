@@ -848,7 +848,10 @@ def half_a_dataset(node: Node, phantom: Dataset) -> Association:
 
 
 def interruption(phantom: Dataset) -> str:
-    """Return how the log names the instance of `half_a_dataset`, with its bytes."""
+    """Return the text with which the log reports the instance of `half_a_dataset`.
+
+    The text contains the SOP Instance UID and the number of received bytes.
+    """
     return f"{phantom.SOPInstanceUID}, after {len(encoded(phantom)) // 2} bytes"
 
 
