@@ -1,8 +1,8 @@
 """Compute a window for images that do not define one.
 
-The window extends between two percentiles of the exposed area. It is used for DICOM
-images without VOI attributes and for plain images of 16 bits, so that equal pixels look
-the same in both formats.
+The window extends between two percentiles of the exposed area. DICOM images without VOI
+attributes and plain images of 16 bits get such a window, so that equal pixels look the
+same in both formats.
 """
 
 from typing import Any
@@ -58,8 +58,9 @@ def percentile_range(values: NDArray[Any]) -> tuple[float, float]:
         values: Array of any shape with at least one value.
 
     Returns:
-        The two PERCENTILES of the values, or minimum and maximum if the percentiles are
-            equal. The two results are equal only if all values are equal.
+        (black, white): the two PERCENTILES of the values, or minimum and maximum if the
+            percentiles are equal. The two results are equal only if all values are
+            equal.
     """
     low, high = (float(value) for value in np.percentile(values, PERCENTILES))
     return (low, high) if low < high else (float(values.min()), float(values.max()))

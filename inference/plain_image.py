@@ -1,8 +1,8 @@
 """Read PNG, JPEG, BMP, TIFF and WebP files as radiographs.
 
 The size in the header is checked before memory for the pixels is allocated. Files in
-these formats do not say whether bright pixels are dense tissue. The code assumes that
-they are.
+these formats do not say whether dense tissue is bright or dark. The code assumes that
+dense tissue is bright.
 """
 
 import warnings
@@ -23,7 +23,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 BYTE = 8  # bits
 
 MOST_TILES = 100_000
-"""Maximum number of strips or tiles of a TIFF file. A strip may be a single row."""
+"""Maximum number of strips or tiles of a TIFF file. Pillow handles each of them in slow
+Python code. A strip may be a single row."""
 
 MOST_RLE = 4_000_000
 """Maximum size in bytes of a BMP file with run-length encoding, which is slow to

@@ -43,10 +43,10 @@ class Access:
         self.failures = Throttle()
 
     def token(self, text: str) -> Token | None:
-        """Return the token of the settings with this text.
+        """Return the token of the settings that has this text.
 
-        Returns None if there is no such token, or if the text is too short. The
-        duration does not depend on the content of the tokens in the settings.
+        Returns None if no token has this text, or if the text is too short. The
+        duration of the call does not depend on the content of the tokens.
         """
         digest = sha256(text.encode(errors="replace")).digest()
         matches = [

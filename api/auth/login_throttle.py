@@ -24,7 +24,7 @@ forgotten first."""
 
 
 class Throttle:
-    """Counts failed logins by address.
+    """Counts failed logins by address, and tells how long an address must wait.
 
     Must only be used from the event loop, because it has no lock.
     """

@@ -22,8 +22,8 @@ AuthMethod = Literal["open", "proxy", "token", "session"]
 def user_key(request: Request) -> str:
     """Return the key that identifies a user for limits on the number of requests.
 
-    The key is the name of the user. It is the address of the client if no login is
-    required or the user is unknown.
+    The key is the name of the user. If no login is required or the user is unknown, the
+    key is the address of the client.
     """
     sender = request_user(request)
     if sender.user is None or sender.auth_method == "open":

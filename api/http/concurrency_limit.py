@@ -29,9 +29,9 @@ class QueueLimit:
 
         Args:
             key: Returns the key of the user who sent a request.
-            waiting: Maximum number of requests of one user that wait behind the first
-                one, which is served or is the next of the user to be served. Further
-                requests are refused.
+            waiting: Maximum number of requests that wait behind the first request of
+                the same user. The first request is being served or is the next to be
+                served. Further requests are refused.
             at_once: Number of requests that are served at a time, each of a different
                 user.
         """

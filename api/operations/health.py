@@ -46,7 +46,7 @@ OK = "ok"
 NONE: Mapping[str, Check] = MappingProxyType({})
 
 FRESH_S = 2.0
-"""Maximum age in seconds of a response to an unauthenticated client."""
+"""Maximum age in seconds of the results that an unauthenticated client gets."""
 
 READ_ONLY = (
     "the database can be read but not written; check that its file and folder, or its "
@@ -176,7 +176,7 @@ class Readiness:
     """The checks of the node, and a cache of their results.
 
     The checks write to the disk and lock the database. Unauthenticated clients must not
-    be able to trigger this at will. They get a result that is up to FRESH_S seconds
+    be able to start them at will, so they get results that are up to FRESH_S seconds
     old. The checks never run twice at the same time.
 
     Attributes:

@@ -1,9 +1,9 @@
 """Analyze uploaded files one at a time, and decode slow files separately.
 
 One thread decodes and classifies the files in turn. The event loop thus continues to
-serve other requests, and analyses do not compete for the processor. The bytes of a file
-are decoded in a child process, because they may crash it, hang it or exhaust its
-memory. If decoding takes long, it is stopped and repeated in another thread and child
+serve other requests, and analyses do not compete for the processor. A child process
+decodes the files, because a file may crash the decoder, hang it or exhaust its memory.
+If decoding takes long, the decoding is stopped and repeated in another thread and child
 process. The first thread then continues with other files.
 """
 
@@ -73,7 +73,7 @@ class Analyzer:
     ) -> None:
         """Finish running analyses, cancel waiting ones, and stop the child process.
 
-        A model that is still loading is not waited for.
+        The method does not wait for a model that is still loading.
         """
         # While the model is loading, do not wait for its thread.
         is_loaded = self._pipeline.done()

@@ -97,7 +97,7 @@ class Classifier:
         return cls(network, card, identity, target_device)
 
     def suits(self, card: ModelCard, content: bytes, device: str) -> bool:
-        """Return whether `from_card` would create the same classifier.
+        """Return whether `from_card` would create an equal classifier.
 
         Raises:
             ModelError: The device cannot be used.

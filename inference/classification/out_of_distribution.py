@@ -2,9 +2,10 @@
 
 The measure is the distance of the features of an image from those of the training
 images (Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution
-Samples and Adversarial Attacks", NeurIPS 2018). It uses the features of the last stage,
-averaged over the image. Features of layer2 are less suitable: with them, the check also
-rejected a radiograph of a hand from another hospital (models/README.md).
+Samples and Adversarial Attacks", NeurIPS 2018). The features are those of the last
+stage of the network, averaged over the image. Features of layer2 are less suitable:
+with them, the check also rejected a radiograph of a hand from another hospital
+(models/README.md).
 """
 
 import math

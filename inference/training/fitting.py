@@ -1,8 +1,9 @@
 """Train one network, from its initial weights to the final ones.
 
-A training can be stopped after any step and resumed later. It ends with the same result
-as an uninterrupted one: a checkpoint contains everything that the next step needs, and
-the random choices of an epoch depend only on the seed and the number of the epoch.
+A training can be stopped after any step and resumed later. A resumed training ends with
+the same result as an uninterrupted one: a checkpoint contains everything that the next
+step needs, and the random choices of an epoch depend only on the seed and the number of
+the epoch.
 """
 
 import copy
@@ -173,9 +174,9 @@ class Fitting:
         return passed / (self.recipe.epochs + FINE * self.recipe.fine_epochs)
 
     def _part(self, before: int) -> tuple[Recipe, ModelCard]:
-        """Return recipe and card for an epoch with `before` epochs before it.
+        """Return recipe and card for an epoch.
 
-        Only the epochs of the same generation count.
+        `before` is the number of earlier epochs in the same generation.
         """
         if before < self.recipe.epochs:
             return self.recipe, WHOLE_IMAGE
@@ -184,12 +185,12 @@ class Fitting:
         return fine, DRAFT
 
     def _start_epoch(self, before: int) -> None:
-        """Prepare the networks for an epoch with `before` epochs before it.
+        """Prepare the networks for an epoch.
 
-        Only the epochs of the same generation count. At the start of a later
-        generation, the averaged network becomes the teacher, and a new network is
-        trained. At the start of the second part of a generation, the training continues
-        from the averaged weights.
+        `before` is the number of earlier epochs in the same generation. At the start of
+        a later generation, the averaged network becomes the teacher, and a new network
+        is trained. At the start of the second part of a generation, the training
+        continues from the averaged weights.
         """
         if self.done and not before:
             self._teacher = self.network()

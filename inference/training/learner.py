@@ -231,8 +231,8 @@ def _smoothed(label: Tensor, smoothing: float) -> Tensor:
 def low_precision(device: str) -> torch.autocast:
     """Return a context with bfloat16 for convolutions, if that is fast on the device.
 
-    It is fast on a GPU and on a processor with AVX-512. A processor with only AVX2 must
-    convert the numbers, which takes longer.
+    bfloat16 is fast on a GPU and on a processor with AVX-512. A processor with only
+    AVX2 must convert the numbers, which makes the convolutions slower.
     """
     is_quick = device != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.autocast(device, dtype=torch.bfloat16, enabled=is_quick)

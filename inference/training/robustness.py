@@ -35,10 +35,10 @@ def robustness(
     Yields:
         One dictionary for each of CHANGES. `change` is the name of the change. `auc` is
             the AUC of accepted radiographs; None if it is undefined. `answered` is the
-            share of accepted radiographs. `turned` is the share of results that differ
-            from the results without a change between fracture and no fracture.
-            `turned_definite` is the share of results that differ between definite and
-            not definite.
+            share of accepted radiographs. `turned` is the share of radiographs for
+            which only one of two results reports a fracture: the result with the change
+            and the result without it. `turned_definite` is the share for which only one
+            of the two results is definite.
     """
     before: list[OperatingPoint] = []
     for name, change in CHANGES.items():

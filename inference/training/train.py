@@ -67,7 +67,7 @@ class Plan:
         out: The .pth file to write. Card, checkpoints and the evaluation of the folds
             are written beside it.
         recipe: The training recipe.
-        start: A .npz file of initial weights; None starts at random.
+        start: A .npz file of initial weights. None means random initial weights.
         folds: Number of folds; at least 2.
         seed: Determines all random choices.
         device: "cpu" or "cuda".

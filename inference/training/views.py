@@ -31,8 +31,8 @@ CLOSE = 1.7, 2.8
 side of the close-up."""
 
 ROTATION, STRETCH = 12.0, 0.05
-"""Standard deviations of the rotation in degrees, and of the logarithm of the
-proportions."""
+"""Standard deviations of the rotation in degrees, and of the logarithm of the factor
+`_Window.stretch`."""
 
 QUARTER_TURNED = 0.75
 """Probability of an additional rotation by 90, 180 or 270 degrees. All four

@@ -61,10 +61,10 @@ def trailing_elements(count: int = 500_000) -> Sample:
 
 
 def nested(depth: int, breadth: int) -> Sample:
-    """Return a dataset with nested sequences.
+    """Return a dataset with `depth` nested sequences inside a sequence.
 
-    Each sequence has `breadth` empty items next to the inner sequence. The outer
-    sequence has a defined length, so that a reader can skip it.
+    Each nested sequence has `breadth` empty items, and one item with the next sequence.
+    The outermost sequence has a defined length, so that a reader can skip it.
     """
     empty_items = (ITEM + bytes(4)) * breadth
     opening = ACQUISITION_CONTEXT + ENDLESS + empty_items + ITEM + ENDLESS

@@ -1,10 +1,10 @@
 """The baseline of `make bench`: a straightforward implementation.
 
-It does all work in the C-STORE handler before it responds: pydicom's modality and VOI
-LUT over the whole image, torchvision's transforms, one forward pass for the result,
-another forward pass with a full backward pass for Grad-CAM, a color map, highdicom's
-Secondary Capture, and a C-STORE to the archive over a new association. The network and
-its weights are those of the node, so that only the implementation differs.
+The C-STORE handler of the baseline does all work before it responds: pydicom's modality
+and VOI LUT over the whole image, torchvision's transforms, one forward pass for the
+result, another forward pass with a full backward pass for Grad-CAM, a color map,
+highdicom's Secondary Capture, and a C-STORE to the archive over a new association. The
+network and its weights are those of the node, so that only the implementation differs.
 """
 
 from collections.abc import Iterator

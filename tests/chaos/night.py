@@ -301,7 +301,10 @@ def study_of(path: Path) -> str:
 
 
 def lost(sent: Sent, studies: Collection[str]) -> list[str]:
-    """Return the analyzed instances that have no result in these studies."""
+    """Return the SOP Instance UIDs of analyzed instances without a result.
+
+    `studies` are the Study Instance UIDs of all results.
+    """
     return [uid for uid in sent.answered if study_of(sent.paths[uid]) not in studies]
 
 

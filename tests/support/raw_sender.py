@@ -1,7 +1,7 @@
 """A sender of arbitrary commands and datasets as bytes.
 
-storescu and `send_c_store` of pynetdicom parse a dataset, use its UIDs for the command,
-and do not send a dataset that they cannot parse.
+storescu and `send_c_store` of pynetdicom are not suitable: they parse a dataset, use
+its UIDs for the command, and do not send a dataset that they cannot parse.
 """
 
 import struct
@@ -46,7 +46,14 @@ class RawSender:
         host: str = "127.0.0.1",
         source: str = "",
     ) -> None:
-        """Store the receiver, and the address to call from. "" means any address."""
+        """Store the arguments. The association is opened for the first dataset.
+
+        Args:
+            port: The port of the receiver.
+            ae_title: The AE title of the receiver.
+            host: The address of the receiver.
+            source: The address to call from. "" means any address.
+        """
         self._peer = host, port, ae_title
         self._source = source
         self._association: Association | None = None

@@ -191,7 +191,10 @@ class Attempt:
 
 @contextmanager
 def observing(clock: Clock) -> Iterator[None]:
-    """Use a clock, and let the state machine name the trigger of each transition."""
+    """Replace the time by a clock, and log the trigger of each transition.
+
+    The replacements end with the block.
+    """
     execute = state_machine._execute
 
     def observed(
@@ -287,7 +290,12 @@ class SimulatedNode:
     def receive(
         self, uid: str = "", digest: str = "d1", kill_after: int | None = None
     ) -> str:
-        """Receive an instance; return its id, or that of its first copy."""
+        """Receive an instance.
+
+        Returns:
+            The id of the instance. If the node has received the same bytes before, the
+                id of the first copy.
+        """
         self._files += 1
         sop_instance_uid = uid or f"2.25.{self._files}"
 
