@@ -42,7 +42,7 @@ def resnet18_fine(classes: int) -> ResNet:
 def resnet16_fine(classes: int) -> ResNet:
     """Return a `resnet18_fine` with one block instead of two in its last stage.
 
-    It takes about an eighth less computing time.
+    This network takes about an eighth less computing time.
     """
     network = resnet18_fine(classes)
     network.layer4 = nn.Sequential(BasicBlock(WIDTH, WIDTH))

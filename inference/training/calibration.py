@@ -17,8 +17,8 @@ from models.card import ModelCard
 
 SENSITIVE, SPECIFIC = 0.91, 0.955
 """Sensitivity at the threshold `doubtful`, and specificity at the threshold `definite`,
-on the data to which both are fitted. The numbers are slightly above 0.90 and 0.95, which
-are required on other data."""
+on the data to which both are fitted. The numbers are slightly above 0.90 and 0.95,
+which are required on other data."""
 
 ROUNDS = 50
 SURE = 1e-6

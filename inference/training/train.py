@@ -391,7 +391,10 @@ def _report_performance(
 def _judged(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
-    """Judge radiographs with the weights in half precision, as they are stored."""
+    """Yield the results for radiographs, with the weights in half precision.
+
+    Weights files have this precision.
+    """
     return judge(_classifier(network, device), samples)
 
 
@@ -409,7 +412,7 @@ def _collect(
 def _judged_in_full(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
-    """Judge radiographs with the weights in full precision, for comparison."""
+    """Yield the results for radiographs, with the weights in full precision."""
     in_full = split_network(network, DRAFT)
     return judge(replace(_classifier(network, device), network=in_full), samples)
 

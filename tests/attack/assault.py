@@ -78,7 +78,7 @@ class Seen:
 
 
 def in_words(seconds: float) -> str:
-    """Format a duration; an infinite one means that the event did not occur."""
+    """Return a duration as text; "in vain" if it is infinite."""
     return f"{seconds:.1f} s" if math.isfinite(seconds) else "in vain"
 
 

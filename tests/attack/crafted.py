@@ -133,7 +133,7 @@ def noise_images(count: int, side: int) -> list[Sample]:
 
 
 def read_sample(path: Path) -> Sample:
-    """Read a file that is to be sent unchanged."""
+    """Return the dataset of a DICOM file, to be sent unchanged."""
     dataset = dcmread(path)
     return _sample(dataset, _bytes(dataset), dataset.file_meta.TransferSyntaxUID)
 

@@ -83,7 +83,7 @@ class Night:
         self._stack.close()
 
     def archive(self, name: str = "archive", **options: object) -> Archive:
-        """Start an archive in this process."""
+        """Start an archive in this process; return it. It stops with this object."""
         started = start_archive(self.folder / name, **options)  # type: ignore[arg-type]
         self._stack.callback(started.stop)
         return started
@@ -184,7 +184,7 @@ class Night:
 
 
 def stamped(log: str) -> list[tuple[float, str, str]]:
-    """Parse a log into seconds since 1970, role and message of each line."""
+    """Return the seconds since 1970, the role and the message of each line of a log."""
     found = map(STAMP.match, log.splitlines())
     return [
         (datetime.strptime(m[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), m[2], m[3])  # noqa: DTZ007 - the node's local time
@@ -245,7 +245,7 @@ def _phantom(number: int) -> Dataset:
 
 
 def store(path: Path, node: Served) -> Outcome:
-    """Send one instance once."""
+    """Send one instance once; return the outcome."""
     (outcome,) = send([path], node.address, calling_ae_title="SENDER")
     return outcome
 
@@ -282,7 +282,10 @@ def side_by_side(works: Iterable[Callable[[], None]]) -> None:
 
 
 def kill(node: Served, role: str, choose: Callable[[list[int]], int]) -> bool:
-    """Kill a process of a role; return whether there was one."""
+    """Kill a process of a role; return whether there was one.
+
+    `choose` selects one of the process ids of the role.
+    """
     if role == "supervisor":
         node.kill()
         return True

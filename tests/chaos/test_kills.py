@@ -45,7 +45,12 @@ ON_ITS_WAY_S = 5.0
 
 
 class RoleKiller:
-    """Kills roles at random times, and restarts the supervisor."""
+    """Kills roles at random times, and restarts the supervisor.
+
+    Attributes:
+        killed: Time and role of each kill, in seconds since 1970.
+        echoed: Times of the successful C-ECHOs, in seconds since 1970.
+    """
 
     def __init__(self, node: Served) -> None:
         self._node = node

@@ -99,7 +99,7 @@ class Node:
         return {role: pids for role, pids in now.items() if pids != self.roles[role]}
 
     def store(self, samples: Sequence[Sample]) -> Iterator[Answer]:
-        """Send the samples in order by C-STORE, over few associations."""
+        """Send the samples in order by C-STORE, and yield the responses."""
         with raw_sender(self.served.address.port) as sender:
             for each in samples:
                 yield sender.send(each)
@@ -115,7 +115,7 @@ class Node:
         ]
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Row]:
-        """Upload each sample to /predict."""
+        """Upload each sample to /predict, and yield its outcome."""
         ports = json.loads((self.folder / "node" / "run" / "ports.json").read_text())
         with httpx.Client(
             base_url=f"http://127.0.0.1:{ports['api']}", timeout=120
@@ -159,7 +159,11 @@ def mutated_node(folder: Path) -> Iterator[Node]:
 
 
 def analyzed(samples: Sequence[Sample], node: Path, folder: Path) -> list[Row]:
-    """Pass each sample to `fracture-node analyze` as a file in a folder."""
+    """Return the outcome of `fracture-node analyze` for each sample.
+
+    The command gets the samples as files in `folder`. `node` is the folder with the
+    settings.
+    """
     inputs = folder / "in"
     inputs.mkdir()
     for number, sample in enumerate(samples):
@@ -206,7 +210,7 @@ def originals(largest: int) -> list[Sample]:
 
 
 def phantoms() -> list[Sample]:
-    """Draw a phantom in several encodings."""
+    """Return a phantom in several encodings."""
     drawn = phantom_dataset(draw_phantom(broken=True, rows=300, columns=240))
     made = []
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless):

@@ -1,8 +1,8 @@
-"""Datasets as bytes, and mutations of them with a seed.
+"""Datasets as bytes, and mutations of datasets that a seed reproduces.
 
 pydicom would refuse to write most of these datasets, and a sender that parses datasets
 would not send them. Datasets are therefore parsed and assembled by hand, in any
-encoding. The mutations have names.
+encoding. The name of a mutation is the name of its function.
 """
 
 import random
@@ -130,7 +130,7 @@ class Field:
 
 
 def fields(data: bytes, encoding: Encoding) -> list[Field]:
-    """Find the top-level elements up to the first bytes that cannot be parsed."""
+    """Return the top-level elements up to the first bytes that cannot be parsed."""
     found: list[Field] = []
     position, depth = 0, 0
     while position + 8 <= len(data):
@@ -585,7 +585,10 @@ HARMS: tuple[Harm, ...] = (
 
 
 def part10_sample(content: bytes, kind: str) -> Sample:
-    """Parse the bytes of a file as far as possible. They may be invalid."""
+    """Return the dataset of a file, which may be invalid, as a sample.
+
+    The bytes are parsed as far as possible, to find the transfer syntax and the UIDs.
+    """
     start, syntax = 0, ""
     group_2 = Encoding(implicit=False, order="<")
     if content[128:132] == b"DICM":
@@ -615,7 +618,7 @@ def part10_sample(content: bytes, kind: str) -> Sample:
 
 
 def opened(sample: Sample, chance: random.Random) -> Draft:
-    """Prepare to mutate a dataset: inflate it and determine its encoding."""
+    """Return a dataset to be mutated: inflated, and with its encoding."""
     data = sample.dataset
     if sample.syntax == DeflatedExplicitVRLittleEndian:
         try:

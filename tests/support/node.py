@@ -176,7 +176,10 @@ def processor_s(pid: int) -> float:
 
 @contextmanager
 def serving(config: Path) -> Iterator[Served]:
-    """Serve during the block. A failed test shows the end of the log of the node."""
+    """Run a node during the block, and yield it.
+
+    If the test fails, its error shows the end of the log of the node.
+    """
     node = Served(config)
     try:
         node.start()

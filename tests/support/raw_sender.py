@@ -141,7 +141,10 @@ def _element(number: int, value: bytes) -> bytes:
 
 
 def fragments(message: bytes, kind: int) -> Sequence[bytes]:
-    """Split a command or dataset into at least one PDV value."""
+    """Return the fragments of a command or dataset, each with its control header.
+
+    There is at least one fragment.
+    """
     cuts = range(0, max(len(message), 1), PIECE)
     pieces = [message[start : start + PIECE] for start in cuts]
     last = len(pieces) - 1

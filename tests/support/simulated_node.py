@@ -354,7 +354,7 @@ class SimulatedNode:
         self._file.execute(update, (item,))
 
     def analysis(self, instance_id: str) -> str:
-        """Return the id of the work for the newest run of an analysis."""
+        """Return the id of the waiting work for the newest analysis of an instance."""
         lanes = [each for each in self.queue() if not each.startswith(DELIVER)]
         items = [each for each in lanes if f":{instance_id}:" in each]
         return max(items, key=lambda item: int(item.split(":")[-1]))
@@ -366,7 +366,11 @@ class SimulatedNode:
         return f"{DELIVER}:{instance_id}:{name}:{run}"
 
     def begin(self, item: str, kill_after: int | None = None) -> Attempt | None:
-        """Begin work as a worker does; None if it ends at once."""
+        """Begin work as a worker does.
+
+        Returns:
+            The attempt; None if the work has ended at once.
+        """
         lane, instance_id, *target, run = item.split(":")
         started = Attempt(item, instance_id, int(run))
         if lane == DELIVER:
@@ -386,7 +390,7 @@ class SimulatedNode:
     def _begin_delivery(
         self, started: Attempt, name: str, kill_after: int | None
     ) -> Attempt | None:
-        """Begin a delivery as `Work.deliver` does."""
+        """Begin a delivery as `Work.deliver` does; return as `begin` does."""
         journal, key, run = self.journal, (started.instance_id, name), started.run
         found = self.destinations.get(name)
         if found is None:

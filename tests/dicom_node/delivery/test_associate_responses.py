@@ -393,7 +393,7 @@ def stored(
 
 
 def archive(*responses: bytes) -> Play:
-    """Play an archive that sends one of the responses after each object."""
+    """Return an archive that sends the next of the responses after each object."""
     remaining = list(responses)
 
     def play(connection: socket, peer: Peer) -> None:

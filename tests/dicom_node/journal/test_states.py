@@ -128,7 +128,7 @@ def begun(node: SimulatedNode, item: str) -> Attempt:
 
 
 def reach(node: SimulatedNode, state: str, *, slow: bool = False) -> str:
-    """Bring the delivery of an instance to the archive to a state."""
+    """Create an instance whose delivery to the archive has a state; return its id."""
     one = analyzed(node, ARCHIVE, slow=slow)
     match state:
         case "committing":
@@ -149,7 +149,7 @@ def reach(node: SimulatedNode, state: str, *, slow: bool = False) -> str:
 
 
 def reach_instance(node: SimulatedNode, state: str, *, slow: bool) -> str:
-    """Bring an instance to a state."""
+    """Create an instance in a state; return its id."""
     match state:
         case "received":
             one = node.receive()

@@ -817,7 +817,7 @@ def raw_socket(association: Association) -> socket.socket:
 def request(
     association: Association, phantom: Dataset, share: float = 1.0
 ) -> Iterator[bytes]:
-    """Encode the PDUs of a C-STORE request, with a share of its dataset."""
+    """Yield the PDUs of a C-STORE request: its command, and a share of its dataset."""
     (context,) = (
         each for each in association.accepted_contexts if each.abstract_syntax == DX
     )
