@@ -1,10 +1,10 @@
 """Browser sessions: signed cookies, each valid for 12 hours.
 
 A session belongs to a token and its role. If either changes in the settings, the
-signature of the cookie becomes invalid. The server does not store sessions. It only
-keeps the cookies of sessions that ended by logout in memory, at least until they
-expire. After a restart of the server, the cookie of a session that ended by logout is
-valid again until it expires.
+signature of the cookie becomes invalid. The server does not store sessions. If a
+session ends by logout, the server keeps its cookie in memory, at least until the cookie
+expires, to refuse it. After a restart of the server, such a cookie is valid again until
+it expires.
 """
 
 import hmac

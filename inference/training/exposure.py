@@ -71,8 +71,9 @@ def collimated(
         random: Determines whether and how much is covered.
 
     Returns:
-        The pixels. The covered area is black or white. White simulates equipment that
-            does not blacken the area behind the collimator.
+        The pixels; unchanged if nothing is covered. The covered area is black or white.
+            White simulates equipment that does not blacken the area behind the
+            collimator.
     """
     if random.random() > COLLIMATED:
         return pixels

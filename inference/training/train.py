@@ -50,9 +50,9 @@ SAVE_INTERVAL_S = 300
 """Seconds between checkpoints."""
 
 JUDGE_INTERVAL = 4
-"""In the first part of a generation, the network of a fold is applied to its fold after
-every fourth epoch and after the last one. In the second part, it is applied after each
-epoch."""
+"""A network that is trained without a fold is applied to this fold during the training,
+to report its performance. In the first part of a generation, this happens after every
+fourth epoch and after the last one. In the second part, it happens after each epoch."""
 
 
 class StoppedError(Exception):

@@ -105,7 +105,7 @@ class Target:
         return self
 
     def renew(self) -> None:
-        """Start with an empty storage directory if an attack left work behind."""
+        """If an attack left work behind, restart the node with an empty storage."""
         if self.damaged:
             self.node.kill()
             wait_for(self._is_removed)  # its roles may still be shutting down

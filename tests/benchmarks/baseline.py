@@ -140,7 +140,7 @@ class Baseline:
 
 
 def deliver(result: Dataset, port: int) -> None:
-    """Send a result over a new association."""
+    """Send a result to the archive at a port, over a new association."""
     ae = AE("BASELINE")
     ae.add_requested_context(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
     association: Any = ae.associate("127.0.0.1", port, ae_title="ARCHIVE")

@@ -61,7 +61,10 @@ def print_table(title: str, rows: dict[str, str]) -> None:
 
 
 def median_ms(call: Callable[[], object]) -> str:
-    """Return the median time of a call, without the first run."""
+    """Return the median time of several runs of a call, as text.
+
+    The first run is not counted.
+    """
     call()
     seconds = []
     for _ in range(RUNS):

@@ -195,16 +195,16 @@ def stamped(log: str) -> list[tuple[float, str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Instances to send, by SOP Instance UID."""
+    """Instances to send: `paths` has the file of each one by SOP Instance UID."""
 
     answered: frozenset[str]
-    """Instances that are analyzed and get a result."""
+    """SOP Instance UIDs of the instances that are analyzed and get a result."""
 
     paths: Mapping[str, Path]
 
     @property
     def states(self) -> dict[str, int]:
-        """The counts of states when everything is done."""
+        """The number of instances in each state after all work is done."""
         refused = len(self.paths) - len(self.answered)
         states = {"delivered": len(self.answered), "not_analyzed": refused}
         return {name: count for name, count in states.items() if count}

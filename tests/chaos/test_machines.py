@@ -83,7 +83,10 @@ class Hospital:
         self.note("worker-0 continues (SIGCONT)")
 
     def wait_until_taken_over(self, since: float, others: Sequence[Machine]) -> None:
-        """Wait until the other machines have taken over a machine's work."""
+        """Wait until one of `others` has taken over the work of a machine.
+
+        `since` is the time in seconds since 1970 at which the machine failed.
+        """
 
         def takeovers() -> list[float]:
             return [at for each in others for at in each.said("Requeued") if at > since]

@@ -133,7 +133,7 @@ def objects(config: Path) -> dict[tuple[str, str], tuple[str, str]]:
 def node_with(
     config: Path, destinations: Sequence[tuple[str, int, str]]
 ) -> Iterator[Served]:
-    """Run a node during the block.
+    """Run a node with some destinations, and yield it.
 
     Each destination is (name, port, further settings).
     """

@@ -487,7 +487,10 @@ def false_character_set(draft: Draft) -> None:
 
 
 def garbage(draft: Draft) -> None:
-    """Add bytes that belong to no element: before, after, and in private groups."""
+    """Add random bytes: before or after the elements, or in a private element.
+
+    Instead of random bytes, a wrong group length may be added.
+    """
     chance = draft.chance
     some = chance.randbytes(chance.choice((1, 7, 100)))
     match chance.randrange(4):

@@ -213,7 +213,10 @@ def calling(port: int, content: bytes) -> Iterator[socket.socket]:
 
 
 def response_to(port: int, content: bytes) -> bytes:
-    """Send a request, use and release the association, and return the response."""
+    """Send an association request, and return the response.
+
+    If the request is accepted, send a C-ECHO, and release the association.
+    """
     with calling(port, content) as connection:
         response = received(connection)
         if response[:1] == bytes([ACCEPT]):

@@ -107,7 +107,7 @@ def analyze(node: SimulatedNode, one: str, end: str = "positive") -> None:
 
 
 def send(node: SimulatedNode, one: str, *outcomes: Outcome) -> None:
-    """Send the missing objects to the archive."""
+    """Send the missing objects to the archive, which responds with `outcomes`."""
     attempt = begun(node, node.delivery(one, "archive"))
     named = zip(attempt.uids, outcomes, strict=True)
     node.send(attempt, dict(named))
