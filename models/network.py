@@ -1,7 +1,7 @@
 """A ResNet that is split into convolutions and head, and safe loading of its weights.
 
-Grad-CAM is computed from the output of the convolutions. Because of the split, this
-needs no hooks, which would be unsafe in a network that threads share.
+Grad-CAM is computed from the output of the convolutions. Because of the split, the
+computation needs no hooks, which would be unsafe in a network that threads share.
 """
 
 import hashlib

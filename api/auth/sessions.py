@@ -103,7 +103,7 @@ def _load_or_create_key(directory: Path) -> bytes:
     """Return the key in a directory. If there is no usable key, create one.
 
     Raises:
-        OSError: The key can neither be read nor created.
+        OSError: The existing key cannot be read, or a new key cannot be written.
     """
     path = directory / KEY
     try:

@@ -158,6 +158,8 @@ def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged
     """Group radiographs by each trait of the manifest, and fractures by size.
 
     Each group of fractures by size also contains all radiographs without a fracture.
+    Traits with only one value are omitted. Traits with more than MOST_VALUES values are
+    omitted, except those in ALWAYS.
 
     Returns:
         The results by trait and value.

@@ -112,7 +112,8 @@ def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
 def noise_images(count: int, side: int) -> list[Sample]:
     """Return images of ordinary size in JPEG 2000 that take seconds to decode.
 
-    All images have the same pixels, because the encoding takes seconds, too.
+    All images have the same pixels. They are encoded only once, because the encoding
+    takes seconds, too.
     """
     dataset = _phantom()
     noise = np.random.default_rng(0).integers(0, 2**16, (side, side), dtype=np.uint16)

@@ -94,7 +94,7 @@ class Node:
         return [each for each in self.log.splitlines() if SURPRISES.search(each)]
 
     def replaced(self) -> dict[str, list[int]]:
-        """Return the process ids of each role that has other ones than at the start."""
+        """Return the roles with other processes than at the start, with their ids."""
         now = {role: self.served.roles(role) for role in ROLES}
         return {role: pids for role, pids in now.items() if pids != self.roles[role]}
 

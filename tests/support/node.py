@@ -79,7 +79,10 @@ class Served:
         return self.process.wait(60)
 
     def roles(self, module: str) -> list[int]:
-        """Return the process ids of a role, by the package of its `main`."""
+        """Return the process ids of a role.
+
+        `module` is the package of the role, such as "api" or "dicom_node.worker".
+        """
         name = module.removeprefix("dicom_node.")
         return [
             pid

@@ -244,7 +244,10 @@ class SimulatedNode:
         self.reset()
 
     def reset(self) -> None:
-        """Become a new node. The engine stays, because it has compiled statements."""
+        """Return to the state of a new node.
+
+        The engine is kept, because it has compiled statements.
+        """
         self._empty.backup(self._file)
         self.clock.passed_s = 0.0
         self.instances: list[ReceivedInstance] = []
