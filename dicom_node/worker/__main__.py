@@ -281,24 +281,32 @@ def _run_maintenance(
     Both are done at intervals. Only the worker with slot number 0 on its machine
     removes orphans from the spool.
     """
-    # This journal does not repeat a call if the database fails. A failed task ends the
-    # round, and later rounds repeat it.
+    # This journal does not repeat a call if the database fails. Later rounds repeat a
+    # task that failed.
     storage, destinations = settings.storage, settings.destinations
     journal = Journal(engine, storage.directory, destinations)
     is_first, rounds = name.endswith(":0"), 0
     while not stop.wait(MAINTENANCE_INTERVAL_S):
-        try:
-            requeue_stalled_work(engine, name)
-            journal.breaker.maintain()
-            if rounds % CLEANUP_EVERY == 0:
-                delete_finished_workflows(journal)
-                release_future_workflows_after_clock_change()
-                delete_expired_instances(engine, settings)
-            if is_first and rounds % FILES_EVERY == 0:
-                remove_files(journal, work.spool)
-        except Exception as error:  # noqa: BLE001 - a later round repeats the task
-            logger.error("The maintenance failed: %s", type(error).__name__)  # noqa: TRY400
+        tasks = [partial(requeue_stalled_work, engine, name), journal.breaker.maintain]
+        if rounds % CLEANUP_EVERY == 0:
+            tasks += [
+                partial(delete_finished_workflows, journal),
+                release_future_workflows_after_clock_change,
+                partial(delete_expired_instances, engine, settings),
+            ]
+        if is_first and rounds % FILES_EVERY == 0:
+            tasks.append(partial(remove_files, journal, work.spool))
+        for task in tasks:
+            _run_task(task)
         rounds += 1
+
+
+def _run_task(task: Callable[[], object]) -> None:
+    """Run a task of the maintenance. If it raises an exception, log its class."""
+    try:
+        task()
+    except Exception as error:  # noqa: BLE001 - a later round repeats the task
+        logger.error("The maintenance failed: %s", type(error).__name__)  # noqa: TRY400
 
 
 def _work(
