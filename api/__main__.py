@@ -34,9 +34,10 @@ DRAIN_S = 30
 
 
 def main() -> None:
-    """Serve until SIGTERM or Ctrl-C.
+    """Serve until SIGTERM or Ctrl-C, then end the process with status 0.
 
-    Running requests then have DRAIN_S seconds to finish before they are cancelled.
+    After the signal, running requests have DRAIN_S seconds to finish before they are
+    cancelled.
     """
     parser = role_parser("api", __doc__)
     parser.add_argument("--fd", type=int, help="serve on this inherited socket")
@@ -71,9 +72,16 @@ def main() -> None:
 
 
 def preload(weights: str, device: str) -> None:
-    """Load the model in the server of the roles, so that all roles share its memory.
+    """Load the model in the server of the roles (`role_server`).
 
-    The arguments are those of `Classifier.load`; "" stands for the shipped weights.
+    The roles that this server forks later share the memory of the model.
+
+    Args:
+        weights: The path of the weights file. "" stands for the shipped weights.
+        device: The device, as in `Classifier.load`.
+
+    Raises:
+        ModelError: The model cannot be used.
     """
     classifier.preload(Path(weights) if weights else None, device)
 
@@ -99,7 +107,8 @@ def _config(api: ApiSettings, app: FastAPI) -> uvicorn.Config:
         port=api.port,
         http=TimeoutH11Protocol,
         ws="none",
-        proxy_headers=False,  # read by AuthMiddleware, from trusted_proxies only
+        # AuthMiddleware reads the proxy headers, from trusted_proxies only.
+        proxy_headers=False,
         log_config=None,
         access_log=False,  # health probes would fill the log
         timeout_graceful_shutdown=DRAIN_S,

@@ -63,16 +63,16 @@ def create_app(
     *,
     supervised: bool = False,
 ) -> FastAPI:
-    """Create the application. It loads the model when it starts.
+    """Return the web application. The application loads the model when it starts.
 
     Args:
         settings: All settings of the node.
-        checks: The checks of /readyz besides the model, by name. None stands for the
-            checks of the storage and of the other roles.
+        checks: The checks of /readyz by name, without the check of the model, which is
+            added. None stands for the checks of the storage and of the other roles.
         record_access: Records logins, refused requests and results that were viewed.
-        supervised: Whether the supervisor that started this process also starts the
-            other roles. If so, /readyz requires a receiver and a worker. If not, it
-            requires each of them only if it has run on this database before.
+        supervised: Whether a supervisor started this process. A supervisor also starts
+            the other roles, so /readyz then requires a receiver and a worker. If False,
+            /readyz requires a role only if it has run on this database before.
     """
     app = FastAPI(
         title="Fracture node",
@@ -87,14 +87,14 @@ def create_app(
     )
     app.state.record_access = record_access
     app.state.ending = lambda: False  # api/__main__.py replaces it
-    app.state.known_parameters = {}  # of the routes that were used
+    app.state.known_parameters = {}  # a cache of `known_parameters`
     _open_services(app, settings, checks, supervised=supervised)
     install_error_handlers(app)
     if settings.api.tokens:
         app.include_router(login.router)
     app.mount("/static", StaticFiles(directory=pages.STATIC), name="static")
-    # Middleware from the inside out: security headers are also added to refused
-    # requests.
+    # A request passes the middleware in reverse order. SecurityHeaders comes first, so
+    # that it also adds headers to the responses to refused requests.
     app.add_middleware(BodyLimits, larger=stated_limits(ROUTERS))
     app.add_middleware(AuthMiddleware, access=app.state.access)
     app.add_middleware(SecurityHeaders)
@@ -108,7 +108,7 @@ def _open_services(
     *,
     supervised: bool,
 ) -> None:
-    """Store the services that the routes depend on in the state of an application."""
+    """Create the services of the routes, and store them in `app.state`."""
     state, api, storage = app.state, settings.api, settings.storage
     open_services(state, settings)
     state.access = Access(api, storage.directory)

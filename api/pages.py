@@ -1,8 +1,8 @@
 """The pages of the web application and the description of the API.
 
-There is no build step, and nothing is loaded from other hosts, so the pages work in the
-closed network of a hospital. A template of this application shows the OpenAPI
-description at /docs. Swagger UI is not used, because it has 1.5 MB of scripts.
+The pages load nothing from other hosts, so they work in the closed network of a
+hospital. Their scripts need no build step. A template of this application shows the
+OpenAPI description at /docs. Swagger UI is not used, because it has 1.5 MB of scripts.
 """
 
 import json
@@ -37,7 +37,8 @@ def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
 
     Args:
         version: The version of this software, for the footer of each page.
-        guarded: Whether programs must send a token. The examples then show one.
+        guarded: Whether programs must send a token. If so, the example requests on the
+            pages contain one.
     """
     templates = Jinja2Templates(HERE / "templates")
     # Keep the key order and the non-ASCII characters of the examples.
@@ -62,7 +63,7 @@ def index(request: Request, _user: Viewer, templates: TemplatesDep) -> Response:
 
 
 def page(request: Request, _user: Viewer, templates: TemplatesDep) -> Response:
-    """Show the page of DATA_PAGES that the path names."""
+    """Show the page of DATA_PAGES whose name is the path."""
     name = request.scope["route"].path.removeprefix("/")
     return templates.TemplateResponse(request, f"{name}.html")
 

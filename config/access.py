@@ -9,8 +9,10 @@ from config.base import Host, Name, Network, Port, Table, is_loopback
 from config.destinations import FromEnvironment
 
 SHORTEST_TOKEN = 20
-"""Minimum length of a token in characters. A random token of this length cannot be
-guessed over a network."""
+"""Minimum length in characters of a token that an environment variable contains.
+
+A random token of this length cannot be guessed over a network.
+"""
 
 Role = Literal["viewer", "operator"]
 """A viewer may read everything, analyze images with /predict and give feedback. An
@@ -25,7 +27,8 @@ class Token(Table):
         name: The name of the user in the log and in the audit trail.
         role: The role of users with this token.
         sha256: The SHA-256 of the token in hexadecimal digits; empty if `env` is given.
-        env: The environment variable that contains the token itself.
+        env: The environment variable that contains the token itself; None if `sha256`
+            is given.
     """
 
     name: Name
@@ -50,8 +53,8 @@ class Token(Table):
     def digest(self) -> bytes:
         """The SHA-256 of the token, 32 bytes.
 
-        Tokens are random and long. Unlike passwords that people choose, they need no
-        slow hash.
+        A slow hash, as for passwords that people choose, is not needed, because tokens
+        are random and long.
         """
         if self.env is None:
             return bytes.fromhex(self.sha256)
@@ -116,9 +119,9 @@ _NO_USERS = (
 def access_problems(api: ApiSettings) -> list[str]:
     """Return the reasons why the web application must not start, each in one line.
 
-    The list is empty if the application may start. `load` does not report these
-    reasons, because most commands serve no pages, and may run without the environment
-    variables of tokens.
+    The list is empty if the application may start. `load` in config/settings.py does
+    not report these reasons, because most commands serve no pages. Those commands may
+    run without the environment variables of tokens.
     """
     problems = [
         f"api.tokens: the environment variable {each.env.variable} of the token "

@@ -26,7 +26,7 @@ class Table(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_type(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        """Check a value before it is converted to the type of its field.
+        """Check a value before it is converted to its type, and return it unchanged.
 
         Raises:
             PydanticCustomError: The value is a boolean, but the field has another type;
@@ -62,8 +62,8 @@ LONGEST_TITLE = 16
 def _caller_title(title: str) -> str:
     """Check a calling AE title, and return it unchanged.
 
-    This is less strict than AeTitle, because some callers use bytes that PS3.5 does not
-    allow.
+    The check is less strict than that of AeTitle, because some callers use bytes that
+    PS3.5 does not allow.
 
     Raises:
         ValueError: The title is empty or too long, has spaces at an end, or cannot be

@@ -1,7 +1,7 @@
-"""The destinations of results: one frozen table for each protocol.
+"""The destinations of results: one class of frozen tables for each type of destination.
 
-The key `type` selects the table. A common base class holds the shared keys. The modules
-of `dicom_node/delivery` implement the protocols.
+The key `type` of a table selects the class. A common base class holds the shared keys.
+The modules of `dicom_node/delivery` implement the protocols.
 """
 
 import re
@@ -34,7 +34,11 @@ ResultKind = Literal[
 
 
 ConnectionTest = Literal["echo", "search"]
-"""A C-ECHO to each AE, or a DICOMweb search for a study that does not exist."""
+"""How a connection is tested.
+
+"echo" is a C-ECHO to each AE. "search" is a DICOMweb search for a study that does not
+exist.
+"""
 
 TransferSyntax = Literal["uncompressed", "rle", "jpeg_ls", "jpeg_2000", "jpeg_baseline"]
 
@@ -43,10 +47,10 @@ class CommitmentCaller(Table):
     """An AE that reports storage commitments in place of another AE.
 
     Attributes:
-        ae_title: The calling AE title, as it appears in the log and on the pages.
-            Characters that cannot be printed are replaced there.
-        network: The addresses that it may call from. None means the addresses of the
-            host that got the request for commitment.
+        ae_title: The calling AE title, in the form in which the log and the pages show
+            it. In this form, characters that cannot be printed are replaced.
+        network: The addresses that the AE may call from. None means the addresses of
+            the host that got the request for commitment.
     """
 
     ae_title: CallerTitle
@@ -70,7 +74,7 @@ class Address(Table):
             the AE. None means the authorities that the system trusts.
         tls_check_host_name: Whether the certificate of the AE must name `host`.
         tls_certificate: PEM file of the node's certificate, for an AE that requires
-            one.
+            one. None means that the node presents no certificate.
         tls_private_key: PEM file of the private key; None if it is in the file of the
             certificate.
         commitment_callers: Other AEs that may report storage commitments of this AE.
@@ -115,8 +119,8 @@ class Address(Table):
 class _Destination(Table):
     """The settings common to all destinations.
 
-    Each type has a class with the settings of its own, and a client that sends results
-    (see `dicom_node/delivery/clients.py`).
+    Each type of destination has its own class of settings, and a client that sends the
+    results (see `dicom_node/delivery/clients.py`).
 
     Attributes:
         name: The name for users, the journal and the commands.
@@ -124,10 +128,10 @@ class _Destination(Table):
         retry_days: Days for which a delivery is retried before it fails permanently.
         modality: The modality of Secondary Captures: "OT", or "source" for the modality
             of the radiograph.
-        send_negative: Whether to send results without a fracture. If not, a notice is
-            sent for each image that was not analyzed. Without the notice, the image
-            would look negative.
-        transfer_syntax: The preferred transfer syntax of images. It is used if the peer
+        send_negative: Whether to send results without a fracture. If False, the
+            destination gets a notice if an analysis ends without a result although one
+            is expected. Without the notice, the image would look negative.
+        transfer_syntax: The transfer syntax in which images are sent if the peer
             accepts it.
         commitment: Whether a result counts as delivered only after the archive has
             committed to storing it (PS3.4 annex J).
@@ -179,8 +183,8 @@ class _Destination(Table):
     def peer_for(self, sender_ae_title: str) -> str:
         """Return the name of the peer that gets the results of an instance.
 
-        It is the name of the destination. If results go to the sender, a colon and the
-        AE title of the sender follow. Deliveries to different peers do not wait for
+        A peer has the name of the destination. If results go to the sender, a colon and
+        the AE title of the sender follow. Deliveries to different peers do not wait for
         each other.
         """
         return f"{self.name}:{sender_ae_title}" if self.returns_to_sender else self.name
@@ -195,7 +199,7 @@ class DicomDestination(_Destination, Address):
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The AE."""
+        """The only AE, which is this destination itself."""
         return (self,)
 
     def address_for(self, sender_ae_title: str) -> Address:  # noqa: ARG002
@@ -213,7 +217,7 @@ def _check_peers(peers: tuple[Address, ...]) -> tuple[Address, ...]:
 
 
 class SenderDestination(_Destination):
-    """The AE that sent the instance, which receives the results by C-STORE.
+    """Sends the results by C-STORE to the AE that sent the instance.
 
     Attributes:
         peers: The addresses of the senders. A sender is identified by its AE title.
@@ -227,7 +231,7 @@ class SenderDestination(_Destination):
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """The peers."""
+        """The AEs that are configured as peers."""
         return self.peers
 
     def address_for(self, sender_ae_title: str) -> Address | None:
@@ -253,7 +257,8 @@ class Secret:
 def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value
     """Convert the name of an environment variable to a secret with its value.
 
-    The context of the validation is the environment; `load` passes it.
+    The environment is the context of the validation, which `load` passes to pydantic. A
+    value that is a secret already is returned unchanged.
 
     Raises:
         ValueError: The value is not the name of a variable in capitals.
@@ -297,19 +302,21 @@ def _service(url: str) -> str:
 
 
 class StowDestination(_Destination):
-    """STOW-RS, the storage service of DICOMweb (PS3.18 10.5).
+    """A DICOMweb service that receives results by STOW-RS (PS3.18 10.5).
 
     Attributes:
-        url: The base URL of the service; results are posted to /studies below it.
-        token_env: The variable that contains the bearer token.
-        username: The user name for basic authentication; empty for none.
-        password_env: The variable that contains the password.
+        url: The base URL of the service. Results are posted to /studies below this URL.
+        token_env: The environment variable that contains the bearer token; None if no
+            token is sent.
+        username: The user name for basic authentication; empty if none is sent.
+        password_env: The environment variable that contains the password; None without
+            a user name.
         ca_bundle: PEM file of the authorities to trust; None means those that browsers
             trust.
     """
 
     type: Literal["stow"]
-    commitment: Literal[False] = False  # not supported by DICOMweb here
+    commitment: Literal[False] = False  # delivery/stow.py cannot request commitment
     url: Annotated[str, AfterValidator(_service)]
     token_env: FromEnvironment | None = None
     username: Annotated[
@@ -335,14 +342,14 @@ class StowDestination(_Destination):
 
 
 def _type(value: Any) -> str | None:  # noqa: ANN401 - any TOML value
-    """Return the `type` of a destination, or None if that key is missing."""
+    """Return the value of the key `type` of a destination; None if it is missing."""
     if isinstance(value, _Destination):
         return str(getattr(value, "type", None))
     return str(value["type"]) if isinstance(value, dict) and "type" in value else None
 
 
-# pydantic does not allow validators on a discriminator field, and Table validates every
-# field.
+# The discriminator is a function, because pydantic does not allow validators on a
+# discriminator field, and Table validates every field.
 Destination = Annotated[
     Annotated[DicomDestination, Tag("dicom")]
     | Annotated[SenderDestination, Tag("sender")]

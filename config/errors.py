@@ -133,7 +133,7 @@ def _type(table: Any) -> str:  # noqa: ANN401 - a class
 
 
 def _describe_found(keys: Location, value: object) -> str:
-    """Describe a value that was found. Tables and possible secrets are not quoted."""
+    """Describe a value that was found, without quoting tables and possible secrets."""
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str | int | float) for each in values):
         return next(

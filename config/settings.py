@@ -48,9 +48,9 @@ class Caller(Table):
     """An AE that may open an association.
 
     Attributes:
-        ae_title: The calling AE title, as it appears in the log and on the pages.
-            Characters that cannot be printed are replaced there.
-        network: The addresses that it may come from; None means any.
+        ae_title: The calling AE title, in the form in which the log and the pages show
+            it. In this form, characters that cannot be printed are replaced.
+        network: The addresses that the AE may call from; None means any.
     """
 
     ae_title: CallerTitle
@@ -151,7 +151,8 @@ class RetentionSettings(Table):
 class AuditSettings(Table):
     """Settings of the audit trail; node.toml documents each key.
 
-    The trail is always stored in the database. It is also written to `file`, if set.
+    The trail is always stored in the database. If `file` is set, the trail is also
+    written to that file.
     """
 
     file: Path | None
@@ -189,8 +190,9 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
             the defaults of node.toml, except for destinations, which only come from the
             file. Paths in the file are relative to its folder; paths in node.toml are
             relative to the working directory.
-        environment: Contains the FRACTURE_NODE__SECTION__KEY variables that override
-            the file, and the secrets that tokens and destinations name.
+        environment: Environment variables by name. Those with a name of the form
+            FRACTURE_NODE__SECTION__KEY override the file. Others may contain the
+            secrets of tokens and destinations.
 
     Raises:
         SettingsError: The file is missing or is not TOML, or a key or an environment

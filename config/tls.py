@@ -95,9 +95,10 @@ def load_certificate(
     """Load a certificate into a TLS context.
 
     Raises:
-        OSError: A file cannot be read. ssl.SSLError, a subclass, if a file is not PEM
-            or the files do not belong together.
-        ValueError: The private key requires a passphrase, which nobody could enter.
+        OSError: A file cannot be read.
+        ssl.SSLError: A file is not PEM, or the files do not belong together. This class
+            is a subclass of OSError.
+        ValueError: The private key is encrypted with a passphrase.
     """
     context.load_cert_chain(certificate, private_key, password=_no_passphrase)
 

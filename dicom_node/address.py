@@ -10,8 +10,8 @@ SUBSCRIBER_BITS = 64
 def parse_address(address: str) -> IPv4Address | IPv6Address:
     """Return an IP address as an object.
 
-    An IPv6 socket reports an IPv4 client as "::ffff:192.0.2.1". For such a text, the
-    IPv4 address is returned.
+    An IPv6 socket reports an IPv4 client as "::ffff:192.0.2.1". Such a text is returned
+    as an IPv4 address.
 
     Raises:
         ValueError: The text is not an IP address.
@@ -21,9 +21,9 @@ def parse_address(address: str) -> IPv4Address | IPv6Address:
 
 
 def subscriber(address: str) -> str:
-    """Return the text that stands for an address in limits and statistics.
+    """Return the text under which limits and statistics count an address.
 
-    For an IPv4 address, this is the address itself. For an IPv6 address, it is the
+    For an IPv4 address, the text is the address itself. For an IPv6 address, it is the
     network with a prefix of SUBSCRIBER_BITS bits, because a subscriber may use any
     address in that network. A name or an empty text is returned unchanged.
     """

@@ -36,7 +36,7 @@ class DicomNodeError(Exception):
     reason: Reason
 
     def __init__(self, message: str, reason: Reason | None = None) -> None:
-        """Store the message; a given `reason` replaces the reason of the class."""
+        """Store the message; if `reason` is given, it replaces that of the class."""
         super().__init__(message)
         if reason is not None:
             self.reason = reason
@@ -87,7 +87,7 @@ class ReportRefusedError(DicomNodeError):
     """The node does not record a Storage Commitment report.
 
     Attributes:
-        status: The status of the response (PS3.7 10.1.1.1.8).
+        status: The status of the N-EVENT-REPORT response (PS3.7 10.1.1.1.8).
     """
 
     reason: ReportRefusal
@@ -109,8 +109,9 @@ class NotAnalyzedError(DicomNodeError):
 class NotMeantError(NotAnalyzedError):
     """Nobody expects a result for the instance, so the node makes no notice.
 
-    The instance is a result of this software, or it is not a radiograph, or it is a For
-    Processing image, and the For Presentation image made from it was analyzed instead.
+    The instance is a result of this software, is not a radiograph, or is a For
+    Processing image. In the last case, the For Presentation image that was made from
+    the instance was analyzed instead.
     """
 
 
@@ -118,7 +119,7 @@ class SamePictureError(NotAnalyzedError):
     """Another revision with the same pixels, patient and study already has a result.
 
     Attributes:
-        known: The node's id of that revision.
+        known: The node's id of the revision that has the result.
     """
 
     reason = Unanalyzed.SAME_PICTURE
@@ -129,10 +130,13 @@ class SamePictureError(NotAnalyzedError):
 
 
 class AnalysisError(DicomNodeError):
-    """The instance should be analyzed but cannot be; an operator must act."""
+    """The instance should be analyzed, but it cannot be. An operator must act."""
 
     reason = Failure.BROKEN
 
 
 class TakesLongError(AnalysisError):
-    """The image has too many pixels for the normal lane; the slow lane analyzes it."""
+    """The image has too many pixels for the normal lane.
+
+    Nobody must act: the slow lane analyzes the image.
+    """

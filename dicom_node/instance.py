@@ -12,7 +12,7 @@ from dicom_node.stored_attributes import StoredAttributes
 class InstanceHeader(StoredAttributes):
     """The attributes that the receiver reads from a dataset.
 
-    Texts have the values of the dataset, without padding. The text of an absent
+    Texts are the values in the dataset, without padding. The text of an absent
     attribute is empty.
 
     Attributes:
@@ -22,8 +22,8 @@ class InstanceHeader(StoredAttributes):
         acquisition: Text that differs between exposures: Irradiation Event UID
             (0008,3010), else Acquisition DateTime (0008,002A), else Acquisition Date
             and Time (0008,0022 and 0032).
-        patient: The patient. It is stored only in the journal's table of patients and
-            in the audit file.
+        patient: The patient. These values are stored only in the journal's table of
+            patients and in the audit file.
         assumptions: Sentences that say how the node interpreted attributes that violate
             the standard.
     """
@@ -37,6 +37,9 @@ class InstanceHeader(StoredAttributes):
 @dataclass(frozen=True, slots=True)
 class ReceivedInstance:
     """One SOP Instance, unchanged since it was received.
+
+    `read_local_file` in dataset/local_file.py describes a local file by this class,
+    with other values of some attributes.
 
     Attributes:
         id: The node's own UUID of the instance, hexadecimal. It is the name of the file

@@ -23,7 +23,7 @@ WARNINGS = range(0xB000, 0xC000)
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
 COMMENT_OMITTED = " (the page shows its Error Comment)"
 PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; any other is transient
-# What to do about a rejection, by source and diagnostic.
+# The advice that follows the reason of a rejection, by source and diagnostic.
 ADVICE = {
     (1, 3): "; add {calling} to its known AE titles",
     (1, 7): "; is {called} its AE title?",
@@ -50,8 +50,8 @@ class Outcome:
         comment: A text for the journal and the page; empty after success without a
             warning. It may quote the destination, and the quoted text may name the
             patient: never log a comment.
-        without_quote: The comment without the text of the destination. Empty if the
-            comment quotes nothing.
+        without_quote: The comment without the text of the destination, for the log.
+            Empty if the comment quotes nothing.
         was_sent: False if the node did not contact the destination, because it cannot
             read the file or does not know the address. Then the outcome says nothing
             about the destination.
@@ -82,7 +82,7 @@ class Outcome:
 
     @property
     def is_decision(self) -> bool:
-        """Return whether the destination decided about this object.
+        """Whether the destination decided about this object.
 
         False if the destination was not contacted, did not respond, or responded that
         it cannot store the object now.

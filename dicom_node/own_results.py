@@ -6,9 +6,16 @@ never change.
 """
 
 MODEL_NAME = "fracture-node"
-"""Manufacturer's Model Name (0008,1090) of every result. It has no capital letters."""
+"""Manufacturer's Model Name (0008,1090) of every result.
+
+It has no capital letters, because screening converts model names to lower case before
+it compares them.
+"""
 
 OVERLAY_FLAVOR, NOTICE_FLAVOR = "AI_OVERLAY", "AI_NOTICE"
-"""Value 4 of Image Type (0008,0008) of an image with the finding, and of a notice."""
+"""Value 4 of Image Type (0008,0008).
+
+The first is for an image with the finding, the second for a notice.
+"""
 
 FLAVORS = frozenset({OVERLAY_FLAVOR, NOTICE_FLAVOR})

@@ -1,7 +1,7 @@
 """Reads the patient of an image from untrusted bytes, for the worklist and searches.
 
-The journal stores patients only in a separate table. The worklist, the audit trail and
-the search for other images of the same exposure read that table. Only authenticated
+The journal stores patients only in one separate table. The worklist, the audit trail
+and the search for other images of the same exposure read this table. Only authenticated
 users see the patients.
 """
 
@@ -40,7 +40,11 @@ class Patient:
     accession_number: str = ""
 
     def values(self) -> dict[str, str]:
-        """Return the values for the journal's table of patients, by column name."""
+        """Return the values for the journal's table of patients, by column name.
+
+        The column `folded` contains the three values in the form that searches compare:
+        see the function `folded`.
+        """
         values = self.name, self.patient_id, self.accession_number
         return {
             "name": self.name,
@@ -103,7 +107,7 @@ def _joined(group: str) -> str:
 
 
 def _encodings(terms: list[str]) -> list[str]:
-    """Return Python's names of the character sets; Latin 1 for an unknown one."""
+    """Return Python's names of character sets. An unknown set is read as Latin 1."""
     known = [term if term in python_encoding else "ISO_IR 100" for term in terms]
     return convert_encodings(known)
 

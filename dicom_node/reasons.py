@@ -1,8 +1,8 @@
 """Closed sets of reasons for failures, refusals and rejections: labels of the metrics.
 
 The reason that a user sees is a sentence, and may quote a code or a peer. The label of
-a metric must not quote anything, because each new value would create a time series that
-never ends.
+a metric must not quote anything, because each new label would create another time
+series.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Unanalyzed(StrEnum):
     OWN_RESULT = "own_result"
     OTHER_RESULT = "other_result"  # made by another AI or image processing
     NO_RADIOGRAPH = "no_radiograph"  # according to its SOP Class
-    MODALITY = "modality"  # a Secondary Capture; its Modality makes no radiographs
+    MODALITY = "modality"  # of a Secondary Capture that is not a radiograph
     COLOR = "color"
     AGE = "age"  # the study is too old
     FRAMES = "frames"
@@ -48,7 +48,7 @@ class Unanalyzed(StrEnum):
 
 
 class Exclusion(NamedTuple):
-    """The reason why an instance is not analyzed, for counting and as text."""
+    """Why an instance is not analyzed: the label for the metrics, and a sentence."""
 
     reason: Unanalyzed
     message: str

@@ -8,8 +8,8 @@ from typing import Any
 class StoredAttributes:
     """The base class of InstanceHeader, InstanceRecord and WorklistEntry.
 
-    A field is an attribute of the header and a column of the journal. The text of an
-    absent attribute is empty.
+    Each field is an attribute of the header, and also a column of the journal's table
+    of instances. The text of an absent attribute is empty.
 
     Attributes:
         sop_class_uid: SOP Class UID (0008,0016).

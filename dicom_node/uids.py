@@ -12,20 +12,24 @@ from uuid import UUID
 from pydicom.uid import UID
 
 IMPLEMENTATION_CLASS_UID = UID("2.25.147690605699978986616040338110953462800")
-"""Identifies this software as the writer of a file (PS3.7 D.3.3.2). Never changes."""
+"""Identifies this software as the writer of a file (PS3.7 D.3.3.2).
+
+It must never change.
+"""
 
 RECIPE = 1
 """A part of each derived UID. Increase it if results of the same input change.
 
-The SOP Instance UID of a result depends on its content, so it changes in any case (see
-`content_uid`). The UIDs of series, devices and tracking do not depend on the content:
-without a new number, results of two releases would be in one series.
+The SOP Instance UID of a result depends on the content of the result, so it changes
+even if RECIPE does not: see `content_uid` in results/encoding.py. The UIDs of series,
+devices and tracking do not depend on the content. If RECIPE were not increased, results
+of two releases would be in one series.
 """
 
 IMPLEMENTATION_VERSION_NAME = f"FRACTURE_NODE_{RECIPE}"
 """The version of the results, for files and associations (PS3.7 D.3.3.2.3).
 
-It has at most 16 characters.
+The standard allows at most 16 characters.
 """
 
 
@@ -34,9 +38,9 @@ _VERSION_AND_VARIANT = 0xF << 76 | 3 << 62
 
 
 def may_be_derived(uid: str) -> bool:
-    """Return whether `derived_uid` of any release may have made a UID.
+    """Return whether a UID has the form of the UIDs that `derived_uid` makes.
 
-    This is decided by the form of the UID, which does not depend on RECIPE.
+    The form is the same in every release, because it does not depend on RECIPE.
     """
     number = uid.removeprefix(_ROOT)
     if number == uid or not (number.isascii() and number.isdecimal()):

@@ -1,8 +1,8 @@
 """Compute a window for images that do not define one.
 
-The window extends between two percentiles of the exposed area. It is used for DICOM
-images without VOI attributes and for plain images of 16 bits, so that equal pixels look
-the same in both formats.
+The window extends between two percentiles of the exposed area. DICOM images without VOI
+attributes and plain images of 16 bits get such a window, so that equal pixels look the
+same in both formats.
 """
 
 from typing import Any
@@ -17,13 +17,14 @@ They are wide enough for bone and soft tissue, and exclude markers and noise.
 """
 
 SAMPLE = 1_000_000
-"""Approximate number of pixels for the percentiles."""
+"""Approximate number of pixels from which the percentiles are computed."""
 
 
 def exposed_area(pixels: NDArray[Any]) -> tuple[slice, slice]:
     """Return the image area without the uniform rows and columns at the edges.
 
-    These bars were not exposed: a collimator covered them, or a converter added them.
+    Uniform bars at the edges were not exposed: a collimator covered them, or a
+    converter added them.
 
     Args:
         pixels: (rows, columns).
@@ -42,7 +43,10 @@ def _span(varies: NDArray[np.bool_]) -> slice:
 
 
 def thinned(pixels: NDArray[Any], count: int = SAMPLE) -> NDArray[Any]:
-    """Return every n-th pixel of every n-th row, about `count` pixels in all."""
+    """Return every n-th pixel of every n-th row, about `count` pixels in all.
+
+    If the image has fewer pixels than `count`, all of them are returned.
+    """
     step = max(1, round((pixels.size / count) ** 0.5))
     return pixels[::step, ::step]
 
@@ -54,15 +58,19 @@ def percentile_range(values: NDArray[Any]) -> tuple[float, float]:
         values: Array of any shape with at least one value.
 
     Returns:
-        The two PERCENTILES of the values, or minimum and maximum if the percentiles are
-            equal. The two results are equal only if all values are equal.
+        (black, white): the two PERCENTILES of the values, or minimum and maximum if the
+            percentiles are equal. The two results are equal only if all values are
+            equal.
     """
     low, high = (float(value) for value in np.percentile(values, PERCENTILES))
     return (low, high) if low < high else (float(values.min()), float(values.max()))
 
 
 def stretched(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Map values to gray levels: `low` and below to 0, `high` and above to 255."""
+    """Map values to gray levels: `low` and below to 0, `high` and above to 255.
+
+    The map is linear in between. The result has the shape of `values`.
+    """
     span = high - low if high > low else 1.0
     scaled = np.clip((values - np.float64(low)) / span, 0, 1)
     # Values beyond the range of a float become NaN; show them as black.

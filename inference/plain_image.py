@@ -1,8 +1,8 @@
 """Read PNG, JPEG, BMP, TIFF and WebP files as radiographs.
 
 The size in the header is checked before memory for the pixels is allocated. Files in
-these formats do not say whether bright pixels are dense tissue. The code assumes that
-they are.
+these formats do not say whether dense tissue is bright or dark. The code assumes that
+dense tissue is bright.
 """
 
 import warnings
@@ -23,7 +23,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 BYTE = 8  # bits
 
 MOST_TILES = 100_000
-"""Maximum number of strips or tiles of a TIFF file. A strip may be a single row."""
+"""Maximum number of strips or tiles of a TIFF file. Pillow handles each of them in slow
+Python code. A strip may be a single row."""
 
 MOST_RLE = 4_000_000
 """Maximum size in bytes of a BMP file with run-length encoding, which is slow to
@@ -78,10 +79,10 @@ def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
 
     Raises:
         NotAnImageError: The file is not PNG, JPEG, BMP, TIFF or WebP.
-        TooLargeImageError: It has more pixels, scans, segments, chunks or tiles than
-            allowed, or is a compressed BMP file larger than MOST_RLE.
-        BrokenImageError: It is truncated, damaged or blank, or has 16-bit colors in an
-            unsupported layout.
+        TooLargeImageError: The image has more pixels, scans, segments, chunks or tiles
+            than allowed, or is a compressed BMP file larger than MOST_RLE.
+        BrokenImageError: The file is truncated, damaged or blank, or has 16-bit colors
+            in an unsupported layout.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings about metadata and size
@@ -235,8 +236,8 @@ def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
 def _has_alpha_to_apply(image: Image.Image) -> bool:
     """Return whether the fourth channel is an alpha that must be applied.
 
-    It is not applied if it has no meaning, or if the colors have already been
-    multiplied by it.
+    The alpha is not applied if the file does not declare the channel as an alpha, or if
+    the colors have already been multiplied by the alpha.
     """
     extra = _tiff_field(image, Base.ExtraSamples)
     return image.has_transparency_data and extra != (ASSOCIATED_ALPHA,)

@@ -1,7 +1,7 @@
 """ResNets with the same layers and names as those of torchvision.
 
-The import of torchvision would take time and memory. So would the initialization of
-weights on the meta device, for which torch imports a compiler. Without both, the
+The import of torchvision would take time and memory. The initialization of weights on
+the meta device would, too, because torch imports a compiler for it. Without both, the
 imports of a role take 2.7 instead of 3.5 s, and 959 instead of 1,132 MB
 (docs/performance.md). A test checks that the networks are the same.
 

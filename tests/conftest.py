@@ -220,7 +220,10 @@ def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
 
 @pytest.fixture
 def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
-    """The engine of a database without rows. Deleting rows is faster than migrating."""
+    """The engine of a database without rows.
+
+    The rows of earlier tests are deleted, because a new database takes longer.
+    """
     engine = open_engine(migrated.database_url)
     with engine.begin() as connection:
         leaves = commitment, delivered_object, delivery, result, event, patient, finding

@@ -25,8 +25,8 @@ class Access:
         api: The settings of the web application.
         sessions: The sessions of browsers.
         logins: Throttle for failed logins on the login page.
-        failures: Counts unknown bearer tokens. It limits only how many of them are
-            audited.
+        failures: Counts unknown bearer tokens by address. The count limits how many of
+            them are audited. It does not delay any request.
     """
 
     def __init__(self, api: ApiSettings, directory: Path) -> None:
@@ -43,10 +43,10 @@ class Access:
         self.failures = Throttle()
 
     def token(self, text: str) -> Token | None:
-        """Return the token of the settings with this text.
+        """Return the token of the settings that has this text.
 
-        Returns None if there is no such token, or if the text is too short. The
-        duration does not depend on the content of the tokens in the settings.
+        Returns None if no token has this text, or if the text is too short. The
+        duration of the call does not depend on the content of the tokens.
         """
         digest = sha256(text.encode(errors="replace")).digest()
         matches = [
@@ -59,9 +59,16 @@ class Access:
     ) -> tuple[User, AuthMethod] | None:
         """Return the user of a request and the method of authentication.
 
-        The proxy header identifies the user; without one, the bearer token; without a
-        token, the session cookie. Returns None if the user is unknown. If the settings
-        require no login, every request has the user ANYONE.
+        The user is identified by the first of these that the request has: a user name
+        from a trusted proxy, a bearer token, a session cookie. If the settings require
+        no login, every request has the user ANYONE.
+
+        Args:
+            request: The request, with its credentials.
+            client: The client that the request comes from, as returned by `origin`.
+
+        Returns:
+            None if the user is unknown.
         """
         if not self.api.guarded:
             return ANYONE, "open"
@@ -91,8 +98,8 @@ def bearer_token(request: Request) -> str | None:
 def cookie_name(secure: bool) -> str:  # noqa: FBT001 - one of two names
     """Return the name of the session cookie.
 
-    Over https, the name has a prefix that browsers accept only from this exact host
-    (RFC 6265bis 4.1.3.2). Other hosts of the domain can then set no cookie with this
-    name.
+    If the client uses https (`secure`), the name has the prefix `__Host-`. Browsers
+    accept such a cookie only from this exact host (RFC 6265bis 4.1.3.2). Other hosts
+    of the domain therefore cannot set a cookie with this name.
     """
     return "__Host-fracture-node" if secure else "fracture-node"

@@ -68,6 +68,8 @@ def log_event(event: AccessEvent) -> None:
 def with_audit_trail(record: Callable[[AuditEvent], None]) -> RecordAccess:
     """Return a function that writes an event to the log and to the audit trail.
 
+    For an upload, the function also records the receipt of the instance.
+
     Args:
         record: Writes an event to the audit trail.
     """

@@ -46,7 +46,10 @@ async def login(request: Request, templates: TemplatesDep) -> Response:
 async def log_in(
     request: Request, access: AccessDep, templates: TemplatesDep
 ) -> Response:
-    """Begin a session, or show the login page again with the reason for a refusal."""
+    """Begin a session, and redirect to the page that the user wanted to see.
+
+    If the login is refused, show the login page again, with the reason.
+    """
     form = await small_form(request)
     after = _path(form.get("next", "/"))
     try:
@@ -58,7 +61,7 @@ async def log_in(
 
 @router.post("/logout")
 async def log_out(request: Request, access: AccessDep) -> Response:
-    """End the session."""
+    """End the session, and redirect to the login page."""
     name = cookie_name(request_user(request).secure)
     access.sessions.end(request.cookies.get(name, ""))
     if request_user(request).auth_method == "session":

@@ -1,8 +1,8 @@
 """Slow down addresses that repeatedly fail to log in, in bounded memory.
 
-No address is locked out permanently, and no address is affected by the failures of
-another one. All IPv6 addresses of a /64 network count as one address. The purpose is to
-limit the number of log lines. Tokens are too long to guess.
+The delay limits the number of log lines. It does not protect the tokens, which are too
+long to guess. No address is locked out permanently, and no address is affected by the
+failures of another one. All IPv6 addresses of a /64 network count as one address.
 """
 
 import math
@@ -24,7 +24,7 @@ forgotten first."""
 
 
 class Throttle:
-    """Counts failed logins by address.
+    """Counts failed logins by address, and tells how long an address must wait.
 
     Must only be used from the event loop, because it has no lock.
     """
@@ -39,7 +39,10 @@ class Throttle:
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def wait_s(self, address: str) -> int:
-        """Return the seconds that an address must wait until its next attempt."""
+        """Return the seconds that an address must wait until its next attempt.
+
+        0 if the address may try at once.
+        """
         count, last = self._failures.get(subscriber(address), (0, -math.inf))
         if count < FREE_ATTEMPTS:
             return 0

@@ -31,7 +31,7 @@ OPEN_FOLDER = "/static/"
 class AuthMiddleware:
     """ASGI middleware that identifies the user of each request, or refuses it.
 
-    It stores a RequestUser in the state of the request.
+    The middleware stores a RequestUser in the state of the request.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -95,7 +95,10 @@ def _is_open(path: str) -> bool:
 def _rejection(
     headers: Headers, method: str, sender: RequestUser
 ) -> HTTPException | None:
-    """Return the error for a request that another website may have caused, or None."""
+    """Return the error for a request that another website may have caused.
+
+    Returns None for all other requests.
+    """
     if sender.auth_method == "open" and not _is_addressed_as_local(headers):
         return HTTPException(
             status.HTTP_421_MISDIRECTED_REQUEST,

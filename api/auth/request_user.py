@@ -22,8 +22,8 @@ AuthMethod = Literal["open", "proxy", "token", "session"]
 def user_key(request: Request) -> str:
     """Return the key that identifies a user for limits on the number of requests.
 
-    The key is the name of the user. It is the address of the client if no login is
-    required or the user is unknown.
+    The key is the name of the user. If no login is required or the user is unknown, the
+    key is the address of the client.
     """
     sender = request_user(request)
     if sender.user is None or sender.auth_method == "open":
@@ -41,10 +41,10 @@ class RequestUser:
             session cookie. None if the user is unknown.
         address: The address of the client.
         secure: Whether the client uses https.
-        refusal: The error response of a route that requires a user, if the user is
+        refusal: The error that a route raises if it requires a user and the user is
             unknown.
-        is_current: Returns whether the same request would still be accepted for the
-            same user. A stream must check this repeatedly, because a session may end by
+        is_current: Returns whether the credentials of the request still identify the
+            same user. A stream must call it repeatedly, because a session may end by
             logout or expiry.
     """
 
@@ -80,8 +80,8 @@ async def _viewer(request: Request, _described: Annotated[object, _bearer]) -> U
 
 
 Viewer = Annotated[User, Depends(_viewer)]
-"""The user of the request, with any role. Without a user, the response is 401, or a
-redirect to /login."""
+"""The user of the request, with any role. If the user is unknown, the response is 401,
+or a redirect to /login."""
 
 
 async def _operator(request: Request, user: Viewer) -> User:
@@ -100,11 +100,11 @@ Operator = Annotated[User, Depends(_operator)]
 
 
 def refusal(path: str, *, has_token: bool, to_login: bool) -> HTTPException:
-    """Return the response to an unauthenticated request.
+    """Return the error for an unauthenticated request: 401, or 303 to the login page.
 
     Args:
         path: The requested path, with its query.
-        has_token: Whether the request has a token. The token is then unknown.
+        has_token: Whether the request has a bearer token, which is then unknown.
         to_login: Whether the client is a browser that can be redirected to the login
             page.
     """
@@ -120,6 +120,12 @@ def refusal(path: str, *, has_token: bool, to_login: bool) -> HTTPException:
 
 
 def unauthenticated(message: str, parameters: str = "") -> HTTPException:
-    """Return a 401 error with a challenge for a token (RFC 6750 3)."""
+    """Return a 401 error with a challenge for a bearer token (RFC 6750 3).
+
+    Args:
+        message: The text of the error, for users.
+        parameters: Further parameters of the challenge, such as
+            ', error="invalid_token"'.
+    """
     challenge = {"WWW-Authenticate": f'Bearer realm="fracture-node"{parameters}'}
     return HTTPException(status.HTTP_401_UNAUTHORIZED, message, challenge)

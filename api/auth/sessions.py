@@ -1,9 +1,10 @@
 """Browser sessions: signed cookies, each valid for 12 hours.
 
 A session belongs to a token and its role. If either changes in the settings, the
-signature becomes invalid. The server does not store sessions. It only keeps in memory
-the cookies of sessions that ended by logout, at least until they expire. After a
-restart, such a cookie is valid again until it expires.
+signature of the cookie becomes invalid. The server does not store sessions. If a
+session ends by logout, the server keeps its cookie in memory, at least until the cookie
+expires, to refuse it. After a restart of the server, such a cookie is valid again until
+it expires.
 """
 
 import hmac
@@ -47,7 +48,8 @@ class Sessions:
         self._tokens = {each.name: each for each in tokens}
         self._directory = directory
         self._now = now
-        self._ended: dict[str, float] = {}  # ended cookies: when to forget them
+        # Cookies of ended sessions, with the time at which each can be forgotten.
+        self._ended: dict[str, float] = {}
 
     def begin(self, token: Token) -> str:
         """Return the value of the cookie of a new session."""
@@ -56,9 +58,10 @@ class Sessions:
         return f"{payload}.{self._signature(payload, token)}"
 
     def holder(self, cookie: str) -> Token | None:
-        """Return the token of a session.
+        """Return the token to which the session of a cookie belongs.
 
-        Returns None if the cookie is invalid, has expired, or was ended by logout.
+        Returns None if the cookie is invalid, or if its session has expired or was
+        ended by logout.
         """
         payload, _, signature = cookie.rpartition(".")
         name, _, rest = payload.partition(".")
@@ -100,7 +103,7 @@ def _load_or_create_key(directory: Path) -> bytes:
     """Return the key in a directory. If there is no usable key, create one.
 
     Raises:
-        OSError: The key can neither be read nor created.
+        OSError: The existing key cannot be read, or a new key cannot be written.
     """
     path = directory / KEY
     try:

@@ -56,11 +56,11 @@ Limits = Mapping[tuple[str, str], BodyLimit]
 
 
 def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
-    """Return a decorator that sets a body limit above LARGEST_BODY on a route.
+    """Return a decorator that gives an endpoint a body limit above LARGEST_BODY.
 
     Args:
-        limit: The limit. It is looked up by the path of the request, so the path of the
-            route must have no parameters.
+        limit: The limit. BodyLimits finds it by the path of the request, so the path of
+            the route must have no parameters.
     """
 
     def set_limit(endpoint: Endpoint) -> Endpoint:
@@ -71,7 +71,10 @@ def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
 
 
 def stated_limits(routers: Iterable[APIRouter]) -> Limits:
-    """Return the limits that `takes` has set on the routes of some routers."""
+    """Return the limits that `takes` has set on the endpoints of some routers.
+
+    Routes without a limit of their own are omitted.
+    """
     return {
         (method, route.path): limit
         for router in routers
@@ -132,7 +135,7 @@ class LimitedBody:
         """Refuse a Content-Length that exceeds the limit.
 
         Raises:
-            HTTPException: 413 if it exceeds the limit.
+            HTTPException: 413 if the Content-Length exceeds the limit.
         """
         if self._declared.isdecimal() and int(self._declared) > self._limit.size:
             raise self._too_large()

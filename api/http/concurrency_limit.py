@@ -1,4 +1,4 @@
-"""Limits on the number of requests that are served, wait or upload at a time.
+"""Limits on the numbers of requests that are served, that wait, and that upload a file.
 
 Further requests are refused with 503, and the client can try again later. The number of
 waiting requests is limited because a connection that waits for long may time out, and
@@ -29,8 +29,9 @@ class QueueLimit:
 
         Args:
             key: Returns the key of the user who sent a request.
-            waiting: Maximum number of requests of one user that wait in addition to the
-                one being served. Further requests are refused.
+            waiting: Maximum number of requests that wait behind the first request of
+                the same user. The first request is being served or is the next to be
+                served. Further requests are refused.
             at_once: Number of requests that are served at a time, each of a different
                 user.
         """
@@ -38,7 +39,8 @@ class QueueLimit:
         self._most_waiting = waiting
         self._free = at_once
         self._served = set[str]()
-        # By user. The first user without a slot is served next.
+        # The queue of each user. The next free slot goes to the first user in this
+        # order who holds no slot.
         self._waiting = OrderedDict[str, deque[asyncio.Future[None]]]()
 
     def require_space(self, request: Request) -> None:

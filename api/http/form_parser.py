@@ -1,8 +1,8 @@
 """Reads one field of a multipart form as a file.
 
-This module contains the private part of Starlette that the API uses. Starlette has no
-hook for the headers of a part. tests/project/test_private_names.py lists the private
-name. It fails if a version of Starlette does not have it.
+Starlette has no hook for the headers of a part. This module therefore uses a private
+attribute of Starlette, `_current_part`. tests/project/test_private_names.py lists it,
+and fails with a version of Starlette that does not have this attribute.
 """
 
 from python_multipart.multipart import parse_options_header

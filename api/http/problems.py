@@ -96,7 +96,7 @@ def _handle_http_error(request: Request, error: Exception) -> JSONResponse:
 def _handle_parameter_error(request: Request, error: Exception) -> JSONResponse:
     """Return 400 with the names of the wrong parameters, without their values.
 
-    This is not logged, because the name of an unknown parameter can be any text.
+    The failure is not logged, because the name of an unknown parameter can be any text.
     """
     if not isinstance(error, RequestValidationError):
         raise error

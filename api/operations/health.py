@@ -2,9 +2,9 @@
 
 `/healthz` reports that the process serves requests. Restart the process if `/healthz`
 fails. `/readyz` reports whether the node can do its work, and the reason if it cannot.
-It checks the web process, and that at least one receiver and one worker run, on any
-machine. `/readyz?role=api` checks only the web process, for a load balancer: without a
-worker, the pages still work and show what is wrong.
+`/readyz` checks the web process, and whether at least one receiver and one worker run
+on any machine. `/readyz?role=api` checks only the web process. It is for a load
+balancer: if no worker runs, the pages still work and show what is wrong.
 """
 
 import asyncio
@@ -38,15 +38,15 @@ from dicom_node.storage.write_check import (
 )
 
 Check = Callable[[], None]
-"""A function that raises NotReadyError if the check fails, and AbsentError if the node
-does not need what is checked."""
+"""A function that returns if the check passes. It raises NotReadyError if the check
+fails, and AbsentError if the node does not need what is checked."""
 
 OK = "ok"
 
 NONE: Mapping[str, Check] = MappingProxyType({})
 
 FRESH_S = 2.0
-"""Maximum age in seconds of a response to an unauthenticated client."""
+"""Maximum age in seconds of the results that an unauthenticated client gets."""
 
 READ_ONLY = (
     "the database can be read but not written; check that its file and folder, or its "
@@ -102,7 +102,7 @@ def role_checks(engine: Engine, *, expected: bool = True) -> dict[str, Check]:
 
 
 def check_role(engine: Engine, role: str, *, expected: bool = True) -> None:
-    """Check that a process of a role sent a recent heartbeat.
+    """Check that a process of a role sent a heartbeat in the last DEAD_AFTER_S seconds.
 
     Raises:
         NotReadyError: There is no recent heartbeat, or the database is not available.
@@ -176,7 +176,7 @@ class Readiness:
     """The checks of the node, and a cache of their results.
 
     The checks write to the disk and lock the database. Unauthenticated clients must not
-    be able to trigger this at will. They get a result that is up to FRESH_S seconds
+    be able to start them at will, so they get results that are up to FRESH_S seconds
     old. The checks never run twice at the same time.
 
     Attributes:

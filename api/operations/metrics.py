@@ -253,7 +253,7 @@ def _outages(states: Mapping[str, DestinationState]) -> Metric:
 def _with_zeros(
     family: MetricFamily, samples: list[Sample], known: Iterable[str]
 ) -> Metric:
-    """Return the metric of a family, with zeros for labels without samples.
+    """Return the metric of a family, with the value 0 for known labels without samples.
 
     Prometheus can only count the first increment of a counter if it has read the
     counter as 0 before.
@@ -283,7 +283,8 @@ def _with_zeros(
 def _cumulative(family: MetricFamily, samples: list[Sample]) -> list[tuple[str, float]]:
     """Return the upper bound and the cumulative count of each bucket, in order.
 
-    Samples of an earlier release may have other bounds. These are added.
+    Samples of an earlier release may have other bounds than the family. These bounds
+    are added to those of the family.
     """
     bounds = {*map(str, family.buckets), INFINITE, *(each.le for each in samples)}
     counted, buckets = 0, []

@@ -1,9 +1,9 @@
 """Analyze uploaded files one at a time, and decode slow files separately.
 
 One thread decodes and classifies the files in turn. The event loop thus continues to
-serve other requests, and analyses do not compete for the processor. The bytes of a file
-are decoded in a child process, because they may crash it, hang it or exhaust its
-memory. If decoding takes long, it is stopped and repeated in another thread and child
+serve other requests, and analyses do not compete for the processor. A child process
+decodes the files, because a file may crash the decoder, hang it or exhaust its memory.
+If decoding takes long, the decoding is stopped and repeated in another thread and child
 process. The first thread then continues with other files.
 """
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class Analyzer:
     """Analyzes files, with a model, threads and a decoder of its own.
 
-    Use it as a context manager.
+    An analyzer is a context manager, and works only within its block.
 
     Attributes:
         queue: Limits the requests that wait for an analysis.
@@ -73,7 +73,7 @@ class Analyzer:
     ) -> None:
         """Finish running analyses, cancel waiting ones, and stop the child process.
 
-        A model that is still loading is not waited for.
+        The method does not wait for a model that is still loading.
         """
         # While the model is loading, do not wait for its thread.
         is_loaded = self._pipeline.done()
@@ -124,8 +124,8 @@ class Analyzer:
         Args:
             file: The path of the upload.
             slot: Returns a context manager that waits for a slot for the request and
-                holds it. If reading the file takes long, it is repeated without a slot,
-                so that other requests do not wait for it.
+                holds it during its block. If reading the file takes long, the reading
+                is repeated without a slot, so that other requests do not wait for it.
 
         Raises:
             DicomNodeError, PlainImageError: The file has no radiograph that can be

@@ -41,8 +41,9 @@ def http_error(error: DicomNodeError | PlainImageError) -> HTTPException:
     """Return the HTTP error for an error of an analysis.
 
     Returns:
-        400 if the file is broken, 413 if its image is too large, 415 if the file is
-            neither an image nor a DICOM radiograph that can be analyzed.
+        400 if the file is broken. 413 if the file is not DICOM and its image is too
+            large. 415 if the file has an unknown format, or if the model must not
+            analyze its image.
     """
     match error:
         case NotAnImageError():
@@ -80,9 +81,10 @@ def prediction_response(analysis: Analysis[Annotated], *, original: bool) -> Pre
 
 
 def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowResponse | None:
-    """Convert an arrow to the pixels of the stored image, which may not be square.
+    """Convert an arrow to the pixels of the stored image; None stays None.
 
-    The coordinates of `arrow` are in the pixels of `radiograph`, which are square.
+    The pixels of the stored image may not be square. The coordinates of `arrow` are in
+    the pixels of `radiograph`, which are square.
     """
     if arrow is None:
         return None

@@ -100,8 +100,8 @@ class ChangeStream:
                 logger.exception("Reading the changes failed; trying again")
                 ids = []
             for queue in list(self._listeners) if ids else ():
-                # A listener with MOST_UNREAD unread lists does not get this one. It
-                # reloads everything when it reconnects.
+                # A listener that has MOST_UNREAD unread lists does not get this list.
+                # The page behind it reloads everything when it reconnects.
                 with suppress(asyncio.QueueFull):
                     queue.put_nowait(ids)
             await asyncio.sleep(POLL_S)

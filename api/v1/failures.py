@@ -33,8 +33,8 @@ from dicom_node.queries.worklist import (
 from dicom_node.storage.database import Engine
 
 MOST_RETRIES = 200
-"""Maximum number of failed items, and of waiting items, that one request retries. It is
-limited because the client waits for them."""
+"""Maximum number of failed items, and also of waiting items, that one request retries.
+The number is limited because the client waits until all of them are queued."""
 
 MOST_LISTED = 100
 """Maximum number of instances that are listed for a group."""
@@ -191,7 +191,8 @@ def _retry(
 ) -> AcceptedResponse:
     """Retry at most MOST_RETRIES failed items and MOST_RETRIES waiting items.
 
-    `left` does not count waiting items, because the first success starts the others.
+    `left` does not count waiting items: the first delivery that succeeds starts the
+    other deliveries that wait for its destination.
     """
     lists = partial(failed, engine, criteria.destination, criteria.reason)
     ended = [] if criteria.waiting else lists(MOST_RETRIES + 1, waiting=False)

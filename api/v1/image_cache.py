@@ -40,16 +40,17 @@ AT_ONCE = 4
 one decoder. If the image of a user takes long, it occupies one of the slots."""
 
 _QUALITY = 92
-# Gray images need no color options, and fast encoding matters during dragging.
+# Gray images need no color options. Encoding must be fast, because a page requests a
+# new image for each step while a user drags the window.
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
 
 
 class ImageCache:
     """Decodes radiographs for display, and caches them.
 
-    One child process decodes the images in turn. /predict uses another one. If an image
-    takes long, its decoding is stopped and repeated in another child process, and the
-    other images do not wait for it. Must only be used from the event loop.
+    One child process decodes the images in turn. /predict has its own child process. If
+    an image takes long, its decoding is stopped and repeated in another child process,
+    and the other images do not wait for it. Must only be used from the event loop.
 
     Attributes:
         queue: Limits the requests. A route must hold a slot of this queue while it
@@ -169,8 +170,8 @@ def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
 
     Args:
         pixels: The image, (rows, columns).
-        long_side: Maximum long side in pixels. A larger image is reduced to it. None
-            means no maximum.
+        long_side: Maximum long side in pixels. A larger image is reduced to this size.
+            None means no maximum.
     """
     scale = min((long_side or max(pixels.shape)) / max(pixels.shape), 1.0)
     if scale < 1:

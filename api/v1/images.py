@@ -240,6 +240,9 @@ async def result(
 
 
 def _file(path: Path, uid: str) -> FileResponse:
-    """Return a response with a DICOM file that is named by its UID, if valid."""
+    """Return a response with a DICOM file.
+
+    The client saves it under the name UID.dcm, or instance.dcm if the UID is invalid.
+    """
     name = f"{uid}.dcm" if _UID.fullmatch(uid) else "instance.dcm"
     return FileResponse(path, media_type="application/dicom", filename=name)

@@ -1,4 +1,4 @@
-"""The routers of /api/v1, and how the API description describes their failures."""
+"""Create the routers of /api/v1, and describe their failures for OpenAPI."""
 
 from typing import Any
 
@@ -15,19 +15,25 @@ REMOVED = (
 
 
 def problem(description: str, detail: str, code: int) -> dict[str, Any]:
-    """Return the OpenAPI description of a failure, with an example of its text."""
+    """Return the OpenAPI description of a failure, with an example.
+
+    Args:
+        description: The name of the status, such as "Not Found".
+        detail: The error text of the example.
+        code: The status code.
+    """
     example = {"type": "about:blank", "title": description, "status": code}
     content = {PROBLEM_JSON: {"example": {**example, "detail": detail}}}
     return {"model": ProblemDetails, "description": description, "content": content}
 
 
 def v1_router(tag: str) -> APIRouter:
-    """Return a router of /api/v1 that refuses unknown parameters.
+    """Return a router of /api/v1 that refuses unknown query parameters.
 
-    It describes the failures that are common to all routes.
+    The router describes the failures that are common to all its routes.
 
     Args:
-        tag: The heading of its routes in the API description.
+        tag: The heading of these routes in the API description.
     """
     failures: dict[int | str, dict[str, Any]] = {
         400: problem("Bad Request", "Invalid or missing value: size. See /docs.", 400),

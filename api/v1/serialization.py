@@ -47,9 +47,10 @@ def instance_response(entry: WorklistEntry) -> InstanceResponse:
 
 
 def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
-    """Return the fields of both responses about an instance.
+    """Return the fields of an InstanceResponse, and further fields for the details.
 
-    Columns with the name of a field are copied. InstanceResponse ignores the others.
+    A column of the entry is copied if InstanceDetailsResponse has a field with its
+    name. InstanceResponse ignores the fields that it does not have.
     """
     names = InstanceDetailsResponse.model_fields.keys()
     fields = {key: value for key, value in asdict(entry).items() if key in names}
@@ -73,7 +74,12 @@ def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
 def instance_details_response(
     details: InstanceDetails, opinions: Sequence[Opinion]
 ) -> InstanceDetailsResponse:
-    """Convert the details of an instance, with the opinions on its result."""
+    """Convert the details of an instance, and opinions on its result, to a response.
+
+    Args:
+        details: The instance with its results, deliveries and events.
+        opinions: The opinions in the order of the response.
+    """
     entry = details.entry
     kinds = {each.sop_instance_uid: each.kind for each in details.results}
     return InstanceDetailsResponse(

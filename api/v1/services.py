@@ -13,13 +13,13 @@ from dicom_node.storage.database import open_engine
 
 
 def open_services(state: State, settings: Settings) -> None:
-    """Store the services in the state of an application.
+    """Create the services, and store them in the state of an application.
 
-    No connection or process is started yet.
+    Database connections and the decoder are opened later, on first use.
 
     Args:
-        state: The state. Its attribute `ending` returns whether the process is shutting
-            down. It may be replaced later.
+        state: The state. Its attribute `ending` is a function that returns whether the
+            process is shutting down. The attribute may be replaced later.
         settings: All settings of the node.
     """
     storage, receiver = settings.storage, settings.receiver

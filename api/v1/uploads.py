@@ -46,8 +46,8 @@ class UploadStore:
         journal: Records the instances.
         history: Finds instances that the node already has.
         in_progress: Limits the uploads in progress.
-        queue: Limits the files that are checked at a time. A file that takes long to
-            check occupies one of four slots. Other users have the remaining ones.
+        queue: Limits the files that are checked at a time to four, each of another
+            user. A file that takes long to check delays only other files of its user.
     """
 
     storage: StorageSettings

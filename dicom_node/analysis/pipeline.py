@@ -2,9 +2,8 @@
 
 Source ─decode─▶ Radiograph ─classify─▶ Finding ─report─▶ DICOM objects, or a picture
 
-The worker, the command `analyze` and /predict use this sequence. The worker also
-analyzes uploaded instances. The callers differ in the source and in the report. The
-worker also passes a check of what was decoded.
+The worker, the command `analyze` and /predict use this sequence, with different sources
+and reports. The worker also passes a check of the decoded instance.
 
 Decoding and encoding read data from a sender, so they run in the decoder, a confined
 child process. The model runs in this process.
@@ -50,7 +49,8 @@ T = TypeVar("T")
 Source = ReceivedInstance | Path | DecodedInstance
 """What is analyzed: an instance, a file, or the result of `Pipeline.read`.
 
-A file may be DICOM or a plain image. Its content is examined, not its name.
+A file may be DICOM or a plain image. The node decides this by the content of the file,
+not by its name.
 """
 
 Check = Callable[[DecodedInstance], None]
@@ -84,13 +84,13 @@ class Pipeline:
     Attributes:
         classifier: The model.
         child: The decoder, which parses the bytes from senders.
-        limits: The limits of size and time, and the number of the VOI window to use.
+        limits: The settings of the worker, with the limits of size and time, and the
+            number of the window or VOI LUT to use.
         result_options: The kinds and the size of the result objects.
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
         intended_use: The patients and images that may be analyzed.
-        lane: The context managers that surround the calls of the decoder for an
-            instance. The methods of this class also raise the exceptions of these
-            context managers.
+        lane: The context managers in which the decoder is called for an instance. The
+            methods of this class also raise the exceptions of these context managers.
     """
 
     classifier: Classifier
@@ -108,8 +108,9 @@ class Pipeline:
 
         Args:
             source: The radiograph.
-            report: Makes the output: `draw`, or `encode` with an instance.
-            check: Called with the decoded source before the model is applied. May
+            report: Converts the finding to the output: the method `draw`, or the method
+                `encode` for a given instance.
+            check: Called with the decoded source before the model is applied. It may
                 raise NotAnalyzedError.
 
         Raises:
@@ -132,7 +133,7 @@ class Pipeline:
 
         Returns:
             The radiograph and its digests, which are empty for a plain image. If the
-            source is decoded already, the source.
+            source is a DecodedInstance, it is returned unchanged.
 
         Raises:
             NotAnalyzedError: The model must not be applied to this radiograph.
@@ -168,7 +169,7 @@ class Pipeline:
             raise NotAnalyzedError(str(reason), Unanalyzed.UNFAMILIAR) from None
 
     def draw(self, radiograph: Radiograph, finding: Finding) -> Annotated:
-        """Return the picture of a finding."""
+        """Return a picture of the radiograph with the finding, for people."""
         return render(radiograph, finding, long_side=self.result_options.long_side)
 
     def encode(
@@ -219,7 +220,7 @@ def make_pipeline(
 
     Args:
         settings: The settings of the node.
-        ignore_age: Analyze studies of any age. A user who names a file wants that.
+        ignore_age: Whether to analyze studies of any age, for users who name a file.
         child: The class that runs the decoder.
 
     Raises:
@@ -259,8 +260,16 @@ def intended_use(card: ModelCard, settings: ModelSettings) -> IntendedUse:
 def normal_pipeline(settings: Settings, images: SlowImages) -> Pipeline:
     """Load the model, start a decoder, and return the pipeline of the normal lane.
 
-    `analyze` of this pipeline raises SeparateLaneError if an instance belongs in the
-    separate lane.
+    The method `analyze` of this pipeline raises SeparateLaneError if an instance
+    belongs in the separate lane.
+
+    Args:
+        settings: The settings of the node.
+        images: The record of slow images that all lanes share.
+
+    Raises:
+        ModelError: The model cannot be used.
+        OSError: The decoder does not start.
     """
     pipeline = make_pipeline(settings, child=QuickDecoder)
     child = pipeline.child
@@ -272,8 +281,11 @@ def normal_pipeline(settings: Settings, images: SlowImages) -> Pipeline:
 def slow_pipeline(pipeline: Pipeline) -> Iterator[Pipeline]:
     """Yield a pipeline for one slow image, with its own decoder.
 
+    After the block, the decoder is ended.
+
     Args:
-        pipeline: A pipeline. Its model, options, limits and fork server are used.
+        pipeline: The new pipeline uses the model, the options, the limits and the fork
+            server of this one.
 
     Raises:
         OSError: The decoder does not start.
@@ -286,15 +298,15 @@ def slow_pipeline(pipeline: Pipeline) -> Iterator[Pipeline]:
 def separate_pipelines(
     pipeline: Pipeline, images: SlowImages
 ) -> tuple[Pipeline, Pipeline]:
-    """Return the pipelines of the separate lane, which share their own decoder.
+    """Start a decoder, and return the two pipelines of the separate lane that share it.
 
-    The first is for images of addresses that sent no slow image. The second is for
-    images that come last. The time limits of their decoder follow the usual times of
+    The first pipeline is for images of addresses that sent no slow image. The second is
+    for images that come last. The time limits of the decoder follow the usual times of
     the normal lane.
 
     Args:
-        pipeline: The pipeline of the normal lane. Its model, options and fork server
-            are used.
+        pipeline: The pipeline of the normal lane. The new pipelines use its model, its
+            options and its fork server.
         images: The record of slow images that both lanes share.
 
     Raises:

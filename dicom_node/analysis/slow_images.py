@@ -4,26 +4,26 @@ The normal lane stops the decoding of an image if it takes much longer than usua
 (decoder/quick_client.py). Until then, the slow image delays other images. Many slow
 images would cause a long delay. So for RECENT_S seconds after a slow image, the normal
 lane takes only images that are probably quick. All other images are analyzed in the
-separate lane, which has its own decoder and the same limits. If decoding is stopped
-there, too, the image continues in the slow lane. In the separate lane, images of
+separate lane, which has its own decoder and the same limits. If decoding is stopped in
+that lane, too, the image continues in the slow lane. In the separate lane, images of
 addresses that sent a slow image come last.
 
-An image was quick if it was decoded in time, in either lane. A new image is probably
-quick if it is similar to a quick image of the same address. Two images are similar if
-they have the same transfer syntax, and if the new one has at most SIMILAR_SIZE times
-the bytes of the other. A slow image that was similar to quick ones was misjudged. After
-a misjudged image, the quick images of its transfer syntax no longer count. After
-MAX_MISJUDGED of them in the last RECENT_S seconds, no image of the address is probably
-quick. A slow image that was not similar to quick ones has no effect on images of its
-address that are. So a modality that sends many slow images does not delay its own good
-images.
+An image counts as quick if it was decoded in time, in the normal or the separate lane.
+A new image is probably quick if it is similar to a quick image of the same address: it
+has the same transfer syntax, and at most SIMILAR_SIZE times as many bytes.
 
-So within RECENT_S seconds, the normal lane is delayed by one slow image, and also by up
-to MAX_MISJUDGED slow images of each address that sent similar quick images before. The
-images of other addresses in the separate lane are delayed by one slow image of each
-address. In each lane, the addresses take turns (journal/fair_order.py). So if an
-address has several slow images, an image of another address does not wait for all of
-them.
+A slow image was misjudged if it was similar to a quick image of the same address. Then
+the quick images with this address and transfer syntax are forgotten. If MAX_MISJUDGED
+images of an address were misjudged in the last RECENT_S seconds, none of its images
+counts as probably quick. A slow image that was not misjudged does not change which
+images of its address are probably quick. So if a modality sends many slow images, they
+do not delay its images that are similar to quick ones.
+
+As a result, the normal lane is delayed within RECENT_S seconds by one slow image, and
+by up to MAX_MISJUDGED misjudged images of each address. In the separate lane, each
+address delays the images of the others by one slow image. In each lane, the addresses
+take turns (journal/fair_order.py). So if an address has several slow images, an image
+of another address does not wait for all of them.
 
 Each worker has its own record of slow and quick images, in memory only.
 """
@@ -40,17 +40,17 @@ from dicom_node.instance import ReceivedInstance
 
 RECENT_S = 600.0
 LONGEST_S = 1.0
-"""Maximum of the usual time in the normal and the separate lane, in seconds.
+"""Maximum result of `UsualTimes.usual` in the normal and the separate lane, in seconds.
 
-It is less than in other processes, because a slow image delays those of all addresses.
+It is less than in the api, because a slow image delays the images of all addresses.
 """
 MAX_MISJUDGED = 2
 SIMILAR_SIZE = 2
 MAX_QUICK = 1_000
 """Maximum number of addresses with quick images.
 
-If there are more, the address that has sent no quick image for the longest time is
-forgotten.
+If a further address sends a quick image, the node forgets the address that has sent no
+quick image for the longest time.
 """
 
 SENT_SLOW_IMAGE = "An image of this address took long recently"
@@ -82,12 +82,14 @@ class SeparateLaneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The context managers that surround the calls of a decoder.
+    """Functions that return the context managers for the calls of a decoder.
 
-    Both are functions of the instance that the call is for. By default they do nothing.
+    Each function gets the instance that the call is for. By default, the context
+    managers do nothing.
 
     Attributes:
-        decode: For the call that decodes an instance; may raise SeparateLaneError.
+        decode: For the call that decodes an instance. The context manager may raise
+            SeparateLaneError.
         encode: For the calls that make result objects.
     """
 
@@ -100,9 +102,9 @@ class _SlowImage:
     """An image that was slow.
 
     Attributes:
-        address: The address that sent it.
-        began: Start of the slow call, in seconds of the clock.
-        was_misjudged: Whether it was similar to a quick image of its address.
+        address: The address that sent the image.
+        began: Start of the slow call, in seconds of the clock of SlowImages.
+        was_misjudged: Whether the image was similar to a quick image of the address.
     """
 
     address: str
@@ -126,27 +128,32 @@ class SlowImages:
         self._quick: dict[str, dict[str, int]] = {}
 
     def normal_lane(self, child: QuickDecoder) -> Lane:
-        """Return the normal lane of a decoder. In it, one call runs at a time.
+        """Return the normal lane of a decoder, in which one call runs at a time.
 
-        Before an instance is decoded, `Lane.decode` checks whether it may be slow. It
-        raises SeparateLaneError if an image was slow recently, unless the instance
-        is probably quick. A lock is held from this check to the end of the call.
-        Therefore the next image is checked only when it is known whether this image is
-        slow.
+        Before an instance is decoded, the context manager of `Lane.decode` raises
+        SeparateLaneError if an image was slow recently, unless the instance is probably
+        quick. A lock is held from this check to the end of the call. Therefore the next
+        instance is checked only after the node knows whether this one was slow.
+
+        Args:
+            child: The decoder of the lane. Its usual times are replaced by new ones.
         """
         child.times = UsualTimes(LONGEST_S)
         return self._lane(child, Lock(), self._check)
 
     def separate_lane(self, child: QuickDecoder) -> tuple[Lane, Lane]:
-        """Return the separate lane of a decoder. In it, one call runs at a time.
+        """Return the two parts of the separate lane, in which one call runs at a time.
+
+        Args:
+            child: The decoder of the lane.
 
         Returns:
-            The lane for images of addresses that sent no slow image, and the lane for
-            images that come last. The `decode` of the first one raises
-            SeparateLaneError if the address has sent a slow image since the image was
-            queued, so that the image comes last, too. The second one has the largest
-            time limit. So if the images of an address usually take longer than those
-            of others, they are analyzed there.
+            The part for images of addresses that sent no slow image, and the part for
+            images that come last. The context manager of `decode` in the first part
+            raises SeparateLaneError if the address recently sent a slow image. The
+            image is then queued again, for the second part. The second part has the
+            largest time limit, for addresses whose images usually take longer than
+            those of others.
         """
         lock = Lock()
         first = self._lane(child, lock, self._check_separate)

@@ -1,4 +1,4 @@
-"""Creates the audit event of a rejected Storage Commitment report."""
+"""Creates the audit event of a refused Storage Commitment report."""
 
 from dicom_node.audit.event import AuditEvent, AuditEventType
 from dicom_node.audit.trail import RecordEvent
@@ -8,7 +8,11 @@ from dicom_node.reasons import ReportRefusal
 
 
 def auditing_refused(record_event: RecordEvent) -> OnRefused:
-    """Return a function that adds each rejected report to the audit trail."""
+    """Return a function that adds each refused report to the audit trail.
+
+    Args:
+        record_event: Records an event.
+    """
 
     def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
         peer, details = (reporter.ae_title, reporter.address), reason.replace("_", " ")

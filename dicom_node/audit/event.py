@@ -50,7 +50,7 @@ TRANSFERS = frozenset(
 """Events of an instance that was transferred between applications."""
 
 OUTGOING = frozenset({AuditEventType.SENT, AuditEventType.NOT_STORED})
-"""Transfers that this node sends."""
+"""Transfers in which this node is the sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class AuditedInstance:
     """The instance that an event is about.
 
     Attributes:
-        study_instance_uid: The UID of its study.
-        sop_class_uid: Its SOP Class.
-        sop_instance_uid: Its SOP Instance UID.
+        study_instance_uid: Study Instance UID of the instance.
+        sop_class_uid: SOP Class UID of the instance.
+        sop_instance_uid: SOP Instance UID of the instance.
     """
 
     study_instance_uid: str
@@ -70,7 +70,7 @@ class AuditedInstance:
 
 @dataclass(frozen=True, slots=True)
 class AuditedPatient:
-    """The patient of a transferred instance, with the values of its dataset.
+    """The patient of a transferred instance, as in the dataset of the instance.
 
     Attributes:
         patient_id: Patient ID (0010,0020); empty if absent.
@@ -85,16 +85,20 @@ class AuditedPatient:
 class AuditEvent:
     """One event of the audit trail.
 
-    Its texts may come from a caller or a proxy, and then contain any characters.
+    The texts of an event may come from a caller or a proxy, so they may contain any
+    characters.
 
     Attributes:
         event_type: The type of the event.
-        user_id: The AE title or user that caused the event. At the start or end of a
-            process, the operating system user. In a transfer, the other application.
+        user_id: The AE title of the AE, or the name of the user, that caused the event.
+            For the start or end of a process, the operating system user. For a
+            transfer, the other application.
         address: The network address of that AE, user or application; empty if unknown.
-        details: The reason, path, method or settings that the event is about, as text.
-        instance: The instance that the event is about.
-        patient: The patient of that instance; only in transfers.
+        details: The reason, path, method or settings that the event is about, as text;
+            may be empty.
+        instance: The instance that the event is about; None if it is not about one
+            instance.
+        patient: The patient of that instance; None except for transfers.
     """
 
     event_type: AuditEventType

@@ -1,9 +1,10 @@
 """Limits the number of rows that a flood of events adds to the audit trail.
 
-No event is dropped here. Each type of event has a limit per minute. Until the limit is
-reached, events of the type are written in full. After that, they are counted together:
-first the events of each address, then all events of the type. Each type has a separate
-limit, so that rejected callers do not use up the limit of accepted ones.
+This module drops no event. Each type of event has a limit per minute. Until the limit
+is reached, events of the type are written in full. After that, the events of each
+address are counted together. If there are too many addresses, the events of all further
+addresses are counted together. Each type has a separate limit, so that rejected callers
+do not use up the limit of accepted callers.
 """
 
 import shutil
@@ -18,13 +19,16 @@ from dicom_node.audit.event import TRANSFERS, AuditEvent, AuditEventType
 from dicom_node.audit.message import KINDS, SUCCESS
 
 Spare = Callable[[], float]
-"""Returns how many bytes of disk may be used; below 0 if too few bytes are free."""
+"""A function that returns how many bytes of disk may be used.
+
+The number is negative if too few bytes are free.
+"""
 
 Key = tuple[int, AuditEventType, str]
-"""What is counted: events in a form of `shortened`, of one type, from one address.
+"""The events that one count covers: (form, event type, address).
 
-The form is an index; 0 is the whole event. The address is empty if events from all
-addresses are counted.
+The form is the index of an event in the result of `shortened`; 0 is the whole event.
+The address is empty if the count covers all addresses.
 """
 
 FURTHER_CALLERS = "(further callers)"  # too long for an AE title (16 characters)
@@ -39,15 +43,15 @@ FLOODS = frozenset(
 CALLERS = FLOODS.difference({AuditEventType.REFUSED}).union({AuditEventType.OPENED})
 """Events of callers that are known only by the AE title that they choose."""
 
-# Maximum number of different events of one type per minute. Types in FLOODS have a low
-# limit. Other events are usually counted together only if a disk is nearly full or the
-# database is unavailable.
+# Maximum number of different events of one type that are written in full per minute.
+# Types in FLOODS have a low limit. The limit of other types is usually reached only if
+# a disk is nearly full or the database is unavailable.
 MOST_IN_FULL = 10_000
 MOST_OF_A_FLOOD = 500
 MOST_OF_A_FLOOD_PER_ADDRESS = 10
 LEAST_ADDRESSES = 10  # addresses per type that are always counted separately
-# Share of the available disk per minute. Each type in FLOODS uses at most 1 % of the
-# disk per day. Each other type uses at most 1 % per hour.
+# Share of the available disk that one type of event may use per minute: 1 % per day for
+# each type in FLOODS, and 1 % per hour for each other type.
 FLOOD_SHARE = 0.01 / (24 * 60)
 SHARE = 0.01 / 60
 BYTES_PER_EVENT = 2_000  # two rows with their index entries, and two messages
@@ -73,10 +77,10 @@ class Folding:
         self._taken: Counter[Key] = Counter()
 
     def fold(self, event: AuditEvent) -> AuditEvent:
-        """Return the form in which an event is written; see `shortened`.
+        """Return the form in which an event is written.
 
-        It is the most detailed form that the limits allow. It counts towards the limits
-        until `forget` is called.
+        This is the most detailed form of `shortened` that the limits allow. The form
+        counts towards the limits until `forget` is called with it.
         """
         *fuller, last = shortened(event)
         for level, each in enumerate(fuller):
@@ -91,9 +95,12 @@ class Folding:
         return last
 
     def forget(self, event: AuditEvent) -> None:
-        """Stop counting an event towards the limits.
+        """Stop counting a form of an event towards the limits.
 
-        The caller does this a minute after `fold` first returned the event.
+        The caller calls this method a minute after `fold` first returned the form.
+
+        Args:
+            event: The form that `fold` returned.
         """
         for key in self._held.pop(event, ()):
             self._taken[key] -= 1
@@ -117,9 +124,10 @@ def shortened(event: AuditEvent) -> Sequence[AuditEvent]:
     """Return the forms in which an event can be written, from long to short.
 
     The first form is the event itself. The second form is the same for many events from
-    one address, and the third for many events from all addresses. For CALLERS, the
-    short forms keep the details before the first colon: the reason of a rejection. The
-    start of a process has only the first form, so that its settings are always written.
+    one address, and the third form for many events from all addresses. For event types
+    in CALLERS, the short forms have the details up to the first colon, which are the
+    reason for a rejection. The start of a process has only the first form, so that its
+    settings are always written.
     """
     if event.event_type is AuditEventType.STARTED:
         return (event,)

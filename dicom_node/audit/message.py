@@ -1,9 +1,9 @@
 """Converts an event to a DICOM audit message: XML in the schema of PS3.15 A.5.1.
 
-The message DICOM Instances Transferred follows A.5.3.7: source, destination, study and
-patient. There is one deviation from A.5.3.6: the message DICOM Instances Accessed does
-not name the patient, and names the study only if the event is about an instance. Some
-events have no message in A.5.3; see KINDS.
+The message DICOM Instances Transferred names source, destination, study and patient, as
+A.5.3.7 requires. The message DICOM Instances Accessed deviates from A.5.3.6: it does
+not name the patient, and it names the study only if the event is about an instance.
+Some events have no message in A.5.3: see KINDS.
 """
 
 import base64
@@ -97,9 +97,9 @@ KINDS: Mapping[AuditEventType, Kind] = MappingProxyType(
 )
 """The events that have a message in PS3.15 A.5.3.
 
-The opening of an association has none: Network Entry (A.5.3.9) is for a system that
-enters or leaves the network. The test of a connection has none, either. An upload is
-written as a transfer.
+The opening of an association has no message: Network Entry (A.5.3.9) is for a system
+that enters or leaves the network. The test of a connection has no message, either. An
+upload is written as a transfer.
 """
 
 
@@ -129,11 +129,11 @@ def message(
 
     Args:
         event: The event; its type must be in KINDS.
-        source: The process that reports it.
+        source: The process that reports the event.
         at: Time in seconds since 1970; for a transfer, the time of its completion.
         times: Number of occurrences of the event that this message reports.
-        instances: All instances of a transfer, of one study and one patient. If empty,
-            the message contains only the instance of the event.
+        instances: All instances of a transfer, of one study and one patient. If there
+            are none, the message contains only the instance of the event.
     """
     root = Element("AuditMessage")
     _identification(root, event, at, times)
@@ -219,7 +219,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 
 
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
-    """Add the study, with the number and UIDs of its instances for each SOP Class."""
+    """Add the study, with the number and UIDs of `instances` for each SOP Class."""
     uid = replace_unprintable(instances[0].study_instance_uid)
     study = SubElement(
         root,

@@ -1,14 +1,14 @@
 """Writes the audit trail in a separate thread, so that reporting an event never blocks.
 
-Each event becomes a row of the audit table. If `audit.file` is set, most events are
-also written to that file as a message. If the same event happens again within a minute,
-it is only counted. After the minute, the count is written. For example, a peer that is
-rejected a thousand times in a minute adds two rows. If there are too many different
-events, folding.py counts them together. While the database is unavailable, events wait
-in memory. If the process is killed, events and counts that are not written yet are
-lost.
+Each event becomes a row of the audit table. If the setting `audit.file` is set, most
+events are also written to that file as a message. If the same event happens again
+within a minute, it is only counted. After the minute, the count is written. For
+example, a peer that is rejected a thousand times in a minute adds two rows. If there
+are too many different events, folding.py counts them together. While the database is
+unavailable, events wait in memory. If the process is killed, events and counts that are
+not written yet are lost.
 
-Transfers are written only to the file, because the journal records each of them. One
+Transfers are written only to the file, because the journal already records them. One
 message contains the instances of a study that were transferred between the same two
 applications within TRANSFER_S seconds.
 """
@@ -44,10 +44,15 @@ from dicom_node.text import replace_unprintable
 logger = logging.getLogger(__name__)
 
 RecordEvent = Callable[[AuditEvent], None]
-"""Records an event. Never blocks, never raises; may be called in any thread."""
+"""A function that records an event.
 
-MOST_WAITING = 20_000  # rows, and instances of transfers
-SAME_FOR_S = 60.0
+It never blocks and never raises an error. It may be called in any thread.
+"""
+
+# Maximum number of rows that wait for the database, and of instances of transfers that
+# wait for their message.
+MOST_WAITING = 20_000
+SAME_FOR_S = 60.0  # a repetition of an event within this time is only counted
 WRITE_INTERVAL_S = 0.2
 TRANSFER_S = 5.0  # transfers of one study within this time are one message
 MOST_INSTANCES = 500  # in one message
@@ -57,7 +62,13 @@ LONGEST_END_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An event, a time in seconds since 1970, and the number of its occurrences."""
+    """A row to write.
+
+    Attributes:
+        event: The event.
+        at: Time in seconds since 1970.
+        times: Number of occurrences of the event.
+    """
 
     event: AuditEvent
     at: float
@@ -69,8 +80,8 @@ class Transfer:
     """Transferred instances of one study that are reported together.
 
     Attributes:
-        event: The event of the first instance. The events of the other instances differ
-            from it only in `instance`.
+        event: The event of the first instance. The events of the other instances are
+            the same except for `instance`.
         since: Time of the first event, in seconds since 1970.
         until: Time of the last event, in seconds since 1970.
         instances: All instances, including the first.
@@ -83,7 +94,10 @@ class Transfer:
 
 
 def os_user() -> str:
-    """Return the name of the user that runs this process; the user id if unnamed."""
+    """Return the name of the operating system user that runs this process.
+
+    If the user has no name, the user id is returned.
+    """
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # the user of a container may have no name
@@ -100,8 +114,8 @@ def auditing(
         settings: The settings of the node.
         engine: The engine of the database.
         role: The role of this process.
-        by_hand: Whether a user, not the supervisor, started this process. If so, its
-            start and end are recorded, too.
+        by_hand: Whether a user, not the supervisor, started this process. If so, the
+            start and the end of the process are recorded, too.
 
     Yields:
         The function that records an event.
@@ -124,7 +138,8 @@ def auditing(
 def record(settings: Settings, role: str, event: AuditEvent) -> None:
     """Write one event, and wait until it is written.
 
-    If the database does not accept it within LONGEST_END_S seconds, its row is lost.
+    If the database does not accept the row of the event within LONGEST_END_S seconds,
+    the row is lost.
     """
     engine = open_engine(settings.storage.database_url)
     with auditing(settings, engine, role) as record_event:
@@ -152,14 +167,14 @@ class Trail:
         file: Path | None,
         spare_bytes: Spare = lambda: float("inf"),
     ) -> None:
-        """Start the thread that writes.
+        """Start the thread that writes the events.
 
         Args:
             engine: The engine of the database.
             source: The process that reports events.
             file: The file for messages; None to write only rows.
             spare_bytes: Returns the number of bytes of disk that the trail may use. If
-                it is small, more events are counted together.
+                the number is small, more events are counted together.
         """
         self._engine = engine
         self._source = source
@@ -171,7 +186,7 @@ class Trail:
         self._folding = Folding()
         self._fresh: list[Entry] = []
         self._transfers: dict[tuple[AuditEvent, str], Transfer] = {}
-        self._instances = 0  # in all of these transfers
+        self._instances = 0  # number of instances in `_transfers`
         self._rows: list[Entry] = []
         self._not_before = 0.0
         self._ended = threading.Event()
@@ -179,7 +194,10 @@ class Trail:
         self._thread.start()
 
     def record_event(self, event: AuditEvent) -> None:
-        """Record an event, without waiting; ignore a transfer if there is no file."""
+        """Record an event without waiting.
+
+        If `audit.file` is not set, transfers are ignored.
+        """
         is_transfer = event.event_type in TRANSFERS
         if is_transfer and self._file is None:
             return
@@ -240,7 +258,7 @@ class Trail:
         return fresh
 
     def _add(self, event: AuditEvent) -> None:
-        """Count an event if it repeats one of the last minute; otherwise add it."""
+        """Count an event if it repeats an event of the last minute; else add it."""
         event = self._folding.fold(event)
         if known := self._seen.get(event):
             self._seen[event] = replace(known, times=known.times + 1)
@@ -250,9 +268,10 @@ class Trail:
             self._fresh.append(entry)
 
     def _add_transfer(self, event: AuditEvent) -> None:
-        """Add the instance of an event to a transfer with the same study and peer.
+        """Add the instance of an event to the transfer of its study and peer.
 
-        If too many instances wait, the event is lost.
+        The first event of a study and peer begins the transfer. If MOST_WAITING
+        instances wait already, the event is lost.
         """
         assert event.instance is not None  # noqa: S101 - transfers have one
         if self._instances >= MOST_WAITING:
@@ -272,7 +291,10 @@ class Trail:
                 yield message(each.event, self._source, each.at, each.times)
 
     def _completed(self, now: float) -> Iterator[str]:
-        """Remove transfers that are TRANSFER_S seconds old; yield their messages."""
+        """Remove complete transfers, and yield their messages.
+
+        A transfer is complete TRANSFER_S seconds after it began.
+        """
         with self._lock:
             transfers = self._transfers.items()
             old = {k: t for k, t in transfers if abs(now - t.since) >= TRANSFER_S}
@@ -285,9 +307,9 @@ class Trail:
                 yield message(each.event, self._source, each.until, 1, some)
 
     def _expire(self, now: float) -> list[Entry]:
-        """Forget events older than SAME_FOR_S seconds; return the repeated ones.
+        """Forget events older than SAME_FOR_S seconds; return the repeated events.
 
-        Each is returned with the number of its repetitions.
+        Each repeated event is returned with the number of its repetitions.
         """
         with self._lock:
             old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
@@ -338,7 +360,7 @@ class Trail:
 
 
 def _append(path: Path, content: bytes) -> None:
-    """Append to a file. It is opened each time because it may be rotated.
+    """Append to a file. The file is opened each time, because it may be rotated.
 
     Raises:
         OSError: The file cannot be opened, or only a part of `content` was written.

@@ -13,10 +13,10 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.outcome import Outcome, Verdict
 
 OnSent = Callable[[str, Mapping[str, Outcome], tuple[str, str]], None]
-"""Called with the outcomes of an instance's results after an attempt to send them.
+"""A function that is called after each attempt to send the results of an instance.
 
 The arguments are the id of the instance, the outcomes by SOP Instance UID of the
-result, and the name and host of the peer.
+result, and (name, host) of the peer.
 """
 
 
@@ -42,7 +42,8 @@ def received_event(
 
     Args:
         received: The instance, with the patient that its header names.
-        user_id: The AE title or the user that sent it.
+        user_id: The AE title of the AE, or the name of the user, that sent the
+            instance.
         again: Whether the node had the same bytes already.
     """
     header = received.header
@@ -62,10 +63,11 @@ def auditing_sent(
 ) -> OnSent:
     """Return a function that records sent results in the audit trail.
 
-    If `sent_study` raises an error, the function raises it and records nothing.
+    If `sent_study` raises an error, the returned function raises this error and records
+    nothing.
 
     Args:
-        sent_study: Returns the study of an instance by the id of the instance.
+        sent_study: Returns the SentStudy for the id of an instance.
         record_event: Records an event.
     """
 
@@ -90,13 +92,14 @@ def sent_events(
 ) -> Iterator[AuditEvent]:
     """Yield an event for each result that the peer stored or refused.
 
-    A result without a response has no event: there was no association, or the
-    association ended before the response.
+    A result that got no response with a status has no event. For example, there was no
+    association, or the association ended before the response.
 
     Args:
         outcomes: The outcome of each result, by SOP Instance UID.
         study: The study, the patient and the SOP Classes of the results.
-        user_id: The AE title or the service that the results were sent to.
+        user_id: The AE title of the AE, or the URL of the service, that the results
+            were sent to.
         address: The host of that AE or service.
     """
     for uid, outcome in outcomes.items():

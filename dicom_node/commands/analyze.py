@@ -47,8 +47,9 @@ class Line:
         state: "analyzed", "not analyzed" or "failed".
         answer: "Fracture" or "No Fracture"; empty without a result.
         probability: The probability of a fracture, from 0 to 1, with four decimals.
-        reason: Sentences that say why there is no result.
-        written: The written files.
+            None without a result.
+        reason: Sentences that say why there is no result; empty with a result.
+        written: The paths of the files that were written.
         operating_point: "none", "doubtful" or "definite"; empty without a result.
     """
 
@@ -91,8 +92,11 @@ def main() -> None:
 def run(settings: Settings, arguments: argparse.Namespace) -> list[Line]:
     """Analyze the named files with a progress bar, and return a Line for each.
 
+    The process exits with a message if the folder for the results cannot be created.
+
     Raises:
         ModelError: The model cannot be used.
+        OSError: The decoder does not start.
     """
     paths = list(input_files(arguments.paths))
     try:
@@ -141,7 +145,15 @@ def _error_message(error: Exception) -> str:
 
 
 def _source(pipeline: Pipeline, settings: Settings, path: Path) -> Source:
-    """Return a DICOM file as an instance, because result objects need its header."""
+    """Return what the pipeline analyzes for a file.
+
+    A DICOM file becomes an instance, because result objects need its header. Any other
+    file is returned as its path.
+
+    Raises:
+        AnalysisError: The file looks like DICOM, but cannot be read.
+        OSError: The file cannot be read, or a decoder does not start.
+    """
     if not is_dicom(path):
         return path
     most = settings.receiver.max_instance_mb * 1_000_000
@@ -155,7 +167,10 @@ def _write(
     radiograph: Radiograph,
     finding: Finding,
 ) -> tuple[str, ...]:
-    """Write the result objects of an instance, and the picture; return the paths."""
+    """Write the result objects and the picture of a finding, and return the paths.
+
+    Result objects are written only if the source is an instance.
+    """
     written = []
     if isinstance(source, ReceivedInstance):
         for result in pipeline.encode(source, radiograph, finding):
@@ -168,10 +183,10 @@ def _write(
 
 
 def _unused_name(target: Path) -> Path:
-    """Return `target`, with a number appended if that name is already used.
+    """Return `target`; if its name is already used, append a number.
 
-    A name counts as used if a PNG with it exists, such as that of another input file
-    with the same name.
+    A name counts as used if a picture with this name exists. For example, two input
+    files in different folders may have the same name.
     """
     number, free = 1, target
     while free.with_name(f"{free.name}.png").exists():

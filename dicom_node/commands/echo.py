@@ -14,7 +14,7 @@ from dicom_node.runtime.process import load_or_exit, role_parser
 
 
 def main() -> None:
-    """Test a destination; the exit status is 0 if all of its AEs respond, else 1."""
+    """Test a destination. The exit status is 0 if all connections respond, else 1."""
     parser = role_parser("echo", __doc__)
     parser.add_argument("peer", help="a destination's name, or AE@host:port")
     arguments = parser.parse_args()

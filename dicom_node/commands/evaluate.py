@@ -67,7 +67,7 @@ def main() -> None:
 def _judged(
     classifier: Classifier, samples: Sequence[Sample]
 ) -> tuple[list[Judged], list[str]]:
-    """Compare the classifier's findings with the labels, for each readable image.
+    """Compare the classifier's findings with the labels of the images.
 
     The process exits with a message if no image can be read.
 

@@ -17,9 +17,9 @@ ABSENT = "There is no such file or folder. Check the path."
 def input_files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield the named files and the files below the named folders.
 
-    The files below one folder are sorted by path. A folder itself is yielded if it
-    contains no file, cannot be read, or is a link within another folder. A path that
-    does not exist is yielded, too. For such a path, `file_problem` returns the problem.
+    The files below one folder are sorted by path. A path that is not a readable file is
+    yielded, too, so that `file_problem` reports it. Such a path does not exist, or is a
+    folder that contains no file, cannot be read, or is a link within another folder.
     """
     for path in paths:
         yield from sorted(_below(path)) or [path]
@@ -58,5 +58,5 @@ def file_problem(path: Path) -> str:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path as text; bytes that are not UTF-8 are replaced."""
+    """Return a path as text, with replacement characters for invalid UTF-8."""
     return os.fsencode(path).decode(errors="replace")

@@ -80,12 +80,11 @@ class Node:
     """All roles of a node, as a context manager that ends them on exit.
 
     Attributes:
-        receiver_port: The port of the Storage SCP; the TLS port if that is the only
-            one.
-        api_port: The port of the page and /predict; 0 if the settings have no api.
-        receivers: The receivers and the common decoding server, and the server that
-            forks them.
-        others: The other roles, and the server that forks them.
+        receiver_port: The port of the Storage SCP; the TLS port if there is no other.
+        api_port: The port of the page and /predict; 0 if the settings start no api.
+        receivers: The group of the receivers and of the common decoding server, with
+            the server that forks them.
+        others: The group of the other roles, with the server that forks them.
     """
 
     def __init__(
@@ -100,13 +99,14 @@ class Node:
             settings: The settings of the node.
             config: The settings file, which each role reads again. None means the
                 defaults.
-            server: A fork server of the receivers that has begun to start. If it does
-                not suit the settings, this object ends it, and starts another. If None,
-                this object starts the server.
+            server: A fork server for the receivers that has begun to start. If this
+                server does not suit the settings, this object ends it and starts
+                another one. If None, this object starts the server.
         """
         self._receiver = open_ports(settings)
         api = settings.api
-        # A client of a port that no process serves would wait for ever.
+        # The port is opened only if a process serves it. Otherwise clients would wait
+        # for ever.
         self._api = [listen_or_exit(api.host, api.port) for _ in range(api.processes)]
         # The roles and a new common decoding server use the same two sockets.
         self._requests, self._decoders = socket.socketpair(type=socket.SOCK_SEQPACKET)
@@ -154,8 +154,9 @@ class Node:
         record(self._settings, "serve", stopped())
         deadline = time.monotonic() + DRAIN_S
         self.others.end(deadline)
-        self._decoders.close()  # the common decoding server ends, as nobody uses it
-        # This server has its order to end only now.
+        # The common decoding server ends only now, when no process has this socket. So
+        # it gets some time after the deadline, too.
+        self._decoders.close()
         self.receivers.end(max(deadline, time.monotonic() + COMMON_SERVER_END_S))
         for each in (*self._receiver.values(), *self._api, self._requests):
             each.close()
@@ -179,8 +180,8 @@ class Node:
 
         After the block, the roles continue until the context of the node ends. There is
         one exception: if the server of the receivers died in the block, a thread of
-        this method started the new server. That thread ends with the block, and the
-        kernel then kills the new server and all roles.
+        this method started the new server. This thread ends with the block. The kernel
+        then kills the new server and all roles.
         """
         done = threading.Event()
         self.start_roles(done)
@@ -193,10 +194,11 @@ class Node:
             watcher.join()
 
     def start_roles(self, stop: threading.Event) -> bool:
-        """Start each role that does not run, except those that wait for a restart.
+        """Start each role that does not run, unless its restart is delayed.
 
-        Call this repeatedly until it returns true. It does not wait while a server
-        imports libraries, which takes some seconds after the start of the node.
+        Call this method repeatedly until it returns True. It does not wait until a
+        server has imported libraries, which takes some seconds after the start of the
+        node.
 
         Args:
             stop: If it is set, no further role is started.

@@ -20,7 +20,7 @@ from dicom_node.storage.tables import InstanceState
 
 
 def main() -> None:
-    """Queue the work again; a running worker starts it at once.
+    """Queue the selected work again. A running worker starts it at once.
 
     The exit status is 0 if there was work and all of it was queued, else 1.
     """
@@ -62,7 +62,11 @@ def main() -> None:
 def _retry(
     history: History, journal: Journal, arguments: Namespace, audit: RecordEvent
 ) -> list[bool]:
-    """Queue the failed and waiting work; return for each item whether it was queued."""
+    """Queue the failed and waiting work that the command line selects.
+
+    Returns:
+        For each analysis or delivery, whether it was queued.
+    """
     revisions = [] if arguments.uid is None else history.by_uid(arguments.uid)
     uids = None if arguments.uid is None else {row.id for row in revisions}
     analyses = [
@@ -85,9 +89,10 @@ def _retry(
 
 
 def _is_omitted(row: InstanceRecord) -> bool:
-    """Return whether `--uid` retries an instance that `failed_analyses` does not list.
+    """Return whether an instance is retried although `failed_analyses` omits it.
 
-    Such an instance was not analyzed, or it failed and its files were removed.
+    This applies to `--uid` only. The instance was not analyzed, or its analysis failed
+    and its files were removed.
     """
     removed = row.state == InstanceState.FAILED and row.files_removed_at is not None
     return removed or row.state == InstanceState.NOT_ANALYZED

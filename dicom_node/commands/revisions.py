@@ -14,7 +14,8 @@ def revisions_or_exit(
 
     If there are no revisions, end the process with status 1 and a message.
     """
-    # The database driver sends UTF-8; other bytes of a command line cannot be encoded.
+    # A UID is ASCII. Other text of a command line may have bytes that are not UTF-8,
+    # which the database driver cannot encode.
     found = sop_instance_uid.isascii() and history.by_uid(sop_instance_uid)
     if not found:
         sys.exit(

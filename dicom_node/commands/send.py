@@ -20,7 +20,7 @@ from dicom_node.runtime.process import load_or_exit, role_parser
 
 
 def main() -> None:
-    """Send files and folders; the exit status is 0 if all are stored, else 1."""
+    """Send files and folders. The exit status is 0 if all files are stored, else 1."""
     parser = role_parser("send", __doc__)
     parser.add_argument(
         "paths", nargs="+", type=Path, help="DICOM files, and folders of them"
@@ -59,7 +59,13 @@ def main() -> None:
 def report(
     paths: Sequence[Path], outcomes: Sequence[Outcome], *, as_json: bool
 ) -> None:
-    """Print the outcome of each file, as a line of text or as a JSON object."""
+    """Print one line for each file with its outcome, as text or as a JSON object.
+
+    Args:
+        paths: The files.
+        outcomes: The outcome for each file, in the same order.
+        as_json: Whether each line is a JSON object.
+    """
     for path, outcome in zip(paths, outcomes, strict=True):
         result = {
             "path": str(path),

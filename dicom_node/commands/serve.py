@@ -1,8 +1,9 @@
 """Runs all roles on one machine.
 
 The supervisor (commands/node.py) and the server of the receivers
-(runtime/role_server.py) each import libraries for more than a second. So this module
-imports almost nothing, and starts the server first: both then import at the same time.
+(runtime/role_server.py) each import libraries for more than a second. To let both
+import at the same time, this module itself imports almost nothing, starts the server,
+and then imports the supervisor.
 """
 
 import argparse
@@ -36,12 +37,12 @@ def main() -> None:
 def begin_server() -> RoleServer | None:
     """Start the server of the receivers without waiting for it.
 
-    The settings are not validated yet. The supervisor uses the server only if its
-    environment and log format suit the settings.
+    The settings are not validated yet. The supervisor uses the server only if it suits
+    the settings: see `RoleServer.suits`.
 
     Returns:
-        The server; None if the arguments or the settings are wrong. The supervisor then
-        reports the error.
+        The server; None if the arguments or the settings are wrong, or if the server
+        does not start. The supervisor then reports the error.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
@@ -59,7 +60,11 @@ def begin_server() -> RoleServer | None:
 
 
 def _variables(value: Any) -> Iterator[str]:  # noqa: ANN401 - any TOML value
-    """Yield the values of all keys that may name an environment variable."""
+    """Yield the values of all keys that may name an environment variable.
+
+    Args:
+        value: A table or a list of the settings file, or any value in one of them.
+    """
     if isinstance(value, dict):
         for key, each in value.items():
             if key.endswith("env") and isinstance(each, str):

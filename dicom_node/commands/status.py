@@ -79,7 +79,8 @@ def _instance_values(row: InstanceRecord) -> dict[str, Any]:
 
 
 def _print(state: dict[str, Any]) -> None:
-    # Reasons are not markup. Programs that read a table expect each row on one line.
+    # Markup is off, because reasons may contain brackets. If the output is not a
+    # terminal, the table is so wide that each row is on one line, for programs.
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(width=width, markup=False, emoji=False, highlight=False)
     counts = ", ".join(f"{n} {name}" for name, n in state["instances"].items())

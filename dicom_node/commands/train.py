@@ -18,7 +18,7 @@ from models.card import ModelError
 FEWEST = 2  # folds
 
 LOG_INTERVAL_S = 600
-"""Seconds between progress lines in a log, which has no progress bar."""
+"""Minimum seconds between two progress lines in a log, which has no progress bar."""
 
 
 def main() -> None:

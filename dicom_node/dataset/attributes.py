@@ -17,8 +17,9 @@ from pydicom.valuerep import PersonName
 LONGEST_UID = 256
 """Maximum number of characters of an accepted UID. PS3.5 9.1 allows 64.
 
-Equipment writes UIDs with more than 64 characters. A UID is never cut, so there must be
-a limit: it keeps database indexes and the URLs of pages short.
+The maximum is larger than 64, because some equipment writes longer UIDs. It keeps
+database indexes and the URLs of pages short. A UID that exceeds the maximum is
+rejected. It is never cut.
 """
 
 # PS3.5 9.1 allows digits and periods. No other text may be logged as an identifier. A
@@ -27,10 +28,10 @@ UID_PATTERN = re.compile(rf"(?=\.*[0-9])[0-9.]{{1,{LONGEST_UID}}}")
 STANDARD_UID_LENGTH = 64  # PS3.5 9.1
 # PS3.5 table 6.2-1, CS.
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
-# Maximum number of bytes or values that are read of a numeric attribute. Each attribute
-# that the node reads should have only a few numbers.
+# Maximum number of bytes, or of parsed values, that are read from a numeric attribute.
+# A valid attribute has only a few numbers.
 _LONGEST_NUMBERS = 65_536
-# Text that may be repeated in a message.
+# Only codes and UIDs may be quoted in a message. Other text may be patient data.
 _QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
 # NumPy's name of the number type of each binary VR (PS3.5 6.2), without byte order.
 _BINARY = {
@@ -40,7 +41,8 @@ _BINARY = {
 WORD_BYTES = {"AT": 2} | {vr: int(kind[1:]) for vr, kind in _BINARY.items()}
 """Bytes per word, by VR, for the VRs with words of more than one byte (PS3.5 7.3)."""
 
-# For these VRs the data dictionary is used: the writer did not know the VR.
+# An attribute with one of these VRs is read with the VR of the data dictionary, because
+# the writer did not know the VR.
 _UNTYPED = {"UN", "OB"}
 # The number at the start of a text. A comma can only be a decimal comma: DICOM has no
 # digit grouping, and separates values by backslashes.
@@ -49,11 +51,12 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][+-]?\d+)?)", re.A
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float | None, ...]:
-    """Return all values of a numeric attribute, whether written as text or binary.
+    """Return all values of a numeric attribute, which may be text or binary.
 
-    The values are read by the VR that they were written with, even if it is wrong. If
-    this VR is UN or OB, the data dictionary's VR is used. A text is read as the number
-    at its start, as DCMTK does: "2048 HU" is 2048. A decimal comma is read as a point.
+    The values are read with the VR that the sender wrote, even if that VR is wrong. If
+    the sender wrote UN or OB, the VR of the data dictionary is used. A text is read as
+    the number at its start, as DCMTK does: "2048 HU" is 2048. A decimal comma is read
+    as a point.
 
     Returns:
         The values in their order, None for each value that is not a finite number.
@@ -68,7 +71,7 @@ def usable(dataset: Dataset, keyword: str) -> tuple[float, ...]:
 
 
 def number(dataset: Dataset, keyword: str, default: float) -> float:
-    """Return the first number of an attribute, else the default; see `numbers`."""
+    """Return the first number of an attribute; `default` if it has no number."""
     return (*usable(dataset, keyword), default)[0]
 
 
@@ -84,11 +87,11 @@ def is_plain(dataset: Dataset, keyword: str) -> bool:
 
 
 def signed_16(value: float, *, signed: bool) -> int:
-    """Return the low 16 bits of a value as an SS if `signed`, else a US (PS3.5 6.2).
+    """Return the low 16 bits of a value as an SS if `signed`, else as a US (PS3.5 6.2).
 
     The VR of some attributes is US or SS, depending on Pixel Representation
-    (0028,0103). A value that was written with the wrong one of these VRs has the right
-    bits.
+    (0028,0103). If a sender wrote US in place of SS, or SS in place of US, the bits of
+    the value are right.
     """
     bits = int(value) % 2**16
     return bits - 2**16 if signed and bits >= 2**15 else bits
@@ -131,25 +134,32 @@ def _finite(value: object) -> float | None:
         found = _NUMBER.match(value)
         value = found[1].replace(",", ".") if found else None
     try:
-        read = float(value)  # type: ignore[arg-type]  # anything may stand there
+        read = float(value)  # type: ignore[arg-type]  # the value may have any type
     except (ValueError, TypeError, ArithmeticError):
         return None
     return read if math.isfinite(read) else None
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Return the first value of a text or UID attribute; empty if it is absent."""
+    """Return the first value of a text or UID attribute, without padding.
+
+    The result is empty if the attribute is absent.
+    """
     return texts(dataset, keyword)[0]
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return all values of a text or UID attribute; `("",)` if it is absent."""
+    """Return all values of a text or UID attribute, without padding.
+
+    The result is `("",)` if the attribute is absent.
+    """
     try:
         value = dataset.get(keyword)
-    # pydicom parses the text of a number when the value is first accessed.
+    # pydicom parses the text of a number when the value is first accessed, and raises
+    # these errors if the text is not a number.
     except (ValueError, TypeError, ArithmeticError):
         value = dataset.get_item(Tag(keyword)).value
-    if isinstance(value, bytes):  # a number that cannot be read, or another VR
+    if isinstance(value, bytes):  # an invalid number, or a VR with binary values
         value = value.decode("ascii", "replace").split("\\")
     # A PersonName is an iterable of characters.
     is_one = isinstance(value, str | PersonName) or not isinstance(value, Iterable)
@@ -160,17 +170,18 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 def uid_text(value: bytes) -> str:
     """Return the whole value of a UID as it was sent, without padding (PS3.5 9.1).
 
-    Spaces are removed, too, because senders pad with them. If a sender wrote several
-    UIDs, the text contains all of them, separated by backslashes. It is then not a
-    valid UID.
+    The padding of a UID is NUL. Spaces are removed, too, because some senders pad with
+    them. If a sender wrote several UIDs, the result contains all of them, separated by
+    backslashes, and is not a valid UID.
     """
     return value.decode("ascii", "replace").strip(" \0")
 
 
 def uid(dataset: Dataset, keyword: str) -> str:
-    """Return the whole value of a UID attribute; empty if it is absent.
+    """Return the whole value of a UID attribute, without padding.
 
-    Several UIDs are separated by backslashes.
+    Several UIDs are separated by backslashes. The result is empty if the attribute is
+    absent.
     """
     value = dataset.get(keyword)
     if isinstance(value, bytes):  # the sender wrote it with another VR
@@ -209,7 +220,7 @@ def code(dataset: Dataset, keyword: str) -> str:
 
 
 def put(dataset: Dataset, keyword: str, value: object) -> None:
-    """Set an attribute with its VR in the standard, not the VR it was sent with."""
+    """Set an attribute, with the VR of the standard in place of the VR as sent."""
     tag = Tag(keyword)
     vr = dictionary_VR(tag)
     dataset[tag] = DataElement(tag, vr, value, validation_mode=IGNORE)
@@ -222,9 +233,10 @@ def items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def quoted(value: str) -> str:
-    """Return the value if it is a code or a UID, else a description for a message.
+    """Return a text for a message: the value if it is a code or a UID.
 
-    Other text may be patient data, so a message must not contain it.
+    If it is another text, the result is "not a valid code", because the text may be
+    patient data. If the value is empty, the result is "absent".
     """
     if not value:
         return "absent"
@@ -232,5 +244,5 @@ def quoted(value: str) -> str:
 
 
 def loggable(uid: str) -> str:
-    """Return a SOP Instance UID for a log line; a phrase if the UID is not valid."""
+    """Return a SOP Instance UID for a log line; a phrase if UID_PATTERN rejects it."""
     return uid if UID_PATTERN.fullmatch(uid) else "an instance without a valid UID"

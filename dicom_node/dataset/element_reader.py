@@ -45,17 +45,17 @@ HEAD = 8
 LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 VRS = LONG_VRS | frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
 # Command elements (PS3.7 6.3) and File Meta Information (PS3.10 7.1) do not belong in
-# a dataset. Some senders leave them there. They must not determine how the dataset is
-# read.
+# a dataset, but some senders write them into it. These elements must not determine how
+# the dataset is read.
 FOREIGN_GROUPS = frozenset({0x0000, 0x0002})
 # A value of undefined length with one of these VRs contains elements. With another VR,
 # it contains fragments (PS3.5 A.4). b"" stands for items and implicit elements.
 _HOLDERS = frozenset({b"", b"SQ", b"UN"})
 _FILE_META = b"\x02\x00"  # the first bytes of an element of File Meta Information
 # Real radiographs have a few hundred elements; a private sequence may have thousands.
-# Reading MOST_ELEMENTS takes about 0.2 s. Items are counted as elements and also on
-# their own, because pydicom makes a dataset of each. Fragments of compressed pixels are
-# items, too.
+# Reading MOST_ELEMENTS takes about 0.2 s. Each item counts as an element, and is also
+# counted separately, because pydicom makes a dataset of each item. Fragments of
+# compressed pixels are items, too.
 MOST_ELEMENTS = 50_000
 MOST_ITEMS = 10_000
 # Requested values are UIDs, code strings and numbers; the largest is a look-up table.
@@ -74,10 +74,10 @@ class ByteSource(Protocol):
     position: int
 
     def read(self, length: int) -> bytes:
-        """Return the next `length` bytes; fewer only at the end."""
+        """Return the next `length` bytes; fewer if the dataset ends first."""
 
     def skip(self, length: int) -> None:
-        """Skip bytes; raise EndsEarlyError if fewer than `length` are left."""
+        """Skip `length` bytes; raise EndsEarlyError if fewer are left."""
 
 
 class FileSource:
@@ -90,13 +90,13 @@ class FileSource:
         self._size = size
 
     def read(self, length: int) -> bytes:
-        """Return the next `length` bytes; fewer only at the end."""
+        """Return the next `length` bytes; fewer if the dataset ends first."""
         data = self._file.read(min(length, self._size - self.position))
         self.position += len(data)
         return data
 
     def skip(self, length: int) -> None:
-        """Skip bytes; raise EndsEarlyError if fewer than `length` are left."""
+        """Skip `length` bytes; raise EndsEarlyError if fewer are left."""
         left = self._size - self.position
         if length > left:
             raise truncated(length, left)
@@ -121,7 +121,12 @@ class InflatedSource:
         self._used = 0
 
     def read(self, length: int) -> bytes:
-        """Return the next `length` bytes; fewer only at the end."""
+        """Return the next `length` bytes; fewer if the dataset ends first.
+
+        Raises:
+            CannotUnderstandError: The dataset inflates to more bytes than the limit, or
+                cannot be inflated.
+        """
         while len(self._ahead) - self._used < length and (more := self._inflate()):
             self._ahead, self._used = self._ahead[self._used :] + more, 0
         data = self._ahead[self._used : self._used + length]
@@ -130,7 +135,7 @@ class InflatedSource:
         return data
 
     def skip(self, length: int) -> None:
-        """Skip bytes; raise EndsEarlyError if fewer than `length` are left."""
+        """Skip `length` bytes; raise EndsEarlyError if fewer are left."""
         left = length
         while left:
             if not (data := self.read(min(left, INFLATE_STEP))):
@@ -147,10 +152,10 @@ class InflatedSource:
             )
 
     def _inflate(self) -> bytes:
-        """Return the next inflated bytes; empty only at the end."""
+        """Return the next inflated bytes; empty only at the end of the dataset."""
         try:
-            # Input that the last call did not consume comes first. Even without input,
-            # zlib may have output left.
+            # First, zlib gets the input that the last call did not consume. Even if
+            # there is no such input, zlib may still have output.
             data = self._inflater.decompress(
                 self._inflater.unconsumed_tail, INFLATE_STEP
             )
@@ -211,7 +216,7 @@ class Value:
 class _Container:
     """A sequence, an item or a fragmented value that contains the current position."""
 
-    end: float  # position in the source; infinite if it ends with its delimiter
+    end: float  # position in the source; infinite if a delimiter marks the end
     is_implicit: bool
     has_datasets: bool  # the items contain elements, not fragments of a value
 
@@ -243,9 +248,10 @@ class ElementReader:
 
         Args:
             tags: The tags of the requested elements.
-            inside: The tag of a top-level sequence that is searched, too. Any other
-                sequence is searched only if it and its items have an undefined length.
-                `Value.root` says where a value was found.
+            inside: The tag of a top-level sequence in which requested elements are
+                found, too. In other sequences, they are found only if the sequence and
+                its items have an undefined length. `Value.root` says where a value was
+                found.
             until: The tag of a top-level element. Reading stops before its value.
 
         Yields:
@@ -347,7 +353,8 @@ class ElementReader:
         The elements in sequences and items are counted, too. Counting stops without an
         error if the dataset ends early, or if a value ends after `end`.
         """
-        # The counted value itself, then the open containers of undefined length in it.
+        # The first container is the part up to `end`. The others are the open
+        # containers of undefined length in that part.
         within = [_Container(end, is_implicit, has_datasets=True)]
         with suppress(EndsEarlyError):
             while self.source.position + HEAD <= end:
@@ -392,7 +399,12 @@ class ElementReader:
 
 
 def truncated(declared: int, found: int) -> EndsEarlyError:
-    """Return the error if `declared` bytes should follow but only `found` do."""
+    """Return the error for a dataset that ends early.
+
+    Args:
+        declared: The number of bytes that should follow.
+        found: The number of bytes that do follow.
+    """
     return EndsEarlyError(
         f"The dataset ends early: {found} bytes of {declared}. Copy or send it again."
     )
@@ -415,7 +427,7 @@ def _is_sequence(element: Element) -> bool:
 
 
 def is_foreign(tag: int) -> bool:
-    """Return whether a tag is in FOREIGN_GROUPS, which do not belong in a dataset."""
+    """Return whether the group of a tag is one of FOREIGN_GROUPS."""
     return tag >> 16 in FOREIGN_GROUPS
 
 

@@ -14,7 +14,8 @@ _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _MOST_STEPS = 10_000  # markers and fill bytes before the Start of Frame
 _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
-_BOXES = 4096  # bytes to search: JP2 boxes, which are short, may precede a codestream
+# Maximum bytes to search for a codestream of JPEG 2000: short JP2 boxes may precede it.
+_BOXES = 4096
 _JP2 = b"\0\0\0\x0cjP  "  # the first box of a JP2 file (ISO/IEC 15444-1 I.5.1)
 _RLE = struct.Struct("<2L")  # the number of segments and the offset of the first one
 _MOST_SEGMENTS, _RLE_HEADER = 15, 64  # PS3.5 G.5
@@ -23,8 +24,9 @@ _MOST_SEGMENTS, _RLE_HEADER = 15, 64  # PS3.5 G.5
 def begins_frame(item: bytes) -> bool:
     """Return whether an item of Pixel Data starts a frame of a supported codec.
 
-    The first item should be the Basic Offset Table (PS3.5 A.4), which starts with the
-    value 0. Some equipment omits it.
+    Use this for the first item. It should be the Basic Offset Table (PS3.5 A.4), which
+    is empty or starts with the value 0. But some equipment omits the table, so that the
+    first item is the start of a frame.
     """
     starts = (_JPEG + b"\xff", _JPEG_2000, _JP2)
     return item.startswith(starts) or declared_segments(item) is not None
@@ -34,8 +36,9 @@ def declared_size(frame: bytes) -> tuple[int, int] | None:
     """Return (rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Returns:
-        The size; None if there is no such header, or if it does not contain the size.
-        If the frame is damaged, the codec reports that later.
+        The size. None if the frame has no such header, or if the header does not
+        contain the size. A damaged frame is not reported here, because the codec
+        reports it later.
     """
     if frame.startswith(_JPEG):
         return _of_jpeg(frame)
@@ -65,7 +68,7 @@ def declared_samples(frame: bytes) -> Samples | None:
     """Return the samples declared in the header of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Returns:
-        The samples; None if there is no such header.
+        The samples; None if the frame has no such header.
 
     Source:
         ISO/IEC 10918-1 B.2.2, ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1.

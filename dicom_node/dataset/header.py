@@ -1,10 +1,10 @@
 """Reads the header of a received dataset, and checks that the dataset is complete.
 
-This is done before the receiver reports success. The UIDs of command and dataset must
+The receiver does this before it reports success. The UIDs of command and dataset must
 agree; otherwise the status is 0xA900. The dataset must be readable up to its Pixel
 Data, and Pixel Data must be complete; otherwise the status is 0xC000. This module does
 not check whether the image can be decoded and analyzed. The worker does that, because
-it takes time.
+decoding takes time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,25 +66,25 @@ NUMBERS = {
     for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 }
 WORD_VRS = frozenset({b"", b"US", b"SS", b"UL", b"SL", b"UN", b"OB", b"OW"})
-"""VRs with which NUMBERS are read here.
+"""VRs with which this module reads NUMBERS; b"" stands for an implicit VR.
 
-A number with another VR counts as absent here. The worker reads it.
+If a number has another VR, this module treats it as absent. The worker reads it later.
 """
 PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
 HEADER_TAGS = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
 LONGEST_TEXT = 256
-"""Maximum number of characters of a text; more than the VRs of TEXTS allow.
+"""Maximum number of characters of a text. The VRs of TEXTS allow fewer.
 
-A longer text is dropped, because two different texts could become equal if they were
-cut.
+A longer text is read as empty. It is not cut, because two different texts could become
+equal.
 """
 CUT_UID = 64
-"""Number of characters to which DCMTK cuts a longer UID in a command."""
+"""Number of characters that DCMTK writes of a longer UID in a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class NegotiatedIdentity:
-    """The UIDs that a sender declares for a dataset before it transfers the dataset.
+    """The UIDs that a sender declares for a dataset before the transfer.
 
     Attributes:
         sop_class_uid: Affected SOP Class UID (0000,0002) of the command.
@@ -166,7 +166,11 @@ def _read(source: ByteSource, negotiated: NegotiatedIdentity) -> InstanceHeader:
 
 
 def _acquisition(texts: Mapping[str, str]) -> str:
-    """Return `InstanceHeader.acquisition`; empty if no UID or full time is known."""
+    """Return the value of `InstanceHeader.acquisition`.
+
+    The result is empty if the dataset has no Irradiation Event UID, and no date and
+    time of the acquisition.
+    """
     date, time = texts["AcquisitionDate"], texts["AcquisitionTime"]
     by_time = texts["AcquisitionDateTime"] or (date + time if date and time else "")
     return texts["IrradiationEventUID"] or by_time
@@ -206,8 +210,8 @@ def _assumptions(
 def _check_agreement(negotiated: NegotiatedIdentity, uids: Mapping[str, str]) -> None:
     """Raise MismatchError if the declared UIDs differ from the dataset (PS3.4 B.2.3).
 
-    If the command contains only the start of the SOP Instance UID, the UIDs may still
-    agree: see `_is_cut`.
+    If the command contains only the first 64 characters of a longer SOP Instance UID,
+    the UIDs count as equal: see `_is_cut`.
     """
     if not UID_PATTERN.fullmatch(negotiated.sop_instance_uid):
         raise MismatchError("Affected SOP Instance UID (0000,1000) is not a UID.")
@@ -253,8 +257,8 @@ def _declared_bytes(
         length: The length of the received Pixel Data, in bytes.
 
     Returns:
-        The number of bytes; 0 if the header does not declare an image. For a compressed
-        image, always 1, because the compressed size cannot be computed.
+        The number of bytes. 0 if the header does not declare an image. 1 for a
+        compressed image, because the header does not determine the compressed size.
     """
     order: Literal["little", "big"] = (
         "little" if negotiated.transfer_syntax.is_little_endian else "big"

@@ -33,7 +33,7 @@ SAMPLES = {
 MOST_BEYOND = 0.05
 """Share of the pixels of a compressed image that may exceed Bits Stored (0028,0101).
 
-A lossy codec overshoots at edges.
+It is not 0, because a lossy codec may return too large values at edges.
 """
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,16}")
@@ -50,28 +50,32 @@ _COMPLETED = (
 
 
 def photometric_name(written: str) -> str:
-    """Return the Photometric Interpretation for a written value; empty if unknown.
+    """Return the Photometric Interpretation that a written value means.
 
-    Case, spaces and punctuation are ignored: "monochrome 2" is MONOCHROME2.
+    Case, spaces and punctuation are ignored: "monochrome 2" is MONOCHROME2. The result
+    is empty if the value is not one of SAMPLES.
     """
     return _BY_LETTERS.get(_LETTERS.sub("", written.upper()), "")
 
 
 def photometric_interpretation(dataset: Dataset) -> str:
-    """Return the Photometric Interpretation of an image; see `photometric_name`."""
+    """Return the Photometric Interpretation of an image, by `photometric_name`."""
     return photometric_name(text(dataset, "PhotometricInterpretation"))
 
 
 def is_encapsulated(dataset: Dataset) -> bool:
-    """Return whether Pixel Data is compressed; False for an unknown transfer syntax."""
+    """Return whether the transfer syntax of a dataset is one with compressed pixels.
+
+    The result is False if the transfer syntax is unknown.
+    """
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     return syntax.is_transfer_syntax and syntax.is_encapsulated
 
 
 def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
-    """Complete and correct the Image Pixel Module in the dataset itself.
+    """Complete and correct the Image Pixel Module, and change the dataset itself.
 
-    Afterwards the attributes describe the pixels that the codec returns.
+    After this, the attributes describe the pixels that the codec will return.
 
     Args:
         dataset: The image, with its File Meta Information and Pixel Data.
@@ -97,7 +101,7 @@ def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
 def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
     """Compare Bits Stored and High Bit with the values of the pixels.
 
-    A High Bit that cannot be right is corrected in the dataset itself.
+    If High Bit cannot be right, this function corrects it in the dataset itself.
 
     Args:
         dataset: The image; its Image Pixel Module is complete.
@@ -108,9 +112,9 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
 
     Raises:
         AnalysisError: The values of a compressed image do not fit into Bits Stored, so
-            the position of the image bits is unknown. Native pixels are not checked,
-            because their bits beyond Bits Stored are undefined (PS3.5 8.1.1). An image
-            with an overlay in its pixels is not checked, either.
+            the position of the image bits is unknown. Native pixels do not cause this
+            error, because their bits beyond Bits Stored are undefined (PS3.5 8.1.1). An
+            image with an overlay in its pixels does not cause it, either.
     """
     bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
     some = pixels[::4, ::4]
@@ -163,7 +167,10 @@ def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
 
 
 def _native_samples(dataset: Dataset, expected: int, declared: int) -> int:
-    """Return the samples per pixel, derived from the length of native Pixel Data.
+    """Return the samples per pixel of native Pixel Data.
+
+    If the declared number is not the expected one, the length of Pixel Data shows which
+    of the two is right.
 
     Args:
         dataset: The image.

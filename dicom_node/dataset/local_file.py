@@ -1,7 +1,4 @@
-"""Reads a local DICOM file, and describes it as a received instance.
-
-The path of the file comes from a command line.
-"""
+"""Reads a DICOM file that a command line names, and describes it as an instance."""
 
 import os
 from datetime import UTC, datetime
@@ -18,9 +15,9 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 
 
 def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
-    """Return the header of a file.
+    """Return the header of a file, which may be hostile.
 
-    This function runs in the decoder.
+    Run this function in the decoder. Only the UIDs and Modality are filled in.
 
     Args:
         path: A DICOM file, with or without preamble and File Meta Information.
@@ -38,12 +35,13 @@ def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
 def read_local_file(path: Path, header: InstanceHeader) -> ReceivedInstance:
     """Return a ReceivedInstance that describes a local file.
 
-    The file is neither copied nor moved. The digest and the size are those of the whole
-    file. The time of receipt is the time at which the file was last changed.
+    The file is neither copied nor moved. `content_digest` and `size` are those of the
+    whole file. `received_at` is the time at which the file was last changed. The AE
+    title and the address of the caller are empty.
 
     Args:
         path: The file.
-        header: The header that `read_local_header` returned for it.
+        header: The header that `read_local_header` returned for this file.
 
     Raises:
         OSError: The file cannot be read.

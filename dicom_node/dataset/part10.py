@@ -68,11 +68,11 @@ from dicom_node.errors import (
 MOST_INFLATED = 2**31
 """Maximum size of a deflated dataset after inflation, in bytes.
 
-It applies if the caller gives no limit of its own.
+Callers use it if no setting limits the size.
 """
 PREFIX_POSITION = slice(128, 132)
-PIECE = 2**20  # bytes inflated at a time
-PORTION = 2**16  # bytes given to the inflater at a time
+PIECE = 2**20  # maximum bytes that the inflater returns at a time
+PORTION = 2**16  # maximum bytes that the inflater gets at a time
 
 PIXELS = frozenset(
     {PIXEL_DATA, int(Tag("FloatPixelData")), int(Tag("DoubleFloatPixelData"))}
@@ -117,7 +117,7 @@ class Identity:
 
 
 def locate(file: BinaryIO) -> Location:
-    """Find the dataset of a DICOM file by the rule of this module.
+    """Find the dataset of a DICOM file, by the rule in the docstring of this module.
 
     Raises:
         AnalysisError: The file is not DICOM, ends early in its first elements, or
@@ -142,7 +142,9 @@ def locate(file: BinaryIO) -> Location:
 
 
 def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Identity:
-    """Return the SOP UIDs of a dataset, and where elements of groups 0000 and 0002 are.
+    """Return the SOP UIDs of a dataset, and the positions of foreign elements.
+
+    Foreign elements are those of groups 0000 and 0002.
 
     Args:
         file: The DICOM file.
@@ -212,13 +214,13 @@ def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
 def read_part10(
     path: Path, max_inflated: int, tags: Iterable[BaseTag] | None = None
 ) -> Dataset:
-    """Read a DICOM file by the rule of this module.
+    """Read a DICOM file, by the rule in the docstring of this module.
 
     Args:
         path: The file.
         max_inflated: Maximum size of a deflated dataset after inflation, in bytes.
-        tags: The tags of the attributes to read. Reading then stops at Pixel Data. None
-            means all attributes.
+        tags: The tags of the attributes to read before Pixel Data. None means all
+            attributes, including Pixel Data and those after it.
 
     Returns:
         The dataset. Its File Meta Information contains only the Transfer Syntax UID
@@ -226,7 +228,7 @@ def read_part10(
 
     Raises:
         AnalysisError: The file is not DICOM, or inflates beyond the limit.
-        Exception: Any error of pydicom on data that it cannot parse.
+        Exception: pydicom cannot parse the data. It may raise any exception.
     """
     with path.open("rb") as file:
         location = locate(file)
@@ -243,7 +245,7 @@ def read_part10(
             stop_when=None if tags is None else _at_pixels,
         )
     for tag in filter(is_foreign, list(dataset.keys())):
-        del dataset[tag]  # it came after the pixels
+        del dataset[tag]  # `_without_foreign` keeps elements after the pixels
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     return dataset
@@ -354,15 +356,15 @@ def _detect_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
 
 
 def _parsing_syntax(syntax: UID) -> UID:
-    """Return the syntax; Explicit VR Little Endian if it is not a transfer syntax."""
+    """Return the syntax; Explicit VR Little Endian if pydicom does not know it."""
     return syntax if syntax.is_transfer_syntax else ExplicitVRLittleEndian
 
 
 def _without_foreign(content: BinaryIO, syntax: UID) -> BinaryIO:
     """Return the dataset without elements of groups 0000 and 0002 before the pixels.
 
-    If the dataset starts with such elements, pydicom reads the whole dataset in the
-    encoding of these elements.
+    The elements are removed, because pydicom would otherwise read the whole dataset in
+    the encoding of its first element, even if this element is of such a group.
     """
     start = content.tell()
     reader = ElementReader(_source(content, start), syntax)
@@ -392,7 +394,11 @@ def _as_analysis_error() -> Iterator[None]:
 
 
 def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
-    """Inflate a dataset (PS3.5 A.5); raise AnalysisError beyond `limit` bytes."""
+    """Return an inflated dataset (PS3.5 A.5).
+
+    Raises:
+        AnalysisError: The dataset inflates to more than `limit` bytes.
+    """
     # The first pass only measures the size, so that a deflate bomb costs time but no
     # memory.
     if sum(map(len, _inflated(deflated, limit))) > limit:
@@ -404,10 +410,10 @@ def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
 
 
 def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
-    """Yield pieces of inflated data, at most one piece beyond `limit` bytes."""
+    """Yield pieces of inflated data, until they have more than `limit` bytes."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total = position = 0
-    # Portions are small, because decompressobj copies its unread input at every call.
+    # Portions are small, because `inflater` copies its unread input at every call.
     while not inflater.eof and total <= limit:
         portion = inflater.unconsumed_tail
         if not portion:

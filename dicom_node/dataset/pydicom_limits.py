@@ -1,10 +1,10 @@
 """Limits the elements, the items and the length of the texts that pydicom reads.
 
-dataset/element_reader.py rejects a dataset with too many elements when it is received.
-A hostile dataset may be encoded such that pydicom reads other elements than
-dataset/element_reader.py. So this module counts elements and items when pydicom creates
-them. pydicom reads a sequence of defined length when its attribute is first used, so
-counting continues until the block of `limited` ends.
+When a dataset is received, dataset/element_reader.py rejects it if it has too many
+elements. A hostile dataset may be encoded in such a way that pydicom reads other
+elements than dataset/element_reader.py. So this module counts elements and items when
+pydicom creates them. pydicom reads a sequence of defined length when the attribute is
+first used, so the count continues until the block of `limited` ends.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,10 @@ from dicom_node.errors import AnalysisError
 TEXT_LISTS = frozenset(
     ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI")
 )
-"""VRs that hold several values of text (PS3.5 6.2). pydicom makes an object of each."""
+"""VRs that hold several values of text (PS3.5 6.2).
+
+Their length is limited, because pydicom makes an object of each value.
+"""
 
 
 @dataclass(slots=True)

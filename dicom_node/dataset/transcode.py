@@ -1,9 +1,9 @@
 """Converts an instance to another transfer syntax without changing values (PS3.5).
 
 Transfer syntaxes differ only in the headers of elements, in the byte order of words and
-in Pixel Data. So the bytes of text values are copied unchanged, even if they are
-invalid in their character set. A library would decode and encode each value, and
-repair, pad or replace some.
+in Pixel Data. So this module copies the bytes of text values unchanged, even if they
+are invalid in their character set. If a library wrote the dataset, it would decode and
+encode each value, and repair, pad or replace some values.
 """
 
 import struct
@@ -53,7 +53,7 @@ def transcode(source: Path, target: Path, syntax: UID) -> None:
         syntax: Explicit or Implicit VR Little Endian, or one of ENCODERS.
 
     Raises:
-        Exception: Any error of pydicom on a file that it cannot read or decode.
+        Exception: pydicom cannot read or decode the file. It may raise any exception.
     """
     dataset = read_part10(source, MOST_INFLATED)
     meta = dataset.file_meta
@@ -82,7 +82,8 @@ def _encoded(dataset: Dataset, *, implicit: bool) -> bytes:
     buffer.is_implicit_VR, buffer.is_little_endian = implicit, True
     for tag in sorted(dataset.keys()):
         if tag.element == 0 or is_foreign(tag):
-            # Group lengths (retired) would be wrong. Foreign groups do not belong here.
+            # Group lengths (retired) would be wrong. Groups 0000 and 0002 do not belong
+            # in a dataset.
             continue
         element: DataElement | RawDataElement = dataset.get_item(tag)
         if isinstance(element, RawDataElement):
@@ -105,9 +106,9 @@ def _plain(raw: RawDataElement, dataset: Dataset) -> RawDataElement:
 
 
 def _looked_up(raw: RawDataElement, dataset: Dataset) -> str:
-    """Return the VR of an element without VR from the data dictionary (PS3.6).
+    """Return the VR that the data dictionary (PS3.6) gives for an element without VR.
 
-    UN if the VR depends on another attribute that is missing.
+    The result is UN if the VR depends on another attribute that is missing.
     """
     found: dict[str, str] = {}
     raw_element_vr(raw, found, ds=dataset)

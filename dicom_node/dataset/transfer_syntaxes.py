@@ -83,8 +83,8 @@ DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS_DECODERS, *LOSSY_DECODERS
 """All transfer syntaxes that can be decoded: uncompressed, lossless, lossy.
 
 PS3.8 lets the acceptor choose one of the proposed transfer syntaxes. The node chooses
-the one that comes first in this tuple. The lossy ones are last, so that a modality that
-proposes several does not compress an image with loss.
+the proposed one that comes first in this tuple. The lossy ones are last. So a modality
+that also proposes others does not compress an image with loss.
 """
 
 
@@ -162,14 +162,20 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
         dataset,
         index=0,
         decoding_plugin={**LOSSLESS_DECODERS, **LOSSY_DECODERS}.get(syntax, ""),
-        correct_unused_bits=False,  # type: ignore[arg-type]  # grayscale.py does that
+        correct_unused_bits=False,  # type: ignore[arg-type]  # see pixels/grayscale.py
         bits_stored=_precision(dataset, syntax),  # type: ignore[arg-type]
     )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
-    """Raise AnalysisError if only one of pixels and transfer syntax is compressed."""
+    """Check that compressed pixels have a transfer syntax for compressed pixels.
+
+    Raises:
+        AnalysisError: The pixels are compressed, but the transfer syntax is one for
+            uncompressed pixels; or the pixels are not compressed, but the transfer
+            syntax is one for compressed pixels.
+    """
     is_encapsulated = dataset["PixelData"].is_undefined_length
     if is_encapsulated != syntax.is_encapsulated:
         found = "compressed" if is_encapsulated else "not compressed"
@@ -181,9 +187,10 @@ def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
 
 
 def _precision(dataset: Dataset, syntax: UID) -> int:
-    """Return the bits per sample that a frame declares, else Bits Stored.
+    """Return the bits per sample that a compressed frame declares, else Bits Stored.
 
-    Some codecs cut samples to this number of bits.
+    The result is passed to pydicom, because some codecs cut samples to this number of
+    bits.
     """
     found = declared_samples(_frame(dataset)) if syntax.is_encapsulated else None
     return found.bits if found else int(dataset.BitsStored)
@@ -216,7 +223,10 @@ def _frame(dataset: Dataset) -> bytes:
 
 
 def _is_8_bit_jpeg(frame: bytes) -> bool:
-    """Return whether a JPEG frame has 8-bit samples: Pillow rejects 12-bit frames."""
+    """Return whether a JPEG frame has 8-bit samples.
+
+    Only these frames can be opened with Pillow, which rejects 12-bit frames.
+    """
     try:
         Image.open(BytesIO(frame), formats=("JPEG",)).close()
     except OSError:

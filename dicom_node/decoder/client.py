@@ -7,14 +7,14 @@ fails.
 The child is a fork of a process that has imported the codecs (decoder/server.py), so a
 new child starts in milliseconds. A child is replaced after CALLS calls.
 
-A process pool is the usual solution. But the children of a pool import the parent's
-main module again, and the main module of the worker imports torch. The pipes of a pool
-copy each image three times. This module uses one child at a time and one socket, in one
-thread.
+A process pool would be the usual solution. But the children of a pool import the
+parent's main module again, and the main module of the worker imports torch. The pipes
+of a pool copy each image three times. This module uses one child at a time and one
+socket, in one thread.
 
-An attacker may also use a fault of a codec to take control of the child. The child can
-then send wrong responses to its remaining calls, but can do little else. It has no
-secrets in its environment, gets an open file instead of a path, and is confined
+An attacker may use a fault of a codec to take control of the child. Then the child can
+send wrong responses to its remaining calls, but little else. It has no secrets in its
+environment, gets an open file instead of a path, and is confined
 (decoder/confinement.py). The parent builds the results from plain values
 (decoder/messages.py).
 """
@@ -55,15 +55,15 @@ T = TypeVar("T")
 CALLS = 20
 """Number of calls of a child before it is killed and replaced.
 
-An image needs two calls. A new child must also get its memory from the kernel page by
-page, which costs at least as much as the fork. So one child for each image would be too
-slow.
+An image needs two calls. A new child costs a fork, and then gets its memory from the
+kernel page by page, which costs at least as much as the fork. So one child for each
+image would be too slow.
 """
 
 OUT_OF_MEMORY = 75
 """Exit status of a child that ran out of memory.
 
-The child ends because its state may be inconsistent.
+The child ends after a MemoryError, because its state may be inconsistent.
 """
 
 LOG, RETURNED, RAISED = "log", "returned", "raised"
@@ -73,7 +73,7 @@ MAX_RECORDS = 100
 """Maximum number of log records that a child may send in one call."""
 
 LOGGED_PACKAGES = ("dicom_node", "inference")
-"""The packages with log records that a child sends."""
+"""The packages from which a child sends log records to its parent."""
 
 LEVELS = frozenset(
     {logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL}
@@ -93,11 +93,14 @@ class ChildDiedError(AnalysisError):
 
 
 class ChildTimeoutError(ChildDiedError):
-    """A call took longer than its time limit, or its image has too many pixels."""
+    """A call took longer than its time limit.
+
+    QuickDecoder also raises this error if the image has too many pixels for the limit.
+    """
 
 
 class ChildStartError(OSError):
-    """The child did not start; no instance is the cause."""
+    """The child did not start. An instance cannot be the cause."""
 
 
 class DecoderProcess:
@@ -117,14 +120,14 @@ class DecoderProcess:
         niceness: int = 0,
         server: DecoderServer | None = None,
     ) -> None:
-        """Start a child, and its fork server if that does not run.
+        """Start a child, and its fork server if the fork server does not run.
 
         Args:
             timeout_s: The time limit of one call, in seconds.
             memory_mb: The limit on the address space of a child, in MB.
             niceness: Added to the niceness of this process, as in nice(1).
-            server: The fork server. If None, this object has one of its own, which
-                `close` ends.
+            server: The fork server. If None, this object starts its own fork server,
+                and `close` ends it.
 
         Raises:
             OSError: The fork server or the child does not start.
@@ -153,7 +156,7 @@ class DecoderProcess:
             function: A function at the top level of a module, so that it can be
                 pickled. Its return annotation is the type of the result.
             *args: The arguments of the function. A `Path` must be a readable file. This
-                process opens it, and the child gets a `ReceivedFile` instead.
+                process opens the file, and the child gets a `ReceivedFile` instead.
 
         Returns:
             The result of the function: plain values, arrays, or dataclasses of these.
@@ -161,7 +164,8 @@ class DecoderProcess:
         Raises:
             ChildDiedError: The child died, exceeded a limit of time or memory, or sent
                 a malformed response. Other calls are not affected.
-            OSError: A child could not be started, or a file could not be opened.
+            OSError: A child could not be started (ChildStartError), or a file could not
+                be opened.
             AnalysisError: The function raised an unexpected error, or a file does not
                 exist.
             DicomNodeError, PlainImageError: The function raised it.
@@ -171,7 +175,7 @@ class DecoderProcess:
         # log/context.py.
         run = copy_context().run
         made = self._thread.submit(run, self._run, function, args)
-        with suppress(RuntimeError):  # this object was closed in between
+        with suppress(RuntimeError):  # another thread has closed this object
             self._thread.submit(self._replace_used_child)
         return made.result()
 
@@ -248,14 +252,15 @@ class DecoderProcess:
             return -signal.SIGKILL  # the kernel does this if the server dies
 
     def _ensure_child(self) -> None:
-        """Start a new child if the current one is dead or has made CALLS calls."""
-        # If a child died while it was idle, the next call does not fail for that.
+        """Start a new child if there is none, or if it died or served CALLS calls."""
+        # A child may die while it is idle. Then the next call gets a new child, and
+        # does not fail.
         if self._child is None or self._calls >= CALLS or self._channel.is_closed:
             self._stop()
             self._start()
 
     def _replace_used_child(self) -> None:
-        """Replace a child that has made CALLS calls, before the next call comes."""
+        """Replace a child that has served CALLS calls, before the next call arrives."""
         with suppress(OSError):  # the next call tries again, and reports the error
             if not self._is_closed:
                 self._ensure_child()
@@ -307,9 +312,9 @@ class DecoderProcess:
         """Run a block that talks to the child; end the child if the block fails.
 
         Args:
-            deadline: The time limit of the block, in seconds of time.monotonic(). The
+            deadline: The end of the time limit, in seconds of time.monotonic(). The
                 block itself must raise TimeoutError at this time.
-            timeout_s: The time limit that the message of a timeout names, in seconds.
+            timeout_s: The time limit in seconds, for the message of a timeout.
 
         Raises:
             ChildDiedError: The child died, did not respond in time, or sent something
@@ -381,7 +386,8 @@ def _log(content: Any) -> None:  # noqa: ANN401 - any value from the child
     """
     try:
         name, level, message = content
-        # A logger for each name that a child invents would never be freed.
+        # Only names of imported modules are accepted. A logger is never freed, so a
+        # child that invents names could fill the memory.
         if name.partition(".")[0] not in LOGGED_PACKAGES or name not in sys.modules:
             raise MalformedResponseError
         if level not in LEVELS:

@@ -1,11 +1,12 @@
 """The process from which the fork servers of all decoding children are forked.
 
 The supervisor starts this process as a role, as a fork of the server of the receivers
-(commands/node.py). It has imported the codecs, and it has no secrets. A role that
-decodes images requests a fork server of its own from it (decoder/server.py). So the
-codecs are imported once, and all roles share their memory. If the role or its fork
+(commands/node.py). The process has imported the codecs, and has no secrets. Each role
+that decodes images requests its own fork server from this process (decoder/server.py).
+So the codecs are imported once, and all roles share their memory. If a role or its fork
 server dies, the other roles are not affected. If this process dies, the decoders of all
-roles die. The supervisor restarts it, and each image in progress is decoded again.
+roles die. The supervisor then restarts this process, and each image in progress is
+decoded again.
 """
 
 import argparse
@@ -24,17 +25,17 @@ from dicom_node.runtime.fork_server import serve_requests
 from dicom_node.runtime.prctl import LIBC
 
 OTHER_LIBRARIES_MB = 112
-"""Address space that the libraries of the receivers occupy in this process.
+"""Address space in MB that the libraries of the receivers occupy in this process.
 
-It is added to the limit of each child, because a child does not use these libraries.
-Without them, a new child occupies 460 MB, with them 560 MB.
+It is added to the limit of each child, because a child inherits these libraries, but
+does not use them. A new child occupies 460 MB without them, and 560 MB with them.
 """
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def main() -> None:
-    """Fork a fork server for each request; each of its forks then makes calls."""
+    """Fork a fork server for each request. The forks of a fork server are decoders."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--requests", type=int, required=True)
     parser.add_argument("--supervisor", type=int, required=True)
@@ -48,7 +49,10 @@ def main() -> None:
 
 
 def _discard_output() -> None:
-    """Discard what codecs write to the standard streams: values of an image."""
+    """Discard standard output and error, because codecs write values of an image there.
+
+    Standard input is empty.
+    """
     logging.getLogger().setLevel(logging.WARNING)  # as in a new process
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):

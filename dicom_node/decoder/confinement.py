@@ -9,7 +9,8 @@ There are three layers. Each is permanent, and also applies to later child proce
   open files, connect sockets, execute programs, fork, trace or signal other processes,
   or get new executable memory.
 
-The numbers are the kernel's: see landlock(7), seccomp(2) and the headers named below.
+The numbers in this module are those of the kernel. They are documented in landlock(7),
+seccomp(2), and the headers that the comments name.
 """
 
 import ctypes
@@ -26,7 +27,7 @@ PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
 LANDLOCK_CREATE_RULESET_VERSION = 1
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
-"""The number of Landlock's rights on files, by the first version that has so many."""
+"""Number of rights on files, by the first version of Landlock that has this number."""
 NETWORK_VERSION, SCOPE_VERSION = 4, 6
 BIND_AND_CONNECT = 0b11
 ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
@@ -77,19 +78,25 @@ ALLOWED: Mapping[str, tuple[int, int]] = {
     "exit": (60, 93),
     "exit_group": (231, 94),
 }
-"""System calls that are allowed, with their numbers on each of MACHINES."""
+"""System calls that are allowed, with their numbers on x86_64 and on aarch64.
+
+The order of the numbers is that of MACHINES.
+"""
 
 NOT_EXECUTABLE: Mapping[str, tuple[int, int]] = {
     "mmap": (9, 222),
     "mprotect": (10, 226),
 }
-"""Calls that are allowed if their third argument does not contain PROT_EXEC."""
+"""System calls that are allowed if their third argument does not contain PROT_EXEC."""
 
 TO_ITSELF: Mapping[str, tuple[int, int]] = {"tgkill": (234, 131)}
-"""Calls that are allowed if their first argument is this process, for abort(3)."""
+"""System calls that are allowed if their first argument is the id of this process.
+
+A codec may call abort(3), which calls tgkill(2).
+"""
 
 SECCOMP = (317, 277)
-"""The number of seccomp(2) itself on each of MACHINES."""
+"""The number of the system call seccomp(2) on each of MACHINES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ class Confinement:
         return self.seccomp and self.landlock > 0
 
     def __str__(self) -> str:
-        """Return a description for users."""
+        """Return a description for users, such as "Landlock 4, seccomp"."""
         landlock = f"Landlock {self.landlock}" if self.landlock else "no Landlock"
         return f"{landlock}, {'seccomp' if self.seccomp else 'no seccomp'}"
 
@@ -120,14 +127,14 @@ UNCONFINED = (
     "on a codec could get the rights of the node's user. Use Linux 5.13 or later, with "
     "Landlock and seccomp, on x86-64 or aarch64."
 )
-"""The text for users that follows a Confinement that is not complete."""
+"""The text that users read after the description of an incomplete Confinement."""
 
 
 def confine() -> Confinement:
     """Confine this process permanently.
 
-    The process should have one thread: Landlock confines only the calling thread,
-    seccomp all threads.
+    The process should have only one thread. seccomp confines all threads, but Landlock
+    confines only the thread that calls this function.
 
     Returns:
         The parts that are in force.
@@ -139,7 +146,8 @@ def confine() -> Confinement:
         return Confinement(landlock=0, seccomp=False)
     libc = ctypes.CDLL(None)
     libc.syscall.restype = ctypes.c_long
-    # Without this flag, only root may use Landlock and seccomp.
+    # The kernel requires this flag of a process that uses Landlock or seccomp without
+    # the rights of root.
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     return Confinement(landlock=_landlock(libc), seccomp=_seccomp(libc))
 
@@ -227,7 +235,8 @@ def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:
     for numbers in ALLOWED.values():
         yield _step(EQUAL, numbers[column], 0, 1)
         yield _step(RETURN, ALLOW)
-    # This loads the lower half of an argument; these machines are little endian.
+    # LOAD reads 32 bits. On these machines, which are little endian, they are the lower
+    # half of an argument.
     for numbers in NOT_EXECUTABLE.values():
         yield _step(EQUAL, numbers[column], 0, 4)
         yield _step(LOAD, ARGUMENTS_AT + 2 * 8)

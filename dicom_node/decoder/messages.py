@@ -1,13 +1,13 @@
 """The messages between a process and its child, the decoder.
 
-A message has a head and buffers. The buffers contain the bytes of arrays and files,
-which are not copied into the head. The two directions differ:
+A message has a head and buffers. The buffers contain the bytes of arrays and of bytes
+objects, which are not copied into the head. The two directions differ:
 
-- A call goes to the child as a pickle. The parent opens each `Path` in it, and the
-  child gets the open file.
-- A response is JSON. An attacker may control the child. For that reason the parent
-  builds a value of the type that it expects, from JSON values and buffers of limited
-  size, without pickle.
+- A call goes to the child as a pickle. The parent opens each `Path` among the
+  arguments, and the child gets the open file.
+- A response is JSON. An attacker may control the child, so the parent never loads a
+  pickle from it. The parent builds a value of the type that it expects, from JSON
+  values and buffers of limited size.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from inference.plain_image import (
 )
 
 MAX_HEAD = 16 * 2**20
-"""Maximum bytes of a head; 2,000 attributes with long values need a third of it."""
+"""Maximum bytes of a head. A list of 2,000 long attributes needs a third of them."""
 MAX_BUFFERS = 64
 MAX_TEXT = 1000
 """Maximum characters of the message of an error or of a log record."""
@@ -111,11 +111,12 @@ class Channel:
         Args:
             head: The first part.
             buffers: The other parts, as views of bytes.
-            files: Descriptors of open files to send with it.
-            deadline: Time limit on the monotonic clock, in seconds.
+            files: Descriptors of open files to send with the message.
+            deadline: Time limit, in seconds of time.monotonic().
 
         Raises:
-            TimeoutError: The other end did not accept all of it by the deadline.
+            TimeoutError: The other end did not accept the whole message by the
+                deadline.
             OSError: The other end is closed.
         """
         sizes = [_SIZE.pack(len(each)) for each in buffers]
@@ -137,7 +138,7 @@ class Channel:
         Args:
             max_head: Maximum size of the head, in bytes.
             max_size: Maximum size of all buffers together, in bytes.
-            deadline: Time limit on the monotonic clock, in seconds.
+            deadline: Time limit, in seconds of time.monotonic().
 
         Returns:
             The head and the buffers.
@@ -163,7 +164,8 @@ class Channel:
         """Receive a call and at most one open file from the parent, which is trusted.
 
         Returns:
-            The head, the buffers, and a list with the descriptor of the file, if any.
+            The head, the buffers, and a list with the descriptor of the file. The list
+            is empty if the call has no file.
 
         Raises:
             EOFError: The parent has closed its end.
@@ -211,7 +213,7 @@ class ReceivedFile:
     descriptor: int
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """Open the file at its start; closing the result leaves the descriptor open.
+        """Open the file at its start. Closing the result leaves the descriptor open.
 
         Raises:
             PermissionError: The mode is not "rb".
@@ -220,7 +222,7 @@ class ReceivedFile:
             raise PermissionError
         file = FileIO(self.descriptor, "rb", closefd=False)
         file.seek(0)
-        file.name = ""  # pydicom appends the name to text; without this it is a number
+        file.name = ""  # pydicom adds the name to a text; the default is a number
         return BufferedReader(file)
 
 
@@ -305,7 +307,11 @@ def _plain(value: object, buffers: list[memoryview]) -> object:
 
 
 def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
-    """Convert an error to JSON values: its class, its message, and its reason."""
+    """Convert an error to JSON values: its class, its message, and its reason.
+
+    The class is the first class of the error's method resolution order that
+    `unpack_error` knows. The message is cut to MAX_TEXT characters.
+    """
     known = next(each for each in type(error).__mro__ if each.__name__ in _ERRORS)
     reason = getattr(error, "reason", None)
     named = reason and [type(reason).__name__, reason.value]
@@ -375,8 +381,8 @@ def unpack_result(
 
     Args:
         kind: The type of the result: bool, int, float, str, bytes, an array of rows and
-            columns, a dataclass, a tuple or list of these, or an optional type. Any
-            stands for str, int, float, bool or None.
+            columns, a dataclass, a tuple or list of these, or a union of one of these
+            and None. If it is Any, the result may be a str, int, float, bool or None.
         content: The JSON value that the child sent.
         buffers: The buffers that the child sent.
 
@@ -456,7 +462,9 @@ def _number(value: Any) -> float:  # noqa: ANN401
 
 
 def _expected(value: Any, *kinds: type) -> Any:  # noqa: ANN401
-    """Return a value if it has exactly one of these types; a bool is not an int.
+    """Return a value if its type is one of `kinds`.
+
+    A subclass is another type. So a bool does not count as an int.
 
     Raises:
         TypeError: The value has another type.

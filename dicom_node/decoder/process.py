@@ -28,7 +28,7 @@ from PIL import Image, ImageFont
 import dicom_node.dataset.local_file
 import dicom_node.pixels.decode
 import dicom_node.pixels.rendering
-import dicom_node.results.encode  # noqa: F401 - imports all four before the first call
+import dicom_node.results.encode  # noqa: F401 - a child cannot import any of these four
 from dicom_node.decoder.client import (
     LOG,
     LOGGED_PACKAGES,
@@ -72,16 +72,16 @@ class _Relay(logging.Handler):
 
 
 def main() -> None:
-    """Run the fork server of the decoders; each fork then runs calls as a decoder."""
+    """Run the fork server of the decoders. Each fork is a decoder."""
     arguments = command_line().parse_args()
     prepare()
     serve(arguments.orders, arguments.supervisor)
 
 
 def prepare() -> None:
-    """Prepare this process, so that its forks can make calls."""
-    # Ctrl-C and `systemctl stop` reach every process, but the parent decides when to
-    # end. If this process died during a call, the death would count against an image.
+    """Prepare this process, so that its forks can run calls."""
+    # Ctrl-C and `systemctl stop` send a signal to every process, but the parent decides
+    # when a decoder ends. If a decoder died during a call, the image would be blamed.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
@@ -89,11 +89,11 @@ def prepare() -> None:
 
 
 def serve(orders: int, parent: int, additional_mb: int = 0) -> None:
-    """Fork a child for each order; each fork makes calls.
+    """Fork a child for each order. Each child runs the calls that it receives.
 
     Args:
         orders: The descriptor of the socket for orders.
-        parent: The process id of the parent.
+        parent: The process id of the parent of this process.
         additional_mb: Added to the limit on the address space of each child, in MB.
     """
     order = serve_forks(orders, parent)
@@ -150,7 +150,7 @@ def _end_without_memory(
 
 def _load_lazy_modules() -> None:
     """Load the modules and tables that libraries load when an image needs them."""
-    cv2.setNumThreads(1)  # otherwise it starts threads, which the confinement denies
+    cv2.setNumThreads(1)  # the confinement does not allow cv2 to start threads
     datetime.strptime("2000", "%Y")  # noqa: DTZ007
     Image.init()
     ImageFont.load_default(10)

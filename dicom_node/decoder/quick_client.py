@@ -4,17 +4,17 @@ All images of the lane are decoded one after the other, so each image waits for 
 images. A call may take twice the usual time of the same function, plus what is left of
 an allowance that all images share. If a call takes longer, the decoder is killed. The
 slow lane then decodes the image again, with the whole decode_timeout_s
-(worker/workflows.py). The allowance is refilled slowly, so it is shared by slow images
-that arrive soon after each other.
+(worker/workflows.py). The allowance is refilled slowly, so slow images that arrive soon
+after each other share it.
 
-The usual time is the median of the recent calls for the images of one address. The
-address with the lowest median counts. So an address that sends many images that are
-almost slow does not increase the limit for the next ones.
+The usual time is derived from recent calls. For each address, the node computes the
+median duration of the calls for its images. The lowest of these medians is the usual
+time. So if an address sends many images that are almost slow, the limit does not grow.
 
-The allowance also limits the number of pixels of an image in the normal lane. The limit
-is ORDINARY_MEGAPIXELS if nothing of the allowance is left, and higher otherwise. An
-image with more pixels goes to the slow lane before its pixels are decoded. Other images
-then only wait until its header is read.
+The allowance also limits the number of pixels of an image in the normal lane. If the
+allowance is used up, the limit is ORDINARY_MEGAPIXELS; otherwise it is higher. An image
+with more pixels goes to the slow lane before its pixels are decoded. So other images
+wait only until the header of this image is read.
 
 An image of ordinary size may still be slow. It delays other images until its call is
 stopped. After a slow image, analysis/slow_images.py moves images that may be slow to
@@ -43,9 +43,9 @@ ALLOWANCE_S = 1.0
 REFILL = 0.02  # seconds of allowance for each second that passes
 SHORTEST_S = 0.5
 LONGEST_S = 2.0
-# The usual time of a kind of call is derived from the LAST most recent calls for each
-# address in the last RECENT_S seconds. The limit is UNKNOWN_S until there are FEWEST
-# calls for one address.
+# The usual time of a kind of call is derived from the last LAST calls of each address
+# that had a call in the last RECENT_S seconds. `UsualTimes.usual` is UNKNOWN_S until
+# there are FEWEST calls for one address.
 FEWEST, LAST = 3, 25
 RECENT_S = 3600.0
 MAX_ADDRESSES = 100
@@ -59,17 +59,22 @@ ORDINARY_MEGAPIXELS = 16.0
 
 @dataclass
 class _Durations:
-    """The seconds of the last successful calls for an address, and when it ended."""
+    """The durations of the last successful calls for an address, in seconds.
+
+    Attributes:
+        seconds: The durations of at most LAST calls.
+        at: The end of the last call, in seconds of the clock of UsualTimes.
+    """
 
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))
     at: float = 0.0
 
 
 class UsualTimes:
-    """The measured times of calls, from which the time limits are derived.
+    """The durations of calls, from which the time limits are derived.
 
-    Calls are counted by kind, which is the function, and by the address that sent the
-    image. Safe to share between decoders.
+    They are recorded for each kind of call, which is its function, and for each address
+    that sent the image. Safe to share between decoders.
     """
 
     def __init__(
@@ -90,11 +95,11 @@ class UsualTimes:
         self._durations = defaultdict[Hashable, dict[str, _Durations]](dict)
 
     def usual(self, kind: Hashable) -> float:
-        """Return twice the usual time of the successful calls of a kind.
+        """Return the time limit for calls of a kind, to which the allowance is added.
 
-        The usual time is the lowest median of an address. The result is in seconds,
-        from SHORTEST_S to `longest_s`. It is UNKNOWN_S until FEWEST calls for one
-        address have succeeded.
+        The limit is twice the usual time, at least SHORTEST_S and at most `longest_s`,
+        in seconds.
+        It is UNKNOWN_S until FEWEST calls for one address have succeeded.
         """
         since = self._clock() - RECENT_S
         with self._lock:
@@ -120,7 +125,10 @@ class UsualTimes:
 
 
 class Allowance:
-    """The seconds for which slow calls of one decoder may exceed the usual time."""
+    """The seconds for which slow calls of one decoder may exceed their limit.
+
+    The limit is the result of `UsualTimes.usual`.
+    """
 
     def __init__(
         self, most_s: float = ALLOWANCE_S, clock: Callable[[], float] = time.monotonic
@@ -144,9 +152,11 @@ class Allowance:
         return self._left
 
     def use(self, seconds: float) -> None:
-        """Reduce the allowance by the seconds that a call took beyond its usual time.
+        """Reduce the allowance by `seconds`, to at least 0.
 
-        A call that was shorter changes nothing.
+        Args:
+            seconds: The time that a call took beyond its limit. If it is negative, the
+                allowance does not change.
         """
         self._left = max(self._left - max(seconds, 0), 0)
 
@@ -156,11 +166,11 @@ class QuickDecoder(DecoderProcess):
 
     Attributes:
         times: The usual times of calls.
-        was_slow: Whether the last call took at least twice `UsualTimes.usual`, or
-            reached its time limit.
+        was_slow: Whether the last call took at least twice its limit without the
+            allowance, or reached its limit with the allowance.
         address: The address that sent the image of the next call.
-        shortest_s: If this is longer than `UsualTimes.usual`, it replaces that time for
-            the next call.
+        shortest_s: The minimum limit of the next call without the allowance. The limit
+            is the result of `UsualTimes.usual` if that is longer.
     """
 
     def __init__(
@@ -186,10 +196,9 @@ class QuickDecoder(DecoderProcess):
         )
 
     def use_times_of(self, other: "QuickDecoder") -> None:
-        """Use the usual times of another decoder, and have no allowance.
+        """Use the usual times of another decoder, without an allowance.
 
-        So slow calls here neither exceed the usual time, nor reduce the allowance of
-        the other decoder.
+        So a slow call of this decoder does not reduce the allowance of the other one.
         """
         self.times, self._allowance = other.times, Allowance(0)
 
@@ -227,7 +236,7 @@ def pixel_limit(usual_s: float, left_s: float) -> float:
     """Return the maximum size of an image that is decoded now, in megapixels.
 
     Args:
-        usual_s: The usual time of the call, in seconds.
+        usual_s: The limit of the call without the allowance, in seconds.
         left_s: What is left of the allowance, in seconds.
     """
     return ORDINARY_MEGAPIXELS * (usual_s + left_s) / usual_s

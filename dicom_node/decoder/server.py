@@ -35,8 +35,8 @@ CLOSED = "The fork server was closed"
 MODULE = "dicom_node.decoder.process"
 # One image is decoded at a time, and several threads would only wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# By default, the C library returns large memory blocks to the system and requests them
-# again, page by page, several times per image. That takes time.
+# The C library is told to keep large memory blocks. By default, it returns them to the
+# system and requests them again, page by page, several times per image, which is slow.
 MMAP_THRESHOLD = 32 * 2**20  # the maximum that it accepts
 TRIM_THRESHOLD = 256 * 2**20
 KEEPING_MEMORY = {
@@ -44,7 +44,10 @@ KEEPING_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(TRIM_THRESHOLD),
 }
 PASSED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
-"""Environment variables that the child gets: library paths, locale and time zone."""
+"""Environment variables that a child gets from this process.
+
+They are needed for library paths, the locale and the time zone. Others may be secret.
+"""
 
 REQUEST_S = 10.0
 """Seconds that the common server may take to fork a server."""
@@ -57,12 +60,12 @@ _common: socket.socket | None = None
 
 
 def use_common_server(descriptor: int) -> None:
-    """Let this process get its fork servers from the common server.
+    """Let this process get its fork servers from the common decoding server.
 
-    Call this once, before the first child starts.
+    Call this function once, before the first child starts.
 
     Args:
-        descriptor: The descriptor of a socket for requests to that server.
+        descriptor: The descriptor of a socket for requests to the common server.
     """
     global _common  # noqa: PLW0603 - of the process, like its environment
     _common = socket.socket(fileno=descriptor)
@@ -82,11 +85,12 @@ class DecodingChild:
 
 
 class DecoderServer:
-    """Gets a fork server when it is first needed, and again after it has died.
+    """The fork server of a process, started when the first child is forked.
 
-    Any thread may use this object. One internal thread gives all orders, and lives as
-    long as this object, because the kernel kills the fork server when the thread that
-    started the server ends.
+    If the fork server has died, the next fork starts another one. Any thread may use
+    this object. One internal thread starts the server and gives all orders. The thread
+    lives as long as this object, because the kernel kills the server when the thread
+    that started it ends.
     """
 
     def __init__(self) -> None:
@@ -119,7 +123,8 @@ class DecoderServer:
     def close(self) -> None:
         """Kill the fork server and all its children. May be called repeatedly."""
         with suppress(OSError):  # closed before
-            # Use the thread: the kernel kills the fork server when that thread ends.
+            # The internal thread closes the server, because only one thread at a time
+            # may use a ForkServer.
             self._in_thread(self._close)
         self._thread.shutdown()
 
@@ -130,8 +135,8 @@ class DecoderServer:
             try:
                 return self._forked(self._server, descriptor, limits)
             except OSError:
-                # If the server lives, it has too few resources to fork now. Its other
-                # children must not be killed for that.
+                # If the server is not closed, it lives, and has too few resources to
+                # fork now. It is not replaced, because its other children would die.
                 if not self._server.is_closed:
                     raise
         self._server = _requested() or _started()
@@ -141,8 +146,8 @@ class DecoderServer:
         self, server: ForkServer, descriptor: int, limits: bytes
     ) -> DecodingChild:
         pid = server.fork(limits, files=[descriptor])
-        # Only the server that forked the child gets orders about it. For a later
-        # server, the process id may be that of another process.
+        # Only the server that forked the child gets orders about this child. After the
+        # server has died, the process id may be that of another process.
         return DecodingChild(pid, lambda s: self._in_thread(lambda: server.end(pid, s)))
 
     def _close(self) -> None:
@@ -177,7 +182,7 @@ def _started() -> ForkServer:
     """Start a fork server.
 
     Raises:
-        OSError: It does not start.
+        OSError: The fork server does not start.
     """
     server = ForkServer.begin_start(MODULE, environment=_environment())
     server.wait_until_ready(START_S)

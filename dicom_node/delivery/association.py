@@ -5,10 +5,10 @@ slow line, that timeout would end in the middle of a large object. The socket of
 pynetdicom has no timeout. If a peer stopped reading, the sender would wait without a
 limit.
 
-In this module, the total time of sending an object is not limited; only each pause is.
-The connection is cut if no byte of an object is sent for the timeout. Bytes that the
-peer sends do not extend the timeout. So a response that comes byte by byte has the same
-limit as a response that does not come.
+This module does not limit the total time of sending an object, but the length of each
+pause. The connection is cut if no byte of an object was sent within the timeout. Bytes
+that the peer sends do not extend the timeout. So a response that comes byte by byte has
+the same limit as a response that does not come.
 """
 
 import logging
@@ -42,13 +42,13 @@ from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 # run in processes of their own.
 send_files_unchanged()
 disable_event_logging()
-allow_long_uids()  # otherwise pynetdicom would cut them
+allow_long_uids()  # otherwise pynetdicom refuses to send them
 # Outcomes describe errors. Texts of a peer or a library must not reach the log.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
-# Limits for opening an association (connection, TLS, response) and for its end
-# (response, then the end of the connection), as multiples of the timeout. The shorter
-# limits of pynetdicom for each step apply, too.
+# Time limits for opening an association (connection, TLS, response) and for ending it
+# (response, then the end of the connection), as multiples of the timeout. pynetdicom
+# has shorter limits for each step, which also apply.
 CALL_TIMEOUTS = 2.5
 END_TIMEOUTS = 2.5
 # In a P-DATA-TF PDU (PS3.8 9.3.5, E.2): its type, the offset of the message control
@@ -62,7 +62,10 @@ Request = Callable[[Association], Dataset]
 
 
 class LostError(Exception):
-    """There is no association, or it has ended; the message gives the reason."""
+    """A request got no response, or there is no association to send it on.
+
+    The message gives the reason.
+    """
 
 
 @contextmanager
@@ -79,11 +82,11 @@ def associated(
         destination: Address of the peer.
         contexts: Presentation contexts to propose, at most 128.
         calling_ae_title: Our AE title.
-        timeout_s: Timeout in seconds for the connection, for each response, and for a
-            pause in sending a dataset.
+        timeout_s: Timeout in seconds for the connection, for each response, and for
+            each pause in sending a dataset.
 
     Yields:
-        The peer. Its `send_request` sends requests on the association.
+        The peer. Its method `send_request` sends requests on the association.
 
     Raises:
         LostError: There was no connection or no response, or the association was
@@ -104,10 +107,11 @@ def associated(
 
 
 class Peer:
-    """The peer of an association that we opened, for one thread at a time.
+    """The peer of an association that the node opens. Use it in one thread at a time.
 
     Attributes:
-        accepted: SOP class and transfer syntax of each accepted presentation context.
+        accepted: (SOP Class, transfer syntax) of each accepted presentation context.
+            The attribute is set after `call`.
     """
 
     accepted: frozenset[tuple[UID, UID]]
@@ -155,7 +159,7 @@ class Peer:
     def end(self, action: Callable[[], None]) -> None:
         """Release or abort the association by `action`; used by `associated`.
 
-        The connection is cut if this takes longer than END_TIMEOUTS times the timeout.
+        The connection is cut if `action` takes longer than END_TIMEOUTS timeouts.
         """
         assert self._association  # noqa: S101 - set by `call`
         with self._watched(self._association, END_TIMEOUTS * self._timeout_s):
@@ -164,7 +168,7 @@ class Peer:
     def close(self) -> None:
         """Close the connection.
 
-        pynetdicom may leave it open if the peer closed it first.
+        pynetdicom may leave the connection open if the peer has closed its side.
         """
         if self._association:
             shut_down(self._association.connection)
@@ -173,7 +177,7 @@ class Peer:
     def send_request(self, request: Request) -> Dataset:
         """Send a request, and wait for the response.
 
-        The total time of sending is not limited; only each pause is.
+        The total time of sending is not limited, but each pause is.
 
         Args:
             request: Sends the request on the association, and returns the status
@@ -183,15 +187,15 @@ class Peer:
             The status elements of the response.
 
         Raises:
-            LostError: The association ended, or a file cannot be read, or no byte of
-                the dataset was sent for the timeout, or the response did not come
-                within the timeout.
+            LostError: The association ended, or a file cannot be read. The error is
+                also raised if no byte of the dataset was sent within the timeout, or if
+                the response did not come within the timeout.
         """
         association = self._open()
         with self._watched(association, self._timeout_s):
             try:
                 response = request(association)
-            except RuntimeError:  # the association has ended since
+            except RuntimeError:  # the association ended after the check in `_open`
                 response = Dataset()
             except OSError as error:
                 raise LostError(f"a file cannot be read: {error.strerror}") from None
@@ -229,10 +233,10 @@ class Peer:
         self._connected = True
         connection = self._association.connection
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        # A request is sent in two pieces. Without this, the second would wait 40 ms for
-        # the acknowledgment of the first.
+        # A request is sent in two pieces. Without TCP_NODELAY, the second piece would
+        # wait 40 ms for the acknowledgment of the first.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # This limits sending. `pdu_timeout_s` limits the receipt of a PDU.
+        # This timeout limits sending. `pdu_timeout_s` limits the receipt of a PDU.
         connection.settimeout(2 * self._timeout_s)
 
     def _on_sent(self, event: evt.Event) -> None:
@@ -249,7 +253,11 @@ class Peer:
     def _watched(
         self, association: RequestedAssociation, limit_s: float
     ) -> Iterator[None]:
-        """Cut the connection if the block sends no dataset byte for `limit_s` s."""
+        """Cut the connection if the block pauses for `limit_s` seconds.
+
+        A pause is a time in which no byte of a dataset is sent. The wait for a response
+        is a pause, too.
+        """
         over = threading.Event()
         self._moved.clear()
         watching = association, over, limit_s
@@ -274,7 +282,8 @@ class Peer:
                 return
         self._stalled = True
         shut_down(association.connection)
-        # This wakes the request even if the association's own threads have ended.
+        # This message wakes the thread that waits for a response, even if pynetdicom's
+        # own threads have ended.
         association.dimse.msg_queue.put((None, None))
 
     def _failure_reason(
@@ -320,6 +329,6 @@ class Peer:
 
 
 def _tls_failure(connection: socket.socket) -> str:
-    """Return why TLS failed on a connection; empty if it did not."""
+    """Return why TLS failed on a connection; empty if TLS did not fail."""
     failure = connection.failure if isinstance(connection, TlsSocket) else None
     return describe_failure(failure) if failure else ""

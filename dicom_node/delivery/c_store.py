@@ -1,9 +1,9 @@
 """The Storage SCU: delivers results, or any DICOM files, to a destination.
 
-Several objects are sent in one association. Each attempt sends the dataset of the file
-unchanged. If a destination accepts an object only in another transfer syntax, a
-converted copy is sent. Each attempt makes the same copy. The table of statuses is in
-outcome.py. The limits on waiting are in delivery/association.py.
+Several objects are sent in one association. The dataset of a file is sent unchanged if
+the destination accepts its transfer syntax. Otherwise a transcoded copy is sent. Each
+attempt makes the same copy. outcome.py says what each status means.
+delivery/association.py has the limits on waiting.
 """
 
 import logging
@@ -59,13 +59,14 @@ class Instance:
     Attributes:
         position: Index of the file in the paths that were given to `send`.
         path: Path of the file.
-        sop_class: SOP Class UID of its dataset.
-        sop_instance: SOP Instance UID of its dataset.
-        syntax: Transfer syntax of its dataset.
+        sop_class: SOP Class UID of the dataset.
+        sop_instance: SOP Instance UID of the dataset.
+        syntax: Transfer syntax of the dataset.
         offset: Offset in the file where the bytes to send begin. Elements of groups
             0000 and 0002 at the start of the dataset are not sent.
-        is_ready: Whether the file can be sent without a copy: the UIDs in its File Meta
-            Information equal the three above, and no elements are skipped.
+        is_ready: Whether the file can be sent without a copy: its File Meta Information
+            has the values of `sop_class`, `sop_instance` and `syntax`, and no elements
+            are skipped.
     """
 
     position: int
@@ -78,11 +79,11 @@ class Instance:
 
     @property
     def contexts(self) -> frozenset[tuple[UID, UID]]:
-        """The presentation contexts to propose, as (SOP class, transfer syntax).
+        """The presentation contexts to propose, as (SOP Class, transfer syntax).
 
         Each transfer syntax has its own context. If a context had several transfer
-        syntaxes, the acceptor would choose one of them, and objects in the other
-        transfer syntaxes could not be sent unchanged.
+        syntaxes, the acceptor would choose one of them. Objects in other transfer
+        syntaxes could then not be sent unchanged.
         """
         return frozenset((self.sop_class, each) for each in (self.syntax, *PLAIN))
 
@@ -98,15 +99,16 @@ def send(
     """Send files of any SOP class and transfer syntax by C-STORE.
 
     One association is used, or several if the files need more than MOST_CONTEXTS
-    presentation contexts. If an association cannot be opened, or ends early, sending
-    ends: all files without a response get the verdict RETRY. This function is
-    thread-safe.
+    presentation contexts. If an association cannot be opened or is lost, no further
+    files are sent, and all files without a response get the verdict RETRY. Several
+    threads may call this function at the same time.
 
     Args:
-        paths: DICOM files. Any other file gets the verdict REFUSED.
+        paths: DICOM files. A file that is not a complete DICOM file, or that cannot be
+            read, gets the verdict REFUSED.
         destination: Address of the peer.
         calling_ae_title: Our AE title.
-        timeout_s: Timeout in seconds for a connection, for each response, and for a
+        timeout_s: Timeout in seconds for a connection, for each response, and for each
             pause in sending a file. The total time is not limited.
         on_outcome: Called in this thread for each outcome.
 
@@ -115,8 +117,8 @@ def send(
     """
     delivery = _Delivery(paths, on_outcome)
     try:
-        # DCMTK aborts the association if a UID is longer than the standard allows. So
-        # instances with such a UID are sent last.
+        # DCMTK aborts the association if a UID is longer than the standard allows.
+        # Instances with such a UID are sent last, so that the others still arrive.
         instances = sorted(
             delivery.instances(),
             key=lambda each: len(each.sop_instance) > STANDARD_UID_LENGTH,
@@ -142,8 +144,8 @@ def echo(
     """Test the connection to a destination (C-ECHO).
 
     Returns:
-        An outcome with the verdict STORED if the destination responded with success;
-        otherwise its comment gives the reason.
+        An outcome with the verdict STORED if the destination responded with success.
+        Otherwise the comment of the outcome gives the reason.
     """
     try:
         with associated(
@@ -194,7 +196,7 @@ class _Delivery:
 
 
 def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
-    """Split the instances into batches of at most MOST_CONTEXTS contexts."""
+    """Yield the instances in batches that need at most MOST_CONTEXTS contexts each."""
     batch: list[Instance] = []
     contexts: frozenset[tuple[UID, UID]] = frozenset()
     for instance in instances:
@@ -253,9 +255,11 @@ def _instance(
 def _leading(foreign: Sequence[tuple[int, int]]) -> int:
     """Return the size in bytes of the foreign elements at the start of a dataset.
 
+    Foreign elements belong to group 0000 or 0002, which a dataset must not contain.
+
     Args:
-        foreign: Start and end, in bytes, of each element of groups 0000 and 0002, which
-            do not belong in a dataset.
+        foreign: (start, end) of each foreign element in ascending order, in bytes from
+            the start of the dataset.
     """
     leading = 0
     for start, end in foreign:
@@ -265,7 +269,11 @@ def _leading(foreign: Sequence[tuple[int, int]]) -> int:
 
 
 def _store(instance: Instance, peer: Peer) -> Outcome:
-    """Send an instance in its own transfer syntax, or in one of PLAIN if necessary."""
+    """Send an instance, and return the outcome.
+
+    If the peer does not accept the transfer syntax of the instance, a copy in one of
+    the transfer syntaxes PLAIN is sent.
+    """
     for syntax in (instance.syntax, *PLAIN):
         if (instance.sop_class, syntax) in peer.accepted:
             break
@@ -287,9 +295,9 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
 
 @contextmanager
 def _ready(instance: Instance) -> Iterator[Path]:
-    """Yield a file with complete File Meta Information.
+    """Yield the path of a file with complete File Meta Information.
 
-    This is the file of the instance, or a temporary copy if that file is not ready.
+    This is the file of the instance, or a temporary copy if `is_ready` is False.
     pynetdicom reads the UIDs of the request from the File Meta Information.
 
     Raises:
@@ -316,7 +324,7 @@ def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
             reason = f"the file cannot be copied: {error.strerror}"
             return Outcome(Verdict.RETRY, None, reason)
         except Exception as error:  # noqa: BLE001 - pydicom may raise anything
-            # Its text may quote values, so only its type is reported.
+            # The text of the error may quote values, so only its type is reported.
             reason = (
                 f"{peer} accepts the object only as {syntax.name}. The object cannot "
                 f"be transcoded from {instance.syntax.name} ({type(error).__name__})"

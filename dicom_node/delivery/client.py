@@ -10,24 +10,27 @@ from dicom_node.outcome import Outcome
 SEND_TIMEOUT_S = 60.0
 
 ConnectionTest = Callable[[], Outcome]
-"""Returns an outcome with the verdict STORED if the peer responds with success."""
+"""A function that tests the connection to one peer.
+
+It returns an outcome with the verdict STORED if the peer responded with success.
+"""
 
 
 class DestinationClient(Protocol):
     """Sends results to a destination, and tests its connections.
 
-    Each type has a class with these methods (see `clients.CLIENTS`). A method does not
-    raise an error if the peer cannot be reached or refuses a request: the outcome says
-    so. Several threads may use a client.
+    Each type of destination has a class with these methods (see `clients.CLIENTS`). If
+    the peer cannot be reached or refuses a request, a method does not raise an error,
+    but returns an outcome that says so. Several threads may use a client.
 
-    The methods get the AE title of the AE that sent the analyzed instance, because some
-    destinations return results to that AE.
+    Most methods get the AE title of the AE that sent the analyzed instance, because
+    some destinations return results to that AE.
     """
 
     def deliver(
         self, files: Mapping[str, Path], sender_ae_title: str, /
     ) -> dict[str, Outcome]:
-        """Send Part 10 files, and return the outcome of each one.
+        """Send Part 10 files; return the outcome of each file by SOP Instance UID.
 
         Args:
             files: The files by SOP Instance UID.
@@ -38,11 +41,11 @@ class DestinationClient(Protocol):
         """
 
     def connection_tests(self, name: str, /) -> list[tuple[str, ConnectionTest]]:
-        """Return a name for each peer of the destination, and a function that tests it.
+        """Return (name, test) for each peer of the destination.
 
         Args:
-            name: The text with which each returned name begins, such as the name of
-                the destination.
+            name: The beginning of each returned name, such as the name of the
+                destination.
         """
 
     def request_commitment(
@@ -62,9 +65,8 @@ class DestinationClient(Protocol):
             request: The objects and the Transaction UID, already recorded in the
                 journal.
             sender_ae_title: AE title of the sender of the instance.
-            record_report: Called in another thread with a report that comes on the
-                association of the request. Many archives report later, on another
-                association; then it is not called.
+            record_report: Called in another thread if a report comes on the association
+                of the request. Many archives report later, on another association.
             on_refused: Called for each report on this association that is refused.
 
         Returns:

@@ -13,9 +13,9 @@ from dicom_node.delivery.stow import StowClient
 CLIENTS: Mapping[str, Callable[[Any, str], DestinationClient]] = MappingProxyType(
     {"dicom": DicomClient, "sender": SenderClient, "stow": StowClient}
 )
-"""The class for each `type` of the settings.
+"""The class of the client for each `type` of a destination in the settings.
 
-Its arguments are a destination of that type, and our AE title.
+The arguments of the class are a destination of that type, and our AE title.
 """
 
 

@@ -1,17 +1,19 @@
 """Limits the number of concurrent deliveries to one AE or service.
 
 The limit of DBOS is not exact, because DBOS counts the deliveries that have started,
-not those that it has dequeued. If threads start late on a busy processor, DBOS dequeues
-too many deliveries. The limit of this module is exact: a delivery over the limit waits.
+not the deliveries that it has dequeued. If threads start late on a busy processor, DBOS
+dequeues too many deliveries. The limit of this module is exact: a delivery over the
+limit waits.
 """
 
 import threading
 
 from config.destinations import Destination
 
-# With two associations, one transfers data when the other waits for a response. More
-# associations only increase the load of the peer. After a crash of the worker, at most
-# this many deliveries to a peer are repeated.
+# Number of concurrent deliveries to one peer. With two associations, one transfers data
+# while the other waits for a response. More associations only increase the load of the
+# peer. After a crash of the worker, at most this many deliveries to a peer are
+# repeated.
 AT_ONCE = 2
 
 
@@ -24,13 +26,14 @@ class ConcurrencyLimits:
     def for_peer(
         self, destination: Destination, sender_ae_title: str
     ) -> threading.Semaphore:
-        """Return the semaphore to hold during a delivery.
+        """Return the semaphore that a delivery must hold while it runs.
+
+        Each peer has one semaphore. If a destination returns results to senders, each
+        sender is a peer, so a sender that hangs does not delay other senders.
 
         Args:
             destination: The destination of the delivery.
-            sender_ae_title: AE title of the AE that sent the analyzed instance. A
-                destination that returns results to senders has one semaphore for each
-                sender, so that a sender that hangs does not delay other senders.
+            sender_ae_title: AE title of the AE that sent the analyzed instance.
         """
         peer = destination.peer_for(sender_ae_title)
         # A single operation, so that two threads get the same semaphore.

@@ -1,4 +1,4 @@
-"""Tests the connection to a destination, when a user requests it."""
+"""Tests the connections to the peers of a destination, if a user requests this."""
 
 import time
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ class ConnectionTestResult:
     Attributes:
         at: Start of the test, in seconds since 1970.
         seconds: Duration of the test.
-        comment: Reason of a failure; empty if all peers responded with success.
+        comment: The peers whose test failed, each with the reason; empty if all peers
+            responded with success.
     """
 
     at: float
@@ -26,7 +27,7 @@ class ConnectionTestResult:
 def run_connection_test(
     destination: Destination, calling_ae_title: str
 ) -> ConnectionTestResult:
-    """Test the connection to all peers of a destination.
+    """Test the connections to all peers of a destination; return the result.
 
     Args:
         destination: A destination of the settings.

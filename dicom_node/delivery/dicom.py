@@ -28,7 +28,7 @@ class DicomClient:
     def deliver(
         self, files: Mapping[str, Path], _sender_ae_title: str
     ) -> dict[str, Outcome]:
-        """Send the files by C-STORE."""
+        """Send the files by C-STORE; return the outcomes by SOP Instance UID."""
         outcomes = send(
             list(files.values()),
             self.address,
@@ -38,7 +38,7 @@ class DicomClient:
         return dict(zip(files, outcomes, strict=True))
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
-        """Return a test of the AE by C-ECHO."""
+        """Return `name`, and a function that tests the AE by C-ECHO, as one pair."""
         test = partial(echo, self.address, calling_ae_title=self.calling_ae_title)
         return [(name, test)]
 
@@ -50,7 +50,7 @@ class DicomClient:
         record_report: RecordReport,
         on_refused: OnRefused,
     ) -> Outcome:
-        """Request Storage Commitment by N-ACTION (PS3.4 annex J)."""
+        """Request Storage Commitment by N-ACTION (PS3.4 J.3.2); return the outcome."""
         return n_action.request_commitment(
             request,
             self.address,

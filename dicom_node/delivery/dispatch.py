@@ -26,7 +26,7 @@ from dicom_node.outcome import Outcome, Verdict
 logger = logging.getLogger(__name__)
 
 IMAGES = SecondaryCaptureImageStorage, SegmentationStorage
-"""SOP Classes of results that have pixels."""
+"""The SOP Classes of results that have pixels."""
 
 LOSSLESS: Mapping[str, UID] = MappingProxyType(
     {
@@ -35,9 +35,10 @@ LOSSLESS: Mapping[str, UID] = MappingProxyType(
         "jpeg_2000": JPEG2000Lossless,
     }
 )
-"""Transfer syntaxes of results that are compressed before they are sent, by setting.
+"""Lossless transfer syntaxes by the value of the setting `transfer_syntax`.
 
-A lossy transfer syntax is applied earlier, when the results are made.
+Results are compressed losslessly when they are sent. A lossy transfer syntax is applied
+earlier, when the results are made.
 """
 
 
@@ -55,8 +56,8 @@ def deliver(
     Args:
         files: Part 10 files by SOP Instance UID.
         destination: A destination of the settings.
-        sender_ae_title: AE title of the AE that sent the analyzed instance. A
-            destination that returns results to senders sends them to this AE.
+        sender_ae_title: AE title of the AE that sent the analyzed instance. If the type
+            of the destination is `sender`, this AE gets the results.
         calling_ae_title: Our AE title.
 
     Returns:
@@ -84,10 +85,11 @@ def deliver(
 def _compressed(
     files: Mapping[str, Path], destination: Destination
 ) -> Iterator[Mapping[str, Path]]:
-    """Yield the files, with images compressed if the settings require this.
+    """Yield the files by SOP Instance UID, after compression if the settings say so.
 
-    A compressed image is a temporary copy. Each attempt produces the same copy. If a
-    peer does not accept the transfer syntax, `send` sends the image uncompressed.
+    Only images are compressed. A compressed image is a temporary copy. Each attempt
+    produces the same copy. If a peer does not accept the transfer syntax,
+    `c_store.send` sends the image uncompressed.
     """
     syntax = LOSSLESS.get(destination.transfer_syntax)
     if syntax is None:

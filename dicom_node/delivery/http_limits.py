@@ -1,9 +1,9 @@
 """Limits on the responses of HTTP servers that the node calls.
 
-`requests` limits the wait for the next byte, and nothing else. A server could send the
+The library `requests` limits only the wait for the next byte. A server could send the
 status line, headers, interim responses (100 Continue), chunks or trailers byte by byte,
-or without end. This module limits the size and the duration of a whole response. It
-does so at the socket, before the response is parsed.
+or without end. This module limits the size and the duration of a whole response. The
+limits apply at the socket, before the response is parsed.
 """
 
 import io
@@ -19,11 +19,11 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Maximum number of bytes of a response, including headers and all else that is not
-# payload.
+# Maximum number of bytes of a response. Headers and all other bytes that are not
+# payload are included.
 LARGEST_RESPONSE = 1_310_720
 # A whole response may take this many times the timeout of the connection. The timeout
-# itself applies to each byte.
+# itself limits the wait for the next byte.
 TIMEOUTS = 2.0
 
 
@@ -32,7 +32,7 @@ class ResponseTooLargeError(OSError):
 
 
 class ResponseTooSlowError(OSError):
-    """The response was not complete after TIMEOUTS times the timeout."""
+    """The response was not complete after TIMEOUTS times the connection's timeout."""
 
 
 class BoundedAdapter(HTTPAdapter):

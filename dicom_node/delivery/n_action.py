@@ -1,8 +1,9 @@
 """The Storage Commitment SCU: requests that an archive commits to stored objects.
 
-PS3.4 J.3.2: an N-ACTION of the Storage Commitment Push Model, on a separate
-association. Some archives report at once on the same association, so it is kept open
-for REPORT_AT_ONCE_S. Others open an association to our receiver minutes or hours later.
+A request is an N-ACTION of the Storage Commitment Push Model (PS3.4 J.3.2), on a
+separate association. Some archives report at once on the same association, so the node
+keeps it open for REPORT_AT_ONCE_S seconds. Other archives open an association to our
+receiver minutes or hours later.
 """
 
 import threading
@@ -29,8 +30,8 @@ from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, out
 
 WELL_KNOWN_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 REQUEST = 1  # the action type
-# How long an association is kept open for an immediate report. The time is short,
-# because the association uses one of the two slots for deliveries to this archive.
+# Seconds for which an association is kept open for an immediate report. The time is
+# short, because the request counts as one of the concurrent deliveries to this archive.
 REPORT_AT_ONCE_S = 1.0
 SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 # Warnings after which the request counts as accepted (PS3.7 10.1.4.1.10 and annex C):
@@ -53,13 +54,13 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     """Request that an archive commits to objects that it has stored.
 
     Args:
-        request: The objects and the Transaction UID; already recorded.
+        request: The objects and the Transaction UID, already recorded in the journal.
         destination: Address of the archive.
-        calling_ae_title: Our AE title. The archive sends its report to this title.
+        calling_ae_title: Our AE title. The archive sends the report to the AE with this
+            title.
         timeout_s: Timeout in seconds for the connection, and for the response.
-        record_report: Called in another thread with a report that comes on this
-            association. Many archives report later, on another association; then it
-            is not called.
+        record_report: Called in another thread if a report comes on this association.
+            Many archives report later, on another association.
         on_refused: Called for each report on this association that is refused.
 
     Returns:
@@ -93,7 +94,11 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
 
 
 def verdict_of(status: int) -> Verdict:
-    """Return the verdict for the status of an N-ACTION response."""
+    """Return the verdict for the status of an N-ACTION response.
+
+    STORED means that the request is accepted, RETRY that it is to be repeated, and
+    REFUSED that it failed.
+    """
     if status == 0 or status in WARNINGS or status in LESSER_WARNINGS:
         return Verdict.STORED
     passes = status in PASSING or status in OUT_OF_RESOURCES

@@ -29,28 +29,31 @@ from dicom_node.network.upper_layer import UpperLayer
 
 logger = logging.getLogger(__name__)
 
-# PS3.8 9.2.1: Sta5, the request for the association was sent; Sta6, data can be sent.
-# pynetdicom reports that the association is accepted before it enters Sta6.
+# The states of an open association (PS3.8 9.2.1): in Sta6, data can be sent; in Sta5,
+# the response to the A-ASSOCIATE-RQ is awaited. Sta5 is included, because pynetdicom
+# reports that the association is accepted before the state becomes Sta6.
 OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
-# Maximum bytes of a PDU, and of all data before our next request: responses and reports
-# are short.
+# Maximum number of bytes of a PDU, and of all data that the peer sends before our next
+# request. Responses and reports are short.
 MAX_RESPONSE_BYTES = 1_048_576
-# Maximum number of messages before our next request: the response, the same response
-# again, and requests of the peer.
+# Maximum number of messages that the peer sends before our next request: the response,
+# repetitions of a response, and requests of the peer.
 MOST_MESSAGES = 16
 
 
 class _Socket(AssociationSocket):
     """The connection of an association.
 
-    If a PDU is too large or comes too slowly, the association ends. The connection does
-    not count as readable if there are only TLS records without data.
+    If a PDU is too large or comes too slowly, the association is aborted.
     """
 
     @property
     def ready(self) -> bool:
-        """Return whether there is something to read, or the connection has ended."""
+        """Whether data can be read, or the connection has ended.
+
+        A TLS record without data, such as a session ticket, does not count.
+        """
         return super().ready and (
             not isinstance(self.socket, TlsSocket) or self.socket.has_data()
         )
@@ -63,12 +66,12 @@ class _Socket(AssociationSocket):
     def recv(self, nr_bytes: int) -> bytearray:
         """Read `nr_bytes` bytes, or fewer if the connection ends first.
 
-        If `nr_bytes` is more than MAX_RESPONSE_BYTES, abort the association and return
-        no bytes.
+        If `nr_bytes` is more than MAX_RESPONSE_BYTES, the association is aborted, and
+        no bytes are returned.
 
         Raises:
-            OSError: The bytes did not come within the `pdu_timeout_s` of the
-                association, or the connection broke.
+            OSError: The bytes did not come within `pdu_timeout_s` seconds, or the
+                connection broke.
         """
         assert isinstance(self.assoc, RequestedAssociation)  # noqa: S101 - narrows the type
         assert self.socket  # noqa: S101 - narrows the type
@@ -92,9 +95,9 @@ class _Responses(queue.Queue[Any]):
     """A queue that accepts only the response to our last request.
 
     pynetdicom assumes that the next message is the response. If a peer responded twice
-    to one object, the second response would mark the next object as stored. This queue
-    therefore compares Message ID Being Responded To (PS3.7 9.3.1.2). Requests of the
-    peer are served at once, and not queued.
+    to one object, the second response would mark the next object as stored. Therefore
+    this queue compares Message ID Being Responded To (PS3.7 9.3.1.2) with the Message
+    ID of the request. Requests of the peer are not queued, but served at once.
     """
 
     def __init__(self, association: "RequestedAssociation") -> None:
@@ -106,7 +109,7 @@ class _Responses(queue.Queue[Any]):
     def expect(self, request: DimseServiceType) -> None:
         """From now on, accept only the response to this request."""
         self._open = type(request), request.MessageID
-        # Message IDs start again after 65,535.
+        # Message IDs start again after 65,535, so an earlier request may have this ID.
         self._completed = {each for each in self._completed if each[:2] != self._open}
 
     def put(
@@ -115,7 +118,10 @@ class _Responses(queue.Queue[Any]):
         block: bool = True,  # noqa: FBT001, FBT002 - as in the standard library
         timeout: float | None = None,
     ) -> None:
-        """Queue the response to our request, or serve a request of the peer."""
+        """Queue the response to our last request, or serve a request of the peer.
+
+        Any other response is not queued: see `_accept_response`.
+        """
         context_id, message = item
         if message is None:
             super().put(item, block, timeout)
@@ -127,8 +133,8 @@ class _Responses(queue.Queue[Any]):
     def _accept_response(self, response: DimseServiceType) -> bool:
         """Return whether a response belongs to the open request.
 
-        The repetition of an earlier response is dropped. Any other response that does
-        not belong to the open request ends the association.
+        A response that repeats an earlier response is ignored. If a response belongs to
+        no request, the association is aborted.
         """
         key = type(response), response.MessageIDBeingRespondedTo
         name = key[0].__name__.replace("_", "-")
@@ -195,16 +201,16 @@ class _Messages(MessageReader):
 
 
 class RequestedAssociation(BaseAssociation):
-    """One association that we open.
+    """One association that the node opens.
 
     pynetdicom's thread for an association is not started. If both sides requested the
     release at the same time, that thread and the peer would wait for each other.
     `release` and `abort` of this class confirm a release that the peer has requested.
 
     Attributes:
-        connection: The socket of the association, a TLS socket under TLS.
-        pdu_timeout_s: If the bytes of a PDU do not come within this many seconds, the
-            association ends.
+        connection: The socket of the association; a TlsSocket under TLS.
+        pdu_timeout_s: Number of seconds within which all bytes of a PDU must arrive.
+            Otherwise the association is aborted.
     """
 
     connection: socket.socket
@@ -224,8 +230,8 @@ class RequestedAssociation(BaseAssociation):
             peer: The peer to call.
             contexts: The presentation contexts to propose, at most 128.
             tls: The TLS settings of the connection; None for plain text.
-            pdu_timeout_s: If the bytes of a PDU do not come within this many seconds,
-                the association ends.
+            pdu_timeout_s: Number of seconds within which all bytes of a PDU must
+                arrive.
 
         Raises:
             OSError: The host name cannot be resolved.
@@ -257,12 +263,18 @@ class RequestedAssociation(BaseAssociation):
         return self.dul.state_machine.current_state not in OPEN_STATES
 
     def release(self) -> None:
-        """Release the association; if the peer requested this first, confirm it."""
+        """Release the association, or confirm the release if the peer requested it."""
         if not self._confirm_release():
             super().release()
 
     def send_abort(self, *, block: bool) -> None:
-        """Abort the association, or confirm its release if the peer requested it."""
+        """Abort the association, or confirm the release if the peer requested it.
+
+        pynetdicom's method `abort` calls this method.
+
+        Args:
+            block: Whether to wait until the A-ABORT is sent and the connection closed.
+        """
         if not self._confirm_release():
             super().send_abort(block=block)
 
@@ -285,7 +297,11 @@ class RequestedAssociation(BaseAssociation):
         return created
 
     def serve_request(self, request: DimseServiceType, context_id: int) -> None:
-        """Serve a request of the peer, such as a Storage Commitment report."""
+        """Serve a request of the peer, such as a Storage Commitment report.
+
+        If the request is invalid, it is answered with a failure, or the association is
+        aborted.
+        """
         try:
             if not answer_invalid(self, request, context_id, self.acceptor.ae_title):
                 super().serve_request(request, context_id)

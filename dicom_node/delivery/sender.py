@@ -29,13 +29,13 @@ class SenderClient:
     def deliver(
         self, files: Mapping[str, Path], sender_ae_title: str
     ) -> dict[str, Outcome]:
-        """Send the files to the sender by C-STORE."""
+        """Send the files to the sender; return the outcomes by SOP Instance UID."""
         if client := self._client(sender_ae_title):
             return client.deliver(files, sender_ae_title)
         return dict.fromkeys(files, self._refused(sender_ae_title))
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
-        """Return a test of each peer by C-ECHO."""
+        """Return (name, test) for each peer of the settings; the test is a C-ECHO."""
         return [
             test
             for each in self.destination.peers
@@ -52,7 +52,7 @@ class SenderClient:
         record_report: RecordReport,
         on_refused: OnRefused,
     ) -> Outcome:
-        """Request Storage Commitment from the sender."""
+        """Request Storage Commitment from the sender; return the outcome."""
         client = self._client(sender_ae_title)
         if client is None:
             return self._refused(sender_ae_title)
@@ -64,7 +64,7 @@ class SenderClient:
         )
 
     def peer(self, sender_ae_title: str) -> tuple[str, str]:
-        """Return the AE title and the host of the sender."""
+        """Return the AE title and the host of the sender; an unknown host is empty."""
         client = self._client(sender_ae_title)
         return client.peer(sender_ae_title) if client else (sender_ae_title, "")
 

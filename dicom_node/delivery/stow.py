@@ -1,14 +1,12 @@
 """Destinations of the type `stow`: a DICOMweb service gets results by STOW-RS.
 
-This module is a STOW-RS user agent (PS3.18 10.5).
+This module is a STOW-RS user agent (PS3.18 10.5). Each attempt sends the bytes of the
+files unchanged. delivery/stow_response.py reads the response of the service.
 
-Each attempt sends the bytes of the files unchanged. delivery/stow_response.py reads the
-response of the service.
-
-This module uses `requests`, not a DICOMweb client. The usual client encodes each
-dataset again, repeats requests by itself, and follows redirects. After a redirect, a
-POST becomes a GET, and a login page looks like success. This module calls the adapter
-of `requests` directly. A session of `requests` would read the whole payload of a
+This module uses the library `requests`, not a DICOMweb client. The usual client encodes
+each dataset again, repeats requests by itself, and follows redirects. After a redirect,
+a POST becomes a GET, and a login page looks like success. This module calls the adapter
+of a `requests` session directly. The session itself would read the whole payload of a
 redirect into memory, even if it does not follow the redirect.
 """
 
@@ -45,7 +43,7 @@ from dicom_node.network.storage_commitment import OnRefused, RecordReport, Reque
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-# A server's headers must never reach the log.
+# urllib3 logs headers of responses. Texts of a peer must not reach the log.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 TIMEOUT_S = 30.0
@@ -56,7 +54,10 @@ MAX_PAYLOAD_BYTES = 1_000_000
 
 
 class NoResponseError(Exception):
-    """There was no usable response; the message gives the reason."""
+    """A request got no usable response, or could not be sent.
+
+    The message gives the reason.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class StowClient:
 
     Attributes:
         service: The address and credentials of the service.
-        calling_ae_title: Our AE title; not used.
+        calling_ae_title: Our AE title. STOW-RS does not use it.
     """
 
     service: StowDestination
@@ -74,11 +75,14 @@ class StowClient:
     def deliver(
         self, files: Mapping[str, Path], _sender_ae_title: str
     ) -> dict[str, Outcome]:
-        """Store the files by STOW-RS."""
+        """Store the files by STOW-RS; return the outcomes by SOP Instance UID."""
         return store(files, self.service, timeout_s=SEND_TIMEOUT_S)
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
-        """Return a test of the service by a search; see `check_connection`."""
+        """Return `name`, and a function that tests the service, as one pair.
+
+        The test is `check_connection`.
+        """
         return [(name, partial(check_connection, self.service))]
 
     def request_commitment(
@@ -89,7 +93,10 @@ class StowClient:
         record_report: RecordReport,  # noqa: ARG002 - no report can come
         on_refused: OnRefused,  # noqa: ARG002
     ) -> Outcome:
-        """Return REFUSED: the node requests no Storage Commitment by DICOMweb."""
+        """Return an outcome with the verdict REFUSED.
+
+        The node requests no Storage Commitment by DICOMweb.
+        """
         reason = "The node requests no storage commitment by DICOMweb"
         return Outcome(Verdict.REFUSED, None, reason, was_sent=False)
 
@@ -106,7 +113,9 @@ def store(
 ) -> dict[str, Outcome]:
     """Store objects in a service, in requests of at most MOST_BYTES if possible.
 
-    If the service refuses a request as a whole, each object is sent separately.
+    If the service refuses a whole request with several objects, each object is sent
+    again in a request of its own. If a request gets no response, sending ends, and all
+    objects without an outcome get the verdict RETRY.
 
     Args:
         files: Part 10 files by SOP Instance UID.
@@ -138,11 +147,11 @@ def check_connection(
 
     The test is a search (PS3.18 10.6) for a study that does not exist, so the response
     is short and names no patient. The test fails if the service does not support
-    searches, even if it can store objects.
+    searches, even if the service can store objects.
 
     Returns:
-        An outcome with the verdict STORED if the service responded with success;
-        otherwise its comment gives the reason.
+        An outcome with the verdict STORED if the service responded with success.
+        Otherwise the comment of the outcome gives the reason.
     """
     query = {"StudyInstanceUID": IMPLEMENTATION_CLASS_UID, "limit": "1"}
     request = requests.Request("GET", f"{service.url}/studies", params=query)
@@ -175,7 +184,8 @@ def _store(
         each.verdict is Verdict.REFUSED and each.status is None
         for each in outcomes.values()
     )
-    if all_refused and len(batch) > 1:  # because of one object, or of the total size
+    # One object, or the total size, may be the reason for the refusal of all.
+    if all_refused and len(batch) > 1:
         for uid, content in batch.items():
             outcomes |= _store(service, {uid: content}, timeout_s)
     return outcomes
@@ -192,7 +202,7 @@ def _post(
     request = requests.Request(
         "POST",
         f"{service.url}/studies",
-        # A file is sent in pieces, each with its own timeout.
+        # A file object is sent in pieces, each with its own timeout.
         data=io.BytesIO(body),
         headers={"Content-Type": kind},
     )
@@ -311,6 +321,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _credentials_advice(service: StowDestination) -> str:
-    """Return what to do if the service refuses our credentials."""
+    """Return advice for a user if the service refuses our credentials."""
     secret = service.token_env or service.password_env
     return f"check {secret.variable}" if secret else "it may require token_env"

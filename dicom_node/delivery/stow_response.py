@@ -1,10 +1,10 @@
 """Reads the response of a DICOMweb service, and derives the outcome of each object.
 
-Sending is in delivery/stow.py. A Store Instances Response Module (PS3.18 Annex I) lists
-the objects that were stored and those that failed. If a response has no list, the HTTP
-status applies to all objects (PS3.18 table 10.5.3-1). A service must list the objects
-that it stored. If an object is not listed, the service has not confirmed it. As with
-C-STORE, only a definite failure is permanent.
+delivery/stow.py sends the requests. A Store Instances Response Module (PS3.18 Annex I)
+lists the objects that were stored and those that failed. If a response has no list, the
+HTTP status applies to all objects (PS3.18 table 10.5.3-1). A service must list the
+objects that it stored. If an object is not listed, the service has not confirmed that
+the object is stored. As with C-STORE, only a definite failure is permanent.
 """
 
 import json
@@ -24,8 +24,9 @@ from dicom_node.outcome import (
 )
 
 JSON = "application/dicom+json"
-# The media types of a service's own response. XML is not requested and not read, so
-# only its HTTP status counts. Any other type comes from a proxy or from a login page.
+# The media types of responses that come from a service itself. XML is not requested and
+# not read, so only the HTTP status of an XML response counts. A response of any other
+# type comes from a proxy or is a login page.
 READABLE_MEDIA_TYPES = frozenset({JSON, "application/json"})
 SERVICE_MEDIA_TYPES = READABLE_MEDIA_TYPES | {
     "application/dicom+xml",
@@ -84,7 +85,10 @@ class StowResponse:
 
     @property
     def standard_status(self) -> str:
-        """The status with the reason phrase of RFC 9110, not that of the server."""
+        """The status with the reason phrase of RFC 9110, for the log.
+
+        The reason phrase of the server may contain any text.
+        """
         known = {each.value: each.phrase for each in HTTPStatus}
         return f"HTTP {self.code} {known.get(self.code, '')}".rstrip()
 
@@ -97,7 +101,7 @@ def object_outcomes(
     Args:
         uids: SOP Instance UIDs of the objects.
         response: The response to the request.
-        credentials_advice: What to do if the service refuses our credentials.
+        credentials_advice: Advice for a user if the service refuses our credentials.
     """
     listed = dict(_listed(response))
     other = _unlisted(response, credentials_advice)
@@ -108,8 +112,8 @@ def search_outcome(response: StowResponse, credentials_advice: str) -> Outcome:
     """Return the outcome of a search that tests the connection.
 
     Returns:
-        An outcome with the verdict STORED if a DICOMweb service responded with success;
-        otherwise its comment gives the reason.
+        An outcome with the verdict STORED if a DICOMweb service responded with success.
+        Otherwise the comment of the outcome gives the reason.
     """
     if response.code in {200, 204} and response.is_from_service:
         return Outcome(Verdict.STORED, None)
@@ -117,7 +121,10 @@ def search_outcome(response: StowResponse, credentials_advice: str) -> Outcome:
 
 
 def _unlisted(response: StowResponse, credentials_advice: str) -> Outcome:
-    """Return the outcome that the HTTP status gives to objects without an entry."""
+    """Return the outcome of the objects that a response does not list.
+
+    The HTTP status determines this outcome.
+    """
     code = response.code
     if code == HTTPStatus.OK and not response.is_from_service:
         media_type = printable(response.media_type) or "something"
@@ -174,7 +181,10 @@ def _stored(warning: int | None) -> Outcome:
 
 
 def _failed(reason: int | None) -> Outcome:
-    """Return the outcome for a Failure Reason: a C-STORE status (PS3.18 I.2.2)."""
+    """Return the outcome for a Failure Reason, or for None if there is no reason.
+
+    A Failure Reason has the values of a C-STORE status (PS3.18 I.2.2).
+    """
     if reason is None:
         text = "not stored, without a reason"
         return Outcome(Verdict.RETRY_BRIEFLY, None, text)
@@ -197,7 +207,10 @@ def _uid(item: Any) -> str:  # noqa: ANN401
 
 
 def _number(item: Any, tag: str) -> int | None:  # noqa: ANN401
-    """Return the first value as a number of 16 bits; None if it is not a number."""
+    """Return the lowest 16 bits of the first value of an attribute.
+
+    Return None if there is no value, or if the first value is not a number.
+    """
     for value in _values(item, tag)[:1]:
         with suppress(ValueError, TypeError, OverflowError):
             return int(value) & 0xFFFF

@@ -1,10 +1,10 @@
 """A small archive: a Storage SCP that stores the instances it receives.
 
-It is used as a PACS in the demo and in tests. Each instance is stored as a Part 10 file
-in the archive's folder. If an instance is sent again with the same content, it is not
-stored again. The archive chooses the file names. `log.jsonl` has one line for each
-C-STORE, which is written before the response. Names and other patient data are not
-logged.
+The archive is used as a PACS in the demo and in tests. Each instance is stored as a
+Part 10 file in the archive's folder. If an instance is sent again with the same
+content, it is not stored again. The archive chooses the file names. For each C-STORE,
+one line is written to `log.jsonl` before the response. Names and other patient data are
+not logged.
 """
 
 import argparse
@@ -48,8 +48,8 @@ class Stored:
             unreadable.
         transfer_syntax_uid: Transfer syntax of the presentation context.
         digest: SHA-256 of the dataset's bytes as sent, hexadecimal.
-        path: Name of the file in the archive's folder; empty if the instance was not
-            stored.
+        path: Name of the file in the archive's folder that contains the instance. Empty
+            if the instance was not stored.
         status: Status of the response.
     """
 
@@ -64,8 +64,8 @@ class Stored:
     status: int
 
 
-# Returns the status of a response. To simulate a faulty peer it may wait, abort or
-# raise.
+# Returns the status of a C-STORE response. The function may also wait, abort the
+# association or raise, so that tests can simulate a faulty peer.
 StoreStatus = Callable[[evt.Event], int]
 OnStored = Callable[[Stored], None]
 
@@ -182,10 +182,10 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
             accepted, too.
         host: Address to listen on.
         port: Port to listen on; 0 is any free port.
-        on_stored: Called after each C-STORE is logged, before its response, from the
-            thread of its association.
-        respond: Returns the status of each response. With the status of a failure, the
-            instance is not stored. Without this function, each response is a success.
+        on_stored: Called for each C-STORE after it is logged, and before its response
+            is sent. It is called from the thread of the association.
+        respond: Returns the status of the response to each C-STORE. If the status is a
+            failure, the instance is not stored. If None, each response is a success.
     """
     disable_event_logging()  # datasets and names must not be logged
     archive = Archive(directory, on_stored, respond)
@@ -196,7 +196,7 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
 def _dataset_bytes(event: evt.Event) -> bytes:
     """Return the bytes of the dataset as sent.
 
-    pynetdicom has them in memory or in a file, depending on its configuration.
+    pynetdicom keeps the bytes in memory or in a file, depending on its configuration.
     """
     path = event.dataset_path
     if path is None:

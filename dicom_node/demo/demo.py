@@ -80,7 +80,7 @@ class Arrived:
 
     Attributes:
         path: The file name in the archive's folder.
-        at: Time at which it was stored, in seconds of time.monotonic().
+        at: Time at which the result was stored, in seconds of time.monotonic().
     """
 
     path: str
@@ -168,7 +168,7 @@ def _configure(directory: Path, archive: Archive) -> Path:
 
 
 def _free_port(port: int) -> int:
-    """Return the port, or 0 (any port) if it is in use."""
+    """Return the port; 0, which means any free port, if the port is in use."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
@@ -185,9 +185,10 @@ def _show(
     arrivals: Arrivals,
     stop: threading.Event,
 ) -> bool:
-    """Send the phantoms, wait for their results, and print the table.
+    """Send the phantoms, wait for their results, and print the results as a table.
 
-    Return whether all results arrived.
+    Returns:
+        Whether all results arrived in time.
     """
     console.print("Loading the model …")
     _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz", stop)
@@ -232,8 +233,12 @@ def _result_text(row: InstanceRecord) -> str:
 def _wait_until_ready(address: str, stop: threading.Event) -> None:
     """Wait at most TIMEOUT_S seconds until the node is ready.
 
-    The model is loaded then, so the times in the table do not include its loading. A
-    message is printed if the node is not ready in time.
+    A node is ready after it has loaded the model, so the times in the table do not
+    include the loading. A message is printed if the node is not ready in time.
+
+    Args:
+        address: The URL of the health check of the node.
+        stop: An event that ends the wait.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + TIMEOUT_S

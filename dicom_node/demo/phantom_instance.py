@@ -1,7 +1,7 @@
 """The phantom as a SOP Instance, as a modality would send it.
 
-`make run` sends it, and most tests use it. Its patient data may be printed, because the
-patient is invented.
+`make run` sends this instance, and most tests use it. Its patient data may be printed,
+because the patient is invented.
 """
 
 from datetime import datetime
@@ -26,7 +26,7 @@ SPACING_MM = 0.3
 """Side of a phantom's pixel at the detector in mm; its 900 columns are 27 cm."""
 
 MODALITY = {ComputedRadiographyImageStorage: "CR", SecondaryCaptureImageStorage: "RG"}
-"""Modality (0008,0060) by SOP Class, for the classes other than DX."""
+"""Modality (0008,0060) by SOP Class, for the SOP Classes other than those of DX."""
 
 REGION = {
     "LEG": ("30021000", "Lower leg"),
@@ -34,7 +34,7 @@ REGION = {
     "FOREARM": ("14975008", "Forearm"),
     "ANKLE": ("70258002", "Ankle joint"),
 }
-"""SNOMED CT by Body Part Examined (PS3.16 CID 4031)."""
+"""SNOMED CT code and its meaning, by Body Part Examined (PS3.16 CID 4031)."""
 
 
 def phantom_dataset(
@@ -46,7 +46,8 @@ def phantom_dataset(
     """Return a phantom as an instance of a new study with the current date.
 
     Args:
-        phantom: Its `fracture` determines the name: PHANTOM^BROKEN or PHANTOM^WHOLE.
+        phantom: The phantom. Its `fracture` determines the name of the patient:
+            PHANTOM^BROKEN or PHANTOM^WHOLE.
         sop_class_uid: CR, DX or Secondary Capture.
         photometric_interpretation: "MONOCHROME2", or "MONOCHROME1" to store the same
             image with inverted values.

@@ -1,8 +1,8 @@
 """The part of the journal that a worker writes while it analyzes an instance.
 
 A work item names an instance and a run. The row of the instance changes only if this
-run is the current one and has not ended. So if a worker was assumed dead and continues
-later, it cannot record its result.
+run is the current one and has not ended; otherwise the work is stale. So a worker that
+was assumed dead and continues later cannot record its result.
 """
 
 import time
@@ -51,7 +51,8 @@ class AnalysisResult:
         picture_digest: Digest of the radiograph that the model analyzed.
         identity_digest: Digest of the patient, study and description of the picture.
         results: The result objects, already on disk.
-        seconds: Duration of each stage of the analysis, by the name of the stage.
+        seconds: Duration of each stage of the analysis in seconds, by the name of the
+            stage.
         drawing: The parts of the finding that the review page draws; None if there are
             none.
     """
@@ -73,7 +74,7 @@ class Conclusion:
         reason: The reason, as a text.
         same_picture_as: Id of another instance with the same picture, if its results
             are valid for this instance, too; otherwise None.
-        notices: The notices that say the reason. Their files are already on disk.
+        notices: The notices that state the reason. Their files are already on disk.
         counted_as: The label of the reason in the metrics.
     """
 
@@ -113,8 +114,10 @@ class Analyses:
             slow: Whether the attempt is made in the slow lane.
 
         Returns:
-            The instance, with this attempt counted; None if the work is stale. If the
-            analysis belongs in the slow lane, work of the other lanes is stale, too.
+            The instance, with this attempt counted. None if the work is stale, or if
+            the analysis belongs in the slow lane and `slow` is False. In the latter
+            case, the attempt is counted, and the analysis is queued in the slow lane
+            unless it is queued there already.
         """
         which = _of_run(instance_id, run)
         with writing(self._engine) as connection:
@@ -125,8 +128,9 @@ class Analyses:
             attempts = record.attempts + 1
             counted = {"attempts": attempts}
             if record.slow and not slow:
-                # The analysis was moved to the slow lane, or a process of the previous
-                # release queued it elsewhere. DBOS ignores a second request for a run.
+                # The analysis was moved to the slow lane later, or a process of the
+                # previous release queued it in another lane. The transition queues it
+                # in the slow lane. If it is there already, DBOS ignores the request.
                 trigger = InstanceTrigger.BEGUN_IN_OTHER_LANE
                 self._machine.change_instance(connection, trigger, which, counted)
                 return None
@@ -146,13 +150,21 @@ class Analyses:
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
         """Record that the decoder died during the analysis of an instance.
 
+        If the work is stale, the instance does not change, but the event and the metric
+        are still written.
+
+        Args:
+            instance_id: Id of the instance.
+            run: Run of the analysis.
+            reason: Why the decoder died.
+
         Returns:
             The number of deaths in this run; 0 if the work is stale.
         """
         which = _of_run(instance_id, run)
         with writing(self._engine) as connection:
             record = self._count_death(connection, which, reason)
-            if record is None:  # the work is stale, but a decoder has died
+            if record is None:  # the work is stale, but the decoder died nevertheless
                 note(connection, instance_id, EventKind.DECODER_DIED, reason)
                 write(connection, increment(DECODER_DIED))
             return record.child_deaths if record else 0
@@ -203,8 +215,8 @@ class Analyses:
             instance_id: Id of the instance.
             run: Run of the analysis.
             reason: Why the image may be slow.
-            comes_last: Whether the image comes after those of addresses that sent no
-                slow image.
+            comes_last: Whether the image comes after the images of addresses that sent
+                no slow image.
         """
         trigger = InstanceTrigger.MOVED_TO_SEPARATE_LANE
         if comes_last:
@@ -226,7 +238,7 @@ class Analyses:
         Args:
             instance_id: Id of the instance.
             run: Run of the analysis. If it is not the current run, nothing is recorded.
-            assumptions: Sentences. If there are none, nothing is written.
+            assumptions: One sentence for each assumption.
         """
         if not assumptions:
             return
@@ -240,10 +252,11 @@ class Analyses:
     def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
         """End an analysis without a result, and queue the delivery of its notices.
 
-        If the work is stale, nothing changes.
+        The results of an earlier analysis are replaced. If the work is stale, nothing
+        changes.
         """
-        # An instance that is not a result of this node stays in the worklist, with the
-        # reason.
+        # The worklist hides returned instances. All other instances without a result
+        # stay in the worklist, with the reason.
         is_own_result = conclusion.counted_as is Unanalyzed.OWN_RESULT
         changes = {
             "reason": conclusion.reason,
@@ -270,20 +283,21 @@ class Analyses:
     def record_result(
         self, instance_id: str, run: int, analyzed: AnalysisResult
     ) -> bool:
-        """End an analysis with a result, and queue its delivery.
+        """End an analysis with a result, and queue the delivery of the result.
 
         Returns:
             False if the work is stale. Then nothing is recorded.
 
         Raises:
-            SamePictureError: Another revision with the same picture and identity got
-                a result since the analysis began, and no user requested this analysis.
+            SamePictureError: Another revision got a result since this analysis began,
+                and that result is valid for the instance: see `refuse_analyzed`.
         """
         digests = analyzed.picture_digest, analyzed.identity_digest
         other: InstanceRecord | None = None
         with writing(self._engine) as connection:
             if run == 1:
-                # If two revisions get a result at the same time, one waits here.
+                # If two revisions get a result at the same time, the second waits here
+                # for the result of the first.
                 query = _revisions(instance_id).with_for_update(key_share=True)
                 revisions = read_records(InstanceRecord, connection.execute(query))
                 self._refuse_analyzed(revisions, instance_id, *digests)
@@ -311,17 +325,17 @@ class Analyses:
     ) -> None:
         """Raise an error if the results of another revision are valid for an instance.
 
-        They are valid if the other revision has a result and the same picture and
-        identity.
-        If its identity differs, the instance is analyzed, because its study has no
-        results yet. If results go back to senders, an instance from another sender is
-        analyzed, too. An analysis after the first run, such as one that a user
-        requests, is never refused.
+        They are valid if the other revision has a result, the same picture and the same
+        identity. A revision with another identity does not count, because its results
+        name another patient, study or description. If a destination returns results
+        to senders, a revision from another sender does not count, either. An analysis
+        after the first run, such as one that a user requests, is never refused.
 
         Args:
             record: The instance.
-            picture: Digest of its picture.
-            identity: Digest of its patient, study and description.
+            picture: Digest of the picture of this instance.
+            identity: Digest of the patient, the study and the description of the
+                picture of this instance.
 
         Raises:
             SamePictureError: The results of another revision are valid for the
@@ -364,17 +378,17 @@ class Analyses:
     def find_for_presentation_image(self, record: InstanceRecord) -> str | None:
         """Find the analyzed For Presentation image of a For Processing image.
 
-        The For Presentation image has a result. Patient, study and sender of the two
-        images are the same. The Source Image Sequence of the For Presentation image
-        names the For Processing image. If the sequence names no image, the acquisitions
-        must be the same. Acquisition, body part, view and laterality must not differ,
-        but each of them may be missing.
+        The For Presentation image must have a result. Both images must have the same
+        patient, study and sender. The Source Image Sequence of the For Presentation
+        image must name the For Processing image. If the sequence names no image, both
+        images must have the same acquisition instead. Acquisition, body part, view and
+        laterality must not differ, but either image may lack them.
 
         Args:
             record: The For Processing image.
 
         Returns:
-            SOP Instance UID of the For Presentation image; None if there is none.
+            SOP Instance UID of such a For Presentation image; None if there is none.
         """
         is_source = (sa.literal(" ") + instance.c.source_uids + " ").contains(
             f" {record.sop_instance_uid} ", autoescape=True
@@ -431,7 +445,7 @@ def _result_columns(analyzed: AnalysisResult) -> dict[str, Any]:
 def _replace_drawing(
     connection: sa.Connection, instance_id: str, drawing: OverlayData | None
 ) -> None:
-    """Replace the stored drawing of an instance; None only deletes the old one."""
+    """Replace the stored drawing of an instance; delete it if `drawing` is None."""
     is_old = finding_table.c.instance_id == instance_id
     connection.execute(finding_table.delete().where(is_old))
     if drawing is not None:
@@ -452,9 +466,9 @@ def _revisions(instance_id: str) -> sa.Select[Any]:
 def _under_other_identity(
     revisions: Sequence[InstanceRecord], instance_id: str, picture: str, identity: str
 ) -> InstanceRecord | None:
-    """Return the last revision with a result, this picture and another identity.
+    """Return the newest other revision with this picture, but another identity.
 
-    Return None if there is none.
+    Only revisions with a result count. Return None if there is none.
     """
     others = [
         each
@@ -482,7 +496,7 @@ def _note_other_identity(
 ) -> None:
     """Write events for two revisions with the same picture, but different identities.
 
-    The event of each revision names the other one.
+    Each of the two revisions gets an event that names the other revision.
     """
     detail = (
         "Revision {} shows the same picture under another patient, study or description"

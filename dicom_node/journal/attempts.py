@@ -1,4 +1,4 @@
-"""The delay before the next attempt of a delivery, and conditions for deliveries."""
+"""The delay before the next attempt of a delivery, and SQL conditions on deliveries."""
 
 import random
 import time
@@ -15,8 +15,9 @@ RETRY_MAX_DELAY_S = 300.0
 def retry_delay_s(attempts: int) -> float:
     """Return the delay in seconds before the next attempt.
 
-    The maximum delay doubles with each attempt, up to RETRY_MAX_DELAY_S. The delay is
-    drawn at random between half the maximum and the maximum, so that workers do not all
+    The longest delay is RETRY_INITIAL_DELAY_S after the first attempt. It doubles with
+    each further attempt, up to RETRY_MAX_DELAY_S. The returned delay is drawn at random
+    between half the longest delay and the longest delay, so that workers do not all
     call an archive at the same moment.
 
     Args:
@@ -29,18 +30,18 @@ def retry_delay_s(attempts: int) -> float:
 def of_delivery(
     table: sa.Table, instance_id: str, destination: str
 ) -> sa.ColumnElement[bool]:
-    """Return the condition for the rows of a table that belong to one delivery."""
+    """Return the SQL condition for the rows of a table that belong to one delivery."""
     return sa.and_(
         table.c.instance_id == instance_id, table.c.destination == destination
     )
 
 
 def is_waiting() -> sa.ColumnElement[bool]:
-    """Return the condition that a delivery waits for its next attempt.
+    """Return the SQL condition that a delivery waits for its next attempt.
 
-    The condition is true if the delivery waits for its peer, or if it is queued with a
-    delay. The condition is false during an attempt, and also if the delivery waits for
-    a Storage Commitment report.
+    The condition is true if the delivery waits for a failing peer, or if it is queued
+    with a delay. The condition is false during an attempt, and also if the delivery
+    waits for a Storage Commitment report.
     """
     waits = delivery.c.waits_for.is_not(None)
     is_delayed = sa.and_(

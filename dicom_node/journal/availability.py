@@ -38,7 +38,8 @@ def waits(
 ) -> Callable[Concatenate[S, P], T]:
     """Decorate a method of a part of the journal, so that `_until_available` calls it.
 
-    The method may be called repeatedly, so all its changes must be in one transaction.
+    `_until_available` may call the method several times. Therefore the method must make
+    all its changes in one transaction.
     """
 
     @wraps(method)

@@ -10,11 +10,11 @@ released. (The pattern is known as circuit breaker.)
 An object may crash an archive each time it is sent. Because of two rules, such an
 object does not delay other objects:
 
-- The first attempt of a delivery is made at once, even if the peer fails. This attempt
-  also serves as a probe.
-- A delivery may fail again after the peer responded to another delivery. Then it does
-  not wait for the peer, but has a back-off of its own. Otherwise each success of
-  another delivery would release it.
+- The first attempt of a delivery is made at once, even if the peer fails. If the peer
+  decides about an object of this delivery, the peer has stopped failing.
+- If a later attempt of a delivery makes a working peer start to fail, that delivery
+  does not wait for the peer, but is retried after a back-off of its own. Otherwise each
+  success of another delivery would release that delivery at once.
 """
 
 import logging
@@ -49,8 +49,9 @@ logger = logging.getLogger(__name__)
 # The maximum number of deliveries that one transaction releases. No other process can
 # write to SQLite during the transaction.
 BATCH = 200
-# An outage is forgotten if no delivery waits and the last failure was longer ago than
-# this. Otherwise an AE that sends no more images would be listed as failing for ever.
+# The state of a failing peer is removed if no delivery waits for it, and if its last
+# failure was more than this many seconds ago. Otherwise an AE that sends no more images
+# would be listed as failing for ever.
 FORGET_AFTER_S = 24 * 3600.0
 
 
@@ -62,7 +63,7 @@ class Change:
         peer: Name of the peer: a destination, or one AE of a destination.
         is_failing: True if the peer started to fail, False if it stopped failing, None
             if nothing changed.
-        reason: Why the peer fails, as a text that may be logged.
+        reason: Why the peer fails, as a text that may be logged; empty if it does not.
     """
 
     peer: str
@@ -97,8 +98,8 @@ class CircuitBreaker:
         `Outcome.is_decision`. If no object was sent, nothing is recorded.
 
         Args:
-            connection: Connection in a transaction that holds the lock of the instance.
-            row: The delivery, as it was before the outcome was recorded.
+            connection: Connection in a transaction that has locked the instance.
+            row: The delivery, as it was before the outcomes were recorded.
             outcomes: Outcomes of the attempt, by SOP Instance UID.
 
         Returns:
@@ -125,12 +126,16 @@ class CircuitBreaker:
     ) -> None:
         """Schedule the next attempt of a delivery, or let it wait for its peer.
 
+        The delivery waits if the peer fails. If the peer works, the next attempt is
+        scheduled after the back-off of the delivery. It is also scheduled if this
+        attempt made the peer start to fail, and was not the first attempt.
+
         Args:
             connection: Connection in the transaction of `record`.
-            row: The delivery, as it was before the outcome was recorded.
+            row: The delivery, as it was before the outcomes were recorded.
             change: The return value of `record`.
-            request_failure: Why a commitment request failed; empty if objects are to
-                be sent.
+            request_failure: Why a commitment request failed. Empty if the attempt sent
+                objects instead.
         """
         failed, held_back = DeliveryTrigger.ATTEMPT_FAILED, DeliveryTrigger.HELD_BACK
         if request_failure:
@@ -159,8 +164,9 @@ class CircuitBreaker:
     def announce(self, change: Change) -> None:
         """Log a change; if the peer works again, release deliveries that wait for it.
 
-        Call this method after the commit. It releases at most BATCH deliveries, and
-        none if the database does not respond. `maintain` releases the rest later.
+        Call this method after the transaction of `record` is committed. At most BATCH
+        deliveries are released, and none if the database does not respond. `maintain`
+        releases the rest later.
         """
         if change.is_failing:
             logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
@@ -177,9 +183,9 @@ class CircuitBreaker:
 
         Call this method regularly. A probe is lost if it is neither scheduled nor being
         tried, for example because its instance was analyzed again. `_need_not_wait`
-        says which deliveries need not wait. Some of them wait, for example, because a
-        worker was killed before it released them. One call releases at most BATCH
-        deliveries.
+        says which deliveries need not wait. Such a delivery may still wait, for example
+        because a worker was killed before it released the delivery. One call releases
+        at most BATCH deliveries.
         """
         with reading(self._engine) as connection:
             query = sa.select(delivery.c.instance_id)
@@ -202,9 +208,10 @@ class CircuitBreaker:
     def _record_response(
         self, connection: sa.Connection, row: DeliveryRecord, peer: str
     ) -> bool:
-        """Record that a peer responded.
+        """Record that a peer decided about an object of a delivery.
 
-        If the peer was failing and its probe is delayed, the probe is tried now.
+        If the peer was failing, and its probe is another delivery that is delayed, the
+        probe is tried now.
 
         Returns:
             Whether the peer was failing.
@@ -212,7 +219,7 @@ class CircuitBreaker:
         peer_row = _failing(connection, peer)
         if peer_row is None:
             return False
-        if peer_row.probe != row.instance_id:  # try the probe now if it is delayed
+        if peer_row.probe != row.instance_id:
             probe = _probe(peer_row).where(delivery.c.next_at > time.time())
             rows = connection.execute(probe.with_for_update(skip_locked=True))
             for each in read_records(DeliveryRecord, rows):
@@ -229,9 +236,10 @@ class CircuitBreaker:
         """Make the waiting delivery with the fewest attempts the probe of a peer.
 
         The next attempt of the probe is scheduled after the back-off. If no delivery
-        waits, the state of the peer is removed FORGET_AFTER_S seconds after the last
-        failure. If the delivery goes to a peer with another name, because the settings
-        were changed, the state of the old peer is removed at once.
+        waits, no probe is chosen, and the state of the peer is removed if its last
+        failure was more than FORGET_AFTER_S seconds ago. If the chosen delivery now
+        goes to a peer with another name, because the settings were changed, the state
+        of the old peer is removed at once.
         """
         query = delivery.select().where(
             delivery.c.waits_for == peer_row.peer, delivery.c.state.in_(UNFINISHED)
@@ -258,7 +266,7 @@ class CircuitBreaker:
     def _release(self, which: sa.ColumnElement[bool]) -> None:
         """Schedule immediate attempts of waiting deliveries that match `which`.
 
-        At most BATCH deliveries are released, those that were requested first.
+        At most BATCH deliveries are released, beginning with the oldest request.
         """
         query = delivery.select().where(
             delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNFINISHED), which
@@ -271,11 +279,11 @@ class CircuitBreaker:
                 self._machine.change_delivery(connection, released, row)
 
     def _need_not_wait(self) -> sa.ColumnElement[bool]:
-        """Return the condition that a delivery need not wait.
+        """Return the SQL condition that a delivery need not wait for its peer.
 
-        The condition is true if the peer of the delivery works. It is also true if the
-        delivery was requested more than `retry_days` days ago, or if its destination is
-        no longer in the settings. In these two cases the next attempt is the last one.
+        The condition is true if the peer of the delivery works, if the delivery was
+        requested more than `retry_days` days ago, or if its destination is no longer in
+        the settings. In the last two cases, the next attempt is the last.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,
@@ -317,7 +325,7 @@ def _failing(connection: sa.Connection, peer: str) -> PeerStateRecord | None:
 
 
 def _forget(connection: sa.Connection, peer_row: PeerStateRecord) -> None:
-    """Remove the state of a peer; `maintain` later releases the deliveries to it."""
+    """Remove the state of a peer. `maintain` then releases deliveries that wait."""
     connection.execute(peer_state.delete().where(peer_state.c.peer == peer_row.peer))
 
 

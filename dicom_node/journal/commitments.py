@@ -1,10 +1,10 @@
 """The part of the journal that records storage commitments of archives.
 
 If a destination has `commitment` set, an object counts as delivered only after the
-archive reports that it will keep the object (PS3.4 annex J). Each request is a
-transaction with its own UID. The request is recorded before it is sent: the report may
-arrive before `record_request_outcome` runs, or another process may receive the report
-hours later.
+archive has reported that it will keep the object (PS3.4 annex J). Each request has its
+own Transaction UID. The request is recorded before it is sent, because the report may
+arrive before `record_request_outcome` runs. Hours later, another process may receive
+the report.
 """
 
 import logging
@@ -66,9 +66,9 @@ from dicom_node.storage.tables import (
 
 logger = logging.getLogger(__name__)
 
-# The request is repeated after this time without a report. An archive may report after
-# seconds, or during the next night. A new request each hour is only one small message,
-# and a late report on an earlier request still counts.
+# The request is repeated if no report came within this many seconds. An archive may
+# report after seconds, or during the next night. A new request each hour is only one
+# small message, and a late report on an earlier request still counts.
 REPORT_WAIT_S = 3600.0
 ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED)
 
@@ -109,12 +109,14 @@ class Commitments:
     ) -> Request | None:
         """Record a commitment request, which the caller then sends.
 
-        If `commitment` was turned off for the destination, the stored objects now count
-        as delivered. If no report came within `retry_days`, the delivery fails.
+        No request is recorded in four cases. If the work is stale, or if no object
+        waits for commitment, nothing changes. If `commitment` was turned off for the
+        destination, the objects that wait for commitment now count as delivered. If
+        requests got no report within `retry_days` after the delivery was requested, the
+        delivery fails.
 
         Returns:
-            The request to send. None in the two cases above; also None if the work is
-            stale, or if no object waits for commitment.
+            The request to send; None in these four cases.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -143,13 +145,14 @@ class Commitments:
     ) -> bool:
         """Record the outcome of sending a request, and schedule the next request.
 
-        If the archive accepted the request, the next one is sent if no report arrives
-        within REPORT_WAIT_S seconds. After a temporary failure, the request is retried.
-        After any other failure, the delivery fails. If the work is stale, for example
-        because the report has already arrived, nothing changes.
+        If the archive accepted the request, a new request is scheduled for the case
+        that no report arrives within REPORT_WAIT_S seconds. After a failure with the
+        verdict RETRY, the request is retried, but only for `retry_days` after the
+        delivery was requested. After any other failure, the delivery fails. If the work
+        is stale, for example because the report has already arrived, nothing changes.
 
         Returns:
-            True if the delivery has failed permanently.
+            True if the delivery failed.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -182,13 +185,14 @@ class Commitments:
         """Record a report of an archive.
 
         A repeated report changes nothing. A report on any request, even an old one, may
-        say that an object has failed although it was reported as committed. Then the
-        delivery of the object is reopened, because the archive no longer keeps it.
+        state a failure for an object that counts as delivered. Then the archive no
+        longer keeps the object, and `_reopen` says what happens.
 
         Raises:
-            ReportRefusedError: The transaction is unknown, or the reporter is not the
-                AE that got the request.
-            OSError: The host name of that AE cannot be resolved now.
+            ReportRefusedError: The transaction is unknown, or the reporter may not
+                report on it: see `may_report`.
+            OSError: The host name of the AE that got the request cannot be resolved
+                now.
             SQLAlchemyError: The database does not respond.
         """
         request = self._request_of(report, reporter)
@@ -216,9 +220,10 @@ class Commitments:
         The query takes no lock, so that refused reports do not delay other work.
 
         Raises:
-            ReportRefusedError: The transaction is unknown, or the reporter is not the
-                AE that got the request.
-            OSError: The host name of that AE cannot be resolved now.
+            ReportRefusedError: The transaction is unknown, or the reporter may not
+                report on it: see `may_report`.
+            OSError: The host name of the AE that got the request cannot be resolved
+                now.
         """
         sender = instance.c.calling_ae_title, instance.c.sop_instance_uid
         query = sa.select(commitment, *sender).where(
@@ -227,7 +232,8 @@ class Commitments:
         )
         with reading(self._engine) as connection:
             request = read_one(RequestRecord, connection.execute(query))
-        # An unknown AE must not learn which transactions exist.
+        # Both refusals have the same status, so that an unknown AE does not learn which
+        # transactions exist.
         status = INVALID_ARGUMENT_VALUE
         if request is None:
             reason = "this node did not request its transaction"
@@ -251,12 +257,13 @@ class Commitments:
     ) -> dict[str, str]:
         """Reopen objects that count as delivered, but are reported as failed.
 
-        The reason in the report determines the next state of an object. It is sent
+        The Failure Reason of an object determines what happens: the object is sent
         again, its commitment is requested again, or it counts as failed. If the files
         of the instance were removed, the object always counts as failed.
 
         Returns:
-            A text with the reason for each of these objects, by SOP Instance UID.
+            The reason as text for each object that no longer counts as delivered, by
+            SOP Instance UID.
         """
         key = (request.instance_id, request.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
@@ -284,7 +291,7 @@ class Commitments:
     ) -> None:
         """Continue a delivery after `_reopen` changed some of its objects."""
         if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
-            return  # its next run finds them
+            return  # its next run finds the changed objects
         states = states_of(connection, row)
         if states.isdisjoint(UNFINISHED):
             finish_delivery(connection, self._machine, row, states)
@@ -344,10 +351,10 @@ class Commitments:
     ) -> bool:
         """Apply the remedy for a failure reason to objects that wait for commitment.
 
-        If the time for retries is over, the objects fail.
+        If `retry_days` have passed, the objects fail.
 
         Returns:
-            Whether to request their commitment again.
+            Whether to request the commitment of these objects again.
         """
         remedy, reason = remedy_of(code)
         if not is_within(row, self._destinations[row.destination].retry_days):
@@ -365,7 +372,7 @@ def _apply_remedy(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     remedy: Remedy,
     reason: str,
 ) -> Sequence[str]:
-    """Apply a remedy to those objects of `uids` that are in the state `before`.
+    """Apply a remedy to the objects in `uids` if they are in the state `before`.
 
     Returns:
         The SOP Instance UIDs of the objects that were in that state.
@@ -383,7 +390,7 @@ def _apply_remedy(  # noqa: PLR0913, PLR0917 - the objects and their remedy
 
 
 def _log_report(destination: str, state: str, report: Report) -> None:
-    """Log a report that ended a delivery."""
+    """Log that a delivery ended because of a report."""
     counts = Counter(remedy_of(code)[1] for code in report.failed.values())
     refused = "".join(f"; {count} {reason}" for reason, count in counts.items())
     message = f"{destination}: according to its report{refused}"
@@ -403,7 +410,7 @@ def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
 def _objects(
     row: DeliveryRecord, state: DeliveryState = DeliveryState.COMMITTING
 ) -> sa.ColumnElement[bool]:
-    """Return the condition for a delivery's objects with the given state."""
+    """Return the SQL condition for the objects of a delivery in the given state."""
     return sa.and_(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.state == state,
@@ -413,8 +420,8 @@ def _objects(
 def _set_comment(connection: sa.Connection, row: DeliveryRecord, reason: str) -> None:
     """Store why the objects that wait for commitment are not committed yet.
 
-    An empty `reason` means that nothing failed. Comments about something else, such as
-    a warning of the archive, stay.
+    An empty `reason` means that nothing failed. Comments on other subjects, such as a
+    warning of the archive when it stored the object, stay.
     """
     is_replaceable = sa.or_(
         delivered_object.c.comment == "",
@@ -448,9 +455,9 @@ def _record(connection: sa.Connection, row: DeliveryRecord) -> str:
 def _mark_committed(
     connection: sa.Connection, row: DeliveryRecord, committed: frozenset[str]
 ) -> None:
-    """Mark committed objects as delivered.
+    """Mark the objects of a delivery in `committed` (SOP Instance UIDs) as delivered.
 
-    This includes objects that had failed because they were not committed.
+    Objects that failed because they were not committed are marked, too.
     """
     objects = delivered_object.c
     had_failed = sa.and_(

@@ -1,8 +1,8 @@
 """The part of the journal that requests deliveries of results.
 
-A delivery covers all results of one instance for one destination. Each request for a
-delivery starts a new run. Work is stale if its run number is not the current one of the
-delivery. The state of each object is kept separately, so that a second attempt sends
+A delivery brings all results of one instance to one destination. Each queued work item
+for a delivery is a new run. Work is stale if its run is not the current run of the
+delivery. The state of each object is stored separately, so that a second attempt sends
 only the objects that have not arrived.
 """
 
@@ -54,7 +54,7 @@ class StoredResult:
     """An encoded result object on disk.
 
     Attributes:
-        kind: The name of its `ResultKind`, such as "secondary_capture".
+        kind: `ResultKind.name` of the object, such as "secondary_capture".
         sop_class_uid: SOP Class UID.
         sop_instance_uid: SOP Instance UID.
         path: Path of the file, relative to the storage directory.
@@ -83,7 +83,7 @@ class Deliveries:
 
     @property
     def go_to_senders(self) -> bool:
-        """True if results go back to the sender of an instance."""
+        """True if a destination returns results to the sender of each instance."""
         return any(each.returns_to_sender for each in self._destinations.values())
 
     def open(
@@ -92,10 +92,10 @@ class Deliveries:
         instance_id: str,
         results: Sequence[StoredResult],
     ) -> None:
-        """Replace the results of an instance, and queue the delivery of the new ones.
+        """Replace the results of an instance, and queue the deliveries of `results`.
 
-        Unfinished deliveries to destinations that do not get the new results are
-        cancelled.
+        Deliveries to destinations that get none of the new results are dropped, unless
+        they have succeeded.
         """
         recipients = _recipients(connection, instance_id)
         connection.execute(result.delete().where(result.c.instance_id == instance_id))
@@ -129,9 +129,9 @@ class Deliveries:
 
         A negative result goes only to destinations that want negative results, and to
         `recipients`: the destinations that have received an object of this instance.
-        Without the negative result, their last information would be a notice, or the
-        positive result of an earlier analysis. Unfinished deliveries to all other
-        destinations are cancelled.
+        Without the negative result, the last object at such a destination would be a
+        notice, or the positive result of an earlier analysis. Deliveries to all other
+        destinations are dropped, unless they have succeeded.
         """
         results, trigger = _results(connection, instance_id), DeliveryTrigger.REQUESTED
         negative, requested = _is_negative(connection, instance_id), []
@@ -146,11 +146,12 @@ class Deliveries:
         update_instance_state(connection, self._machine, instance_id)
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
-        """Return whether destinations want kinds of results that do not exist.
+        """Return whether destinations want kinds of objects that were not made.
 
-        This happens after a change of the settings of destinations. Heatmaps are
-        ignored, because they are not made for every result. If the instance has no
-        results at all, the return value is False.
+        This happens if the settings of destinations were changed. If the instance has
+        notices, only notices count; otherwise only other objects count. Heatmaps are
+        ignored, because they are not made for every finding. If the instance has no
+        objects at all, the return value is False.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         has_result = NOTICE not in {name.partition("-")[0] for name in made}
@@ -172,8 +173,8 @@ class Deliveries:
                 destinations that want the results.
 
         Returns:
-            False if there is nothing to send: there are no results yet, their files
-            were removed, or the named destination wants none of them.
+            False if there is nothing to send: the instance has no results, its files
+            were removed, or the named destination wants none of the results.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -216,7 +217,7 @@ class Deliveries:
         """Schedule the next attempt of a waiting delivery for now.
 
         Returns:
-            False if the delivery does not wait any more.
+            False if the delivery does not wait for an attempt. Then nothing changes.
         """
         matches = of_delivery(delivery, instance_id, destination)
         query = delivery.select().where(matches, is_waiting()).with_for_update()
@@ -235,9 +236,9 @@ class Deliveries:
 
         Returns:
             The path of each object to send, relative to the storage directory, by SOP
-            Instance UID. The dictionary is empty if the destination has all objects.
-            None if the work is stale, or if the destination is paused. In the latter
-            case, the state of the delivery becomes PAUSED.
+            Instance UID. The dictionary is empty if the destination has stored all
+            objects. None if the work is stale, or if the destination is paused. In the
+            latter case, the state of the delivery becomes PAUSED.
         """
         with writing(self._engine) as connection:
             if self._is_paused(connection, destination):
@@ -255,7 +256,7 @@ class Deliveries:
             return self._missing(connection, instance_id, destination)
 
     def pause(self, destination: str) -> None:
-        """Pause a destination: its deliveries wait, but running attempts finish."""
+        """Pause a destination: no new attempt begins, but running attempts finish."""
         values = {"name": destination, "at": time.time()}
         with writing(self._engine) as connection:
             upsert(connection, paused_destination, values, {"at": values["at"]})
@@ -289,7 +290,7 @@ class Deliveries:
         key: tuple[str, str],
         uids: Sequence[str],
     ) -> None:
-        """Queue a new run of a delivery that sends these objects.
+        """Queue a new run of a delivery, to send the objects `uids`.
 
         Nothing changes if the trigger cannot happen in the state of the delivery. The
         open commitment requests of the delivery are closed, because they may name
@@ -312,12 +313,12 @@ class Deliveries:
     def _cancel_other_deliveries(
         self, connection: sa.Connection, instance_id: str, requested: Sequence[str]
     ) -> None:
-        """Drop deliveries to other destinations, unless they have succeeded.
+        """Drop deliveries to destinations that are not in `requested`.
 
         These destinations were removed from the settings, or get no results any more.
-        The rows of the deliveries stay, so that their run numbers continue if the
-        destinations get results again. DBOS silently ignores work with a run number
-        that was used before.
+        Deliveries that succeeded are not dropped. The row of a dropped delivery stays,
+        so that its run numbers continue if the destination gets results again: DBOS
+        silently ignores work with a run number that was used before.
         """
         dropped, objects = DeliveryTrigger.DROPPED, delivered_object.c
         query = delivery.select().where(
@@ -356,7 +357,7 @@ def _results(connection: sa.Connection, instance_id: str) -> Sequence[ResultReco
 
 
 def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
-    """Return the destinations that received results of an instance."""
+    """Return the names of the destinations that stored an object of an instance."""
     arrived = DeliveryState.DELIVERED, DeliveryState.COMMITTING
     found: set[str] = set()
     for table in (delivery, delivered_object):

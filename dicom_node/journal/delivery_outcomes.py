@@ -2,9 +2,8 @@
 
 `Outcome` says what the response of a peer means. This module decides how long a
 delivery is retried, and derives the state of a delivery from the states of its objects.
-The state of the instance is derived in journal/instance_state.py. The circuit breaker
-decides when the next attempt is made. Storage commitment is handled in
-journal/commitments.py.
+instance_state.py derives the state of the instance, circuit_breaker.py decides when the
+next attempt is made, and commitments.py records Storage Commitment.
 """
 
 import time
@@ -79,10 +78,10 @@ class DeliveryOutcomes:
             destination: The destination that the results were sent to.
             run: Run of the delivery.
             outcomes: Outcome of each object, by SOP Instance UID.
-            seconds: Duration of the attempt.
+            seconds: Duration of the attempt in seconds.
 
         Returns:
-            The new state of the delivery. None if the work is stale; then nothing is
+            The new state of the delivery. None if the work is stale. Then nothing is
             recorded.
         """
         with writing(self._engine) as connection:
@@ -141,8 +140,8 @@ def current_delivery(
 ) -> DeliveryRecord | None:
     """Lock and return a delivery; None if the work of this run is stale.
 
-    Without the lock, another transaction could change the delivery before the caller
-    does.
+    Because of the lock, no other transaction can change the delivery before the
+    transaction of the caller ends.
     """
     query = delivery.select().where(
         of_delivery(delivery, instance_id, destination), is_current(run)
@@ -160,17 +159,17 @@ def is_within(row: DeliveryRecord, retry_days: float) -> bool:
 
 
 def states_of(connection: sa.Connection, row: DeliveryRecord) -> set[str]:
-    """Return the states of the objects of a delivery."""
+    """Return the set of the states of all objects of a delivery."""
     matches = of_delivery(delivered_object, row.instance_id, row.destination)
     query = sa.select(delivered_object.c.state).where(matches)
     return set(connection.execute(query).scalars())
 
 
 def is_current(run: int) -> sa.ColumnElement[bool]:
-    """Return the condition that `run` is the current run of an unfinished delivery.
+    """Return the SQL condition that `run` is the current run of an unfinished delivery.
 
-    The condition is false if the delivery waits for its peer, because then its run has
-    ended.
+    The condition is false if the delivery waits for its peer, because the run ended
+    when the delivery began to wait.
     """
     return sa.and_(
         delivery.c.run == run,
@@ -185,13 +184,13 @@ def finish_delivery(
     row: DeliveryRecord,
     states: set[str],
 ) -> DeliveryState:
-    """End a delivery after each of its objects was delivered or failed.
+    """End a delivery in which each object was delivered or has failed.
 
     Args:
         connection: Connection in a transaction.
-        machine: Makes the transition.
+        machine: The state machine that makes the transition.
         row: The delivery.
-        states: The states of its objects.
+        states: The states of the objects of the delivery.
 
     Returns:
         FAILED if one of the objects failed, otherwise DELIVERED.
@@ -216,9 +215,10 @@ def fail_delivery(
 def results_in(
     state: DeliveryState, instance_id: str, destination: str
 ) -> sa.Select[Any]:
-    """Return the query for the results of a delivery that have the given state.
+    """Return the query for those results of a delivery that are in a given state.
 
-    `instance_id` and `destination` identify the delivery.
+    The query returns rows of the table `result`. `instance_id` and `destination`
+    identify the delivery.
     """
     objects = delivered_object.c
     same = sa.and_(
@@ -261,9 +261,9 @@ def _note_attempt(
     outcomes: Mapping[str, Outcome],
     triggers: Mapping[str, ObjectTrigger],
 ) -> None:
-    """Write one event for each different outcome of the objects of a delivery.
+    """Write one event for each group of objects with the same trigger and text.
 
-    The event names the objects with that outcome.
+    The event names the objects of its group.
     """
     groups: dict[tuple[ObjectTrigger, str], list[str]] = {}
     for uid, outcome in outcomes.items():
@@ -280,9 +280,10 @@ def note_objects(
     trigger: ObjectTrigger,
     detail: str,
 ) -> None:
-    """Write the event of a transition of some objects of a delivery.
+    """Write one event for several objects of a delivery with the same transition.
 
-    The text of the event names the destination and the objects before `detail`.
+    The text of the event consists of the name of the destination, the kinds of the
+    objects, and `detail`. If the transition has no event, nothing is written.
     """
     query = sa.select(result.c.kind).where(
         result.c.instance_id == row.instance_id, result.c.sop_instance_uid.in_(uids)

@@ -1,4 +1,4 @@
-"""Records the connection tests that users request, and returns the last ones."""
+"""Records the connection tests that users request, and reads the newest tests."""
 
 import sqlalchemy as sa
 
@@ -18,7 +18,7 @@ def record_echo(  # noqa: PLR0913 - one for each column
     seconds: float,
     comment: str,
 ) -> None:
-    """Record the result of a connection test; see EchoRecord for the values."""
+    """Record the result of a connection test; EchoRecord describes the values."""
     values = {"destination": destination, "at": at, "who": user}
     values |= {"seconds": seconds, "comment": comment}
     with writing(engine) as connection:

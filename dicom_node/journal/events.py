@@ -1,4 +1,4 @@
-"""The events of the journal: one row for each thing that happened to an instance."""
+"""The events of the journal: what happened to instances and destinations."""
 
 import time
 from enum import StrEnum
@@ -40,14 +40,14 @@ class EventKind(StrEnum):
 def note(
     connection: sa.Connection, instance_id: str | None, kind: EventKind, detail: str
 ) -> None:
-    """Write an event in the caller's transaction.
+    """Write an event with the current time, in the transaction of the connection.
 
     Args:
         connection: Connection in a transaction.
         instance_id: Id of the instance; None if the event is not about one instance.
         kind: What happened.
-        detail: Details as a text. They must not contain patient data, except in a
-            quoted comment of a destination.
+        detail: Details as a text; may be empty. The text must not contain patient data,
+            except in a quoted comment of a destination.
     """
     values = {"instance_id": instance_id, "at": time.time()}
     connection.execute(event.insert(), {**values, "kind": kind, "detail": detail})

@@ -1,7 +1,7 @@
 """Lets the addresses that send images take turns in a lane.
 
-Many images of one address may wait in a lane. An image of another address then waits
-for a few of them only, not for all.
+If many images of one address wait in a lane, an image of another address waits for only
+a few of these images.
 
 The rule is start-time fair queuing, with the same length for all images: P. Goyal,
 H. M. Vin and H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
@@ -10,21 +10,22 @@ H. M. Vin and H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 from threading import Lock
 
 MAX_ADDRESSES = 1_000
-"""Maximum number of addresses in a FairOrder. It knows the last number of each.
+"""Maximum number of addresses whose last number a FairOrder stores.
 
-A further address replaces the one that has sent no image for the longest time.
+A further address replaces the address that has sent no image for the longest time.
 """
 
 
 class FairOrder:
     """Numbers the images of a lane; the waiting image with the lowest number is next.
 
-    Each image of an address gets a higher number than the previous one. The first image
-    of a new address gets the lowest number of the waiting images. So it waits only for
-    images with the same number, and these are at most one of each address.
+    Each image of an address gets a higher number than the previous image of this
+    address. The first image of a new address gets the lowest number of the waiting
+    images. So this image waits only for images with the same number. At most one image
+    of each address has this number.
 
-    Each process that queues images has its own object. With several processes, at most
-    one image of each address and process has the same number.
+    Each process that queues images has its own object of this class. With several
+    processes, one image of each address and process may have the same number.
 
     Safe to share between threads.
     """

@@ -20,23 +20,23 @@ from dicom_node.storage.tally import write
 
 NO_NOTICE = " The notice of it has not arrived: "
 FILES_REMOVED = "Its files were removed; send the image again"
-"""The end of the reason if a destination lost an object, and the files are removed."""
+"""The end of the reason if a destination lost an object whose file was removed."""
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Lock an instance: other transactions that change it or its deliveries wait.
+    """Lock an instance, so that transactions that change its deliveries wait.
 
-    Call this function first in a transaction that ends with `update_instance_state`.
-    Without the lock, if two deliveries end at the same time, each transaction would
-    find the other delivery unfinished. SQLite allows only one writer at a time and
-    needs no lock.
+    Call this function first in a transaction that ends with `update_instance_state`. If
+    two deliveries end at the same time without the lock, each transaction finds the
+    other delivery unfinished. SQLite allows only one writer at a time and needs no
+    lock.
     """
     query = sa.select(instance.c.id).where(instance.c.id == instance_id)
     connection.execute(query.with_for_update(key_share=True))
 
 
 def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
-    """Return whether a locked instance still has files.
+    """Return whether an instance, which the caller has locked, still has its files.
 
     The files are removed at the end of the retention period (journal/retention.py).
     After that, nothing can be analyzed or delivered until the instance is sent again.
@@ -50,11 +50,12 @@ def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
 def update_instance_state(
     connection: sa.Connection, machine: StateMachine, instance_id: str
 ) -> None:
-    """Update the state of a locked instance from the states of its deliveries.
+    """Derive the state of an instance from the states of its deliveries, and store it.
 
-    An instance with a result also gets the reasons why objects have not arrived. An
-    instance without a result keeps its state. If an attempt to deliver its notice
-    failed, the cause is added to the reason of the instance.
+    The caller has locked the instance. If the instance has a result, the reasons why
+    objects have not arrived become its reason. An instance without a result keeps its
+    state. If an attempt to deliver its notice failed, the cause is appended to its
+    reason.
     """
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
@@ -85,10 +86,15 @@ def update_instance_state(
 def _note_end(
     connection: sa.Connection, instance_id: str, ended_at: float | None
 ) -> None:
-    """Record the time at which the last work for an instance ended.
+    """Record the time at which all work for an instance ended.
 
-    The time is None if work for the instance is unfinished. The retention periods start
-    at this time. If the instance is not analyzed yet, nothing changes.
+    The retention periods start at this time. If the instance waits for an analysis,
+    nothing changes.
+
+    Args:
+        connection: Connection in a transaction.
+        instance_id: Id of the instance.
+        ended_at: The time in seconds since 1970; None if work is unfinished.
     """
     matches = instance.c.id == instance_id
     analyzed = instance.update().where(
@@ -132,7 +138,7 @@ def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
 
 
 def is_tried_again() -> sa.ColumnElement[bool]:
-    """Return the condition that an object waits for a retry after a failed attempt."""
+    """Return the SQL condition that an object is tried again after a failed attempt."""
     objects = delivered_object.c
     is_unsent = sa.and_(objects.state == DeliveryState.QUEUED, objects.comment != "")
     is_not_committed = objects.comment.startswith(NOT_COMMITTED, autoescape=True)
@@ -143,9 +149,9 @@ def is_tried_again() -> sa.ColumnElement[bool]:
 def _reason(
     connection: sa.Connection, instance_id: str, which: sa.ColumnElement[bool]
 ) -> str:
-    """Return the reasons of the objects that match `which`, joined into one text.
+    """Return the comments of the objects that match `which`, joined into one text.
 
-    The name of the destination precedes each reason. Repetitions are omitted.
+    The name of the destination precedes each comment. Repetitions are omitted.
     """
     query = delivered_object.select().where(
         delivered_object.c.instance_id == instance_id, which

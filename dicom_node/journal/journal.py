@@ -1,9 +1,9 @@
 """The journal: the history of each instance, from its receipt to its last delivery.
 
-Each instance, delivery and event has one row. The same transaction writes a row and
-queues the work for it, so that neither exists without the other. Data that identifies a
-patient is kept in a separate table, `patient`. The comment that a destination sends
-with a failure may name a patient, too.
+Each instance, delivery and event has one row. One transaction writes a row and queues
+the work for it, so that neither exists without the other. Data that identifies a
+patient is in a separate table, `patient`. The comment that a destination sends with a
+failure may also name a patient; the journal stores it with the delivered object.
 """
 
 from collections.abc import Sequence
@@ -47,20 +47,20 @@ from dicom_node.storage.tables import (
 )
 from dicom_node.storage.tally import compact, write
 
-# The analysis of a For Processing image is delayed by this time, so that the For
-# Presentation image that a modality sends right after it can arrive.
+# The analysis of a For Processing image is delayed by this many seconds. Modalities
+# often send the For Presentation image shortly after the For Processing image.
 FOR_PROCESSING_DELAY_S = 60.0
 MOST_COLLISIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A failed analysis, or a failed or waiting delivery if `destination` is set.
+    """A failed analysis, a failed delivery, or a delivery that waits after a failure.
 
     Attributes:
         instance_id: Id of the instance.
-        destination: Name of the destination; empty for an analysis.
-        waiting: Whether the delivery waits for its next attempt.
+        destination: Name of the destination of the delivery; empty for an analysis.
+        waiting: Whether the delivery waits for its next attempt. False for an analysis.
     """
 
     instance_id: str
@@ -76,7 +76,7 @@ class Journal:
     Attributes:
         analyses: Starts and ends analyses.
         deliveries: Requests deliveries of results.
-        breaker: Holds back deliveries to peers that do not respond.
+        breaker: Lets deliveries wait while their peer fails.
         delivery_outcomes: Records the outcomes of delivery attempts.
         commitments: Records the storage commitments of archives.
     """
@@ -92,10 +92,11 @@ class Journal:
 
         Args:
             engine: Engine of a database that is already migrated.
-            directory: The storage directory. Paths in the journal are relative to it.
+            directory: The storage directory. Paths in the journal are relative to this
+                directory.
             destinations: The destinations of results.
-            until_available: Makes the calls of the methods that a workflow uses, and
-                may repeat them while the database does not respond.
+            until_available: Calls the methods that are decorated with `waits`, and may
+                repeat a call while the database does not respond.
         """
         self._until_available = until_available
         self._engine = engine
@@ -116,13 +117,13 @@ class Journal:
         """Record an instance and queue its analysis, in one transaction.
 
         The instance is a duplicate if the same bytes were received before under the
-        same UID. The file of a duplicate is kept only if the first file is missing. The
-        results are delivered again, because administrators resend images to recover
-        lost results. A duplicate is analyzed again only if its results are missing or
-        outdated: see `_repeat`.
+        same UID. The file of a duplicate is kept only if the first file is missing. A
+        duplicate has no row of its own. The stored results are delivered again, because
+        administrators resend images to recover lost results. The instance is analyzed
+        again only if its results are missing or outdated: see `_repeat`.
 
         Returns:
-            True if the received file is kept. If False, the caller may remove it.
+            True if the received file is kept. False if the caller may remove the file.
 
         Raises:
             SQLAlchemyError: The database does not respond.
@@ -182,9 +183,9 @@ class Journal:
             return uid, ae_title
 
     def stored_instances(self, instance_ids: Sequence[str]) -> set[str]:
-        """Return which of these instances have a file according to the journal.
+        """Return the ids of those instances that have a file according to the journal.
 
-        The cleanup of the spool removes the files of all other instances as orphans.
+        The cleanup of the spool removes the files of all other ids as orphans.
         """
         query = sa.select(instance.c.id).where(
             instance.c.id.in_(instance_ids), instance.c.files_removed_at.is_(None)
@@ -193,10 +194,10 @@ class Journal:
             return set(connection.execute(query).scalars())
 
     def needed_result_files(self, paths: Sequence[str]) -> set[str]:
-        """Return which of these result files are still needed.
+        """Return the paths of those result files that are still needed.
 
-        A file is needed if the journal names it and has not recorded its removal. Paths
-        are relative to the storage directory.
+        A file is needed if the journal names it, and if the files of its instance were
+        not removed. Paths are relative to the storage directory.
         """
         query = sa.select(result.c.path).where(
             result.c.path.in_(paths),
@@ -210,8 +211,8 @@ class Journal:
         """Queue a new analysis of an instance, even if it has a result.
 
         Returns:
-            False if its file was removed at the end of its retention period. Then
-            nothing is queued, and the instance must be sent again.
+            False if the file of the instance was removed at the end of its retention
+            period. Then nothing is queued, and the instance must be sent again.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -230,7 +231,7 @@ class Journal:
             return self.analyze_again(failed.instance_id)
         if not failed.waiting:
             return self.deliveries.retry(failed.instance_id, failed.destination)
-        # If it no longer waits, an attempt is already being made.
+        # If the delivery no longer waits, an attempt is already being made.
         self.deliveries.try_now(failed.instance_id, failed.destination)
         return True
 
@@ -238,8 +239,9 @@ class Journal:
     def replace_lost_results(self, instance_id: str) -> None:
         """Queue a new analysis because a result file is missing from the disk.
 
-        If the instance already waits for an analysis, nothing is queued. So if several
-        deliveries find the file missing, only the first one queues an analysis.
+        If an analysis of the instance is already queued or running, nothing is queued.
+        So if several deliveries find the file missing, only the first one queues an
+        analysis.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -307,21 +309,22 @@ class Journal:
     ) -> None:
         """Handle a duplicate: deliver the results again, or analyze again if needed.
 
-        A new analysis is needed if the files were removed, if the analysis failed
-        without a result, or if the destinations want kinds of results that do not
-        exist. If work for the instance is unfinished, nothing is queued.
+        A new analysis is needed if the files were removed, if the analysis failed, or
+        if the destinations want kinds of results that do not exist. If work for the
+        instance is unfinished, nothing is queued.
 
         Args:
             connection: Connection in a transaction.
             row: The instance.
-            result_row: The revision that has the results for this instance. It
-                is the same as `row`, unless the analysis found that an earlier revision
-                has the same picture.
+            result_row: The revision that has the results for this instance. This is
+                `row` itself, unless the analysis found another revision with the same
+                picture.
             received: The duplicate.
         """
         detail = f"from {received.calling_ae_title}, the same bytes"
         note(connection, row.id, EventKind.RECEIVED_AGAIN, detail)
-        # An earlier version of the node cut these UIDs to 64 characters.
+        # An earlier version of the node cut these UIDs to 64 characters. The duplicate
+        # corrects them.
         uids = {
             "study_instance_uid": received.header.study_instance_uid,
             "series_instance_uid": received.header.series_instance_uid,
@@ -330,10 +333,10 @@ class Journal:
         connection.execute(change.values(**uids))
         is_removed = result_row.files_removed_at is not None
         if is_removed:
-            result_row = row  # its own file exists again, since it was received again
+            result_row = row  # the file of `row` exists again: it is the duplicate's
         if result_row.state in UNFINISHED_INSTANCE:
             return
-        # Results that go back to the sender must go to the sender of this duplicate.
+        # If results go back to the sender, this must be the sender of the duplicate.
         sender_values = {
             "calling_ae_title": received.calling_ae_title,
             "calling_address": received.calling_address,
@@ -351,7 +354,7 @@ class Journal:
     def _restore_file(
         self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance
     ) -> bool:
-        """Move a duplicate's file to the path of the first file if that file is gone.
+        """Move the file of a duplicate to the path of the first file if that is gone.
 
         Returns:
             True if the file was moved.
@@ -390,9 +393,9 @@ def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
     """If a received instance is a result of this node, record that it came back.
 
     The event is written for the analyzed instance that the result belongs to, and the
-    received instance is marked as returned. The check applies only to SOP Classes that
-    results may have. An image of a modality is never a result of this node, even if it
-    has the same UID as a result.
+    received instance is marked as returned. Only SOP Classes that results may have are
+    checked. An image of a modality is never a result of this node, even if it has the
+    same SOP Instance UID as a result.
     """
     uid = received.header.sop_instance_uid
     if not is_capture(received.header.sop_class_uid):

@@ -1,4 +1,4 @@
-"""Records readers' opinions on results, so that a site can detect model drift."""
+"""Records the opinions of readers on results, so that a site can detect model drift."""
 
 import time
 from collections.abc import Iterator
@@ -25,16 +25,16 @@ class Opinion(FeedbackRecord):
     """One reader's opinion on one result.
 
     Attributes:
-        is_current: Whether the opinion is about the latest analysis.
+        is_current: Whether the opinion is about the latest analysis of the instance.
     """
 
     is_current: bool
 
     @property
     def point(self) -> tuple[float, float] | None:
-        """(column, row) of a fracture that the model missed; None without a mark.
+        """(column, row) of a fracture that the model missed; None if none is marked.
 
-        The unit is pixels of the radiograph.
+        The unit is pixels of the radiograph as displayed.
         """
         if self.place_column is None or self.place_row is None:
             return None
@@ -71,7 +71,7 @@ EXPORTED = tuple(
     (instance.c if each.name in instance.c else feedback.c)[each.name]
     for each in fields(ExportedOpinion)
 )
-"""The columns of an export."""
+"""The database columns of an export, in the order of ExportedOpinion's fields."""
 
 
 class Feedback:
@@ -87,7 +87,14 @@ class Feedback:
         verdict: Judgement,
         point: tuple[float, float] | None = None,
     ) -> bool:
-        """Record a reader's opinion, which replaces their earlier one on the instance.
+        """Record the opinion of a reader; replace their earlier one on the instance.
+
+        Args:
+            instance_id: Id of the instance.
+            user: Name of the reader.
+            verdict: The opinion.
+            point: (column, row) of a missed fracture, in pixels of the radiograph as
+                displayed; None if none is marked.
 
         Returns:
             False if the instance has no result. Then nothing is recorded.
@@ -107,7 +114,7 @@ class Feedback:
             return True
 
     def withdraw(self, instance_id: str, user: str) -> None:
-        """Delete a reader's opinion on an instance, if there is one."""
+        """Delete the opinion of a reader on an instance, if there is one."""
         matches = sa.and_(feedback.c.instance_id == instance_id, feedback.c.who == user)
         with writing(self._engine) as connection:
             connection.execute(feedback.delete().where(matches))

@@ -1,11 +1,11 @@
 """Removes files and rows of finished instances at the end of their retention period.
 
 An instance is finished if no work remains for it. An instance that waits for its
-analysis, a delivery or a storage commitment is never removed. A delivery to a paused
-destination counts as waiting, too. The files are removed before the rows. There are
-separate retention periods for the files of failed instances, the files of other
-instances, and the rows. The rows of all revisions of a SOP Instance UID are removed
-together, because one revision may depend on the results of another.
+analysis, a delivery or a storage commitment is not finished. An instance with a
+delivery to a paused destination is not finished, either. The files are removed before
+the rows. There are separate retention periods for the files of failed instances, the
+files of other instances, and the rows. The rows of all revisions of a SOP Instance UID
+are removed together, because one revision may depend on the results of another.
 """
 
 import time
@@ -41,8 +41,8 @@ from dicom_node.storage.tables import (
 )
 
 DAY_S = 86400.0
-# SQLite allows one write at a time, and receivers wait for it. Between two batches,
-# other processes can write.
+# Number of instances that one transaction removes. SQLite allows one write at a time,
+# and receivers wait for it. Between two batches, other processes can write.
 BATCH = 50
 PAUSE_S = 0.05
 # After this time, `delete_expired` starts no further batch. Workers call it once a
@@ -68,9 +68,9 @@ def delete_expired(
 ) -> Deleted:
     """Remove files and rows at the end of their retention period.
 
-    Old rows that belong to no instance are removed, too. The function returns after
-    about LONGEST_S seconds, even if it has not removed everything. Several workers may
-    call this function at the same time.
+    Old events of the node, connection tests and audit records are removed, too. The
+    function returns after about LONGEST_S seconds, even if it has not removed
+    everything. Several workers may call this function at the same time.
 
     Args:
         engine: Engine of the journal.
@@ -122,10 +122,10 @@ def _files(
 ) -> int:
     """Remove the files of a batch of instances; return the number of instances.
 
-    The stored drawings of their results are deleted, and the instances are marked. The
-    instances stay locked until the commit. Until then, no other process can restore a
-    file or request an analysis. If the commit fails after the files were removed, the
-    next call marks the instances.
+    The stored drawings of their results are deleted, and the time of the removal is
+    recorded. The instances stay locked until the commit. Until then, no other process
+    can restore a file or request an analysis. If the commit fails after the files were
+    removed, the next call records the time.
     """
     query = (
         sa.select(instance.c.id, instance.c.path)
@@ -190,7 +190,10 @@ def _old(
     condition: sa.ColumnElement[bool],
     days: float,
 ) -> int:
-    """Remove a batch of old rows that belong to no instance; return their number."""
+    """Remove a batch of rows of a table; return the number of removed rows.
+
+    A row is removed if it matches `condition`, and if it is more than `days` days old.
+    """
     some = (
         sa.select(table.c.id)
         .where(condition, _older_than(days, table.c.at))
@@ -202,8 +205,8 @@ def _old(
 def _older_than(
     days: float, since: sa.ColumnElement[float] = instance.c.ended_at
 ) -> sa.ColumnElement[bool]:
-    """Return the condition that `since` is more than `days` days ago.
+    """Return the SQL condition that `since` is more than `days` days ago.
 
-    If `days` is 0, the condition is always false.
+    If `days` is 0, the condition is false: nothing is ever removed.
     """
     return since < time.time() - days * DAY_S if days else sa.false()

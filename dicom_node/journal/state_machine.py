@@ -1,8 +1,8 @@
 """Makes the transitions of the table in journal/states.py.
 
 No other module writes a column `state`, or inserts or deletes rows of the tables
-`instance`, `delivery` and `delivered_object`. Each statement here changes only rows in
-a state that the table lists before the transition.
+`instance`, `delivery` and `delivered_object`. A statement of this module changes a row
+only if the state of the row is one of `Transition.before`.
 """
 
 import time
@@ -47,7 +47,11 @@ _TABLES: Mapping[type[Trigger], sa.Table] = MappingProxyType(
 
 
 class StateMachine:
-    """Makes transitions of instances and deliveries, with the effects of each."""
+    """Makes transitions of instances and deliveries.
+
+    The same transaction writes the event and the counter of a transition, and queues
+    its work.
+    """
 
     def __init__(self, work: WorkQueue) -> None:
         self._work = work
@@ -59,7 +63,7 @@ class StateMachine:
         detail: str,
         delay_s: float,
     ) -> None:
-        """Insert a received instance.
+        """Insert a received instance, and queue its analysis.
 
         Args:
             connection: Connection in a transaction.
@@ -89,14 +93,14 @@ class StateMachine:
         Args:
             connection: Connection in a transaction.
             trigger: The trigger of the transition.
-            which: Selects the instance.
-            values: New values of other columns.
+            which: The SQL condition that selects the instance.
+            values: New values of other columns, by name.
             detail: Text of the event.
-            label: Label of the counter.
+            label: Value of the counter's label.
 
         Returns:
-            The changed instance. None if `which` selects no instance in a state before
-            the transition. Then nothing is changed.
+            The changed instance. None if `which` selects no instance whose state is in
+            `Transition.before`. Then nothing is changed.
         """
         transition = only_transition(trigger)
         update = _update(transition, which).values(**values).returning(instance)
@@ -116,14 +120,14 @@ class StateMachine:
         """Queue a new run of a delivery, which is created if it does not exist.
 
         Args:
-            connection: Connection in a transaction that holds the lock of the instance.
+            connection: Connection in a transaction that has locked the instance.
             trigger: The trigger of the transition.
             instance_id: Id of the instance.
             destination: Name of the destination.
 
         Returns:
-            False if the delivery is in no state before the transition. Then nothing is
-            changed.
+            False if the state of the delivery is not in `Transition.before`. Then
+            nothing is changed.
         """
         transition, now = only_transition(trigger), time.time()
         reset = {
@@ -157,17 +161,18 @@ class StateMachine:
     ) -> None:
         """Make a transition of a delivery.
 
-        If the transition queues work, the work is a new run. Nothing changes if another
-        transaction has changed the delivery to a state in which the trigger means
-        something else.
+        The state in `row` determines the transition. If the transition queues work, the
+        work is a new run. If another transaction has since changed the delivery to a
+        state that is not in `Transition.before`, nothing changes.
 
         Args:
             connection: Connection in a transaction.
             trigger: The trigger of the transition.
             row: The delivery, as it was read in this transaction.
-            values: New values of other columns.
-            reason: What the event says after the name of the destination.
-            delay_s: Seconds to wait before the run.
+            values: New values of other columns, by name.
+            reason: Text of the event after the name of the destination; empty if the
+                event has only the name.
+            delay_s: Seconds to wait before the new run.
 
         Raises:
             KeyError: The trigger cannot happen in the state of the delivery.
@@ -212,7 +217,10 @@ class StateMachine:
 def request_object(
     connection: sa.Connection, instance_id: str, destination: str, uid: str
 ) -> None:
-    """Let the next attempt of a delivery send an object; create the row if needed."""
+    """Make the next attempt of a delivery send an object.
+
+    The row of the object at the destination is created if it does not exist.
+    """
     reset = {"status": None, "comment": "", "attempts": 0, "brief_refusals": 0}
     key = {"instance_id": instance_id, "destination": destination}
     _update_or_insert(
@@ -240,12 +248,12 @@ def change_objects(
     Args:
         connection: Connection in a transaction.
         trigger: The trigger of the transition.
-        which: Selects the objects.
-        values: New values of other columns.
+        which: The SQL condition that selects the objects. An object changes only if
+            its state is in `Transition.before`.
+        values: New values of other columns, by name.
 
     Returns:
-        The SOP Instance UIDs of the changed objects: those that were in a state before
-        the transition.
+        The SOP Instance UIDs of the changed objects.
     """
     update = _update(only_transition(trigger), which).values(**values)
     changed = update.returning(delivered_object.c.sop_instance_uid)
@@ -255,7 +263,10 @@ def change_objects(
 def delete_rows(
     connection: sa.Connection, trigger: Trigger, which: sa.ColumnElement[bool]
 ) -> int:
-    """Delete rows that are in a state before the transition; return their number."""
+    """Delete rows, and return their number.
+
+    A row that `which` selects is deleted only if its state is in `Transition.before`.
+    """
     transition = only_transition(trigger)
     table = _TABLES[type(trigger)]
     delete = table.delete().where(which, _is_before(table, transition))
@@ -277,9 +288,10 @@ def _update_or_insert(
 ) -> sa.RowMapping | None:
     """Change the row that `which` selects, or insert a row; return the row.
 
-    The lock of the instance prevents that another transaction inserts the row. If the
-    transition cannot insert a row, and there is no row in a state before it, nothing is
-    changed, and the return value is None.
+    A row changes only if its state is in `Transition.before`. If no row changes, and
+    `Transition.before` contains None, the row `new` is inserted. Otherwise nothing is
+    done, and the return value is None. The caller has locked the instance, so no other
+    transaction can insert the row at the same time.
     """
     table, trigger = _TABLES[type(transition.trigger)], transition.trigger
     update = _update(transition, which).values(**changes).returning(table)
@@ -297,7 +309,10 @@ def _record(
     detail: str,
     label: str = "",
 ) -> None:
-    """Write the event of a transition, and increment its counter."""
+    """Write the event of a transition, and increment its counter.
+
+    A transition may have no event or no counter.
+    """
     if transition.event:
         note(connection, instance_id, transition.event, detail)
     if transition.counter:

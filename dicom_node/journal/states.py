@@ -1,16 +1,17 @@
 """The transitions of instances, deliveries and delivered objects, as a table of data.
 
-TRANSITIONS lists each state, what may happen in it, the state that follows, and what
-the same transaction writes in addition: an event, a counter, and work. The module
-journal/state_machine.py makes the transitions. docs/states.md is generated from the
-table.
+The table TRANSITIONS lists each trigger, the states in which it may happen, and the
+state that follows. It also lists what the same transaction writes in addition: an
+event, a counter, and work. The module journal/state_machine.py makes the transitions.
+docs/states.md is generated from the table.
 
-The table does not contain the conditions of a transition, the texts of events, and the
-measured durations. Events without a transition are not in the table either, such as an
-instance that was received again.
+The table does not contain the conditions of a transition, the texts of events, or the
+measured durations. Some events have no transition and are not in the table. An example
+is RECEIVED_AGAIN.
 
-A row that is replaced or removed may be in any state. So no row stays because an
-earlier release or a user of the database wrote another state.
+A row may be replaced or removed in every state, although the node itself does that only
+in some states. Otherwise a row would stay if an earlier release or a user of the
+database had written an unexpected state.
 """
 
 from collections.abc import Mapping
@@ -103,16 +104,19 @@ State = InstanceState | DeliveryState
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """Transitions with the same trigger, the same end and the same effects.
+    """Transitions with the same trigger, the same state after and the same effects.
 
     Attributes:
         trigger: The cause. Its type says whether this is a transition of an instance, a
             delivery or an object.
-        before: The states before; None if there is no row yet.
-        after: The state after; None if the row is deleted.
-        event: The event that is written in the history of the instance.
-        counter: The counter that is incremented.
-        queues: The name of the work that is queued.
+        before: The states in which the trigger may happen. A None in the tuple means
+            that there is no row yet.
+        after: The state after the transition; None if the row is deleted.
+        event: The event that is written in the history of the instance; None if there
+            is none. The caller of `change_objects` writes the event of objects.
+        counter: The counter that is incremented; None if there is none.
+        queues: The name of the workflow that is queued, such as ANALYZE or DELIVER;
+            None if no work is queued.
     """
 
     trigger: Trigger
@@ -293,7 +297,7 @@ def transition_for(trigger: Trigger, before: State | None) -> Transition:
 
     Args:
         trigger: The trigger.
-        before: The state; None if there is no row.
+        before: The state before the transition; None if there is no row.
 
     Raises:
         KeyError: The trigger cannot happen in this state.
@@ -302,10 +306,11 @@ def transition_for(trigger: Trigger, before: State | None) -> Transition:
 
 
 def only_transition(trigger: Trigger) -> Transition:
-    """Return the transition of a trigger that has the same effects in all states.
+    """Return the only transition of a trigger.
 
     Raises:
-        ValueError: The trigger has several transitions.
+        ValueError: The trigger has several transitions, because its effects depend on
+            the state.
     """
     (transition,) = (each for each in TRANSITIONS if each.trigger is trigger)
     return transition

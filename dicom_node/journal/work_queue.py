@@ -1,8 +1,8 @@
 """Queues durable work in the transaction of the change that makes the work necessary.
 
-DBOS runs the work (see worker/workflows.py). The id of a workflow contains a run
-number. Each repetition has a new run number, because DBOS silently ignores work with an
-id that was used before.
+DBOS runs the work (see worker/workflows.py). The id of a workflow contains the number
+of the run. Each retry has a new number, because DBOS silently ignores work with an id
+that was used before.
 """
 
 from collections import defaultdict
@@ -23,12 +23,12 @@ APPLICATION = "fracture-node"
 VERSION = "1"
 ANALYZE = "analyze"
 ANALYZE_SEPARATELY = "analyze-separately"
-# Work in the queue of the separate lane that starts after all other work in it.
+# Work of the separate lane, in the same queue, that starts after all other work there.
 ANALYZE_LAST = "analyze-separately-last"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
-# Images that come last have priorities above LAST. No lane has so many images. The
-# largest priority of DBOS is 2**31 - 1.
+# Images that come last have priorities above LAST. All other images have lower ones,
+# because no lane has so many images. The largest priority of DBOS is 2**31 - 1.
 LAST = 2**30
 
 refuse_pickles()
@@ -56,10 +56,17 @@ class WorkQueue:
         lane: str,
         delay_s: float,
     ) -> None:
-        """Queue the analysis of an instance in a lane, or last in the separate lane.
+        """Queue the analysis of an instance in a lane.
 
-        In each lane, the addresses that sent images take turns (see `FairOrder`). The
-        analysis starts after at least `delay_s` seconds.
+        In each lane, the addresses that sent images take turns (see `FairOrder`).
+
+        Args:
+            connection: Connection in a transaction.
+            instance_id: Id of the instance.
+            run: Run of the analysis.
+            lane: ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, or ANALYZE_LAST for the
+                end of the separate lane.
+            delay_s: Seconds to wait before the analysis.
         """
         options = _options(lane, f"{lane}:{instance_id}:{run}", delay_s)
         options["priority"] = self._number(lane, connection, instance_id)
@@ -105,7 +112,7 @@ class WorkQueue:
 
         Each peer has its own partition of the queue, so that a peer that hangs does not
         delay deliveries to other peers. If the settings no longer contain the
-        destination, its name is returned.
+        destination, the name of the destination is returned.
         """
         found = self._destinations.get(destination)
         if found is None or not found.returns_to_sender:
@@ -119,7 +126,8 @@ def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
     """Return a query for the lowest priority of the images that wait in a lane.
 
     If `lane` is ANALYZE_LAST, only the images that come last in the separate lane
-    count. In the other lanes, these do not count.
+    count. If `lane` is ANALYZE_SEPARATELY, only the other images of that lane count.
+    The result of the query is NULL if no image waits.
     """
     work = work_table(dialect)
     comes_last = work.c.priority > LAST
@@ -133,7 +141,7 @@ def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
 
 
 def queue_of(work: str) -> str:
-    """Return the name of the queue of a kind of work."""
+    """Return the name of the queue for work, given the name of its workflow."""
     return ANALYZE_SEPARATELY if work == ANALYZE_LAST else work
 
 

@@ -1,8 +1,8 @@
 """Logs one line for each processing step of an instance, with its duration.
 
 Each of these lines contains the SOP Instance UID and the node's own id of the instance.
-The id is the same in all processes and for all steps, so all lines of an instance can
-be found by its id. Other lines that are logged during a step also contain the id.
+The id is the same in all processes and for all steps, so users can find all lines of an
+instance by its id. Other lines that are logged during a step also contain the id.
 """
 
 import logging
@@ -35,7 +35,12 @@ _instance: ContextVar[LoggedInstance | None] = ContextVar("instance", default=No
 
 @contextmanager
 def instance_context(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
-    """Attribute the log lines of this thread to an instance while the block runs."""
+    """Attribute the log lines of this thread to an instance while the block runs.
+
+    Args:
+        sop_instance_uid: See LoggedInstance.
+        instance_id: See LoggedInstance.
+    """
     token = _instance.set(LoggedInstance(sop_instance_uid, instance_id))
     try:
         yield
@@ -44,7 +49,7 @@ def instance_context(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
 
 
 def current_instance() -> LoggedInstance | None:
-    """Return the instance of the current `instance_context`; None outside of one."""
+    """Return the instance of the current `instance_context`; None if there is none."""
     return _instance.get()
 
 

@@ -1,9 +1,9 @@
 """Formats of log lines: text for people, or one JSON object per line for programs.
 
 Both formats show the type and position of an exception, never its message, because the
-message may quote text from a sender. This also holds for uncaught exceptions. By
-default, Python writes an uncaught exception to standard error with its message, over
-several lines, outside of the log.
+message may quote text from a sender. Uncaught exceptions are logged in the same way. By
+default, Python would write them to standard error, with their messages, over several
+lines, and outside of the log.
 """
 
 import json
@@ -42,8 +42,8 @@ SILENCED = (
 def configure_logging(role: str, log_format: str = "text") -> None:
     """Configure logging to standard error, from level INFO on.
 
-    Uncaught exceptions are logged, too. Of the libraries in SILENCED, only critical
-    errors are logged.
+    Uncaught exceptions are logged, too. The libraries in SILENCED log only critical
+    errors.
 
     Args:
         role: The role of the process, shown in each line.
@@ -57,9 +57,9 @@ def configure_logging(role: str, log_format: str = "text") -> None:
     logging.captureWarnings(capture=True)
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # At level INFO, DBOS logs only its own migrations, recovery and threads. It adds a
-    # handler of its own unless the logger has one. With the NullHandler, its lines have
-    # the node's format.
+    # Lines of DBOS at level INFO are not needed: they are about its own migrations,
+    # recovery and threads. If its logger had no handler, DBOS would add a handler with
+    # another format. With the NullHandler, its lines have the format of the node.
     dbos = logging.getLogger("dbos")
     dbos.setLevel(logging.WARNING)
     dbos.addHandler(logging.NullHandler())
@@ -146,7 +146,7 @@ class TextFormatter(logging.Formatter):
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, followed by further lines if there is an exception."""
+        """Return one line, and further lines if the record has an exception."""
         time = self.formatTime(record)
         message, instance = _message(record), current_instance()
         if instance and instance.instance_id not in message:
@@ -156,7 +156,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats lines for programs: one JSON object each, without empty fields."""
+    """Formats lines for programs: one JSON object per line, without empty fields."""
 
     def __init__(self, role: str) -> None:
         """Create a formatter that writes `role` in each line."""
@@ -195,6 +195,6 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _exception_lines(record: logging.LogRecord) -> list[str]:
-    """Return lines that describe the exception of a record; empty without one."""
+    """Return lines that describe the exception of a record; empty if it has none."""
     error = record.exc_info[1] if record.exc_info else None
     return describe_exception(error) if error else []

@@ -1,9 +1,8 @@
 """Counts events that no transaction records, such as refusals and rejections.
 
-Counts are kept in memory and written every few seconds, so that a peer that is rejected
-a thousand times does not cause a thousand transactions. If the database cannot be
-reached, the counts stay in memory. If the process is killed, the counts that are not
-yet written are lost.
+Counts are kept in memory and written every few seconds, so that a thousand rejections
+do not cause a thousand transactions. If the database cannot be reached, the counts stay
+in memory. If the process is killed, the counts that are not yet written are lost.
 """
 
 import threading
@@ -20,8 +19,8 @@ FLUSH_EVERY_S = 5.0
 class BufferedCounter:
     """Counts the events of one process. Thread-safe.
 
-    It is a context manager. Inside the `with` block, a thread writes the counts to the
-    database every FLUSH_EVERY_S.
+    An object of this class is a context manager. During the `with` block, a thread
+    writes the counts to the database every FLUSH_EVERY_S seconds.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -33,7 +32,7 @@ class BufferedCounter:
         self._thread = threading.Thread(target=self._keep_writing, name="counting")
 
     def __call__(self, sample: Sample) -> None:
-        """Count an event."""
+        """Add a sample to the counts."""
         with self._lock:
             self._samples = aggregate([*self._samples, sample])
 

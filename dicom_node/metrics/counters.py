@@ -1,4 +1,4 @@
-"""The counters and histograms, and the samples that they count.
+"""The counters and histograms of the node, and functions that make samples for them.
 
 storage/tally.py stores the samples.
 """
@@ -31,7 +31,7 @@ class MetricFamily:
     Attributes:
         name: Name, without the suffix "_total" that a counter has on the metrics page.
         help: Description for users.
-        label: Name of the label; empty for a metric without label.
+        label: Name of the label; empty if the metric has no label.
         values: All values of the label. Empty if there is no label, or if the values
             are the names of destinations.
         buckets: Upper bounds of a histogram, in seconds; empty for a counter.
@@ -140,18 +140,30 @@ METRIC_FAMILIES = (
 
 
 Count = Callable[[Sample], None]
-"""Counts an event outside of a transaction. It must not raise."""
+"""A function that counts an event outside of a transaction.
+
+It must not raise an error.
+"""
 
 
 def increment(family: MetricFamily, label: str = "") -> Sample:
-    """Return a sample of one event for a counter."""
+    """Return a sample of one event for a counter.
+
+    Args:
+        family: The counter.
+        label: Value of the label; empty if the counter has no label.
+    """
     return Sample(family.name, label, "", 1, 0.0)
 
 
 def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
-    """Return a sample of one duration in seconds for a histogram.
+    """Return a sample of one duration for a histogram.
 
-    A negative duration counts as 0: the clocks of two machines may differ.
+    Args:
+        family: The histogram.
+        seconds: The duration in seconds. A negative duration counts as 0, because the
+            clocks of two machines may differ.
+        label: Value of the label; empty if the histogram has no label.
     """
     duration = max(seconds, 0.0)
     bounds = (*map(str, family.buckets), INFINITE)

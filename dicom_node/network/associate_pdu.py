@@ -1,14 +1,14 @@
 """Rewrites A-ASSOCIATE, A-ASSOCIATE-RJ and A-ABORT PDUs before pynetdicom reads them.
 
-PS3.8 9.3.1 tells a receiver to ignore items that it does not know and not to test
-reserved fields. pynetdicom aborts the association instead. It also aborts it for an AE
-title padded with NUL, an Implementation Version Name of more than 16 characters, or an
-even presentation context ID. DCMTK and Orthanc accept all of these.
+PS3.8 9.3.1 tells a receiver to ignore unknown items, and not to test reserved fields.
+pynetdicom aborts the association instead. It also does that if an AE title is padded
+with NUL, if an Implementation Version Name has more than 16 characters, or if a
+presentation context ID is even. DCMTK and Orthanc accept all of these.
 
-The functions here divide a PDU by its item lengths, and rewrite the items that the node
-uses so that pynetdicom accepts them. They leave out an invalid sub-item, and refuse an
-invalid presentation context. They raise MalformedPduError only if the PDU is too short
-or if an item reaches beyond its end.
+The functions of this module divide a PDU by the lengths of its items. They rewrite the
+items that the node uses, so that pynetdicom accepts them. They leave out invalid
+sub-items, and refuse invalid presentation contexts. They raise MalformedPduError only
+if the PDU is too short, or if an item reaches beyond the end of the PDU.
 """
 
 import struct
@@ -48,14 +48,15 @@ _ITEM_HEAD = 4
 _FIXED = 68  # version, reserved, two AE titles, reserved (PS3.8 table 9-11)
 _TITLE = 16
 
-# Bounds of the Maximum Length that a peer announces (PS3.8 D.1). A message in PDUs of
-# less than 128 bytes would be too slow. With PDUs of more than 64 kB, the progress on a
-# slow line would be noticed too rarely. If the peer announces 0, which means no limit,
-# LARGEST_PDU is used; if it announces no length, USUAL_PDU.
+# Bounds in bytes of the Maximum Length that a peer announces (PS3.8 D.1). A message in
+# PDUs of less than 128 bytes would be too slow. With PDUs of more than 64 kB, the
+# progress on a slow line would be noticed too rarely. If the peer announces 0, which
+# means no limit, LARGEST_PDU is used. If the peer announces no length, USUAL_PDU is
+# used.
 SMALLEST_PDU, LARGEST_PDU, USUAL_PDU = 128, 65_536, 16_384
 
-# Maximum number of transfer syntaxes of one presentation context. All items with the
-# same context ID are counted together.
+# Maximum number of transfer syntaxes of one presentation context. If several items have
+# the same context ID, their transfer syntaxes are counted together.
 MOST_SYNTAXES = 512
 
 
@@ -76,8 +77,8 @@ class AssociateRequest:
         called: The called AE title as printable text; may be empty.
         has_version_1: Whether bit 0 of the protocol version is set (PS3.8 9.3.2).
         application_context: Application Context Name; empty if missing or invalid.
-        refused: The refused presentation contexts, by ID: the result (PS3.8 table 9-18)
-            and the reason as text.
+        refused: The result (PS3.8 table 9-18) and the reason as text for each refused
+            presentation context, by its ID.
         echoed: The fields that the response repeats unchanged (PS3.8 table 9-17).
     """
 
@@ -91,10 +92,11 @@ class AssociateRequest:
 
 
 def read_request(pdu: bytes) -> AssociateRequest:
-    """Read an A-ASSOCIATE-RQ PDU, and rewrite it for pynetdicom.
+    """Return the content of an A-ASSOCIATE-RQ PDU, and a rewritten PDU for pynetdicom.
 
     Raises:
-        MalformedPduError: The PDU is too short, or an item reaches beyond its end.
+        MalformedPduError: The PDU is too short, or an item reaches beyond the end of
+            the PDU.
     """
     fixed, items = _parts(pdu)
     contexts, refused = _proposed(items)
@@ -118,10 +120,11 @@ def read_request(pdu: bytes) -> AssociateRequest:
 
 
 def complete_accept(pdu: bytes, request: AssociateRequest) -> bytes:
-    """Complete the A-ASSOCIATE-AC that pynetdicom wrote for the rewritten request.
+    """Return the A-ASSOCIATE-AC for a request, completed from that of pynetdicom.
 
-    The returned PDU also has the results of the refused contexts, and the fields of the
-    request that the response repeats unchanged (PS3.8 9.3.3).
+    pynetdicom wrote `pdu` as the response to the rewritten request. The returned PDU
+    also has the results of the refused contexts, and the fields of the request that the
+    response repeats unchanged (PS3.8 9.3.3).
     """
     fixed, items = _parts(pdu)
     *before, user_information = (_item(*each) for each in items)
@@ -144,7 +147,8 @@ def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
         context is accepted but its transfer syntax cannot be determined.
 
     Raises:
-        MalformedPduError: The PDU is too short, or an item reaches beyond its end.
+        MalformedPduError: The PDU is too short, or an item reaches beyond the end of
+            the PDU.
     """
     _, items = _parts(pdu)
     results: dict[int, set[tuple[int, str]]] = {}
@@ -166,9 +170,10 @@ def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
 
 
 def read_rejection(pdu: bytes) -> bytes:
-    """Rewrite an A-ASSOCIATE-RJ PDU so that it has only values that PS3.8 defines.
+    """Return an A-ASSOCIATE-RJ PDU with only values that PS3.8 9.3.4 defines.
 
-    Any other value becomes 1: rejected permanent, by the service user, no reason.
+    Any other value is replaced by 1. For the result, 1 means rejected-permanent; for
+    the source, service-user; for the reason, no-reason-given.
     """
     _, result, source, reason = _four(pdu)
     known = (
@@ -180,7 +185,11 @@ def read_rejection(pdu: bytes) -> bytes:
 
 
 def read_abort(pdu: bytes) -> bytes:
-    """Rewrite an A-ABORT PDU. A source or reason that is not in PS3.8 becomes 0."""
+    """Return an A-ABORT PDU with only values that PS3.8 9.3.8 defines.
+
+    Any other source or reason is replaced by 0. If the source is 0 (service-user), the
+    reason is replaced by 0, too.
+    """
     *_, source, reason = _four(pdu)
     source = source if source in {0, 2} else 0
     reason = reason if source and reason in {1, 2, 4, 5, 6} else 0
@@ -194,7 +203,7 @@ def pdu_name(kind: int) -> str:
 
 @dataclass(slots=True)
 class _Proposal:
-    """The content of all items with one presentation context ID."""
+    """The proposal of a presentation context: all items with one context ID."""
 
     number: int
     abstract_syntaxes: set[str] = field(default_factory=set)
@@ -250,6 +259,10 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
     """Return the result and transfer syntax of a context in an A-ASSOCIATE-AC.
 
     The transfer syntax is empty if the context is not accepted.
+
+    Args:
+        value: The value of the presentation context item.
+        proposed: The transfer syntaxes that the node proposed for this context.
     """
     result = value[2]
     if result != ACCEPTED:
@@ -268,7 +281,7 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
 
 
 def _result(number: int, result: int, syntax: str = "") -> bytes:
-    """Encode the result of a context as an item of an A-ASSOCIATE-AC.
+    """Encode the result of the context with the ID `number`, for an A-ASSOCIATE-AC.
 
     The item always has a transfer syntax. If the context is not accepted, the transfer
     syntax has no meaning (PS3.8 9.3.3.2).
@@ -280,7 +293,8 @@ def _result(number: int, result: int, syntax: str = "") -> bytes:
 def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes:
     """Encode a user information item: the peer's Maximum Length, and the items `more`.
 
-    The Maximum Length is raised to SMALLEST_PDU or lowered to LARGEST_PDU if necessary.
+    A Maximum Length below SMALLEST_PDU or above LARGEST_PDU is replaced by the bound.
+    If the peer announced none, USUAL_PDU is used.
     """
     lengths = [value[:4] for value in _user_items(items, _MAXIMUM_LENGTH)]
     whole = [int.from_bytes(each, "big") for each in lengths if len(each) == 4]  # noqa: PLR2004 - bytes
@@ -293,7 +307,7 @@ def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes
 def _roles(
     items: Iterable[tuple[int, bytes]], contexts: Iterable[_Proposal]
 ) -> list[bytes]:
-    """Encode the valid role selections of the proposed SOP classes (PS3.7 D.3.3.4)."""
+    """Encode the valid role selections of the proposed SOP Classes (PS3.7 D.3.3.4)."""
     proposed = {uid for each in contexts for uid in each.abstract_syntaxes}
     roles: dict[str, bytes] = {}
     for value in _user_items(items, _ROLE_SELECTION):
@@ -308,7 +322,8 @@ def _roles(
 def _user_items(items: Iterable[tuple[int, bytes]], wanted: int) -> Iterator[bytes]:
     """Yield the value of each user information sub-item of the type `wanted`.
 
-    A sub-item that reaches beyond the end of its item is ignored.
+    If a sub-item reaches beyond the end of its item, this sub-item and the following
+    sub-items of the item are ignored.
     """
     for kind, content in items:
         if kind == _USER_INFORMATION:
@@ -328,7 +343,7 @@ def _parts(pdu: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
 
 
 def _divided(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the type and the value of each item.
+    """Yield the type and the value of each item in the bytes `content`.
 
     If fewer bytes than the head of an item are left at the end, they are ignored.
 

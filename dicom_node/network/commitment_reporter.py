@@ -2,9 +2,9 @@
 
 A Transaction UID is no secret: anybody who reads the network traffic knows it. So the
 node accepts a report only from the AE that got the request, or from an AE that the
-settings allow to report for it. If the sender opened the association, its AE title must
-be the expected one. It must also have an expected address, or a certificate that names
-the archive's host.
+settings allow to report for that AE (`commitment_callers`). If the sender of the report
+opened the association, its AE title must be that of one of these AEs. The sender must
+also have an address of that AE, or a certificate that names the archive's host.
 """
 
 import socket
@@ -21,11 +21,11 @@ class Reporter:
     """The sender of a report.
 
     Attributes:
-        ae_title: Its AE title. If the sender opened the association, the title may be
-            false.
-        address: Its network address.
-        names: The host names and addresses in its certificate. Empty if the node has
-            not verified a certificate.
+        ae_title: AE title of the sender. If the sender opened the association, anybody
+            could have sent this title.
+        address: Network address of the sender.
+        names: The host names and addresses in the certificate of the sender. Empty if
+            the node has not verified a certificate.
         called: The AE that the node called, if the report came on an association that
             the node opened; otherwise None.
     """
@@ -62,8 +62,11 @@ def may_report(reporter: Reporter, archive: Address) -> bool:
 def _has_address(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
     """Return whether a report came from an address that the settings allow.
 
-    The settings allow the addresses in the network of `caller`. If they name no
+    The settings allow the addresses in the network of `caller`. If `caller` has no
     network, only the addresses of `host` are allowed.
+
+    Raises:
+        OSError: `host` cannot be resolved.
     """
     address = _plain(reporter.address)
     if caller.network is not None:
@@ -93,8 +96,11 @@ def _addresses(host: str) -> Iterator[IPv4Address | IPv6Address]:
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Parse an address, and ignore an IPv6 scope such as "%eth0".
+    """Return an IP address as an object, without an IPv6 scope such as "%eth0".
 
     An IPv4 address that is mapped to IPv6 is returned as IPv4.
+
+    Raises:
+        ValueError: The text is not an IP address.
     """
     return parse_address(address.partition("%")[0])

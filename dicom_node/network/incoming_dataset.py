@@ -1,4 +1,4 @@
-"""The dataset of a request, which is written to the spool as it arrives."""
+"""The dataset of a C-STORE request, which is written to the spool as it arrives."""
 
 import logging
 import time
@@ -20,25 +20,28 @@ NO_UID = (
 class IncomingDataset(BytesIO):
     """The dataset of one request, with the interface of a buffer in memory.
 
-    pynetdicom writes to it as to a BytesIO, but the bytes go to a file of the spool. A
-    storage commitment report stays in memory, because it is short.
+    pynetdicom writes the dataset to a BytesIO. This class writes the bytes to a file of
+    the spool instead. The dataset of a storage commitment report stays in memory,
+    because it is short.
 
     Attributes:
         spool_file: The file. None before the first bytes arrive, and if the dataset
             stays in memory.
-        refusal: The first error; None if there was none. All bytes after an error are
-            discarded.
-        received: Number of bytes received, including discarded ones.
+        refusal: The first error; None if there was no error. All bytes after an error
+            are discarded.
+        received: Number of bytes received, including the discarded bytes.
         began: Time when the first bytes arrived, in seconds of the monotonic clock.
     """
 
     def __init__(
         self, begin: Callable[["IncomingDataset"], SpoolFile | None], limit: int
     ) -> None:
-        """Create an empty dataset that may grow to `limit` bytes.
+        """Create an empty dataset.
 
-        `begin` is called when bytes arrive. It returns the file for them, or None if
-        the dataset is to stay in memory.
+        Args:
+            begin: Called with this object when the first bytes arrive. It returns the
+                file for the bytes, or None if the dataset is to stay in memory.
+            limit: Maximum size of the dataset in bytes.
         """
         super().__init__()
         self.spool_file: SpoolFile | None = None
@@ -49,9 +52,10 @@ class IncomingDataset(BytesIO):
         self._limit = limit
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        """Store bytes, and return their number. After an error, only count them.
+        """Store bytes, and return their number. After an error, only count the bytes.
 
-        Errors are recorded in `refusal`: an exception would end pynetdicom's thread.
+        Errors are recorded in `refusal`, because an exception would end pynetdicom's
+        thread.
         """
         if not self.received:
             self.began = time.monotonic()

@@ -1,8 +1,8 @@
 """Answers invalid requests, to which pynetdicom would not respond.
 
 pynetdicom ignores a request that lacks a required parameter. The peer would then wait
-for the response until a timeout. If a request cannot be answered, `answer_invalid`
-raises NotServedError, and the caller of the function aborts the association.
+for the response until a timeout. If this module cannot answer a request either,
+`answer_invalid` raises NotServedError, and its caller aborts the association.
 """
 
 import logging
@@ -48,18 +48,18 @@ def answer_invalid(
     context_id: int,
     caller: str,
 ) -> bool:
-    """Answer a request with a failure if pynetdicom cannot serve it.
+    """Answer a request with a failure if the request is invalid.
 
     Args:
         association: The association on which the request came.
-        request: The request. It is changed: a missing Priority of a C-STORE becomes
-            medium, and the SOP Class UID of a C-ECHO becomes Verification.
+        request: The request. If the Priority of a C-STORE is absent, this function sets
+            it to medium. The SOP Class UID of a C-ECHO is set to Verification.
         context_id: ID of the presentation context of the request.
         caller: AE title and address of the peer, for the log.
 
     Returns:
-        True if the request was answered with a failure. False if pynetdicom must serve
-        it.
+        True if the request was answered with a failure. False if the request is valid;
+        then the caller of this function lets pynetdicom serve the request.
 
     Raises:
         NotServedError: The request cannot be answered. The message says why.
@@ -69,7 +69,7 @@ def answer_invalid(
         problem = f"a message came in presentation context {context_id}"
         raise NotServedError(f"{problem}, which was not accepted")
     name = type(request).__name__.replace("_", "-")
-    if isinstance(request, C_CANCEL):  # pynetdicom itself takes the first ten
+    if isinstance(request, C_CANCEL):  # pynetdicom itself accepts the first ten
         raise NotServedError(f"too many {name} requests came")
     if request.MessageID is None:
         raise NotServedError("a response came without a request")

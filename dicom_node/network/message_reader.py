@@ -1,11 +1,11 @@
 """Receives DIMSE messages on associations in both directions (PS3.7 annex E).
 
-pynetdicom's thread ends if it cannot read a message. pynetdicom also waits for a
-dataset if a response announces one, although the responses to the node have none. And
-it accepts any number of fragments, even empty ones. A MessageReader aborts the
-association if a message cannot be read or if there are too many fragments. It does not
-wait for the datasets of responses. It is used for associations that peers open and for
-those that the node opens.
+pynetdicom's thread ends if it cannot read a message. If a response announces a dataset,
+pynetdicom waits for the dataset, although the responses to the node need none.
+pynetdicom also accepts any number of fragments, even empty fragments. A MessageReader
+aborts the association if a message cannot be read, or if there are too many fragments.
+It does not wait for the datasets of responses. The node uses a MessageReader for each
+association that a peer opens, and for each association that the node opens.
 """
 
 import time
@@ -24,9 +24,9 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.network.upper_layer import UpperLayer
 
-# These messages are complete with their command: PS3.7 defines no dataset for them, or
-# none that is used here. Some archives announce one nevertheless, and not all of them
-# send it.
+# Messages that are complete with their command: PS3.7 defines no dataset for them, or
+# the node does not use the dataset. Some archives announce a dataset nevertheless, and
+# some of these archives do not send it.
 WITHOUT_DATASET = (
     C_ECHO_RQ,
     C_ECHO_RSP,
@@ -39,7 +39,7 @@ _COMMAND, _LAST = 1, 2  # bits of the message control header (PS3.8 E.2)
 # name only a few objects.
 LONGEST_COMMAND = 65_536
 # Each fragment costs processor time, even if it is empty. Normal senders fill their
-# PDUs: those of DCMTK have 4 kB or more. For one operation, a peer may send
+# PDUs: the PDUs of DCMTK have 4 kB or more. For one operation, a peer may send
 # SPARE_FRAGMENTS fragments, and one more for each SMALLEST_FRAGMENT bytes received.
 SPARE_FRAGMENTS = 4096
 SMALLEST_FRAGMENT = 256
@@ -50,7 +50,7 @@ class MessageReader(DIMSEServiceProvider):
 
     Attributes:
         fragments: Number of fragments since `since`. A P-DATA-TF PDU without fragments
-            counts as one.
+            counts as one fragment.
         received: Number of bytes in these fragments.
         since: Time when the last operation was complete, or when the association began,
             in seconds of the monotonic clock.
@@ -74,8 +74,9 @@ class MessageReader(DIMSEServiceProvider):
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Process the fragments of one P-DATA-TF PDU.
 
-        They may belong to several messages. The association is aborted if they cannot
-        be read, or if there were too many since the last operation.
+        The fragments may belong to several messages. The association is aborted if a
+        message cannot be read, or if there were too many fragments since the last
+        operation.
         """
         values = primitive.presentation_data_value_list
         self.fragments += not values
@@ -132,7 +133,7 @@ class MessageReader(DIMSEServiceProvider):
 
 
 def _fault(message: DIMSEMessage, context_id: int, fragment: bytes) -> str:
-    """Return why a fragment cannot belong to a message; empty if it can (PS3.8 E.1)."""
+    """Return why a fragment cannot belong to a message; else empty (PS3.8 E.1)."""
     control, size = fragment[0], len(fragment) - 1
     if message.context_id is None:  # its command is not complete
         size += message.encoded_command_set.tell()

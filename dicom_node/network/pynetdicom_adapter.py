@@ -1,10 +1,10 @@
 """The private parts of pynetdicom that the node uses, under public names.
 
-No other module of the node uses a private name of pynetdicom. The classes here give a
-public name to each private method of pynetdicom that the node overrides. When
-pynetdicom calls the private method, the public one of the subclass runs.
-tests/project/test_private_names.py lists the private names. It fails if a version of
-pynetdicom does not have one of them.
+No other module of the node uses a private name of pynetdicom. The classes of this
+module give a public name to each private method of pynetdicom that the node overrides.
+When pynetdicom calls the private method, the public method of the subclass runs.
+tests/project/test_private_names.py lists the private names. The test fails if the
+installed version of pynetdicom lacks one of them.
 """
 
 import threading
@@ -21,7 +21,7 @@ from pynetdicom.presentation import PresentationContext
 def disable_event_logging() -> None:
     """Stop pynetdicom from logging PDUs and messages, in the whole process.
 
-    Building the log texts costs processor time, and they contain texts of peers.
+    The log texts cost processor time, and contain texts of peers.
     """
     _config.LOG_HANDLER_LEVEL = "none"
 
@@ -29,20 +29,20 @@ def disable_event_logging() -> None:
 def allow_long_uids() -> None:
     """Let pynetdicom accept and send UIDs of any length, in the whole process.
 
-    By default, it aborts the association if a UID has more than 64 characters.
+    By default, pynetdicom raises an error if a UID has more than 64 characters.
     """
     _config.VALIDATORS["UI"] = lambda _: (True, "")
 
 
 def send_files_unchanged() -> None:
-    """Let pynetdicom send files as they are, without parsing, in the whole process."""
+    """Let pynetdicom send datasets of files unparsed, in the whole process."""
     _config.STORE_SEND_CHUNKED_DATASET = True
 
 
 def allow_even_context_ids() -> None:
     """Let pynetdicom accept even presentation context IDs, in the whole process.
 
-    PS3.8 9.3.2.2 requires odd IDs, but DCMTK and Orthanc accept even ones.
+    PS3.8 9.3.2.2 requires odd IDs, but DCMTK and Orthanc accept even IDs.
     """
 
     def set_id(context: PresentationContext, number: int | None) -> None:
@@ -59,7 +59,8 @@ class BaseUpperLayer(DULServiceProvider):
         """Read a PDU if data has arrived.
 
         Returns:
-            Whether data has arrived, or the connection has ended or is being closed.
+            True if data has arrived, if the connection has ended, or if the connection
+            is being closed.
         """
         return super()._is_transport_event()
 
@@ -70,7 +71,7 @@ class BaseUpperLayer(DULServiceProvider):
     def decode_pdu(self, content: bytearray) -> tuple[Any, str]:
         """Decode a PDU; return it with the name of its event (PS3.8 9.2.2).
 
-        Any exception means that the PDU is not valid.
+        If the PDU is not valid, an exception of any type is raised.
         """
         return super()._decode_pdu(content)
 
@@ -102,8 +103,9 @@ class BaseAssociation(Association):
     def send_abort(self, *, block: bool) -> None:
         """Abort the association.
 
-        pynetdicom replaces the method `abort` of an association at every event, so a
-        subclass cannot override that method. Both versions of `abort` call this method.
+        pynetdicom replaces the method `abort` of an association by one of two versions
+        at every event, so a subclass cannot override `abort`. Both versions call this
+        method.
 
         Args:
             block: Whether to wait until the A-ABORT is sent and the connection closed.
@@ -111,16 +113,17 @@ class BaseAssociation(Association):
         super()._abort_blocking(block)
 
     def set_loop_event(self, event: threading.Event) -> None:
-        """Set the event that the association's thread waits for in each loop pass.
+        """Set the event for which the association's thread waits in each loop pass.
 
-        The default event of pynetdicom is always set, so the thread polls.
+        The default event of pynetdicom is always set. With it, the thread polls.
         """
         self._reactor_checkpoint = event
 
     def declare_paused(self) -> None:
         """Tell pynetdicom that the association's thread is paused.
 
-        Requests and `release` then start at once. Otherwise they wait for the pause.
+        Requests and `release` then start at once. Otherwise they would wait until the
+        thread pauses.
         """
         self._is_paused = True
 

@@ -8,7 +8,7 @@ BACKLOG = 128
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a listening socket, which several processes may share.
+    """Return an open listening socket, which several processes may share.
 
     Port 0 means any free port. An IPv6 socket also accepts IPv4 connections if the
     system supports that.
@@ -24,12 +24,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def receive(connection: socket.socket, length: int, deadline: float) -> bytearray:
-    """Read `length` bytes; fewer if the connection ends first.
+    """Return the next `length` bytes; fewer if the connection ends first.
 
     Args:
-        connection: The connection. Its timeout is changed.
-        length: Number of bytes.
-        deadline: Time of the monotonic clock at which the whole read must be complete.
+        connection: The connection. The function changes its timeout.
+        length: Number of bytes to read.
+        deadline: Time of the monotonic clock, in seconds, at which all bytes must have
+            arrived.
 
     Raises:
         OSError: The connection broke, or the deadline has passed.
@@ -59,10 +60,10 @@ def receive_into(connection: socket.socket, view: memoryview, deadline: float) -
 
 
 def shut_down(connection: socket.socket) -> None:
-    """End a connection, but leave the socket open.
+    """End a connection in both directions, but leave the socket open.
 
-    A thread that waits for data of the connection wakes up. That thread must close the
-    socket.
+    If a thread waits for data of the connection, it wakes up. If the connection has
+    ended already, nothing happens. The owner of the socket must close it.
     """
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

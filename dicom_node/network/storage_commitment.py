@@ -1,9 +1,9 @@
-"""Reads and answers an archive's Storage Commitment report.
+"""Reads and answers a Storage Commitment report of an archive.
 
 The report is an N-EVENT-REPORT of the Storage Commitment Push Model (PS3.4 J.3.3). It
-may come on the association of the request, or on one that the archive opens hours
-later. In both cases the node responds with success only after it has recorded the
-report.
+may come on the association of the request, or on an association that the archive opens
+hours later. In both cases, the node responds with success only after it has recorded
+the report.
 """
 
 import logging
@@ -54,8 +54,9 @@ class Remedy(StrEnum):
     NONE = "none"
 
 
-# Failure Reason (0008,1197), PS3.3 C.14.1.1. After any other reason the request is
-# repeated: the archive has stored the object, and a request is only one small message.
+# The remedy and the meaning of each Failure Reason (0008,1197), from PS3.3 C.14.1.1.
+# After any other reason, the commitment is requested again: the archive has stored the
+# object, and a request is only one small message.
 REASONS = {
     0x0110: (Remedy.REQUEST_AGAIN, "processing failure"),
     0x0112: (Remedy.STORE_AGAIN, "no such object instance"),
@@ -83,27 +84,31 @@ class Report:
 
 
 RecordReport = Callable[[Report, Reporter], None]
-"""A function that records a report and its sender.
+"""A function that records the report of a sender.
 
 Raises:
-    ReportRefusedError: The transaction is not ours, or another AE got the request.
+    ReportRefusedError: The node did not request the transaction, or the sender may not
+        report on it.
 """
 
 OnRefused = Callable[[Reporter, ReportRefusal], None]
-"""A function that is called for each refused report, with its sender and the reason."""
+"""A function that is called for each refused report.
+
+The arguments are the sender of the report and the reason for the refusal.
+"""
 
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:
-    """Return the next step, and a text, for a Failure Reason (0008,1197).
+    """Return the next step for a Failure Reason (0008,1197), and its meaning as text.
 
-    After an unknown code, the commitment is requested again.
+    The next step for an unknown reason is REQUEST_AGAIN.
     """
     remedy, meaning = REASONS.get(reason, (Remedy.REQUEST_AGAIN, "unknown reason"))
     return remedy, f"{NOT_COMMITTED}: 0x{reason:04X} {meaning}"
 
 
 def read_report(information: Dataset) -> Report:
-    """Read the Event Information of a report (PS3.4 table J.3-2).
+    """Return the report in an Event Information (PS3.4 table J.3-2).
 
     An object in the Failed SOP Sequence has failed, even if the event type says that
     all objects are committed.
@@ -140,15 +145,15 @@ def handle_report(
 
     Args:
         event: pynetdicom's EVT_N_EVENT_REPORT. The negotiation of the association has
-            already decided whether the peer may send reports on it.
-        record_report: Records the report. It is called from several threads at once.
+            already decided whether the peer may send reports on this association.
+        record_report: Records the report. Several threads may call it at once.
         reporter: The sender of the report.
-        on_refused: Called if the report is refused. It is called from several threads
-            at once.
+        on_refused: Called if the report is refused. Several threads may call it at
+            once.
 
     Returns:
-        The status, and None, because the response has no Event Reply. After any status
-        other than success, the archive may report again.
+        (status, None). None means that the response has no Event Reply. After any
+        status other than success, the archive may report again.
     """
     peer = f"{reporter.ae_title} at {reporter.address}"
     try:
@@ -168,7 +173,7 @@ def handle_report(
 
 
 def _read(event: evt.Event) -> Report:
-    """Read the report of an event.
+    """Return the report in an event.
 
     Raises:
         ReportRefusedError: The event is not a Storage Commitment report, or it cannot

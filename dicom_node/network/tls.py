@@ -43,17 +43,17 @@ class TlsSocket(SSLSocket):
     """A TLS connection that one thread uses. Other threads may call only `shutdown`.
 
     Attributes:
-        failure: The error that made TLS fail; None if there was no such error. It is
-            kept here because pynetdicom does not report it.
+        failure: The error that made TLS fail; None if there was no such error. The
+            socket stores the error, because pynetdicom does not report it.
     """
 
     failure: OSError | None = None
     _ahead = b""
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the standard library
-        """Do the handshake, and keep an error in `failure`.
+        """Do the handshake; if it fails, store the error in `failure` and raise it.
 
-        The timeout of the socket is the time for the whole handshake.
+        The timeout of the socket limits the whole handshake.
         """
         try:
             super().do_handshake(block)
@@ -64,17 +64,18 @@ class TlsSocket(SSLSocket):
     def shutdown(self, how: int) -> None:
         """End the connection, even if another thread uses it.
 
-        `SSLSocket.shutdown` would first switch the socket to plain text. The other
-        thread could then send its remaining data unencrypted.
+        `SSLSocket.shutdown` would first switch the socket to plain text. The thread
+        that uses the connection could then send its remaining data unencrypted.
         """
         socket.socket.shutdown(self, how)
 
     def has_data(self) -> bool:
         """Return whether the next `recv` returns without waiting for the peer.
 
-        The result is also True after the end of the connection. A socket may be
-        readable but have no data, if it received only a record of TLS such as a session
-        ticket. So this method tries to read one byte, and keeps it for the next `recv`.
+        The result is also True after the end of the connection. A socket that received
+        only a TLS record without data, such as a session ticket, is readable but has no
+        data. Therefore this method tries to read one byte, and keeps the byte for the
+        next `recv`.
         """
         if self.pending():
             return True
@@ -95,7 +96,7 @@ class TlsSocket(SSLSocket):
         return len(self._ahead) + super().pending()
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        """Receive at most `buflen` bytes, or none at the end of the connection."""
+        """Return at most `buflen` received bytes; no bytes if the connection ended."""
         if self._ahead:
             ahead, self._ahead = self._ahead, b""
             return ahead
@@ -130,7 +131,7 @@ def server_context(settings: TlsSettings) -> SSLContext:
     """
     assert settings.certificate  # noqa: S101 - narrows the type
     context = _context(PROTOCOL_TLS_SERVER)
-    # With session tickets, the receiver processes would have to share keys. A full
+    # Session tickets would require that all receiver processes share a key. A full
     # handshake costs little compared with an association.
     context.options |= OP_NO_TICKET
     context.num_tickets = 0
@@ -194,7 +195,7 @@ def close_notify(connection: socket.socket | None) -> None:
 
     Without the alert, the peer could not distinguish a regular end from a broken
     connection (RFC 8446 6.1). The function does not wait for the response. Only the
-    thread that reads and writes may call it. Without TLS, it does nothing.
+    thread that reads and writes may call the function. Without TLS, nothing happens.
     """
     if isinstance(connection, TlsSocket):
         connection.settimeout(0)
@@ -205,7 +206,7 @@ def close_notify(connection: socket.socket | None) -> None:
 def openssl_reason(error: SSLError) -> str:
     """Return OpenSSL's description of an error.
 
-    The description contains no part of a certificate.
+    The description contains no part of the peer's certificate.
     """
     if isinstance(error, SSLCertVerificationError):
         return error.verify_message.rstrip(".")

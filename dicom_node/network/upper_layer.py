@@ -1,9 +1,10 @@
-"""pynetdicom's upper layer, protected against data that would end the thread.
+"""pynetdicom's upper layer, protected against data that would end its thread.
 
-It is used for associations that peers open and for those that the node opens. PDUs are
-rewritten before pynetdicom reads them (network/associate_pdu.py). An event that PS3.8
-table 9-10 does not define in the current state is dropped. In pynetdicom, such an event
-ends the thread of the upper layer.
+The node uses this upper layer for each association that a peer opens, and for each
+association that the node opens. PDUs are rewritten before pynetdicom reads them
+(network/associate_pdu.py). If PS3.8 table 9-10 does not define an event in the current
+state, the event is dropped. In pynetdicom, such an event ends the thread of the upper
+layer.
 """
 
 import queue
@@ -46,8 +47,8 @@ INVALID_PDU, CLOSED = "Evt19", "Evt17"
 DATA_TRANSFER = "Sta6"
 ABORTED = "Sta13"  # after an abort, until the connection is closed
 MOST_DISCARDED = 65_536  # bytes that one read discards after an abort
-# Time for the peer to close the connection after an abort or a rejection (PS3.8 9.1.5).
-# It may continue to send in that time.
+# Seconds in which the peer must close the connection after an abort or a rejection
+# (PS3.8 9.1.5). The peer may continue to send in that time.
 ARTIM_S = 5.0
 DISCARD_PAUSE_S = 0.01  # after each read that discards, to save processor time
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
@@ -95,8 +96,8 @@ class UpperLayer(BaseUpperLayer):
         """Process received data, and return whether there was any.
 
         The result is also True if the connection has ended or is being closed. After
-        an abort, the data is discarded. pynetdicom would read it as PDUs, and might
-        wait for the rest of an incomplete PDU.
+        an abort, received data is discarded. pynetdicom would read the data as PDUs,
+        and might wait for the rest of an incomplete PDU.
         """
         is_aborted = self.state_machine.current_state == ABORTED
         if is_aborted and self.socket and self.socket.socket and self.socket.ready:
@@ -112,7 +113,9 @@ class UpperLayer(BaseUpperLayer):
         return super().process_received_data()
 
     def decode_pdu(self, content: bytearray) -> tuple[Any, str]:
-        """Rewrite a PDU, then decode it; record why a PDU is not valid.
+        """Rewrite a PDU, then decode it.
+
+        If the PDU is not valid, the reason is recorded, and an exception is raised.
 
         Returns:
             The PDU, and the name of its event.
@@ -150,9 +153,9 @@ class _StateMachine(StateMachine):
     dul: Any
 
     def do_action(self, event: str) -> None:
-        """Do the action of the table for an event in the current state.
+        """Do the action that the table defines for an event in the current state.
 
-        If the table has no action, the event is dropped. If the action is an abort
+        If the table defines no action, the event is dropped. If the action is an abort
         because of data from the peer, the reason is recorded.
         """
         action = TRANSITION_TABLE.get((event, self.current_state))
@@ -178,9 +181,9 @@ class _StateMachine(StateMachine):
         """Ignore an event that the current state does not allow.
 
         If the event is a request or response of the node, that message is removed from
-        its queue. It came too late: for example, the peer has already aborted, or has
-        requested the release first. If the message is a release request of the node,
-        the thread that waits for the response is woken.
+        its queue. The message came too late, for example because the peer has already
+        aborted the association, or has requested the release. If the message is a
+        release request of the node, the thread that waits for the response is woken.
         """
         if event not in OURS:
             return

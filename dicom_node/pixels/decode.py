@@ -67,7 +67,10 @@ IDENTITY = (
     "WindowCenter",
     "WindowWidth",
 )
-"""Attributes that results copy or state. If one is corrected, the results change."""
+"""Attributes that results copy, or from which their content is computed.
+
+If one of them is corrected at the sender, the results change.
+"""
 
 MOST_ENTRIES = 2**16
 """Maximum number of entries of a palette (PS3.3 C.7.6.3.1.5)."""
@@ -91,9 +94,9 @@ class DecodeOptions:
             the last one is used.
         max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
             Larger images are not analyzed.
-        megapixels_in_time: The largest size, in the same unit, that can be decoded
-            within the time limit of this call. For larger images, `decode_file` raises
-            TakesLongError. None means no such limit.
+        megapixels_in_time: The largest size that can be decoded within the time limit
+            of this call, in the same unit as `max_megapixels`. For larger images,
+            `decode_file` raises TakesLongError. None means no such limit.
     """
 
     window: int
@@ -110,9 +113,9 @@ class DecodedInstance:
         picture_digest: Hexadecimal SHA-256 of the shape and the bytes of the displayed
             pixels. If two instances have the same digest, they look the same to the
             model and to a reader.
-        identity_digest: Hexadecimal SHA-256 of the patient, the study and the other
-            attributes in IDENTITY. It shows whether an attribute changed, but not the
-            values.
+        identity_digest: Hexadecimal SHA-256 of the attributes in IDENTITY, such as
+            those of the patient and the study. If two digests are equal, the attributes
+            are equal. The digest does not show their values.
     """
 
     radiograph: Radiograph
@@ -145,9 +148,10 @@ def decode_file(
 
 
 def _check_time(dataset: Dataset, megapixels: float | None) -> None:
-    """Raise TakesLongError if an image has more than `megapixels`; None is no limit.
+    """Raise TakesLongError if an image is larger than `megapixels`.
 
-    The size of an image is Rows x Columns x Samples per Pixel.
+    The size of an image is Rows x Columns x Samples per Pixel. If `megapixels` is None,
+    there is no limit.
     """
     names = "Rows", "Columns", "SamplesPerPixel"
     samples = math.prod(number(dataset, each, 1) for each in names)
@@ -208,7 +212,15 @@ def to_display_image(
 
 
 def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the luma (ITU-R BT.601) of an RGB or palette color image, as 8 bits."""
+    """Return the luma (ITU-R BT.601) of an RGB or palette color image.
+
+    Args:
+        dataset: The image's attributes, with a complete Image Pixel Module.
+        stored: Stored values as `decode_pixels` returns them.
+
+    Returns:
+        Gray levels, (rows, columns).
+    """
     if photometric_interpretation(dataset) == "PALETTE COLOR":
         stored = apply_color_lut(stored, _palette(dataset))[..., :3]
         bits = 8 * stored.itemsize
@@ -219,10 +231,10 @@ def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _palette(dataset: Dataset) -> Dataset:
-    """Return a copy of the dataset with valid palette descriptors.
+    """Return a copy of the dataset in which pydicom can read the palette descriptors.
 
-    The second number of a descriptor is read as signed if the pixels are signed (PS3.3
-    C.7.6.3.1.5). The VR of the descriptor is ignored.
+    If the pixels are signed, the second number of a descriptor is read as signed (PS3.3
+    C.7.6.3.1.5). The VR that the sender wrote is ignored.
 
     Raises:
         AnalysisError: A descriptor is not three numbers, or `_check_segments` refuses
@@ -253,9 +265,9 @@ def _palette(dataset: Dataset) -> Dataset:
 def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
     """Check that the segments of a palette expand to at most MOST_ENTRIES entries.
 
-    A linear segment of three words may expand to 65,535 entries (PS3.3 C.7.9.2), and an
-    indirect segment repeats other segments. pydicom expands segments slowly, one entry
-    at a time.
+    The check limits the time, because pydicom expands segments slowly, one entry at a
+    time. A linear segment of three words may expand to 65,535 entries (PS3.3 C.7.9.2),
+    and an indirect segment repeats other segments.
 
     Args:
         dataset: The image.
@@ -300,7 +312,8 @@ def _digest(dataset: Dataset) -> str:
 
     The values are hashed as decoded text, so their character set has no influence. If a
     value contains bytes that are invalid in its character set, the raw value is hashed,
-    too: the decoded text has the same replacement character for each invalid byte.
+    too. Otherwise two different values could have the same digest, because each invalid
+    byte becomes the same replacement character.
     """
     digest = hashlib.sha256()
     for keyword in IDENTITY:

@@ -1,8 +1,9 @@
 """Convert stored values to gray levels with one look-up table (PS3.4 N.2).
 
-The Modality LUT, the VOI and the polarity are applied in the order of the standard.
-Each step is computed once for every value that a pixel can hold (at most 65,536
-values). An image of any size then needs a single indexing operation.
+In this module, a VOI is a VOI LUT or a window. The Modality LUT, the VOI and the
+polarity are applied in the order of the standard. Each step is computed once for every
+value that a pixel can hold (at most 65,536 values). Then the gray level of each pixel
+is looked up in a single operation.
 """
 
 import logging
@@ -63,7 +64,10 @@ PLAIN_BITS = 8
 """Images with at most this many bits are shown unchanged if they have no VOI."""
 
 COMPARED_PIXELS = 100_000
-"""Approximate number of pixels on which two displays are compared."""
+"""Approximate number of pixels on which a VOI is compared with the reference display.
+
+The reference is the display of the image as if the image had no VOI: see `_fault`.
+"""
 
 MOST_TABLES = 100
 """Maximum number of items of a Modality or VOI LUT Sequence that are read.
@@ -72,9 +76,9 @@ The standard allows one Modality LUT; modalities write a few VOI LUTs.
 """
 
 FEWEST_COMPARED = 1_000
-"""Minimum number of pixels to compare two displays.
+"""Minimum number of pixels on which a VOI is compared with the reference display.
 
-With fewer pixels, the node checks only that the display has more than one gray level.
+With fewer pixels, the node checks only that the VOI does not make all pixels equal.
 """
 
 _ENTRY_VRS = {None, "OW", "OB", "UN", "US", "SS", "US or OW", "US or SS or OW"}
@@ -89,12 +93,15 @@ class DisplayImage:
     Attributes:
         gray: Gray levels, (rows, columns), dense tissue bright.
         span: The modality values at the two ends of the gray scale, if the node chose
-            them. The node does so if the image has no VOI, if its VOI hides too much of
-            the image (see LEAST_STRUCTURE), or if the image is For Processing. None if
-            a VOI or the window of a user was used, and for color images.
-        ends: The modality values at the two ends of the gray scale: `span`, or the ends
-            of the window of a user. If a VOI of the image was used, the smallest and
-            the largest value that is neither black nor white. (0, 255) for color.
+            these ends. The node chooses them if the image has no usable VOI, if its VOI
+            hides too much of the image (see LEAST_STRUCTURE), or if the image is For
+            Processing. None if a VOI of the image or the window of a user was used.
+            None also for color images.
+        ends: The modality values at the two ends of the gray scale. If `span` is not
+            None, they are `span`. If the window of a user was used, they are the ends
+            of that window. If a VOI of the image was used, they are the smallest and
+            the largest value that is shown neither black nor white. (0, 255) for color
+            images.
         assumptions: Sentences that say how invalid attributes were interpreted.
     """
 
@@ -116,10 +123,10 @@ def apply_display_pipeline(
             by a user, which is used even if it hides too much of the image.
 
     Returns:
-        The image. If it has no usable VOI, or if its VOI hides too much of it, the node
-        chooses the gray scale: see `_range`. `structure_kept` and LEAST_STRUCTURE
-        define what is too much. If the node always used the VOI, the model could
-        receive a black image. A human reader would simply change the window.
+        The gray levels. If the image has no usable VOI, or if its VOI hides too much of
+        the image, the node chooses the gray scale: see `_range`. `structure_kept` and
+        LEAST_STRUCTURE define how much is too much. If the node always used the VOI,
+        the model could receive a black image. A human reader would change the window.
     """
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
     modality = modality_values(dataset, pixels.itemsize)
@@ -166,9 +173,10 @@ def _fault(
 
     Args:
         dataset: The image's attributes.
-        patterns: The bit patterns of the pixels.
-        gray: The gray levels of the pixels through the VOI.
-        tables: The display value in [0, 1] and the modality value of each pattern.
+        patterns: The bit patterns of the pixels, (rows, columns).
+        gray: The gray levels of the pixels through the VOI, (rows, columns).
+        tables: The display value in [0, 1] of each bit pattern, and its modality value.
+            Both arrays are indexed by the bit pattern.
 
     Returns:
         Empty if the VOI does not hide too much. Otherwise a text that completes a
@@ -199,7 +207,10 @@ def _fault(
 
 
 def is_for_processing(dataset: Dataset) -> bool:
-    """Return whether the image is For Processing; its VOI is then not used."""
+    """Return whether the image is For Processing.
+
+    The VOI of such an image is not used.
+    """
     sop_class_uid = text(dataset, "SOPClassUID")
     intent = code(dataset, "PresentationIntentType")
     return (
@@ -213,7 +224,7 @@ def _is_linear(dataset: Dataset) -> bool:
 
 
 def is_monochrome(dataset: Dataset) -> bool:
-    """Return whether the image is gray."""
+    """Return whether the image is MONOCHROME1 or MONOCHROME2."""
     return photometric_interpretation(dataset).startswith("MONOCHROME")
 
 
@@ -247,7 +258,7 @@ def _assumptions(
 def _descriptor_assumptions(
     dataset: Dataset, keyword: str, index: int, table: LookUpTable
 ) -> Iterator[str]:
-    """Yield a sentence for each number of LUT Descriptor that the node does not use.
+    """Yield a sentence for each number of LUT Descriptor that the node replaces.
 
     Args:
         dataset: The image's attributes.
@@ -274,7 +285,7 @@ def _descriptor_assumptions(
 
 
 def _apply_table(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
-    """Look up the gray level of each pixel; invert it if the image is MONOCHROME1."""
+    """Return the gray level of each pixel; inverted if the image is MONOCHROME1."""
     table = 255 - table if is_inverted(dataset) else table
     # cv2.LUT takes a seventh of the time of NumPy's indexing, which converts each index
     # to eight bytes.
@@ -307,7 +318,10 @@ def modality_values(dataset: Dataset, itemsize: int) -> Values:
 
     Args:
         dataset: The image's attributes.
-        itemsize: Bytes of a decoded pixel.
+        itemsize: The bytes of a decoded pixel: 1 or 2.
+
+    Returns:
+        (256 ** itemsize,), indexed by the bit pattern.
     """
     values = stored_pixel_values(dataset, itemsize)
     if found := modality_table(dataset, values):
@@ -318,7 +332,10 @@ def modality_values(dataset: Dataset, itemsize: int) -> Values:
 
 
 def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] | None:
-    """Return the Modality LUT and the index of its item (from 0), or None.
+    """Return the index of the item of the Modality LUT (from 0), and the table.
+
+    The result is None if the image has no usable Modality LUT, or if its SOP Class is
+    one of PROJECTIONS.
 
     Args:
         dataset: The image's attributes.
@@ -332,13 +349,13 @@ def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] 
 def _logarithm(dataset: Dataset, values: Values) -> Values:
     """Convert values that are proportional to X-ray intensity to a logarithmic scale.
 
-    Film has this scale, too. The order of the values does not change, so the polarity
-    is not affected.
+    Film shows radiographs on this scale, too. The order of the values does not change,
+    so the polarity is not affected.
 
     Source:
-        PS3.3 C.8.11.3.1.2: if the sign is 1, larger values mean more intensity; if it
-        is -1, less. If the sign is absent, the node assumes that dark pixels had more
-        intensity.
+        PS3.3 C.8.11.3.1.2: if Pixel Intensity Relationship Sign is 1, larger values
+        mean more intensity. If it is -1, larger values mean less intensity. If it is
+        absent, the node assumes that dark pixels had more intensity.
     """
     default = 1 if is_inverted(dataset) else -1
     if number(dataset, "PixelIntensityRelationshipSign", default) > 0:
@@ -359,10 +376,10 @@ def _ends(values: Values, levels: Values, window: int | Window) -> tuple[float, 
 def _display(
     dataset: Dataset, values: Values, window: int | Window
 ) -> LookUpTable | Window | None:
-    """Return the VOI to use, or None.
+    """Return the VOI to use; None if the node must choose the gray scale.
 
-    This is the window of a user, else the VOI LUT with the number `window`, else the
-    window with this number. The VOI of a For Processing image is not used.
+    The VOI is the window of a user, else the VOI LUT with the number `window`, else the
+    window of the image with this number. A VOI of a For Processing image is not used.
     """
     if isinstance(window, Window):
         return window
@@ -383,7 +400,9 @@ def _levels(display: LookUpTable | Window, values: Values) -> Values:
 def voi_table(
     dataset: Dataset, values: Values, requested: int
 ) -> tuple[int, LookUpTable] | None:
-    """Return the chosen VOI LUT and the index of its item (from 0), or None.
+    """Return the index of the item of the chosen VOI LUT (from 0), and the table.
+
+    The result is None if the image has no usable VOI LUT.
 
     Args:
         dataset: The image's attributes.
@@ -405,10 +424,10 @@ def voi_window(dataset: Dataset, requested: int) -> Window | None:
 
 
 def _chosen(found: list[tuple[int, T]], requested: int) -> tuple[int, T] | None:
-    """Return the requested item.
+    """Return the requested item with its index.
 
-    If it is absent or unusable, return the last usable item before it, else the first
-    usable item; None if there is no usable item.
+    If the requested item is absent or unusable, return the last usable item before it,
+    else the first usable item. If there is no usable item, return None.
 
     Args:
         found: The usable items, each with its index among all items, from 0.
@@ -432,7 +451,9 @@ def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
 def _tables(
     dataset: Dataset, keyword: str, values: Values
 ) -> Iterator[tuple[int, LookUpTable]]:
-    """Yield (item index from 0, table) for each item with a table that has entries.
+    """Yield (item index from 0, table) for each item with a usable table.
+
+    A table is usable if it has entries and a LUT Descriptor of three values.
 
     Args:
         dataset: The image's attributes.
@@ -453,7 +474,7 @@ def _tables(
 def _first_value(written: float, count: int, values: Values) -> int:
     """Return the input value of the first entry of a table.
 
-    The written number is read as signed if any of `values` is negative (PS3.3
+    If any of `values` is negative, the written number is read as signed (PS3.3
     C.11.1.1.1, C.11.2.1.1). Its VR is ignored. If the table would then contain none of
     `values`, the number is read with the other signedness.
 
@@ -503,7 +524,7 @@ def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
 def _read_words(
     dataset: Dataset, element: DataElement | RawDataElement, data: bytes
 ) -> NDArray[np.uint16]:
-    """Read the 16-bit words of a value; OB is little endian in every dataset."""
+    """Read the 16-bit words of a value. A value of VR OB is always little endian."""
     is_little = UID(dataset.file_meta.TransferSyntaxUID).is_little_endian
     if isinstance(element, RawDataElement):
         is_little = element.is_little_endian
@@ -514,10 +535,16 @@ def _read_words(
 def _range(
     dataset: Dataset, patterns: NDArray[Any], values: Values
 ) -> tuple[float, float]:
-    """Return the two ends of the gray scale if the image's VOI is not used.
+    """Return the lower and the upper end of a gray scale that ignores the image's VOI.
 
     If the image has at most PLAIN_BITS bits and is not For Processing, the ends are the
-    extremes of `values`. Otherwise they are percentiles of the values of the pixels.
+    minimum and the maximum of `values`. Otherwise they are percentiles of the values of
+    the pixels, without padding.
+
+    Args:
+        dataset: The image's attributes.
+        patterns: The bit patterns of the pixels.
+        values: The value of each bit pattern, on the scale of the result.
     """
     bits = number(dataset, "BitsStored", 8 * patterns.itemsize)
     if bits <= PLAIN_BITS and not is_for_processing(dataset):
@@ -530,10 +557,10 @@ def _range(
 def _padded(dataset: Dataset, patterns: NDArray[Any]) -> NDArray[np.bool_]:
     """Return a mask of the pixels that are padding (PS3.3 C.7.5.1.1.2).
 
-    These are the pixels from Pixel Padding Value to Pixel Padding Range Limit. The two
-    attributes are read with the signedness of the pixels; their VRs are ignored. If
-    Pixel Padding Value needs more bits than Bits Stored, it is compared with all bits
-    of a pixel.
+    A pixel is padding if its stored value lies between Pixel Padding Value and Pixel
+    Padding Range Limit, both included. The two attributes are read with the signedness
+    of the pixels; their VRs are ignored. If Pixel Padding Value needs more bits than
+    Bits Stored, it is compared with all bits of a pixel.
     """
     signed = _is_signed(dataset)
     ends = [

@@ -14,13 +14,13 @@ from dicom_node.reasons import Unanalyzed
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 """Attributes with the size of a pixel, in the order of preference.
 
-Pixel Spacing (0028,0030) comes first. If somebody corrected it for magnification, it
-has the corrected value; otherwise it is equal to Imager Pixel Spacing (0018,1164)
-(PS3.3 10.7.1.3). Viewers use the same order for measurements.
+Pixel Spacing (0028,0030) comes first, because it may be corrected for magnification. If
+it is not corrected, it is equal to Imager Pixel Spacing (0018,1164) (PS3.3 10.7.1.3).
+Viewers use the same order for measurements.
 """
 
 NEARLY_SQUARE = 0.01
-"""Maximum relative difference of the two sides that counts as rounding."""
+"""Maximum relative difference between the sides of a pixel that counts as square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,10 @@ class PixelShape:
 
 
 def pixel_shape(dataset: Dataset) -> PixelShape:
-    """Return the shape of a pixel by its spacing, else its aspect ratio, else a square.
+    """Return the shape of a pixel.
+
+    The shape comes from the first of SPACINGS that `sides` can read, else from Pixel
+    Aspect Ratio. If there is none, the pixel is assumed to be square.
 
     Source:
         PS3.3 10.7.1.1 (row spacing first) and C.7.6.3.1.7 (the ratio, vertical side
@@ -62,11 +65,11 @@ def pixel_shape(dataset: Dataset) -> PixelShape:
 
 
 def sides(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
-    """Return the first two values of an attribute that are numbers above 0.
+    """Return the two sides of a pixel: the first two numbers above 0 of an attribute.
 
     Returns:
-        Distance between rows, then between columns; None if there are fewer than two
-        values. One side is never derived from the other.
+        The distance between rows, then the distance between columns. None if the
+        attribute has fewer than two such numbers.
     """
     match [side for side in usable(dataset, keyword) if side > 0]:
         case [height, width, *_]:

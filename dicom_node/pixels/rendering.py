@@ -39,10 +39,10 @@ class View:
     """A radiograph as a person views it.
 
     Attributes:
-        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. Only
-            the window may differ from the image that the model analyzes.
-        ends: The modality values shown as black and as white. The first is the larger
-            one if the source is MONOCHROME1.
+        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. Apart
+            from the window, this is the image that the model analyzes.
+        ends: The modality values that are shown as black and as white, in this order.
+            If the source is MONOCHROME1, the first one is larger than the second.
     """
 
     pixels: NDArray[np.uint8]
@@ -59,7 +59,8 @@ class Attribute:
         vr: The value representation.
         value: The value, cut if it is long. For bytes, the number of bytes; for a
             sequence, the number of items.
-        level: The number of sequences that contain the attribute.
+        level: The number of nested sequences that contain the attribute; 0 for an
+            attribute on the top level.
     """
 
     tag: str
@@ -78,10 +79,12 @@ def view_file(
         path: The file.
         window: The number of one of the windows or VOI LUTs in the file, from 1; or the
             modality values for the two ends of the gray scale, the lower one first.
-        max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
+        max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions. It
+            is also the maximum size after resampling to square pixels, in megapixels.
 
     Raises:
         AnalysisError: The file contains no image, or the image is too large or damaged.
+        NotAnalyzedError: The image is too large after resampling to square pixels.
     """
     with reading_dicom():
         dataset = _read(path, max_megapixels)
@@ -96,14 +99,14 @@ def view_file(
 
 
 def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
-    """List the first MOST_ATTRIBUTES attributes of an instance, by tag.
+    """List the first MOST_ATTRIBUTES attributes of an instance, in the order of tags.
 
     After a sequence, the list contains the attributes of the items of the sequence.
 
     Args:
         path: The file.
-        max_megapixels: Maximum size in megapixels, from which the maximum size of a
-            deflated dataset after inflation is computed.
+        max_megapixels: Maximum size of an image in megapixels. A deflated dataset may
+            inflate to INFLATED_BYTES times this number of pixels.
 
     Raises:
         AnalysisError: The instance cannot be read.
@@ -159,9 +162,9 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
 
 
 def _value_text(element: DataElement) -> str:
-    """Return a value as printable text, cut to LONGEST_VALUE characters and "…".
+    """Return a value as printable text. For bytes, return only their number.
 
-    For bytes, return only their number.
+    A text of more than LONGEST_VALUE characters is cut, and "…" is appended.
     """
     value = element.value
     if element.VR in BULK or isinstance(value, bytes):

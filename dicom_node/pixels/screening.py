@@ -1,4 +1,4 @@
-"""Decide which instances the model may analyze, and give the reasons for refusals."""
+"""Decide which instances the model may analyze, and why it must not analyze others."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,19 +44,24 @@ RADIOGRAPHS = (
     XRayAngiographicImageStorage,
     SecondaryCaptureImageStorage,
 )
-"""SOP Classes of projection X-ray images. A Secondary Capture may be one, too."""
+"""SOP Classes of projection X-ray images.
+
+Secondary Capture is one of them, because a Secondary Capture may be a digitized film.
+"""
 
 CAPTURED_MODALITIES = ("CR", "DX", "RG")
-"""Modality (0008,0060) values of a Secondary Capture that is a radiograph.
+"""Values of Modality (0008,0060) with which a Secondary Capture is analyzed.
 
-These are digitized films, and images of equipment that supports no other class.
+With these values, a Secondary Capture is a digitized film, or an image of equipment
+that supports no other SOP Class.
 """
 
 # CID 7005. Results made with the MONAI Deploy App SDK have a provisional code of the
 # scheme 99IHE instead.
 PROCESSING_EQUIPMENT = ("109102", "DCM")
 PROCESSING_ALGORITHM_SCHEME = "99IHE"
-# highdicom writes an item with this model name into every object, made by an AI or not.
+# highdicom adds an item with this model name to Contributing Equipment Sequence of
+# every object, so the item does not show that an AI made the object.
 LIBRARY_MODEL_NAME = "highdicom"
 
 
@@ -68,7 +73,7 @@ class ScreeningRules:
         max_study_age_days: Maximum age of a study in days; 0 means no limit. Images of
             older studies are not analyzed.
         intended_use: Limits of the model card and the settings.
-        today: The date on which the age of a study is computed.
+        today: The age of a study is the number of days from Study Date to this date.
     """
 
     max_study_age_days: int
@@ -85,8 +90,8 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
         max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
 
     Raises:
-        NotMeantError: The instance is a result of this software, or not a radiograph.
-            No result is expected.
+        NotMeantError: The instance is a result of this software, or it is not a
+            radiograph. Nobody expects a result.
         NotAnalyzedError: The instance is a radiograph, but must not be analyzed.
             Somebody may expect a result.
     """
@@ -151,18 +156,19 @@ def _not_an_image(dataset: Dataset) -> Iterator[Exclusion]:
 
 
 def _class(dataset: Dataset) -> str:
-    """Return the name of the SOP Class for a message."""
+    """Return the name of the SOP Class for a message, or a phrase if it is invalid."""
     uid = text(dataset, "SOPClassUID")
     return UID(uid).name if UID(uid).is_valid else "no valid SOP Class UID (0008,0016)"
 
 
 def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
-    """Detect a result of this software, from this node or another one.
+    """Yield an exclusion if an instance is a result of this node or of another one.
 
-    The evidence is a model name, or Image Type together with a UID. An archive may
-    change the UIDs, and de-identification removes Contributing Equipment (PS3.15 table
-    E.1-1), so either is sufficient. The form of a UID alone is not evidence, because
-    one in 64 random UIDs under 2.25 has the same form.
+    The evidence is a model name, or Image Type together with the form of a UID. One of
+    the two is sufficient, because an archive may change the UIDs, and because
+    de-identification removes Contributing Equipment (PS3.15 table E.1-1). The form of a
+    UID alone is not evidence, because one in 64 random UIDs under 2.25 has the same
+    form.
     """
     models = [
         text(dataset, "ManufacturerModelName"),
@@ -185,7 +191,7 @@ def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
 
 
 def _made_by_ai(dataset: Dataset) -> Iterator[Exclusion]:
-    """Detect a Secondary Capture that another AI or other image processing made.
+    """Yield an exclusion if another AI or image processing made a Secondary Capture.
 
     The evidence is Contributing Equipment (PS3.3 C.12.1.1.5). Other SOP Classes are not
     checked, because workstations and noise filters also call themselves processing
@@ -256,7 +262,7 @@ def _unsupported_image(dataset: Dataset, max_megapixels: int) -> Iterator[Exclus
 def _invalid_uids(dataset: Dataset) -> Iterator[Exclusion]:
     """Yield an exclusion for an absent Study Instance UID and for each invalid UID.
 
-    Invalid means here that a value does not match UID_PATTERN. If a UID breaks only
+    A UID counts as invalid if it does not match UID_PATTERN. If it matches but breaks
     another rule of PS3.5 9.1, it is used unchanged: see `uid_fault` in
     dataset/attributes.py.
     """

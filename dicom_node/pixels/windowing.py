@@ -1,7 +1,7 @@
 """Windows and look-up tables, which map values to display values (PS3.3 C.11).
 
-A window may be valid, but useless: if it is far too wide, or lies beside the data, it
-hides nearly the whole image. `structure_kept` measures how much remains visible.
+A valid window may hide nearly the whole image, if it is far too wide or lies beside the
+data. `structure_kept` measures how much of the image remains visible.
 
 The functions take arrays and numbers, but no Dataset, so they are easy to test.
 `pixels/grayscale.py` reads the attributes and applies these functions in the order of
@@ -18,29 +18,29 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 LEAST_SHARE = 1 / 8
-"""Minimum height of a step between two pixels that counts as kept in a display.
+"""Minimum share of its height that a step must keep: see `structure_kept`.
 
-The height is a share of the height of the same step in the reference display. See
-`structure_kept`.
+The height in a display is compared with the height in the reference display.
 """
 
 LEAST_STRUCTURE = 1 / 4
 """Minimum share of the structure of an image that a display must keep.
 
-Measured on 25 radiographs of FracAtlas (val) in which the shipped model reports a
-fracture. Each was shown through up to 51 windows that are too wide or lie beside the
-data. In 298 cases the window hid the fracture from the model; 230 of these windows keep
-less than this share. In 713 cases the result was still Fracture; 199 of these windows
-keep less, and 181 of the 199 are at least 10 times as wide as the data. The radiographs
-of `tests/dicom_node/pixels/test_real_files.py` keep 98 % and more through their own
+The value was measured on 25 radiographs of FracAtlas (val) in which the shipped model
+reports a fracture. Each was shown through up to 51 windows that are too wide or lie
+beside the data. In 298 cases the window hid the fracture from the model. In 230 of
+these cases, the window keeps less than this share. In 713 cases the result was still
+Fracture. In 199 of these cases, the window keeps less than this share, and 181 of the
+199 windows are at least 10 times as wide as the data. The radiographs of
+`tests/dicom_node/pixels/test_real_files.py` keep at least 98 % through their own
 windows and tables.
 """
 
 LARGEST_STEP = 16 / 255
-"""Maximum step in display values; a larger step counts as this one.
+"""Maximum height of a step, in display values. A higher step gets this height.
 
-Steps count by their square, so noise has little weight. The limit reduces the weight of
-the borders of collimation and markers.
+In `structure_kept`, this limit reduces the weight of the borders of collimation and of
+markers.
 """
 
 FEWEST_ENTRY_BITS = 8
@@ -60,8 +60,9 @@ class Window:
 
     Attributes:
         center: Window Center (0028,1050).
-        width: Window Width (0028,1051), above 0. LINEAR requires at least 1. A smaller
-            width is read as LINEAR_EXACT, the only meaning that it can have.
+        width: Window Width (0028,1051), above 0. For the function LINEAR, the standard
+            requires a width of at least 1. A window with LINEAR and a smaller width is
+            applied as LINEAR_EXACT.
         function: The function that maps values between the two ends.
     """
 
@@ -83,9 +84,9 @@ class Window:
             steepness = np.clip(-4 * (x - center) / width, -700, 700)
             return np.asarray(1 / (1 + np.exp(steepness)), np.float64)
         if self.function is VoiLutFunction.LINEAR and width >= 1:
-            # LINEAR counts gray levels, not distance: a window of width 2 has two
-            # levels, one apart. For that reason half a level and one level are
-            # subtracted.
+            # For LINEAR, the width is a number of gray levels, not a distance: a window
+            # of width 2 has two levels, which are 1 apart. For that reason the standard
+            # subtracts 0.5 from the center and 1 from the width.
             center, width = center - 0.5, width - 1
         if width == 0:
             return np.asarray(x > center, np.float64)
@@ -98,9 +99,9 @@ class LookUpTable:
 
     Attributes:
         first: The input value of the first entry.
-        entries: Unsigned, at least one.
-        bits: Number of bits that the entries use, by `entry_bits`, not by the LUT
-            Descriptor. White is 2 ** bits - 1.
+        entries: The output values, at least one.
+        bits: Number of bits that the entries use. It is the result of `entry_bits`, not
+            a value of LUT Descriptor. White is 2 ** bits - 1.
     """
 
     first: int
@@ -108,23 +109,22 @@ class LookUpTable:
     bits: int
 
     def apply(self, values: NDArray[Any]) -> Values:
-        """Look values up; a value beyond an end gets the entry of that end."""
+        """Return the entry for each value; beyond an end, the entry at that end."""
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
         return np.asarray(self.entries[index.astype(np.int64)], np.float64)
 
     def apply_to_display(self, values: NDArray[Any]) -> Values:
-        """Look values up as display values in [0, 1]."""
+        """Return the entry for each value as a display value in [0, 1]."""
         return self.apply(values) / np.float64(2**self.bits - 1)
 
 
 def entry_bits(entries: NDArray[np.uint16]) -> int:
     """Return the number of bits that the entries of a VOI LUT use.
 
-    This is the bit length of the largest entry, but at least FEWEST_ENTRY_BITS, as
-    DCMTK determines it (`+Mv`). The third value of LUT Descriptor (0028,3002) is not
-    used: equipment writes the 16 bits of the storage there, or fewer bits than the
-    entries need. If the largest entry is 128 or more, it is therefore at least half of
-    white.
+    The number is the bit length of the largest entry, but at least FEWEST_ENTRY_BITS.
+    DCMTK determines it in the same way (`+Mv`). The third value of LUT Descriptor
+    (0028,3002) is not used, because equipment writes 16 there, the bits of the storage,
+    or fewer bits than the entries need.
     """
     return max(int(entries.max()).bit_length(), FEWEST_ENTRY_BITS)
 
@@ -135,7 +135,7 @@ def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Va
     Args:
         width: Bits of a pixel in memory: 8 or 16.
         stored: Bits Stored (0028,0101), 1 to `width`.
-        high_bit: High Bit (0028,0102); an impossible one is read as Bits Stored - 1.
+        high_bit: High Bit (0028,0102). An impossible value is read as Bits Stored - 1.
         signed: Whether the values are in two's complement, by Pixel Representation
             (0028,0103).
 
@@ -156,8 +156,8 @@ def structure_kept(own: Values, reference: Values) -> float:
 
     The structure consists of the steps between neighboring pixels in `reference`. A
     step is kept if its height in `own` is at least LEAST_SHARE of its height in
-    `reference`. The weight of a step is the square of its height in `reference`;
-    heights above LARGEST_STEP count as LARGEST_STEP.
+    `reference`. The weight of a step is the square of its height in `reference`, so
+    noise has little weight. A height above LARGEST_STEP counts as LARGEST_STEP.
 
     Args:
         own: Display values in [0, 1], (rows, columns); NaN for pixels that are ignored.

@@ -1,8 +1,9 @@
 """Statistics of a period: throughput, turnaround and the probabilities of results.
 
-They are computed from the rows of the journal. Totals since the installation are in
-metrics/counters.py. The first signs of drift are a shift of the probabilities, or a
-change of the share of instances that are not analyzed.
+The statistics are computed from the rows of the journal. The counters of
+metrics/counters.py have totals since the installation. The first signs of drift are a
+shift of the probabilities, and a change of the share of instances that are not
+analyzed.
 """
 
 from collections import Counter
@@ -26,11 +27,11 @@ class Interval:
 
     Attributes:
         start: Start of the interval, in seconds since 1970.
-        received: Number of all instances, including those without a result yet.
+        received: Number of all instances, including those whose analysis has not ended.
         reported: Number of instances with a doubtful or definite fracture as result.
         negative: Number of instances with a result without a fracture.
-        not_analyzed: Number of instances that were not analyzed.
-        failed: Number of instances without a result because of a failure.
+        not_analyzed: Number of instances in the state NOT_ANALYZED.
+        failed: Number of instances whose analysis failed.
     """
 
     start: float
@@ -47,8 +48,7 @@ class Figures:
 
     Attributes:
         intervals: The parts of the period in order, all of the same length.
-        scores: Number of results by probability, in BINS bins of equal width from 0 to
-            1.
+        scores: Number of results in each of BINS bins of the probability, from 0 to 1.
         turnaround: Percentiles of the turnaround in seconds, by percent (PERCENTILES).
             The turnaround is the time from the receipt of an instance until all
             destinations have its results for the first time. Empty if nothing was
@@ -61,7 +61,7 @@ class Figures:
 
 
 def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figures:
-    """Compute the statistics of the instances received in a period.
+    """Return the statistics of the instances that were received in a period.
 
     Results of the node that were sent back to it are not counted.
 
@@ -73,8 +73,8 @@ def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figure
     """
     length = (until - since) / parts
     c = instance.c
-    # The queries group by label: PostgreSQL does not recognize that an expression with
-    # parameters is the same in two clauses.
+    # The queries group by the labels of columns. PostgreSQL would not recognize that an
+    # expression with parameters in GROUP BY is the same as in SELECT.
     index = sa.func.floor((c.received_at - since) / length)
     part = sa.cast(index, sa.Integer).label("part")
     score = sa.cast(sa.func.floor(c.probability * BINS), sa.Integer).label("score")
@@ -127,11 +127,11 @@ def _bins(rows: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return a percentile by the nearest-rank method, or 0 if it is negative.
+    """Return a percentile by the nearest-rank method; 0 if the percentile is negative.
 
     Args:
         ordered: The values in ascending order, at least one.
-        percent: 1 to 100.
+        percent: The percentile, 1 to 100.
     """
     rank = -(-percent * len(ordered) // 100)
     return max(ordered[rank - 1], 0.0)

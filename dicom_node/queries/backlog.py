@@ -1,7 +1,7 @@
-"""Reports unfinished and failed work, its age and outages, for a monitoring system.
+"""Reports unfinished work, failed work and outages, for a monitoring system.
 
-A monitoring system requests these numbers every few seconds. Each query uses an index
-over unfinished work, so its cost does not depend on the number of past instances.
+A monitoring system requests these numbers every few seconds. Each query uses an index.
+Therefore the cost of a query does not depend on the number of instances that succeeded.
 """
 
 import time
@@ -32,7 +32,7 @@ class QueueDepth:
     """The number and the age of the instances or deliveries in one state.
 
     Attributes:
-        state: The state.
+        state: An InstanceState, or a DeliveryState if `destination` is not empty.
         count: Number of instances or deliveries.
         since: Time when the oldest instance was received, or when the oldest delivery
             was requested, in seconds since 1970.
@@ -55,7 +55,7 @@ class Outage:
         peer: Name of the peer: a destination, or one AE of a destination.
         since: Time of the first failed attempt.
         last_attempt: Time of the last failed attempt.
-        reason: Why the last attempt failed. It may quote the peer.
+        reason: Why the last attempt failed. The text may quote the peer.
         next_attempt: Time of the next attempt; None if no attempt is scheduled.
     """
 
@@ -72,7 +72,7 @@ class LastFailure:
 
     Attributes:
         at: Time of the failure, in seconds since 1970.
-        reason: Why it failed. It may quote the peer.
+        reason: Why the delivery failed. The text may quote the peer.
     """
 
     at: float
@@ -124,9 +124,9 @@ def format_age(at: float) -> str:
 
 
 def instances(connection: sa.Connection) -> list[QueueDepth]:
-    """Count the unfinished and the failed instances in each state.
+    """Return the number and age of the instances in each state of OPEN.
 
-    The age of an instance is counted from its receipt.
+    A state without instances is omitted.
     """
     query = (
         sa.select(
@@ -141,7 +141,7 @@ def instances(connection: sa.Connection) -> list[QueueDepth]:
 def destination_states(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> dict[str, DestinationState]:
-    """Return how the last deliveries to each destination ended, by destination name."""
+    """Return the state of each destination, by the name of the destination."""
     return {name: _state(connection, name) for name in destinations}
 
 
@@ -161,7 +161,10 @@ def _state(connection: sa.Connection, destination: str) -> DestinationState:
 def _last_end(
     connection: sa.Connection, destination: str, state: DeliveryState
 ) -> DeliveryRecord | None:
-    """Return the last delivery to a destination that ended in a state, or None."""
+    """Return the last delivery to a destination that ended in a state.
+
+    Return None if there is no such delivery.
+    """
     query = delivery.select().where(
         delivery.c.destination == destination,
         delivery.c.state == state,
@@ -172,7 +175,7 @@ def _last_end(
 
 
 def _reason(connection: sa.Connection, failure: DeliveryRecord) -> str:
-    """Return why the objects of a delivery failed, with each reason once."""
+    """Return the reasons why objects of a delivery failed, each once, in one text."""
     query = sa.select(delivered_object.c.comment).distinct()
     query = query.where(
         of_delivery(delivered_object, failure.instance_id, failure.destination),
@@ -202,13 +205,14 @@ def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
 def deliveries(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> list[QueueDepth]:
-    """Count the unfinished and the failed deliveries to each destination, by state.
+    """Return the number and age of the unfinished and of the failed deliveries.
 
-    The age of a delivery is counted from its request.
+    The list has one entry for each destination and state that has deliveries.
 
     Args:
         connection: Connection in a transaction.
-        destinations: Failed deliveries are counted for these destinations only.
+        destinations: Names of destinations. Failed deliveries are counted only for
+            these destinations, unfinished deliveries for all.
     """
     kind = delivery.c.destination, delivery.c.state
     query = sa.select(

@@ -1,4 +1,7 @@
-"""Lists accepted and rejected callers of the node, from the audit trail."""
+"""Lists the callers of the node, and the modalities of the instances that they sent.
+
+The callers are read from the audit trail, the modalities from the journal.
+"""
 
 import time
 from collections.abc import Sequence
@@ -17,15 +20,15 @@ MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class CallerActivity:
-    """The accepted or the rejected associations of one caller.
+    """The accepted associations of a caller, or those rejected for the same reason.
 
     Attributes:
-        ae_title: AE title of the caller; empty if it did not send one.
+        ae_title: AE title of the caller; empty if the caller did not send one.
         address: Network address of the caller.
         is_admitted: True for accepted associations, False for rejected ones.
-        reason: Reason for the rejection; empty for accepted callers.
+        reason: Reason for the rejection; empty for accepted associations.
         times: Number of these associations in the last 30 days.
-        last: Time of the last one, in seconds since 1970.
+        last: Time of the last of these associations, in seconds since 1970.
     """
 
     ae_title: str
@@ -37,10 +40,10 @@ class CallerActivity:
 
 
 def callers(engine: sa.Engine) -> list[CallerActivity]:
-    """Return the callers of the last 30 days, the most recent first.
+    """Return the activity of the callers in the last 30 days, the latest first.
 
-    At most MOST accepted and MOST rejected callers are returned. The limits are
-    separate, so that rejected callers do not displace accepted ones.
+    The list has at most MOST entries of accepted and MOST of rejected associations. The
+    limits are separate, so that rejected callers do not displace accepted callers.
     """
     with reading(engine) as connection:
         rows = [
@@ -81,8 +84,8 @@ class ModalityActivity:
     Attributes:
         calling_ae_title: AE title of the sender.
         modality: Modality (0008,0060).
-        times: Number of instances in the last 30 days.
-        last: Time of the last one, in seconds since 1970.
+        times: Number of instances received in the last 30 days.
+        last: Time at which the last instance was received, in seconds since 1970.
     """
 
     calling_ae_title: str
@@ -92,7 +95,10 @@ class ModalityActivity:
 
 
 def modalities(engine: sa.Engine) -> Sequence[ModalityActivity]:
-    """Return how many instances of each modality each AE sent in the last 30 days."""
+    """Return the activity of each sender and modality in the last 30 days.
+
+    The order is by AE title, then by modality.
+    """
     key = instance.c.calling_ae_title, instance.c.modality
     last = sa.func.max(instance.c.received_at).label("last")
     query = (

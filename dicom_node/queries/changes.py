@@ -7,8 +7,8 @@ from dicom_node.storage.tables import event
 
 MOST = 1000
 # PostgreSQL assigns an id when a row is written, not when it is committed. So an event
-# that a long transaction wrote becomes visible after events with higher ids. Each call
-# of `poll` reads this many earlier ids again, to find such events.
+# of a long transaction may become visible after events with higher ids. Each call of
+# `poll` reads this many earlier ids again, to find such late events.
 LATE = 200
 
 
@@ -28,8 +28,8 @@ class ChangeFeed:
         """Return the ids of the instances with new events since the last call.
 
         Each id is listed once, in the order of the first new event of each instance.
-        The first call returns an empty list. One call reads at most MOST events, and
-        the next call reads the following ones.
+        The first call returns an empty list. One call reads at most MOST events. If
+        there are more, the next call reads the rest.
         """
         begin = 0 if self._last is None else self._last - LATE
         newest = sa.select(sa.func.max(event.c.id))

@@ -26,11 +26,12 @@ SEPARATOR = "; "
 
 @dataclass(frozen=True, slots=True)
 class FailureReason:
-    """One reason for a failed delivery, and the objects concerned.
+    """One reason why objects of deliveries failed or wait, and the kinds of object.
 
     Attributes:
-        reason: The reason, for a user. It may quote the peer.
-        objects: Labels of the kinds of result concerned, such as "Secondary Capture".
+        reason: The reason, for a user. The text may quote the peer.
+        objects: Labels of the kinds of the objects with this reason, such as "Secondary
+            Capture".
     """
 
     reason: str
@@ -39,17 +40,18 @@ class FailureReason:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """A group of analyses or deliveries that failed for the same reason.
+    """A group of analyses or deliveries that failed or wait for the same reason.
 
     Attributes:
-        destination: Name of the destination; empty if the analysis failed.
-        reason: The reason of an analysis, or all reasons of a delivery in one text. It
-            may quote the peer.
-        count: Number of instances.
+        destination: Name of the destination; empty for analyses.
+        reason: The reason of the analyses, or all reasons of each delivery in one text.
+            The text may quote the peer.
+        count: Number of analyses or deliveries.
         first: Time when the first instance was received, in seconds since 1970.
         last: Time when the last instance was received, in seconds since 1970.
-        waiting: Whether the deliveries are tried again automatically.
-        reasons: Each reason of the deliveries, with the objects concerned; empty for
+        waiting: True if the deliveries are tried again automatically; False if the
+            analyses or deliveries failed.
+        reasons: Each reason of the deliveries, with the kinds of object; empty for
             analyses.
     """
 
@@ -64,8 +66,8 @@ class Failures:
 
 # Without files, a retry is impossible.
 _HAS_FILES = instance.c.files_removed_at.is_(None)
-# A destination lost the object after the files were removed. Such a failure is listed,
-# although it cannot be retried, because the image must be sent again.
+# A destination lost the object after the files were removed. Such a failure cannot be
+# retried, but it is listed, because a user must send the image again.
 _LOST = delivered_object.c.comment.endswith(FILES_REMOVED, autoescape=True)
 _ANALYSES = sa.and_(
     instance.c.state == InstanceState.FAILED,
@@ -74,7 +76,7 @@ _ANALYSES = sa.and_(
 )
 
 
-_Key = tuple[str, str, bool]  # destination, all reasons, whether it waits
+_Key = tuple[str, str, bool]  # destination, all reasons, whether the delivery waits
 
 
 @dataclass(slots=True)
@@ -92,10 +94,11 @@ class _Delivery:
 
 
 def grouped(engine: sa.Engine) -> list[Failures]:
-    """Group failures, and work that waits after a failure; the largest group is first.
+    """Return failures, and work that waits after a failure, in groups.
 
-    Failures that cannot be retried because the files were removed are omitted. They are
-    listed only if a destination lost an object after the removal.
+    The largest group is first. If the files of an instance were removed, its failures
+    cannot be retried and are omitted, except if a destination lost an object after the
+    removal.
     """
     received = instance.c.received_at
     numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
@@ -120,20 +123,20 @@ def failed(
     *,
     waiting: bool | None = None,
 ) -> Sequence[Failed]:
-    """List failed analyses, then failed deliveries, then deliveries that wait.
+    """Return failed analyses, then failed deliveries, then deliveries that wait.
 
-    The oldest is first in each of these parts. Deliveries of objects that a destination
-    lost after the files were removed are last in their part.
+    Each of these three parts is sorted, the oldest first. If a destination lost objects
+    of a delivery after the files were removed, the delivery is at the end of its part.
 
     Args:
         engine: Engine of the journal.
-        destination: List only deliveries to this destination. An empty string lists
-            only analyses, and None lists both.
-        reason: List only the members of groups with this `Failures.reason`; None for
+        destination: Return only deliveries to this destination. An empty string means
+            only analyses. None means analyses, and deliveries to all destinations.
+        reason: Return only the members of groups with this `Failures.reason`; None for
             all.
         limit: Maximum length of the list.
-        waiting: True for deliveries that wait after a failure, False for analyses and
-            deliveries that failed, None for both.
+        waiting: True for only the deliveries that wait after a failure, False for only
+            the analyses and deliveries that failed, None for all.
     """
     found: list[Failed] = []
     with reading(engine) as connection:
@@ -155,9 +158,10 @@ def failed(
 def _deliveries(
     connection: sa.Connection, destination: str | None, *, waiting: bool
 ) -> Iterable[_Delivery]:
-    """Read deliveries that failed, or that wait after a failure, the oldest first.
+    """Return deliveries that failed, or that wait after a failure, the oldest first.
 
-    Deliveries of objects that a destination lost after the files were removed are last.
+    If a destination lost objects of a delivery after the files were removed, the
+    delivery is at the end.
 
     Args:
         connection: Connection in a transaction.
@@ -174,7 +178,8 @@ def _deliveries(
             result.c.sop_instance_uid == delivered_object.c.sop_instance_uid,
         ),
     )
-    # A failed delivery may have no object with a reason. A waiting one always has one.
+    # A failed delivery may have no failed object. It is listed nevertheless, so the
+    # join is an outer join. A waiting delivery always has an object with a reason.
     belongs = sa.and_(
         delivered_object.c.instance_id == delivery.c.instance_id,
         delivered_object.c.destination == delivery.c.destination,

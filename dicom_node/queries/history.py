@@ -29,7 +29,8 @@ class DeliveryCount:
         destination: Name of the destination.
         state: A DeliveryState.
         count: Number of deliveries.
-        oldest: Time of the oldest request, in seconds since 1970.
+        oldest: Time at which the oldest of these deliveries was requested, in seconds
+            since 1970.
     """
 
     destination: str
@@ -47,8 +48,8 @@ class History:
     def counts(self, uid: str | None = None) -> dict[str, int]:
         """Return the number of instances in each state, by state.
 
-        Results of the node that came back are counted as `RETURNED`, not by their
-        state.
+        Results of the node that were sent back to it are counted as RETURNED, not by
+        their state.
 
         Args:
             uid: Count only instances with this SOP Instance UID; None for all.
@@ -66,7 +67,7 @@ class History:
         return dict(counts)
 
     def deliveries(self, uid: str | None = None) -> list[DeliveryCount]:
-        """Count the deliveries to each destination in each state.
+        """Return the number of deliveries to each destination in each state.
 
         Args:
             uid: Count only deliveries of instances with this SOP Instance UID; None for
@@ -136,7 +137,7 @@ class History:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
     def waiting_deliveries(self) -> Sequence[tuple[str, str]]:
-        """Return (instance id, destination) of each delivery that waits for a retry.
+        """Return (instance id, destination) of each delivery that waits for an attempt.
 
         Deliveries that wait for a Storage Commitment report are left out.
         """

@@ -31,12 +31,12 @@ class InstanceDetails:
     """One instance and its history.
 
     Attributes:
-        entry: The instance, with the columns of the worklist.
+        entry: The instance, as in the worklist.
         drawing: The parts of the finding that the review page draws; None if there is
             no result, or if the files of the instance were removed.
         results: The result objects.
         deliveries: The delivery to each destination.
-        objects: The state of each object at each destination.
+        objects: The state of the delivery of each object to each destination.
         events: The events, the oldest first.
     """
 

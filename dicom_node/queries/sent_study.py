@@ -1,4 +1,4 @@
-"""Reads what the audit trail says about the results of an instance."""
+"""Reads from the journal what the audit trail records about sent results."""
 
 import sqlalchemy as sa
 
@@ -11,7 +11,7 @@ from dicom_node.storage.tables import instance, patient, result
 def sent_study(engine: sa.Engine, instance_id: str) -> SentStudy:
     """Return the study, the patient and the SOP Classes of the results of an instance.
 
-    Study and patient are empty if the instance is no longer in the journal.
+    If the instance is no longer in the journal, the study and the patient are empty.
     """
     query = (
         sa.select(instance.c.study_instance_uid, patient.c.patient_id, patient.c.name)

@@ -50,22 +50,23 @@ COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
 class SearchCriteria:
     """The search criteria for instances.
 
-    An empty or None value matches all instances.
+    A criterion that is empty or None matches all instances.
 
     Attributes:
         text: Words of the patient's name, the patient ID or the accession number, in
-            any order; or a complete UID. Parts of words match, too. Case and accents
-            are ignored.
-        states: The states of instances that match. An instance is "analyzing" instead
-            of "received" once its analysis has begun. Results of the node that came
-            back are "returned". They match only if `states` has this state, if `text`
-            is their SOP Instance UID, or if `ids` is not empty.
-        points: The operating points of results that match.
+            any order. Parts of words match, too. Case and accents are ignored. The text
+            may also be the complete UID of an instance, a study or a series.
+        states: The displayed states of instances that match: see `displayed_state`.
+            Results of the node that were sent back to it match only if `states`
+            contains RETURNED, if `text` is their SOP Instance UID, or if `ids` is not
+            empty.
+        points: The operating points of findings that match.
         since: Received at or after this time, in seconds since 1970.
         until: Received before this time, in seconds since 1970.
         sender: AE title of the sender.
-        destination: Name of a destination; only instances with a delivery to it match.
-        ids: Ids of instances; only these instances match.
+        destination: Name of a destination. Instances with a delivery to this
+            destination match.
+        ids: Ids of the instances that match.
     """
 
     text: str = ""
@@ -83,6 +84,10 @@ class Sorting:
     """The order of a worklist.
 
     Instances without a value in the column `by` come last in both directions.
+
+    Attributes:
+        by: The column.
+        descending: True if the highest value comes first.
     """
 
     by: Order = Order.RECEIVED
@@ -98,7 +103,8 @@ class WorklistEntry(InstanceRecord):
             before the node recorded names.
         patient_id: Patient ID; None as for `name`.
         accession_number: Accession Number; None as for `name`.
-        seconds: The turnaround in seconds; None if the instance was not delivered.
+        seconds: The turnaround in seconds; None until all destinations have the
+            results.
     """
 
     name: str | None
@@ -140,8 +146,8 @@ class Worklist:
         conditions, order = _conditions(criteria), _order(sorting)
         is_named = criteria.text or sorting.by is Order.PATIENT
         source = NAMED_INSTANCE if is_named else instance
-        # The subquery sorts all ids. The other columns are read only for the ids of one
-        # page, because it would take longer to sort whole rows.
+        # The subquery sorts only ids, because it would take longer to sort whole rows.
+        # The other columns are read only for the ids of the page.
         ids = sa.select(instance.c.id).select_from(source).where(*conditions)
         ids = ids.order_by(*order).limit(size).offset((number - 1) * size)
         query = _rows().where(instance.c.id.in_(ids)).order_by(*order)
@@ -153,8 +159,8 @@ class Worklist:
     def study(self, study_instance_uid: str) -> Sequence[WorklistEntry]:
         """Return the instances of a study, in the order of their receipt.
 
-        Results of the node that came back are omitted, unless the study has no other
-        instances.
+        Results of the node that were sent back to it are omitted, unless the study has
+        no other instances.
         """
         query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
         query = query.order_by(instance.c.received_at, instance.c.id)
@@ -210,7 +216,12 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
 
 
 def displayed_state(record: InstanceRecord) -> str:
-    """Return the state that the worklist shows for an instance."""
+    """Return the state that the worklist shows for an instance.
+
+    The worklist shows RETURNED for a result of the node that was sent back to it. It
+    shows ANALYZING for an instance in RECEIVED whose analysis has begun. For all other
+    instances, it shows the InstanceState.
+    """
     if record.returned:
         return RETURNED
     has_started = record.state == InstanceState.RECEIVED and record.attempts > 0
@@ -259,7 +270,7 @@ def _named(text: str) -> list[sa.ColumnElement[bool]]:
 def _order(sorting: Sorting) -> Sequence[sa.ColumnElement[Any]]:
     column = COLUMNS[sorting.by]
     primary = column.desc() if sorting.descending else column.asc()
-    # The second column orders rows with equal values, so that pages do not overlap.
+    # Rows with equal values are sorted by id, so that pages do not overlap.
     last = instance.c.id.desc() if sorting.descending else instance.c.id.asc()
     has_value = sorting.by is Order.RECEIVED
     return (primary, last) if has_value else (primary.nulls_last(), last)

@@ -83,8 +83,8 @@ def _instance_recorder(
 ) -> Accept:
     """Return a function that records an instance and wakes the worker.
 
-    The function records the instance in the journal and in the audit trail. If the same
-    bytes are already stored, it removes the new file.
+    The returned function records the instance in the journal and in the audit trail. If
+    the same bytes are already stored, it removes the new file.
     """
 
     def accept(instance: ReceivedInstance) -> None:
@@ -121,10 +121,10 @@ def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
     on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> None:
-    """Serve until `stop` is set, then wait for open associations to end.
+    """Serve until `stop` is set, then wait until open associations end.
 
-    A signal sets `stop`. Associations that are still open DRAIN_S later are aborted.
-    See `start_receiver` for the other arguments.
+    A signal sets `stop`. Associations that are still open after another DRAIN_S seconds
+    are aborted. See `start_receiver` for the other arguments.
     """
     allow_many_threads()
     remove_partial_files(spool)

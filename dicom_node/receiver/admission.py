@@ -1,10 +1,11 @@
 """Decides whether a caller may open an association (PS3.8 9.3.4).
 
-An association counts from its negotiation, not from the opening of its socket. The
-limits apply to all receiver processes of a machine together: see
+A connection counts as an association when its A-ASSOCIATE-RQ is handled, not when its
+socket is opened. The limits apply to all receiver processes of a machine together: see
 receiver/association_slots.py. Anybody can invent AE titles, so each network address
-also has a limit for all its titles together. Some associations are reserved for callers
-that the settings list with a network. Callers with other titles cannot use these.
+also has a limit for all its titles together. Some associations are reserved for AE
+titles that the settings list only with networks. Callers with other titles cannot use
+them.
 """
 
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ class Admission:
     def _acquire_slot(self, caller: bytes) -> AssociationSlot | Rejection:
         """Return a slot for a caller, or the rejection if a limit has been reached.
 
-        Call this inside the lock of the slots.
+        Call this method while the lock of the slots is held.
         """
         settings, callers = self._settings, self._slots.callers()
         per_caller = settings.max_associations_per_caller
@@ -92,9 +93,9 @@ class Admission:
     def _count_reserved(self, caller: bytes, callers: Sequence[bytes]) -> int:
         """Return the number of slots that are reserved for callers other than this one.
 
-        A slot is reserved for each title that is listed only with networks and has no
-        open association, up to `reserved_associations`. At least one slot is never
-        reserved. For a caller with such a title, the result is 0.
+        A slot is reserved for each AE title that is listed only with networks and has
+        no open association, up to `reserved_associations`. One slot is never reserved.
+        If a slot is reserved for the title of the caller, the result is 0.
         """
         absent = self._reserved_titles - {title_of(each) for each in callers}
         if title_of(caller) in absent:
@@ -114,15 +115,15 @@ def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
     """Return the networks that an AE title is listed with in allowed_callers.
 
-    They are logged if a listed caller is rejected because it called from another
-    network. The result is empty if no entry of the title has a network.
+    The result is empty if no entry of the title has a network. If a listed caller calls
+    from another network, these networks are logged.
     """
     same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
     return [str(each.network) for each in same if each.network is not None]
 
 
 def open_to_anyone(settings: Settings) -> list[str]:
-    """Return a warning if anybody who can reach the receiver may send to it.
+    """Return a warning if anybody who can reach the receiver may send instances.
 
     Returns:
         A list with the warning. It is empty if the receiver listens on loopback, if

@@ -2,8 +2,8 @@
 
 pynetdicom accepts a PDU of any size, reads it in pieces of 4 kB, and waits for the rest
 of it without a limit. This module limits the size of a PDU and the time to receive it.
-It aborts an association if, for too long, no instance was stored and no report of
-Storage Commitment was recorded on it; an occasional C-ECHO does not prevent that. The
+An association is aborted if the time since its last success is too long. A success is a
+stored instance or a recorded report of Storage Commitment. A C-ECHO does not count. The
 resources of an association are released when its thread ends, even after an error.
 receiver/dimse.py stores the datasets.
 """
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 # sends at most 128 kB. With 16 associations, a maximum of 128 kB takes half the CPU
 # time of 32 kB, and 4 MB more memory.
 MAXIMUM_PDU = 131_072
-# Some peers exceed that length. A PDU of more than LONGEST_PDU bytes ends the
+# Some peers exceed MAXIMUM_PDU. A PDU of more than LONGEST_PDU bytes ends the
 # association, because it could exhaust the memory.
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
@@ -65,7 +65,8 @@ SLOWEST_BYTES_PER_S = 10_000
 # If the two threads do not end within this time after an abort, the connection is cut.
 KILL_S = 2 * ARTIM_S
 # PS3.8 9.2.1: in these states the upper layer waits for our response to an association
-# request, for data, or for our response to a release request. Each of these wakes it.
+# request, for data, or for our response to a release request. When one of these comes,
+# the upper layer is woken, so it need not poll.
 WAITING = {"Sta3", "Sta6", "Sta8"}
 
 
@@ -93,10 +94,10 @@ class _Socket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """True if there is data to read, or if the connection has ended.
+        """Whether there is data to read, or the connection has ended.
 
-        In the states in WAITING, the property first waits up to CHECK_INTERVAL_S for
-        data to read or a message to send.
+        If the state of the upper layer is in WAITING, the property first waits up to
+        CHECK_INTERVAL_S for data to read or a message to send.
         """
         if self.socket is None:
             return False
@@ -124,11 +125,11 @@ class _Socket(AssociationSocket):
         """Read the next PDU if it is a P-DATA-TF; return its content without the head.
 
         The memory of the result is reused for the next PDU. If the PDU is of another
-        type, the result is None, and `recv` returns the PDU.
+        type, the result is None, and the next calls of `recv` read that PDU.
 
         Raises:
-            OSError: The PDU is longer than LONGEST_PDU, it did not arrive within
-                PDU_DEADLINE_S, or the connection broke or ended in the middle of it.
+            OSError: The PDU is longer than LONGEST_PDU, did not arrive within
+                PDU_DEADLINE_S, or was cut off because the connection ended.
         """
         head = bytes(self.recv(PDU_HEAD))
         if not is_fragments(head):
@@ -180,13 +181,13 @@ class Connection(BaseAssociation):
         caller: PendingAssociation,
         ended: Callable[["Connection"], None],
     ) -> None:
-        """Set up an association that `start` will serve.
+        """Set up an association; call `store_in` and then `start` to serve it.
 
         Args:
             ae: Our AE title, timeouts and PDU size.
             contexts: The presentation contexts that we serve.
-            caller: The peer.
-            ended: Called after all other resources are released.
+            caller: The peer, with its connection and its request.
+            ended: Called with this object after all other resources are released.
 
         Raises:
             MalformedPduError: The request cannot be read.
@@ -238,9 +239,9 @@ class Connection(BaseAssociation):
         Args:
             spool: Stores the datasets.
             limit: Maximum size of a dataset, in bytes.
-            operation_timeout_s: The association is aborted if no instance was stored
-                for this many seconds. Each 10 kB received since the last stored
-                instance add one second.
+            operation_timeout_s: The association is aborted if no instance was stored,
+                and no commitment report was recorded, for this many seconds. Each 10 kB
+                that are received in this time add one second.
             count: Counts requests that are refused because of their command.
         """
         self._count = count
@@ -252,15 +253,19 @@ class Connection(BaseAssociation):
         self.resources.callback(self.dimse.release)
 
     def would_serve(self, sop_class: UID) -> bool:
-        """Return whether the peer proposed to be the SCP of a SOP class."""
+        """Return whether the peer proposed to be the SCP of a SOP Class.
+
+        A peer proposes this by SCP/SCU Role Selection Negotiation (PS3.7 D.3.3.4).
+        """
         role = self.requestor.role_selection.get(sop_class)
         return role is not None and bool(role.scp_role)
 
     def serve_request(self, request: DimseServiceType, context_id: int) -> None:
         """Serve a request in this association's thread.
 
-        pynetdicom calls this method for an N-EVENT-REPORT in a new thread. The request
-        is then queued for the association's thread, which serves one at a time.
+        pynetdicom calls this method for an N-EVENT-REPORT in a new thread. In that
+        thread, the method only queues the request for the association's thread, so that
+        one request is served at a time.
         """
         if threading.current_thread() is not self:
             self.dimse.msg_queue.put((context_id, request))
@@ -278,7 +283,7 @@ class Connection(BaseAssociation):
             self.abort()
 
     def _overdue(self) -> str:
-        """Return why the association must be aborted; empty if it must not be."""
+        """Return the reason to abort the association; empty if there is none."""
         more_s = self.dimse.received / SLOWEST_BYTES_PER_S
         passed_s = time.monotonic() - self.dimse.since
         if passed_s < self._operation_timeout_s + more_s:
@@ -288,9 +293,9 @@ class Connection(BaseAssociation):
     def kill(self) -> None:
         """End the two threads of the association. pynetdicom calls this method.
 
-        If the threads have not ended after KILL_S, the connection is cut. For example,
-        a TLS peer may send empty records continuously. OpenSSL then reads these records
-        without end, so the upper layer cannot end by itself.
+        If the threads have not ended after KILL_S, the connection is cut. This is
+        necessary, for example, if a TLS peer sends empty records continuously. OpenSSL
+        then reads these records without end, so the upper layer cannot end by itself.
         """
         timer = threading.Timer(KILL_S, self.shut_down)
         timer.daemon = True

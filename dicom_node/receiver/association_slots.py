@@ -19,7 +19,7 @@ from pathlib import Path
 LENGTH = 16  # bytes of a caller's key: half for its AE title, half for its address
 HALF = LENGTH // 2
 LOCK_FILE = "door.lock"  # processes of earlier releases use it, too
-END = bytes(LENGTH)  # end marker: entries after it are from an earlier write
+END = bytes(LENGTH)  # end marker; bytes after it were left by an earlier, longer write
 
 
 class AssociationSlot:
@@ -45,8 +45,8 @@ class AssociationSlots:
         """Create the object, with no slots in use.
 
         Args:
-            folder: Folder that all processes share. The system may delete old files in
-                it, as it does with temporary files: they are created again.
+            folder: Folder that all processes share. If the system deletes files in it,
+                as it does with old temporary files, they are created again.
         """
         self._folder = folder
         self._path = folder / f"{uuid.uuid4().hex}.callers"
@@ -56,9 +56,10 @@ class AssociationSlots:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock on LOCK_FILE, while the caller decides on a new slot.
+        """Hold the lock on LOCK_FILE while the block runs.
 
-        Only one thread of all processes can hold the lock.
+        Hold it while you decide on a new slot. Only one thread of all processes can
+        hold the lock.
 
         Raises:
             OSError: The folder cannot be written.
@@ -93,7 +94,10 @@ class AssociationSlots:
         return AssociationSlot(self, caller)
 
     def release(self, caller: bytes) -> None:
-        """Release one slot of a caller. Call this outside `lock`."""
+        """Release one slot of a caller.
+
+        Do not call this method inside `lock`, because it would wait for ever.
+        """
         with self._lock:
             self._callers.remove(caller)
             self._write_file()
@@ -101,9 +105,10 @@ class AssociationSlots:
     def _write_file(self) -> None:
         """Write the callers of this process to its file.
 
-        Errors are ignored. If the disk is full, the C-STORE response gives the sender a
-        better reason than a rejection could. Until there is space again, the other
-        processes see the associations of an earlier time. The file never shrinks.
+        Errors are ignored. If the disk is full, the association is accepted, because
+        the C-STORE response gives the sender a better reason than a rejection could.
+        Until there is space again, the other processes see an earlier state of the
+        file. The file never shrinks.
         """
         with suppress(OSError):
             if self._descriptor is None or not self._path.exists():
@@ -140,7 +145,11 @@ def address_of(caller: bytes) -> bytes:
 
 
 def slots_folder(run: Path) -> Path:
-    """Return the folder of the slot files; `run` is the folder that all roles share."""
+    """Return the folder of the slot files.
+
+    Args:
+        run: The folder that all roles of this machine share.
+    """
     return run / "associations"
 
 

@@ -1,9 +1,9 @@
 """Answers a C-STORE request: success is returned only after the instance is durable.
 
 Success promises that the instance is stored (PS3.4 B.2.2), and the sender may then
-delete its copy. So the node writes the dataset to the spool, checks it, makes the file
-durable (fsync, rename, fsync of the folder) and calls `accept` to record the instance.
-Only then does it respond with 0x0000. The analysis runs later, in the worker.
+delete its copy. So the node first writes the dataset to the spool, checks it, makes the
+file durable (fsync, rename, fsync of the folder) and calls `accept` to record the
+instance. After that, it responds with 0x0000. The analysis runs later, in the worker.
 """
 
 import logging
@@ -50,8 +50,8 @@ class Storing:
 
     Attributes:
         spool: Stores the instances.
-        accept: Records an instance that is durable on disk. If it raises RefusedError,
-            it has recorded nothing.
+        accept: Records an instance that is durable on disk. If this function raises
+            RefusedError, it has recorded nothing.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
         count: Counts refused requests, and records the duration of successful ones.
     """
@@ -176,7 +176,7 @@ def _comment(message: str) -> str:
     A message that is too long is cut, after a sentence if possible. Characters that are
     not ASCII are replaced by question marks.
     """
-    # Only the default character repertoire is allowed here (PS3.7 C.5.2).
+    # Error Comment may contain only the default character repertoire (PS3.7 C.5.2).
     comment = message.encode("ascii", "replace").decode()
     while len(comment) > LONGEST_COMMENT and ". " in comment:
         comment = comment.rpartition(". ")[0] + "."

@@ -1,7 +1,7 @@
 """Writes received datasets to the spool as they arrive.
 
-pynetdicom keeps a dataset in memory, or in a temporary file that it does not remove
-when a connection drops. If the disk is full, pynetdicom's thread ends without a
+pynetdicom would keep a dataset in memory, or in a temporary file that it does not
+remove when a connection drops. If the disk is full, its thread would end without a
 response. This module writes datasets to the spool, up to a limit. It removes the files
 of datasets that are not kept.
 """
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 # Without asynchronous operations, a peer waits for each response (PS3.7 D.3.3.3). If
 # more requests than this have no response yet, the association is aborted.
 MOST_UNANSWERED = 4
-# A dataset that is too large is read to its end and discarded, so that it can be
-# refused with a reason. If it has more bytes than any element can have, the association
-# is aborted.
+# A dataset that is too large is read to its end and discarded, so that the node can
+# refuse it with a reason. If a dataset has more bytes than the longest element can
+# have, the association is aborted.
 LONGEST_DATASET = 2**32
 
 
@@ -42,14 +42,17 @@ class SpoolingDimseProvider(MessageReader):
     """Receives the messages of one association and stores datasets in the spool."""
 
     def __init__(self, association: Association, spool: Spool, limit: int) -> None:
-        """Prepare to receive messages. Datasets of more than `limit` bytes are refused.
+        """Prepare to receive the messages of an association.
 
-        Each file is created in `spool`.
+        Args:
+            association: The association.
+            spool: Stores the datasets.
+            limit: Maximum size of a dataset in bytes. A larger one is refused.
         """
         super().__init__(association)
         self._spool = spool
         self._limit = limit
-        # The dataset of the current message, or of the last one.
+        # The dataset of the message that is being received, else of the last message.
         self._dataset: IncomingDataset
         self._on_disk: set[IncomingDataset] = set()
 
@@ -72,7 +75,8 @@ class SpoolingDimseProvider(MessageReader):
     def unfinished(self) -> str:
         """A text about the incomplete message; empty if there is none.
 
-        The text contains its SOP Instance UID and the number of dataset bytes received.
+        The text contains the SOP Instance UID in the command of the message, and the
+        number of bytes of the dataset that were received.
         """
         if self.message is None:
             return ""
@@ -96,7 +100,8 @@ class SpoolingDimseProvider(MessageReader):
         """Create the spool file of a dataset, after its command has been received.
 
         Returns:
-            The file; None if the dataset stays in memory, as that of a report does.
+            The file. None if the message is a Storage Commitment report, because its
+            dataset stays in memory. None also if the message has no dataset.
 
         Raises:
             RefusedError: A UID or the presentation context is not valid, a report is

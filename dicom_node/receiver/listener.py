@@ -1,12 +1,13 @@
-"""The listening socket, and the connections that have not requested an association yet.
+"""Listens, and handles connections that have not yet requested an association.
 
 Port scanners, load-balancer probes and hung modalities open connections and send
 nothing, or half a request. Such a connection uses a sleeping thread, but no association
-slot. A connection is handed on when its A-ASSOCIATE-RQ is complete. If the request does
-not arrive within DEADLINE_S, the connection is closed. If too many connections wait, in
-total or from one address, the one that has waited longest is closed. So a new caller,
-which usually sends its request at once, succeeds. Each connection has its own thread,
-which also does the TLS handshake, so a silent peer does not delay other peers.
+slot. A connection is passed to `serve` when its A-ASSOCIATE-RQ is complete. If the
+request does not arrive within DEADLINE_S, the connection is closed. If too many
+connections wait, in total or from one address, the one that has waited longest is
+closed. So a new caller, which usually sends its request at once, succeeds. Each
+connection has its own thread, which also does the TLS handshake. So a silent peer does
+not delay other peers.
 """
 
 import logging
@@ -68,14 +69,15 @@ LABELS = {
 TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446 5.1: record type and version
 HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTION", b"CONNEC", b"PRI * ")
 # Before this process accepts a connection, it waits YIELD_S for each association and
-# each waiting connection that it has, at most LONGEST_YIELD_S. A process with fewer of
-# them then accepts the connection first.
+# each waiting connection that it has, at most LONGEST_YIELD_S. So a receiver process
+# with fewer associations and connections accepts the connection first.
 YIELD_S = 0.003
 LONGEST_YIELD_S = 0.006
 
 OnFailed = Callable[[str, str], None]
-"""Called with the address and the reason of each connection that does not become an
-association.
+"""Called for a connection that did not become an association.
+
+The arguments are the address of the peer and the reason.
 """
 
 
@@ -109,7 +111,7 @@ class _NoRequestError(Exception):
 
 
 class Listener:
-    """Accepts connections and hands on those that request an association."""
+    """Accepts connections, and serves those that request an association."""
 
     def __init__(
         self,
@@ -135,7 +137,7 @@ class Listener:
                 once.
         """
         for each in listening:
-            # Another process may accept the connection that woke us.
+            # Do not block: another process may have accepted the connection first.
             each.settimeout(0)
         self._listening = listening
         self._no_tls = HandshakeFailureLog("TLS", "TLS handshakes failed")
@@ -153,7 +155,7 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop accepting, and close waiting connections. May be called twice."""
+        """Stop accepting, and close the waiting connections. May be called twice."""
         with self._lock:
             self._stopped = True
             for connection in self._waiting:
@@ -171,7 +173,8 @@ class Listener:
             while not self._stopped:
                 for key, _ in selector.select():
                     try:
-                        # One at a time: the other processes have woken up, too.
+                        # Accept only one connection, and let the other processes, which
+                        # have woken up, too, accept further ones.
                         if key.data:
                             self._yield_to_others()
                             self._accept(key.data)
@@ -192,7 +195,7 @@ class Listener:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            # No file descriptors are left. A closed connection makes one available.
+            # No file descriptors are left. To get one, close a waiting connection.
             logger.error("Cannot accept a connection: %s", error.strerror)  # noqa: TRY400
             self._make_room(None)
             time.sleep(0.1)
@@ -219,9 +222,9 @@ class Listener:
     def _make_room(self, address: str | None) -> None:
         """Close a waiting connection if one more would be too many.
 
-        If the address has reached its limit, its oldest connection is closed. If the
-        limit for all addresses has been reached, or if `address` is None, the oldest of
-        all connections is closed.
+        If the address has reached its limit, its oldest waiting connection is closed.
+        Otherwise, if the limit for all addresses has been reached, or if `address` is
+        None, the oldest of all waiting connections is closed.
         """
         with self._lock:
             waiting = list(self._waiting)
@@ -277,16 +280,16 @@ class Listener:
             return _read_first_pdu(connection, deadline)
         except TimeoutError:
             raise _NoRequestError(NO_REQUEST) from None
-        except SSLError as error:  # after the handshake: a record that is not valid
+        except SSLError as error:  # an invalid record after the handshake
             self._no_tls.record(address, openssl_reason(error))
             raise _NoRequestError(NO_TLS, openssl_reason(error)) from None
         except OSError:
             raise _NoRequestError(SILENT) from None
 
     def _do_handshake(self, connection: TlsSocket, address: str) -> None:
-        """Do the TLS handshake after the first byte from the peer has arrived.
+        """Wait for the first byte from the peer, and then do the TLS handshake.
 
-        The peer has DEADLINE_S for the first byte, and again for the handshake.
+        Each of the two may take DEADLINE_S.
 
         Raises:
             _NoRequestError: The peer closed without data, or the handshake failed.
@@ -320,7 +323,8 @@ def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:
     """Read the first PDU, which must be an A-ASSOCIATE-RQ.
 
     Raises:
-        _NoRequestError: The PDU is no A-ASSOCIATE-RQ, is incomplete, or is too long.
+        _NoRequestError: The PDU is not an A-ASSOCIATE-RQ, is incomplete, or is too
+            long.
         OSError: The connection broke before the head of the PDU was complete, TLS
             failed, or the deadline has passed.
     """
@@ -348,7 +352,12 @@ def _abort(connection: socket.socket, abort: bytes) -> None:
 
 
 def _kind(head: bytes, length: int) -> str:
-    """Return a text for what the peer sent in place of a valid request."""
+    """Return a text that says what the peer sent in place of a valid request.
+
+    Args:
+        head: The first bytes that the peer sent, the head of a PDU.
+        length: The length of the PDU by its head, in bytes.
+    """
     if head.startswith(TLS_HANDSHAKE):
         return "TLS on the port for plain DICOM"
     if head.startswith(HTTP_METHODS):

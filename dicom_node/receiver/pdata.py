@@ -36,8 +36,8 @@ class Fragments(P_DATA_TF):
     def to_primitive(self) -> P_DATA:
         """Return the presentation data values of the PDU as a P-DATA primitive.
 
-        Each value is a presentation context ID with a fragment. The fragment begins
-        with its message control header.
+        Each value is a pair: a presentation context ID, and a fragment that begins with
+        its message control header.
         """
         primitive = P_DATA()
         primitive.presentation_data_value_list.extend(self._values)
@@ -47,8 +47,8 @@ class Fragments(P_DATA_TF):
 class FragmentReader(UpperLayer):
     """The upper layer of an association that a peer opened.
 
-    It reads P-DATA-TF PDUs itself, with the `fragments` method of its socket: see
-    `_Socket` in receiver/association.py.
+    This class reads P-DATA-TF PDUs with the method `fragments` of its socket: see
+    `_Socket` in receiver/association.py. pynetdicom reads the other PDUs.
 
     Attributes:
         overdue: Returns the reason to abort if the association has made no progress for
@@ -81,8 +81,8 @@ class FragmentReader(UpperLayer):
             super().read_pdu()
             return
         if not self.event_queue.empty():
-            # The socket may read the next PDU into the same memory before this one is
-            # handled.
+            # Copy the content: the socket may read the next PDU into the same memory
+            # before the state machine handles this one.
             content = memoryview(bytes(content))
         try:
             received = Fragments(content)

@@ -14,8 +14,8 @@ from dicom_node.runtime.process import listen_or_exit
 
 logger = logging.getLogger(__name__)
 
-# Sockets to accept from, with the TLS context of their connections: None means plain
-# text.
+# The listening sockets, each with the TLS context of its connections. None means that
+# the connections are plain text.
 Listening = Mapping[socket.socket, SSLContext | None]
 
 # The options that pass a socket on to a process.

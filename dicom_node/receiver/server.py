@@ -100,13 +100,13 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     Args:
         settings: Our AE title, the allowed callers and the limits.
         spool: Stores the instances.
-        accept: Records an instance that is durable on disk. If it raises RefusedError,
-            it has recorded nothing. It is called from several threads at once.
-        sockets: The sockets to accept from, plain or TLS. Other processes may share
-            them.
-        on_request: Called for each caller, with the reason if it gets no association.
-        record_report: Records the storage commitment report of an archive. None if the
-            node never requests commitment: no report is then accepted.
+        accept: Records an instance that is durable on disk. If this function raises
+            RefusedError, it has recorded nothing. It is called from several threads at
+            once.
+        sockets: The listening sockets, plain or TLS. Other processes may share them.
+        on_request: Called for each caller: see OnAssociationRequest.
+        record_report: Records the storage commitment report of an archive. If the node
+            never requests commitment, it is None, and no report is accepted.
         on_refused: Called for each storage commitment report that is refused.
         count: Counts events that the journal does not record.
     """
@@ -120,7 +120,7 @@ class Receiver:
     """A running Storage SCP.
 
     Attributes:
-        port: The TCP port that it listens on; the first one if there are several.
+        port: The TCP port that the SCP listens on; if there are two, the first one.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - see start_receiver
@@ -158,7 +158,7 @@ class Receiver:
             timeout_s: Time in seconds after which open associations are aborted.
 
         Returns:
-            True if all ended by themselves.
+            Whether all associations ended by themselves.
         """
         self._listener.stop()
         if self._wait(timeout_s):
@@ -270,7 +270,10 @@ def _record_report(
     record_report: RecordReport,
     connection: Connection,
 ) -> None:
-    """Record a report. If that succeeds, restart the limits for one operation."""
+    """Record a report, and restart the time limit of the association.
+
+    If the report cannot be recorded, the time limit is not restarted.
+    """
     record_report(report, reporter)
     connection.dimse.operation_is_complete()
 

@@ -1,4 +1,4 @@
-"""TLS on new connections, and log messages about failed connections."""
+"""TLS on new connections, and the log of connections that failed."""
 
 import logging
 import socket
@@ -10,8 +10,8 @@ from ssl import SSLContext
 logger = logging.getLogger(__name__)
 
 ALERT_S = 1.0  # time for the peer to read why TLS failed
-# A scanner, or a modality with the wrong certificate, may fail a hundred times a
-# second.
+# The log is limited, because a scanner, or a modality with the wrong certificate, may
+# fail a hundred times a second.
 LOG_INTERVAL_S = 60.0
 MOST_LOGGED = 100
 
@@ -19,9 +19,9 @@ MOST_LOGGED = 100
 class HandshakeFailureLog:
     """Logs failed connections, at most MOST_LOGGED lines in LOG_INTERVAL_S.
 
-    In that time, the same reason is logged only once for the same address. All further
-    failures are only counted. Their number is logged with the first failure after that
-    time.
+    In each interval of LOG_INTERVAL_S, the same reason is logged only once for the same
+    address. All other failures are only counted. Their number is logged with the first
+    failure after the interval.
     """
 
     def __init__(self, missing: str, more: str) -> None:
@@ -29,8 +29,8 @@ class HandshakeFailureLog:
 
         Args:
             missing: What was not established, for the log: "TLS" or "association".
-            more: The text of the log line that reports N further failures, after
-                "N more".
+            more: The text that follows "N more" in the log line about N failures that
+                were only counted, such as "TLS handshakes failed".
         """
         self._missing = missing
         self._more = more
@@ -40,7 +40,12 @@ class HandshakeFailureLog:
         self._interval_start = time.monotonic()
 
     def record(self, address: str, reason: str) -> None:
-        """Log one failure, or only count it: see the class."""
+        """Log one failure, or only count it: see the docstring of the class.
+
+        Args:
+            address: Network address of the caller.
+            reason: Why the connection failed, as a text for the log.
+        """
         with self._lock:
             if time.monotonic() - self._interval_start > LOG_INTERVAL_S:
                 if self._not_logged:
@@ -74,10 +79,11 @@ def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket 
 def drain_before_close(connection: socket.socket) -> None:
     """Let the peer read the TLS alert of the node before the connection is closed.
 
-    The function reads and discards what the peer sends, until the peer closes the
-    connection or pauses for ALERT_S, or for about ALERT_S in total. If bytes were left
-    unread, closing would reset the connection, and the alert could be lost. A TLS 1.3
-    client sends its request before it learns that it was refused.
+    If bytes of the peer were left unread, closing would reset the connection, and the
+    alert could be lost. A TLS 1.3 client sends its request before it learns that it was
+    refused. So this function reads and discards what the peer sends. It returns when
+    the peer closes the connection or pauses for ALERT_S, and at the latest after about
+    twice ALERT_S.
     """
     connection.settimeout(ALERT_S)
     deadline = time.monotonic() + ALERT_S

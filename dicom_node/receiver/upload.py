@@ -1,7 +1,7 @@
 """Stores DICOM files that users upload.
 
 The steps are those of the receiver (see receiver/c_store.py): a file is checked, made
-durable and recorded, and only then acknowledged.
+durable and recorded before it is acknowledged.
 """
 
 from collections.abc import Callable, Collection
@@ -39,7 +39,7 @@ class Uploads:
     Attributes:
         spool: Stores the instances.
         record: Records an instance and queues its analysis, as `Journal.record` does.
-            Returns False if the file is not to be kept.
+            The result is False if the same bytes were already stored.
         sop_classes: UIDs of the accepted SOP Classes.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
     """
@@ -109,7 +109,7 @@ class Uploads:
     def _stored(
         self, file: BinaryIO, spool_file: SpoolFile, location: Location, found: Identity
     ) -> InstanceHeader:
-        """Copy a dataset to the spool, make it durable, and return its header."""
+        """Copy a dataset to the spool, make the file durable, and return the header."""
         while piece := file.read(2**20):
             spool_file.write(piece)
         identity = NegotiatedIdentity(

@@ -1,8 +1,9 @@
 """Wakes the two threads of an association when there is work for them.
 
-pynetdicom's threads poll a thousand times a second. With 40 idle associations, the
-polling keeps a processor busy and slows down an association that is receiving. With the
-classes of this module, a new item in a queue wakes the thread that waits for it.
+Without this module, pynetdicom's threads poll a thousand times a second. With 40 idle
+associations, the polling keeps a processor busy, and slows down an association that
+receives data. With the classes of this module, a new item in a queue wakes the thread
+that waits for it.
 """
 
 import queue
@@ -13,8 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-# The threads also wake this often to check timeouts, and whether the other thread has
-# died.
+# Each of the two threads wakes at least once in this many seconds, to check timeouts,
+# and whether the other thread has died.
 CHECK_INTERVAL_S = 0.5
 
 Item = TypeVar("Item")
@@ -38,7 +39,11 @@ class SocketWakeup:
     """Lets other threads wake a thread that waits for data on a socket (self-pipe)."""
 
     def __init__(self, watched: socket.socket) -> None:
-        """Create the means to wake a thread that waits for data on `watched`."""
+        """Create the self-pipe.
+
+        Args:
+            watched: The socket from which the waiting thread reads data.
+        """
         self._receiving, self._sending = socket.socketpair()
         self._receiving.settimeout(0)
         self._sending.settimeout(0)
@@ -48,7 +53,10 @@ class SocketWakeup:
         self._poll.register(self._receiving, select.POLLIN)
 
     def wake(self) -> None:
-        """Wake the waiting thread. If none waits, the next `wait` returns at once."""
+        """Wake the waiting thread. If no thread waits, the next `wait` returns at once.
+
+        Errors are ignored.
+        """
         with suppress(OSError):  # the buffer is full, or the socket is closed
             self._sending.send(b"!")
 
@@ -56,7 +64,7 @@ class SocketWakeup:
         """Wait for data or a call of `wake`, at most `timeout_s` seconds.
 
         Returns:
-            True if the connection has data to read or has ended.
+            Whether the watched socket has data to read, or its connection has ended.
         """
         events = dict(self._poll.poll(timeout_s * 1000))
         if self._receiving.fileno() in events:
@@ -73,9 +81,9 @@ class SocketWakeup:
 class ReactorEvent(threading.Event):
     """The event that the thread of an association waits for in each pass of its loop.
 
-    pynetdicom's own event is always set if the peer opened the association, so that
-    thread never waits. A wait for this event ends if one of the queues has an item, if
-    the event is set, or after CHECK_INTERVAL_S.
+    It replaces pynetdicom's own event. That event is always set if the peer opened the
+    association, so the thread would never wait. A wait for this event ends if one of
+    the queues has an item, if the event is set, or after CHECK_INTERVAL_S.
 
     Attributes:
         queues: The queues with work for the thread.
@@ -87,7 +95,11 @@ class ReactorEvent(threading.Event):
         self.queues: Sequence[queue.Queue[Any]] = ()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait as described for the class, clear the event, and return True."""
+        """Wait as the docstring of the class says, clear the event, and return True.
+
+        Args:
+            timeout: Maximum time in seconds; None means CHECK_INTERVAL_S.
+        """
         if all(each.empty() for each in self.queues):
             super().wait(timeout or CHECK_INTERVAL_S)
         self.clear()

@@ -18,16 +18,19 @@ UNPAIRED = frozenset({
     "SPINE", "SPLEEN", "SSPINE", "STERNUM", "STOMACH", "TLSPINE", "TRACHEA", "TSPINE",
     "WHOLEBODY",
 })  # fmt: skip
-"""Body Part Examined (0018,0015) values of unpaired body parts on radiographs.
+"""Values of Body Part Examined (0018,0015) for unpaired body parts on radiographs.
 
-The values are from PS3.16 annex L. Body parts with other values may be one of a pair.
+The values are from PS3.16 annex L. A body part with another value may be paired.
 """
 
 
 REGION = "AnatomicRegionSequence"
 
 SIDE_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
-"""Words that equipment adds to Body Part Examined, as in ELBOW LT."""
+"""The side (L or R) by the word for it in Body Part Examined.
+
+Some equipment adds such a word, as in ELBOW LT.
+"""
 
 
 def body_part(source: Source) -> Code | None:
@@ -46,7 +49,7 @@ def body_part(source: Source) -> Code | None:
 
 
 def side(source: Source) -> Code | None:
-    """Return the code of left or right; None if the source states neither.
+    """Return the code of left or right; None if the source states no side.
 
     The side is taken from Image Laterality, else from Laterality, else from a word in
     Body Part Examined.
@@ -63,10 +66,11 @@ def _words(source: Source) -> list[str]:
 def anatomy(source: Source) -> Elements:
     """Return the anatomy as the General Series and General Image modules allow it.
 
-    If the source has no Laterality (0020,0060), the result has an empty one, unless the
-    source has Image Laterality or the body part is unpaired (PS3.3 C.7.3.1, Type 2C).
-    Anatomic Region Sequence (0008,2218) is copied only if it has exactly one item, as
-    C.7.6.1 requires. In a DX image it may be empty.
+    Laterality (0020,0060) is Type 2C (PS3.3 C.7.3.1). If the source lacks Laterality,
+    the result has an empty Laterality. But if the source has Image Laterality, or if
+    the body part is unpaired, the result has no Laterality. Anatomic Region Sequence
+    (0008,2218) is copied only if it has exactly one item, as C.7.6.1 requires. In a DX
+    image, this sequence may be empty.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
     has_laterality = "Laterality" in source.dataset or source.code("ImageLaterality")
@@ -80,8 +84,9 @@ def image_anatomy(source: Source) -> Elements:
     """Return the anatomy for a multi-frame image, with Image Laterality (0020,0062).
 
     The value is taken from Image Laterality of the source, else from Laterality
-    (0020,0060), which is valid for each image of a series. If neither has a side, Image
-    Laterality is empty, or absent for an unpaired body part.
+    (0020,0060), which is valid for each image of a series. If the source states no
+    side, Image Laterality is empty for a paired body part, and absent for an unpaired
+    body part.
     """
     if source.code("ImageLaterality"):
         return _part(source) | copied(source, ["ImageLaterality"])

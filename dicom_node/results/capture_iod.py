@@ -1,4 +1,4 @@
-"""Encode an image made by the node as a Secondary Capture (PS3.3 A.8.1).
+"""Encode an image that the node made as a Secondary Capture (PS3.3 A.8.1).
 
 `source.py` copies the attributes of the patient and study from the source, byte for
 byte. `provenance.py` describes the source instance and the software. This module adds
@@ -61,9 +61,10 @@ class Picture:
         series: Series Description.
         derivation: Derivation Description.
         comments: Image Comments.
-        elements: Further elements, beside those of patient, study and anatomy.
-        losses: (ratio, method) of each earlier lossy compression of the pixels, in
-            DICOM's format.
+        elements: Further elements of the image, in addition to those that `capture`
+            makes.
+        losses: (ratio, method) of each earlier lossy compression of the pixels, as in
+            Lossy Image Compression Ratio (0028,2112) and Method (0028,2114).
     """
 
     pixels: NDArray[np.uint8]
@@ -89,12 +90,12 @@ def capture(
         model: The model that the object names.
         picture: The pixels and their description.
         options: The options; only the Series Number is used.
-        kind: The kind of the object. It determines the modality, and whether the
-            pixels are written as JPEG.
+        kind: The kind of the object, with its modality, and whether the pixels are
+            written as JPEG.
 
     Returns:
-        The object. It depends only on the arguments and, if the source has no time
-        zone, on the time zone of this machine.
+        The object. Equal arguments give equal objects, but if the source has no time
+        zone, the object also depends on the time zone of this machine.
     """
     of_source = source.instance.header.modality.strip().upper()
     uses_source = kind.modality == "source" and CODE_PATTERN.fullmatch(of_source)
@@ -132,7 +133,7 @@ def _captured(result: Dataset) -> Dataset:
 
 
 def _described(picture: Picture) -> Dataset:
-    """Return the description of the image (PS3.3 C.7.6.1, C.7.6.3)."""
+    """Return the attributes that describe the image (PS3.3 C.7.6.1, C.7.6.3)."""
     image = Dataset()
     image.ImageType = ["DERIVED", "SECONDARY", "OTHER", picture.flavor]
     image.DerivationDescription = plain(picture.derivation, 1024)

@@ -1,4 +1,4 @@
-"""The codes in results, each with its context group (PS3.16)."""
+"""The codes in results. The texts below name their context groups (PS3.16)."""
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
@@ -19,7 +19,7 @@ DEVICE = Code("121007", "DCM", "Device")
 """CID 270, Observer Type."""
 
 RADIOGRAPH = Code("43468-8", "LN", "XR unspecified body region")
-"""CID 100, Quantitative Diagnostic Imaging Procedures: its only code for X-ray."""
+"""The only code for X-ray in CID 100, Quantitative Diagnostic Imaging Procedures."""
 
 FRACTURE_OF_BONE = Code("125605004", "SCT", "Fracture of bone")
 
@@ -58,7 +58,10 @@ GRAD_CAM = Code("130403", "DCM", "Gradient-weighted class activation")
 """CID 217, Visual Explanation."""
 
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
-"""CID 7162, Surface Processing Algorithm Family; also used for other families."""
+"""CID 7162, Surface Processing Algorithm Family.
+
+Results use this code for the model, although the model processes no surfaces.
+"""
 
 SIDES = {
     "L": Code("7771000", "SCT", "Left"),

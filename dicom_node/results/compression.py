@@ -1,4 +1,7 @@
-"""The attributes in a result for the compression and pixel shape of the source."""
+"""The attributes of a result that state the compression and pixel shape of the source.
+
+A pixel of the source may be a rectangle; the pixels of the displayed image are squares.
+"""
 
 import re
 from fractions import Fraction
@@ -25,7 +28,8 @@ def compression(source: Source) -> Elements:
     """Return the attributes of lossy compression (PS3.3 C.7.6.1.1.5).
 
     If the source was compressed with loss, the result is marked as lossy, too.
-    Otherwise Lossy Image Compression (0028,2110) is copied if the source has it.
+    Otherwise the value of Lossy Image Compression (0028,2110) is copied if there is
+    one.
     """
     if _declares_lossy(source):
         return copied(source, [_KEYWORD, f"{_KEYWORD}Ratio", f"{_KEYWORD}Method"])
@@ -39,7 +43,7 @@ def compression(source: Source) -> Elements:
 def was_lossy(source: Source) -> bool:
     """Return whether the source was compressed with loss.
 
-    This is known from Lossy Image Compression (0028,2110) or the transfer syntax.
+    Lossy Image Compression (0028,2110) or the transfer syntax states the loss.
     """
     return (
         _declares_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
@@ -69,13 +73,19 @@ def _declares_lossy(source: Source) -> bool:
 
 
 def pixel_sides(radiograph: Radiograph) -> tuple[float, float]:
-    """Return (height, width) of a stored pixel, relative to a displayed pixel."""
+    """Return (height, width) of a stored pixel.
+
+    The unit is the side of a displayed pixel, which is a square.
+    """
     rows, columns = radiograph.pixels.shape
     stored_rows, stored_columns = radiograph.source_shape
     return rows / stored_rows, columns / stored_columns
 
 
 def aspect_ratio(radiograph: Radiograph) -> list[int]:
-    """Return [height, width] of a stored pixel as integers (PS3.3 C.7.6.3.1.7)."""
+    """Return the ratio of height to width of a stored pixel, as two integers.
+
+    The list is [height, width] (PS3.3 C.7.6.3.1.7).
+    """
     height, width = pixel_sides(radiograph)
     return list(Fraction(height / width).limit_denominator(1000).as_integer_ratio())

@@ -78,7 +78,7 @@ def encode_notice(
     Args:
         instance: The instance. Only the header of its file is read.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
-        model: The model that should have analyzed the instance.
+        model: The model that would have analyzed the instance.
         options: The objects to make, and their properties. All kinds except
             notices are ignored.
 

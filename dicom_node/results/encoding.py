@@ -1,8 +1,8 @@
 """Encode the elements of a result, and the Part 10 file that they form.
 
-The encoding is Explicit VR Little Endian. A result is a dictionary of encoded elements.
-Therefore it can contain unchanged values of the source in addition to the values that
-the node made.
+The encoding is Explicit VR Little Endian. The elements of a result are a dictionary of
+encoded elements. Therefore a result can contain unchanged values of the source in
+addition to the values that the node made.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from dicom_node.results.result_kinds import ResultKind
 from dicom_node.uids import derived_uid
 
 Elements = dict[int, bytes]
-"""Encoded elements, each with its tag, VR and length, by tag."""
+"""Encoded elements by tag. The bytes of an element include tag, VR and length."""
 
 _PADDED_WITH_NULL = {"UI", "OB", "UN"}  # PS3.5 6.2; all other values with a space
 _LONGEST_SHORT = 0xFFFF
@@ -37,7 +37,8 @@ class ResultOptions:
         kinds: The objects to make, in this order.
         long_side: Maximum length of the long side of a Secondary Capture, in pixels.
         series_number: The Series Number of the results.
-        window: The number of the VOI window that was used, from 1.
+        window: The number of the VOI window or VOI LUT that the settings request for
+            the display of the source, from 1.
     """
 
     kinds: tuple[ResultKind, ...]
@@ -51,10 +52,10 @@ class ResultObject:
     """One object that is sent to a destination.
 
     Attributes:
-        kind: The name of its `ResultKind`.
+        kind: `ResultKind.name` of the object.
         sop_class_uid: SOP Class UID (0008,0016).
-        sop_instance_uid: SOP Instance UID (0008,0018). It is derived from the content,
-            so equal results have equal UIDs.
+        sop_instance_uid: SOP Instance UID (0008,0018), derived from the content, so
+            that equal results have equal UIDs.
         content: A whole Part 10 file. Every delivery attempt sends these bytes.
     """
 
@@ -85,8 +86,8 @@ def encoded(tag: int, vr: str, value: bytes) -> bytes:
     Args:
         tag: Group and element number as one number.
         vr: The two letters of the VR.
-        value: The value in little endian. If its length is odd, it is padded as the VR
-            requires.
+        value: The value in little endian. If its length is odd, one byte is appended,
+            as the VR requires.
     """
     if len(value) % 2:
         value += b"\0" if vr in _PADDED_WITH_NULL else b" "
@@ -124,7 +125,7 @@ def encoded_sequence(tag: int, *items: Elements) -> bytes:
 
 
 def encoded_dataset(dataset: Dataset) -> Elements:
-    """Encode a dataset that the node made. Its texts must be ASCII."""
+    """Encode the elements of a dataset that the node made. Texts must be ASCII."""
     elements = {}
     for element in dataset:
         buffer = DicomBytesIO()
@@ -135,9 +136,13 @@ def encoded_dataset(dataset: Dataset) -> Elements:
 
 
 def content_uid(kind: str, elements: Elements) -> UID:
-    """Derive the UID of an object from its kind and its whole content.
+    """Return a SOP Instance UID that is derived from a kind and the whole content.
 
     Objects with equal UIDs have equal bytes.
+
+    Args:
+        kind: `ResultKind.name` of the object.
+        elements: All elements except SOP Class UID and SOP Instance UID.
     """
     digest = hashlib.sha256()
     for tag in sorted(elements):
@@ -152,15 +157,15 @@ def result_object(
     elements: Elements,
     syntax: UID = ExplicitVRLittleEndian,
 ) -> ResultObject:
-    """Return an object with its elements as a Part 10 file (PS3.10 7.1).
+    """Return a result object with its elements as a Part 10 file (PS3.10 7.1).
 
     Args:
-        kind: The name of its `ResultKind`.
+        kind: `ResultKind.name` of the object.
         sop_class_uid: The SOP Class UID of the object.
         sop_instance_uid: The SOP Instance UID of the object.
-        elements: All other elements.
-        syntax: The transfer syntax. It applies to Pixel Data; all other elements are in
-            Explicit VR Little Endian.
+        elements: All other elements of the dataset.
+        syntax: The transfer syntax of the file. Only the encoding of Pixel Data depends
+            on it: all other elements are in Explicit VR Little Endian.
     """
     named = Dataset()
     named.SOPClassUID, named.SOPInstanceUID = sop_class_uid, sop_instance_uid

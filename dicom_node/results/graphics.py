@@ -21,11 +21,14 @@ HEAD = 0.028
 HEAD_ANGLE = math.radians(20)
 
 CAPTION_AREA = (0.01, 0.90), (0.75, 0.99)
-"""Top left and bottom right corner of the caption, in shares of the displayed area."""
+"""(x, y) of the top left and bottom right corners of the caption.
+
+The unit is the width or the height of the displayed area.
+"""
 
 
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
-    """Return arrow and outline in one graphic layer, and the caption in another.
+    """Return the arrow and the outline in one graphic layer, the caption in another.
 
     If the finding has no arrow, there is only the layer of the caption.
 
@@ -79,19 +82,22 @@ def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
     stored_rows, stored_columns = radiograph.source_shape
     scale = np.array([stored_columns / columns, stored_rows / rows])
     arrow = np.array(arrow_line(finding.arrow, max(rows, columns)))
-    # The arrow may be near an edge, and its barbs must not leave the image.
+    # The barbs of an arrow near an edge must not leave the image.
     yield _polyline(np.clip(arrow, 0, (columns, rows)) * scale)
     around = outline(finding.saliency, (columns, rows))
     yield _polyline(np.array([*around, around[0]]) * scale)
 
 
 def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:
-    """Return the points of an arrow as one line: tail, tip, barb, tip, other barb.
+    """Return the points of a line that draws an arrow: tail, tip, barb, tip, barb.
+
+    The barbs are the two lines that form the head. A point is (column, row) in the
+    pixels of the arrow.
 
     Args:
         arrow: The arrow.
-        long_side: The long side of the image in pixels. A barb has HEAD times this
-            length, but is not longer than the arrow.
+        long_side: The long side of the image in pixels. The length of a barb is HEAD
+            times this value, but at most the length of the arrow.
     """
     column, row = arrow.tip
     back = math.atan2(arrow.tail[1] - row, arrow.tail[0] - column)
@@ -104,11 +110,11 @@ def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:
 
 
 def _polyline(points: NDArray[np.float64]) -> Dataset:
-    """Return a polyline.
+    """Return a polyline through `points` as an item of Graphic Object Sequence.
 
     Args:
-        points: (n, 2), each (column, row) in stored pixels. (0, 0) is the top left
-            corner of the first pixel.
+        points: Array (n, 2). Each row is (column, row) in stored pixels. (0, 0) is the
+            top left corner of the first pixel.
     """
     graphic = Dataset()
     graphic.GraphicAnnotationUnits = "PIXEL"

@@ -1,8 +1,8 @@
 """The Grad-CAM heatmap as data: a fractional Segmentation (PS3.3 A.51).
 
-The Segmentation has one segment in one frame. Each of its pixels corresponds to one
-stored pixel of the source. Therefore a viewer can display the heatmap over the image
-without registration.
+The Segmentation has one segment in one frame. Each pixel of the frame corresponds to
+one stored pixel of the source. Therefore a viewer can display the heatmap over the
+image without registration.
 
 A radiograph has no position in the patient's coordinates, and a Segmentation does not
 need one. If a Segmentation has no Frame of Reference UID, its pixels correspond to the
@@ -12,9 +12,10 @@ the same reason the heatmap is not a Parametric Map, which must have a Frame of
 Reference (A.75).
 
 Segmentation Fractional Type is OCCUPANCY: a value is the share of a pixel that has the
-property of the segment. Here the property is activation. PROBABILITY would mean that
-each value is a probability (C.8.20.2.3). This would be wrong: Grad-CAM values are
-relative to their peak, which has the maximum value even if a fracture is improbable.
+property of the segment. The property of this segment is activation. PROBABILITY would
+mean that each value is a probability (C.8.20.2.3). This would be wrong: Grad-CAM values
+are relative to the peak of the map, which has the maximum value even if a fracture is
+improbable.
 """
 
 import cv2
@@ -82,9 +83,9 @@ def heatmap(
         options: The options; only the Series Number is used.
 
     Returns:
-        The object; None if no fracture is reported, or if the map has no peak. Without
-        a reported fracture, the map would be misleading: because it is scaled to its
-        peak, it has a bright area on every radiograph.
+        The object; None if no fracture is reported, or if the map has no peak. If no
+        fracture is reported, the map would be misleading. The values of a map are
+        relative to its peak, so almost every map has a bright area.
 
     Raises:
         AnalysisError: The source has no series, so no segmentation can reference it.

@@ -55,7 +55,7 @@ from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.radiograph import Radiograph
 
 TRACKING = "AI assessment for fracture"
-"""Tracking Identifier (112039, DCM) of the group."""
+"""Tracking Identifier (112039, DCM) of the measurement group."""
 
 _PRESENCE = {
     OperatingPoint.NONE: ABSENT,
@@ -67,7 +67,7 @@ _PRESENCE = {
 def measurement_report(
     source: Source, radiograph: Radiograph, finding: Finding
 ) -> Dataset:
-    """Return the content of the report.
+    """Return the content of the report on a finding.
 
     Args:
         source: The instance that was analyzed.
@@ -89,7 +89,8 @@ def measurement_report(
 def load_tables() -> None:
     """Make highdicom load its tables of the DICOM standard, by creating a region.
 
-    The decoder calls this before its confinement, because it cannot open files later.
+    The decoder calls this function before its confinement, because after that it cannot
+    open files.
     """
     image = ComputedRadiographyImageStorage, derived_uid("image")
     triangle = np.array([[0, 0], [1, 0], [1, 1], [0, 0]])
@@ -125,7 +126,7 @@ def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> An
     image = header.sop_class_uid, header.sop_instance_uid
     arguments: dict[str, Any] = {
         # The tracking identifier is the same for every result about the image. A viewer
-        # may show it as a label, so it does not mention the finding.
+        # may show it as a label, so it does not name the finding.
         "tracking_identifier": TrackingIdentifier(
             uid=derived_uid("tracking", header.sop_instance_uid), identifier=TRACKING
         ),
@@ -188,7 +189,8 @@ def _sentences(finding: Finding) -> list[TextContentItem]:
 def _rounded(finding: Finding) -> float:
     """Return the probability with four decimals, from 0.0001 to 0.9999.
 
-    A probability outside this range is replaced by the nearest end.
+    A rounded value of 0 or 1 is replaced by the nearest end of this range, because it
+    would express certainty.
     """
     return min(max(round(finding.probability, 4), 0.0001), 0.9999)
 

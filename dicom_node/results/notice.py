@@ -1,8 +1,8 @@
 """The notice: a Secondary Capture with the reason why an image has no result.
 
-A destination with `send_negative = false` gets a notice if an instance that the node
-should analyze has no result. Otherwise its study would look like one without a
-fracture.
+A destination with `send_negative = false` gets no result if the node finds no fracture.
+If an instance that the node should analyze has no result, this destination gets a
+notice. Without the notice, the study would look as if the node had found no fracture.
 """
 
 from pydicom import Dataset
@@ -22,7 +22,7 @@ SERIES_DESCRIPTION = "AI fracture: no answer - not for diagnosis"
 LONGEST_REASON = 600
 """Maximum number of characters of a reason.
 
-Image Comments holds 1,024 characters, and has other sentences before the reason.
+Image Comments has at most 1,024 characters, and other sentences precede the reason.
 """
 
 
@@ -38,10 +38,10 @@ def notice(
     Args:
         source: The instance that has no result.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
-        model: The model that should have analyzed the instance.
+        model: The model that would have analyzed the instance.
         options: The options; only the Series Number is used.
-        kind: The kind of the object. It determines the modality, and whether the
-            pixels are written as JPEG.
+        kind: The kind of the object, with its modality, and whether the pixels are
+            written as JPEG.
     """
     state, reason = state_and_reason
     reason = plain(reason, LONGEST_REASON)

@@ -21,7 +21,8 @@ class OverlayData:
         arrow: The arrow in pixels of that radiograph; None if there is none.
         doubtful: Minimum probability of a doubtful fracture, in [0, 1].
         definite: Minimum probability of a definite fracture, in [0, 1].
-        levels: The heatmap, uint8, (h, w), 0 to 255. It covers the whole radiograph.
+        levels: The heatmap, uint8, (h, w), 0 to 255, at the resolution of the network
+            input. It covers the whole radiograph.
     """
 
     picture_shape: tuple[int, int]

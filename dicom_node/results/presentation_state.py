@@ -1,8 +1,8 @@
 """The finding as graphics over the unchanged source image (PS3.3 A.33.1).
 
-A viewer displays the source with the gray scale that the node used. Arrow, outline and
-caption are in layers over the image, which a user can turn off. Points of arrow and
-outline are in stored pixels of the source.
+A viewer displays the source with the gray scale that the node used. The arrow, the
+outline and the caption are in layers over the image. A user can turn these layers off.
+The points of arrow and outline are in stored pixels of the source.
 """
 
 from copy import deepcopy
@@ -80,8 +80,8 @@ def presentation_state(
         options: The options; the window and the Series Number are used.
 
     Raises:
-        AnalysisError: The source is in color, or has no Series Instance UID. Then a
-            grayscale presentation state cannot reference it.
+        AnalysisError: The source is in color, or has no Series Instance UID. A
+            grayscale presentation state cannot reference such an image.
     """
     _check(source)
     result = result_series(source, finding.model, options, KIND, MODALITY)
@@ -148,9 +148,9 @@ def _content(source: Source, finding: Finding) -> Dataset:
 def _laterality(source: Source) -> Elements:
     """Return the anatomy of the series, without attributes of a single image.
 
-    If the source of a paired body part has Image Laterality but no Laterality
-    (0020,0060), Laterality is empty, because other images of the series may show the
-    other side.
+    If the source has Image Laterality but no Laterality (0020,0060), Laterality is
+    empty, because other images of the series may show the other side. If the body part
+    is unpaired, Laterality is absent then.
     """
     of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
     elements = anatomy(source)
@@ -166,7 +166,7 @@ def _laterality(source: Source) -> Elements:
 def _modality_lut(source: Source) -> Elements:
     """Return the Modality LUT of the source, else rescale slope and intercept.
 
-    Return nothing if the source has neither (PS3.3 C.11.1).
+    The result is empty if the source has neither (PS3.3 C.11.1).
     """
     dataset = deepcopy(source.dataset)  # reading a value changes the element
     if found := modality_table(
@@ -191,8 +191,9 @@ def _voi_lut(
 ) -> Elements:
     """Return the VOI LUT or window that the decoder used (PS3.3 C.11.8).
 
-    If the decoder chose the gray scale, return a window with the ends of that scale. If
-    the decoder used no window, return nothing.
+    If the decoder chose the gray scale itself, because the source has no usable window,
+    the result is a window with the ends of that scale. If the decoder used no window,
+    the result is empty.
     """
     dataset = deepcopy(source.dataset)
     tag = Tag("SoftcopyVOILUTSequence")
@@ -212,15 +213,15 @@ def _voi_lut(
 
 
 def _itemsize(dataset: Dataset) -> int:
-    """Return the number of bytes of a stored value: 1 or 2."""
+    """Return the number of bytes of a stored pixel value: 1 or 2."""
     return 1 if number(dataset, "BitsStored", 16) <= 8 else 2  # noqa: PLR2004
 
 
 def _table(source: Source, keyword: str, index: int, table: LookUpTable) -> Elements:
-    """Return a LUT of the source with a descriptor as the decoder interpreted it.
+    """Return a LUT of the source, with the descriptor as the decoder interpreted it.
 
-    The descriptor in the source may be invalid. A viewer that used it would not show
-    the image that the model analyzed.
+    The descriptor in the source may be invalid. A viewer that uses the invalid
+    descriptor would not show the image that the model analyzed.
 
     Args:
         source: The instance.

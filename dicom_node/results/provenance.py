@@ -26,7 +26,7 @@ _LONG_STRING = 64  # characters of an LO (PS3.5 6.2)
 def plain(text: str, limit: int = _LONG_STRING) -> str:
     """Return text as a single DICOM value: at most `limit` printable ASCII characters.
 
-    A backslash and all other characters are replaced by a question mark.
+    Each other character, and each backslash, is replaced by a question mark.
     """
     ascii_text = text.encode("ascii", "replace").decode()
     return re.sub(r"[^ -\[\]-~]", "?", ascii_text)[:limit].strip()
@@ -47,9 +47,10 @@ def assumed(made: str, radiograph: Radiograph) -> str:
 def moment(source: Source) -> datetime:
     """Return the time of receipt of the source, in the time zone of its dataset.
 
-    Timezone Offset From UTC (0008,0201) is copied and applies to all times of the
-    dataset. Without it, times are in the local zone (PS3.3 C.12.1.1.8), which is the
-    zone of this machine.
+    Results copy Timezone Offset From UTC (0008,0201) from the source. The offset
+    applies to all times of a dataset. If the offset is absent or invalid, times are in
+    the local time zone (PS3.3 C.12.1.1.8). The node then uses the time zone of this
+    machine.
     """
     received = source.instance.received_at
     offset = re.fullmatch(
@@ -63,7 +64,7 @@ def moment(source: Source) -> datetime:
 
 
 def times(source: Source) -> Dataset:
-    """Return the creation date and time of a result: when its source was received.
+    """Return the creation date and time of a result: the time of receipt of the source.
 
     Series Date and Series Time are omitted, because the instances of a series are made
     at different times.
@@ -107,7 +108,7 @@ def reference(source: Source) -> Dataset:
     UID.
     """
     image = source_image(source)
-    image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below
+    image.SpatialLocationsPreserved = "NO"  # the result is scaled and has a caption
     dataset = Dataset()
     dataset.SourceImageSequence = [image]
     if UID_PATTERN.fullmatch(source.text("SeriesInstanceUID")):
@@ -123,7 +124,7 @@ def source_image(source: Source) -> Dataset:
 
 
 def source_series(source: Source) -> Dataset:
-    """Return a reference to the instance through its series (PS3.3 C.12.2)."""
+    """Return an item of Referenced Series Sequence for the instance (PS3.3 C.12.2)."""
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
     series.ReferencedInstanceSequence = [source_instance(source)]
@@ -140,7 +141,7 @@ def source_instance(source: Source) -> Dataset:
 
 
 def uid_element(keyword: str, uid: str) -> DataElement:
-    """Return a UID element, even if the UID is invalid.
+    """Return an element with a UID, without checking the UID.
 
     Characters that are not ASCII are replaced by question marks.
     """

@@ -8,19 +8,19 @@ from config.destinations import Destination
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
 
 CAPTURES = SECONDARY_CAPTURE, NOTICE
-"""Types that are Secondary Captures; each has several kinds."""
+"""Object types that are Secondary Captures. Each of them has several kinds."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResultKind:
-    """A kind of object to make.
+    """A kind of result object.
 
     Attributes:
         object_type: "heatmap", "presentation_state", "secondary_capture",
-            "structured_report", or "notice", the capture with the reason why there is
-            no result.
-        modality: The modality of a capture: "OT", or "source" for that of the image.
-        lossy: Whether the pixels of a capture are written as JPEG.
+            "structured_report" or "notice".
+        modality: The Modality (0008,0060) of a Secondary Capture: "OT", or "source" for
+            the modality of the source.
+        lossy: Whether the pixels of a Secondary Capture are written as JPEG.
     """
 
     object_type: str
@@ -29,7 +29,10 @@ class ResultKind:
 
     @property
     def name(self) -> str:
-        """The name in journal and files, such as "secondary_capture-source-jpeg"."""
+        """The name in the journal and in file names.
+
+        For example, "secondary_capture-source-jpeg".
+        """
         unusual = ("source", self.modality == "source"), ("jpeg", self.lossy)
         return "-".join(
             (self.object_type, *(name for name, applies in unusual if applies))
@@ -55,8 +58,9 @@ def kind_label(name: str) -> str:
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
     """Return the kinds of the objects to make for a destination.
 
-    A destination that gets no negative results gets notices in addition to its types.
-    Otherwise a study without a result would look negative.
+    The settings name the types of objects that a destination gets. A destination that
+    gets no negative results also gets notices. Without notices, a study without a
+    result would look negative.
     """
     types: list[str] = [*destination.results]
     if not destination.send_negative:

@@ -40,8 +40,8 @@ def secondary_capture(
         radiograph: The pixels of the instance as displayed.
         finding: The finding for the radiograph.
         options: The options; the maximum size and the Series Number are used.
-        kind: The kind of the object. It determines the modality, and whether the
-            pixels are written as JPEG.
+        kind: The kind of the object, with its modality, and whether the pixels are
+            written as JPEG.
     """
     annotated = render(radiograph, finding, long_side=options.long_side)
     image = (*IMAGE_TYPE_2, *IMAGE_TYPE_3)
@@ -68,7 +68,7 @@ def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> El
     """Return the pixel spacing of the source, scaled to the written pixels.
 
     If Pixel Spacing (0028,0030) is absent, Imager Pixel Spacing is used, without the
-    attributes of a calibration. If both are absent, return nothing.
+    attributes of a calibration. If both are absent, the result is empty.
     """
     calibrated = sides(source.dataset, "PixelSpacing")
     spacing = calibrated or sides(source.dataset, "ImagerPixelSpacing")

@@ -9,7 +9,7 @@ from dicom_node.uids import derived_uid
 from inference.finding import ModelIdentity
 
 DIGITS = 9
-"""Maximum number of digits that always fit into 31 bits (PS3.5 6.2, IS)."""
+"""Maximum number of digits of an IS value that always fits into 31 bits (PS3.5 6.2)."""
 
 
 def result_series(
@@ -22,9 +22,16 @@ def result_series(
     """Return Modality, Series Instance UID and Series Number of a result.
 
     Each combination of source series, model, kind, modality and series number has a
-    different Series Instance UID. Therefore all results in a series have sources in one
-    series. Laterality, body part and order (Request Attributes), which are copied from
-    the source, are then valid for the whole series.
+    different Series Instance UID. Therefore the sources of all results in a series are
+    in one series. So the laterality, the body part and the order (Request Attributes)
+    of a source, which each result copies, are valid for the whole series of results.
+
+    Args:
+        source: The instance that the result is about.
+        model: The model that made the finding.
+        options: The options; only the Series Number is used.
+        kind: `ResultKind.name` of the result.
+        modality: The Modality (0008,0060) of the result.
     """
     series = Dataset()
     series.Modality = modality
@@ -60,9 +67,9 @@ def check_series(source: Source, label: str) -> None:
 
 
 def instance_number(source: Source) -> str:
-    """Return the Instance Number of the source; 1 if it is absent or invalid.
+    """Return the Instance Number of the source; "1" if it is absent or invalid.
 
-    A number with more than DIGITS digits is also replaced by 1.
+    A number with more than DIGITS digits counts as invalid.
     """
     number = source.text("InstanceNumber")
     return number if number.isdecimal() and len(number) <= DIGITS else "1"

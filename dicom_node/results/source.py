@@ -1,14 +1,14 @@
 """The attributes that a result copies from its source, byte for byte.
 
-By these attributes, an archive assigns a result to a patient and a study. If a value is
-decoded and encoded again, it may change, for example if the character set is not
+An archive uses these attributes to assign a result to a patient and a study. If a value
+is decoded and encoded again, it may change, for example if the character set is not
 supported or a date is invalid. The archive would then assign the result to another
-patient, or to none. Therefore values are copied without decoding. A value that is
-invalid in the source is also invalid in the result, except that an invalid UID is
-omitted.
+patient, or to none. Therefore values are copied without decoding. If a value is invalid
+in the source, it is also invalid in the result, except that an invalid UID is omitted.
 
-The node never invents a value. An attribute that the source lacks is absent in the
-result, or empty if the IOD of the result requires it (Type 2).
+The node never invents a value of these attributes. If the source lacks an attribute,
+the attribute is absent in the result. If the IOD of the result requires the attribute
+(Type 2), it is empty instead.
 """
 
 import warnings
@@ -39,7 +39,10 @@ TYPE_2 = (
 """Attributes that are copied, and written empty if the source lacks them."""
 
 IMAGE_TYPE_2 = ("InstanceNumber", "PatientOrientation")
-"""Attributes of images that are copied, and written empty if absent (C.7.6.1)."""
+"""Attributes of images that are copied, and written empty if the source lacks them.
+
+The attributes are from the General Image module (PS3.3 C.7.6.1).
+"""
 
 TYPE_3 = (
     # SOP Common (C.12.1)
@@ -94,12 +97,15 @@ _READ_TOO = (
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
-"""Attributes that are copied only on conditions, or read to describe the result."""
+"""Attributes that are copied only under conditions, or only used to make the result."""
 
 _READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
 
 _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
-"""VRs for attributes with several possible VRs, if the source has none (PS3.5 A.1)."""
+"""The VR of attributes with several possible VRs, if the source states no VR.
+
+A source in Implicit VR Little Endian states no VRs (PS3.5 A.1).
+"""
 
 _REFERENCE = tuple(map(Tag, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")))
 """The attributes that reference an instance; both are required (PS3.3 table 10-11)."""
@@ -120,19 +126,20 @@ class Source:
     dataset: Dataset
 
     def text(self, keyword: str) -> str:
-        """Return a UID, code string or number as text; empty if it is absent.
+        """Return the value of an attribute as text; empty if it is absent.
 
-        Spaces and NUL at both ends are removed. A backslash separates values.
+        The attribute must be a UID, a code string or a number. Spaces and NUL at both
+        ends are removed. A backslash separates several values.
         """
         return _text(self.dataset, Tag(keyword))
 
     def code(self, keyword: str) -> str:
-        """Return a code string, stripped and in upper case; empty if it is absent."""
+        """Return the value of a code string in upper case; empty if it is absent."""
         return self.text(keyword).strip().upper()
 
 
 def read_source(instance: ReceivedInstance) -> Source:
-    """Read the attributes of an instance that results need.
+    """Return an instance with those attributes of its header that results need.
 
     Raises:
         AnalysisError: The header cannot be read, or has no valid Study Instance UID.
@@ -151,7 +158,7 @@ def read_source(instance: ReceivedInstance) -> Source:
 def copied(source: Source, keywords: Iterable[str]) -> Elements:
     """Encode attributes of the source with unchanged values.
 
-    An attribute is omitted if the source lacks it, or if it is an invalid UID.
+    An attribute is omitted if the source lacks it, or if its value is an invalid UID.
 
     Raises:
         AnalysisError: One of the attributes is a sequence that cannot be read.
@@ -162,12 +169,17 @@ def copied(source: Source, keywords: Iterable[str]) -> Elements:
 
 
 def copied_item(source: Source, keyword: str, number: int) -> Elements:
-    """Encode the elements of one item of a sequence, as `copied` does.
+    """Encode the elements of one item of a sequence with unchanged values.
+
+    Elements are omitted as in `copied`.
 
     Args:
         source: The instance.
-        keyword: The keyword of the sequence, which must have such an item.
+        keyword: The keyword of the sequence.
         number: The index of the item, from 0.
+
+    Raises:
+        AnalysisError: The sequence cannot be read, or has no such item.
     """
     with reading():
         item = source.dataset[keyword].value[number]
@@ -179,9 +191,12 @@ def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
 
     Args:
         source: The instance.
-        keyword: The keyword of the sequence, which must have such an item.
+        keyword: The keyword of the sequence.
         number: The index of the item, from 0.
         inner: The keyword of the attribute.
+
+    Raises:
+        AnalysisError: The sequence cannot be read, or has no such item.
     """
     tag = Tag(inner)
     with reading():
@@ -190,7 +205,11 @@ def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
 
 
 def item_count(source: Source, keyword: str) -> int:
-    """Return the number of items of a sequence; 0 if it is absent."""
+    """Return the number of items of a sequence; 0 if the sequence is absent.
+
+    Raises:
+        AnalysisError: The sequence cannot be read.
+    """
     with reading():
         value = source.dataset.get(keyword)
     return len(value) if isinstance(value, Sequence) else 0
@@ -234,15 +253,16 @@ def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
 
 
 def _is_no_uid(value: bytes) -> bool:
-    """Return whether any of the UIDs in a value, apart from empty ones, is invalid."""
+    """Return whether a value contains an invalid UID. Empty UIDs are ignored."""
     uids = [each for each in uid_text(value).split("\\") if each]
     return not all(map(UID_PATTERN.fullmatch, uids))
 
 
 def _vr(dataset: Dataset, tag: BaseTag) -> str:
-    """Return the VR of the standard, else of the source, else of _IMPLICIT, else UN.
+    """Return the VR of an attribute: of the standard, of the source, or of _IMPLICIT.
 
-    If the standard allows several VRs, the VR of the source is used.
+    If the standard allows several VRs or does not define the attribute, the VR that the
+    source states is used, else the VR in _IMPLICIT, else UN.
     """
     standard = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
     stated = (
@@ -256,8 +276,8 @@ def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
     """Encode the items of a sequence; None if there is nothing to copy.
 
     The items are encoded again, because VRs, lengths and byte order depend on the
-    transfer syntax of the source. Only the values in the items are copied unchanged. An
-    item is omitted if it references an instance by an invalid UID.
+    transfer syntax of the source. Only the values in the items are copied unchanged. If
+    an item references an instance by an invalid UID, the item is omitted.
     """
     sequence = dataset[tag].value
     if not isinstance(sequence, Sequence):
@@ -285,7 +305,10 @@ def _tags(item: Dataset) -> list[BaseTag]:
 
 
 def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:
-    """Return the raw value in little endian; None if pydicom has decoded it."""
+    """Return the raw value of an element in little endian.
+
+    Return None if pydicom has decoded the element, so that no raw value is left.
+    """
     element = dataset.get_item(tag, keep_deferred=True)
     if tag == _CHARACTER_SET and isinstance(element, DataElement):
         # pydicom decodes this element while it reads, so the raw value is not kept.

@@ -1,10 +1,10 @@
 """The finding as a coded report (PS3.3 A.35.13, PS3.16 TID 1500).
 
-The report is a Comprehensive 3D SR with a Measurement Report as its root. It says
-whether a fracture is present, suspected or absent. It contains the probability of a
-fracture, the body part and side, and the region on the image. highdicom makes the
-content. The attributes of the patient and study are copied from the source, byte for
-byte.
+The report is a Comprehensive 3D SR with a Measurement Report as its root. The report
+says whether a fracture is present, suspected or absent, and contains the probability of
+a fracture. If the body part, the side or the region on the image is known, the report
+contains it, too. The library highdicom makes the content. The attributes of the patient
+and study are copied from the source, byte for byte.
 """
 
 from pydicom import Dataset

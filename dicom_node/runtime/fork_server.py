@@ -39,9 +39,9 @@ class _Kind(enum.IntEnum):
     """The kinds of orders; the reply to each order is one number."""
 
     FORK = 1  # replies the process id
-    STATUS = 2  # replies the exit status, or _RUNNING
-    SIGNAL = 3  # sends a signal; replies 0
-    END = 4  # waits, then kills a fork that still runs; replies the exit status
+    STATUS = 2  # replies the exit status of a fork, or _RUNNING
+    SIGNAL = 3  # sends a signal to a fork; replies 0
+    END = 4  # waits, then kills the fork if it still runs; replies the exit status
 
 
 # The kind, a process id, the signal or the size of the content in bytes, and the
@@ -54,13 +54,13 @@ _MAX_FILES = 8
 REPLY_TIMEOUT_S = 10.0
 """Maximum time until the reply to an order, in seconds.
 
-If the order tells the server to wait for a fork, that time is added.
+If an order tells the server to wait until a fork ends, the time of this wait is added.
 """
 
 FORK_TIMEOUT_S = 60.0
 """Maximum time that an order waits for an earlier fork, in seconds.
 
-The server may import a library before that fork.
+The time is long, because the server may import a library before it forks.
 """
 
 POLL_S = 0.001
@@ -71,8 +71,9 @@ class Order:
     """What a fork gets from the process that ordered it.
 
     Attributes:
-        content: Any bytes.
-        files: Open file descriptors. The fork owns them.
+        content: The bytes that `ForkServer.fork` was called with.
+        files: Descriptors of open files, copies of those that `ForkServer.fork` was
+            called with. The fork must close them.
     """
 
     content: bytes
@@ -96,11 +97,12 @@ class ForkServer:
         Args:
             orders: This process's end of the socket on which the server gets orders.
             pid: The process id of the server.
-            kill: Kills the server, if it has not ended, and returns its exit status.
-                May be called repeatedly.
+            kill: Kills the server if it has not ended, and returns its exit status. It
+                may be called repeatedly.
         """
         self._socket, self.pid, self._kill = orders, pid, kill
-        self._is_forking = False  # whether the reply to `begin_fork` was not returned
+        # True from `begin_fork` until `forked` returns the reply.
+        self._is_forking = False
         self._early_reply: int | None = None
 
     @classmethod
@@ -119,8 +121,8 @@ class ForkServer:
             module: The module that the server runs. Its `main` must call `serve_forks`.
             *arguments: Arguments of the module, after those of `command_line`.
             environment: The environment of the server and its forks.
-            is_silent: Whether standard output and error are discarded. Codecs write
-                values of an image to these streams.
+            is_silent: Whether standard output and error are discarded. The default is
+                True, because codecs write values of an image to these streams.
 
         Raises:
             OSError: The fork server does not start.
@@ -151,7 +153,7 @@ class ForkServer:
     def request(cls, requests: socket.socket, start_s: float) -> Self:
         """Get a fork server from a process that runs `serve_requests`.
 
-        The server ends when this process ends, or closes it.
+        The server ends when this process ends or calls `close`.
 
         Args:
             requests: A socket to that process. Several processes may share it.
@@ -182,7 +184,8 @@ class ForkServer:
         """Wait until the server can fork.
 
         Args:
-            start_s: Maximum time to wait, in seconds. After that, the server is killed.
+            start_s: Maximum time to wait, in seconds. After this time, the server is
+                killed.
 
         Raises:
             OSError: The server has ended, or does not respond in time.
@@ -204,9 +207,10 @@ class ForkServer:
 
         Args:
             content: The content of the order.
-            files: At most eight open files. They stay open in this process.
-            timeout_s: Maximum time until the fork runs, in seconds. After that, the
-                server is killed.
+            files: Descriptors of at most eight open files. They stay open in this
+                process.
+            timeout_s: Maximum time until the fork runs, in seconds. After this time,
+                the server is killed.
 
         Raises:
             OSError: The server has ended, does not respond in time, or has too few
@@ -222,8 +226,8 @@ class ForkServer:
     def begin_fork(self, content: bytes = b"", files: Sequence[int] = ()) -> None:
         """Order a fork as `fork` does, without waiting for it.
 
-        `forked` returns the process id. Do not order another fork before that. Orders
-        of other kinds wait for this one.
+        Call `forked` to get the process id. Do not order another fork before `forked`
+        has returned it. Orders of other kinds wait until this fork runs.
 
         Raises:
             OSError: The server has ended.
@@ -263,11 +267,11 @@ class ForkServer:
         """Return the exit status of a fork; None while it runs.
 
         If a signal ended the fork, the status is the negative number of the signal. Do
-        not use the process id after the status was returned, because another process
-        may get the same id.
+        not use the process id after this method has returned a status, because another
+        process may get the same id.
 
         Raises:
-            OSError: The server has ended, and the fork with it.
+            OSError: The server and the fork have ended.
         """
         status = self._order(_Kind.STATUS, pid)
         return None if status == _RUNNING else status
@@ -275,8 +279,11 @@ class ForkServer:
     def signal(self, pid: int, number: int) -> None:
         """Send a signal to a fork.
 
+        Do not call this after `status` or `end` has returned the exit status of the
+        fork, because another process may have the same id.
+
         Raises:
-            OSError: The server has ended, and the fork with it.
+            OSError: The server and the fork have ended.
         """
         self._order(_Kind.SIGNAL, pid, number)
 
@@ -288,7 +295,7 @@ class ForkServer:
             signal.
 
         Raises:
-            OSError: The server has ended, and the fork with it.
+            OSError: The server and the fork have ended.
         """
         return self._order(_Kind.END, pid, seconds=patience_s)
 
@@ -310,8 +317,8 @@ class ForkServer:
         self._send(order)
         return self._receive(seconds + REPLY_TIMEOUT_S)
 
-    # If an exchange fails, the server is killed: its late reply could otherwise be
-    # taken for the reply to the next order.
+    # If an exchange fails, the server is killed. Otherwise a late reply could be taken
+    # for the reply to the next order.
     def _send(
         self, order: bytes, content: bytes = b"", files: Sequence[int] = ()
     ) -> None:
@@ -346,8 +353,8 @@ class ForkServer:
 def command_line() -> argparse.ArgumentParser:
     """Return a parser for the command line of a fork server.
 
-    It has two options for the arguments of `serve_forks`: `--orders`, the descriptor of
-    the socket, and `--supervisor`, the process id of the parent.
+    The parser has the options for two arguments of `serve_forks`: `--orders`, the
+    descriptor of the socket, and `--supervisor`, the process id of the parent.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, required=True)
@@ -363,15 +370,16 @@ def serve_forks(
 ) -> Order:
     """Fork a process for each order, and return the order in that process.
 
-    In the server, this function does not return. The server ends when the process that
-    sends orders has ended.
+    In the server, this function does not return. It ends the server when the process
+    that sends orders has ended.
 
     Args:
         descriptor: The descriptor of the socket for orders.
         parent: The process id of the parent. If the parent dies, the kernel kills the
             server.
         prepare: Called in the server with the content of an order before the fork.
-        load: Called in the server when it is ready, before its first order.
+        load: Called in the server after it has reported that it is ready, and before
+            its first order.
     """
     die_with(parent)
     gc.disable()
@@ -393,16 +401,19 @@ def serve_forks(
 
 
 def serve_requests(descriptor: int, parent: int) -> int:
-    """Fork a process for each request; return its socket for orders in that process.
+    """Fork a fork server for each request, and return in the new process.
 
-    The process must call `serve_forks` with the descriptor of that socket. In this
-    process, this function does not return. The process ends when all processes that
-    have the other end of the socket for requests have ended.
+    In this process, the function does not return. It ends this process when all
+    processes that have the other end of the socket for requests have ended.
 
     Args:
         descriptor: The descriptor of the socket for requests, a SOCK_SEQPACKET socket.
         parent: The process id of the parent. If the parent dies, the kernel kills this
             process.
+
+    Returns:
+        The descriptor of the socket on which the new process gets its orders. The new
+        process must call `serve_forks` with it.
     """
     die_with(parent)
     gc.disable()
@@ -441,8 +452,9 @@ def _kill(process: int) -> int:
 
 def share_memory() -> None:
     """Let future forks share the memory of existing objects with this process."""
-    # A collection in a fork would write to each object, and so copy its pages. There is
-    # no collection before this: it takes up to 0.5 s, and imports leave little garbage.
+    # A collection in a fork would write to each object, and so copy its pages. The
+    # garbage is not collected here, because a collection takes up to 0.5 s, and imports
+    # leave little garbage.
     gc.freeze()
     # A fork takes longer if the process has more memory.
     with suppress(AttributeError, OSError):  # the C library has no malloc_trim
@@ -466,9 +478,10 @@ def _serve_order(
     files: list[int],
     prepare: Callable[[bytes], None],
 ) -> Order | None:
-    """Carry out one order; return it in a new fork, and None in the server.
+    """Carry out one order, and send the reply.
 
-    The server sends the reply.
+    Returns:
+        In a new fork, the order. In the server, None.
     """
     kind, pid, number, seconds = _ORDER.unpack(header)
     if kind == _Kind.FORK:
@@ -483,7 +496,7 @@ def _serve_order(
     elif kind == _Kind.STATUS:
         reply = _status(pid)
     elif kind == _Kind.SIGNAL:
-        os.kill(pid, number)  # the id is reserved: see the module
+        os.kill(pid, number)  # the id is reserved: see the docstring of the module
         reply = 0
     else:
         reply = _end(pid, seconds)
@@ -529,7 +542,10 @@ def _end(pid: int, patience_s: float) -> int:
 def die_with(parent: int) -> None:
     """Make the kernel kill this process when its parent dies.
 
-    If the parent has died already, end this process with status 1.
+    If the parent has already died, this process ends with status 1.
+
+    Args:
+        parent: The process id of the parent.
     """
     die_with_parent()
     if os.getppid() != parent:  # the parent died before prctl

@@ -1,6 +1,6 @@
 """Heartbeats: each process of the node regularly writes the time to its row.
 
-storage/heartbeat_rows.py says what the rows are for.
+storage/heartbeat_rows.py explains what the rows are used for.
 """
 
 import logging
@@ -31,8 +31,8 @@ def heartbeats(
 ) -> Iterator[None]:
     """Send heartbeats while a block runs.
 
-    The first is sent before the block begins. After the block, the process is recorded
-    as shut down. Heartbeats are skipped while the database cannot be reached.
+    The first heartbeat is sent before the block begins. After the block, the process is
+    recorded as shut down. If the database cannot be reached, a heartbeat is skipped.
 
     Args:
         engine: Engine of the journal.
@@ -52,7 +52,7 @@ def heartbeats(
             except DuplicateNameError:
                 on_duplicate()
             except Exception:
-                # Continue: without heartbeats, the process is assumed dead.
+                # Continue, because a process without heartbeats is assumed dead.
                 logger.exception("Cannot send a heartbeat")
 
     row.send()

@@ -69,8 +69,9 @@ class Stop(threading.Event):
     def ready(self, drain_s: float) -> None:
         """Report that the start is complete.
 
-        From now on, a signal does not end the process at once: it has `drain_s` seconds
-        to finish its work, and CLOSE_S seconds to end.
+        From now on, a signal does not end the process at once. After a signal, the
+        process has `drain_s` seconds to finish its work, and then CLOSE_S seconds to
+        end.
         """
         self._drain_s = drain_s
 
@@ -104,7 +105,7 @@ def _exit(level: int, message: str) -> None:
 
 
 def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
-    """Configure the log and the signals of a role; keep its files and memory private.
+    """Configure the log and signals of this role; make its files and memory private.
 
     Args:
         name: The name in each log line.
@@ -125,7 +126,10 @@ def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
 
 
 def allow_many_threads() -> None:
-    """Allow as many open files as the system permits, and let threads share a heap."""
+    """Prepare this process for many threads.
+
+    The limit of open files is raised to the maximum. The threads share one heap.
+    """
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     if sys.platform == "linux":
@@ -136,7 +140,10 @@ def allow_many_threads() -> None:
 
 
 def keep_files_private() -> None:
-    """Make new files of this process private to its user; they hold patient data."""
+    """Let only the user of this process access its new files.
+
+    The files may contain patient data.
+    """
     os.umask(0o077)
 
 
@@ -169,7 +176,7 @@ def load_or_exit(config: Path | None) -> Settings:
 
 
 def verify_access_or_exit(api: ApiSettings) -> None:
-    """End the process with a message if access to the pages is not configured."""
+    """If `access_problems` finds any, write them, and end with status 2."""
     if problems := access_problems(api):
         sys.stderr.write("".join(f"{line}\n" for line in problems))
         sys.exit(2)

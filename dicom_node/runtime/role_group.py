@@ -1,7 +1,7 @@
 """Starts the roles that are forks of one server, and restarts roles that die.
 
-`start_roles` does not wait for the import of a library. So the supervisor can restart
-the roles of one server while another server imports libraries.
+`RoleGroup.start_roles` does not wait until a server has imported libraries. So the
+supervisor can restart the roles of one server while another server imports libraries.
 """
 
 import logging
@@ -18,14 +18,15 @@ from dicom_node.runtime.role_server import RoleProcess, RoleServer
 
 logger = logging.getLogger(__name__)
 
-# A role that ends within this time after its start counts as broken. It is restarted
-# with increasing delays. A role that was killed does not count as broken.
+# A role that ends within this time after its start is restarted at once the first time,
+# and then with increasing delays. A role that was killed with SIGKILL has no delay.
 STABLE_AFTER_S = 10.0
 RESTART_MAX_DELAY_S = 30.0
 FORK_S = 0.1
 """Maximum time that `start_roles` waits for a fork, in seconds.
 
-A fork takes milliseconds; the import of a library before it takes longer.
+A fork takes milliseconds. If the server first imports a library, it takes longer, and
+`start_roles` returns before the fork.
 """
 
 
@@ -57,7 +58,11 @@ class Restarts:
         logger.warning("%s exited with status %s; restarting it", self.name, code)
 
     def failed(self, error: OSError) -> None:
-        """Note that the process could not be started; delay the next attempt."""
+        """Note that the process could not be started; delay the next attempt.
+
+        Args:
+            error: The reason.
+        """
         logger.error("Cannot start %s: %s", self.name, error.strerror or error)
         self._not_before = time.monotonic() + STABLE_AFTER_S
 
@@ -86,10 +91,11 @@ class Role:
         self._restarts = Restarts(process.name)
 
     def begin_if_ended(self, server: RoleServer) -> bool:
-        """Order a process if none runs, and if its restart is not delayed.
+        """Order a process if none runs, unless its restart is delayed.
 
         Returns:
-            Whether a process was ordered. Then call `is_settled` until it returns true.
+            Whether a process was ordered. If True, call `is_settled` until it returns
+            True.
 
         Raises:
             OSError: The server has ended, or does not respond.
@@ -107,9 +113,9 @@ class Role:
         return False
 
     def is_settled(self, server: RoleServer) -> bool:
-        """Return whether the order is done: the process runs, or could not be started.
+        """Return whether the ordered process runs, or could not be started.
 
-        This waits for at most FORK_S.
+        The method waits for at most FORK_S.
 
         Raises:
             OSError: The server has ended, or does not respond.
@@ -123,10 +129,10 @@ class Role:
 
     @contextmanager
     def _refusals_noted(self) -> Iterator[None]:
-        """Note an error of the block that concerns only this role, and suppress it.
+        """Note an error of the block as a failed start of this role, and suppress it.
 
-        For example, the system may have too few processes or descriptors. Errors of the
-        connection to the server are raised, because they concern all roles.
+        For example, the system may have too few processes or descriptors. An error of
+        the connection to the server is raised, because it concerns all roles.
         """
         try:
             yield
@@ -136,7 +142,7 @@ class Role:
             self._restarts.failed(error)
 
     def import_alone(self) -> None:
-        """From now on, import the module in the process instead of the server."""
+        """From now on, let the role itself import its module, and not the server."""
         self.process = replace(self.process, is_shared=False)
 
     def died(self, code: int) -> None:
@@ -158,7 +164,7 @@ class Role:
 
 
 class RoleGroup:
-    """A server and the roles that are its forks. All are restarted if they end.
+    """A server and the roles that are its forks. Each is restarted if it ends.
 
     Attributes:
         roles: The roles, in the order of their start.
@@ -186,14 +192,14 @@ class RoleGroup:
 
     @property
     def is_starting(self) -> bool:
-        """Whether the server still starts a role, so that other orders would wait."""
+        """Whether the server still starts a role. Then other orders would wait."""
         return self._starting is not None
 
     def start_roles(self, stop: threading.Event) -> bool:
-        """Start the server and the roles that do not run.
+        """Start the server if it does not run, and the roles that do not run.
 
         A process that died soon after its start is restarted with a delay. Call this
-        function repeatedly: it returns early while the server imports libraries.
+        method repeatedly, because it returns early while the server imports libraries.
 
         Args:
             stop: If it is set, no further role is started.
@@ -246,8 +252,8 @@ class RoleGroup:
     def terminate(self) -> None:
         """Send SIGTERM to the roles.
 
-        A role that is being started gets the signal after its import. But if no other
-        role runs, the server is killed instead.
+        If the server still starts a role, this method waits, and then sends the signal
+        to that role, too. But if no other role runs, the server is killed instead.
         """
         if self._starting is not None and all(role.pid is None for role in self.roles):
             self.close()

@@ -4,9 +4,10 @@ Most roles need the same libraries. Forks of one process share the memory of the
 libraries that the process has imported. The server imports the modules that its command
 line names, and the module of a role when the role is first ordered.
 
-A server can fork a second server. The second one shares the libraries of the first, and
-the kernel kills it if the first one dies. If the second server imports a large library,
-this neither delays nor ends the roles of the first server.
+A server can fork a second server. The second server shares the libraries of the first
+one. The kernel kills the second server if the first one dies. If the second server
+imports a large library, the import neither delays nor ends the roles of the first
+server.
 
 This module needs Linux, as the command `fracture-node serve` does.
 
@@ -49,7 +50,7 @@ START_S = 60.0
 IMPORT_S = 300.0
 """Maximum time to import the libraries of a role, in seconds.
 
-It is long, because the machine may be slow and busy.
+The time is long, because the machine may be slow and busy.
 """
 
 PASSED_VARIABLES = ("HOME", "LANG", "PATH", "TEMP", "TMP", "TMPDIR", "TZ")
@@ -73,10 +74,10 @@ PASSED_PREFIXES = (
 )
 """Environment variables that the first server gets, by name and by prefix.
 
-Python, the C library, a preloaded library and the libraries of the receivers read them
-when they are loaded. The first server gets no other variable, because any other one may
-contain a secret, such as the password of the database, and each fork has the memory of
-the server.
+Python, the C library, a preloaded library and the libraries of the receivers read these
+variables when they are loaded. The first server gets no other variables of the
+supervisor, because they may contain secrets, such as the password of the database, and
+each fork has the memory of the server.
 """
 
 # If the OpenMP threads of several processes wait in busy loops, they slow each other
@@ -97,11 +98,13 @@ class RoleProcess:
         niceness: The niceness of the process, as in nice(2).
         environment: Environment variables that only this process gets.
         has_environment: Whether the process gets the environment of the supervisor,
-            except the secrets. If not, it gets PASSED_VARIABLES and PASSED_PREFIXES.
+            without the secrets. If False, the process gets only the variables that the
+            server has: those of PASSED_VARIABLES, PASSED_PREFIXES and ENVIRONMENT. In
+            both cases, it also gets those of `environment`.
         is_shared: Whether the server imports the module, so that all forks share it. If
-            not, the process imports the module itself.
-        preload: Arguments of the function `preload` of the module. The server calls it
-            after it has imported the module. None if the module has no such function.
+            False, the process imports the module itself.
+        preload: Arguments of the function `preload` of the module. The server calls
+            this function after it has imported the module. If None, it calls nothing.
     """
 
     name: str
@@ -167,16 +170,18 @@ class RoleServer:
         log_format: str = "text",
         imports: Sequence[str] = (),
     ) -> Self:
-        """Start a server. Call `wait_until_ready` before any other method but `close`.
+        """Start a server without waiting for it.
+
+        Call `wait_until_ready` before any other method except `close`.
 
         The kernel kills the server when the thread that called this function ends.
 
         Args:
-            secrets: Names of environment variables that the roles do not get, unless an
-                order contains them.
+            secrets: Names of environment variables that a role gets only if
+                `RoleProcess.environment` contains them.
             log_format: The format of the log lines, "text" or "json".
-            imports: Modules that the server imports before its first order. A module
-                that cannot be imported is ignored.
+            imports: Modules that the server imports before its first order. If a module
+                cannot be imported, the server continues without it.
 
         Raises:
             OSError: The server does not start.
@@ -205,7 +210,10 @@ class RoleServer:
         self._server.wait_until_ready(START_S)
 
     def suits(self, secrets: Collection[str], log_format: str) -> bool:
-        """Return whether no role gets these secrets, and the log has this format."""
+        """Return whether the server was started with these arguments of `begin_start`.
+
+        The server may have been started with further secrets, too.
+        """
         return self._secrets.issuperset(secrets) and self._log_format == log_format
 
     def fork_server(self, name: str, niceness: int) -> "RoleServer":
@@ -229,7 +237,8 @@ class RoleServer:
         except OSError:
             ours.close()
             raise
-        # The process id is valid until the exit status is read.
+        # The process id belongs to the new server until its exit status is read, so the
+        # status is read only once.
         server = ForkServer(ours, pid, cache(partial(self._kill, pid)))
         server.wait_until_ready(START_S)
         return RoleServer(server, self._log_format, parent=self)
@@ -242,7 +251,7 @@ class RoleServer:
 
     @property
     def has_lost_its_parent(self) -> bool:
-        """Whether another server forked this one and was closed."""
+        """Whether another server forked this one, and that server was closed."""
         return self._parent is not None and self._parent._server.is_closed  # noqa: SLF001
 
     @property
@@ -270,8 +279,8 @@ class RoleServer:
     def begin(self, process: RoleProcess, files: Sequence[int]) -> None:
         """Order a process as `fork_role` does, without waiting for it.
 
-        `begun` returns the process id. Do not order another process before that. Orders
-        of other kinds wait for this one.
+        Call `begun` to get the process id. Do not order another process before `begun`
+        has returned it. Orders of other kinds wait until this process runs.
 
         Raises:
             OSError: The server has ended.
@@ -291,8 +300,8 @@ class RoleServer:
             timeout_s: Maximum time to wait, in seconds.
 
         Returns:
-            The process id; None if the process does not run after `timeout_s`, for
-            example because the server still imports the module of the role.
+            The process id. None if the process does not run after `timeout_s`. For
+            example, the server may still import the module of the role.
 
         Raises:
             OSError: The server has ended, has imported for more than IMPORT_S seconds,
@@ -307,19 +316,23 @@ class RoleServer:
     def status(self, pid: int) -> int | None:
         """Return the exit status of a process; None while it runs.
 
-        Do not use the process id after the status was returned, because another process
-        may get the same id.
+        If a signal ended the process, the status is the negative number of the signal.
+        Do not use the process id after this method has returned a status, because
+        another process may get the same id.
 
         Raises:
-            OSError: The server has ended, and the process with it.
+            OSError: The server and the process have ended.
         """
         return self._server.status(pid)
 
     def terminate(self, pid: int) -> None:
-        """Send SIGTERM to a process, unless `status` has returned an exit status.
+        """Send SIGTERM to a process.
+
+        Do not call this after `status` or `end` has returned the exit status of the
+        process, because another process may have the same id.
 
         Raises:
-            OSError: The server has ended, and the process with it.
+            OSError: The server and the process have ended.
         """
         self._server.signal(pid, signal.SIGTERM)
 
@@ -331,7 +344,7 @@ class RoleServer:
             signal.
 
         Raises:
-            OSError: The server has ended, and the process with it.
+            OSError: The server and the process have ended.
         """
         return self._server.end(pid, patience_s)
 
@@ -344,7 +357,7 @@ class RoleServer:
 
 
 def _is_passed(name: str) -> bool:
-    """Return whether a server gets an environment variable."""
+    """Return whether the first server gets an environment variable of this name."""
     return name in PASSED_VARIABLES or name.startswith(PASSED_PREFIXES)
 
 
@@ -375,16 +388,16 @@ def _file_of(content: bytes) -> Iterator[int]:
 
 
 def main() -> None:
-    """Fork a role for each order (runtime/fork_server.py)."""
+    """Run a server: fork a role for each order (runtime/fork_server.py)."""
     parser = command_line()
     parser.add_argument("log_format")
     parser.add_argument("imports", nargs="*")
     arguments = parser.parse_args()
     keep_memory_private()
     os.umask(0o077)  # the roles inherit it: see runtime/process.py
-    # Ctrl-C and `systemctl stop` send a signal to every process. If it ended the
-    # server, the kernel would kill the roles before they finish their work. A new fork
-    # still blocks the signals, and gets them as soon as it unblocks them.
+    # Ctrl-C and `systemctl stop` send a signal to every process. If the signal ended
+    # the server, the kernel would kill the roles before they finish their work. A new
+    # fork inherits the mask, and gets the signals as soon as it unblocks them.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     configure_logging("roles", log_format=arguments.log_format)
     load = partial(_import_all, arguments.imports)
@@ -398,7 +411,11 @@ def _import_all(modules: Sequence[str]) -> None:
 
 
 def _import_role(content: bytes) -> None:
-    """Import the module of a role in the server, so that its forks share it."""
+    """Import the module of a role in the server, so that all forks share the module.
+
+    Args:
+        content: The content of the order, a RoleProcess as JSON.
+    """
     order = json.loads(content)
     module = order["module"]
     if module in sys.modules or not order["is_shared"]:
@@ -411,7 +428,7 @@ def _import_role(content: bytes) -> None:
 
 
 def _run(order: Order) -> None:
-    """Run the role or server of an order in this process."""
+    """Run the role or the second server that an order names, in this process."""
     process = RoleProcess(**json.loads(order.content))
     # Python's handler of SIGINT would write a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,7 +1,7 @@
 """Imports the module of a fork server without garbage collections, and runs it.
 
-The first argument is the name of the module; the other arguments are those of its
-`main`. See runtime/fork_server.py.
+The first argument is the name of the module. The function `main` of that module gets
+the other arguments. See runtime/fork_server.py.
 """
 
 import gc

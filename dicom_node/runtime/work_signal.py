@@ -1,10 +1,11 @@
 """Wakes the threads that poll a work queue as soon as new work is queued.
 
-DBOS polls each queue five times a second. With polling alone, an instance would wait
-for its analysis for 100 ms on average, and its results would wait for their delivery
-for another 100 ms. A process that queues work on this machine sends a notification, and
-the polling threads poll at once. If a notification is lost, the next poll finds the
-work. Polling also finds work that other machines queued.
+DBOS polls the queues of the normal lane and of deliveries five times a second. With
+polling alone, an instance would wait for its analysis for 100 ms on average, and its
+results would wait for their delivery for another 100 ms. A process that queues work on
+this machine sends a notification, and the polling threads poll at once. If a
+notification is lost, the next poll finds the work. Polling also finds work that other
+machines queued.
 """
 
 import logging
@@ -21,8 +22,8 @@ from dicom_node.storage.dbos_adapter import StopEvent, replace_stop_event
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".bell"  # processes of earlier releases use it, too
-# The minimum time between two polls: if work is queued a thousand times a second, the
-# queue is polled fifty times.
+# The minimum time between two polls in seconds. Even if work is queued a thousand times
+# a second, the queue is polled at most fifty times a second.
 GAP_S = 0.02
 
 
@@ -40,21 +41,21 @@ class PollWakeup:
         return self
 
     def wake(self) -> None:
-        """End the current wait, or the next one."""
+        """End the current call of `wait`; if there is none, end the next one early."""
         self._woken.set()
 
     def is_set(self) -> bool:
-        """Return whether the thread is to stop."""
+        """Return whether the stop event is set."""
         return self._stop.is_set()
 
     def wait(self, timeout: float) -> bool:
         """Wait until `wake` is called, for at most `timeout` seconds.
 
-        A call of `wake` ends the wait, but not before GAP_S have passed. The stop event
-        ends the wait only if it is set in the first GAP_S.
+        A call of `wake` ends the wait, but not in the first GAP_S seconds. The stop
+        event ends the wait only in the first GAP_S seconds.
 
         Returns:
-            Whether the thread is to stop.
+            Whether the stop event is set.
         """
         if not self._stop.wait(min(timeout, GAP_S)):
             self._woken.wait(max(timeout - GAP_S, 0))
@@ -63,13 +64,16 @@ class PollWakeup:
 
 
 def patch_queue_polling(*queues: str) -> tuple[PollWakeup, ...]:
-    """Let the polling threads of DBOS queues wait for wakeups.
+    """Let wakeups end the waits of the threads that poll DBOS queues.
 
-    Call it before DBOS is launched. If this version of DBOS does not allow it, the
-    wakeups have no effect, and a warning is logged.
+    Call this function before DBOS is launched. If this version of DBOS cannot be
+    patched, the wakeups have no effect, and a warning is logged.
+
+    Args:
+        *queues: The names of the queues.
 
     Returns:
-        The wakeup of each queue.
+        The wakeup of each queue, in the same order.
     """
     wakeups = {each: PollWakeup() for each in queues}
 
@@ -99,7 +103,7 @@ def listen_for_notifications(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
 
         def receive() -> None:
-            with suppress(OSError):  # closed
+            with suppress(OSError):  # the socket was closed after the block
                 while receiving.recv(1):
                     wakeup.wake()
 

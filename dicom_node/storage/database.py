@@ -1,15 +1,16 @@
 """The database of the journal and the work queues: SQLite by default, or PostgreSQL.
 
-Each process has one engine. A transaction that writes to SQLite starts with BEGIN
-IMMEDIATE. Therefore no other transaction can change the data between its reads and its
-writes. Reads do not block writers (WAL). All waits are short, so that a receiver
-responds with 0xA700 (Out of Resources) instead of hanging. A writer waits up to WAIT_S
-seconds for the lock between threads (only with SQLite), and then up to WAIT_S seconds
-for the database.
+A process opens its own engines. A transaction that writes to SQLite starts with BEGIN
+IMMEDIATE. Therefore other transactions cannot change the data after this transaction
+has read them and before it writes. Reads do not block writers (WAL). All waits are
+short, so that a receiver responds with 0xA700 (Out of Resources) instead of hanging. A
+writer waits up to WAIT_S seconds for the lock between threads (only with SQLite), and
+then up to WAIT_S seconds for the database.
 
-Only this package, the journal and its queries import SQLAlchemy. Other packages use the
-names of this module for its engine, its connections and its errors. The errors are
-those of SQLAlchemy itself, because DBOS raises the same classes for its own queries.
+Only the packages `storage`, `journal` and `queries` import SQLAlchemy. Other packages
+use the names that this module gives to SQLAlchemy's engine, connections and errors. The
+errors are those of SQLAlchemy itself, because DBOS raises the same classes for its own
+queries.
 """
 
 import logging
@@ -37,9 +38,10 @@ UNAVAILABLE = sa.exc.OperationalError, sa.exc.TimeoutError
 """The errors of a database that cannot be reached, is busy, or cannot be written."""
 
 DriverError: TypeAlias = sa.exc.InterfaceError
-"""The driver could not use its connection. It is not one of the errors UNAVAILABLE."""
+"""The driver could not use its connection. UNAVAILABLE does not contain this class."""
 
 WAIT_S = 3
+# Seconds after which a silent peer of a PostgreSQL connection is assumed to be gone.
 GONE_AFTER_S = 20
 # TCP keepalive of an idle connection: seconds until the first probe, seconds between
 # probes, and the number of probes without a response before the connection is dropped.
@@ -63,7 +65,8 @@ def open_engine(url: str) -> Engine:
         pool_timeout=WAIT_S,
         pool_pre_ping=True,
         poolclass=sa.QueuePool,
-        hide_parameters=True,  # a destination's comment may name the patient
+        # The texts of errors must not quote values: some name the patient.
+        hide_parameters=True,
     )
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
@@ -142,7 +145,7 @@ def check_responds(engine: Engine) -> None:
 def try_lock(connection: Connection, number: int) -> bool:
     """Take an advisory lock until the transaction ends; return whether it was free.
 
-    SQLite has no such locks: the lock is always free.
+    SQLite has no advisory locks. The function then returns True.
 
     Args:
         connection: A connection in a transaction.
@@ -177,8 +180,8 @@ def upsert(
         connection: Connection in a transaction.
         table: A table with a primary key.
         values: Values of a new row, by column name.
-        change: New values of an existing row, by column name. They may be expressions
-            that use the columns of that row.
+        change: New values of an existing row, by column name. A value may be an SQL
+            expression that uses the columns of that row.
 
     Returns:
         The inserted or updated row.

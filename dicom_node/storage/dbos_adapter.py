@@ -1,8 +1,8 @@
 """The private parts of DBOS that the node uses, under public names.
 
 No other module of the node uses a private name of DBOS.
-tests/project/test_private_names.py lists the private names. It fails if a version of
-DBOS does not have one of them.
+tests/project/test_private_names.py lists the private names. The test fails if the
+installed version of DBOS lacks one of them.
 """
 
 import inspect
@@ -18,7 +18,7 @@ from dbos._serialization import DefaultSerializer
 SCHEMA = "dbos"
 """The schema of DBOS's tables in PostgreSQL."""
 
-# A version of DBOS without this module only polls: see `replace_stop_event`.
+# None if this version of DBOS has no such module: see `replace_stop_event`.
 _queue = sys.modules.get("dbos._queue")
 POLL = "queue_worker_thread"
 POLL_PARAMETERS = ["stop_event", "dbos", "queue"]
@@ -35,7 +35,7 @@ class StopEvent(Protocol):
 
 
 class PickleRefusedError(Exception):
-    """A row of DBOS's tables declares its values as pickles, not as JSON."""
+    """A row of DBOS's tables names the pickle serializer for its values, not JSON."""
 
     def __init__(self) -> None:
         super().__init__("A value in the database is a pickle. Only JSON is loaded.")
@@ -44,9 +44,9 @@ class PickleRefusedError(Exception):
 def refuse_pickles() -> None:
     """Let DBOS raise PickleRefusedError for each pickle, in the whole process.
 
-    Each row names the serializer of its values. DBOS uses that serializer, even if its
-    client is created with another one. Loading a pickle can run code, so anybody who
-    can write a row could run code here.
+    Each row of DBOS's tables names the serializer of its values. DBOS loads the values
+    with that serializer, even if the DBOS client was created with another one. Loading
+    a pickle can run code, so anybody who can write a row could run code here.
     """
     DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
 
@@ -56,7 +56,7 @@ def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
 
 
 def work_table(dialect: sa.Dialect) -> sa.TableClause:
-    """Return the table in which DBOS records all work, with the columns that are read.
+    """Return the table in which DBOS records all work, with three of its columns.
 
     The documentation of DBOS describes this table under "System Tables".
     """
@@ -70,15 +70,16 @@ def replace_stop_event(
 ) -> bool:
     """Replace the event that each polling thread of DBOS waits for between two polls.
 
-    Call it before DBOS is launched. DBOS has no hook for this.
+    Call this function before DBOS is launched. DBOS has no hook for this.
 
     Args:
-        replacement: Returns the event for a thread. It is called with the name of the
-            queue, and the event that tells the thread to stop.
+        replacement: Returns the event for a thread. The arguments are the name of the
+            queue, and DBOS's event that tells the thread to stop.
 
     Returns:
-        Whether the events are replaced. They are not if this version of DBOS has
-        another polling function; its threads then poll as DBOS intends.
+        True if the events are replaced. False if this version of DBOS has no polling
+        function with the expected parameters. Then nothing is changed, and the threads
+        wait for DBOS's own events.
     """
     poll = getattr(_queue, POLL, None)
     if poll is None or [*inspect.signature(poll).parameters] != POLL_PARAMETERS:

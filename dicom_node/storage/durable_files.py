@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Write a file completely or not at all; replace an earlier one with that name.
+    """Write a file completely or not at all; replace an existing file at `path`.
 
     The content is written to a `.part` file in the same folder. This file is locked
     (flock) and fsynced before it is renamed to `path`. Then the folder is fsynced.
@@ -43,7 +43,7 @@ def write_all(file: FileIO, data: bytes | memoryview) -> None:
 
 
 def fsync_directory(folder: Path) -> None:
-    """Fsync a folder. Before this call, a new file name in it is not durable."""
+    """Fsync a folder, so that the names of new files in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,10 @@
-"""The rows of heartbeats: each process of the node regularly writes the time to one.
+"""The rows of heartbeats. Each receiver and each worker regularly updates its own row.
 
-The time is that of the database's clock. Monitoring reads the rows. Workers read them,
-too, and take over the work of dead workers (see worker/takeover.py). Locks in the
-database are not suitable for this: if the database restarts, it releases the locks of
-living processes, and a machine without a network connection keeps its locks.
+A heartbeat writes the time of the database's clock. Monitoring reads the rows. Workers
+read the rows, too, and take over the work of dead workers (see worker/takeover.py).
+Locks in the database would not show which processes are alive. A restart of the
+database would release the locks of living processes. A machine that has lost its
+network connection would keep its locks.
 """
 
 import time
@@ -20,9 +21,11 @@ from dicom_node.storage.tables import heartbeat, read_one, read_records
 DEAD_AFTER_S = 20.0
 """A process without a heartbeat for more than this many seconds is assumed dead.
 
-It may hang, or may have been killed or cut off from the database.
+The process may hang, or may have been killed or cut off from the database.
 """
 
+# Rows without a heartbeat for more than this many seconds are deleted, except the last
+# row of each role: see `has_run`.
 RETENTION_S = 24 * 3600.0
 
 
@@ -39,7 +42,7 @@ class HeartbeatRow:
         Args:
             engine: Engine of the journal.
             role: Role of the process.
-            name: Name of the process; if it is empty, the random id.
+            name: Name of the process. If it is empty, the random id is the name.
         """
         self._engine = engine
         self._role = role
@@ -48,11 +51,11 @@ class HeartbeatRow:
         self._was_sent = False
 
     def send(self) -> None:
-        """Write a heartbeat, if the database can be reached.
+        """Write a heartbeat. If the database cannot be reached, do nothing.
 
         Raises:
-            DuplicateNameError: After the last heartbeat of this process, another
-                process with the same name has sent one.
+            DuplicateNameError: Since the last heartbeat of this process, another
+                process has sent a heartbeat with the same name.
         """
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
             self._renew(connection)
@@ -69,8 +72,7 @@ class HeartbeatRow:
         query = heartbeat.select().where(heartbeat.c.id == self._name)
         last = read_one(HeartbeatRecord, connection.execute(query))
         is_mine = last is not None and last.process == self._process
-        # At the first heartbeat, the row may be that of a process that had this name
-        # and died.
+        # At the first heartbeat, the row may be of an earlier process with this name.
         if last and self._was_sent and not is_mine:
             raise DuplicateNameError
         continues = last and is_mine and now - last.at <= DEAD_AFTER_S
@@ -90,8 +92,7 @@ class HeartbeatRow:
 def seconds_since_last_heartbeat(engine: sa.Engine, role: str) -> float | None:
     """Return the seconds since the last heartbeat of any process of a role.
 
-    Processes that shut down cleanly do not count. Return None if no other process of
-    the role has sent a heartbeat.
+    Processes that shut down cleanly do not count. Return None if no process counts.
     """
     last = sa.select(sa.func.max(heartbeat.c.at)).where(
         heartbeat.c.role == role, _has_not_ended()
@@ -102,16 +103,18 @@ def seconds_since_last_heartbeat(engine: sa.Engine, role: str) -> float | None:
 
 
 def has_run(engine: sa.Engine, role: str) -> bool:
-    """Return whether a process of a role has ever worked on this database."""
+    """Return whether a process of a role has ever sent a heartbeat to this database."""
     query = sa.select(heartbeat.c.id).where(heartbeat.c.role == role).limit(1)
     with reading(engine) as connection:
         return connection.execute(query).first() is not None
 
 
 def alive_workers(connection: sa.Connection, role: str) -> dict[str, float]:
-    """Return how long each living process of a role has sent heartbeats, by name.
+    """Return for how long each living process of a role has sent heartbeats.
 
-    The time is in seconds. It starts at 0 again after a gap of more than DEAD_AFTER_S.
+    The keys are the names of the processes. The values are times in seconds. A time
+    starts again at 0 after a gap of more than DEAD_AFTER_S seconds, and after a restart
+    of the process. If an earlier release wrote the row, the time is 0.
     """
     now = _now(connection)
     query = heartbeat.select().where(
@@ -126,8 +129,8 @@ def alive_workers(connection: sa.Connection, role: str) -> dict[str, float]:
 def _has_not_ended() -> sa.ColumnElement[bool]:
     """Return the SQL condition that a process has not shut down cleanly.
 
-    A heartbeat after `ended_at` means that the process was started again: the previous
-    release does not clear `ended_at` then.
+    A process that has sent a heartbeat after `ended_at` was started again: the previous
+    release does not clear `ended_at` at a start.
     """
     ended_at = heartbeat.c.ended_at
     return sa.or_(ended_at.is_(None), ended_at < heartbeat.c.at)

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
 
 
-# A release with this version of the schema, or a later one, can work on the schema of
-# this release.
+# Releases whose schema has this version or a later one can work on the schema of this
+# release.
 WORKS_FROM = 10
 
 
@@ -41,7 +41,7 @@ class SchemaError(Exception):
 
 
 def open_or_exit(url: str) -> sa.Engine:
-    """Return an engine; exit with the reason if `check_schema` raises an error."""
+    """Return a new engine; exit with a message if `check_schema` raises SchemaError."""
     engine = open_engine(url)
     try:
         check_schema(engine)
@@ -54,9 +54,9 @@ def open_or_exit(url: str) -> sa.Engine:
 def migrate(storage: StorageSettings) -> None:
     """Migrate the database, and the tables of DBOS in it, to this release.
 
-    A repeated call changes nothing. A migration only adds tables, columns and indexes.
-    Therefore the previous release can continue to work on the same database during an
-    upgrade.
+    With SQLite, the storage directory is created if it does not exist. A repeated call
+    changes nothing. A migration only adds tables, columns and indexes. Therefore the
+    previous release can continue to work on the same database during an upgrade.
     """
     if not storage.database:
         storage.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,9 +98,9 @@ def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
 
 @contextmanager
 def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
-    """Exit with a message if the block cannot write to the disk or the database.
+    """Exit with a message if the `with` block cannot write to the disk or the database.
 
-    The block contains the first writes of a process.
+    A process makes its first writes in this block.
     """
     try:
         yield
@@ -116,12 +116,12 @@ def check_schema(engine: sa.Engine) -> None:
     """Check that this release can work with the schema of the database.
 
     A newer schema is accepted if its `works_from` is at most the schema version of this
-    release. Then, during an upgrade, this release can continue to work beside the newer
-    one.
+    release. So this release can continue to work during an upgrade to a newer release.
 
     Raises:
         SchemaError: The schema is older, or it is newer and not compatible with this
-            release. Or the database was never migrated, or cannot be reached.
+            release. The error is also raised if the database was never migrated, or if
+            it cannot be reached.
     """
     expected = len(_migrations())
     try:
@@ -150,8 +150,8 @@ def check_schema(engine: sa.Engine) -> None:
 
 def _apply(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
-        # Only one process migrates at a time. A table that does not exist yet cannot be
-        # locked.
+        # Only one process migrates at a time. A table lock is not possible, because the
+        # first migration creates the tables.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATING)))
     connection.exec_driver_sql(
         "CREATE TABLE IF NOT EXISTS journal_version (version INTEGER PRIMARY KEY)"

@@ -1,8 +1,8 @@
 """Finds and removes received files and result files that are not needed.
 
-These are unfinished files of dead processes, files that could not be recorded, and
-results that a later analysis replaced. A power failure can undo the removal of a file
-at the end of its retention period. Such a file is removed again.
+Unneeded files are unfinished files of dead processes, files that could not be recorded,
+and results that a later analysis replaced. A power failure can undo the removal of a
+file at the end of its retention period. This module removes such a file again.
 """
 
 import fcntl
@@ -16,13 +16,14 @@ from dicom_node.storage.spool import Spool
 # Number of names in one query: SQLite accepts at least 999 variables in a statement.
 BATCH = 500
 
+# Gets names of files, and returns the names of those that must be kept.
 Known = Callable[[Sequence[str]], Collection[str]]
 
 
 def remove_partial_files(spool: Spool) -> int:
     """Remove unfinished files of dead processes, and return their number.
 
-    A living process holds a lock on each unfinished file.
+    A living process holds a lock on each of its unfinished files, so they stay.
     """
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]
@@ -36,10 +37,10 @@ def remove_orphans(
 
     Args:
         spool: The spool with the files.
-        instances: Function that gets instance ids, and returns those with a file that
-            must be kept.
+        instances: Function that gets ids of instances, and returns the ids of the
+            instances with a file that must be kept.
         results: Function that gets paths of result files, relative to the storage
-            directory, and returns those that must be kept.
+            directory, and returns the paths that must be kept.
         older_than_s: Files that were written less than this many seconds ago are kept.
             Unfinished files of dead processes are removed at any age.
 
@@ -88,10 +89,10 @@ def _modified(path: Path) -> float:
 
 
 def _remove_unless(path: Path, name: str, known: Known) -> int:
-    """Remove a file, unless a process has locked it or `known` returns `name`.
+    """Remove a file, unless another process has locked it or `known` returns `name`.
 
-    The file is locked before `known` is called. Therefore no process can record the
-    file between this call and the removal.
+    This function locks the file before it calls `known`. Therefore no other process can
+    record the file between that call and the removal.
 
     Returns:
         The number of removed files: 0 or 1.

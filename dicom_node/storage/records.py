@@ -1,7 +1,7 @@
 """Record classes: one for each table with rows that the journal or queries return.
 
-The tables are made from these classes (storage/tables.py), so each column is defined
-once. The migrations (storage/migrations) create the same columns; a test compares them.
+storage/tables.py makes the SQLAlchemy tables from these classes. The migrations
+(storage/migrations) create the same columns in the database; a test compares the two.
 Times are in seconds since 1970.
 """
 
@@ -21,41 +21,50 @@ Int64 = Annotated[int, 64]
 class InstanceRecord(StoredAttributes):
     """A received instance, and its analysis.
 
+    Fields about the result of the analysis are None if the instance never had a result.
+
     Attributes:
-        id: Random id, also the name of its file.
+        id: Random id of the instance, also the name of its file.
         content_digest: BLAKE3 digest of the dataset as it was sent.
-        revision: 1; 2 and more for other bytes under the same UID.
-        path: Path of its file, relative to the storage directory.
-        size: Size of its dataset in bytes.
+        revision: 1 for the first bytes received under the SOP Instance UID, and one
+            more whenever different bytes are received under the same UID.
+        path: Path of the file of the instance, relative to the storage directory.
+        size: Size of the dataset in bytes.
         source_uids: The SOP Instance UIDs of Source Image Sequence (0008,2112),
             separated by spaces.
         acquisition: Identifies the exposure: Irradiation Event UID (0008,3010), else
-            the date and time of the acquisition; empty if it is unknown. None if the
-            instance was recorded before this column existed.
-        calling_ae_title: AE title of its sender.
-        calling_address: Network address of its sender.
-        received_at: Time of its arrival.
+            the date and time of the acquisition. Empty if the header has neither. None
+            if the instance was recorded before this column existed.
+        calling_ae_title: AE title of the sender.
+        calling_address: Network address of the sender.
+        received_at: Time at which the instance was received.
         state: An InstanceState.
-        reason: Why it was not analyzed or failed, or why objects have not arrived; else
-            empty.
+        reason: Why the instance was not analyzed, why the analysis failed, or why
+            objects have not arrived at a destination; else empty.
         run: Number of the current analysis, from 1.
-        attempts: Number of attempts of this run.
+        attempts: How often the analysis of this run was begun.
         child_deaths: Number of deaths of the decoder in this run.
-        picture_digest: Equal for images that look the same.
+        picture_digest: Digest of the radiograph; equal for images that look the same.
         identity_digest: Digest of the patient, study and description of the picture.
-        analyzed_at: End of the analysis.
-        probability: The score of the model, 0 to 1.
+        analyzed_at: Time at which the last analysis ended, with or without a result;
+            None before that.
+        probability: Probability of a fracture by the model, 0 to 1; None if there is no
+            result.
         operating_point: How the finding is reported, by the thresholds of the card.
         model_name: Name of the model.
         model_version: Version of the model.
         model_digest: SHA-256 of the weights.
-        same_picture_as: Id of another revision with results that are valid here, too.
-        delivered_at: Time of the first complete delivery.
-        ended_at: Time at which the instance and all its deliveries had ended; None if
-            they have not.
-        files_removed_at: Time at which retention removed its files.
-        returned: 1 if it is a result of this software that was sent back; else None.
-        slow: 1 if its analysis continues in the slow lane; else None.
+        same_picture_as: Id of another revision with the same picture, if the results of
+            that revision are valid for this instance, too; else None.
+        delivered_at: Time at which all destinations had the results for the first time;
+            None before that.
+        ended_at: Time at which all work for the instance ended; None if its analysis or
+            a delivery is unfinished.
+        files_removed_at: Time at which the files of the instance were removed at the
+            end of their retention period; None if they were not.
+        returned: 1 if the instance is a result of this software that was sent back;
+            else None.
+        slow: 1 if the analysis was moved to the slow lane; else None.
     """
 
     id: str = field(metadata=PRIMARY_KEY)
@@ -91,14 +100,14 @@ class InstanceRecord(StoredAttributes):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRecord:
-    """A result object of an instance. It is encoded once, and sent as often as needed.
+    """A result object of an instance, encoded once. Every attempt sends the same file.
 
     Attributes:
         instance_id: Id of the instance.
         sop_instance_uid: SOP Instance UID of the object.
         sop_class_uid: SOP Class UID of the object.
-        kind: Name of its ResultKind, or "notice".
-        path: Path of its file, relative to the storage directory.
+        kind: `ResultKind.name` of the object.
+        path: Path of the file of the object, relative to the storage directory.
     """
 
     instance_id: str = field(metadata=PRIMARY_KEY)
@@ -116,12 +125,14 @@ class DeliveryRecord:
         instance_id: Id of the instance.
         destination: Name of the destination.
         state: A DeliveryState.
-        run: Number of work items that were queued for it.
-        attempts: Number of attempts since it was last requested.
-        asked_at: Time at which it was last requested.
-        next_at: Time of the next attempt.
-        finished_at: Time of its end; None if it is unfinished.
-        waits_for: The peer that must recover before the delivery is retried.
+        run: Number of the current run, from 1. Each queued work item is a new run.
+        attempts: Number of attempts since the delivery was last requested.
+        asked_at: Time at which the delivery was last requested, or was reopened because
+            the archive lost an object.
+        next_at: Time at which the current run may start.
+        finished_at: Time at which the delivery ended; None if it is unfinished.
+        waits_for: Name of the failing peer that the delivery waits for; None if it does
+            not wait for a peer.
     """
 
     instance_id: str = field(metadata=PRIMARY_KEY)
@@ -144,11 +155,12 @@ class DeliveredObjectRecord:
         destination: Name of the destination.
         sop_instance_uid: SOP Instance UID of the object.
         state: A DeliveryState.
-        status: Status of the last response; None if there was none.
-        comment: What the peer or the node said about the last attempt.
-        attempts: Number of attempts.
-        brief_refusals: Number of responses with the verdict "retry briefly", which is
-            retried at most three times.
+        status: DICOM status of the last response; None if there was no such status.
+        comment: What the node reports about the last attempt; empty after success
+            without a warning. The text may quote the peer.
+        attempts: Number of attempts to send the object since it was last requested.
+        brief_refusals: Number of responses with the verdict RETRY_BRIEFLY since the
+            object was last requested. After the third, the object fails.
     """
 
     instance_id: str = field(metadata=PRIMARY_KEY)
@@ -169,8 +181,9 @@ class CommitmentRecord:
         transaction_uid: Transaction UID (0008,1195), a new one for each request.
         instance_id: Id of the instance.
         destination: Name of the destination.
-        asked_at: Time of the request. It is recorded before the request is sent.
-        closed_at: Time at which it was reported, or no longer needed.
+        asked_at: Time of the request, recorded before the request is sent.
+        closed_at: Time at which the archive reported on the request, or at which the
+            report was no longer needed; None before that.
     """
 
     transaction_uid: str = field(metadata=PRIMARY_KEY)
@@ -182,17 +195,18 @@ class CommitmentRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStateRecord:
-    """The state of an AE or a service that receives results.
+    """The state of a peer: an AE or a service that receives results.
 
     Attributes:
-        peer: Name of the peer: the destination, and the AE if it has several.
+        peer: Name of the peer: the name of the destination, and the AE title if the
+            destination has several AEs.
         destination: Name of the destination.
-        failing_since: No attempt has succeeded since this time; None if the peer does
-            not fail.
-        failures: Number of probes that were chosen since then.
-        probe: Id of the instance to send in the next attempt; None if there is none.
+        failing_since: Time since which the peer fails; None if the peer does not fail.
+        failures: How often a probe was chosen since `failing_since`.
+        probe: Id of the instance whose delivery is the probe; None if there is no
+            probe.
         failed_at: Time of the last failure.
-        reason: Reason of the last failure. It may quote the peer.
+        reason: Reason for the last failure. The text may quote the peer.
     """
 
     peer: str = field(metadata=PRIMARY_KEY)
@@ -212,8 +226,8 @@ class EventRecord:
         id: Number of the event.
         instance_id: Id of the instance; None for an event of the node.
         at: Time of the event.
-        kind: What happened.
-        detail: More about it, as a text.
+        kind: An EventKind.
+        detail: Details as a text, such as the destination and the reason; may be empty.
     """
 
     id: int = field(metadata=PRIMARY_KEY)
@@ -229,13 +243,14 @@ class AuditRecord:
 
     Attributes:
         id: Number of the record.
-        at: Time of the last event.
-        role: Role of the process that recorded them.
+        at: Time of the event; for a count of repeated events, the time of the count.
+        role: Role of the process that recorded the events.
         what: An AuditEventType.
         who: The user, or the AE title of the peer.
         address: Network address of the user or peer.
         about: Details of the events.
-        sop_instance_uid: SOP Instance UID of the instance that they are about.
+        sop_instance_uid: SOP Instance UID of the instance that the events are about;
+            None if they are not about one instance.
         times: Number of events.
     """
 
@@ -252,7 +267,7 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The count of one or several events with the same name, label and bucket.
+    """The count of one or more events of a metric with the same label and bucket.
 
     Attributes:
         name: Name of the metric family.
@@ -276,10 +291,10 @@ class EchoRecord:
     Attributes:
         id: Number of the test.
         destination: Name of the destination.
-        at: Start of the test.
+        at: Time at which the test began.
         who: Name of the user.
         seconds: Duration of the test.
-        comment: Reason of a failure; empty if the test succeeded.
+        comment: Reason for the failure; empty if the test succeeded.
     """
 
     id: int = field(metadata=PRIMARY_KEY)
@@ -296,13 +311,13 @@ class HeartbeatRecord:
 
     Attributes:
         id: Name of the process, the same after a restart.
-        role: Its role: "receiver" or "worker".
+        role: Role of the process: "receiver" or "worker".
         at: Time of the heartbeat.
-        since: Time of the first heartbeat since the last gap. None if an earlier
+        since: Time of the first heartbeat after the last gap. None if an earlier
             release wrote the row.
-        process: Random id of the process. A process of the same name that was started
-            again has another id.
-        ended_at: Time of its shutdown; None if it has not shut down.
+        process: Random id of the process, a new one at each start. None if an earlier
+            release wrote the row.
+        ended_at: Time at which the process shut down cleanly; None if it has not.
     """
 
     id: str = field(metadata=PRIMARY_KEY)
@@ -322,8 +337,10 @@ class FeedbackRecord:
         who: Name of the reader.
         at: Time of the feedback.
         verdict: "agree", "disagree" or "unsure".
-        place_column: Column of a missed fracture on the radiograph as displayed.
-        place_row: Row of a missed fracture.
+        place_column: Column of a missed fracture, in pixels of the radiograph as
+            displayed; None if the reader marked none.
+        place_row: Row of a missed fracture, in the same pixels; None as for
+            `place_column`.
         run: Run of the analysis that the feedback is about.
     """
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from config.settings import StorageSettings
 
 SINGLE_MACHINE = "local"
-"""SQLite serves a single machine, so the name is constant: the host name may change."""
+"""The name of the machine with SQLite, which serves a single machine.
+
+The name does not depend on the host name, which may change.
+"""
 
 
 def machine_name(storage: StorageSettings) -> str:
@@ -20,9 +23,11 @@ def machine_name(storage: StorageSettings) -> str:
 def run_folder(storage: StorageSettings) -> Path:
     """Return the folder for locks, sockets and port numbers of this machine's roles.
 
-    With PostgreSQL, many machines may share the storage directory, and locks on a
-    remote file system are slow. Therefore the folder is then
-    `fracture-node-<user id>/<name>` in this machine's directory for temporary files.
+    With SQLite, this is the folder `run` of the storage directory. With PostgreSQL,
+    several machines may share the storage directory, and locks on a remote file system
+    are slow. Therefore the folder is then `fracture-node-<user id>/<name>-<digest>` in
+    this machine's directory for temporary files. `<name>` is the name of the machine,
+    and `<digest>` is made from the path of the storage directory.
 
     Raises:
         PermissionError: `fracture-node-<user id>` is a link or belongs to another user.

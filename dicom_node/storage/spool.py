@@ -34,13 +34,15 @@ from dicom_node.storage.durable_files import (
 from dicom_node.storage.run_folder import run_folder
 
 MB = 1_000_000
-# Free disk space is checked again after this many bytes of an instance. An instance may
-# be larger than the free space, and many may arrive at the same time.
+# The free disk space is checked again after this many bytes of an instance, because an
+# instance may be larger than the free space, and several may arrive at the same time.
 BYTES_BETWEEN_CHECKS = 16 * MB
 
 
 class Spool:
-    """The files of the node. Safe to share between threads and processes.
+    """The folders of received instances and of results.
+
+    An object may be shared between threads. Several processes may use the same folders.
 
     Attributes:
         directory: The folder of received instances.
@@ -51,8 +53,8 @@ class Spool:
     def __init__(self, storage: StorageSettings) -> None:
         """Open the spool, and create its folders if they do not exist.
 
-        Only the user of this process may access new folders, because they hold patient
-        data.
+        Only the user of this process may access the new folders, because they contain
+        patient data.
         """
         root = storage.directory.absolute()
         self.directory = spool_folder(storage)
@@ -61,7 +63,7 @@ class Spool:
         self._min_free_mb = storage.min_free_mb
         for folder in (self.directory, self.results):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The files in a folder are only durable if the name of the folder is.
+        # A file does not survive a power failure if the name of its folder does not.
         fsync_directory(root)
 
     def begin(self, preamble: bytes) -> "SpoolFile":
@@ -79,7 +81,7 @@ class Spool:
         return SpoolFile(self, preamble)
 
     def path(self, instance_id: str) -> Path:
-        """Return the path of the file of an instance."""
+        """Return the path of the file of an instance, whether or not it exists."""
         return self.directory / f"{instance_id}.dcm"
 
     def remove(self, instance_id: str) -> None:
@@ -91,11 +93,11 @@ class Spool:
         _check_free(self.directory, self._min_free_mb)
 
     def store_result(self, name: str, content: bytes) -> str:
-        """Store a result object durably. Replace an earlier file with that name.
+        """Store a result object durably. Replace an existing file with the same name.
 
         Args:
-            name: Name of the file, without extension. It must come from the node, not
-                from a sender.
+            name: Name of the file, without extension. The node must have chosen the
+                name: a name from a sender could contain a path.
             content: The content of the whole file.
 
         Returns:
@@ -114,7 +116,7 @@ class SpoolFile:
 
     Attributes:
         id: UUID of the instance, hexadecimal.
-        path: Current path of the file.
+        path: Path of the file: `<id>.part`, and `<id>.dcm` after `commit`.
         offset: Offset of the dataset in the file, in bytes.
         size: Number of bytes of the dataset so far.
     """
@@ -133,8 +135,8 @@ class SpoolFile:
             # Unbuffered: network chunks are large, and close() has nothing to write.
             self._file = FileIO(os.open(self.path, flags, 0o600), "w")
         try:
-            # A cleanup between open and lock removes the file. Then the rename fails,
-            # and the sender gets an error. No instance is lost.
+            # If a cleanup runs between open and lock, it removes the file. Then the
+            # rename fails, and the sender gets an error. No instance is lost.
             fcntl.flock(self._file, fcntl.LOCK_EX)
             with _refusing_when_disk_fails():
                 write_all(self._file, preamble)
@@ -186,7 +188,7 @@ class SpoolFile:
     def close(self) -> None:
         """Close the file; remove it if it was not committed. May be called twice."""
         if not self._is_committed:
-            with suppress(OSError):  # the cleanup removes it later
+            with suppress(OSError):  # the cleanup removes the file later
                 self.path.unlink()
         self._file.close()
 
@@ -202,7 +204,8 @@ def probe(storage: StorageSettings) -> None:
     The storage directory is created if it does not exist.
 
     Raises:
-        OutOfResourcesError: An instance would be refused now.
+        OutOfResourcesError: The disk cannot be written, or less disk space is free than
+            required.
     """
     try:
         storage.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -245,8 +248,8 @@ def file_exists(path: Path) -> bool:
     """Return whether a file of the spool exists.
 
     Raises:
-        OSError: The folder of the file does not exist. Its disk may not be mounted, so
-            it is unknown whether the file exists.
+        OSError: The folder of the file does not exist, perhaps because the disk is not
+            mounted. Then it is unknown whether the file exists.
     """
     if path.exists():
         return True

@@ -1,8 +1,8 @@
 """Checks that the storage directory is the one that belongs to the database.
 
 Several machines may mount one shared directory. If the mount is missing on a machine,
-its worker finds an empty folder, and would treat all files as lost. Therefore the same
-id is stored in the database and in a file in the directory.
+the worker of this machine finds an empty folder, and would treat all files as lost.
+Therefore the same id is stored in the database and in a file in the directory.
 """
 
 import sys
@@ -24,7 +24,10 @@ class StorageMismatchError(Exception):
 
 
 def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
-    """Exit with a message if `verify_storage_id` finds an error in the directory."""
+    """Call `verify_storage_id`, and exit with the message of an error.
+
+    An error of the database is raised instead.
+    """
     try:
         verify_storage_id(engine, storage)
     except (StorageMismatchError, OSError) as error:
@@ -35,9 +38,9 @@ def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
 def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
     """Check that the storage directory belongs to the database.
 
-    If the database has no id yet, it gets the id of the directory, or both get a new
-    one. With SQLite nothing is checked, because the database is a file in the
-    directory.
+    If the database has no id yet, the id of the directory is stored in the database. If
+    the directory has no id, either, both get a new one. With SQLite nothing is checked,
+    because the database is a file in the directory.
 
     Raises:
         StorageMismatchError: The directory does not belong to the database.
@@ -65,8 +68,10 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
 def _create_shared_id(engine: sa.Engine, directory: Path) -> str:
     """Store one id in the directory and in the database, and return it.
 
-    An existing id is used: that of the database, else that of the directory. If two
-    processes call this function at the same time, a table lock makes the second wait.
+    If the database already has an id, that id is returned. Otherwise the id of the
+    directory is stored in the database. If the directory has no id, either, a new id is
+    stored in both. If two processes call this function at the same time, a table lock
+    makes the second process wait.
     """
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":

@@ -1,9 +1,8 @@
 """The tables of the database, and the states of instances and deliveries.
 
-The module journal/states.py lists the transitions between the states.
-
-The classes of storage/records.py, and the comments of the migrations
-(dicom_node/storage/migrations), document the columns.
+The classes of storage/records.py and the comments of the migrations
+(dicom_node/storage/migrations) document the columns. The module journal/states.py lists
+the transitions between the states.
 """
 
 from dataclasses import fields
@@ -31,7 +30,7 @@ from dicom_node.storage.records import (
 
 
 class InstanceState(StrEnum):
-    """State of an instance. RECEIVED and DELIVERING mean that work is unfinished."""
+    """State of an instance. In RECEIVED and DELIVERING, work is unfinished."""
 
     RECEIVED = "received"
     DELIVERING = "delivering"
@@ -42,14 +41,11 @@ class InstanceState(StrEnum):
 
 
 ANALYZING = "analyzing"
-"""The name shown for an instance in the state RECEIVED once its analysis has begun."""
+"""The state shown for an instance in the state RECEIVED once its analysis has begun."""
 
 
 RETURNED = "returned"
-"""The state shown for a result of this software that was sent back.
-
-Such a result is not analyzed.
-"""
+"""The state shown for a result of this software that was sent back to it."""
 
 
 class DeliveryState(StrEnum):
@@ -67,7 +63,7 @@ class DeliveryState(StrEnum):
 
 
 UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
-"""In these states a delivery has work that is queued, delayed or running."""
+"""In these states a delivery has queued or running work, or waits for its peer."""
 
 UNFINISHED_OR_PAUSED = (*UNFINISHED, DeliveryState.PAUSED)
 
@@ -103,7 +99,7 @@ def _column(name: str, hint: Any, is_key: bool) -> sa.Column[Any]:  # noqa: ANN4
 
 
 def read_one(record: type[R], rows: sa.CursorResult[Any]) -> R | None:
-    """Return the only row as a record of a class; None if there is no row.
+    """Return the only row as an object of the class `record`; None if there is no row.
 
     Raises:
         MultipleResultsFound: There are several rows.
@@ -113,7 +109,7 @@ def read_one(record: type[R], rows: sa.CursorResult[Any]) -> R | None:
 
 
 def read_records(record: type[R], rows: sa.CursorResult[Any]) -> list[R]:
-    """Return all rows as records of a class."""
+    """Return all rows as objects of the class `record`."""
     return [record(**each) for each in rows.mappings()]
 
 

@@ -1,9 +1,9 @@
 """Stores the counts of events.
 
-An event in the journal is counted in the same transaction that records it. So a killed
+An event of the journal is counted in the transaction that records it. So a killed
 process loses no count of these events, and work that is done twice is counted once.
-Each count is added as a new row, and rows are never updated. So transactions that count
-the same thing do not wait for each other. The cleanup merges the rows: see `compact`.
+Each count is a new row, and rows are never updated. So transactions that count the same
+kind of event do not wait for each other. The cleanup merges the rows: see `compact`.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ def write(connection: sa.Connection, *samples: Sample) -> None:
 
 
 def read(connection: sa.Connection) -> list[Sample]:
-    """Return all counts, added up for each name, label and bucket."""
+    """Return one sample with all counts for each name, label and bucket."""
     key = tally.c.name, tally.c.label, tally.c.le
     total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
     rows = connection.execute(sa.select(*key, *total).group_by(*key))
@@ -33,10 +33,11 @@ def read(connection: sa.Connection) -> list[Sample]:
 
 
 def compact(connection: sa.Connection) -> None:
-    """Merge rows that count the same thing, if there are over COMPACT_ABOVE rows.
+    """Merge rows with the same name, label and bucket if there are many rows.
 
-    The result is exact even if several processes do this at the same time: a deletion
-    does not return the rows that another process has deleted.
+    Nothing is merged if there are at most COMPACT_ABOVE rows. The counts stay exact
+    even if several processes call this function at the same time: a deletion does not
+    return the rows that another process has deleted.
     """
     count = sa.select(sa.func.count()).select_from(tally)
     if connection.execute(count).scalar_one() > COMPACT_ABOVE:
@@ -45,7 +46,7 @@ def compact(connection: sa.Connection) -> None:
 
 
 def aggregate(samples: Iterable[Sample]) -> list[Sample]:
-    """Add up the samples with the same name, label and bucket."""
+    """Return one sample with all counts for each name, label and bucket."""
     sums: dict[tuple[str, str, str], Sample] = {}
     for each in samples:
         key = each.name, each.label, each.le
@@ -56,5 +57,5 @@ def aggregate(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def _sample(name: str, label: str, le: str, times: int, seconds: float) -> Sample:
-    # PostgreSQL returns sums in another type.
+    # PostgreSQL returns the sum of big integers as Decimal.
     return Sample(name, label, le, int(times), float(seconds))

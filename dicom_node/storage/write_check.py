@@ -11,15 +11,18 @@ class ReadOnlyDatabaseError(Exception):
 
 
 class BusyDatabaseError(Exception):
-    """Another process has held the write lock of SQLite for too long."""
+    """Another process held the write lock of SQLite for longer than WAIT_S seconds."""
 
 
 def check_writable(url: str) -> None:
     """Check that the database can be written, without changing it.
 
+    Args:
+        url: SQLAlchemy URL of the database.
+
     Raises:
         ReadOnlyDatabaseError: The database can be read but not written.
-        BusyDatabaseError: Another process holds the write lock.
+        BusyDatabaseError: Another process holds the write lock of SQLite.
         DatabaseError: The database is not available for another reason.
     """
     engine = open_engine(url)
@@ -48,6 +51,6 @@ def _check_writes(connection: sa.Connection) -> None:
 
 
 def _is_of_sqlite(error: SQLAlchemyError, name: str) -> bool:
-    """Return whether SQLite raised an error, and its error name begins with `name`."""
+    """Return whether an error is SQLite's error `name`, or a variant of that error."""
     cause = error.orig if isinstance(error, DBAPIError) else None
     return getattr(cause, "sqlite_errorname", "").startswith(name)

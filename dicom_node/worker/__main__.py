@@ -120,7 +120,9 @@ def main() -> None:
 def preload(weights: str, device: str) -> None:
     """Load the model in the server of the roles, so that all roles share its memory.
 
-    The arguments are those of `Classifier.load`; "" stands for the shipped weights.
+    Args:
+        weights: The path of the weights; "" stands for the shipped weights.
+        device: See `Classifier.load`.
     """
     classifier.preload(Path(weights) if weights else None, device)
 
@@ -134,15 +136,15 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
             unfinished work of an earlier worker with the same number.
         stop: When it is set, work in progress has DRAIN_S to finish. Then the process
             ends, even if the database or the disk does not respond. Another worker, or
-            the next one with this slot, repeats the unfinished work.
+            the next worker with this slot, repeats the unfinished work.
     """
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
     check_schema(engine)
     verify_storage_or_exit(engine, settings.storage)
     _run(settings, engine, slot, stop)
-    # End at once: a workflow that continued would lose its resources, and would record
-    # the error as a failure of the image.
+    # End at once. Otherwise a workflow that still runs would lose its resources, and
+    # would record the error as a failure of the image.
     os._exit(0)
 
 
@@ -179,8 +181,8 @@ def _run(settings: Settings, engine: Engine, slot: int, stop: Stop) -> None:
     work = _work(settings, engine, encoded.wake, wake_lanes)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
-    # Send a heartbeat before taking work: other workers take over the work of a worker
-    # without a heartbeat.
+    # Send a heartbeat before taking work, because other workers take over the work of a
+    # worker without a heartbeat.
     with (
         heartbeats(
             engine, "worker", name, on_duplicate=partial(_exit_as_duplicate, name)
@@ -193,7 +195,8 @@ def _run(settings: Settings, engine: Engine, slot: int, stop: Stop) -> None:
             work = _with_audit(settings, engine, work, record_event)
             is_finished = _work_until_stopped(settings, engine, work, name, stop)
             stop.drained()
-        # The audit file is complete now. Removing the heartbeat needs the database.
+        # The audit file is complete now. If the database does not respond, end here,
+        # because the rest of the shutdown needs the database.
         if not is_finished:
             os._exit(0)
 
@@ -209,8 +212,8 @@ def _work_until_stopped(
     register(work)
     DBOS.launch()
     _open_queues(settings)
-    # DBOS repeats each of its queries until the database responds, so the end must not
-    # wait for this thread.
+    # DBOS repeats each of its queries until the database responds. The thread is a
+    # daemon, so that the end of the process does not wait for it.
     arguments = (stop, settings, engine, work, name)
     Thread(
         target=_run_maintenance, args=arguments, name="maintenance", daemon=True
@@ -224,8 +227,8 @@ def _work_until_stopped(
 def _exit_as_duplicate(name: str) -> None:
     """End this process with status 2, because another worker has the same name.
 
-    Otherwise, if one of the two died, the heartbeats of the other would make it look
-    alive.
+    If both continued and one of them died, the heartbeats of the other would make the
+    dead one look alive.
     """
     logger.critical(
         "Another worker uses the name %s. Each machine that works on this database "
@@ -273,27 +276,37 @@ def _within(seconds: float, call: Callable[[], None]) -> bool:
 def _run_maintenance(
     stop: Stop, settings: Settings, engine: Engine, work: Work, name: str
 ) -> None:
-    """Take over abandoned work, and clean up at intervals, until `stop` is set.
+    """Take over the work of dead workers, and clean up, until `stop` is set.
 
-    Only the worker with slot number 0 on its machine removes orphans from the spool.
+    Both are done at intervals. Only the worker with slot number 0 on its machine
+    removes orphans from the spool.
     """
-    # This journal does not wait for the database: if one task fails, the others go on.
+    # This journal does not repeat a call if the database fails. Later rounds repeat a
+    # task that failed.
     storage, destinations = settings.storage, settings.destinations
     journal = Journal(engine, storage.directory, destinations)
     is_first, rounds = name.endswith(":0"), 0
     while not stop.wait(MAINTENANCE_INTERVAL_S):
-        try:
-            requeue_stalled_work(engine, name)
-            journal.breaker.maintain()
-            if rounds % CLEANUP_EVERY == 0:
-                delete_finished_workflows(journal)
-                release_future_workflows_after_clock_change()
-                delete_expired_instances(engine, settings)
-            if is_first and rounds % FILES_EVERY == 0:
-                remove_files(journal, work.spool)
-        except Exception as error:  # noqa: BLE001 - it is repeated soon
-            logger.error("The maintenance failed: %s", type(error).__name__)  # noqa: TRY400
+        tasks = [partial(requeue_stalled_work, engine, name), journal.breaker.maintain]
+        if rounds % CLEANUP_EVERY == 0:
+            tasks += [
+                partial(delete_finished_workflows, journal),
+                release_future_workflows_after_clock_change,
+                partial(delete_expired_instances, engine, settings),
+            ]
+        if is_first and rounds % FILES_EVERY == 0:
+            tasks.append(partial(remove_files, journal, work.spool))
+        for task in tasks:
+            _run_task(task)
         rounds += 1
+
+
+def _run_task(task: Callable[[], object]) -> None:
+    """Run a task of the maintenance. If it raises an exception, log its class."""
+    try:
+        task()
+    except Exception as error:  # noqa: BLE001 - a later round repeats the task
+        logger.error("The maintenance failed: %s", type(error).__name__)  # noqa: TRY400
 
 
 def _work(
@@ -324,7 +337,11 @@ def _work(
 
 
 def _once(make: Callable[[], T]) -> Callable[[], T]:
-    """Return a function that calls `make` once, even if several threads call it."""
+    """Return a function that returns the result of `make`, and calls `make` only once.
+
+    Several threads may call the function. If `make` raises an exception, the next call
+    calls it again.
+    """
     lock, cached = Lock(), cache(make)
 
     def made() -> T:
@@ -355,8 +372,8 @@ def _open_queues(settings: Settings) -> None:
     DBOS.register_queue(
         ANALYZE, worker_concurrency=ANALYSES_AT_ONCE, polling_interval_sec=POLL_S
     )
-    # While one instance of the separate lane is decoded, the next one waits for the
-    # decoder, not for the next poll.
+    # The separate lane takes two instances: while one is decoded, the other waits for
+    # the decoder, and not for the next poll.
     for lane, concurrency in ((ANALYZE_SEPARATELY, 2), (ANALYZE_SLOWLY, 1)):
         DBOS.register_queue(
             lane, worker_concurrency=concurrency, polling_interval_sec=SLOW_POLL_S

@@ -1,8 +1,8 @@
 """The cleanup that workers do: files every hour, everything else every minute.
 
-It removes files that the journal does not name, work that ended in an error, work that
-finished more than KEEP_FINISHED ago, and data at the end of its retention period. It
-also compacts the counters.
+The cleanup removes orphans, work that ended in an error, work that finished more than
+KEEP_FINISHED ago, and data at the end of their retention period. It also merges the
+rows of counters.
 """
 
 import logging
@@ -33,7 +33,7 @@ BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 def remove_files(journal: Journal, spool: Spool) -> None:
     """Remove files of the spool that the journal does not need.
 
-    Complete files are kept for at least ORPHAN_AFTER_S.
+    Files are kept for at least ORPHAN_AFTER_S after they were completed.
     """
     orphans = remove_orphans(
         spool,
@@ -57,10 +57,11 @@ def delete_expired_instances(engine: Engine, settings: Settings) -> None:
 
 
 def delete_finished_workflows(journal: Journal) -> None:
-    """Delete work items that ended, and record the failure of those with an error.
+    """Delete finished work, and record failures in the journal.
 
-    Successful ones are kept for KEEP_FINISHED. The rows of each counter are merged,
-    too. Several workers may do this at the same time.
+    If work ended in an error, its analysis or delivery is recorded as failed. Work that
+    succeeded is kept for KEEP_FINISHED. The rows of each counter are merged, too.
+    Several workers may do this at the same time.
     """
     broken = DBOS.list_workflows(
         status=BROKEN, limit=BATCH, load_input=False, load_output=False
@@ -84,9 +85,9 @@ def delete_finished_workflows(journal: Journal) -> None:
 def release_future_workflows_after_clock_change() -> None:
     """Release delayed work that would wait too long because the clock was set back.
 
-    If a work item has a time of creation in the future, the clock was set back after
-    that time. The item would wait longer than intended. It is released at once, because
-    an early attempt does no harm.
+    If work has a time of creation in the future, the clock was set back after the work
+    was queued. The work would wait longer than intended. It is released at once,
+    because an early attempt does no harm.
     """
     delayed = DBOS.list_workflows(
         status="DELAYED", limit=BATCH, load_input=False, load_output=False
@@ -102,7 +103,12 @@ def release_future_workflows_after_clock_change() -> None:
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
-    """Record that an analysis or delivery failed by an error of this program."""
+    """Record that an analysis or delivery failed by an error of this program.
+
+    Args:
+        journal: The journal.
+        workflow: The work that ended in an error.
+    """
     reason = (
         "An error of this program. The log of the worker has the details. Retry after "
         "the error is fixed."

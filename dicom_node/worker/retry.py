@@ -21,18 +21,16 @@ _stopping = threading.Event()
 class RetryStopped(BaseException):
     """A call failed, and is not repeated because this process ends.
 
-    The next worker repeats the work.
-
-    This class does not inherit from Exception. So code that records an exception as a
-    failure does not catch it.
+    The next worker repeats the work. This class does not inherit from Exception, so
+    that code that records an exception as a failure does not catch it.
     """
 
 
 def retry_until_available(write: Callable[[], T]) -> T:
-    """Return the result of a call; repeat it if the database or the disk fails.
+    """Call `write` until it succeeds, and return its result.
 
-    The instance does not cause such a failure, so the call is repeated until it
-    succeeds or this process ends.
+    The call is repeated with a growing delay if the database or the disk fails, because
+    the instance is not the cause of such a failure. Other exceptions are raised.
 
     Raises:
         RetryStopped: The call failed, and this process is to end.
@@ -52,8 +50,8 @@ def retry_until_available(write: Callable[[], T]) -> T:
 
 
 def stop_retrying() -> None:
-    """From now on, raise RetryStopped instead of repeating a call.
+    """Let `retry_until_available` raise RetryStopped from now on, and repeat no call.
 
-    A call that waits for its repetition raises RetryStopped at once.
+    If a thread waits before it repeats a call, it raises RetryStopped at once.
     """
     _stopping.set()

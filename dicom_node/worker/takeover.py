@@ -26,9 +26,10 @@ from dicom_node.storage.heartbeat_rows import DEAD_AFTER_S, alive_workers
 logger = logging.getLogger(__name__)
 
 # The number of an advisory lock that only this program uses. Without the lock, two
-# workers could requeue the same work one after the other. The second could take it from
-# a worker that has begun it after the first requeue. SQLite has no such lock: few
-# workers of one machine use the database, and the cost is a second analysis.
+# workers could requeue the same work one after the other. If a third worker begins the
+# work in between, the second requeue takes it from that worker. SQLite has no advisory
+# locks. There this is accepted: only a few workers of one machine use the database, and
+# the cost is a second analysis.
 TAKEOVER_LOCK = 0x46524144
 
 
@@ -38,8 +39,8 @@ def requeue_stalled_work(engine: Engine, name: str) -> int:
     Args:
         engine: Engine of the journal.
         name: Name of the calling worker. Nothing is requeued until this worker has sent
-            heartbeats for DEAD_AFTER_S without a gap. Otherwise it would consider all
-            other workers dead after the database was unavailable.
+            heartbeats for DEAD_AFTER_S without a gap. Otherwise, after the database was
+            unavailable, this worker would consider all other workers dead.
 
     Returns:
         The number of work items that were requeued.

@@ -1,9 +1,9 @@
 """The durable workflows: they analyze an instance, and deliver its results.
 
-DBOS runs each workflow at least once, and again after a crash. So each one is
-idempotent and ends in one journal transaction, which also queues the work that follows.
-The workflows have no DBOS steps. So DBOS writes less, and an upgrade cannot fail
-because of steps that the previous release recorded.
+DBOS runs each workflow at least once, and again after a crash. So each workflow is
+idempotent and ends in one transaction of the journal. This transaction also queues the
+work that follows. The workflows have no DBOS steps. So DBOS writes less, and an upgrade
+cannot fail because of steps that the previous release recorded.
 """
 
 import logging
@@ -76,17 +76,17 @@ class Work:
         journal: The journal that records all work.
         spool: The files of instances and results.
         pipeline: The pipeline of the normal lane.
-        on_delivery: Called after an analysis, when a delivery may be queued.
+        on_delivery: Called after an analysis, because a delivery may have been queued.
         on_sent: Called after each attempt to send results. It may raise
             DatabaseError, but only before it has recorded anything, because the call
             may be repeated.
         on_refused: Called when the node rejects a Storage Commitment report.
         concurrency_limits: Limits the number of concurrent deliveries.
-        on_moved: Called when an instance has left its lane for another one, or for the
-            end of the separate lane, so that the next one can begin.
+        on_moved: Called when an instance was moved to another lane, or to the end of
+            the separate lane, because the next instance can begin.
         separate_pipelines: Returns the pipelines of the separate lane: the one for
             images of addresses that sent no slow image, and the one for images that
-            come last. If None, that lane uses the pipeline of the normal lane.
+            come last. If None, the separate lane uses the pipeline of the normal lane.
         slow_pipeline: Makes a pipeline for one instance of the slow lane, with a
             decoder of its own. If None, the slow lane uses the pipeline of the normal
             lane.
@@ -108,8 +108,12 @@ class Work:
         """Analyze one instance, and record the result or conclusion in the journal.
 
         If the instance may be slow, it is moved to the separate lane instead. If the
-        decoder dies or takes too long, the instance is moved to the slow lane. Stale
-        work changes nothing.
+        decoder dies or takes too long, the instance is moved to the slow lane instead.
+        If this run is stale, nothing is changed.
+
+        Args:
+            instance_id: Id of the instance.
+            run: Run of the analysis.
         """
         record = self.journal.analyses.begin(instance_id, run)
         if record is None:
@@ -151,8 +155,11 @@ class Work:
         """Analyze one instance with the whole decode_timeout_s, in the slow lane.
 
         The result or conclusion is recorded. The instance is not moved to another lane.
-        Instances in this lane wait for each other. Instances of the normal lane do not
-        wait for them.
+        The instances in this lane wait for each other, but delay no other lane.
+
+        Args:
+            instance_id: Id of the instance.
+            run: Run of the analysis.
         """
         record = self.journal.analyses.begin(instance_id, run, slow=True)
         if record is None:
@@ -169,9 +176,10 @@ class Work:
         self.on_delivery()
 
     def _analyze_slowly(self, record: InstanceRecord) -> None:
-        """Analyze as `_analyze` does, and again if the decoder dies.
+        """Analyze as `_analyze` does, and repeat the analysis if the decoder dies.
 
-        The analysis fails after MOST_CHILD_DEATHS deaths, or after a timeout.
+        The analysis fails after MOST_CHILD_DEATHS deaths of the decoder, or after one
+        timeout.
         """
         began = time.monotonic()
         while True:
@@ -246,7 +254,12 @@ class Work:
         log_step(logger, "analyzed", message, seconds=time.monotonic() - began)
 
     def _check_decoded(self, record: InstanceRecord, decoded: DecodedInstance) -> None:
-        """Record assumptions; raise SamePictureError if the result is known already."""
+        """Record the assumptions, and check that no other revision has the result.
+
+        Raises:
+            SamePictureError: Another revision with the same picture and identity has a
+                result.
+        """
         analyses, assumptions = self.journal.analyses, decoded.radiograph.assumptions
         analyses.note_assumptions(record.id, record.run, assumptions)
         digests = decoded.picture_digest, decoded.identity_digest
@@ -258,7 +271,7 @@ class Work:
         error: NotAnalyzedError | AnalysisError,
         began: float,
     ) -> None:
-        """Record why an instance has no result, and make notices if one is expected.
+        """Record why an instance has no result, and make notices if users expect one.
 
         Raises:
             ChildDiedError: The decoder of the normal lane died or took too long.
@@ -280,8 +293,10 @@ class Work:
     ) -> list[StoredResult]:
         """Make and store notices for the destinations that get no negative results.
 
-        Without a notice, such a destination would take a missing result for a negative
-        one.
+        Without a notice, a missing result at such a destination would look negative.
+
+        Returns:
+            The notices; empty if no destination gets notices, or if none can be made.
 
         Raises:
             ChildDiedError: The decoder of the normal lane died or took too long.
@@ -300,8 +315,8 @@ class Work:
         return [self._store(instance, each) for each in made]
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
-        # Results of two models have different UIDs, so a new result does not replace
-        # the file of a delivery in progress.
+        # The name contains the UID, because results of two models have different UIDs.
+        # So a new result does not replace a file that is being delivered.
         name = f"{instance.id}-{result.kind}-{result.sop_instance_uid}"
         return StoredResult(
             kind=result.kind,
@@ -313,10 +328,12 @@ class Work:
         )
 
     def _check_for_presentation_image(self, record: InstanceRecord) -> None:
-        """Raise NotMeantError if this image has an analyzed For Presentation image.
+        """Check that a For Processing image has no analyzed For Presentation image.
 
-        This applies to For Processing images only. An analysis that a user requests is
-        never rejected here.
+        If a user has requested the analysis again, the image is not rejected.
+
+        Raises:
+            NotMeantError: The For Presentation image of this image was analyzed.
         """
         if (
             record.sop_class_uid != DigitalXRayImageStorageForProcessing
@@ -335,6 +352,11 @@ class Work:
 
         A run sends the objects that the destination has not stored. If all are stored,
         the run requests commitment to the objects in the state `committing`.
+
+        Args:
+            instance_id: Id of the instance.
+            destination: Name of the destination.
+            run: Run of the delivery.
         """
         uid, sender_ae_title = self.journal.sender(instance_id)
         with instance_context(uid, instance_id):
@@ -398,7 +420,8 @@ class Work:
         """Request commitment to the results in the state `committing`.
 
         Returns:
-            Whether a request was made; False if there is nothing to request.
+            Whether a request was made. False if `Commitments.begin` returned no
+            request.
         """
         commitments = self.journal.commitments
         request = commitments.begin(instance_id, destination, run)
@@ -434,9 +457,13 @@ def _move(
 
 
 def _check_returned_result(record: InstanceRecord) -> None:
-    """Raise NotMeantError if a capture has the UID of one of the node's results.
+    """Check that an instance does not have the UID of a result of the node.
 
-    An analysis that a user requests is never rejected here.
+    Only captures are checked. If a user has requested the analysis again, the instance
+    is not rejected.
+
+    Raises:
+        NotMeantError: The instance has the SOP Instance UID of a result.
     """
     if record.returned and record.run == 1 and is_capture(record.sop_class_uid):
         raise NotMeantError(
@@ -493,8 +520,9 @@ def _state_label(state: InstanceState) -> str:
 def register(work: Work) -> None:
     """Register the workflows with DBOS; call this before DBOS is launched."""
 
-    # DBOS would count every death of the process for all work in progress, so one bad
-    # image would make others fail. The journal counts attempts instead.
+    # There is no limit on recovery attempts, because DBOS would count each death of the
+    # process for all work in progress. So one bad image would make others fail. The
+    # journal counts attempts instead.
     @DBOS.workflow(name=ANALYZE, max_recovery_attempts=None)
     def analyze(instance_id: str, run: int) -> None:
         work.analyze(instance_id, run)

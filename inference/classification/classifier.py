@@ -62,7 +62,7 @@ class Classifier:
         """Return a classifier for a weights file and the card beside it.
 
         If `preload` has loaded the same weights with the same card for the same device,
-        this is that classifier.
+        the preloaded classifier is returned.
 
         Args:
             weights: A .pth file with a .toml file of the same name beside it. None
@@ -97,7 +97,7 @@ class Classifier:
         return cls(network, card, identity, target_device)
 
     def suits(self, card: ModelCard, content: bytes, device: str) -> bool:
-        """Return whether `from_card` would create the same classifier.
+        """Return whether `from_card` would create an equal classifier.
 
         Raises:
             ModelError: The device cannot be used.
@@ -164,11 +164,13 @@ class Classifier:
 def preload(weights: Path | None, device: str) -> None:
     """Load and test a classifier, so that forks of this process share it.
 
-    Nothing is loaded if a GPU may be used, because a process cannot use a GPU that was
-    used before the fork. Nor is a classifier loaded if its card has no SHA-256: each
-    process then loads it itself, and so logs the warning that the SHA-256 is missing.
+    Nothing is loaded in two cases. If a GPU may be used, each process must load the
+    classifier itself, because a fork cannot use a GPU that its parent has used. If the
+    card has no SHA-256, each process loads the classifier itself to log the warning
+    that the SHA-256 is missing.
 
-    The arguments are the same as for `Classifier.load`. No thread is started.
+    The arguments are the same as for `Classifier.load`. No thread is started, because
+    a process with threads cannot be forked safely.
 
     Raises:
         ModelError: Weights or card cannot be used, or the test fails.
@@ -185,7 +187,10 @@ def preload(weights: Path | None, device: str) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in this thread only within the block; torch does so from now on."""
+    """Limit OpenCV and torch to this thread.
+
+    The limit of OpenCV ends with the block. The limit of torch remains.
+    """
     torch.set_num_threads(1)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -213,7 +218,8 @@ def self_test(classifier: Classifier) -> None:
 
     Like a constancy test in medical physics, the test verifies that the computation of
     the logits has not changed since the card was made. If the card has no logits, the
-    test only verifies that the computed logits are finite.
+    test only verifies that the computed logits are finite. A classifier that `preload`
+    has tested is not tested again.
 
     Raises:
         ModelError: The logits differ, or are not finite.

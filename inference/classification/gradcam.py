@@ -4,11 +4,11 @@ Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient
 Localization", ICCV 2017, equations 1 and 2.
 
 The head is one linear layer and a pooling over the grid. The gradient of a logit with
-respect to an activation, averaged over the grid, is then the weight of the layer
-divided by the number of cells. For average pooling this holds because the gradient is
-the same in every cell. For log-sum-exp it holds because the softmax weights of the
-cells add up to one. The computation therefore needs no backward pass and stores nothing
-in the network, so threads may share the network.
+respect to an activation, averaged over the grid, is therefore the weight of the layer
+divided by the number of cells. For average pooling, the reason is that the gradient is
+the same in every cell. For log-sum-exp, the reason is that the softmax weights of the
+cells add up to one. The computation needs no backward pass and stores nothing in the
+network, so threads may share the network.
 """
 
 import torch

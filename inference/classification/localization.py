@@ -45,9 +45,9 @@ def point_at_peak(
 
 
 def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
-    """Return a tail, in pixels, so that the arrow covers little bright tissue.
+    """Return the tail of an arrow that covers little bright tissue, in pixels.
 
-    Longer arrows are preferred.
+    Between arrows that cover equally bright tissue, the longer one is chosen.
     """
     rows, columns = pixels.shape
     long_side = max(rows, columns)
@@ -78,8 +78,8 @@ def _reach(
         direction: Unit vectors, (n, 2).
         tip: (column, row).
         size: (columns, rows) of the image.
-        margin: Width of the margin in pixels. It is reduced to a quarter of the shorter
-            side if it is wider.
+        margin: Width of the margin in pixels. If it is wider than a quarter of the
+            shorter side of the image, a quarter of this side is used instead.
 
     Returns:
         The distances in pixels, (n,).

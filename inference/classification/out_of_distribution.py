@@ -2,9 +2,10 @@
 
 The measure is the distance of the features of an image from those of the training
 images (Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution
-Samples and Adversarial Attacks", NeurIPS 2018). It uses the features of the last stage,
-averaged over the image. Features of layer2 are less suitable: with them, the check also
-rejected a radiograph of a hand from another hospital (models/README.md).
+Samples and Adversarial Attacks", NeurIPS 2018). The features are those of the last
+stage of the network, averaged over the image. Features of layer2 are less suitable:
+with them, the check also rejected a radiograph of a hand from another hospital
+(models/README.md).
 """
 
 import math
@@ -19,8 +20,8 @@ DIRECTIONS = 200
 variance of the training images."""
 
 LEAST = 1e-3
-"""Minimum deviation, relative to the largest one. Directions with a smaller deviation
-are ignored, because they give no scale for a comparison."""
+"""Minimum standard deviation of a direction, relative to the largest one. Directions
+with a smaller deviation are ignored, because they give no scale for a comparison."""
 
 
 class OutOfDistributionError(Exception):
@@ -43,8 +44,8 @@ class FeatureStatistics:
     def distance(self, activation: Tensor) -> float:
         """Return the distance of an image from the training images.
 
-        It is the root mean square of the deviations in all directions, in standard
-        deviations. Training images have distances near 1.
+        The distance is the root mean square of the deviations from the mean in all
+        directions, in standard deviations. Training images have distances near 1.
 
         Args:
             activation: The output of the convolutions, (1, K, h, w).

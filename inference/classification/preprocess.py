@@ -25,21 +25,20 @@ from inference.radiograph import Radiograph
 from models.card import ModelCard
 
 FLAT = 1e-3
-"""Minimum variation of a map, relative to its peak. Less is numerical noise."""
+"""Minimum difference between the largest and the smallest value of a heatmap, relative
+to its peak. A smaller difference is numerical noise."""
 
 SAMPLE = 100_000
 """Approximate number of pixels for the percentiles of gray levels."""
 
 STEP = 32
-"""Side of a cell of the coarse map, in pixels of a canvas for two scales.
-
-The sides of the canvas are multiples of it.
-"""
+"""Side of a cell of the coarser map of a network with two scales, in pixels of the
+canvas. The sides of the canvas are multiples of this number."""
 
 MIN_PEAK = 0.5
-"""Minimum peak of a map on the radiograph, relative to its peak on the canvas.
+"""Minimum peak of a heatmap on the radiograph, relative to its peak on the canvas.
 
-If the peak of the canvas is in the padding, smaller values on the radiograph are only
+If the peak on the canvas is in the padding, smaller values on the radiograph are only
 the slope of that peak, and give no position.
 """
 
@@ -70,8 +69,9 @@ class ModelInput:
 
         Returns:
             float32, (height, width); covers the whole radiograph, with a peak of 1. All
-                zeros if the heatmap gives no position, because it is zero, constant or
-                not finite, or because its peak is in the padding (see MIN_PEAK).
+                zeros if the heatmap gives no position: it is zero, constant or not
+                finite, or its peak is in the padding and much higher than the values on
+                the radiograph (see MIN_PEAK).
         """
         empty = np.zeros((self.height, self.width), np.float32)
         if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():

@@ -82,7 +82,8 @@ def _placed(outline: list[Point], arrow: Arrow, length: float) -> Polygon:
     """Convert an outline from arrow coordinates to image coordinates.
 
     Args:
-        outline: Corners as (distance from the tip along the arrow, distance aside).
+        outline: Corners as (distance from the tip along the arrow, distance from the
+            axis of the arrow).
         arrow: The arrow that defines the arrow coordinates.
         length: The length of the arrow.
 

@@ -2,8 +2,9 @@
 
 The radiograph stays readable. The heatmap is a tint that is transparent at low values
 and never opaque, and the caption is a band below the radiograph. A negative result
-shows only the radiograph and the caption. A heatmap is scaled to its own peak and
-always has a bright spot, which readers would take for a fracture.
+shows only the radiograph and the caption, without the heatmap. The reason is that a
+heatmap is scaled to its own peak, so it always has a bright spot, which readers would
+take for a fracture.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ The factor is an integer, at most _MAX_ENLARGEMENT.
 _MAX_ENLARGEMENT = 8
 
 _MIN_WIDTH = 360
-"""Narrower images are padded with black on the right, so that the caption fits."""
+"""Minimum width of a result image in pixels. A narrower radiograph is padded with black
+on the right, so that the caption fits."""
 
 _TEXT = 0.021
 """Size of the headline relative to the long side of the radiograph."""

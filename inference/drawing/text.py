@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST = 15
-"""Headline size in pixels at or below which text is wrapped instead of reduced."""
+"""Minimum size in pixels to which a headline is reduced. If a text does not fit at this
+size, it is wrapped."""
 
 _BACKGROUND = (14, 16, 18)
 _RULE = (62, 66, 70)

@@ -32,6 +32,8 @@ class Bone:
 class Break:
     """An oblique cut across the main bone, and the position of the far fragment.
 
+    The far fragment is the part of the bone beyond the cut.
+
     Attributes:
         along: Position along the limb at which the cut crosses the axis of the bone.
         angle: Angle between the cut and a transverse cut, in radians.

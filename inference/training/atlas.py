@@ -22,7 +22,8 @@ FOLDS = 5
 """Default number of folds in training."""
 
 Box = tuple[float, float, float, float]
-"""(left, top, right, bottom), right and bottom exclusive."""
+"""(left, top, right, bottom), right and bottom exclusive. Each user of the type states
+the unit: pixels, or shares of the width and the height of the image."""
 
 
 class ManifestError(Exception):

@@ -16,8 +16,9 @@ from inference.training.judging import Judged
 from models.card import ModelCard
 
 SENSITIVE, SPECIFIC = 0.91, 0.955
-"""Sensitivity of `doubtful` and specificity of `definite` on the data that they are
-fitted to. They are slightly above the 0.90 and 0.95 that are required on other data."""
+"""Sensitivity at the threshold `doubtful`, and specificity at the threshold `definite`,
+on the data to which both are fitted. The numbers are slightly above 0.90 and 0.95,
+which are required on other data."""
 
 ROUNDS = 50
 SURE = 1e-6

@@ -36,7 +36,7 @@ BATCH_TIMEOUT_S = 300
 """Timeout for a batch in seconds. If the shared memory is full, no batch arrives."""
 
 PAIR = 2
-"""Number of adjacent views in a batch that have one source."""
+"""Number of views in a pair."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +148,8 @@ def epoch(
         multiprocessing_context=_server() if workers else None,
         timeout=BATCH_TIMEOUT_S if workers else 0,
         collate_fn=_joined,
-        generator=torch.Generator(),  # otherwise it uses the global one
+        # Without an own generator, DataLoader would advance the global one.
+        generator=torch.Generator(),
         worker_init_fn=_use_one_thread,
     )
     for made in batches:
@@ -239,7 +240,13 @@ def _phantom(random: np.random.Generator) -> View:
 
 
 def example(view: View, card: ModelCard, *, alike: bool = False) -> Example:
-    """Convert a view to a batch with only this view, which gets the given `alike`."""
+    """Return a batch that contains only one view.
+
+    Args:
+        view: The view.
+        card: The input format of the network.
+        alike: The value of `Example.alike` for the view.
+    """
     model_input = prepare(view.radiograph, card)
     side = canvas_side(card)
     grid = side // CELL
@@ -263,7 +270,7 @@ def _covered(
 ) -> NDArray[np.float32]:
     rows, columns = view.radiograph.pixels.shape
     left, top, right, bottom = box
-    # Per axis: offset and scale from pixels of the radiograph to cells of the canvas.
+    # The box is in pixels of the radiograph, and the grid is in cells of the canvas.
     across = _shared(
         (model_input.left + np.array([left, right]) * model_input.width / columns)
         / CELL,
@@ -279,7 +286,7 @@ def _covered(
 def _shared(span: NDArray[np.float64], grid: int) -> NDArray[np.float64]:
     """Return the overlap of each cell with a span, in units of the cell side.
 
-    If the span is shorter than a cell, the overlap is divided by its length.
+    If the span is shorter than a cell, the overlap is divided by the span's length.
     """
     low, high = span
     start = np.arange(grid)

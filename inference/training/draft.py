@@ -44,7 +44,7 @@ DRAFT = ModelCard(
 )
 
 WHOLE_IMAGE = replace(DRAFT, scales=(1,))
-"""The same card with scale 1 only, for the first part of a training."""
+"""DRAFT with scale 1 only, for the first part of each generation of a training."""
 
 CELL = 16
 """Side of a cell of the network's map, in pixels of the canvas."""

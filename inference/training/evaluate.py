@@ -27,13 +27,14 @@ FEW = 200
 """Number of bootstrap resamples for a subgroup."""
 
 SMALL, LARGE = 0.06, 0.12
-"""Limits between size groups: long side of the largest fracture, as a share of that of
-the image."""
+"""Limits between the size groups of fractures. The size of a fracture is the larger of
+the width and the height of its box, each as a share of the same side of the image."""
 
 Rows = NDArray[np.intp]
 
 OnFigure = Callable[[], None]
-"""Called after each figure, because its bootstrap takes seconds."""
+"""A function that is called after each figure, to show the progress. The bootstrap of a
+figure takes seconds."""
 
 
 def _nothing() -> None:
@@ -93,14 +94,21 @@ def figures_in(judged: Sequence[Judged]) -> int:
 def figures(
     judged: Sequence[Judged], resampled: int, on_figure: OnFigure = _nothing
 ) -> dict[str, Any]:
-    """Return the figures of some radiographs; a figure is None if it is undefined.
+    """Return the performance figures of some radiographs.
 
     A radiograph that the classifier refuses counts as negative: a fracture is missed,
     and a radiograph without a fracture is no false alarm. Figures that are computed
     from probabilities exclude refused radiographs.
 
-    `resampled` is the number of bootstrap resamples. If it is 0, the ends of the
-    intervals are NaN.
+    Args:
+        judged: The results for the radiographs.
+        resampled: Number of bootstrap resamples. If it is 0, the ends of the intervals
+            are NaN.
+        on_figure: Called after each figure.
+
+    Returns:
+        The counts `radiographs` and `fractured`, and each figure by name as [value,
+            low, high]. A figure is None if it is undefined.
     """
     return _counted([judged], resampled, on_figure)
 
@@ -114,6 +122,9 @@ def means(
         parts: The results of each fold.
         resampled: Number of bootstrap resamples.
         on_figure: Called after each figure.
+
+    Returns:
+        A dictionary as from `figures`.
     """
     return _counted(parts, resampled, on_figure)
 
@@ -147,6 +158,8 @@ def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged
     """Group radiographs by each trait of the manifest, and fractures by size.
 
     Each group of fractures by size also contains all radiographs without a fracture.
+    Traits with only one value are omitted. Traits with more than MOST_VALUES values are
+    omitted, except those in ALWAYS.
 
     Returns:
         The results by trait and value.

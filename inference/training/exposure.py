@@ -29,8 +29,11 @@ def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
     """Apply a random window and film curve, and sometimes blur, sharpening or noise.
 
     Args:
-        pixels: uint8, (rows, columns).
+        pixels: uint8, (rows, columns); not modified.
         random: Determines all changes.
+
+    Returns:
+        The changed pixels, uint8, (rows, columns).
     """
     gray = _curve(random)[pixels]
     chance = random.random()
@@ -68,8 +71,9 @@ def collimated(
         random: Determines whether and how much is covered.
 
     Returns:
-        The pixels. The covered area is black or white. White simulates equipment that
-            does not blacken the area behind the collimator.
+        The pixels; unchanged if nothing is covered. The covered area is black or white.
+            White simulates equipment that does not blacken the area behind the
+            collimator.
     """
     if random.random() > COLLIMATED:
         return pixels
@@ -87,7 +91,7 @@ def collimated(
 
 
 def with_painted_objects(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Sometimes paint a marker over the image, and sometimes metal, at random.
+    """Return a copy of the image, sometimes with a painted marker or painted metal.
 
     In the data, nearly every image with metal implants shows a fracture. Painted metal
     appears on fractures and intact bones alike, so that the network cannot use it as
@@ -133,7 +137,11 @@ def _paint_hardware(gray: Pixels, random: np.random.Generator) -> None:
 
 
 def stored(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Sometimes invert the image, and sometimes compress it as JPEG, at random."""
+    """Return the image after storage: sometimes inverted, and sometimes JPEG-coded.
+
+    `random` determines whether the image is inverted and whether it is compressed as
+    JPEG.
+    """
     if random.random() < INVERTED:
         pixels = 255 - pixels
     if random.random() > COMPRESSED:

@@ -1,8 +1,9 @@
 """Train one network, from its initial weights to the final ones.
 
-A training can be stopped after any step and resumed later. It ends with the same result
-as an uninterrupted one: a checkpoint contains everything that the next step needs, and
-the random choices of an epoch depend only on the seed and the number of the epoch.
+A training can be stopped after any step and resumed later. A resumed training ends with
+the same result as an uninterrupted one: a checkpoint contains everything that the next
+step needs, and the random choices of an epoch depend only on the seed and the number of
+the epoch.
 """
 
 import copy
@@ -173,9 +174,9 @@ class Fitting:
         return passed / (self.recipe.epochs + FINE * self.recipe.fine_epochs)
 
     def _part(self, before: int) -> tuple[Recipe, ModelCard]:
-        """Return recipe and card for an epoch with `before` epochs before it.
+        """Return recipe and card for an epoch.
 
-        Only the epochs of the same generation count.
+        `before` is the number of earlier epochs in the same generation.
         """
         if before < self.recipe.epochs:
             return self.recipe, WHOLE_IMAGE
@@ -184,12 +185,12 @@ class Fitting:
         return fine, DRAFT
 
     def _start_epoch(self, before: int) -> None:
-        """Prepare the networks for an epoch with `before` epochs before it.
+        """Prepare the networks for an epoch.
 
-        Only the epochs of the same generation count. At the start of a later
-        generation, the averaged network becomes the teacher, and a new network is
-        trained. At the start of the second part of a generation, the training continues
-        from the averaged weights.
+        `before` is the number of earlier epochs in the same generation. At the start of
+        a later generation, the averaged network becomes the teacher, and a new network
+        is trained. At the start of the second part of a generation, the training
+        continues from the averaged weights.
         """
         if self.done and not before:
             self._teacher = self.network()
@@ -233,11 +234,12 @@ def _new(weights: Mapping[str, Tensor], seed: int) -> ResNet:
 def halved(
     network: ResNet, statistics: Mapping[str, Tensor] = MappingProxyType({})
 ) -> bytes:
-    """Return the bytes of a weights file in half precision.
+    """Return the weights of a network as the bytes of a weights file in half precision.
 
+    `statistics` are the tensors of the out-of-distribution check, which are added.
     Only convolutions and matrices are converted, which halves the size. Vectors keep
     their precision, because variances of batch normalization may be too small for half
-    precision. The statistics of the out-of-distribution check also keep theirs.
+    precision. The statistics of the check keep their precision, too.
     """
     state = {
         name: (value.half() if value.ndim > 1 else value).contiguous().cpu()

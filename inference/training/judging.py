@@ -74,7 +74,11 @@ def _refused(sample: Sample) -> Judged:
 
 
 def judged(sample: Sample, radiograph: Radiograph, finding: Finding) -> Judged:
-    """Compare the finding on a radiograph with the label of its sample."""
+    """Compare the finding for a radiograph with the label of its sample.
+
+    Returns:
+        The result of the comparison, with `refused` False.
+    """
     rows, columns = radiograph.pixels.shape
     tip = None
     if finding.arrow is not None:

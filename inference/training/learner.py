@@ -1,11 +1,12 @@
 """Train a network to detect and to locate fractures.
 
-The network scores each cell of a grid, and the score of the image is the log-sum-exp of
-the cell scores. There are two losses. The first compares the score of the image with
-its label. The second is used only for images with a fracture. It considers the softmax
-of the scores over all cells, and is low if most of this softmax lies on the fracture.
-The arrow points to the peak of the scores, so the second loss moves the arrow to the
-fracture. Cells with low scores have little influence on either loss.
+The network scores each cell of a grid. The score of the image is the logarithm of the
+mean of the exponentials of the cell scores. There are two losses. The first loss
+compares the score of the image with its label. The second loss is used only for images
+with a fracture. It considers the softmax of the scores over all cells, and is low if
+most of this softmax lies on the fracture. The arrow points to the peak of the scores,
+so the second loss moves the arrow to the fracture. Cells with low scores have little
+influence on either loss.
 
 A generation has two parts. In the first part, the network sees whole images at 224
 pixels and some close-ups, and its map has 14 x 14 cells. In the second part, it sees
@@ -39,10 +40,11 @@ from models.network import split_network
 from models.resnet import ResNet
 
 STEM = 4
-"""Number of modules to the end of the stem. They are never trained."""
+"""Number of modules of the stem: convolution, normalization, ReLU and pooling. They are
+the first modules of the network, and are never trained."""
 
 FIRST_STAGE = STEM + 1
-"""Number of modules to the end of layer1."""
+"""Number of modules of the stem and layer1."""
 
 WARM_UP = 0.08
 GRADIENT = 5.0
@@ -229,8 +231,8 @@ def _smoothed(label: Tensor, smoothing: float) -> Tensor:
 def low_precision(device: str) -> torch.autocast:
     """Return a context with bfloat16 for convolutions, if that is fast on the device.
 
-    It is fast on a GPU and on a processor with AVX-512. A processor with only AVX2 must
-    convert the numbers, which takes longer.
+    bfloat16 is fast on a GPU and on a processor with AVX-512. A processor with only
+    AVX2 must convert the numbers, which makes the convolutions slower.
     """
     is_quick = device != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.autocast(device, dtype=torch.bfloat16, enabled=is_quick)

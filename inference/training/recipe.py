@@ -39,11 +39,12 @@ class Recipe:
             epoch.
         close_share: Share of the drawn radiographs that give two close-ups. In epochs
             at both scales, there are no close-ups.
-        pointing: Weight of the loss for the location, relative to that for the label.
+        pointing: Weight of the loss for the location, relative to the loss for the
+            label.
         smoothing: Label smoothing: the labels 0 and 1 become `smoothing` / 2 and
             1 - `smoothing` / 2.
-        taught: Weight of the outputs of the previous generation in the target; that of
-            the labels is 1 - `taught`.
+        taught: Weight of the outputs of the previous generation in the target. The
+            weight of the labels is 1 - `taught`.
         averaging: Decay of the moving average of the weights per step.
         phantoms: Number of phantoms in an epoch, as a share of the radiographs.
     """

@@ -33,11 +33,12 @@ def robustness(
     """Classify all samples after each change, and compare the results.
 
     Yields:
-        For each of CHANGES: its name, the AUC of accepted radiographs, the share of
-            accepted radiographs, and two shares of results that differ from the results
-            without a change. `turned` is the share that changed between fracture and no
-            fracture, `turned_definite` the share that changed between definite and not
-            definite.
+        One dictionary for each of CHANGES. `change` is the name of the change. `auc` is
+            the AUC of accepted radiographs; None if it is undefined. `answered` is the
+            share of accepted radiographs. `turned` is the share of radiographs for
+            which only one of two results reports a fracture: the result with the change
+            and the result without it. `turned_definite` is the share for which only one
+            of the two results is definite.
     """
     before: list[OperatingPoint] = []
     for name, change in CHANGES.items():

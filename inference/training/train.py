@@ -50,8 +50,9 @@ SAVE_INTERVAL_S = 300
 """Seconds between checkpoints."""
 
 JUDGE_INTERVAL = 4
-"""In the first part, the network of a fold is judged after every fourth epoch and after
-the last one. In the second part, it is judged after each epoch."""
+"""A network that is trained without a fold is applied to this fold during the training,
+to report its performance. In the first part of a generation, this happens after every
+fourth epoch and after the last one. In the second part, it happens after each epoch."""
 
 
 class StoppedError(Exception):
@@ -66,7 +67,7 @@ class Plan:
         out: The .pth file to write. Card, checkpoints and the evaluation of the folds
             are written beside it.
         recipe: The training recipe.
-        start: A .npz file of initial weights; None starts at random.
+        start: A .npz file of initial weights. None means random initial weights.
         folds: Number of folds; at least 2.
         seed: Determines all random choices.
         device: "cpu" or "cuda".
@@ -131,9 +132,9 @@ def conclude(
     """Evaluate the networks of the folds, and write weights, cards and evaluation.
 
     Args:
-        fitted: A function that returns the network that was trained without the fold of
-            a number, from 0. For None, it returns the network that was trained on all
-            folds.
+        fitted: A function that returns a trained network. Its argument is the number of
+            the fold that was left out in the training, from 0. For None, it returns the
+            network that was trained on all folds.
         parts: The samples of each fold.
         plan: As for `train`.
         progress: As for `train`.
@@ -390,7 +391,10 @@ def _report_performance(
 def _judged(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
-    """Judge radiographs with the weights in half precision, as they are stored."""
+    """Yield the results for radiographs, with the weights in half precision.
+
+    Weights files have this precision.
+    """
     return judge(_classifier(network, device), samples)
 
 
@@ -408,7 +412,7 @@ def _collect(
 def _judged_in_full(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
-    """Judge radiographs with the weights in full precision, for comparison."""
+    """Yield the results for radiographs, with the weights in full precision."""
     in_full = split_network(network, DRAFT)
     return judge(replace(_classifier(network, device), network=in_full), samples)
 

@@ -31,8 +31,8 @@ CLOSE = 1.7, 2.8
 side of the close-up."""
 
 ROTATION, STRETCH = 12.0, 0.05
-"""Standard deviations of the rotation in degrees, and of the logarithm of the
-proportions."""
+"""Standard deviations of the rotation in degrees, and of the logarithm of the factor
+`_Window.stretch`."""
 
 QUARTER_TURNED = 0.75
 """Probability of an additional rotation by 90, 180 or 270 degrees. All four
@@ -42,7 +42,7 @@ AIMED = 0.75
 """Probability that a close-up view shows a fracture if there is one."""
 
 ENOUGH = 0.5
-"""Minimum visible share of a box. Boxes with less are omitted from a view."""
+"""Minimum visible share of a box. If less of a box is visible, a view omits the box."""
 
 TRIES = 20
 
@@ -148,7 +148,7 @@ def _far(
 def _close(
     size: tuple[int, int], boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """Return a square window. If there are boxes, AIMED is the chance to show one."""
+    """Return a square window. With the probability AIMED, it shows a box, if any."""
     side = max(size) / _between(CLOSE, random)
     if boxes and random.random() < AIMED:
         box = boxes[int(random.integers(len(boxes)))]

@@ -25,7 +25,11 @@ COMMAND = [sys.executable, "-P", "-m", "api"]
 def running(
     folder: Path, *arguments: str, fd: int = -1
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the API with its data in a folder; kill the process after the block."""
+    """Run the API with its data in a folder, and yield the process.
+
+    The process is killed after the block. It inherits the descriptor `fd`, unless `fd`
+    is negative.
+    """
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

@@ -32,7 +32,8 @@ class Cost:
 
 
 Attack = Callable[[Cost], None]
-"""Runs in its own thread until it is done, or until `over` is set."""
+"""A function that attacks the node. It runs in its own thread, until it is done or
+until `Cost.over` is set."""
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Seen:
         during: Turnaround during the attack; infinite if it took too long.
         growth: Growth of the processes in megabytes, by role.
         note: Other results.
+        failures: Expectations that do not hold.
     """
 
     item: int
@@ -76,7 +78,7 @@ class Seen:
 
 
 def in_words(seconds: float) -> str:
-    """Format a duration; an infinite one means that the event did not occur."""
+    """Return a duration as text; "in vain" if it is infinite."""
     return f"{seconds:.1f} s" if math.isfinite(seconds) else "in vain"
 
 
@@ -84,7 +86,7 @@ ROWS: list[Seen] = []
 
 
 def note(item: int, attack: str) -> Seen:
-    """Add a row for an attack without a good image."""
+    """Add a row to the table, without a good image that is timed; return the row."""
     seen = Seen(item, attack)
     ROWS.append(seen)
     return seen
@@ -102,6 +104,9 @@ def assault(
         attack: See Attack.
         at_least_s: Seconds that the attack may last, even if the good image is done
             earlier.
+
+    Returns:
+        The row of the attack in the table.
     """
     seen = note(item, name)
     cost = Cost()

@@ -61,10 +61,10 @@ def trailing_elements(count: int = 500_000) -> Sample:
 
 
 def nested(depth: int, breadth: int) -> Sample:
-    """Return a dataset with nested sequences.
+    """Return a dataset with `depth` nested sequences inside a sequence.
 
-    Each sequence has `breadth` empty items next to the inner sequence. The outer
-    sequence has a defined length, so that a reader can skip it.
+    Each nested sequence has `breadth` empty items, and one item with the next sequence.
+    The outermost sequence has a defined length, so that a reader can skip it.
     """
     empty_items = (ITEM + bytes(4)) * breadth
     opening = ACQUISITION_CONTEXT + ENDLESS + empty_items + ITEM + ENDLESS
@@ -90,7 +90,10 @@ def progressive_jpeg(scans: int = 400) -> bytes:
 
 
 def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
-    """Return an image with many scans, in a transfer syntax that allows them."""
+    """Return a JPEG image with many scans.
+
+    The transfer syntax is JPEG Baseline, or JPEG Extended if `extended` is true.
+    """
     dataset = _phantom()
     dataset.Rows = dataset.Columns = SIDE
     dataset.BitsAllocated = dataset.BitsStored = 8
@@ -109,7 +112,8 @@ def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
 def noise_images(count: int, side: int) -> list[Sample]:
     """Return images of ordinary size in JPEG 2000 that take seconds to decode.
 
-    All have the same pixels, because they also take seconds to encode.
+    All images have the same pixels. They are encoded only once, because the encoding
+    takes seconds, too.
     """
     dataset = _phantom()
     noise = np.random.default_rng(0).integers(0, 2**16, (side, side), dtype=np.uint16)
@@ -130,7 +134,7 @@ def noise_images(count: int, side: int) -> list[Sample]:
 
 
 def read_sample(path: Path) -> Sample:
-    """Read a file that is to be sent unchanged."""
+    """Return the dataset of a DICOM file, to be sent unchanged."""
     dataset = dcmread(path)
     return _sample(dataset, _bytes(dataset), dataset.file_meta.TransferSyntaxUID)
 

@@ -69,12 +69,17 @@ class Target:
     Attributes:
         folder: The folder of its settings, log and storage.
         usual_s: The turnaround of a good image without an attack.
-        damaged: Whether an attack left work behind, so that the next one needs a new
+        damaged: Whether an attack left work behind, so that the next attack needs a new
             node.
     """
 
     def __init__(self, folder: Path, destinations: str = "") -> None:
-        """Write the settings. The node is not started."""
+        """Start the archive, and write the settings. The node is not started.
+
+        Args:
+            folder: The folder for all files.
+            destinations: Further destinations, in the format of the settings.
+        """
         self.folder = folder
         self.config = folder / "node.toml"
         self.archive: Archive = start_archive(folder / "archive")
@@ -101,7 +106,7 @@ class Target:
         return self
 
     def renew(self) -> None:
-        """Start with an empty storage directory if an attack left work behind."""
+        """If an attack left work behind, restart the node with an empty storage."""
         if self.damaged:
             self.node.kill()
             wait_for(self._is_removed)  # its roles may still be shutting down
@@ -168,7 +173,10 @@ class Target:
 
     @contextmanager
     def sending_from(self, address: str) -> Iterator[None]:
-        """Send good images from another address during the block; "" is the default."""
+        """Send good images from another address during the block.
+
+        "" stands for the usual address.
+        """
         self._source = address
         try:
             yield

@@ -105,7 +105,10 @@ def endless_header(connection: socket.socket, cost: Cost) -> None:
 
 
 def drip(connection: socket.socket, cost: Cost, first: bytes) -> None:
-    """Send one byte per second, so that no read times out."""
+    """Send `first`, and then one byte per second, so that no read times out.
+
+    The function returns when the attack is over.
+    """
     connection.sendall(first)
     while not cost.over.wait(1):
         connection.sendall(b" ")

@@ -165,7 +165,8 @@ def test_a_good_image_does_not_wait_for_many_that_are_almost_slow(
 ) -> None:
     """Three addresses send images that take almost as long as the normal lane allows.
 
-    The first ones would raise the limit if it followed the images of all addresses.
+    Their first images do not raise the limit of the normal lane, because the limit
+    follows the address with the quickest images.
     """
     senders = [RawSender(target.receiver, source=f"127.0.4.{n}") for n in range(1, 4)]
     side_per_second = 1000 / math.sqrt(decoding_s(target.folder, 1000))
@@ -213,7 +214,10 @@ def decoding_s(folder: Path, side: int) -> float:
 def analyzed(
     target: Target, senders: Sequence[RawSender], samples: Sequence[Sample]
 ) -> None:
-    """Send images, each after the analysis of the one before, from the next address."""
+    """Send images from the addresses in turn.
+
+    Each image is sent after the analysis of the previous image has ended.
+    """
     for each, sender in zip(samples, cycle(senders), strict=False):
         ended = target.log.count(ENDED)
         assert sender.send(each).status == 0
@@ -221,7 +225,7 @@ def analyzed(
 
 
 def send_in_turn(samples: Sequence[Sample], senders: Sequence[RawSender]) -> None:
-    """Send images, each from the next address."""
+    """Send images from the addresses in turn, without waiting for their analysis."""
     for each, sender in zip(samples, cycle(senders), strict=False):
         assert sender.send(each).status == 0
 

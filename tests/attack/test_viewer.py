@@ -37,7 +37,7 @@ def api(target: Target, token: str) -> httpx.Client:
 
 
 def newest(target: Target, **image: object) -> str:
-    """Have an image analyzed; return its id."""
+    """Send an image, and wait for its result; return the id of the instance."""
     assert target.turnaround(**image) < math.inf
     with api(target, ACTING) as client:
         found = client.get("/api/v1/instances?size=1").json()["instances"]

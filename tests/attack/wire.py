@@ -39,7 +39,7 @@ def is_open(connection: socket.socket) -> bool:
 
 
 def answer(connection: socket.socket, longest_s: float = PATIENCE_S) -> bytes:
-    """Read until the end of the connection, or for some seconds."""
+    """Return what arrives until the connection ends, or within `longest_s` seconds."""
     connection.settimeout(longest_s)
     content, end = b"", time.monotonic() + longest_s
     try:

@@ -1,10 +1,10 @@
 """The baseline of `make bench`: a straightforward implementation.
 
-It does all work in the C-STORE handler before it responds: pydicom's modality and VOI
-LUT over the whole image, torchvision's transforms, one forward pass for the result,
-another forward pass with a full backward pass for Grad-CAM, a color map, highdicom's
-Secondary Capture, and a C-STORE to the archive over a new association. The network and
-its weights are those of the node, so that only the implementation differs.
+The C-STORE handler of the baseline does all work before it responds: pydicom's modality
+and VOI LUT over the whole image, torchvision's transforms, one forward pass for the
+result, another forward pass with a full backward pass for Grad-CAM, a color map,
+highdicom's Secondary Capture, and a C-STORE to the archive over a new association. The
+network and its weights are those of the node, so that only the implementation differs.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,13 @@ OPACITY = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Baseline:
-    """The straightforward implementation, with the network of the node."""
+    """The straightforward implementation, with the network of the node.
+
+    Attributes:
+        network: The network, without folded batch normalization.
+        card: The model card.
+        label: The index of the class "Fracture".
+    """
 
     network: Network
     card: ModelCard
@@ -134,7 +140,7 @@ class Baseline:
 
 
 def deliver(result: Dataset, port: int) -> None:
-    """Send a result over a new association."""
+    """Send a result to the archive at a port, over a new association."""
     ae = AE("BASELINE")
     ae.add_requested_context(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
     association: Any = ae.associate("127.0.0.1", port, ae_title="ARCHIVE")

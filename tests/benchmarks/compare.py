@@ -139,7 +139,7 @@ def row(name: str, ours: Call, baseline: Call, floor: Call) -> None:
 
 
 def seconds(call: Call) -> float:
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -156,7 +156,7 @@ def line(name: str, times: Sequence[Sequence[float]]) -> None:
 
 @contextmanager
 def both(folder: Path) -> Iterator[tuple[Implementation, Implementation]]:
-    """Run both implementations, each with its own archive."""
+    """Run the node and the baseline, each with its own archive; yield both."""
     mine, other = (start_archive(folder / name) for name in ("ours", "baseline"))
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=mine.port))

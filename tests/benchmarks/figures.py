@@ -61,7 +61,10 @@ def print_table(title: str, rows: dict[str, str]) -> None:
 
 
 def median_ms(call: Callable[[], object]) -> str:
-    """Return the median time of a call, without the first run."""
+    """Return the median time of several runs of a call, as text.
+
+    The first run is not counted.
+    """
     call()
     seconds = []
     for _ in range(RUNS):
@@ -72,7 +75,7 @@ def median_ms(call: Callable[[], object]) -> str:
 
 
 def parts(path: Path) -> dict[str, str]:
-    """Time each part of an analysis."""
+    """Return the median time of each part of an analysis, as text by name."""
     pipeline = make_pipeline(load(None), ignore_age=True)
     instance = read_local_file(path, read_local_header(path, 2**30))
     encode = partial(pipeline.encode, instance)
@@ -99,7 +102,11 @@ def parts(path: Path) -> dict[str, str]:
 
 
 def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
-    """Measure the start, the turnarounds and the idle load of a node."""
+    """Measure the start, the turnarounds and the idle load of a node.
+
+    Returns:
+        The figures as text, by name.
+    """
     archive = start_archive(folder / "archive")
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
@@ -139,7 +146,12 @@ def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
 def send_one(
     dataset: Dataset, folder: Path, address: Address, archive: Archive
 ) -> float:
-    """Send a new instance; return the seconds from response to stored result."""
+    """Send a new instance, and wait for its result.
+
+    Returns:
+        The seconds from the response of the node until the archive has stored the
+            result.
+    """
     path, known = folder / "next.dcm", len(archive.log)
     dataset.SOPInstanceUID = generate_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

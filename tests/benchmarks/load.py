@@ -61,7 +61,7 @@ def main() -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[Node, Archive, sa.Engine]]:
-    """Run a node and its archive."""
+    """Run a node and its archive; yield both, and the engine of the journal."""
     archive = start_archive(folder / "archive")
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
@@ -102,7 +102,11 @@ def sustained(
 def steady(
     dataset: Dataset, folder: Path, where: Address, engine: sa.Engine, rate: float
 ) -> None:
-    """Send at a fixed rate for minutes, and measure the age of the oldest instance."""
+    """Send at a fixed rate for MINUTES minutes.
+
+    The function prints the age of the oldest instance that waits for its analysis.
+    `rate` is in images per second.
+    """
     finished, ages = threading.Event(), list[float]()
 
     def sample_ages() -> None:

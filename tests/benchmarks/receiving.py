@@ -98,7 +98,11 @@ def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Pa
 def seconds(
     way: Way, folder: Path, first: Sequence[Path], shares: Sequence[Path]
 ) -> float:
-    """Return the seconds that an acceptor takes for `shares`, sent after `first`."""
+    """Return the seconds that an acceptor takes to receive `shares`.
+
+    `way` runs the acceptor and yields its port. The acceptor receives `first` before
+    the measurement.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as name, way(Path(name)) as port:
         send(port, first)
         start = time.perf_counter()

@@ -56,7 +56,10 @@ port = {port}
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLoad:
-    """Counts of PostgreSQL's statements and transactions, and their milliseconds."""
+    """Counts of PostgreSQL's statements and transactions.
+
+    `ms` is the time that the statements took, in milliseconds.
+    """
 
     statements: int
     transactions: int
@@ -70,7 +73,7 @@ class DatabaseLoad:
         )
 
     def over(self, divisor: float) -> "DatabaseLoad":
-        """Return the counts per second or per image."""
+        """Return the load divided by a number, such as that of seconds or images."""
         statements = round(self.statements / divisor)
         return DatabaseLoad(
             statements, round(self.transactions / divisor), self.ms / divisor
@@ -95,7 +98,12 @@ def main() -> None:
 
 
 def measured(folder: Path, count: int) -> tuple[float, DatabaseLoad, DatabaseLoad, int]:
-    """Return images per second, load per image and per idle second, and connections."""
+    """Measure a number of workers.
+
+    Returns:
+        Images per second, the load of an image, the load of an idle second, and the
+            number of connections.
+    """
     with ExitStack() as stack:
         database = stack.enter_context(serving(folder))
         archive = start_archive(folder / "archive")
@@ -229,7 +237,7 @@ def database_load(database: str) -> DatabaseLoad:
 
 
 def connections(database: str) -> int:
-    """Return the number of connections, without this one."""
+    """Return the number of connections, without the connection of this query."""
     with psycopg.connect(database) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity "

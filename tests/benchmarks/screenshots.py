@@ -109,7 +109,10 @@ def main() -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Node]:
-    """Run a node with two destinations; one of them refuses some results."""
+    """Run a node with two destinations, and yield it.
+
+    One of the destinations refuses some results.
+    """
     archive = start_archive(folder / "archive")
     refusing = start_archive(folder / "refusing", respond=status_for)
     config = folder / "node.toml"

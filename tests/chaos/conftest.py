@@ -1,7 +1,7 @@
 """Fixtures of the chaos tests: a node's folder, and a table of observations.
 
-If the tests run as root, roles run without the capabilities of root. Otherwise they
-could read and write what the faults take away.
+If the tests run as root, roles run without the capabilities of root. With these
+capabilities, they could access files from which a test removes the permissions.
 """
 
 import os

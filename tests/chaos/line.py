@@ -1,4 +1,4 @@
-"""A network line between the node and an archive, with adjustable faults."""
+"""A network line from the node to an archive or a database, with adjustable faults."""
 
 import socket
 import threading

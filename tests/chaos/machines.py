@@ -35,7 +35,7 @@ class Machine:
         self.config = night.folder / f"{name}.toml"
 
     def runs(self, module: str, environment: Mapping[str, str] = NOTHING) -> None:
-        """Start a role."""
+        """Start the role with this module."""
         command = [sys.executable, "-P", "-m", module, f"--config={self.config}"]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(

@@ -83,7 +83,7 @@ class Night:
         self._stack.close()
 
     def archive(self, name: str = "archive", **options: object) -> Archive:
-        """Start an archive in this process."""
+        """Start an archive in this process; return it. It stops with this object."""
         started = start_archive(self.folder / name, **options)  # type: ignore[arg-type]
         self._stack.callback(started.stop)
         return started
@@ -132,10 +132,11 @@ class Night:
         return counts(self.config)
 
     def wait_for_states(self, expected: Mapping[str, int]) -> float:
-        """Wait until the states have these counts; return the seconds.
+        """Wait until the states have these counts; return the elapsed seconds.
 
-        The wait ends if no state has changed for PATIENCE_S. A slow machine may need
-        minutes for the work of hundreds of instances.
+        The test fails if no state has changed for PATIENCE_S seconds. There is no limit
+        for the whole wait, because a slow machine may need minutes for hundreds of
+        instances.
         """
         start = time.monotonic()
         last = self.counts()
@@ -183,7 +184,7 @@ class Night:
 
 
 def stamped(log: str) -> list[tuple[float, str, str]]:
-    """Parse a log into seconds since 1970, role and message of each line."""
+    """Return the seconds since 1970, the role and the message of each line of a log."""
     found = map(STAMP.match, log.splitlines())
     return [
         (datetime.strptime(m[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), m[2], m[3])  # noqa: DTZ007 - the node's local time
@@ -194,16 +195,16 @@ def stamped(log: str) -> list[tuple[float, str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Instances to send, by SOP Instance UID."""
+    """Instances to send: `paths` has the file of each one by SOP Instance UID."""
 
     answered: frozenset[str]
-    """Instances that are analyzed and get a result."""
+    """SOP Instance UIDs of the instances that are analyzed and get a result."""
 
     paths: Mapping[str, Path]
 
     @property
     def states(self) -> dict[str, int]:
-        """The counts of states when everything is done."""
+        """The number of instances in each state after all work is done."""
         refused = len(self.paths) - len(self.answered)
         states = {"delivered": len(self.answered), "not_analyzed": refused}
         return {name: count for name, count in states.items() if count}
@@ -212,7 +213,11 @@ class Sent:
 def mixed(
     folder: Path, count: int, real: Iterable[Path] = (), *, chests: bool = True
 ) -> Sent:
-    """Write instances: phantoms of several sizes, real radiographs and chests."""
+    """Write `count` instances: phantoms of several sizes, and the radiographs `real`.
+
+    If `chests` is true, every tenth instance has the body part CHEST, which the node
+    does not analyze.
+    """
     folder.mkdir(exist_ok=True)
     sources = [_phantom(number) for number in range(8)] + [*map(dcmread, real)]
     paths, answered = {}, set()
@@ -240,7 +245,7 @@ def _phantom(number: int) -> Dataset:
 
 
 def store(path: Path, node: Served) -> Outcome:
-    """Send one instance once."""
+    """Send one instance once; return the outcome."""
     (outcome,) = send([path], node.address, calling_ae_title="SENDER")
     return outcome
 
@@ -277,7 +282,10 @@ def side_by_side(works: Iterable[Callable[[], None]]) -> None:
 
 
 def kill(node: Served, role: str, choose: Callable[[list[int]], int]) -> bool:
-    """Kill a process of a role; return whether there was one."""
+    """Kill a process of a role; return whether there was one.
+
+    `choose` selects one of the process ids of the role.
+    """
     if role == "supervisor":
         node.kill()
         return True
@@ -296,7 +304,10 @@ def study_of(path: Path) -> str:
 
 
 def lost(sent: Sent, studies: Collection[str]) -> list[str]:
-    """Return the analyzed instances that have no result in these studies."""
+    """Return the SOP Instance UIDs of analyzed instances without a result.
+
+    `studies` are the Study Instance UIDs of all results.
+    """
     return [uid for uid in sent.answered if study_of(sent.paths[uid]) not in studies]
 
 

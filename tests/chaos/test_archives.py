@@ -110,7 +110,10 @@ def test_results_are_delivered_after_archive_faults_and_a_restart(
 
 
 def two_steps(night: Night, destination: str) -> float:
-    """Return the longest duration of the current and the next back-off, in seconds."""
+    """Return the maximum seconds of the current and the next back-off together.
+
+    LATE_S is added.
+    """
     failed_attempts = max(
         failures(night, destination), *attempts(night, destination), 1
     )
@@ -121,7 +124,7 @@ def two_steps(night: Night, destination: str) -> float:
 
 
 def failures(night: Night, destination: str) -> int:
-    """Return the number of probes since the archive began to fail."""
+    """Return the number of failed probes since the archive began to fail."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     query = sa.select(peer_state.c.failures).where(peer_state.c.peer == destination)
     with reading(engine) as connection:

@@ -86,7 +86,7 @@ def send_slowly(sockets: list[socket.socket], over: threading.Event) -> None:
 
 
 def reconnected(sockets: list[socket.socket], port: int) -> list[socket.socket]:
-    """Replace the sockets that the node closed by new connections."""
+    """Remove the sockets that the node closed; return as many new connections."""
     gone = []
     for each in sockets:
         each.settimeout(0)

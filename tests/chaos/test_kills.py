@@ -38,14 +38,19 @@ SENDERS = 4
 SMALL = 400_000  # bytes; larger files are compressed, which storescu needs options for
 PROCESSES = {"receiver": 2, "worker": 1, "api": 1}
 ROLES = (*PROCESSES, "server", "supervisor")
-# All roles end with one of these.
+# If one of these is killed, all roles end.
 PARENTS = {"server", "supervisor"}
 # A kill that causes a repetition may precede the first arrival by this many seconds.
 ON_ITS_WAY_S = 5.0
 
 
 class RoleKiller:
-    """Kills roles at random times, and restarts the supervisor."""
+    """Kills roles at random times, and restarts the supervisor.
+
+    Attributes:
+        killed: Time and role of each kill, in seconds since 1970.
+        echoed: Times of the successful C-ECHOs, in seconds since 1970.
+    """
 
     def __init__(self, node: Served) -> None:
         self._node = node
@@ -179,7 +184,8 @@ def push_by_dcmtk(path: Path, node: Served, storescu: str) -> int:
 def explained(pair: tuple[float, float], killed: list[tuple[float, str]]) -> bool:
     """Return whether a kill explains that a result arrived twice.
 
-    It does if it happened between the two arrivals, or shortly before the first.
+    A kill explains this if it happened between the two arrivals, or at most
+    ON_ITS_WAY_S seconds before the first one.
     """
     first, again = pair
     return any(first - ON_ITS_WAY_S <= at <= again for at, _ in killed)

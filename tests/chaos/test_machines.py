@@ -83,7 +83,10 @@ class Hospital:
         self.note("worker-0 continues (SIGCONT)")
 
     def wait_until_taken_over(self, since: float, others: Sequence[Machine]) -> None:
-        """Wait until the other machines have taken over a machine's work."""
+        """Wait until one of `others` has taken over the work of a machine.
+
+        `since` is the time in seconds since 1970 at which the machine failed.
+        """
 
         def takeovers() -> list[float]:
             return [at for each in others for at in each.said("Requeued") if at > since]
@@ -95,7 +98,10 @@ class Hospital:
 
 
 def wait_until_delivered(worker: Machine) -> None:
-    """Wait until all are delivered. Fail if no state changes for PATIENCE_S."""
+    """Wait until all instances are delivered.
+
+    The test fails if no state has changed for PATIENCE_S seconds.
+    """
     while (last := counts(worker.config)) != {"delivered": INSTANCES}:
         wait_for(lambda: counts(worker.config) != last)
 

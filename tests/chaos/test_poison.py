@@ -34,9 +34,11 @@ pytestmark = pytest.mark.chaos
 
 INSTANCES = 15
 TIMEOUT_S, MEMORY_MB = 1, 1024
-# With 16 bits: the file has 13 MB, the decoded pixels have 800 MB, as has each copy.
+# With 16 bits, the file has 13 MB. The decoded pixels and each of their copies have
+# 800 MB.
 SIDE = 20_000
-LARGE_SIDE = 16_000  # with 4/5 of it: 205 megapixels, too many for the normal lane
+# 16,000 x 12,800 pixels are 205 megapixels, too many for the normal lane.
+LARGE_SIDE = 16_000
 MEGAPIXELS = f"max_megapixels = {SIDE**2 // 10**6}"
 AT_WORK_S = 0.3  # a decoder with more processor time than this has begun an image
 
@@ -163,5 +165,8 @@ def kill_at_work(node: Served, killed: str) -> bool:
 
 
 def niceness(pid: int) -> int:
-    """Return the niceness of a process; in the slow lane, it is above the worker's."""
+    """Return the niceness of a process.
+
+    A decoder of the slow lane has a higher niceness than its worker.
+    """
     return os.getpriority(os.PRIO_PROCESS, pid)

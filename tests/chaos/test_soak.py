@@ -99,7 +99,10 @@ def test_resources_of_the_node_do_not_grow_in_twenty_minutes(
 
 
 def grown(values: list[int] | list[float]) -> float:
-    """Return the growth from the median of the first quarter to that of the last."""
+    """Return the relative growth from the first quarter of the values to the last.
+
+    The medians of both quarters are compared. 0 means no growth.
+    """
     quarter = len(values) // 4
     first, last = sorted(values[:quarter]), sorted(values[-quarter:])
     return last[quarter // 2] / first[quarter // 2] - 1

@@ -461,7 +461,7 @@ def test_waiting_results_arrive_within_seconds_after_an_archive_returns(
 
 
 def tried(config: Path) -> Counter[int]:
-    """Count the attempted deliveries by their number of attempts."""
+    """Return the number of attempted deliveries by their number of attempts."""
     engine = open_engine(load(config, {}).storage.database_url)
     with reading(engine) as connection:
         found = connection.execute(sa.select(delivery.c.attempts)).scalars()
@@ -572,7 +572,7 @@ def test_sigterm_finishes_work_in_progress_and_keeps_the_rest(
 
 
 def unfinished(config: Path) -> int:
-    """Count the analyses that were started and have not ended."""
+    """Return the number of analyses that were started and have not ended."""
     engine = open_engine(load(config, {}).storage.database_url)
     rows = History(engine).recent(100)
     engine.dispose()

@@ -133,7 +133,10 @@ def objects(config: Path) -> dict[tuple[str, str], tuple[str, str]]:
 def node_with(
     config: Path, destinations: Sequence[tuple[str, int, str]]
 ) -> Iterator[Served]:
-    """Run a node with destinations, given by name, port and further settings."""
+    """Run a node with some destinations, and yield it.
+
+    Each destination is (name, port, further settings).
+    """
     blocks = [
         DESTINATION.format(name=name, port=port, more=more)
         for name, port, more in destinations

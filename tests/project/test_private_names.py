@@ -43,8 +43,8 @@ class PrivateName:
         owner: The module, or the module and a class, as "module:class".
         name: The name in its owner.
         use: What the node uses it for.
-        used_by: Functions of the dependency that use the name. If they stop using it,
-            what the node puts in its place has no effect.
+        used_by: Functions of the dependency that use the name. If they do not use the
+            name any more, its replacement by the node has no effect.
         parameters: The parameters of a function; None for other values, and for
             functions that the node replaces by one with any parameters.
     """

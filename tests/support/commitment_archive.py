@@ -118,7 +118,10 @@ class Committing:
 
 
 def information(transaction: str, reasons: Mapping[str, int]) -> Dataset:
-    """Create the Event Information. The reason of a committed object is 0."""
+    """Return the Event Information of a commitment report (PS3.4 J.3.3).
+
+    `reasons` has the Failure Reason by SOP Instance UID; 0 for a committed object.
+    """
     dataset = Dataset()
     dataset.TransactionUID = transaction
     dataset.ReferencedSOPSequence, dataset.FailedSOPSequence = [], []
@@ -149,7 +152,11 @@ def report_on(
 def call(
     port: int, roles: tuple[bool, bool] | None = (False, True), title: str = "ARCHIVE"
 ) -> Association:
-    """Open an association to a node, and propose (SCU, SCP) roles for commitment."""
+    """Open an association to a node, to report on Storage Commitment.
+
+    `roles` is (SCU, SCP), the roles that are proposed. If it is None, no roles are
+    proposed.
+    """
     ae = AE(title)
     ae.dimse_timeout = ae.acse_timeout = PATIENCE_S
     ae.add_requested_context(COMMITMENT)

@@ -98,7 +98,7 @@ class Service:
 
 @contextmanager
 def serving_web(tls: ssl.SSLContext | None = None) -> Iterator[Service]:
-    """Run a service on loopback."""
+    """Run a service on loopback during the block, over TLS if `tls` is given."""
     service = Service()
 
     class Handler(BaseHTTPRequestHandler):

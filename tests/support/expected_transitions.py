@@ -99,7 +99,7 @@ REPLACED: queued committing delivered failed>-
 DROPPED: queued committing failed>-
 REMOVED: delivered failed>-
 """
-# These transitions need rows that the node itself does not leave in such a state.
+# These transitions happen only if an earlier release left a row in the state before.
 _INSTANCE_OF_OLD_ROWS = """
 REMOVED: received delivering>-
 """
@@ -148,4 +148,5 @@ OF_OLD_ROWS: Mapping[Made, Effects] = MappingProxyType(
         ]
     )
 )
-"""The transitions of rows in a state in which the node itself does not leave them."""
+"""The transitions that happen only if an earlier release left a row in the state
+before."""

@@ -21,7 +21,7 @@ def send(*parts: bytes) -> None:
 
 
 def answer(content: Any, *buffers: bytes) -> None:  # noqa: ANN401 - any JSON value
-    """Send a message; its head is the given bytes, or JSON of any other value."""
+    """Send a message. Its head is `content`, as JSON unless `content` is bytes."""
     head = content if isinstance(content, bytes) else json.dumps(content).encode()
     sizes = [struct.pack("<Q", len(each)) for each in buffers]
     send(struct.pack("<IQ", len(buffers), len(head)), *sizes, head, *buffers)

@@ -64,7 +64,10 @@ class Site:
         peer: str = "192.0.2.7",
         **body: Any,  # noqa: ANN401 - arguments of httpx
     ) -> httpx.Response:
-        """Send one request. Its URL has the host name localhost."""
+        """Send one request from the address `peer`; return the response.
+
+        The URL has the host name localhost.
+        """
         # Return a response for unexpected errors, as uvicorn does.
         transport = httpx.ASGITransport(
             self.app, raise_app_exceptions=False, client=(peer, 50000)
@@ -87,7 +90,10 @@ class Site:
         after: str = "/",
         peer: str = "192.0.2.7",
     ) -> httpx.Response:
-        """Send the form of /login."""
+        """Send the form of /login; return the response.
+
+        `after` is the page to which a successful login redirects.
+        """
         data = {"token": token, "next": after}
         return self.ask("POST", "/login", headers, peer=peer, data=data)
 
@@ -131,7 +137,7 @@ def serve(
 
 
 def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
-    """Connect to a server of this machine, and send it some bytes."""
+    """Connect to a server of this machine, and send some bytes; return the socket."""
     client = socket.create_connection(("127.0.0.1", port), timeout=20)
     stack.enter_context(client)
     client.sendall(content)

@@ -53,7 +53,7 @@ def destination(name: str, **changes: object) -> DicomDestination:
 
 
 def work(engine: sa.Engine) -> list[tuple[str, str]]:
-    """Return the work items of DBOS in order, as ids and states."""
+    """Return the id and the state of each work item of DBOS, sorted by id."""
     query = work_item(engine).select().order_by("workflow_uuid")
     with engine.connect() as connection:
         return [(row[0], row[1]) for row in connection.execute(query)]

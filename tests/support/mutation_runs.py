@@ -1,7 +1,7 @@
 """Send damaged instances through all inputs of a node, and report the outcomes.
 
-`test_mutations.py` uses it with a few instances, and `chaos/test_mutations.py` with
-very many.
+tests/node/test_mutations.py uses this module with a few instances, and
+tests/chaos/test_mutations.py with very many.
 """
 
 import argparse
@@ -94,12 +94,12 @@ class Node:
         return [each for each in self.log.splitlines() if SURPRISES.search(each)]
 
     def replaced(self) -> dict[str, list[int]]:
-        """Return the roles with other processes than at the start."""
+        """Return the roles with other processes than at the start, with their ids."""
         now = {role: self.served.roles(role) for role in ROLES}
         return {role: pids for role, pids in now.items() if pids != self.roles[role]}
 
     def store(self, samples: Sequence[Sample]) -> Iterator[Answer]:
-        """Send the samples in order by C-STORE, over few associations."""
+        """Send the samples in order by C-STORE, and yield the responses."""
         with raw_sender(self.served.address.port) as sender:
             for each in samples:
                 yield sender.send(each)
@@ -115,7 +115,7 @@ class Node:
         ]
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Row]:
-        """Upload each sample to /predict."""
+        """Upload each sample to /predict, and yield its outcome."""
         ports = json.loads((self.folder / "node" / "run" / "ports.json").read_text())
         with httpx.Client(
             base_url=f"http://127.0.0.1:{ports['api']}", timeout=120
@@ -159,7 +159,11 @@ def mutated_node(folder: Path) -> Iterator[Node]:
 
 
 def analyzed(samples: Sequence[Sample], node: Path, folder: Path) -> list[Row]:
-    """Pass each sample to `fracture-node analyze` as a file in a folder."""
+    """Return the outcome of `fracture-node analyze` for each sample.
+
+    The command gets the samples as files in `folder`. `node` is the folder with the
+    settings.
+    """
     inputs = folder / "in"
     inputs.mkdir()
     for number, sample in enumerate(samples):
@@ -175,7 +179,7 @@ def analyzed(samples: Sequence[Sample], node: Path, folder: Path) -> list[Row]:
 
 
 def table(title: str, rows: Sequence[Row]) -> str:
-    """Count the outcomes of each kind."""
+    """Return a text with the number of samples for each mutation and outcome."""
     lines = [f"{title}: {len(rows)}"]
     for (kind, outcome), count in sorted(Counter(rows).items()):
         lines.append(f"  {kind:22} {count:5} {outcome}")
@@ -193,20 +197,20 @@ def _outcome(answer: Answer, row: Any | None) -> str:  # noqa: ANN401 - SQLAlche
 def _brief(reason: str) -> str:
     """Return the reason in brief, so that equal outcomes are counted together.
 
-    This is its first sentence, cut to 60 characters, with each number of three or more
-    digits replaced by "N".
+    The result is the first sentence of the reason, cut to 60 characters, with each
+    number of three or more digits replaced by "N".
     """
     return re.sub(r"\d{3,}", "N", reason.partition(".")[0])[:60]
 
 
 def originals(largest: int) -> list[Sample]:
-    """Return the real files that are not too large, if any, and phantoms."""
+    """Return phantoms, and the real files, if any, of at most `largest` bytes."""
     found = samples_in(SHARED, largest) if SHARED.exists() else []
     return [*found, *phantoms()]
 
 
 def phantoms() -> list[Sample]:
-    """Draw a phantom in several encodings."""
+    """Return a phantom in several encodings."""
     drawn = phantom_dataset(draw_phantom(broken=True, rows=300, columns=240))
     made = []
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless):

@@ -1,8 +1,8 @@
-"""Datasets as bytes, and mutations of them with a seed.
+"""Datasets as bytes, and mutations of datasets that a seed reproduces.
 
 pydicom would refuse to write most of these datasets, and a sender that parses datasets
 would not send them. Datasets are therefore parsed and assembled by hand, in any
-encoding. The mutations have names.
+encoding. The name of a mutation is the name of its function.
 """
 
 import random
@@ -84,7 +84,11 @@ class Encoding:
         return struct.pack(f"{self.order}HH", number >> 16, number & 0xFFFF)
 
     def element(self, tag: int, vr: bytes, value: bytes, length: int = -1) -> bytes:
-        """Assemble an element. `length` may be false; -1 means the real length."""
+        """Assemble an element.
+
+        `length` is the length that the header states, which may be wrong. -1 stands for
+        the real length.
+        """
         value += (b"\0" if vr in {b"UI", b"OB", b"UN"} else b" ") * (len(value) % 2)
         length = len(value) if length < 0 else length
         if self.implicit:
@@ -112,7 +116,11 @@ def vr_of(keyword: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One top-level element, with its position in a dataset."""
+    """One top-level element, with its position in a dataset.
+
+    `start`, `value` and `end` are offsets: of the element, of its value, and of the
+    first byte after the value.
+    """
 
     tag: int
     vr: bytes
@@ -122,7 +130,7 @@ class Field:
 
 
 def fields(data: bytes, encoding: Encoding) -> list[Field]:
-    """Find the top-level elements up to the first bytes that cannot be parsed."""
+    """Return the top-level elements up to the first bytes that cannot be parsed."""
     found: list[Field] = []
     position, depth = 0, 0
     while position + 8 <= len(data):
@@ -479,7 +487,10 @@ def false_character_set(draft: Draft) -> None:
 
 
 def garbage(draft: Draft) -> None:
-    """Add bytes that belong to no element: before, after, and in private groups."""
+    """Add random bytes: before or after the elements, or in a private element.
+
+    Instead of random bytes, a wrong group length may be added.
+    """
     chance = draft.chance
     some = chance.randbytes(chance.choice((1, 7, 100)))
     match chance.randrange(4):
@@ -577,7 +588,10 @@ HARMS: tuple[Harm, ...] = (
 
 
 def part10_sample(content: bytes, kind: str) -> Sample:
-    """Parse the bytes of a file as far as possible. They may be invalid."""
+    """Return the dataset of a file, which may be invalid, as a sample.
+
+    The bytes are parsed as far as possible, to find the transfer syntax and the UIDs.
+    """
     start, syntax = 0, ""
     group_2 = Encoding(implicit=False, order="<")
     if content[128:132] == b"DICM":
@@ -607,7 +621,7 @@ def part10_sample(content: bytes, kind: str) -> Sample:
 
 
 def opened(sample: Sample, chance: random.Random) -> Draft:
-    """Prepare to mutate a dataset: inflate it and determine its encoding."""
+    """Return a dataset to be mutated: inflated, and with its encoding."""
     data = sample.dataset
     if sample.syntax == DeflatedExplicitVRLittleEndian:
         try:
@@ -667,7 +681,7 @@ def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Samp
 
 
 def samples_in(folder: Path, largest: int) -> list[Sample]:
-    """Return the files of a folder and its subfolders that are not too large."""
+    """Return the files of at most `largest` bytes in a folder and its subfolders."""
     paths = (each for each in sorted(folder.rglob("*")) if each.is_file())
     return [
         part10_sample(path.read_bytes(), "as it is")

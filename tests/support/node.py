@@ -79,7 +79,10 @@ class Served:
         return self.process.wait(60)
 
     def roles(self, module: str) -> list[int]:
-        """Return the process ids of a role, by the package of its `main`."""
+        """Return the process ids of a role.
+
+        `module` is the package of the role, such as "api" or "dicom_node.worker".
+        """
         name = module.removeprefix("dicom_node.")
         return [
             pid
@@ -176,7 +179,10 @@ def processor_s(pid: int) -> float:
 
 @contextmanager
 def serving(config: Path) -> Iterator[Served]:
-    """Serve during the block. A failed test shows the end of the log of the node."""
+    """Run a node during the block, and yield it.
+
+    If the test fails, its error shows the end of the log of the node.
+    """
     node = Served(config)
     try:
         node.start()

@@ -10,7 +10,11 @@ from inference.training.phantoms import random_phantom
 
 
 def write_atlas(folder: Path, count: int) -> Path:
-    """Write `count` phantoms, every second one broken, in groups of four."""
+    """Write `count` phantoms, every second one broken, in groups of four.
+
+    Returns:
+        The folder.
+    """
     (folder / "images").mkdir(parents=True)
     with (folder / "manifest.csv").open("w", newline="") as file:
         rows = csv.writer(file)

@@ -106,7 +106,7 @@ def accept(
 
 
 def command(*elements: tuple[int, bytes], context: int = 1) -> bytes:
-    """Write a P-DATA-TF with a whole command set (PS3.7 6.3.1)."""
+    """Return a P-DATA-TF with a whole command set (PS3.7 6.3.1)."""
     body = b"".join(_element(*each) for each in elements)
     content = _element(0, struct.pack("<I", len(body))) + body
     return data(context, 3, content)
@@ -142,7 +142,7 @@ def echo(
 
 
 def c_store_command(instance: bytes, context: int = 1) -> bytes:
-    """Write a C-STORE request for a CR image (PS3.7 9.3.1.1), without its dataset."""
+    """Return a C-STORE request for a CR image (PS3.7 9.3.1.1), without its dataset."""
     return command(
         (0x0002, CR + b"\0"),
         (0x0100, short(0x0001)),
@@ -157,7 +157,7 @@ def c_store_command(instance: bytes, context: int = 1) -> bytes:
 def echoed(
     context: int = 1, dataset: int = NO_DATASET, status: int | None = 0
 ) -> bytes:
-    """Write a C-ECHO-RSP."""
+    """Return a C-ECHO response (PS3.7 9.3.5.2)."""
     known = () if status is None else ((0x900, short(status)),)
     return command(
         (2, VERIFICATION + b"\0"),
@@ -189,7 +189,7 @@ def _read(connection: socket.socket, length: int) -> bytes:
 
 
 def results(response: bytes) -> Mapping[int, int]:
-    """Read the results of an A-ASSOCIATE-AC by presentation context ID."""
+    """Return the results in an A-ASSOCIATE-AC by presentation context ID."""
     found: dict[int, int] = {}
     at = 6 + 68
     while at < len(response):
@@ -205,7 +205,7 @@ def results(response: bytes) -> Mapping[int, int]:
 
 @contextmanager
 def calling(port: int, content: bytes) -> Iterator[socket.socket]:
-    """Connect, and send a request or other bytes."""
+    """Connect to a port of this machine, and send some bytes; yield the socket."""
     address = "127.0.0.1", port
     with socket.create_connection(address, SOON_S) as connection:
         connection.sendall(content)
@@ -213,7 +213,10 @@ def calling(port: int, content: bytes) -> Iterator[socket.socket]:
 
 
 def response_to(port: int, content: bytes) -> bytes:
-    """Send a request, use and release the association, and return the response."""
+    """Send an association request, and return the response.
+
+    If the request is accepted, send a C-ECHO, and release the association.
+    """
     with calling(port, content) as connection:
         response = received(connection)
         if response[:1] == bytes([ACCEPT]):
@@ -269,14 +272,17 @@ def _play(listener: socket.socket, peer: Peer, play: Play) -> None:
 
 
 def hear(connection: socket.socket, peer: Peer) -> int:
-    """Read a PDU and record its type; 0 at the end of the connection."""
+    """Read a PDU, and record and return its type; 0 at the end of the connection."""
     kind = (received(connection) or b"\0")[0]
     peer.heard.append(kind)
     return kind
 
 
 def serving(accept_pdu: bytes) -> Play:
-    """Return a `Play` that sends this response, then responds to C-ECHO and release."""
+    """Return a function for `playing`.
+
+    It sends an A-ASSOCIATE-AC, and then responds to each C-ECHO and to a release.
+    """
 
     def play(connection: socket.socket, peer: Peer) -> None:
         connection.sendall(accept_pdu)

@@ -1,7 +1,7 @@
 """A sender of arbitrary commands and datasets as bytes.
 
-storescu and `send_c_store` of pynetdicom parse a dataset, use its UIDs for the command,
-and do not send a dataset that they cannot parse.
+storescu and `send_c_store` of pynetdicom are not suitable: they parse a dataset, use
+its UIDs for the command, and do not send a dataset that they cannot parse.
 """
 
 import struct
@@ -46,13 +46,26 @@ class RawSender:
         host: str = "127.0.0.1",
         source: str = "",
     ) -> None:
-        """Store the receiver, and the address to call from. "" means any address."""
+        """Store the arguments. The association is opened for the first dataset.
+
+        Args:
+            port: The port of the receiver.
+            ae_title: The AE title of the receiver.
+            host: The address of the receiver.
+            source: The address to call from. "" means any address.
+        """
         self._peer = host, port, ae_title
         self._source = source
         self._association: Association | None = None
 
     def send(self, sample: Sample, command: bytes | None = None) -> Answer:
-        """Send one dataset, with a given command or the UIDs of the sample."""
+        """Send one dataset, and return the response.
+
+        Args:
+            sample: The dataset.
+            command: The command set. None stands for a C-STORE request with the UIDs of
+                the sample.
+        """
         association = self._open()
         context = next(
             each.context_id
@@ -61,7 +74,8 @@ class RawSender:
             and each.transfer_syntax == [sample.syntax]
         )
         uids = sample.sop_class_uid.encode(), sample.sop_instance_uid.encode("latin-1")
-        # The reactor would take the response; send_c_store of pynetdicom stops it too.
+        # The reactor of pynetdicom would take the response. send_c_store of pynetdicom
+        # stops the reactor, too.
         association._reactor_checkpoint.clear()
         try:
             for piece in fragments(command or c_store(*uids), COMMAND):
@@ -127,7 +141,10 @@ def _element(number: int, value: bytes) -> bytes:
 
 
 def fragments(message: bytes, kind: int) -> Sequence[bytes]:
-    """Split a command or dataset into at least one PDV value."""
+    """Return the fragments of a command or dataset, each with its control header.
+
+    There is at least one fragment.
+    """
     cuts = range(0, max(len(message), 1), PIECE)
     pieces = [message[start : start + PIECE] for start in cuts]
     last = len(pieces) - 1

@@ -80,7 +80,10 @@ class Review(Site):
         photometric_interpretation: str = "MONOCHROME2",
         **header: str,
     ) -> ReceivedInstance:
-        """Record a phantom with a fracture as a received instance."""
+        """Record a phantom with a fracture as a received instance; return it.
+
+        `number` is the seed of the phantom, and becomes the id of the instance.
+        """
         phantom = draw_phantom(broken=True, rows=300, columns=200, seed=number)
         dataset = phantom_dataset(
             phantom, photometric_interpretation=photometric_interpretation
@@ -179,6 +182,9 @@ class Review(Site):
         return self.ask(method, f"/api/v1{path}", bearing(token), **body)
 
     def get(self, path: str, shown: Mapping[str, str] | None = None) -> httpx.Response:
-        """Send a GET request to /api/v1; by default as a viewer."""
+        """Send a GET request to /api/v1; by default as a viewer.
+
+        `shown` are the headers of other credentials.
+        """
         headers = bearing(LOOKING) if shown is None else shown
         return self.ask("GET", f"/api/v1{path}", headers)

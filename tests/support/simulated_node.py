@@ -191,7 +191,10 @@ class Attempt:
 
 @contextmanager
 def observing(clock: Clock) -> Iterator[None]:
-    """Use a clock, and let the state machine name the trigger of each transition."""
+    """Replace the time by a clock, and log the trigger of each transition.
+
+    The replacements end with the block.
+    """
     execute = state_machine._execute
 
     def observed(
@@ -241,7 +244,10 @@ class SimulatedNode:
         self.reset()
 
     def reset(self) -> None:
-        """Become a new node. The engine stays, because it has compiled statements."""
+        """Return to the state of a new node.
+
+        The engine is kept, because it has compiled statements.
+        """
         self._empty.backup(self._file)
         self.clock.passed_s = 0.0
         self.instances: list[ReceivedInstance] = []
@@ -264,7 +270,11 @@ class SimulatedNode:
         self.attempts.clear()
 
     def do(self, call: Callable[[], T], kill_after: int | None = None) -> T:
-        """Return the result of a call. If it is killed at a statement, repeat it."""
+        """Return the result of a call, which may be killed and then repeated.
+
+        If `kill_after` is a number, the call is killed after so many statements. None
+        means that it is not killed.
+        """
         self._kill_after = kill_after
         try:
             return call()
@@ -283,7 +293,12 @@ class SimulatedNode:
     def receive(
         self, uid: str = "", digest: str = "d1", kill_after: int | None = None
     ) -> str:
-        """Receive an instance; return its id, or that of its first copy."""
+        """Receive an instance.
+
+        Returns:
+            The id of the instance. If the node has received the same bytes before, the
+                id of the first copy.
+        """
         self._files += 1
         sop_instance_uid = uid or f"2.25.{self._files}"
 
@@ -342,7 +357,7 @@ class SimulatedNode:
         self._file.execute(update, (item,))
 
     def analysis(self, instance_id: str) -> str:
-        """Return the id of the work for the newest run of an analysis."""
+        """Return the id of the waiting work for the newest analysis of an instance."""
         lanes = [each for each in self.queue() if not each.startswith(DELIVER)]
         items = [each for each in lanes if f":{instance_id}:" in each]
         return max(items, key=lambda item: int(item.split(":")[-1]))
@@ -354,7 +369,11 @@ class SimulatedNode:
         return f"{DELIVER}:{instance_id}:{name}:{run}"
 
     def begin(self, item: str, kill_after: int | None = None) -> Attempt | None:
-        """Begin work as a worker does; None if it ends at once."""
+        """Begin work as a worker does.
+
+        Returns:
+            The attempt; None if the work has ended at once.
+        """
         lane, instance_id, *target, run = item.split(":")
         started = Attempt(item, instance_id, int(run))
         if lane == DELIVER:
@@ -374,7 +393,7 @@ class SimulatedNode:
     def _begin_delivery(
         self, started: Attempt, name: str, kill_after: int | None
     ) -> Attempt | None:
-        """Begin a delivery as `Work.deliver` does."""
+        """Begin a delivery as `Work.deliver` does; return as `begin` does."""
         journal, key, run = self.journal, (started.instance_id, name), started.run
         found = self.destinations.get(name)
         if found is None:
@@ -631,7 +650,7 @@ class SimulatedNode:
             assert state == expected, (identity, deliveries)
 
     def force(self, table: str, instance_id: str, state: str) -> None:
-        """Give all rows of an instance in a table a state, as an old release could."""
+        """Set the state of all rows of an instance, as an earlier release could."""
         key = "id" if table == instance.name else "instance_id"
         update = _FORCE.format(table=table, key=key)
         self._file.execute(update, (state, instance_id))

@@ -1,6 +1,7 @@
 """A role whose import waits until a file exists.
 
-The name of the variable begins with PYTHON, so that the first server gets it, too.
+An environment variable has the path of the file. Its name begins with PYTHON, because
+the first server of roles gets only some variables (`PASSED_PREFIXES` in role_server).
 """
 
 import os

@@ -77,7 +77,7 @@ def _section(entity: type[Trigger]) -> str:
 
 
 def _edges(transitions: list[Transition]) -> Iterator[str]:
-    """Yield one line of the figure for each two states with a transition."""
+    """Yield one line of the figure for each pair of states with a transition."""
     triggers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     existing = {state for each in transitions for state in each.before} - {None}
     for each in transitions:

@@ -39,7 +39,10 @@ def fails() -> None:
 def fetched(
     path: str, checks: dict[str, Check], roles: dict[str, Check] | None = None
 ) -> httpx.Response:
-    """Request a path of an application with only the health router, open to all."""
+    """Return the response for a path of an application with only the health router.
+
+    The application requires no login.
+    """
     app = FastAPI()
     settings = load(None, {})
     access = Access(settings.api, settings.storage.directory)

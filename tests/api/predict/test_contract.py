@@ -49,7 +49,10 @@ class Unfamiliar:
 
 
 def load(analyzer: Analyzer) -> Pipeline:
-    """Return a real decoder, and a model without weights that refuses every image."""
+    """Return a pipeline with a real decoder and with a model that refuses every image.
+
+    The model has no weights.
+    """
     child = DecoderProcess(timeout_s=60, memory_mb=1024)
     model, limits = cast("Any", Unfamiliar()), analyzer._settings.worker
     return Pipeline(model, child, limits, ResultOptions((), 1024, 1, 1))

@@ -31,7 +31,7 @@ DROP = """([text, name]) => {
   document.body.dispatchEvent(
     new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
 }"""
-"""Drop a file anywhere on the page: base64 of its content, and its name."""
+"""A script that drops a file on the page. Its argument is [content in base64, name]."""
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def original() -> torch.nn.Module:
 
 
 def prepared(content: bytes) -> torch.Tensor:
-    """Make a network input as the original application does."""
+    """Return the network input that the original application makes of an image file."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     steps = [transforms.Resize((224, 224)), transforms.ToTensor()]
     tensor: torch.Tensor = transforms.Compose(steps)(image)[None]

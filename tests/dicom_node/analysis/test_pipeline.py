@@ -31,7 +31,8 @@ DATASET = phantom_dataset(draw_phantom(broken=True, rows=300, columns=200))
 RADIOGRAPH = decode(DATASET, DecodeOptions(window=1, max_megapixels=1))
 
 Answer = float | str
-"""The probability of a fracture with four decimals, or why there is none."""
+"""The probability of a fracture with four decimals, or the reason why the image was not
+analyzed."""
 
 Caller = Callable[[Review, bytes], Answer]
 

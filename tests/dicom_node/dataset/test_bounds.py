@@ -82,7 +82,10 @@ def nested(levels: int) -> bytes:
 
 
 def written(folder: Path, syntax: UID, added: bytes, *, last: bool = False) -> Path:
-    """Write the phantom with elements before its pixel data, or after it if `last`."""
+    """Write the phantom with additional elements; return the path.
+
+    The elements are before the pixel data, or after the pixel data if `last` is true.
+    """
     dataset = phantom_dataset(PHANTOM)
     dataset.file_meta.TransferSyntaxUID = syntax
     path = folder / "image.dcm"

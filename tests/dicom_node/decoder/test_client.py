@@ -316,7 +316,11 @@ def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
 
 
 def decoded(code: str) -> DecodedInstance:
-    """Only the return type is used: the parent checks responses against it."""
+    """Stand for a call that returns a DecodedInstance. The function is never run.
+
+    The forging child runs `code` instead. The parent process checks the response
+    against the return type of this function.
+    """
     raise NotImplementedError(code)
 
 

@@ -253,7 +253,10 @@ def test_a_abort_with_unknown_codes_is_an_abort(codes: bytes) -> None:
 
 
 def scripted(*parts: bytes) -> Play:
-    """Play a peer that accepts, and sends the next part after each PDU it receives."""
+    """Return a peer that accepts the association, and then responds from a script.
+
+    After each PDU that it receives, the peer sends the next of the `parts`.
+    """
 
     def play(connection: socket, peer: Peer) -> None:
         connection.sendall(accept())
@@ -390,7 +393,7 @@ def stored(
 
 
 def archive(*responses: bytes) -> Play:
-    """Play an archive that sends one of the responses after each object."""
+    """Return an archive that sends the next of the responses after each object."""
     remaining = list(responses)
 
     def play(connection: socket, peer: Peer) -> None:

@@ -61,7 +61,11 @@ def scp(
     *handlers: tuple[evt.EventType, Callable[[evt.Event], Any]],
     largest_pdu: int = 16382,
 ) -> Iterator[ThreadedAssociationServer]:
-    """Run an SCP for Secondary Captures and Verification with these event handlers."""
+    """Run an SCP for Secondary Captures and Verification; yield its server.
+
+    `handlers` are its event handlers, and `largest_pdu` is the maximum length of a PDU
+    that it receives, in bytes.
+    """
     sockets = []
 
     def keep(event: evt.Event) -> None:

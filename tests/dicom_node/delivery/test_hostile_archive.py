@@ -90,7 +90,7 @@ def after_a_request(
     content: bytes,
     first: bytes = b"",
 ) -> Play:
-    """Play an archive that accepts the association and receives a complete request.
+    """Return an archive that accepts the association and receives a complete request.
 
     The archive then sends `first`, and calls `act` with the connection and `content`.
     """
@@ -107,12 +107,15 @@ def after_a_request(
 
 
 def at_once(act: Callable[[socket.socket, bytes], None], content: bytes) -> Play:
-    """Play an archive that calls `act` instead of accepting the association."""
+    """Return an archive that calls `act` instead of accepting the association."""
     return lambda connection, _: act(connection, content)
 
 
 def at_the_end(act: Callable[[socket.socket, bytes], None], content: bytes) -> Play:
-    """Play an archive that answers C-ECHOs, and calls `act` after a release request."""
+    """Return an archive that answers C-ECHOs.
+
+    The archive calls `act` after a release request.
+    """
 
     def play(connection: socket.socket, _: Peer) -> None:
         connection.sendall(accept())

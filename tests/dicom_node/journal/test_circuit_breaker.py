@@ -201,7 +201,8 @@ def test_object_that_breaks_the_archive_does_not_delay_others(
         (other,) = queue(1)
         assert attempt(journal, engine, other, STORED) == DeliveryState.DELIVERED
         due = scheduled(engine)[breaking]
-        # The first success makes it due at once. After that, it has its own back-off.
+        # The first success of another delivery makes `breaking` due at once. After
+        # that, `breaking` has its own back-off.
         assert due <= 0 if not pauses else due > 0
         assert attempt(journal, engine, breaking, LOST) == DeliveryState.QUEUED
         pauses.append(scheduled(engine)[breaking])

@@ -408,7 +408,7 @@ def test_a_delivery_that_ends_while_its_destination_is_resumed_is_not_sent_again
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def end_before_lock(connection: sa.Connection, instance_id: str) -> None:
-        """Change the delivery as another transaction does before it unlocks."""
+        """Stand for `lock_instance` that waited until the delivery had ended."""
         ended = delivery.update().where(of_delivery(delivery, instance_id, "pacs"))
         connection.execute(ended.values(state=DeliveryState.DELIVERED))
 

@@ -110,7 +110,7 @@ class JournalMachine(RuleBasedStateMachine):
     def work(
         self, number: int, end: str, outcomes: tuple[Outcome, ...], kill: int | None
     ) -> None:
-        """Begin and end an attempt, with nothing in between."""
+        """Begin an attempt, and end it at once."""
         if attempt := self.node.begin(pick(self.node.queue(), number)):
             self._end(attempt, end, outcomes, kill)
 
@@ -134,7 +134,7 @@ class JournalMachine(RuleBasedStateMachine):
     def report(
         self, number: int, reasons: tuple[int | None, ...], kill: int | None
     ) -> None:
-        """Report on a request: the newest, an old one, or one again."""
+        """Report on any request, also on an older one, or on one a second time."""
         transaction = pick([*self.node.requests], number)
         self.node.report(transaction, reasons, kill)
 

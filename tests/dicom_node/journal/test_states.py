@@ -107,7 +107,7 @@ def analyze(node: SimulatedNode, one: str, end: str = "positive") -> None:
 
 
 def send(node: SimulatedNode, one: str, *outcomes: Outcome) -> None:
-    """Send the missing objects to the archive."""
+    """Send the missing objects to the archive, which responds with `outcomes`."""
     attempt = begun(node, node.delivery(one, "archive"))
     named = zip(attempt.uids, outcomes, strict=True)
     node.send(attempt, dict(named))
@@ -128,7 +128,7 @@ def begun(node: SimulatedNode, item: str) -> Attempt:
 
 
 def reach(node: SimulatedNode, state: str, *, slow: bool = False) -> str:
-    """Bring the delivery of an instance to the archive to a state."""
+    """Create an instance whose delivery to the archive has a state; return its id."""
     one = analyzed(node, ARCHIVE, slow=slow)
     match state:
         case "committing":
@@ -149,7 +149,7 @@ def reach(node: SimulatedNode, state: str, *, slow: bool = False) -> str:
 
 
 def reach_instance(node: SimulatedNode, state: str, *, slow: bool) -> str:
-    """Bring an instance to a state."""
+    """Create an instance in a state; return its id."""
     match state:
         case "received":
             one = node.receive()

@@ -324,7 +324,7 @@ def _status(node: Node, dataset: Dataset, event_type: int = 1) -> int:
 
 
 def _both(node: Node) -> Association:
-    """Open an association for reports and for images."""
+    """Return an association of an archive for reports and for images."""
     ae = AE("ARCHIVE")
     ae.add_requested_context(COMMITMENT)
     ae.add_requested_context(DX, ExplicitVRLittleEndian)

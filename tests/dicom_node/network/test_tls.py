@@ -708,7 +708,7 @@ def test_authorities_file_deleted_after_the_start_is_a_retry(
 def scp(
     pair: Pair, version: ssl.TLSVersion, *handlers: evt.EventHandlerType
 ) -> Iterator[int]:
-    """Run an SCP of pynetdicom for Verification and CR images."""
+    """Run an SCP of pynetdicom for Verification and DX images; yield its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = context.maximum_version = version
     context.load_cert_chain(pair.certificate, pair.key)

@@ -164,7 +164,7 @@ CASES = {
     "jpegbl_16_8": 8,  # lossy
     "no_samplesperpixel": 0,
 }
-"""Files of ../shared/cases, and how many gray levels a pixel may differ."""
+"""The maximum difference of a pixel in gray levels, by file in ../shared/cases."""
 
 
 @pytest.mark.parametrize("name", CASES)

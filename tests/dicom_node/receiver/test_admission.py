@@ -283,7 +283,7 @@ sys.stdin.read()
 
 @contextmanager
 def holding(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process that holds a slot."""
+    """Run a process that holds an association slot; yield the process."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, folder],
         stdin=subprocess.PIPE,

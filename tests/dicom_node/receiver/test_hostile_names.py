@@ -34,7 +34,7 @@ NAMES = [
 
 
 def named(name: bytes) -> Sample:
-    """Return the phantom with a name as SOP and Series Instance UID in its dataset."""
+    """Return the phantom. Its dataset has `name` as SOP and Series Instance UID."""
     draft = opened(PHANTOM, random.Random(0))
     draft.put("SOPInstanceUID", name)
     draft.put("SeriesInstanceUID", name)

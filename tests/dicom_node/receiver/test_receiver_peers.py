@@ -302,7 +302,7 @@ def test_sigterm_lets_an_association_finish_and_exits_with_0(
 
 
 def large_images(folder: Path, count: int) -> list[Path]:
-    """Save 12.5 MB radiographs: 2,500 x 2,500 pixels of two bytes."""
+    """Save radiographs of 2,500 x 2,500 pixels, 12.5 MB each; return their paths."""
     dataset = phantom_dataset(draw_phantom(broken=True, rows=120, columns=90))
     dataset.Rows = dataset.Columns = 2500
     noise = np.random.default_rng(0).integers(0, 4096, (2500, 2500), np.uint16)

@@ -817,7 +817,7 @@ def raw_socket(association: Association) -> socket.socket:
 def request(
     association: Association, phantom: Dataset, share: float = 1.0
 ) -> Iterator[bytes]:
-    """Encode the PDUs of a C-STORE request, with a share of its dataset."""
+    """Yield the PDUs of a C-STORE request: its command, and a share of its dataset."""
     (context,) = (
         each for each in association.accepted_contexts if each.abstract_syntax == DX
     )
@@ -848,7 +848,10 @@ def half_a_dataset(node: Node, phantom: Dataset) -> Association:
 
 
 def interruption(phantom: Dataset) -> str:
-    """Return how the log names the instance of `half_a_dataset`, with its bytes."""
+    """Return the text with which the log reports the instance of `half_a_dataset`.
+
+    The text contains the SOP Instance UID and the number of received bytes.
+    """
     return f"{phantom.SOPInstanceUID}, after {len(encoded(phantom)) // 2} bytes"
 
 

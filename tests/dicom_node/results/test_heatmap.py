@@ -84,7 +84,7 @@ def heatmap_of(
 def interpolated(
     saliency: NDArray[np.float32], shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return the map at the center of each pixel of an image, from 0 to 255.
+    """Return the saliency map at the center of each pixel of an image, from 0 to 255.
 
     The map is linear between the centers of its cells, and constant outside of them.
     """

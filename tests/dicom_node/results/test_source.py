@@ -76,7 +76,10 @@ def value(element: bytes) -> bytes:
 
 
 def raw_values(path: Path) -> dict[int, bytes]:
-    """Read the values of an Explicit VR file without the code under test."""
+    """Return the encoded values of an Explicit VR file by tag.
+
+    The code under test is not used.
+    """
     content = path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")
     stream = data_element_generator(
@@ -109,7 +112,7 @@ def save(dataset: Dataset, path: Path, **texts: str) -> None:
 
 @contextmanager
 def log_lines() -> Iterator[list[str]]:
-    """Collect the log messages of pydicom."""
+    """Yield a list to which pydicom's log messages are added during the block."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 
 def shift(engine: sa.Engine, seconds: float) -> None:
-    """Make all heartbeats older."""
+    """Make all heartbeats older by some seconds."""
     with engine.begin() as connection:
         connection.execute(heartbeat.update().values(at=heartbeat.c.at - seconds))
 

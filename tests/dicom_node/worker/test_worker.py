@@ -126,14 +126,14 @@ def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patc
 
 
 def long_instance(spool: Spool) -> ReceivedInstance:
-    """Write an instance to the spool; its analysis takes seconds."""
+    """Write an instance to the spool whose analysis takes seconds; return it."""
     instance = spooled(spool, rows=64, columns=48)
     made_slow(instance.path)
     return replace(instance, size=instance.path.stat().st_size)
 
 
 def spooled(spool: Spool, **size: int) -> ReceivedInstance:
-    """Write a phantom to the spool."""
+    """Write a phantom to the spool; return it as an instance."""
     dataset = phantom_dataset(draw_phantom(broken=True, **size))
     path = spool.path("0" * 32)
     dataset.save_as(path, enforce_file_format=True)

@@ -83,10 +83,11 @@ FINDING = Finding(
 
 @dataclass
 class ScriptedPipeline:
-    """A pipeline that does not analyze images. It returns `results`, or else `result`.
+    """A pipeline that does not analyze images.
 
-    A test sets `behavior` to raise the error of an analysis, and `afterwards` to do
-    something after the check of the image.
+    It returns `results`. If `results` is empty, it returns only `result`. A test sets
+    `behavior` to raise the error of an analysis, and `afterwards` to do something after
+    the check of the image.
     """
 
     result: ResultObject

@@ -1,4 +1,4 @@
-"""The shipped weights reach the figures of their model card on real radiographs."""
+"""The shipped weights come close to the figures in models/README.md on real images."""
 
 from pathlib import Path
 
