@@ -84,7 +84,7 @@ def _identity(condition: str) -> Dataset:
     identity.SpecificCharacterSet = "ISO_IR 192"
     identity.PatientName = f"PHANTOM^{condition}"
     identity.PatientID = f"PHANTOM-{condition}"
-    identity.PatientBirthDate = "20000101"
+    identity.PatientBirthDate = "19600101"
     identity.PatientSex = "O"
     identity.StudyInstanceUID = generate_uid()
     identity.SeriesInstanceUID = generate_uid()

@@ -108,6 +108,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inference.drawing",
         "dicom_node.pixels",
         "inference.classification",
+        "models",
         "dicom_node.results",
         "dicom_node.decoder",
     },
