@@ -38,7 +38,9 @@ from dicom_node.journal.work_queue import (
     ANALYZE_SLOWLY,
     APPLICATION,
     DELIVER,
+    QUEUES,
     VERSION,
+    queues_with_work,
 )
 from dicom_node.metrics.counters import REPORT_REFUSED, increment
 from dicom_node.network.commitment_reporter import Reporter
@@ -52,7 +54,11 @@ from dicom_node.runtime.process import (
     load_or_exit,
     role_parser,
 )
-from dicom_node.runtime.work_signal import listen_for_notifications, patch_queue_polling
+from dicom_node.runtime.work_signal import (
+    listen_for_notifications,
+    patch_queue_polling,
+    watch_queues,
+)
 from dicom_node.storage.database import (
     DatabaseError,
     Engine,
@@ -168,15 +174,14 @@ def _with_audit(
 
 
 def _run(settings: Settings, engine: Engine, slot: int, stop: Stop) -> None:
-    arrived, separated, encoded = patch_queue_polling(
-        ANALYZE, ANALYZE_SEPARATELY, DELIVER
-    )
+    wakeups = dict(zip(QUEUES, patch_queue_polling(*QUEUES), strict=True))
+    arrived = wakeups[ANALYZE]
 
     def wake_lanes() -> None:
         arrived.wake()
-        separated.wake()
+        wakeups[ANALYZE_SEPARATELY].wake()
 
-    work = _work(settings, engine, encoded.wake, wake_lanes)
+    work = _work(settings, engine, wakeups[DELIVER].wake, wake_lanes)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Send a heartbeat before taking work: other workers take over the work of a worker
@@ -188,6 +193,7 @@ def _run(settings: Settings, engine: Engine, slot: int, stop: Stop) -> None:
         listen_for_notifications(
             run_folder(settings.storage), f"worker-{slot}", arrived
         ),
+        watch_queues(wakeups, partial(queues_with_work, engine), POLL_S),
     ):
         with auditing(settings, engine, f"worker-{slot}") as record_event:
             work = _with_audit(settings, engine, work, record_event)
