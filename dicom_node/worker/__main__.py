@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
@@ -96,6 +96,9 @@ MAINTENANCE_INTERVAL_S = 5.0
 CLEANUP_EVERY = 12
 FILES_EVERY = 12 * 60
 DRAIN_S = 30
+# Maximum number of PostgreSQL connections of DBOS; its default is 20. DBOS holds one to
+# listen, and another one for its regular tasks. A thread that finds none free waits.
+DBOS_CONNECTIONS = 5
 # Maximum time to wait for the database before the worker ends; less than CLOSE_S.
 DATABASE_TIMEOUT_S = 4.0
 
@@ -341,9 +344,12 @@ def _once(make: Callable[[], T]) -> Callable[[], T]:
 
 
 def _config(settings: Settings, name: str) -> DBOSConfig:
-    engine_options = (
-        {"connect_args": connect_arguments()} if settings.storage.database else {}
-    )
+    engine_options: dict[str, Any] = {}
+    if settings.storage.database:
+        engine_options = {
+            "connect_args": connect_arguments(),
+            "pool_size": DBOS_CONNECTIONS,
+        }
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=settings.storage.database_url,
