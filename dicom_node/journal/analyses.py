@@ -268,16 +268,17 @@ class Analyses:
         if conclusion.state is InstanceState.FAILED:
             trigger = InstanceTrigger.ANALYSIS_FAILED
         with writing(self._engine) as connection:
-            if self._machine.change_instance(
+            record = self._machine.change_instance(
                 connection,
                 trigger,
                 _of_run(instance_id, run),
                 changes,
                 detail=conclusion.reason,
                 label=conclusion.counted_as,
-            ):
+            )
+            if record is not None:
                 # This replaces the results of an earlier analysis.
-                self._deliveries.open(connection, instance_id, conclusion.notices)
+                self._deliveries.open(connection, record, conclusion.notices)
 
     @waits
     def record_result(
@@ -302,19 +303,20 @@ class Analyses:
                 revisions = read_records(InstanceRecord, connection.execute(query))
                 self._refuse_analyzed(revisions, instance_id, *digests)
                 other = _under_other_identity(revisions, instance_id, *digests)
-            if not self._machine.change_instance(
+            record = self._machine.change_instance(
                 connection,
                 InstanceTrigger.ANALYZED,
                 _of_run(instance_id, run),
                 _result_columns(analyzed),
                 detail=headline(analyzed.finding),
                 label=analyzed.finding.operating_point,
-            ):
+            )
+            if record is None:
                 return False
             if other is not None:
-                _note_other_identity(connection, instance_id, other)
-            _replace_drawing(connection, instance_id, analyzed.drawing)
-            self._deliveries.open(connection, instance_id, analyzed.results)
+                _note_other_identity(connection, record, other)
+            _replace_drawing(connection, record, analyzed.drawing)
+            self._deliveries.open(connection, record, analyzed.results)
             stages = [observe(STAGE, s, name) for name, s in analyzed.seconds.items()]
             write(connection, *stages)
         return True
@@ -443,13 +445,14 @@ def _result_columns(analyzed: AnalysisResult) -> dict[str, Any]:
 
 
 def _replace_drawing(
-    connection: sa.Connection, instance_id: str, drawing: OverlayData | None
+    connection: sa.Connection, record: InstanceRecord, drawing: OverlayData | None
 ) -> None:
     """Replace the stored drawing of an instance; delete it if `drawing` is None."""
-    is_old = finding_table.c.instance_id == instance_id
-    connection.execute(finding_table.delete().where(is_old))
+    if record.run > 1:  # the first run has nothing to replace
+        is_old = finding_table.c.instance_id == record.id
+        connection.execute(finding_table.delete().where(is_old))
     if drawing is not None:
-        values = {"instance_id": instance_id, **drawing.values()}
+        values = {"instance_id": record.id, **drawing.values()}
         connection.execute(finding_table.insert(), values)
 
 
@@ -492,7 +495,7 @@ def _same_picture(
 
 
 def _note_other_identity(
-    connection: sa.Connection, instance_id: str, other: InstanceRecord
+    connection: sa.Connection, record: InstanceRecord, other: InstanceRecord
 ) -> None:
     """Write events for two revisions with the same picture, but different identities.
 
@@ -503,12 +506,9 @@ def _note_other_identity(
         ". Both have results. If one identity is wrong, remove its results from the "
         "archive."
     )
-    query = sa.select(instance.c.revision).where(instance.c.id == instance_id)
-    revision = connection.execute(query).scalar_one()
-    note(
-        connection, instance_id, EventKind.OTHER_IDENTITY, detail.format(other.revision)
-    )
-    note(connection, other.id, EventKind.OTHER_IDENTITY, detail.format(revision))
+    for one, another in ((record, other), (other, record)):
+        text = detail.format(another.revision)
+        note(connection, one.id, EventKind.OTHER_IDENTITY, text)
 
 
 def _of_run(instance_id: str, run: int) -> sa.ColumnElement[bool]:

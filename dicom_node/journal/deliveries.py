@@ -34,7 +34,7 @@ from dicom_node.journal.state_machine import (
 from dicom_node.journal.states import DeliveryTrigger, ObjectTrigger
 from dicom_node.results.result_kinds import HEATMAP, NOTICE, kinds_for
 from dicom_node.storage.database import upsert, writing
-from dicom_node.storage.records import DeliveryRecord, ResultRecord
+from dicom_node.storage.records import DeliveryRecord, InstanceRecord, ResultRecord
 from dicom_node.storage.tables import (
     DeliveryState,
     commitment,
@@ -89,18 +89,26 @@ class Deliveries:
     def open(
         self,
         connection: sa.Connection,
-        instance_id: str,
+        row: InstanceRecord,
         results: Sequence[StoredResult],
     ) -> None:
         """Replace the results of an instance, and queue the deliveries of `results`.
 
         Deliveries to destinations that get none of the new results are dropped, unless
         they have succeeded.
+
+        Args:
+            connection: Connection in a transaction.
+            row: The instance, after the transition that ended its analysis.
+            results: The new results.
         """
-        recipients = _recipients(connection, instance_id)
-        connection.execute(result.delete().where(result.c.instance_id == instance_id))
-        objects = delivered_object.c.instance_id == instance_id
-        delete_rows(connection, ObjectTrigger.REPLACED, objects)
+        instance_id, recipients = row.id, set[str]()
+        if row.run > 1:  # the first run has nothing to replace
+            recipients = _recipients(connection, instance_id)
+            is_old = result.c.instance_id == instance_id
+            connection.execute(result.delete().where(is_old))
+            objects = delivered_object.c.instance_id == instance_id
+            delete_rows(connection, ObjectTrigger.REPLACED, objects)
         for each in results:
             values = {
                 "sop_class_uid": each.sop_class_uid,
@@ -111,7 +119,10 @@ class Deliveries:
             connection.execute(
                 result.insert().values(instance_id=instance_id, **values)
             )
-        self._send(connection, instance_id, recipients)
+        requested = self._send(connection, row, results, recipients)
+        if row.run > 1:
+            self._cancel_other_deliveries(connection, instance_id, requested)
+        update_instance_state(connection, self._machine, instance_id)
 
     def queue_all(self, connection: sa.Connection, instance_id: str) -> None:
         """Queue the delivery of an instance's results to all destinations.
@@ -120,30 +131,47 @@ class Deliveries:
         not get negative results: see `_send`. Results that have already arrived are
         sent again.
         """
-        self._send(connection, instance_id, _recipients(connection, instance_id))
+        query = instance.select().where(instance.c.id == instance_id)
+        row = InstanceRecord(**connection.execute(query).mappings().one())
+        results = _results(connection, instance_id)
+        recipients = _recipients(connection, instance_id)
+        requested = self._send(connection, row, results, recipients)
+        self._cancel_other_deliveries(connection, instance_id, requested)
+        others = sa.and_(
+            delivered_object.c.instance_id == instance_id,
+            delivered_object.c.destination.not_in(requested),
+        )
+        delete_rows(connection, ObjectTrigger.DROPPED, others)
+        update_instance_state(connection, self._machine, instance_id)
 
     def _send(
-        self, connection: sa.Connection, instance_id: str, recipients: set[str]
-    ) -> None:
+        self,
+        connection: sa.Connection,
+        row: InstanceRecord,
+        results: Sequence[StoredResult | ResultRecord],
+        recipients: set[str],
+    ) -> list[str]:
         """Queue deliveries to the destinations that want the results.
 
         A negative result goes only to destinations that want negative results, and to
         `recipients`: the destinations that have received an object of this instance.
         Without the negative result, the last object at such a destination would be a
-        notice, or the positive result of an earlier analysis. Deliveries to all other
-        destinations are dropped, unless they have succeeded.
+        notice, or the positive result of an earlier analysis.
+
+        Returns:
+            The names of the destinations to which deliveries are queued.
         """
-        results, trigger = _results(connection, instance_id), DeliveryTrigger.REQUESTED
-        negative, requested = _is_negative(connection, instance_id), []
+        trigger, requested = DeliveryTrigger.REQUESTED, []
+        has_result = row.probability is not None
+        negative = has_result and row.operating_point == OperatingPoint.NONE
         for name, destination in self._destinations.items():
             wanted = {each.name for each in kinds_for(destination)}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             gets_negative = destination.send_negative or name in recipients
             if uids and (gets_negative or not negative):
-                self._queue_run(connection, trigger, (instance_id, name), uids)
+                self._queue_run(connection, trigger, (row.id, name), uids)
                 requested.append(name)
-        self._cancel_other_deliveries(connection, instance_id, requested)
-        update_instance_state(connection, self._machine, instance_id)
+        return requested
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
         """Return whether destinations want kinds of objects that were not made.
@@ -302,10 +330,13 @@ class Deliveries:
             key: Instance id and destination of the delivery.
             uids: SOP Instance UIDs of the objects.
         """
-        if not self._machine.request_delivery(connection, trigger, *key):
+        row = self._machine.request_delivery(connection, trigger, *key)
+        if row is None:
             return
         for uid in uids:
             request_object(connection, *key, uid)
+        if row.run == 1:  # commitment was never requested
+            return
         open_ = of_delivery(commitment, *key)
         closing = commitment.update().where(open_, commitment.c.closed_at.is_(None))
         connection.execute(closing.values(closed_at=time.time()))
@@ -320,18 +351,13 @@ class Deliveries:
         so that its run numbers continue if the destination gets results again: DBOS
         silently ignores work with a run number that was used before.
         """
-        dropped, objects = DeliveryTrigger.DROPPED, delivered_object.c
         query = delivery.select().where(
             delivery.c.instance_id == instance_id,
             delivery.c.destination.not_in(requested),
             delivery.c.state != DeliveryState.DELIVERED,
         )
         for row in read_records(DeliveryRecord, connection.execute(query)):
-            self._machine.change_delivery(connection, dropped, row)
-        others = sa.and_(
-            objects.instance_id == instance_id, objects.destination.not_in(requested)
-        )
-        delete_rows(connection, ObjectTrigger.DROPPED, others)
+            self._machine.change_delivery(connection, DeliveryTrigger.DROPPED, row)
 
     @staticmethod
     def _is_paused(connection: sa.Connection, destination: str) -> bool:
@@ -359,17 +385,10 @@ def _results(connection: sa.Connection, instance_id: str) -> Sequence[ResultReco
 def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
     """Return the names of the destinations that stored an object of an instance."""
     arrived = DeliveryState.DELIVERED, DeliveryState.COMMITTING
-    found: set[str] = set()
-    for table in (delivery, delivered_object):
-        query = sa.select(table.c.destination).where(
+    queries = [
+        sa.select(table.c.destination).where(
             table.c.instance_id == instance_id, table.c.state.in_(arrived)
         )
-        found.update(connection.execute(query).scalars())
-    return found
-
-
-def _is_negative(connection: sa.Connection, instance_id: str) -> bool:
-    """Return whether an instance has a result, and the result reports no fracture."""
-    query = sa.select(instance.c.probability, instance.c.operating_point)
-    row = connection.execute(query.where(instance.c.id == instance_id)).one()
-    return row.probability is not None and row.operating_point == OperatingPoint.NONE
+        for table in (delivery, delivered_object)
+    ]
+    return set(connection.execute(sa.union(*queries)).scalars())

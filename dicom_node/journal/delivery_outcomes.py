@@ -241,16 +241,17 @@ def _record_object(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.sop_instance_uid == uid,
     )
-    query = sa.select(delivered_object.c.brief_refusals).where(matches)
-    refusals = connection.execute(query).scalar_one()
-    refusals += outcome.verdict is Verdict.RETRY_BRIEFLY
-    trigger = _trigger(outcome, refusals, row, destination)
     values = {
         "status": outcome.status,
         "comment": outcome.comment,
         "attempts": delivered_object.c.attempts + 1,
-        "brief_refusals": refusals,
     }
+    refusals = 0
+    if outcome.verdict is Verdict.RETRY_BRIEFLY:
+        query = sa.select(delivered_object.c.brief_refusals).where(matches)
+        refusals = connection.execute(query).scalar_one() + 1
+        values["brief_refusals"] = refusals
+    trigger = _trigger(outcome, refusals, row, destination)
     change_objects(connection, trigger, matches, values)
     return trigger
 

@@ -1,6 +1,8 @@
 """Derives the state of an instance from the states of its deliveries."""
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -57,30 +59,60 @@ def update_instance_state(
     state. If an attempt to deliver its notice failed, the cause is appended to its
     reason.
     """
-    query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
-    states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
+    rows = _deliveries_with_objects(connection, instance_id)
+    states = {row.state for row in rows} - {DeliveryState.DROPPED}
     is_unfinished = not states.isdisjoint(UNFINISHED_OR_PAUSED)
-    _note_end(connection, instance_id, None if is_unfinished else time.time())
-    reason = ""
+    now = time.time()
+    changes: dict[str, Any] = {"reason": "", "ended_at": now}
     if not states:
         trigger = InstanceTrigger.NOTHING_TO_DELIVER
     elif is_unfinished:
         trigger = InstanceTrigger.DELIVERY_UNFINISHED
-        reason = _reason(connection, instance_id, is_tried_again())
+        waiting = [row for row in rows if row.is_tried_again]
+        changes = {"reason": _reason(waiting), "ended_at": None}
     elif DeliveryState.FAILED in states:
         trigger = InstanceTrigger.DELIVERY_FAILED
-        has_failed = delivered_object.c.state == DeliveryState.FAILED
-        reason = _reason(connection, instance_id, has_failed)
+        failed = [row for row in rows if row.object_state == DeliveryState.FAILED]
+        changes["reason"] = _reason(failed)
     else:
         trigger = InstanceTrigger.ALL_DELIVERED
+        # Only the first time is recorded. The time of a repeated delivery depends on
+        # when it was requested, not on the speed of the node.
+        changes["delivered_at"] = sa.func.coalesce(instance.c.delivered_at, now)
     has_result = sa.and_(
         instance.c.id == instance_id, instance.c.probability.is_not(None)
     )
-    changes = {"reason": reason}
-    if machine.change_instance(connection, trigger, has_result, changes) is None:
-        _append_notice_failure(connection, instance_id, reason)
-    elif trigger is InstanceTrigger.ALL_DELIVERED:
-        _note_first_delivery(connection, instance_id)
+    record = machine.change_instance(connection, trigger, has_result, changes)
+    if record is None:
+        _note_end(connection, instance_id, changes["ended_at"])
+        _append_notice_failure(connection, instance_id, changes["reason"])
+    elif trigger is InstanceTrigger.ALL_DELIVERED and record.delivered_at == now:
+        write(connection, observe(TURNAROUND, now - record.received_at))
+
+
+def _deliveries_with_objects(
+    connection: sa.Connection, instance_id: str
+) -> Sequence[sa.Row[Any]]:
+    """Return the deliveries of an instance, with one row for each object.
+
+    A delivery without objects has one row, in which the columns of the object are None.
+    """
+    objects = delivered_object.c
+    query = sa.select(
+        delivery.c.state,
+        delivery.c.destination,
+        objects.state.label("object_state"),
+        objects.comment,
+        is_tried_again().label("is_tried_again"),
+    )
+    same = sa.and_(
+        objects.instance_id == delivery.c.instance_id,
+        objects.destination == delivery.c.destination,
+    )
+    query = query.outerjoin_from(delivery, delivered_object, same)
+    query = query.where(delivery.c.instance_id == instance_id)
+    query = query.order_by(delivery.c.destination, objects.sop_instance_uid)
+    return connection.execute(query).all()
 
 
 def _note_end(
@@ -121,22 +153,6 @@ def _append_notice_failure(
         connection.execute(instance.update().where(matches).values(reason=combined))
 
 
-def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
-    """Record when all results of an instance have arrived, and how long that took.
-
-    Only the first time is recorded. The time of a repeated delivery depends on when it
-    was requested, not on the speed of the node.
-    """
-    now = time.time()
-    first = instance.update().where(
-        instance.c.id == instance_id, instance.c.delivered_at.is_(None)
-    )
-    first = first.values(delivered_at=now).returning(instance.c.received_at)
-    received_at = connection.execute(first).scalar_one_or_none()
-    if received_at is not None:
-        write(connection, observe(TURNAROUND, now - received_at))
-
-
 def is_tried_again() -> sa.ColumnElement[bool]:
     """Return the SQL condition that an object is tried again after a failed attempt."""
     objects = delivered_object.c
@@ -146,15 +162,9 @@ def is_tried_again() -> sa.ColumnElement[bool]:
     return sa.or_(is_unsent, sa.and_(is_committing, is_not_committed))
 
 
-def _reason(
-    connection: sa.Connection, instance_id: str, which: sa.ColumnElement[bool]
-) -> str:
-    """Return the comments of the objects that match `which`, joined into one text.
+def _reason(rows: Sequence[sa.Row[Any]]) -> str:
+    """Return the comments of objects, joined into one text.
 
     The name of the destination precedes each comment. Repetitions are omitted.
     """
-    query = delivered_object.select().where(
-        delivered_object.c.instance_id == instance_id, which
-    )
-    rows = connection.execute(query).all()
     return "; ".join(dict.fromkeys(f"{row.destination}: {row.comment}" for row in rows))

@@ -25,6 +25,7 @@ from dicom_node.journal.states import (
 )
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import increment
+from dicom_node.storage.database import upsert_statement
 from dicom_node.storage.records import DeliveryRecord, InstanceRecord
 from dicom_node.storage.tables import (
     DeliveryState,
@@ -116,7 +117,7 @@ class StateMachine:
         trigger: DeliveryTrigger,
         instance_id: str,
         destination: str,
-    ) -> bool:
+    ) -> DeliveryRecord | None:
         """Queue a new run of a delivery, which is created if it does not exist.
 
         Args:
@@ -126,8 +127,8 @@ class StateMachine:
             destination: Name of the destination.
 
         Returns:
-            False if the state of the delivery is not in `Transition.before`. Then
-            nothing is changed.
+            The delivery. None if its state is not in `Transition.before`. Then nothing
+            is changed.
         """
         transition, now = only_transition(trigger), time.time()
         reset = {
@@ -137,17 +138,15 @@ class StateMachine:
             "finished_at": None,
             "waits_for": None,
         }
-        row = _update_or_insert(
-            connection,
-            transition,
-            of_delivery(delivery, instance_id, destination),
-            {"instance_id": instance_id, "destination": destination, "run": 1} | reset,
-            {"run": delivery.c.run + 1} | reset,
+        key = {"instance_id": instance_id, "destination": destination}
+        changes = {"run": delivery.c.run + 1} | reset
+        rows = _update_or_insert(
+            connection, transition, key, {"run": 1} | reset, changes
         )
-        if row is None:
-            return False
-        self._apply_effects(connection, transition, DeliveryRecord(**row))
-        return True
+        row = read_one(DeliveryRecord, rows)
+        if row is not None:
+            self._apply_effects(connection, transition, row)
+        return row
 
     def change_delivery(  # noqa: PLR0913 - the change, and what its event says
         self,
@@ -222,17 +221,13 @@ def request_object(
     The row of the object at the destination is created if it does not exist.
     """
     reset = {"status": None, "comment": "", "attempts": 0, "brief_refusals": 0}
-    key = {"instance_id": instance_id, "destination": destination}
-    _update_or_insert(
-        connection,
-        only_transition(ObjectTrigger.REQUESTED),
-        sa.and_(
-            of_delivery(delivered_object, instance_id, destination),
-            delivered_object.c.sop_instance_uid == uid,
-        ),
-        {**key, "sop_instance_uid": uid, **reset},
-        reset,
-    )
+    key = {
+        "instance_id": instance_id,
+        "destination": destination,
+        "sop_instance_uid": uid,
+    }
+    requested = only_transition(ObjectTrigger.REQUESTED)
+    _update_or_insert(connection, requested, key, reset, reset)
 
 
 def change_objects(
@@ -282,24 +277,37 @@ def _update(transition: Transition, which: sa.ColumnElement[bool]) -> sa.Update:
 def _update_or_insert(
     connection: sa.Connection,
     transition: Transition,
-    which: sa.ColumnElement[bool],
+    key: Mapping[str, Any],
     new: Mapping[str, Any],
     changes: Mapping[str, Any],
-) -> sa.RowMapping | None:
-    """Change the row that `which` selects, or insert a row; return the row.
+) -> sa.CursorResult[Any]:
+    """Change the row with a primary key, or insert it; return the row.
 
-    A row changes only if its state is in `Transition.before`. If no row changes, and
-    `Transition.before` contains None, the row `new` is inserted. Otherwise nothing is
-    done, and the return value is None. The caller has locked the instance, so no other
-    transaction can insert the row at the same time.
+    A row changes only if its state is in `Transition.before`. If there is no row, and
+    `Transition.before` contains None, the row is inserted. Otherwise nothing is
+    changed, and no row is returned.
+
+    Args:
+        connection: Connection in a transaction.
+        transition: The transition.
+        key: The primary key.
+        new: The other values of a new row.
+        changes: New values of an existing row.
     """
     table, trigger = _TABLES[type(transition.trigger)], transition.trigger
-    update = _update(transition, which).values(**changes).returning(table)
-    row = _execute(connection, trigger, update).mappings().one_or_none()
-    if row is None and None in transition.before:
-        insert = table.insert().values(state=transition.after, **new).returning(table)
-        row = _execute(connection, trigger, insert).mappings().one()
-    return row
+    if None not in transition.before:
+        which = sa.and_(*(table.c[name] == value for name, value in key.items()))
+        update = _update(transition, which).values(**changes)
+        return _execute(connection, trigger, update.returning(table))
+    state = {"state": transition.after}
+    statement = upsert_statement(
+        connection.dialect,
+        table,
+        {**key, **state, **new},
+        {**state, **changes},
+        where=_is_before(table, transition),
+    )
+    return _execute(connection, trigger, statement)
 
 
 def _record(

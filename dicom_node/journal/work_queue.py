@@ -14,6 +14,7 @@ from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from config.destinations import Destination
 from dicom_node.address import subscriber
 from dicom_node.journal.fair_order import FairOrder
+from dicom_node.storage.database import reading
 from dicom_node.storage.dbos_adapter import refuse_pickles, work_table
 from dicom_node.storage.tables import instance
 
@@ -27,6 +28,7 @@ ANALYZE_SEPARATELY = "analyze-separately"
 ANALYZE_LAST = "analyze-separately-last"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
+QUEUES = (ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER)
 # Images that come last have priorities above LAST. All other images have lower ones,
 # because no lane has so many images. The largest priority of DBOS is 2**31 - 1.
 LAST = 2**30
@@ -131,13 +133,35 @@ def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
     """
     work = work_table(dialect)
     comes_last = work.c.priority > LAST
-    query = sa.select(sa.func.min(work.c.priority)).where(
+    return sa.select(sa.func.min(work.c.priority)).where(
         work.c.queue_name == queue_of(lane),
-        work.c.status == "ENQUEUED",
         comes_last if lane == ANALYZE_LAST else ~comes_last,
+        *_is_enqueued(work),
     )
+
+
+def queues_with_work(engine: sa.Engine) -> set[str]:
+    """Return the names of the queues of this module in which work waits."""
+    query = sa.select(*(has_work(engine.dialect, each) for each in QUEUES))
+    with reading(engine) as connection:
+        found = connection.execute(query).one()
+    return {queue for queue, has in zip(QUEUES, found, strict=True) if has}
+
+
+def has_work(dialect: sa.Dialect, queue: str) -> sa.ColumnElement[bool]:
+    """Return the condition that work waits in a queue."""
+    work = work_table(dialect)
+    # With the column of the index, SQLite does not read the table.
+    waiting = sa.exists(work.c.queue_name)
+    return waiting.where(work.c.queue_name == queue, *_is_enqueued(work))
+
+
+def _is_enqueued(
+    work: sa.TableClause,
+) -> tuple[sa.ColumnElement[bool], sa.TextClause]:
     # SQLite uses the partial index of DBOS only if it finds the index's condition.
-    return query.where(sa.text("status IN ('ENQUEUED', 'PENDING')"))
+    is_in_index = sa.text("status IN ('ENQUEUED', 'PENDING')")
+    return work.c.status == "ENQUEUED", is_in_index
 
 
 def queue_of(work: str) -> str:

@@ -1,22 +1,25 @@
 """Wakes the threads that poll a work queue as soon as new work is queued.
 
-DBOS polls the queues of the normal lane and of deliveries five times a second. With
-polling alone, an instance would wait for its analysis for 100 ms on average, and its
-results would wait for their delivery for another 100 ms. A process that queues work on
-this machine sends a notification, and the polling threads poll at once. If a
-notification is lost, the next poll finds the work. Polling also finds work that other
-machines queued.
+A process that queues work on this machine sends a notification, and the polling threads
+of DBOS poll at once. Work that other machines queued is found by a query, which looks
+for work in all queues five times a second (`watch_queues`). With the query alone, an
+instance would wait for its analysis for 100 ms on average, and its results would wait
+for their delivery for another 100 ms.
+
+A poll of one queue by DBOS takes three statements in two transactions. So DBOS polls
+only the queues that have work, and each queue every WATCHED_POLL_S seconds.
 """
 
 import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from dicom_node.storage.database import DatabaseError
 from dicom_node.storage.dbos_adapter import StopEvent, replace_stop_event
 
 logger = logging.getLogger(__name__)
@@ -25,15 +28,22 @@ SUFFIX = ".bell"  # processes of earlier releases use it, too
 # The minimum time between two polls in seconds. Even if work is queued a thousand times
 # a second, the queue is polled at most fifty times a second.
 GAP_S = 0.02
+# The longest time between two polls of a queue that is watched.
+WATCHED_POLL_S = 5.0
 
 
 class PollWakeup:
-    """Replaces the stop event of a polling thread, and can also wake the thread."""
+    """Replaces the stop event of a polling thread, and can also wake the thread.
+
+    Attributes:
+        is_watched: Whether the thread is woken if its queue has work, and at the stop.
+    """
 
     def __init__(self) -> None:
         """Create a wakeup that has not been triggered."""
         self._woken = threading.Event()
         self._stop = threading.Event()
+        self.is_watched = False
 
     def use_stop_event(self, stop: threading.Event) -> "PollWakeup":
         """Set the event that tells the thread to stop; return this wakeup."""
@@ -51,13 +61,16 @@ class PollWakeup:
     def wait(self, timeout: float) -> bool:
         """Wait until `wake` is called, for at most `timeout` seconds.
 
-        A call of `wake` ends the wait, but not in the first GAP_S seconds. The stop
-        event ends the wait only in the first GAP_S seconds.
+        If the queue is watched, wait for at most WATCHED_POLL_S seconds instead. A call
+        of `wake` ends the wait, but not in the first GAP_S seconds. The stop event ends
+        the wait only in the first GAP_S seconds.
 
         Returns:
             Whether the stop event is set.
         """
         if not self._stop.wait(min(timeout, GAP_S)):
+            if self.is_watched:
+                timeout = WATCHED_POLL_S
             self._woken.wait(max(timeout - GAP_S, 0))
         self._woken.clear()
         return self._stop.is_set()
@@ -87,6 +100,47 @@ def patch_queue_polling(*queues: str) -> tuple[PollWakeup, ...]:
             version("dbos"),
         )
     return tuple(wakeups.values())
+
+
+@contextmanager
+def watch_queues(
+    wakeups: Mapping[str, PollWakeup],
+    queues_with_work: Callable[[], Collection[str]],
+    interval_s: float,
+) -> Iterator[None]:
+    """Wake the polling threads of the queues that have work, while a block runs.
+
+    The threads are also woken to stop. If the database fails, all threads are woken at
+    each interval, so that DBOS handles the failure.
+
+    Args:
+        wakeups: The wakeup of each queue, by the name of the queue.
+        queues_with_work: Returns the names of the queues in which work waits.
+        interval_s: Seconds between two calls of `queues_with_work`.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(interval_s):
+            try:
+                names = queues_with_work()
+            except DatabaseError:
+                names = wakeups.keys()
+            for name, wakeup in wakeups.items():
+                if name in names or wakeup.is_set():
+                    wakeup.wake()
+
+    def mark(*, is_watched: bool) -> None:
+        for wakeup in wakeups.values():
+            wakeup.is_watched = is_watched
+
+    mark(is_watched=True)
+    threading.Thread(target=watch, name="queue-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        mark(is_watched=False)
 
 
 @contextmanager

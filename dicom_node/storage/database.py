@@ -186,8 +186,26 @@ def upsert(
     Returns:
         The inserted or updated row.
     """
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(table).values(**values)
+    statement = upsert_statement(connection.dialect, table, values, change)
+    return connection.execute(statement).mappings().one()
+
+
+def upsert_statement(
+    dialect: sa.Dialect,
+    table: sa.Table,
+    values: Mapping[str, Any],
+    change: Mapping[str, Any],
+    where: sa.ColumnElement[bool] | None = None,
+) -> sa.UpdateBase:
+    """Return the statement of `upsert`.
+
+    If `where` is given, an existing row is changed only if it matches. Otherwise the
+    statement changes nothing, and returns no row.
+    """
+    module = postgresql if dialect.name == "postgresql" else sqlite
+    insert = module.insert(table).values(**values)
     key = list(table.primary_key.columns)
-    statement = insert.on_conflict_do_update(index_elements=key, set_=dict(change))
-    return connection.execute(statement.returning(table)).mappings().one()
+    statement: sa.UpdateBase = insert.on_conflict_do_update(
+        index_elements=key, set_=dict(change), where=where
+    ).returning(table)
+    return statement

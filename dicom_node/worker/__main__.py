@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
@@ -38,7 +38,9 @@ from dicom_node.journal.work_queue import (
     ANALYZE_SLOWLY,
     APPLICATION,
     DELIVER,
+    QUEUES,
     VERSION,
+    queues_with_work,
 )
 from dicom_node.metrics.counters import REPORT_REFUSED, increment
 from dicom_node.network.commitment_reporter import Reporter
@@ -52,7 +54,11 @@ from dicom_node.runtime.process import (
     load_or_exit,
     role_parser,
 )
-from dicom_node.runtime.work_signal import listen_for_notifications, patch_queue_polling
+from dicom_node.runtime.work_signal import (
+    listen_for_notifications,
+    patch_queue_polling,
+    watch_queues,
+)
 from dicom_node.storage.database import (
     DatabaseError,
     Engine,
@@ -90,6 +96,9 @@ MAINTENANCE_INTERVAL_S = 5.0
 CLEANUP_EVERY = 12
 FILES_EVERY = 12 * 60
 DRAIN_S = 30
+# Maximum number of PostgreSQL connections of DBOS; its default is 20. DBOS holds one to
+# listen, and another one for its regular tasks. A thread that finds none free waits.
+DBOS_CONNECTIONS = 5
 # Maximum time to wait for the database before the worker ends; less than CLOSE_S.
 DATABASE_TIMEOUT_S = 4.0
 
@@ -170,15 +179,14 @@ def _with_audit(
 
 
 def _run(settings: Settings, engine: Engine, slot: int, stop: Stop) -> None:
-    arrived, separated, encoded = patch_queue_polling(
-        ANALYZE, ANALYZE_SEPARATELY, DELIVER
-    )
+    wakeups = dict(zip(QUEUES, patch_queue_polling(*QUEUES), strict=True))
+    arrived = wakeups[ANALYZE]
 
     def wake_lanes() -> None:
         arrived.wake()
-        separated.wake()
+        wakeups[ANALYZE_SEPARATELY].wake()
 
-    work = _work(settings, engine, encoded.wake, wake_lanes)
+    work = _work(settings, engine, wakeups[DELIVER].wake, wake_lanes)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Send a heartbeat before taking work, because other workers take over the work of a
@@ -190,6 +198,7 @@ def _run(settings: Settings, engine: Engine, slot: int, stop: Stop) -> None:
         listen_for_notifications(
             run_folder(settings.storage), f"worker-{slot}", arrived
         ),
+        watch_queues(wakeups, partial(queues_with_work, engine), POLL_S),
     ):
         with auditing(settings, engine, f"worker-{slot}") as record_event:
             work = _with_audit(settings, engine, work, record_event)
@@ -352,9 +361,12 @@ def _once(make: Callable[[], T]) -> Callable[[], T]:
 
 
 def _config(settings: Settings, name: str) -> DBOSConfig:
-    engine_options = (
-        {"connect_args": connect_arguments()} if settings.storage.database else {}
-    )
+    engine_options: dict[str, Any] = {}
+    if settings.storage.database:
+        engine_options = {
+            "connect_args": connect_arguments(),
+            "pool_size": DBOS_CONNECTIONS,
+        }
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=settings.storage.database_url,

@@ -19,11 +19,25 @@ from dbos._serialization import (
 
 from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.work_queue import ANALYZE, lowest_number
+from dicom_node.journal.work_queue import (
+    ANALYZE,
+    ANALYZE_SEPARATELY,
+    DELIVER,
+    QUEUES,
+    has_work,
+    lowest_number,
+    queues_with_work,
+)
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.dbos_adapter import PickleRefusedError
 from dicom_node.storage.migration import migrate
-from tests.support.journals import Receive, looked_after, work_item
+from tests.support.journals import (
+    ANSWER,
+    Receive,
+    destination,
+    looked_after,
+    work_item,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -112,10 +126,42 @@ def test_worker_refuses_a_pickle_and_continues(
         assert connection.execute(query).scalar_one() == "ERROR"
 
 
-def test_the_lowest_number_is_read_from_an_index(engine: sa.Engine) -> None:
-    query = lowest_number(engine.dialect, ANALYZE)
+@pytest.mark.parametrize(
+    "query_for",
+    [
+        lambda dialect: lowest_number(dialect, ANALYZE),
+        lambda dialect: sa.select(has_work(dialect, ANALYZE)),
+    ],
+    ids=["lowest number", "has work"],
+)
+def test_waiting_work_is_read_from_an_index(
+    engine: sa.Engine, query_for: Callable[[sa.Dialect], sa.Select[object]]
+) -> None:
+    query = query_for(engine.dialect)
     compiled = query.compile(engine, compile_kwargs={"literal_binds": True})
     with engine.connect() as connection:
         plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {compiled}")).all()
 
-    assert all("USING COVERING INDEX" in row.detail for row in plan)
+    details = [each.detail for each in plan if "workflow_status" in each.detail]
+    assert details
+    assert all("USING COVERING INDEX" in each for each in details)
+
+
+def test_queues_with_waiting_work_are_found(
+    engine: sa.Engine, receive: Receive, tmp_path: Path
+) -> None:
+    journal, instance = Journal(engine, tmp_path, [destination("pacs")]), receive()
+    assert queues_with_work(engine) == set()
+
+    journal.record(instance)
+    assert queues_with_work(engine) == {ANALYZE}
+    journal.analyses.continue_separately(instance.id, 1, "it may be slow")
+    assert queues_with_work(engine) == {ANALYZE, ANALYZE_SEPARATELY}
+    journal.analyses.record_result(instance.id, 1, ANSWER)
+    assert queues_with_work(engine) == {ANALYZE, ANALYZE_SEPARATELY, DELIVER}
+
+    ended = work_item(engine).update().values(status="SUCCESS")
+    with engine.begin() as connection:
+        connection.execute(ended.where(sa.column("queue_name") == ANALYZE))
+    assert queues_with_work(engine) == {ANALYZE_SEPARATELY, DELIVER}
+    assert queues_with_work(engine) <= set(QUEUES)

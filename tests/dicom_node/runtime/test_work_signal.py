@@ -5,19 +5,24 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import sqlalchemy as sa
 from dbos import DBOS, _queue
 
 from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import ANALYZE, DELIVER
 from dicom_node.receiver.__main__ import _instance_recorder
+from dicom_node.runtime import work_signal
 from dicom_node.runtime.work_signal import (
+    GAP_S,
     PollWakeup,
     listen_for_notifications,
     notify_workers,
     patch_queue_polling,
+    watch_queues,
 )
 from dicom_node.storage import dbos_adapter
 from dicom_node.storage.database import open_engine
@@ -58,6 +63,55 @@ def test_wakeup_is_set_by_its_stop_event() -> None:
 
     assert wakeup.is_set()
     assert wakeup.wait(LONG_S)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> PollWakeup:
+    """A wakeup whose thread polls only if it is woken."""
+    monkeypatch.setattr(work_signal, "WATCHED_POLL_S", LONG_S)
+    return PollWakeup()
+
+
+def test_watched_queue_is_polled_when_it_has_work(watched: PollWakeup) -> None:
+    with_work = {DELIVER}
+    with watch_queues({ANALYZE: watched}, lambda: with_work, 0.01):
+        thread = threading.Thread(target=watched.wait, args=(0.0,), daemon=True)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+
+        with_work.add(ANALYZE)
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_watched_queue_is_polled_while_the_database_fails(watched: PollWakeup) -> None:
+    def fail() -> NoReturn:
+        raise sa.exc.TimeoutError
+
+    with watch_queues({ANALYZE: watched}, fail, 0.01):
+        for _ in range(2):
+            thread = waiting(watched)
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_stop_event_ends_the_wait_of_a_watched_queue(watched: PollWakeup) -> None:
+    stop = threading.Event()
+    watched.use_stop_event(stop)
+    with watch_queues({ANALYZE: watched}, set[str], 0.01):
+        thread = waiting(watched)
+        time.sleep(2 * GAP_S)
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_queue_is_polled_at_its_interval_after_the_watch(watched: PollWakeup) -> None:
+    with watch_queues({ANALYZE: watched}, set[str], 0.01):
+        pass
+
+    assert not watched.wait(0.1)
 
 
 @pytest.mark.parametrize(
