@@ -268,13 +268,12 @@ def _instance(
 
 
 def _leading(foreign: Sequence[tuple[int, int]]) -> int:
-    """Return the size in bytes of the foreign elements at the start of a dataset.
+    """Return `Instance.leading`: the size of the foreign elements at the start.
 
     Foreign elements belong to group 0000 or 0002, which a dataset must not contain.
 
     Args:
-        foreign: (start, end) of each foreign element in ascending order, in bytes from
-            the start of the dataset.
+        foreign: As `Identity.foreign`.
     """
     leading = 0
     for start, end in foreign:

@@ -151,7 +151,8 @@ def _reason(
 ) -> str:
     """Return the comments of the objects that match `which`, joined into one text.
 
-    The name of the destination precedes each comment. Repetitions are omitted.
+    The name of the destination precedes each comment. Repetitions are omitted. A
+    comment may quote the destination.
     """
     query = delivered_object.select().where(
         delivered_object.c.instance_id == instance_id, which

@@ -23,7 +23,7 @@ from dicom_node.journal.work_queue import ANALYZE, lowest_number
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.dbos_adapter import PickleRefusedError
 from dicom_node.storage.migration import migrate
-from tests.support.journals import Receive, looked_after, work_item
+from tests.support.journals import Receive, dbos_config, work_item
 
 pytestmark = pytest.mark.integration
 
@@ -93,7 +93,7 @@ def test_worker_refuses_a_pickle_and_continues(
         assert connection.execute(rows.update().values(values)).rowcount == 1
     journal.record(good)
     done, seen = threading.Event(), []
-    DBOS(config=looked_after(str(engine.url)))
+    DBOS(config=dbos_config(str(engine.url)))
 
     @DBOS.workflow(name=ANALYZE)
     def analyze(instance_id: str, _run: int) -> None:
