@@ -92,7 +92,14 @@ def check_authorities(key: str, authorities: Path | None) -> None:
 def load_certificate(
     context: ssl.SSLContext, certificate: Path, private_key: Path | None
 ) -> None:
-    """Load a certificate into a TLS context.
+    """Load a certificate and its private key into a TLS context.
+
+    Args:
+        context: The context, of a server or of a client.
+        certificate: A PEM file with the certificate, and the intermediate certificates
+            if there are any.
+        private_key: A PEM file with the private key. None means that the file
+            `certificate` contains the key.
 
     Raises:
         OSError: A file cannot be read.

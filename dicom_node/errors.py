@@ -15,10 +15,10 @@
         └── TakesLongError           nobody must act; the slow lane analyzes the image
 
 A message says what was found, what was expected and what to do, in that order. It
-names attributes with their tags. Messages are written to the log and shown on the page.
-The first 64 characters of a refusal are sent to the peer as Error Comment (0000,0902).
-Therefore a message contains no patient data. Of the received data, it quotes only UIDs,
-numbers and code strings.
+names attributes with their tags. Messages are written to the log and shown on the web
+pages. The first 64 characters of a refusal are sent to the peer as Error Comment
+(0000,0902). Therefore a message contains no patient data. Of the received data, it
+quotes only UIDs, numbers and code strings.
 """
 
 from typing import ClassVar
@@ -109,9 +109,9 @@ class NotAnalyzedError(DicomNodeError):
 class NotMeantError(NotAnalyzedError):
     """Nobody expects a result for the instance, so the node makes no notice.
 
-    The instance is a result of this software, is not a radiograph, or is a For
-    Processing image. In the last case, the For Presentation image that was made from
-    the instance was analyzed instead.
+    The instance is a result of this software, or it is not a radiograph, or it is a For
+    Processing image whose For Presentation image was analyzed. A For Processing image
+    without an analyzed For Presentation image is analyzed itself.
     """
 
 

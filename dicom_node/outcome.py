@@ -47,9 +47,9 @@ class Outcome:
         verdict: What the node concludes from the attempt.
         status: The DICOM status in the response; None if there was no response, or if
             the response has no DICOM status.
-        comment: A text for the journal and the page; empty after success without a
+        comment: A text for the journal and the web pages; empty after success without a
             warning. It may quote the destination, and the quoted text may name the
-            patient: never log a comment.
+            patient: never log a comment. `log_text` is for the log.
         without_quote: The comment without the text of the destination, for the log.
             Empty if the comment quotes nothing.
         was_sent: False if the node did not contact the destination, because it cannot
@@ -73,7 +73,10 @@ class Outcome:
 
     @property
     def journal_text(self) -> str:
-        """Describe the outcome for the journal and the page."""
+        """Describe the outcome for the journal and the web pages.
+
+        The text contains `comment`, which may quote the destination: never log it.
+        """
         if self.verdict is not Verdict.STORED:
             return f"not stored: {self.comment or self.verdict}"
         status = "" if self.status is None else f"0x{self.status:04X}"

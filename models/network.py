@@ -185,8 +185,9 @@ def pooled(scores: Tensor) -> Tensor:
 def load_network(content: bytes, card: ModelCard) -> Network:
     """Return the network of a card, with the weights of a weights file.
 
-    Batch normalization is folded into the convolutions. The SHA-256 of the file is
-    checked if the card contains one.
+    The network is on the CPU, in float32 and in evaluation mode, and its weights need
+    no gradients. Batch normalization is folded into the convolutions. The SHA-256 of
+    the file is checked if the card contains one.
 
     Args:
         content: The bytes of the file: a state dictionary as torch.save writes it, with
@@ -195,7 +196,8 @@ def load_network(content: bytes, card: ModelCard) -> Network:
 
     Raises:
         ModelError: The bytes do not match the card, are not a state dictionary, contain
-            numbers that are not finite, or lack statistics that the card requires.
+            numbers that are not finite, or lack the tensors STATISTICS. The tensors are
+            required if the card has a limit for the out-of-distribution check.
     """
     _check(content, card)
     # The meta device has no data, so no random weights are drawn. They would be

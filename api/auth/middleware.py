@@ -1,4 +1,4 @@
-"""Identify the sender of each request before anything else handles it.
+"""Identify the user of each request before anything else handles it.
 
 Unauthenticated requests are refused here, before their body is read, unless the path is
 public. A request that would change something is also refused if a browser sends it for
@@ -25,7 +25,8 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz", "/login", "/logout"})
 OPEN_FOLDER = "/static/"
-"""Paths that need no login: OPEN_TO_ALL, and paths that begin with OPEN_FOLDER."""
+"""The middleware lets requests without a user pass to these paths: OPEN_TO_ALL, and
+paths that begin with OPEN_FOLDER."""
 
 
 class AuthMiddleware:

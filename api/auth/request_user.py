@@ -1,8 +1,9 @@
-"""The sender of a request, and the Viewer and Operator dependencies.
+"""The user and the client of a request, and the Viewer and Operator dependencies.
 
-A route is public if neither the route nor its router has one of these dependencies. The
-module `middleware` lists the paths of public routes. AuthMiddleware refuses
-unauthenticated requests to all other paths.
+A route is public only if both conditions hold: its path is in OPEN_TO_ALL or
+OPEN_FOLDER of middleware.py, and neither the route nor its router has one of these
+dependencies. AuthMiddleware refuses unauthenticated requests to all other paths. The
+dependencies refuse them if the path is open.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def user_key(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RequestUser:
-    """The sender of a request and how the sender was identified.
+    """The user of a request, the client that sent it, and how the user was identified.
 
     Attributes:
         user: The user; None if the user is unknown.
@@ -57,7 +58,7 @@ class RequestUser:
 
 
 def request_user(request: Request) -> RequestUser:
-    """Return the sender that the AuthMiddleware stored for a request."""
+    """Return the RequestUser that the AuthMiddleware stored for a request."""
     sender: RequestUser = request.state.request_user
     return sender
 

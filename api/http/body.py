@@ -3,7 +3,7 @@
 A body may have LARGEST_BODY bytes, and is read before the request is routed. A route
 can state a larger limit, and then reads its bodies itself. The size is counted as bytes
 arrive, because Content-Length may be wrong, and a chunked body has no Content-Length. A
-sender that is too slow is refused, because it occupies a connection and perhaps a file.
+client that is too slow is refused, because it occupies a connection and perhaps a file.
 """
 
 import asyncio
@@ -166,7 +166,7 @@ class LimitedBody:
         """Receive the next ASGI message.
 
         Raises:
-            HTTPException: 400 if the sender disconnects before the end of the body, 408
+            HTTPException: 400 if the client disconnects before the end of the body, 408
                 if the body comes too slowly, 413 if it is too large.
         """
         if self._ended:  # only a disconnect can follow

@@ -43,7 +43,12 @@ class Problem(BaseModel):
 
 
 def problem(description: str, error: str) -> dict[str, Any]:
-    """Return the OpenAPI description of a failure, with an example of its text."""
+    """Return the OpenAPI description of a failure of a route outside of /api/v1.
+
+    Args:
+        description: What the failure means.
+        error: An example of the text in the response.
+    """
     content = {"application/json": {"example": {"error": error}}}
     return {"model": Problem, "description": description, "content": content}
 
@@ -112,7 +117,7 @@ def _handle_parameter_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _name(location: Sequence[int | str]) -> str:
-    """Return the name of a parameter as the sender knows it.
+    """Return the name of a parameter as the client knows it.
 
     The location of the parameter (query, body) and list indexes are left out. If
     nothing remains, the location is returned. The name is cut at LONGEST_NAME.

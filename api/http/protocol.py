@@ -43,10 +43,11 @@ CLOSE = (b"connection", b"close")
 
 
 class StrictConnection(h11.Connection):
-    """Parses requests; refuses ambiguous heads and bodies in too small chunks.
+    """Parses the requests of one connection, as h11 does, and refuses more of them.
 
-    A head is ambiguous if two parsers could read it differently. Chunk headers and
-    extensions that are too large are refused, too.
+    It also refuses ambiguous heads, which two parsers could read differently, bodies in
+    chunks that are too small, and chunk headers and extensions that are too large. The
+    constants of this module are the limits.
 
     Attributes:
         refusal: The reason why this class refused a request; empty if it did not.
@@ -55,7 +56,7 @@ class StrictConnection(h11.Connection):
     refusal = ""
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - as in h11
-        """Start a connection."""
+        """Prepare for the first request; the arguments are those of h11.Connection."""
         super().__init__(*arguments)
         self._start_request()
 

@@ -18,9 +18,12 @@ from api.v1.responses import FORBIDDEN, GONE, MISSING, REMOVED, problem, v1_rout
 from api.v1.schemas import AcceptedResponse, Text
 from dicom_node.audit.event import AuditEventType
 
-NOT_ANALYZED_YET = "There are no results yet: the analysis has not ended."
+NOTHING_TO_SEND = (
+    "There is nothing to send: the instance has no results, or the destination wants "
+    "none of them. If the analysis has not ended, try again after its end."
+)
 CONFLICT: dict[int | str, dict[str, Any]] = {
-    409: problem("Conflict", NOT_ANALYZED_YET, 409)
+    409: problem("Conflict", NOTHING_TO_SEND, 409)
 }
 
 router = v1_router("actions")
@@ -74,7 +77,7 @@ async def send(  # noqa: PLR0913, PLR0917 - one for each dependency
         raise HTTPException(status.HTTP_410_GONE, REMOVED)
     send_again = journal.deliveries.send_again
     if not await run_in_threadpool(send_again, instance_id, destination or None):
-        raise HTTPException(status.HTTP_409_CONFLICT, NOT_ANALYZED_YET)
+        raise HTTPException(status.HTTP_409_CONFLICT, NOTHING_TO_SEND)
     about = f"results of {instance_id} for {destination or 'all destinations'}"
     await audit_access(request, AuditEventType.ASKED_AGAIN, about)
     return AcceptedResponse(asked=1, gone=0, left=0)

@@ -1,4 +1,4 @@
-"""Routes for the feedback of readers on the results of the model."""
+"""Routes for the feedback of readers on the findings of the model."""
 
 import csv
 import time

@@ -85,12 +85,19 @@ class StudyResponse(BaseModel):
 
 
 class ModelResponse(BaseModel):
-    """The model of an analysis, and the thresholds of its operating points."""
+    """The model of an analysis, and the thresholds of its operating points.
+
+    The thresholds are null if the files of the instance were removed.
+    """
 
     name: str
     version: str
-    doubtful: float | None
-    definite: float | None
+    doubtful: float | None = Field(
+        description="Minimum probability of a doubtful fracture."
+    )
+    definite: float | None = Field(
+        description="Minimum probability of a definite fracture."
+    )
 
 
 class DrawingResponse(BaseModel):

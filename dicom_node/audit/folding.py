@@ -1,10 +1,13 @@
 """Limits the number of rows that a flood of events adds to the audit trail.
 
-This module drops no event. Each type of event has a limit per minute. Until the limit
-is reached, events of the type are written in full. After that, the events of each
-address are counted together. If there are too many addresses, the events of all further
-addresses are counted together. Each type has a separate limit, so that rejected callers
-do not use up the limit of accepted callers.
+This module drops no event. For each type of event, it limits how many different events
+are written in full per minute. Repetitions of an event do not count towards the limit.
+The types in FLOODS have a low limit, and also a limit for each address. All limits
+shrink with the free disk space, and if many rows wait for the database.
+
+Above a limit, the events of each address are counted together. If there are too many
+addresses, the events of all further addresses are counted together. Each type has a
+separate limit, so that rejected callers do not use up the limit of accepted callers.
 """
 
 import shutil
@@ -60,8 +63,8 @@ BYTES_PER_EVENT = 2_000  # two rows with their index entries, and two messages
 class Folding:
     """Limits the number of different events that one process writes in full.
 
-    The limit applies to each type of event and each minute. This class is not
-    thread-safe, so callers must hold a lock.
+    The docstring of the module describes the limits. This class is not thread-safe, so
+    callers must hold a lock.
 
     Attributes:
         spare_bytes: Bytes of disk that may be used. A small number lowers the limits.

@@ -36,6 +36,10 @@ NEITHER = (
     "The file is neither DICOM nor an image in a format that can be read. Name DICOM, "
     "PNG, JPEG, BMP, TIFF or WebP files."
 )
+NO_DECODER = (
+    "Check the free memory, the limit on the processes of this user (ulimit -u), and "
+    "decode_memory_mb under [worker]. Then run the command again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def main() -> None:
     """Analyze the named files, and print one line for each.
 
     The exit status is 0 if no file failed, 1 if at least one failed, and 2 if the model
-    cannot be used.
+    cannot be used or the decoder does not start.
     """
     parser = role_parser("analyze", __doc__)
     parser.add_argument(
@@ -92,11 +96,11 @@ def main() -> None:
 def run(settings: Settings, arguments: argparse.Namespace) -> list[Line]:
     """Analyze the named files with a progress bar, and return a Line for each.
 
-    The process exits with a message if the folder for the results cannot be created.
+    The process exits with a message if the folder for the results cannot be created, or
+    the decoder does not start.
 
     Raises:
         ModelError: The model cannot be used.
-        OSError: The decoder does not start.
     """
     paths = list(input_files(arguments.paths))
     try:
@@ -106,13 +110,26 @@ def run(settings: Settings, arguments: argparse.Namespace) -> list[Line]:
             f"The folder --out {printable(arguments.out)} cannot be "
             f"created: {error.strerror}. Name a folder that this user may write to."
         )
-    pipeline = make_pipeline(settings, ignore_age=True)
+    pipeline = _pipeline(settings)
     with Progress(console=Console(stderr=True), disable=arguments.json) as progress:
         analyze = partial(_analyze, pipeline, settings, arguments.out)
         tracked = progress.track(paths, description="Analyzing")
         lines = [analyze(path) for path in tracked]
     pipeline.child.close()
     return lines
+
+
+def _pipeline(settings: Settings) -> Pipeline:
+    """Return the pipeline; if the decoder does not start, exit with status 2.
+
+    Raises:
+        ModelError: The model cannot be used.
+    """
+    try:
+        return make_pipeline(settings, ignore_age=True)
+    except OSError as error:
+        sys.stderr.write(f"{error}\n{NO_DECODER}\n")
+        sys.exit(2)
 
 
 def _analyze(pipeline: Pipeline, settings: Settings, out: Path, path: Path) -> Line:

@@ -1,8 +1,8 @@
 """Validates the settings, tests the model on phantoms, and tests the destinations.
 
-The command reports who may use the page, and whether the kernel confines the process
-that decodes images. It lists the body parts of the model's intended use. It checks the
-spool and the database. A SQLite database is first migrated to this release.
+The command reports who may use the web pages, and whether the kernel confines the
+process that decodes images. It lists the body parts of the model's intended use. It
+checks the spool and the database. A SQLite database is first migrated to this release.
 
 An AE is tested by C-ECHO, a DICOMweb service by a search with our credentials.
 

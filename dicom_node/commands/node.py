@@ -81,7 +81,7 @@ class Node:
 
     Attributes:
         receiver_port: The port of the Storage SCP; the TLS port if there is no other.
-        api_port: The port of the page and /predict; 0 if the settings start no api.
+        api_port: The port of the web pages and the API; 0 if the settings start no api.
         receivers: The group of the receivers and of the common decoding server, with
             the server that forks them.
         others: The group of the other roles, with the server that forks them.
@@ -309,8 +309,8 @@ def _variables(names: Iterable[str]) -> dict[str, str]:
 def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
     """Return the names of the environment variables that hold secrets.
 
-    The first set has the variables with tokens for the page and /predict. The second
-    set has the variables with credentials for archives.
+    The first set has the variables with tokens for the web pages and the API. The
+    second set has the variables with credentials for archives.
 
     The api needs both, because it tests connections to archives.
     """

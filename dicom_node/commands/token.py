@@ -1,4 +1,4 @@
-"""Makes a token with which a program or a person may use the page and /predict.
+"""Makes a token for a program or a person, to use the web pages and the API.
 
 The command prints the token, and a line for the settings. The line contains only the
 SHA-256 of the token, so the token cannot be shown again. The token is random and long,

@@ -181,12 +181,15 @@ class InflatedSource:
 class Element:
     """The header of an element or of a delimiter.
 
-    After the header is read, the position of the source is the start of the value.
+    When ElementReader has returned it, the position of the source is the start of the
+    value.
 
     Attributes:
-        tag: Group and element number as one number.
-        vr: The VR as in the dataset; empty if it is implicit.
-        length: The length of the value in bytes, or UNDEFINED.
+        tag: Group and element number as one number, such as 0x00100010.
+        vr: The two bytes of the VR; empty if the header has no VR, as with an implicit
+            VR or a delimiter.
+        length: The length that the header states, in bytes; UNDEFINED if a delimiter
+            marks the end of the value.
     """
 
     tag: int
@@ -203,7 +206,7 @@ class Value:
             element is on the top level.
         tag: The tag of the element.
         value: The bytes as in the dataset, with padding.
-        vr: The VR as in the dataset; empty if it is implicit.
+        vr: The two bytes of the VR; empty if the header of the element has no VR.
     """
 
     root: int
@@ -227,7 +230,7 @@ class ElementReader:
     Attributes:
         source: The bytes of the dataset; its position is the current position.
         foreign: Start and end of each element of FOREIGN_GROUPS that `values` has found
-            on the top level so far, in bytes from the start of the dataset.
+            on the top level so far, as positions in the source.
     """
 
     def __init__(self, source: ByteSource, transfer_syntax: UID) -> None:
@@ -402,8 +405,8 @@ def truncated(declared: int, found: int) -> EndsEarlyError:
     """Return the error for a dataset that ends early.
 
     Args:
-        declared: The number of bytes that should follow.
-        found: The number of bytes that do follow.
+        declared: The number of bytes that the header or the value should have.
+        found: The number of those bytes that the dataset has.
     """
     return EndsEarlyError(
         f"The dataset ends early: {found} bytes of {declared}. Copy or send it again."

@@ -108,7 +108,8 @@ class Identity:
         sop_class_uid: (0008,0016) of the dataset; empty if it is absent.
         sop_instance_uid: (0008,0018) of the dataset; empty if it is absent.
         foreign: Start and end of each element of groups 0000 and 0002 before the
-            pixels, in bytes from the start of the dataset.
+            pixels, in bytes from the start of the dataset. In a deflated dataset, these
+            are inflated bytes.
     """
 
     sop_class_uid: str

@@ -89,7 +89,7 @@ def prepare() -> None:
 
 
 def serve(orders: int, parent: int, additional_mb: int = 0) -> None:
-    """Fork a child for each order. Each child runs the calls that it receives.
+    """Serve the orders of `serve_forks`. Each fork is a child that runs calls.
 
     Args:
         orders: The descriptor of the socket for orders.

@@ -98,8 +98,7 @@ class UsualTimes:
         """Return the time limit for calls of a kind, to which the allowance is added.
 
         The limit is twice the usual time, at least SHORTEST_S and at most `longest_s`,
-        in seconds.
-        It is UNKNOWN_S until FEWEST calls for one address have succeeded.
+        in seconds. It is UNKNOWN_S until FEWEST calls for one address have succeeded.
         """
         since = self._clock() - RECENT_S
         with self._lock:

@@ -1,28 +1,39 @@
 """The Storage SCU: delivers results, or any DICOM files, to a destination.
 
-Several objects are sent in one association. The dataset of a file is sent unchanged if
-the destination accepts its transfer syntax. Otherwise a transcoded copy is sent. Each
-attempt makes the same copy. outcome.py says what each status means.
-delivery/association.py has the limits on waiting.
+The objects are sent in one association, or in several if they need more than
+MOST_CONTEXTS presentation contexts. If the destination accepts the transfer syntax of a
+file, its dataset is sent unchanged, but without the elements of groups 0000 and 0002 at
+its start. Otherwise a transcoded copy is sent. Each attempt makes the copy anew, with
+the same bytes. outcome.py says what each status means. delivery/association.py has the
+limits on waiting.
 """
 
 import logging
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import SEEK_CUR
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom import Dataset
 from pydicom.config import IGNORE
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 from pynetdicom import VerificationPresentationContexts
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from config.destinations import Address
 from dicom_node.dataset.attributes import STANDARD_UID_LENGTH, UID_PATTERN
+from dicom_node.dataset.element_reader import INFLATE_STEP, InflatedSource
 from dicom_node.dataset.file_meta import file_head
 from dicom_node.dataset.part10 import (
     META_CLASS,
@@ -62,8 +73,10 @@ class Instance:
         sop_class: SOP Class UID of the dataset.
         sop_instance: SOP Instance UID of the dataset.
         syntax: Transfer syntax of the dataset.
-        offset: Offset in the file where the bytes to send begin. Elements of groups
-            0000 and 0002 at the start of the dataset are not sent.
+        offset: Offset of the dataset in the file, in bytes.
+        leading: Size in bytes of the elements of groups 0000 and 0002 at the start of
+            the dataset, which are not sent. In a deflated dataset, these are inflated
+            bytes.
         is_ready: Whether the file can be sent without a copy: its File Meta Information
             has the values of `sop_class`, `sop_instance` and `syntax`, and no elements
             are skipped.
@@ -75,6 +88,7 @@ class Instance:
     sop_instance: UID
     syntax: UID
     offset: int
+    leading: int
     is_ready: bool
 
     @property
@@ -247,19 +261,19 @@ def _instance(
         UID(sop_class, IGNORE),
         UID(sop_instance, IGNORE),
         syntax,
-        location.offset + leading,
+        location.offset,
+        leading,
         is_ready=declared == [sop_class, sop_instance, syntax] and not leading,
     )
 
 
 def _leading(foreign: Sequence[tuple[int, int]]) -> int:
-    """Return the size in bytes of the foreign elements at the start of a dataset.
+    """Return `Instance.leading`: the size of the foreign elements at the start.
 
     Foreign elements belong to group 0000 or 0002, which a dataset must not contain.
 
     Args:
-        foreign: (start, end) of each foreign element in ascending order, in bytes from
-            the start of the dataset.
+        foreign: As `Identity.foreign`.
     """
     leading = 0
     for start, end in foreign:
@@ -310,9 +324,32 @@ def _ready(instance: Instance) -> Iterator[Path]:
         uids = instance.sop_class, instance.sop_instance
         copy.write(file_head(*uids, instance.syntax))
         file.seek(instance.offset)
-        shutil.copyfileobj(file, copy, 2**20)
+        if instance.leading and instance.syntax == DeflatedExplicitVRLittleEndian:
+            copy.writelines(_deflated_again(file, instance.leading))
+        else:
+            file.seek(instance.leading, SEEK_CUR)
+            shutil.copyfileobj(file, copy, 2**20)
         copy.flush()
         yield Path(copy.name)
+
+
+def _deflated_again(file: BinaryIO, leading: int) -> Iterator[bytes]:
+    """Yield a deflated dataset (PS3.5 A.5) without its first bytes, in pieces.
+
+    Args:
+        file: A file at the start of a deflated dataset.
+        leading: Number of inflated bytes to omit.
+    """
+    source = InflatedSource(file, MOST_INFLATED)
+    source.skip(leading)
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    size = 0
+    while inflated := source.read(INFLATE_STEP):
+        yield (piece := deflater.compress(inflated))
+        size += len(piece)
+    yield (piece := deflater.flush())
+    if (size + len(piece)) % 2:
+        yield b"\0"  # a dataset has an even number of bytes
 
 
 def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:

@@ -106,7 +106,11 @@ def verdict_of(status: int) -> Verdict:
 
 
 class _ReportListener:
-    """Listens for a report on the association of the request."""
+    """Receives a Storage Commitment report on the association of the N-ACTION request.
+
+    An archive may also report later, on an association that it opens itself. The
+    receiver handles such a report.
+    """
 
     def __init__(
         self, record_report: RecordReport, reporter: Reporter, on_refused: OnRefused

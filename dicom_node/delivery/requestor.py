@@ -50,9 +50,10 @@ class _Socket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Whether data can be read, or the connection has ended.
+        """Whether `recv` returns at once, because of data or the end of the connection.
 
-        A TLS record without data, such as a session ticket, does not count.
+        If only a TLS record without data has arrived, such as a session ticket, the
+        value is False.
         """
         return super().ready and (
             not isinstance(self.socket, TlsSocket) or self.socket.has_data()

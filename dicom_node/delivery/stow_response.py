@@ -80,7 +80,11 @@ class StowResponse:
         )
 
     def __str__(self) -> str:
-        """Return the status line for the journal and the page, without the payload."""
+        """Return the status line for the journal and the web pages.
+
+        It quotes the reason phrase of the server, which may contain any text, such as
+        the name of the patient. Log `standard_status` instead.
+        """
         return f"HTTP {self.code} {printable(self.reason)}".rstrip()
 
     @property

@@ -53,7 +53,7 @@ class AnalysisResult:
         results: The result objects, already on disk.
         seconds: Duration of each stage of the analysis in seconds, by the name of the
             stage.
-        drawing: The parts of the finding that the review page draws; None if there are
+        drawing: The parts of the finding that the study page draws; None if there are
             none.
     """
 

@@ -418,10 +418,16 @@ def _objects(
 
 
 def _set_comment(connection: sa.Connection, row: DeliveryRecord, reason: str) -> None:
-    """Store why the objects that wait for commitment are not committed yet.
+    """Set the comment of those objects of a delivery that wait for commitment.
 
-    An empty `reason` means that nothing failed. Comments on other subjects, such as a
-    warning of the archive when it stored the object, stay.
+    A comment on another subject stays, such as a warning of the archive when it stored
+    the object.
+
+    Args:
+        connection: Connection in a transaction.
+        row: The delivery.
+        reason: Why the objects are not committed yet, beginning with NOT_COMMITTED.
+            Empty if the archive has accepted the request.
     """
     is_replaceable = sa.or_(
         delivered_object.c.comment == "",

@@ -165,6 +165,7 @@ def is_tried_again() -> sa.ColumnElement[bool]:
 def _reason(rows: Sequence[sa.Row[Any]]) -> str:
     """Return the comments of objects, joined into one text.
 
-    The name of the destination precedes each comment. Repetitions are omitted.
+    The name of the destination precedes each comment. Repetitions are omitted. A
+    comment may quote the destination.
     """
     return "; ".join(dict.fromkeys(f"{row.destination}: {row.comment}" for row in rows))

@@ -1,4 +1,4 @@
-"""Records the opinions of readers on results, so that a site can detect model drift."""
+"""Records the opinions of readers on findings, so that a site notices model drift."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dicom_node.storage.tables import feedback, instance, read_records
 
 
 class Judgement(StrEnum):
-    """A reader's opinion on a result."""
+    """A reader's opinion on a finding."""
 
     AGREE = "agree"
     DISAGREE = "disagree"
@@ -22,7 +22,7 @@ class Judgement(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion(FeedbackRecord):
-    """One reader's opinion on one result.
+    """One reader's opinion on the finding of one instance.
 
     Attributes:
         is_current: Whether the opinion is about the latest analysis of the instance.

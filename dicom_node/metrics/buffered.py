@@ -1,8 +1,8 @@
 """Counts events that no transaction records, such as refusals and rejections.
 
 Counts are kept in memory and written every few seconds, so that a thousand rejections
-do not cause a thousand transactions. If the database cannot be reached, the counts stay
-in memory. If the process is killed, the counts that are not yet written are lost.
+do not cause a thousand transactions. If the database fails, the counts stay in memory.
+If the process is killed, the counts that are not yet written are lost.
 """
 
 import threading

@@ -43,7 +43,7 @@ NO_REASON = 2
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
 TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
-_HEAD = 6  # type, reserved, length of the bytes that follow
+PDU_HEAD = 6  # type, reserved, length of the bytes that follow (PS3.8 9.3.1)
 _ITEM_HEAD = 4
 _FIXED = 68  # version, reserved, two AE titles, reserved (PS3.8 table 9-11)
 _TITLE = 16
@@ -58,9 +58,6 @@ SMALLEST_PDU, LARGEST_PDU, USUAL_PDU = 128, 65_536, 16_384
 # Maximum number of transfer syntaxes of one presentation context. If several items have
 # the same context ID, their transfer syntaxes are counted together.
 MOST_SYNTAXES = 512
-
-
-PDU_HEAD = 6  # type, reserved, length of the bytes that follow (PS3.8 9.3.1)
 
 
 class MalformedPduError(ValueError):
@@ -332,7 +329,7 @@ def _user_items(items: Iterable[tuple[int, bytes]], wanted: int) -> Iterator[byt
 
 
 def _parts(pdu: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
-    content = pdu[_HEAD:]
+    content = pdu[PDU_HEAD:]
     if len(content) < _FIXED:
         found = f"{len(content)} bytes long, at least {_FIXED} are needed"
         raise MalformedPduError(f"{pdu_name(pdu[0])} is {found}")
@@ -401,7 +398,7 @@ def _fixed_fields(called: bytes, calling: bytes) -> bytes:
 
 
 def _four(pdu: bytes) -> bytes:
-    return pdu[_HEAD : _HEAD + 4].ljust(4, b"\0")
+    return pdu[PDU_HEAD : PDU_HEAD + 4].ljust(4, b"\0")
 
 
 def _item(kind: int, value: bytes) -> bytes:

@@ -91,12 +91,15 @@ class DecodeOptions:
 
     Attributes:
         window: The number of the window or VOI LUT to use, from 1. If there are fewer,
-            the last one is used.
+            the last one is used. If the image has none that is usable, or if the chosen
+            one hides too much of the image, the node chooses the gray scale: see
+            `apply_display_pipeline`.
         max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
             Larger images are not analyzed.
-        megapixels_in_time: The largest size that can be decoded within the time limit
-            of this call, in the same unit as `max_megapixels`. For larger images,
-            `decode_file` raises TakesLongError. None means no such limit.
+        megapixels_in_time: The largest image that the decoder can probably decode
+            before its client stops it, in the unit of `max_megapixels`. QuickDecoder
+            sets it for each call. For larger images, `decode_file` raises
+            TakesLongError; `decode` ignores the limit. None means no such limit.
     """
 
     window: int
@@ -168,7 +171,7 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     Args:
         dataset: The instance, with File Meta Information. The Image Pixel Module is
             completed in the dataset itself.
-        options: The window and the maximum size.
+        options: The window and `max_megapixels`; the other limit is ignored.
 
     Raises:
         NotAnalyzedError: The image is blank, or too large after resampling to square

@@ -169,7 +169,11 @@ def _fault(
     gray: Gray,
     tables: tuple[Values, Values],
 ) -> str:
-    """Check whether the image's own VOI hides too much of the image.
+    """Return why the image's own VOI is not used; empty if it is used.
+
+    The VOI is not used if it hides too much of the image: see `structure_kept`. If too
+    few pixels are exposed for this comparison, the VOI is used unless it makes all
+    pixels equal.
 
     Args:
         dataset: The image's attributes.
@@ -179,8 +183,8 @@ def _fault(
             Both arrays are indexed by the bit pattern.
 
     Returns:
-        Empty if the VOI does not hide too much. Otherwise a text that completes a
-        sentence beginning with "The image".
+        A text that completes a sentence beginning with "The image"; empty if the VOI is
+        used.
     """
     instead = "it is displayed as if it had neither."
     if gray.min() == gray.max() and patterns.min() < patterns.max():

@@ -260,11 +260,11 @@ def _unsupported_image(dataset: Dataset, max_megapixels: int) -> Iterator[Exclus
 
 
 def _invalid_uids(dataset: Dataset) -> Iterator[Exclusion]:
-    """Yield an exclusion for an absent Study Instance UID and for each invalid UID.
+    """Yield an exclusion for each UID that the node cannot use.
 
-    A UID counts as invalid if it does not match UID_PATTERN. If it matches but breaks
-    another rule of PS3.5 9.1, it is used unchanged: see `uid_fault` in
-    dataset/attributes.py.
+    These are an absent Study Instance UID, and a UID of the study, the series or the
+    instance that does not match UID_PATTERN. If a UID matches but breaks another rule
+    of PS3.5 9.1, it is used unchanged: see `uid_fault` in dataset/attributes.py.
     """
     if not text(dataset, "StudyInstanceUID"):
         yield Exclusion(

@@ -96,7 +96,10 @@ class DestinationState:
     outages: tuple[Outage, ...]
 
     def __str__(self) -> str:
-        """Return "ok", or a description of the problems."""
+        """Return "ok", or a description of the problems.
+
+        The description may quote a peer: never log it.
+        """
         problems = [
             f"no attempt has succeeded for {format_age(each.since)}: {each.reason}; "
             f"last attempt {format_age(each.last_attempt)} ago"
@@ -175,7 +178,10 @@ def _last_end(
 
 
 def _reason(connection: sa.Connection, failure: DeliveryRecord) -> str:
-    """Return the reasons why objects of a delivery failed, each once, in one text."""
+    """Return the reasons why objects of a delivery failed, each once, in one text.
+
+    The text may quote the peer.
+    """
     query = sa.select(delivered_object.c.comment).distinct()
     query = query.where(
         of_delivery(delivered_object, failure.instance_id, failure.destination),

@@ -19,13 +19,13 @@ class ChangeFeed:
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        """Create a feed of the events that are written after the first `poll` call."""
+        """Create a feed of events that are committed after the first `poll` call."""
         self._engine = engine
         self._last: int | None = None
         self._seen: set[int] = set()
 
     def poll(self) -> list[str]:
-        """Return the ids of the instances with new events since the last call.
+        """Return the ids of the instances with events committed since the last call.
 
         Each id is listed once, in the order of the first new event of each instance.
         The first call returns an empty list. One call reads at most MOST events. If

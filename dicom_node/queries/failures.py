@@ -125,8 +125,12 @@ def failed(
 ) -> Sequence[Failed]:
     """Return failed analyses, then failed deliveries, then deliveries that wait.
 
-    Each of these three parts is sorted, the oldest first. If a destination lost objects
-    of a delivery after the files were removed, the delivery is at the end of its part.
+    A delivery waits if an object was not sent or not committed, and is tried again
+    automatically. Each of the three parts is sorted, the oldest first.
+
+    If the files of an instance were removed, its failures cannot be retried and are
+    omitted, with one exception: if a destination lost objects of a delivery after the
+    removal, the delivery is at the end of its part.
 
     Args:
         engine: Engine of the journal.
@@ -160,8 +164,8 @@ def _deliveries(
 ) -> Iterable[_Delivery]:
     """Return deliveries that failed, or that wait after a failure, the oldest first.
 
-    If a destination lost objects of a delivery after the files were removed, the
-    delivery is at the end.
+    If the files of an instance were removed, its deliveries are omitted, except those
+    of which a destination lost objects after the removal. These are at the end.
 
     Args:
         connection: Connection in a transaction.

@@ -32,7 +32,7 @@ class InstanceDetails:
 
     Attributes:
         entry: The instance, as in the worklist.
-        drawing: The parts of the finding that the review page draws; None if there is
+        drawing: The parts of the finding that the study page draws; None if there is
             no result, or if the files of the instance were removed.
         results: The result objects.
         deliveries: The delivery to each destination.

@@ -356,7 +356,7 @@ def _kind(head: bytes, length: int) -> str:
 
     Args:
         head: The first bytes that the peer sent, the head of a PDU.
-        length: The length of the PDU by its head, in bytes.
+        length: The number of bytes after the head that the head states.
     """
     if head.startswith(TLS_HANDSHAKE):
         return "TLS on the port for plain DICOM"

@@ -83,7 +83,8 @@ def drain_before_close(connection: socket.socket) -> None:
     alert could be lost. A TLS 1.3 client sends its request before it learns that it was
     refused. So this function reads and discards what the peer sends. It returns when
     the peer closes the connection or pauses for ALERT_S, and at the latest after about
-    twice ALERT_S.
+    twice ALERT_S. After that, nothing can be sent on the connection. The caller must
+    close it.
     """
     connection.settimeout(ALERT_S)
     deadline = time.monotonic() + ALERT_S

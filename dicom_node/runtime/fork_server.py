@@ -210,11 +210,12 @@ class ForkServer:
             files: Descriptors of at most eight open files. They stay open in this
                 process.
             timeout_s: Maximum time until the fork runs, in seconds. After this time,
-                the server is killed.
+                the server and its forks are killed.
 
         Raises:
             OSError: The server has ended, does not respond in time, or has too few
                 resources to fork.
+            RuntimeError: `forked` has not yet returned the id of an earlier fork.
         """
         self.begin_fork(content, files)
         pid = self.forked(timeout_s)
@@ -354,7 +355,8 @@ def command_line() -> argparse.ArgumentParser:
     """Return a parser for the command line of a fork server.
 
     The parser has the options for two arguments of `serve_forks`: `--orders`, the
-    descriptor of the socket, and `--supervisor`, the process id of the parent.
+    descriptor of the socket, and `--supervisor`, the id of the process that started
+    the server.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, required=True)
@@ -368,16 +370,19 @@ def serve_forks(
     prepare: Callable[[bytes], None] = lambda _: None,
     load: Callable[[], None] = lambda: None,
 ) -> Order:
-    """Fork a process for each order, and return the order in that process.
+    """Serve the four kinds of orders; in a process that was forked, return its order.
 
-    In the server, this function does not return. It ends the server when the process
-    that sends orders has ended.
+    An order forks a process, asks for the exit status of a fork, sends it a signal, or
+    ends it. Only an order of the first kind makes a process. In the server, this
+    function does not return. It ends the server when the process that sends orders has
+    ended.
 
     Args:
         descriptor: The descriptor of the socket for orders.
-        parent: The process id of the parent. If the parent dies, the kernel kills the
-            server.
-        prepare: Called in the server with the content of an order before the fork.
+        parent: The id of the process that started or forked this server. If it dies,
+            the kernel kills the server.
+        prepare: Called in the server before each fork, with the content of its order.
+            What it does is shared by this fork and all later ones, such as an import.
         load: Called in the server after it has reported that it is ready, and before
             its first order.
     """
@@ -408,8 +413,8 @@ def serve_requests(descriptor: int, parent: int) -> int:
 
     Args:
         descriptor: The descriptor of the socket for requests, a SOCK_SEQPACKET socket.
-        parent: The process id of the parent. If the parent dies, the kernel kills this
-            process.
+        parent: The id of the process that started or forked this process. If it dies,
+            the kernel kills this process.
 
     Returns:
         The descriptor of the socket on which the new process gets its orders. The new

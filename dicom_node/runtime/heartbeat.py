@@ -32,7 +32,7 @@ def heartbeats(
     """Send heartbeats while a block runs.
 
     The first heartbeat is sent before the block begins. After the block, the process is
-    recorded as shut down. If the database cannot be reached, a heartbeat is skipped.
+    recorded as shut down. If the database fails, a heartbeat is skipped.
 
     Args:
         engine: Engine of the journal.

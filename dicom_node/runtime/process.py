@@ -40,11 +40,11 @@ def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
 class Stop(threading.Event):
     """An event that is set when SIGTERM or SIGINT tells this process to end.
 
-    Before `ready` is called, the signal ends the process at once. After that, the
-    process finishes its work and ends by itself. If this takes too long, because the
-    process waits for a lock, the database or a file on a share, a thread ends the
-    process with status 0. No data is lost, because the node is designed for a kill at
-    any moment.
+    A signal that comes before `ready` is called ends the process at once. After a later
+    signal, the process must finish its work and end by itself. If this takes too long,
+    for example because the process waits for a lock, the database or a file on a share,
+    a thread ends the process. In both cases, the exit status is 0. No data is lost,
+    because the node is designed for a kill at any moment.
     """
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class Stop(threading.Event):
     def ready(self, drain_s: float) -> None:
         """Report that the start is complete.
 
-        From now on, a signal does not end the process at once. After a signal, the
-        process has `drain_s` seconds to finish its work, and then CLOSE_S seconds to
-        end.
+        A signal that comes later does not end the process at once. After the signal,
+        the process has `drain_s` seconds to finish its work, and then CLOSE_S seconds
+        to end.
         """
         self._drain_s = drain_s
 

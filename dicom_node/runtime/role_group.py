@@ -91,11 +91,12 @@ class Role:
         self._restarts = Restarts(process.name)
 
     def begin_if_ended(self, server: RoleServer) -> bool:
-        """Order a process if none runs, unless its restart is delayed.
+        """If no process runs and no restart delay is pending, order the server to fork.
 
         Returns:
-            Whether a process was ordered. If True, call `is_settled` until it returns
-            True.
+            True if a process was ordered. Then call `is_settled` until it returns True.
+            False if the process still runs, if its restart is delayed, or if the order
+            failed. In the last case, the failure is logged and delays the next order.
 
         Raises:
             OSError: The server has ended, or does not respond.
@@ -113,9 +114,11 @@ class Role:
         return False
 
     def is_settled(self, server: RoleServer) -> bool:
-        """Return whether the ordered process runs, or could not be started.
+        """Wait for the ordered process for at most FORK_S.
 
-        The method waits for at most FORK_S.
+        Returns:
+            True if the process was started, or could not be started. In the latter
+            case, `pid` is None. False if the server has not replied yet.
 
         Raises:
             OSError: The server has ended, or does not respond.

@@ -270,6 +270,7 @@ class RoleServer:
         Raises:
             OSError: The server has ended, takes longer than IMPORT_S, or has too few
                 resources to fork.
+            RuntimeError: `begun` has not yet returned the id of an earlier process.
         """
         self.begin(process, files)
         while (pid := self.begun(IMPORT_S)) is None:
@@ -284,6 +285,7 @@ class RoleServer:
 
         Raises:
             OSError: The server has ended.
+            RuntimeError: `begun` has not yet returned the id of an earlier process.
         """
         without_variables = replace(process, environment={})
         content = json.dumps(asdict(without_variables)).encode()
@@ -388,7 +390,7 @@ def _file_of(content: bytes) -> Iterator[int]:
 
 
 def main() -> None:
-    """Run a server: fork a role for each order (runtime/fork_server.py)."""
+    """Serve the orders of the supervisor (`serve_forks`); run a role in each fork."""
     parser = command_line()
     parser.add_argument("log_format")
     parser.add_argument("imports", nargs="*")

@@ -133,10 +133,14 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def check_responds(engine: Engine) -> None:
-    """Begin a transaction that writes, and end it without a change.
+    """Check that the database responds; with SQLite, also that it can be written to.
+
+    The function opens a transaction as `writing` does, and changes nothing. With
+    PostgreSQL, such a transaction succeeds even if the database accepts no changes.
 
     Raises:
-        DatabaseError: The database cannot be reached or is busy.
+        DatabaseError: The database cannot be reached or is busy, or an SQLite database
+            cannot be written.
     """
     with writing(engine) as connection:
         connection.execute(sa.select(1))

@@ -51,7 +51,7 @@ class HeartbeatRow:
         self._was_sent = False
 
     def send(self) -> None:
-        """Write a heartbeat. If the database cannot be reached, do nothing.
+        """Write a heartbeat. If the database fails in any way, do nothing.
 
         Raises:
             DuplicateNameError: Since the last heartbeat of this process, another
@@ -62,7 +62,7 @@ class HeartbeatRow:
             self._was_sent = True
 
     def record_shutdown(self) -> None:
-        """Record that this process shut down, if the database can be reached."""
+        """Record that this process shut down. If the database fails, do nothing."""
         own_row = heartbeat.update().where(heartbeat.c.process == self._process)
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
             connection.execute(own_row.values(ended_at=_now(connection)))

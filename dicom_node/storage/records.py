@@ -40,7 +40,8 @@ class InstanceRecord(StoredAttributes):
         received_at: Time at which the instance was received.
         state: An InstanceState.
         reason: Why the instance was not analyzed, why the analysis failed, or why
-            objects have not arrived at a destination; else empty.
+            objects have not arrived at a destination; else empty. The text may quote
+            the destination.
         run: Number of the current analysis, from 1.
         attempts: How often the analysis of this run was begun.
         child_deaths: Number of deaths of the decoder in this run.
@@ -294,7 +295,8 @@ class EchoRecord:
         at: Time at which the test began.
         who: Name of the user.
         seconds: Duration of the test.
-        comment: Reason for the failure; empty if the test succeeded.
+        comment: Reason for the failure; empty if the test succeeded. The text may quote
+            the peer.
     """
 
     id: int = field(metadata=PRIMARY_KEY)
@@ -330,7 +332,7 @@ class HeartbeatRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackRecord:
-    """The last feedback of a reader on the result of an instance.
+    """The last feedback of a reader on the finding of an instance.
 
     Attributes:
         instance_id: Id of the instance.

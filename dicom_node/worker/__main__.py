@@ -127,11 +127,16 @@ def main() -> None:
 
 
 def preload(weights: str, device: str) -> None:
-    """Load the model in the server of the roles, so that all roles share its memory.
+    """Load the model in the server of the roles (`role_server`).
+
+    The roles that this server forks later share the memory of the model.
 
     Args:
-        weights: The path of the weights; "" stands for the shipped weights.
-        device: See `Classifier.load`.
+        weights: The path of the weights file. "" stands for the shipped weights.
+        device: The device, as in `Classifier.load`.
+
+    Raises:
+        ModelError: The model cannot be used.
     """
     classifier.preload(Path(weights) if weights else None, device)
 
@@ -296,7 +301,10 @@ def _run_maintenance(
     journal = Journal(engine, storage.directory, destinations)
     is_first, rounds = name.endswith(":0"), 0
     while not stop.wait(MAINTENANCE_INTERVAL_S):
-        tasks = [partial(requeue_stalled_work, engine, name), journal.breaker.maintain]
+        tasks: list[Callable[[], object]] = [
+            partial(requeue_stalled_work, engine, name),
+            journal.breaker.maintain,
+        ]
         if rounds % CLEANUP_EVERY == 0:
             tasks += [
                 partial(delete_finished_workflows, journal),

@@ -52,13 +52,16 @@ def percent(probability: float) -> str:
 
 
 def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
-    """Draw the caption as a band below the radiograph.
+    """Draw the caption: the headline, the model and the disclaimer, in a dark band.
+
+    The caller puts the band below the radiograph.
 
     Args:
         finding: The finding to describe.
         width: Width of the band in pixels.
-        size: Maximum size of the headline in pixels. It is reduced until each sentence
-            fits on one line. At SMALLEST, sentences are wrapped instead.
+        size: Maximum size of the headline in pixels. The other sentences are smaller in
+            proportion. The size is reduced, but not below SMALLEST, until each sentence
+            fits on one line. Sentences that still do not fit are wrapped.
 
     Returns:
         RGB, uint8, (rows, width, 3). The height depends on the text.

@@ -23,7 +23,14 @@ SOFT, CORTEX, MARROW = 0.8, 5.6, 0.25
 
 
 def rotated(along: Plane, across: Plane, angle: float) -> tuple[Plane, Plane]:
-    """Return coordinates that are rotated by an angle in radians."""
+    """Return the coordinates of the same points along and across rotated axes.
+
+    Args:
+        along: Coordinates along the first axis.
+        across: Coordinates along the second axis.
+        angle: Angle in radians by which both axes are rotated. If it is positive, the
+            second axis is rotated towards the first.
+    """
     cosine, sine = math.cos(angle), math.sin(angle)
     return cosine * along - sine * across, sine * along + cosine * across
 

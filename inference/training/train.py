@@ -95,10 +95,13 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
     arguments; each takes a network that no other process has taken.
 
     On a CPU, the same arguments on the same machine give the same weights. Two more
-    results are written beside the weights NAME.pth. NAME.fold-1.pth, with its card, is
-    the network that was trained without the first fold, so that it can be measured on
-    this fold. Only the out-of-distribution limit on this card was computed from this
-    fold. The folder NAME.folds contains the evaluation of all folds.
+    results are written beside the weights NAME.pth: the folder NAME.folds, with the
+    evaluation of all folds, and NAME.fold-1.pth, with its card.
+
+    NAME.fold-1.pth is the network that was trained without the first fold, so that it
+    can be measured on this fold. Its thresholds were fitted to results for the other
+    folds. But the out-of-distribution limit of both cards was computed from the first
+    fold, so the share of refused images in this fold is too favorable.
 
     Returns:
         The card that was written.

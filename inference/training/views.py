@@ -68,8 +68,9 @@ class _Window:
         center: (column, row) in the radiograph.
         size: (width, height) of the view, in pixels of the radiograph.
         angle: Clockwise rotation of the radiograph in degrees, before it is mirrored.
-        stretch: After the rotation, the radiograph becomes wider by this factor and
-            lower by the same factor. The size of the view does not change.
+        stretch: After the rotation, the width of the radiograph is multiplied by this
+            factor, and its height is divided by it. The size of the view does not
+            change.
         mirrored: Whether left and right of the view are exchanged.
     """
 

@@ -34,7 +34,12 @@ class Certificates:
 
 
 def make_certificates(peer: Find, folder: Path) -> Certificates:
-    """Create the certificates, with RSA: DCMTK 3.6.7 has only RSA for TLS 1.2."""
+    """Create the certificates, with RSA: DCMTK 3.6.7 has only RSA for TLS 1.2.
+
+    Args:
+        peer: Returns the path of a program by its name, or skips the test.
+        folder: The folder to write the certificates and their keys to.
+    """
     localhost = "subjectAltName=IP:127.0.0.1,DNS:localhost"
     authority = _make(peer, folder, "authority")
     return Certificates(

@@ -142,7 +142,16 @@ def information(transaction: str, reasons: Mapping[str, int]) -> Dataset:
 def report_on(
     association: Association, transaction: str, reasons: Mapping[str, int]
 ) -> int:
-    """Report on an association; return the status of the response, or -1."""
+    """Report on an association; return the status of the response.
+
+    Args:
+        association: An association on which the archive is SCP.
+        transaction: Transaction UID of the request.
+        reasons: As for `information`.
+
+    Returns:
+        The status; -1 if there was no response.
+    """
     kind = 2 if any(reasons.values()) else 1
     dataset = information(transaction, reasons)
     response, _ = association.send_n_event_report(dataset, kind, COMMITMENT, WELL_KNOWN)
@@ -154,8 +163,10 @@ def call(
 ) -> Association:
     """Open an association to a node, to report on Storage Commitment.
 
-    `roles` is (SCU, SCP), the roles that are proposed. If it is None, no roles are
-    proposed.
+    Args:
+        port: The port of the node on 127.0.0.1.
+        roles: (SCU, SCP), the roles that are proposed. If None, no roles are proposed.
+        title: The calling AE title.
     """
     ae = AE(title)
     ae.dimse_timeout = ae.acse_timeout = PATIENCE_S
@@ -170,7 +181,7 @@ def call(
 
 
 def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
-    """Report to a node on a new association; return the status of the response."""
+    """Report to a node as `report_on` does, on a new association of `call`."""
     association = call(port)
     assert association.is_established
     status = report_on(association, transaction, reasons)
@@ -179,7 +190,11 @@ def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run until the input ends. Each line is [port, transaction, reasons]."""
+    """Run until the input ends.
+
+    Each line of the input is the arguments of `report`, as a JSON list. The status that
+    it returns is printed.
+    """
     folder = Path(arguments[0])
     archive = Committing()
 

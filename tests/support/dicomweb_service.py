@@ -35,7 +35,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply to send."""
+    """A reply to send.
+
+    Attributes:
+        code: Status code.
+        content: The payload.
+        media_type: The header Content-Type.
+        headers: Further headers.
+        reason: Reason phrase. None means the usual one for the code.
+    """
 
     code: int = 200
     content: bytes = b""
@@ -75,6 +83,7 @@ def module(
 
 
 def said(code: int, content: object) -> Reply:
+    """Return a reply with a value as DICOM JSON."""
     return Reply(code, json.dumps(content).encode())
 
 
@@ -84,6 +93,7 @@ class Service:
     Attributes:
         requests: The requests received so far.
         replies: The replies in order. The last one is repeated.
+        url: The base URL of the service.
     """
 
     def __init__(self) -> None:
@@ -92,6 +102,7 @@ class Service:
         self.url = ""
 
     def reply_to(self, request: Request) -> Reply:
+        """Record a request, and return the next reply."""
         self.requests.append(request)
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
@@ -142,7 +153,16 @@ def serving_web(tls: ssl.SSLContext | None = None) -> Iterator[Service]:
 def certificate(
     peer: Callable[[str], str], folder: Path, name: str = "IP:127.0.0.1"
 ) -> tuple[ssl.SSLContext, Path]:
-    """Create a self-signed certificate; return a server context and its file."""
+    """Create a self-signed certificate for a server.
+
+    Args:
+        peer: Returns the path of a program by its name, or skips the test.
+        folder: The folder to write the certificate and its key to.
+        name: The Subject Alternative Name, in the notation of openssl.
+
+    Returns:
+        The context for a server with this certificate, and the file of the certificate.
+    """
     key, file = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         [

@@ -37,11 +37,24 @@ operators = ["anna"]
 
 
 class Site:
-    """An application, and the events that its audit trail received."""
+    """An application, and requests to it.
+
+    Attributes:
+        events: The audit events that the application has recorded.
+        guarded: Whether the settings require a login.
+        app: The application. Its lifespan does not run.
+    """
 
     def __init__(
         self, folder: Path, api: str, checks: Mapping[str, Check] | None = None
     ) -> None:
+        """Write settings to `folder`, and create the application.
+
+        Args:
+            folder: The folder for the settings.
+            api: The keys of the section [api], as TOML.
+            checks: The health checks by name; None means none.
+        """
         self.events = list[AccessEvent]()
         config = folder / "node.toml"
         config.write_text(f"[api]\n{api}")

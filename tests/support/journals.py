@@ -47,6 +47,7 @@ Receive = Callable[..., ReceivedInstance]
 
 
 def destination(name: str, **changes: object) -> DicomDestination:
+    """Return a DICOM destination, with some settings; nothing listens at its port."""
     return DicomDestination(
         name=name, type="dicom", ae_title="X", host="localhost", port=104, **changes
     )
@@ -67,13 +68,21 @@ def work_item(engine: sa.Engine) -> sa.TableClause:
 
 
 def state_of(journal: Journal, instance: ReceivedInstance) -> str:
+    """Return the state of an instance, as stored in the journal."""
     row = journal.load(instance.id)
     assert row is not None
     return str(row.state)
 
 
-def looked_after(url: str) -> DBOSConfig:
-    """Return the configuration with which a worker runs DBOS on a database."""
+def dbos_config(url: str) -> DBOSConfig:
+    """Return a configuration of DBOS that can run the work of the node.
+
+    The configuration of a worker also has a polling interval, the id of the worker as
+    executor id, options of the engine, and another log level.
+
+    Args:
+        url: The URL of a migrated database.
+    """
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=url,

@@ -38,8 +38,8 @@ class ShortBone:
 
     Attributes:
         center: The center point.
-        radii: Radii (down, right) before rotation.
-        angle: Angle of rotation in radians.
+        radii: Radii (down, right) before the bone is rotated.
+        angle: Angle in radians by which the bone is rotated clockwise.
     """
 
     center: Spot

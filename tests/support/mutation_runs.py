@@ -105,7 +105,12 @@ class Node:
                 yield sender.send(each)
 
     def ends(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
-        """Wait until all accepted samples are finished; return the outcome of each."""
+        """Wait until all accepted samples are finished; return the outcome of each.
+
+        Args:
+            samples: The samples that `store` sent, all of this node.
+            answers: The responses to them, in the same order.
+        """
         taken = sum(answer.status == 0 for answer in answers)
         wait_for(lambda: self._ended() >= taken)
         states = {row.sop_instance_uid: row for row in self._rows()}

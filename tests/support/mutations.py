@@ -667,6 +667,11 @@ def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Samp
 
     Each sample has a new SOP Instance UID in command and dataset. The mutation may
     change it, like any other attribute.
+
+    Args:
+        samples: The samples to mutate. They are not changed.
+        seed: Determines all random choices, together with the number of the sample.
+        count: Number of samples to yield.
     """
     for number in range(count):
         chance = random.Random(f"{seed}-{number}")

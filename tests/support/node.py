@@ -36,8 +36,8 @@ LOG_LINES = 60
 class Served:
     """A node in separate processes. It can be killed and started again.
 
-    `before` is a prefix of its command, such as `setpriv`; `title` is an AE title that
-    it accepts.
+    Attributes:
+        process: The process of the supervisor, after `start`.
     """
 
     def __init__(
@@ -47,6 +47,14 @@ class Served:
         environment: Mapping[str, str] = NOTHING,
         title: str = "TEST",
     ) -> None:
+        """Store the arguments. Nothing is started.
+
+        Args:
+            config: The settings. The log is written to the file `log` beside it.
+            before: A prefix of the command, such as `setpriv` and its options.
+            environment: Further environment variables.
+            title: The calling AE title of a C-ECHO to the node.
+        """
         self._config = config
         self._title = title
         self._ports = run_folder(load(config, {}).storage) / "ports.json"

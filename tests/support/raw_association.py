@@ -33,10 +33,12 @@ RELEASED = b"\6\0\0\0\0\4\0\0\0\0"
 
 
 def item(kind: int, value: bytes, reserved: int = 0) -> bytes:
+    """Return an item or a sub-item of a PDU, with the length of its value."""
     return bytes([kind, reserved]) + struct.pack(">H", len(value)) + value
 
 
 def pdu(kind: int, content: bytes) -> bytes:
+    """Return a PDU of a type, such as REQUEST, with the length of its content."""
     return bytes([kind, 0]) + struct.pack(">I", len(content)) + content
 
 
@@ -49,10 +51,12 @@ def syntax(uid: bytes = IMPLICIT) -> bytes:
 
 
 def proposed(number: int, *items: bytes) -> bytes:
+    """Return the proposal of a presentation context with the ID `number`."""
     return item(0x20, bytes([number, 0, 0, 0]) + b"".join(items))
 
 
 def answered(number: int, result: int, *items: bytes) -> bytes:
+    """Return the result of the presentation context with the ID `number`."""
     return item(0x21, bytes([number, 0, result, 0]) + b"".join(items))
 
 
@@ -74,6 +78,7 @@ USER = user(MAXIMUM_LENGTH, CLASS_UID, VERSION_NAME)
 
 
 def title(text: bytes, padding: bytes = b" ") -> bytes:
+    """Return an AE title that is padded to 16 bytes."""
     return text.ljust(16, padding)
 
 
@@ -87,6 +92,19 @@ def request(  # noqa: PLR0913 - the fields of the PDU
     more: bytes = b"",
     reserved: bytes = bytes(32),
 ) -> bytes:
+    """Return an A-ASSOCIATE-RQ PDU.
+
+    Args:
+        *contexts: The proposals of presentation contexts; without any, CONTEXT.
+        called: Called AE title, 16 bytes.
+        calling: Calling AE title, 16 bytes.
+        version: Protocol version.
+        application: The item of the application context.
+        information: The item of the user information.
+        more: Bytes after the last item.
+        reserved: The 32 reserved bytes after the titles. The first two are also the
+            reserved bytes before the titles.
+    """
     items = application + b"".join(contexts or (CONTEXT,)) + information + more
     fixed = struct.pack(">H", version) + reserved[:2] + called + calling + reserved
     return pdu(REQUEST, fixed + items)
@@ -100,19 +118,37 @@ def accept(
     more: bytes = b"",
     reserved: bytes = bytes(32),
 ) -> bytes:
+    """Return an A-ASSOCIATE-AC PDU.
+
+    Args:
+        *contexts: The results of presentation contexts; without any, context 1 is
+            accepted with Implicit VR Little Endian.
+        titles: The two AE titles, 32 bytes.
+        application: As for `request`, like the arguments that follow.
+        information: The item of the user information.
+        more: Bytes after the last item.
+        reserved: The 32 reserved bytes after the titles.
+    """
     results = b"".join(contexts or (answered(1, 0, syntax()),))
     fixed = b"\0\1" + reserved[:2] + titles + reserved
     return pdu(ACCEPT, fixed + application + results + information + more)
 
 
 def command(*elements: tuple[int, bytes], context: int = 1) -> bytes:
-    """Return a P-DATA-TF with a whole command set (PS3.7 6.3.1)."""
+    """Return a P-DATA-TF with a whole command set (PS3.7 6.3.1).
+
+    Args:
+        *elements: The element number and the value of each element, without the group
+            length, which is added.
+        context: ID of the presentation context.
+    """
     body = b"".join(_element(*each) for each in elements)
     content = _element(0, struct.pack("<I", len(body))) + body
     return data(context, 3, content)
 
 
 def data(context: int, control: int, content: bytes) -> bytes:
+    """Return a P-DATA-TF with one fragment; `control` is the control header."""
     value = bytes([context, control]) + content
     return pdu(DATA, struct.pack(">I", len(value)) + value)
 
@@ -131,6 +167,13 @@ NO_DATASET = 0x0101
 def echo(
     context: int = 1, dataset: int = NO_DATASET, uid: bytes = VERIFICATION
 ) -> bytes:
+    """Return a C-ECHO request (PS3.7 9.3.5.1).
+
+    Args:
+        context: ID of the presentation context.
+        dataset: Command Data Set Type (0000,0800).
+        uid: Affected SOP Class UID of odd length; empty to omit it.
+    """
     named = ((2, uid + b"\0"),) if uid else ()
     return command(
         *named,
@@ -157,7 +200,7 @@ def c_store_command(instance: bytes, context: int = 1) -> bytes:
 def echoed(
     context: int = 1, dataset: int = NO_DATASET, status: int | None = 0
 ) -> bytes:
-    """Return a C-ECHO response (PS3.7 9.3.5.2)."""
+    """Return a C-ECHO response (PS3.7 9.3.5.2); None omits its status."""
     known = () if status is None else ((0x900, short(status)),)
     return command(
         (2, VERIFICATION + b"\0"),

@@ -13,7 +13,11 @@ SOON_S = 10.0  # for a busy machine; an idle one needs one to five seconds
 
 
 class Role:
-    """A role in a separate process, and its log lines."""
+    """A role in a separate process, and its log lines.
+
+    Attributes:
+        process: The process, whose standard error is a pipe with the log.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -58,6 +62,12 @@ class Role:
 
 @contextmanager
 def running(arguments: Sequence[str], folder: Path) -> Iterator[Role]:
+    """Run Python with some arguments during the block, and kill it afterwards.
+
+    Args:
+        arguments: The arguments of Python, such as "-m" and the module of a role.
+        folder: The working directory.
+    """
     with subprocess.Popen(
         [sys.executable, "-P", *arguments],
         cwd=folder,
@@ -74,6 +84,13 @@ def running(arguments: Sequence[str], folder: Path) -> Iterator[Role]:
 
 
 def configured(folder: Path, storage: str = "", model: str = "") -> Path:
+    """Write settings with any free ports, and return their file.
+
+    Args:
+        folder: The folder for the settings and the storage directory.
+        storage: Further keys of the section [storage], as TOML.
+        model: The keys of the section [model], as TOML.
+    """
     config = folder / "node.toml"
     config.write_text(
         f'[storage]\ndirectory = "node"\nmin_free_mb = 1\n{storage}\n'

@@ -488,7 +488,7 @@ class SimulatedNode:
         outcomes: Mapping[str, Outcome],
         kill_after: int | None = None,
     ) -> None:
-        """Record the responses to the objects of an attempt."""
+        """Record the outcomes of the objects of an attempt, by SOP Instance UID."""
         assert attempt.destination is not None
         key = attempt.instance_id, attempt.destination, attempt.run
         record = self.journal.delivery_outcomes.record
@@ -511,7 +511,14 @@ class SimulatedNode:
         reasons: Sequence[int | None],
         kill_after: int | None = None,
     ) -> None:
-        """Record a report: an object without a failure reason is committed."""
+        """Record a report of an archive.
+
+        Args:
+            transaction_uid: Transaction UID of one of `requests`.
+            reasons: The failure reasons of the objects of the request, in their order.
+                An object whose reason is None or missing is committed.
+            kill_after: As for `do`.
+        """
         name, uids = self.requests[transaction_uid]
         named = zip(uids, reasons, strict=False)
         failed = {uid: reason for uid, reason in named if reason is not None}
@@ -535,9 +542,11 @@ class SimulatedNode:
         self._finish(item)
 
     def pass_days(self, days: float) -> None:
+        """Advance the clock of the node."""
         self.clock.passed_s += days * 86400
 
     def delete_expired(self, kill_after: int | None = None) -> None:
+        """Remove files and rows, as the cleanup of a worker does by RETENTION."""
         self.do(
             lambda: delete_expired(self.engine, self._folder, RETENTION), kill_after
         )
@@ -593,10 +602,14 @@ class SimulatedNode:
         assert {state for (state,) in states} <= ended
 
     def check(self) -> None:
-        """Check that only expected transitions happened, and that nothing is stuck.
+        """Check what happened since the last call, and that nothing is stuck now.
 
-        Each transition has its event and its count. Unfinished work is queued, or waits
-        for a peer or a new analysis.
+        Each committed transition must be one of `allowed`, with its event and its
+        count. Unfinished work must be queued, or wait for a peer or a new analysis. The
+        state of each analyzed instance must follow from its deliveries.
+
+        Raises:
+            AssertionError: A condition does not hold.
         """
         rows = self._file.execute(_READ_LOG, (self._checked,)).fetchall()
         if log := [Logged(*row) for row in rows]:

@@ -11,6 +11,7 @@ Complaints = Callable[[Path], set[str]]
 
 
 def dciodvfy_errors(program: str, path: Path) -> set[str]:
+    """Return the errors that dciodvfy reports for a file; `program` is its path."""
     run = subprocess.run([program, "-new", path], capture_output=True, check=False)
     lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
     errors = [line for line in lines if line.startswith("Error")]
@@ -21,10 +22,10 @@ def dciodvfy_errors(program: str, path: Path) -> set[str]:
 
 
 def renamed(errors: set[str]) -> set[str]:
-    """Return the errors, with those of SOP Instance UID also for a reference to it.
+    """Return errors of a source, as they may occur in a result.
 
-    A result references its source by Referenced SOP Instance UID, so an error of the
-    source's UID occurs there again.
+    A result references its source by Referenced SOP Instance UID. So each error of SOP
+    Instance UID is returned twice: as it is, and for the reference.
     """
     return errors | {
         error.replace(
@@ -35,7 +36,12 @@ def renamed(errors: set[str]) -> set[str]:
 
 
 def real_radiographs(shared: Path) -> Iterator[Path]:
-    """Yield each projection radiograph that has a preamble and can be decoded."""
+    """Yield the path of each real radiograph with a preamble that can be decoded.
+
+    Args:
+        shared: The folder with the real files. `dicom/MANIFEST.csv` in it says which of
+            them are projection radiographs, and which can be decoded.
+    """
     folder = shared / "dicom"
     with (folder / "MANIFEST.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):

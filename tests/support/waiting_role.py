@@ -1,4 +1,8 @@
-"""A role that waits for a signal. With --report=FILE, it reports what it inherited."""
+"""A role that waits for a signal.
+
+With --report=FILE, it first writes what it inherited to FILE, as JSON: arguments,
+environment, open files, parent, blocked signals, and whether its memory is private.
+"""
 
 import json
 import os
@@ -12,7 +16,11 @@ PR_GET_DUMPABLE = 3  # linux/prctl.h
 
 
 def _open_files() -> list[Path]:
-    """Return the open files, except the listing itself."""
+    """Return the links in /proc/self/fd to the open files of this process.
+
+    The descriptor with which the folder itself is read is left out. It is closed again
+    before `exists` is called, so its link does not exist any more.
+    """
     return [each for each in Path("/proc/self/fd").iterdir() if each.exists()]
 
 

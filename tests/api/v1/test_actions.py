@@ -107,6 +107,29 @@ def test_results_are_sent_again_to_one_or_all(site: Review) -> None:
     assert "pacs, backup" in wrong.json()["detail"]
 
 
+def test_nothing_is_sent_if_there_is_no_result_that_the_destination_wants(
+    tmp_path: Path,
+) -> None:
+    reports_only = TWO + 'results = ["structured_report"]\n'
+    site = Review(tmp_path, more=reports_only)
+    waiting, refused, unwanted = (site.receive(number) for number in (1, 2, 3))
+    site.refuse(refused)
+    site.answer(unwanted)  # with a Secondary Capture only
+
+    responses = [
+        site.act(f"/instances/{waiting.id}/send"),
+        site.act(f"/instances/{refused.id}/send"),
+        site.act(f"/instances/{unwanted.id}/send?destination=backup"),
+    ]
+
+    site.close()
+    site.engine.dispose()
+    for response in responses:
+        assert response.status_code == 409
+        assert "no results, or the destination wants" in response.json()["detail"]
+    assert site.events == []
+
+
 def states(site: Review, instance_id: str) -> dict[str, str]:
     return {each["destination"]: each["state"] for each in site.runs(instance_id)}
 

@@ -1,6 +1,7 @@
 """Each command with its arguments: its output and its exit status."""
 
 import argparse
+import errno
 import getpass
 import importlib
 import importlib.util
@@ -38,6 +39,7 @@ from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
 from dicom_node.outcome import Outcome, Verdict
+from dicom_node.runtime.fork_server import ForkServer
 from dicom_node.storage.database import open_engine, writing
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import InstanceState, delivery, paused_destination
@@ -363,6 +365,27 @@ def test_missing_weights_are_reported(
 
     assert status == 2
     assert re.search(r"absent.(toml does not exist|pth cannot be read)", output)
+
+
+def test_analyze_says_what_to_do_if_the_decoder_does_not_start(
+    command: Command,
+    tmp_path: Path,
+    config: Path,
+    phantom: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begin_start(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(ForkServer, "begin_start", begin_start)
+    out = tmp_path / "out"
+
+    status, output = command("analyze", phantom, "--out", out, "--config", config)
+
+    assert status == 2
+    assert "does not start" in output
+    assert "ulimit -u" in output
+    assert "Traceback" not in output
 
 
 # check

@@ -5,6 +5,7 @@ Waiting and broken associations are tested in test_association.py.
 
 import hashlib
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -160,6 +162,46 @@ def test_file_with_missing_or_wrong_file_meta_is_sent_correctly(
 
     first, second = archive.log
     assert replace(second, time=first.time, path=first.path) == first
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b"",
+        b"\x02\0\x00\0UL\x04\0\x08\0\0\0",
+        # So long that the element ends after the end of the deflated file.
+        b"\x02\0\x02\x01OB\0\0\0\x10\0\0" + bytes(4096),
+        b"\0\0\x00\0UL\x04\0\x08\0\0\0" + b"\x02\0\x12\0UI\x04\x001.2\0",
+    ],
+    ids=["none", "one", "longer-than-the-file", "two"],
+)
+def test_deflated_dataset_is_sent_without_foreign_elements_at_its_start(
+    scp: Callable[..., int], tmp_path: Path, foreign: bytes
+) -> None:
+    stored: list[bytes] = []
+
+    def on_store(event: evt.Event) -> int:
+        stored.append(event.request.DataSet.getvalue())
+        return 0x0000
+
+    plain = write_instance(tmp_path / "plain.dcm")
+    dataset = plain.read_bytes()[split_dataset(plain)[1] :]
+    uid = dcmread(plain, specific_tags=["SOPInstanceUID"]).SOPInstanceUID
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = deflater.compress(foreign + dataset) + deflater.flush()
+    deflated += bytes(len(deflated) % 2)
+    file = tmp_path / "deflated.dcm"
+    head = file_head(SecondaryCaptureImageStorage, uid, DeflatedExplicitVRLittleEndian)
+    file.write_bytes(head + deflated)
+    syntaxes = [DeflatedExplicitVRLittleEndian]
+    port = scp({SecondaryCaptureImageStorage: syntaxes}, on_store)
+
+    assert send_to(port, file) == (Outcome(STORED, 0),)
+
+    (received,) = stored
+    assert len(received) % 2 == 0
+    assert zlib.decompress(received, -zlib.MAX_WBITS) == dataset
+    assert foreign or received == deflated  # sent unchanged
 
 
 @pytest.mark.filterwarnings("ignore:The value length")

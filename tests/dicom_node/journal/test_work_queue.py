@@ -34,8 +34,8 @@ from dicom_node.storage.migration import migrate
 from tests.support.journals import (
     ANSWER,
     Receive,
+    dbos_config,
     destination,
-    looked_after,
     work_item,
 )
 
@@ -107,7 +107,7 @@ def test_worker_refuses_a_pickle_and_continues(
         assert connection.execute(rows.update().values(values)).rowcount == 1
     journal.record(good)
     done, seen = threading.Event(), []
-    DBOS(config=looked_after(str(engine.url)))
+    DBOS(config=dbos_config(str(engine.url)))
 
     @DBOS.workflow(name=ANALYZE)
     def analyze(instance_id: str, _run: int) -> None:

@@ -28,7 +28,7 @@ from dicom_node.storage import dbos_adapter
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
-from tests.support.journals import Receive, looked_after
+from tests.support.journals import Receive, dbos_config
 
 pytestmark = pytest.mark.integration
 
@@ -182,7 +182,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
 def started(tmp_path: Path) -> threading.Event:
     """Configure DBOS with an analysis workflow; return the event that it sets."""
     started = threading.Event()
-    DBOS(config=looked_after(f"sqlite:///{tmp_path / 'node.sqlite'}"))
+    DBOS(config=dbos_config(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 
     @DBOS.workflow(name=ANALYZE)
     def analyze(_instance_id: str, _run: int) -> None:

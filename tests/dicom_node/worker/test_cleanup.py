@@ -26,7 +26,7 @@ from dicom_node.worker.cleanup import (
     release_future_workflows_after_clock_change,
 )
 from inference.finding import Finding, ModelIdentity, Thresholds
-from tests.support.journals import looked_after
+from tests.support.journals import dbos_config
 
 pytestmark = pytest.mark.integration
 
@@ -49,7 +49,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     pacs = DicomDestination(
         name="pacs", type="dicom", ae_title="X", host="localhost", port=104
     )
-    DBOS(config=looked_after(storage.database_url))
+    DBOS(config=dbos_config(storage.database_url))
     DBOS.launch()
     yield Journal(engine, tmp_path, [pacs])
     with engine.begin() as connection:

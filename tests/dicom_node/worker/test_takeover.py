@@ -11,7 +11,7 @@ from dicom_node.journal.journal import Journal
 from dicom_node.storage.heartbeat_rows import DEAD_AFTER_S
 from dicom_node.storage.tables import heartbeat
 from dicom_node.worker.takeover import TAKEOVER_LOCK, requeue_stalled_work
-from tests.support.journals import Receive, looked_after, work_item
+from tests.support.journals import Receive, dbos_config, work_item
 
 pytestmark = pytest.mark.integration
 
@@ -24,7 +24,7 @@ on_postgresql = pytest.mark.parametrize(
 @pytest.fixture
 def engine(migrated: StorageSettings, engine: sa.Engine) -> Iterator[sa.Engine]:
     """A database with work that DBOS manages, but does not run."""
-    DBOS(config=looked_after(migrated.database_url))
+    DBOS(config=dbos_config(migrated.database_url))
     DBOS.launch()
     yield engine
     with engine.begin() as connection:

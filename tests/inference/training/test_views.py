@@ -1,4 +1,4 @@
-"""Random views for training: the box of an object stays around it in each view."""
+"""Random views for training: boxes stay around their objects; views are repeatable."""
 
 import numpy as np
 import pytest
