@@ -21,7 +21,7 @@ from inference.classification.out_of_distribution import (
 )
 from inference.classification.preprocess import ModelInput, normalized, prepare
 from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
-from inference.phantom.long_bone import draw_phantom
+from inference.phantom.long_bone import draw_phantoms
 from inference.radiograph import Radiograph
 from models.card import FRACTURE, ModelCard, ModelError, card_text, read_card
 from models.network import STATISTICS, Network, digest, load_network
@@ -237,8 +237,10 @@ def self_test(classifier: Classifier) -> None:
 def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
     """Return the logits for the phantoms "whole" and "broken", with four decimals."""
     return {
-        phantom: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
-        for phantom, broken in (("whole", False), ("broken", True))
+        name: _rounded(classifier.logits(phantom.radiograph()))
+        for name, phantom in zip(
+            ("whole", "broken"), draw_phantoms([False, True]), strict=True
+        )
     }
 
 
