@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
@@ -70,12 +71,13 @@ def main() -> None:
     os._exit(0)
 
 
-def preload(weights: str, device: str) -> None:
+def preload(weights: str, device: str) -> Callable[[], None]:
     """Load the model in the server of the roles, so that all roles share its memory.
 
-    The arguments are those of `Classifier.load`; "" stands for the shipped weights.
+    The arguments are those of `Classifier.load`; "" stands for the shipped weights. The
+    result is that of `classifier.preload`.
     """
-    classifier.preload(Path(weights) if weights else None, device)
+    return classifier.preload(Path(weights) if weights else None, device)
 
 
 def _exit_on_stop(stop: Event, server: uvicorn.Server) -> None:

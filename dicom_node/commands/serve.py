@@ -1,8 +1,9 @@
 """Runs all roles on one machine.
 
-The supervisor (commands/node.py) and the server of the receivers
-(runtime/role_server.py) each import libraries for more than a second. So this module
-imports almost nothing, and starts the server first: both then import at the same time.
+The server of the receivers (runtime/role_server.py) imports libraries for more than a
+second, and the supervisor (commands/node.py) for some tenths of a second. So this
+module imports almost nothing, and starts the server first: both then import at the same
+time.
 """
 
 import argparse

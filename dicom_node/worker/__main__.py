@@ -117,12 +117,13 @@ def main() -> None:
             sys.exit(2)
 
 
-def preload(weights: str, device: str) -> None:
+def preload(weights: str, device: str) -> Callable[[], None]:
     """Load the model in the server of the roles, so that all roles share its memory.
 
-    The arguments are those of `Classifier.load`; "" stands for the shipped weights.
+    The arguments are those of `Classifier.load`; "" stands for the shipped weights. The
+    result is that of `classifier.preload`.
     """
-    classifier.preload(Path(weights) if weights else None, device)
+    return classifier.preload(Path(weights) if weights else None, device)
 
 
 def run(settings: Settings, slot: int, stop: Stop) -> None:

@@ -2,10 +2,11 @@
 
 import ctypes
 import logging
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -161,8 +162,11 @@ class Classifier:
         return normalized(model_input.gray.to(self.device), self.card)
 
 
-def preload(weights: Path | None, device: str) -> None:
-    """Load and test a classifier, so that forks of this process share it.
+def preload(weights: Path | None, device: str) -> Callable[[], None]:
+    """Load a classifier, so that forks of this process share it.
+
+    A fork of this process tests the classifier. Meanwhile this process can do other
+    work, such as imports.
 
     Nothing is loaded if a GPU may be used, because a process cannot use a GPU that was
     used before the fork. Nor is a classifier loaded if its card has no SHA-256: each
@@ -170,29 +174,44 @@ def preload(weights: Path | None, device: str) -> None:
 
     The arguments are the same as for `Classifier.load`. No thread is started.
 
+    Returns:
+        A function that waits for the test. After that, `Classifier.load` returns the
+        classifier. It raises a ModelError if the test fails.
+
     Raises:
-        ModelError: Weights or card cannot be used, or the test fails.
+        ModelError: Weights or card cannot be used.
     """
-    global _preloaded  # noqa: PLW0603 - a fork shares the memory, but gets no arguments
     has_card_digest = read_card((weights or SHIPPED).with_suffix(".toml")).sha256
     if _preloaded is not None or not has_card_digest or _may_use_gpu(device):
-        return
-    with _one_thread():
-        classifier = Classifier.load(weights, "cpu")
-        self_test(classifier)
-    _preloaded = classifier
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in this thread only within the block; torch does so from now on."""
+        return lambda: None
     torch.set_num_threads(1)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
+    classifier = Classifier.load(weights, "cpu")
+    return partial(_use_tested, classifier, _begin_test(classifier))
+
+
+def _begin_test(classifier: Classifier) -> int:
+    """Test a classifier in a fork of this process; return the process id of the fork.
+
+    The exit status of the fork is 0 if the test succeeds.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            cv2.setNumThreads(1)
+            self_test(classifier)
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def _use_tested(classifier: Classifier, pid: int) -> None:
+    """Wait for the test of `_begin_test`; preload the classifier if it succeeds."""
+    global _preloaded  # noqa: PLW0603 - a fork shares the memory, but gets no arguments
+    if os.waitpid(pid, 0)[1] != 0:
+        raise ModelError("The self-test of the preloaded model failed.")
+    _preloaded = classifier
 
 
 def _may_use_gpu(device: str) -> bool:
