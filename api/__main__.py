@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
@@ -71,7 +72,7 @@ def main() -> None:
     os._exit(0)
 
 
-def preload(weights: str, device: str) -> None:
+def preload(weights: str, device: str) -> Callable[[], None]:
     """Load the model in the server of the roles (`role_server`).
 
     The roles that this server forks later share the memory of the model.
@@ -80,10 +81,13 @@ def preload(weights: str, device: str) -> None:
         weights: The path of the weights file. "" stands for the shipped weights.
         device: The device, as in `Classifier.load`.
 
+    Returns:
+        The function that `classifier.preload` returns.
+
     Raises:
         ModelError: The model cannot be used.
     """
-    classifier.preload(Path(weights) if weights else None, device)
+    return classifier.preload(Path(weights) if weights else None, device)
 
 
 def _exit_on_stop(stop: Event, server: uvicorn.Server) -> None:

@@ -106,7 +106,12 @@ def os_user() -> str:
 
 @contextmanager
 def auditing(
-    settings: Settings, engine: Engine, role: str, *, by_hand: bool = False
+    settings: Settings,
+    engine: Engine,
+    role: str,
+    *,
+    by_hand: bool = False,
+    process: int | None = None,
 ) -> Iterator[RecordEvent]:
     """Write the audit events of this process until the block ends.
 
@@ -116,6 +121,7 @@ def auditing(
         role: The role of this process.
         by_hand: Whether a user, not the supervisor, started this process. If so, the
             start and the end of the process are recorded, too.
+        process: The id of the process that the events are about; None for this one.
 
     Yields:
         The function that records an event.
@@ -124,7 +130,7 @@ def auditing(
     file, storage = settings.audit.file, settings.storage
     folders = [storage.directory, *([file.parent] if file else [])]
     disk = spare(folders, storage.min_free_mb * MB)
-    trail = Trail(engine, AuditSource(node, role, os.getpid()), file, disk)
+    trail = Trail(engine, AuditSource(node, role, process or os.getpid()), file, disk)
     try:
         if by_hand:
             trail.record_event(started(settings))
@@ -135,14 +141,17 @@ def auditing(
         trail.close()
 
 
-def record(settings: Settings, role: str, event: AuditEvent) -> None:
+def record(
+    settings: Settings, role: str, event: AuditEvent, process: int | None = None
+) -> None:
     """Write one event, and wait until it is written.
 
     If the database does not accept the row of the event within LONGEST_END_S seconds,
-    the row is lost.
+    the row is lost. `process` is the id of the process that the event is about; None
+    stands for this one.
     """
     engine = open_engine(settings.storage.database_url)
-    with auditing(settings, engine, role) as record_event:
+    with auditing(settings, engine, role, process=process) as record_event:
         record_event(event)
     engine.dispose()
 

@@ -2,15 +2,17 @@
 
 The supervisor binds the sockets, and the roles inherit them. If a role is killed, no
 waiting connection is lost, and the new process does not have to bind the port again.
-The supervisor imports neither the model nor the api. It stores no state, because the
-journal records everything.
+The supervisor imports neither the model nor the api nor the libraries for the database:
+a fork of the first server migrates the database (commands/node_database.py). The
+supervisor stores no state, because the journal records everything.
 
 Two servers fork the roles (runtime/role_server.py). The first server has imported the
 libraries of the receivers, and forks the receivers. Then it imports the codecs, and
 forks the process from which the decoding servers of all roles are forked
 (decoder/common_server.py). The second server is a fork of the first, and forks the
 other roles. So the receivers neither wait for the import of torch nor end if that
-import fails, and the codecs are imported once. If the import of the codecs ends the
+import fails, and the codecs are imported once. At the start of the node, the codecs and
+torch are imported while the database is migrated. If the import of the codecs ends the
 first server, the receivers end, too. They are restarted, and the codecs are then
 imported by their own process only.
 """
@@ -19,16 +21,16 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from config.destinations import Secret
 from config.settings import Settings
-from dicom_node.audit.trail import record, started, stopped
 from dicom_node.commands.serve import RECEIVER
 from dicom_node.receiver.ports import FD, TLS_FD, open_ports
 from dicom_node.runtime.process import (
@@ -40,15 +42,17 @@ from dicom_node.runtime.process import (
 )
 from dicom_node.runtime.role_group import Role, RoleGroup
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
-from dicom_node.storage.migration import migrate, writing_or_exit
 from dicom_node.storage.run_folder import run_folder
+from dicom_node.storage.unwritable import unwritable
 
 logger = logging.getLogger(__name__)
 
 WORKER, API = "dicom_node.worker.__main__", "api.__main__"
 DECODERS = "dicom_node.decoder.common_server"
+DATABASE = "dicom_node.commands.node_database"
 DECODERS_FD = "--decoders"
 WATCH_S = 0.2
+POLL_S = 0.01
 DRAIN_S = 40.0
 COMMON_SERVER_END_S = 1.0
 # The niceness of the roles other than receivers (nice(2)). Senders wait for the
@@ -117,11 +121,15 @@ class Node:
         self._secrets = pages | archives
         self._begun = server
         read = [] if config is None else [f"--config={config}"]
+        self._arguments = read
+        self._early: Sequence[RoleProcess] = ()  # see `_prepare`
+        decoders = _decoders(self._requests)
         self.receivers = RoleGroup(
             "the server of the receivers",
-            [*_receivers(settings, read, self._receiver), _decoders(self._requests)],
+            [*_receivers(settings, read, self._receiver), decoders],
             self._start_server,
         )
+        self._decoding = decoders
         self.others = RoleGroup(
             "the server of the other roles",
             _others(settings, read, self._api, self._decoders),
@@ -133,16 +141,63 @@ class Node:
 
         The addresses are logged, the ports are written to ports.json, and the start is
         recorded in the audit trail. The process exits with a message if the storage
-        cannot be written. No role is started: `watch`, `watched` or `start_roles` does
-        that.
+        cannot be written. No role that needs the database is started: `watch`,
+        `watched` or `start_roles` does that.
         """
-        storage = self._settings.storage
-        with writing_or_exit(storage):
-            if not storage.database:
-                migrate(storage)
+        self.receivers.start_server()
+        migrated = self._begin_step("start")
+        self._prepare()
+        if status := migrated():
+            sys.exit(status)
+        try:
             self._announce()
-            record(self._settings, "serve", started(self._settings))
+        except OSError as error:
+            sys.exit(unwritable(self._settings.storage, error))
         return self
+
+    def _prepare(self) -> None:
+        """Start what does not need the database: the decoders and the second server.
+
+        The second server imports the libraries of its roles. It does this only at the
+        start of the node: if such an import ends the server, `start_roles` finds out
+        which role is the cause.
+        """
+        never = threading.Event()
+        while not self.receivers.start_roles(never, [self._decoding]):
+            if not self.receivers.is_starting:
+                return
+        self._early = [each.process for each in self.others.roles]
+        self.others.start_server()
+
+    def _begin_step(self, step: str) -> Callable[[], int]:
+        """Begin a step of node_database.py in a fork of the server of the receivers.
+
+        Returns:
+            A function that waits for the end of the step, and returns its exit status.
+            If the fork fails or is killed, the function runs the step in this process.
+        """
+        process = RoleProcess(
+            *("database", DATABASE, [*self._arguments, step, str(os.getpid())])
+        )
+        server = self.receivers.server
+        pid = None
+        if server is not None:
+            with suppress(OSError, RuntimeError):
+                pid = server.fork_role(process, [])
+
+        def wait() -> int:
+            status = None
+            with suppress(OSError, RuntimeError):
+                while server and pid and (status := server.status(pid)) is None:
+                    time.sleep(POLL_S)
+            if status is None or status < 0:
+                from dicom_node.commands.node_database import run  # noqa: PLC0415
+
+                run(step, self._settings)
+                return 0
+            return status
+
+        return wait
 
     def __exit__(self, *_: object) -> None:
         """End the roles after they have finished their work in progress.
@@ -151,7 +206,7 @@ class Node:
         """
         for group in (self.receivers, self.others):
             group.terminate()
-        record(self._settings, "serve", stopped())
+        self._begin_step("end")()
         deadline = time.monotonic() + DRAIN_S
         self.others.end(deadline)
         # The common decoding server ends only now, when no process has this socket. So
@@ -225,7 +280,8 @@ class Node:
     def _fork_server(self) -> RoleServer:
         if self.receivers.server is None:
             raise ConnectionError("There is no process to fork")
-        return self.receivers.server.fork_server("roles", LOWER_PRIORITY)
+        early, self._early = self._early, ()
+        return self.receivers.server.fork_server("roles", LOWER_PRIORITY, early)
 
     def _announce(self) -> None:
         """Log the addresses of the node, and write the ports to ports.json."""

@@ -1,9 +1,9 @@
 """Runs all roles on one machine.
 
 The supervisor (commands/node.py) and the server of the receivers
-(runtime/role_server.py) each import libraries for more than a second. To let both
-import at the same time, this module itself imports almost nothing, starts the server,
-and then imports the supervisor.
+(runtime/role_server.py) both import libraries: the server for more than a second, the
+supervisor for some tenths of a second. To let both import at the same time, this module
+itself imports almost nothing, starts the server, and then imports the supervisor.
 """
 
 import argparse

@@ -198,7 +198,23 @@ class RoleGroup:
         """Whether the server still starts a role. Then other orders would wait."""
         return self._starting is not None
 
-    def start_roles(self, stop: threading.Event) -> bool:
+    def start_server(self) -> RoleServer | None:
+        """Start the server if none runs, unless its restart is delayed.
+
+        Returns:
+            The server; None if none runs.
+        """
+        if self.server is None and self._restarts.are_due:
+            try:
+                self.server = self._start_server()
+                self._restarts.started()
+            except OSError as error:
+                self._restarts.failed(error)
+        return self.server
+
+    def start_roles(
+        self, stop: threading.Event, roles: Sequence[Role] | None = None
+    ) -> bool:
         """Start the server if it does not run, and the roles that do not run.
 
         A process that died soon after its start is restarted with a delay. Call this
@@ -206,30 +222,29 @@ class RoleGroup:
 
         Args:
             stop: If it is set, no further role is started.
+            roles: The roles to start; None for all roles of the group.
 
         Returns:
-            Whether all roles run.
+            Whether these roles run.
         """
+        roles = self.roles if roles is None else roles
         if stop.is_set():
             return False
-        if self.server is None and self._restarts.are_due:
-            try:
-                self.server = self._start_server()
-                self._restarts.started()
-            except OSError as error:
-                self._restarts.failed(error)
-        if self.server is None:
+        server = self.start_server()
+        if server is None:
             return False
         try:
-            self._start_each(self.server, stop)
+            self._start_each(server, roles, stop)
         except (ConnectionError, TimeoutError):
-            self._ended_with(self.server)
-        return all(role.pid is not None for role in self.roles)
+            self._ended_with(server)
+        return all(role.pid is not None for role in roles)
 
-    def _start_each(self, server: RoleServer, stop: threading.Event) -> None:
+    def _start_each(
+        self, server: RoleServer, roles: Sequence[Role], stop: threading.Event
+    ) -> None:
         if not self._is_settled(server):
             return
-        for role in self.roles:
+        for role in roles:
             if stop.is_set():
                 return
             if role.begin_if_ended(server):

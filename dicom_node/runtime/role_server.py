@@ -104,7 +104,9 @@ class RoleProcess:
         is_shared: Whether the server imports the module, so that all forks share it. If
             False, the process imports the module itself.
         preload: Arguments of the function `preload` of the module. The server calls
-            this function after it has imported the module. If None, it calls nothing.
+            this function after it has imported the module. The function returns another
+            one, which the server calls before the first fork. If None, it calls
+            nothing.
     """
 
     name: str
@@ -216,20 +218,24 @@ class RoleServer:
         """
         return self._secrets.issuperset(secrets) and self._log_format == log_format
 
-    def fork_server(self, name: str, niceness: int) -> "RoleServer":
+    def fork_server(
+        self, name: str, niceness: int, roles: Sequence[RoleProcess] = ()
+    ) -> "RoleServer":
         """Fork another server, so that it shares the libraries of this one.
 
         Args:
             name: The name that `ps -e` shows, at most 15 characters.
             niceness: The niceness of the server and its roles, as in nice(2).
+            roles: The server imports and preloads their modules before its first order.
 
         Raises:
             OSError: This server has ended, or has too few resources to fork.
         """
         ours, theirs = socket.socketpair()
+        modules = {each.module: each.preload for each in roles}
+        arguments = [self._log_format, *modules, f"--preload={json.dumps(modules)}"]
         process = RoleProcess(
-            *(name, MODULE, [self._log_format], ["--orders"], niceness),
-            is_shared=False,
+            *(name, MODULE, arguments, ["--orders"], niceness), is_shared=False
         )
         try:
             with theirs:
@@ -394,6 +400,7 @@ def main() -> None:
     parser = command_line()
     parser.add_argument("log_format")
     parser.add_argument("imports", nargs="*")
+    parser.add_argument("--preload", type=json.loads, default={})
     arguments = parser.parse_args()
     keep_memory_private()
     os.umask(0o077)  # the roles inherit it: see runtime/process.py
@@ -402,14 +409,29 @@ def main() -> None:
     # fork inherits the mask, and gets the signals as soon as it unblocks them.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     configure_logging("roles", log_format=arguments.log_format)
-    load = partial(_import_all, arguments.imports)
+    load = partial(_import_all, arguments.imports, arguments.preload)
     _run(serve_forks(arguments.orders, arguments.supervisor, _import_role, load))
 
 
-def _import_all(modules: Sequence[str]) -> None:
+def _import_all(
+    modules: Sequence[str], preload: Mapping[str, Sequence[str] | None]
+) -> None:
+    """Import modules, and call their functions `preload` with the given arguments.
+
+    While another process tests what a module has preloaded, the next one is imported.
+    """
+
+    def wait() -> None:
+        pass
+
     for each in modules:
         with suppress(Exception):  # the fork of a role fails in the same way
-            importlib.import_module(each)
+            imported: Any = importlib.import_module(each)
+            if (arguments := preload.get(each)) is not None:
+                wait()
+                wait = imported.preload(*arguments)
+    with suppress(Exception):
+        wait()
 
 
 def _import_role(content: bytes) -> None:
@@ -422,10 +444,7 @@ def _import_role(content: bytes) -> None:
     module = order["module"]
     if module in sys.modules or not order["is_shared"]:
         return
-    with suppress(Exception):  # the fork fails in the same way, and logs why
-        imported: Any = importlib.import_module(module)
-        if order["preload"] is not None:
-            imported.preload(*order["preload"])
+    _import_all([module], {module: order["preload"]})
     share_memory()
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from config.settings import StorageSettings
 from dicom_node.storage.database import WAIT_S, open_engine, reading
+from dicom_node.storage.unwritable import unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +107,7 @@ def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
         yield
     except (OSError, DBAPIError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
-        sys.exit(
-            f"The node cannot write to {storage.directory}: {reason}. Check that this "
-            "user may write there, and that the disk is neither read-only nor full."
-        )
+        sys.exit(unwritable(storage, reason))
 
 
 def check_schema(engine: sa.Engine) -> None:

@@ -126,7 +126,7 @@ def main() -> None:
             sys.exit(2)
 
 
-def preload(weights: str, device: str) -> None:
+def preload(weights: str, device: str) -> Callable[[], None]:
     """Load the model in the server of the roles (`role_server`).
 
     The roles that this server forks later share the memory of the model.
@@ -135,10 +135,13 @@ def preload(weights: str, device: str) -> None:
         weights: The path of the weights file. "" stands for the shipped weights.
         device: The device, as in `Classifier.load`.
 
+    Returns:
+        The function that `classifier.preload` returns.
+
     Raises:
         ModelError: The model cannot be used.
     """
-    classifier.preload(Path(weights) if weights else None, device)
+    return classifier.preload(Path(weights) if weights else None, device)
 
 
 def run(settings: Settings, slot: int, stop: Stop) -> None:

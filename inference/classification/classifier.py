@@ -2,10 +2,11 @@
 
 import ctypes
 import logging
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from inference.classification.out_of_distribution import (
 )
 from inference.classification.preprocess import ModelInput, normalized, prepare
 from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
-from inference.phantom.long_bone import draw_phantom
+from inference.phantom.long_bone import draw_phantoms
 from inference.radiograph import Radiograph
 from models.card import FRACTURE, ModelCard, ModelError, card_text, read_card
 from models.network import STATISTICS, Network, digest, load_network
@@ -161,8 +162,11 @@ class Classifier:
         return normalized(model_input.gray.to(self.device), self.card)
 
 
-def preload(weights: Path | None, device: str) -> None:
-    """Load and test a classifier, so that forks of this process share it.
+def preload(weights: Path | None, device: str) -> Callable[[], None]:
+    """Load a classifier, so that forks of this process share it.
+
+    A fork of this process tests the classifier. Meanwhile this process can do other
+    work, such as imports.
 
     Nothing is loaded in two cases. If a GPU may be used, each process must load the
     classifier itself, because a fork cannot use a GPU that its parent has used. If the
@@ -172,32 +176,44 @@ def preload(weights: Path | None, device: str) -> None:
     The arguments are the same as for `Classifier.load`. No thread is started, because
     a process with threads cannot be forked safely.
 
+    Returns:
+        A function that waits for the test. After that, `Classifier.load` returns the
+        classifier. It raises a ModelError if the test fails.
+
     Raises:
-        ModelError: Weights or card cannot be used, or the test fails.
+        ModelError: Weights or card cannot be used.
     """
-    global _preloaded  # noqa: PLW0603 - a fork shares the memory, but gets no arguments
     has_card_digest = read_card((weights or SHIPPED).with_suffix(".toml")).sha256
     if _preloaded is not None or not has_card_digest or _may_use_gpu(device):
-        return
-    with _one_thread():
-        classifier = Classifier.load(weights, "cpu")
-        self_test(classifier)
-    _preloaded = classifier
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit OpenCV and torch to this thread.
-
-    The limit of OpenCV ends with the block. The limit of torch remains.
-    """
+        return lambda: None
     torch.set_num_threads(1)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
+    classifier = Classifier.load(weights, "cpu")
+    return partial(_use_tested, classifier, _begin_test(classifier))
+
+
+def _begin_test(classifier: Classifier) -> int:
+    """Test a classifier in a fork of this process; return the process id of the fork.
+
+    The exit status of the fork is 0 if the test succeeds.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            cv2.setNumThreads(1)
+            self_test(classifier)
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def _use_tested(classifier: Classifier, pid: int) -> None:
+    """Wait for the test of `_begin_test`; preload the classifier if it succeeds."""
+    global _preloaded  # noqa: PLW0603 - a fork shares the memory, but gets no arguments
+    if os.waitpid(pid, 0)[1] != 0:
+        raise ModelError("The self-test of the preloaded model failed.")
+    _preloaded = classifier
 
 
 def _may_use_gpu(device: str) -> bool:
@@ -243,8 +259,10 @@ def self_test(classifier: Classifier) -> None:
 def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
     """Return the logits for the phantoms "whole" and "broken", with four decimals."""
     return {
-        phantom: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
-        for phantom, broken in (("whole", False), ("broken", True))
+        name: _rounded(classifier.logits(phantom.radiograph()))
+        for name, phantom in zip(
+            ("whole", "broken"), draw_phantoms([False, True]), strict=True
+        )
     }
 
 

@@ -406,7 +406,7 @@ LARGE = {"torch", "cv2", "highdicom", "fastapi", "api"}
     [
         ("dicom_node.cli", LARGE),
         ("dicom_node.commands.serve", LARGE | {"pydicom", "pydantic", "sqlalchemy"}),
-        ("dicom_node.commands.node", LARGE | {"pydicom"}),
+        ("dicom_node.commands.node", LARGE | {"pydicom", "sqlalchemy", "dbos"}),
         ("dicom_node.receiver.__main__", LARGE),
     ],
 )

@@ -333,3 +333,59 @@ def test_node_without_api_opens_no_api_port(tmp_path: Path) -> None:
     with bound(tmp_path, api=0) as node:
         assert "api" not in [role.process.name for role in node.roles]
         assert node.api_port == 0
+
+
+@pytest.mark.parametrize("has_server", [True, False])
+def test_start_and_end_are_recorded_for_the_supervisor_with_or_without_a_server(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_server: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    if not has_server:
+        monkeypatch.setattr(RoleServer, "start", no_server)
+    file, messages = tmp_path / "node.toml", tmp_path / "audit"
+    file.write_text(f"""
+[storage]
+directory = "{tmp_path}"
+min_free_mb = 1
+[audit]
+file = "{messages}"
+""")
+    with bound(tmp_path, api=1, file=file) as node:
+        for role in node.roles:
+            become(role, WAITING)
+        with node:
+            began = pids([node._decoding]), node.others.server is not None
+            database = (tmp_path / "node.sqlite").exists()
+
+    first, last = messages.read_text().splitlines()
+    assert database
+    assert began == ([began[0][0]], has_server)
+    assert (began[0][0] is not None) == has_server
+    assert "Application Start" in first
+    assert "Application Stop" in last
+    assert all(f'AlternativeUserID="{os.getpid()}"' in each for each in (first, last))
+
+
+def no_server(*_: object) -> RoleServer:
+    raise OSError
+
+
+def test_storage_that_cannot_be_written_ends_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    (tmp_path / "file").touch()
+    file, directory = tmp_path / "node.toml", tmp_path / "file" / "node"
+    file.write_text(f'[storage]\ndirectory = "{directory}"\n')
+    with bound(directory, api=1, file=file) as node:
+        for role in node.roles:
+            become(role, WAITING)
+        with pytest.raises(SystemExit) as ended, node:
+            pass
+        node.others.close()
+        node.receivers.close()
+
+    assert ended.value.code == 1
+    assert f"cannot write to {directory}" in capfd.readouterr().err

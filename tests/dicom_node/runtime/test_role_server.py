@@ -233,6 +233,24 @@ def test_server_imports_modules_before_its_first_order(
     server.close()
 
 
+def test_forked_server_preloads_once_and_before_its_first_order(
+    server: RoleServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "calls"
+    process = RoleProcess("role", "tests.support.preloading_role", preload=[str(path)])
+    absent = RoleProcess("absent", "this_is_no_module")
+    other = server.fork_server("others", 0, [absent, process])
+    first = other.fork_role(RoleProcess("role", WAITING), [])
+    calls = path.read_text().split()
+    second = other.fork_role(process, [])
+
+    assert calls == ["preloaded", "waited"]
+    assert other.end(second, 60) == 0
+    assert path.read_text().split() == calls
+    assert other.end(first, 0) == -signal.SIGKILL
+    other.close()
+
+
 def test_module_that_cannot_be_imported_fails_only_its_role(
     server: RoleServer,
 ) -> None:

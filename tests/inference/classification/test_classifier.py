@@ -4,6 +4,7 @@ import ctypes
 import io
 import shutil
 import tomllib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -361,17 +362,20 @@ class TestPreload:
     """A process that loads and tests a classifier for its forks."""
 
     @pytest.fixture(autouse=True)
-    def nothing_is_preloaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_is_preloaded(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(classifier, "_preloaded", None)
+        threads = torch.get_num_threads()
+        yield
         # The tests of this process go on with their number of threads.
-        monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+        torch.set_num_threads(threads)
 
     def test_preloaded_classifier_is_used_and_not_tested_again(
         self, copy: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ctypes, "CDLL", no_library)
-        preload(copy, "auto")
+        wait = preload(copy, "auto")
         monkeypatch.setattr(classifier, "phantom_logits", not_called)
+        wait()
         loaded = Classifier.load(copy, "auto")
         self_test(loaded)
 
@@ -382,7 +386,7 @@ class TestPreload:
         self, copy: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(classifier, "self_test", lambda _: None)
-        preload(copy, "cpu")
+        preload(copy, "cpu")()
         card = read_card(copy.with_suffix(".toml"))
         same = Classifier.load(copy, "cpu")
         edited = replace(card, version="changed", sha256="")
@@ -404,12 +408,23 @@ class TestPreload:
 
         assert classifier._preloaded is None
 
+    def test_weights_that_fail_the_test_are_not_preloaded(
+        self, copy: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logits = {"whole": (100.0, -100.0), "broken": (100.0, -100.0)}
+        monkeypatch.setattr(classifier, "phantom_logits", lambda _: logits)
+        wait = preload(copy, "cpu")
+        with pytest.raises(ModelError, match="self-test"):
+            wait()
+
+        assert classifier._preloaded is None
+
     def test_card_without_digest_is_not_preloaded(
         self, copy: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = copy.with_suffix(".toml")
         path.write_text(card_text(replace(read_card(path), sha256="")))
-        preload(copy, "cpu")
+        preload(copy, "cpu")()
 
         assert classifier._preloaded is None
         assert not caplog.records  # each role warns of that when it loads the model
@@ -419,7 +434,7 @@ class TestPreload:
         self, device: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ctypes, "CDLL", lambda _: None)
-        preload(None, device)
+        preload(None, device)()
 
         assert classifier._preloaded is None
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inference.phantom.long_bone import draw_phantom
+from inference.phantom.long_bone import draw_phantom, draw_phantoms
 from inference.phantom.scene import choose_scene
 from inference.phantom.tissue import expose
 from tests.support.limb_anatomy import ANATOMY, Limb
@@ -54,6 +54,20 @@ def test_broken_phantom_equals_the_whole_one_above_the_break() -> None:
     inside = columns[rows < bottom]
     assert inside.min() >= left
     assert inside.max() < right
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_phantoms_drawn_together_are_those_drawn_one_by_one(seed: int) -> None:
+    order = [True, False, True]
+    together = draw_phantoms(order, rows=200, columns=150, seed=seed)
+    alone = [
+        draw_phantom(broken=broken, rows=200, columns=150, seed=seed)
+        for broken in order
+    ]
+
+    for one, other in zip(together, alone, strict=True):
+        assert one.pixels.tobytes() == other.pixels.tobytes()
+        assert one.fracture == other.fracture
 
 
 def test_brightness_increases_from_air_to_tissue_marrow_and_cortex() -> None:

@@ -1,0 +1,52 @@
+"""Migrates the database of a node, and records the start and the end of the node.
+
+The supervisor runs this module as a fork of the server of the receivers
+(commands/node.py). That server has imported the libraries for the database anyway, so
+the supervisor need not import them.
+"""
+
+import argparse
+import os
+
+from config.settings import Settings
+from dicom_node.audit.trail import record, started, stopped
+from dicom_node.log.format import configure_logging
+from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.storage.migration import migrate, writing_or_exit
+
+
+def main() -> None:
+    """Run the step that the command line names."""
+    parser = role_parser("serve", __doc__)
+    parser.add_argument("step", choices=("start", "end"), help=argparse.SUPPRESS)
+    parser.add_argument("process", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    settings = load_or_exit(arguments.config)
+    configure_logging("serve", settings.log.format)
+    keep_files_private()
+    run(arguments.step, settings, arguments.process)
+
+
+def run(step: str, settings: Settings, process: int | None = None) -> None:
+    """Run one step.
+
+    Args:
+        step: "start" migrates the database if it is SQLite, and records the start of
+            the node in the audit trail. It exits with a message if the storage cannot
+            be written. "end" records the end.
+        settings: The settings of the node.
+        process: The id of the supervisor for the audit trail; None for this process.
+    """
+    process = process or os.getpid()
+    if step == "end":
+        record(settings, "serve", stopped(), process)
+        return
+    storage = settings.storage
+    with writing_or_exit(storage):
+        if not storage.database:
+            migrate(storage)
+        record(settings, "serve", started(settings), process)
+
+
+if __name__ == "__main__":
+    main()
