@@ -45,6 +45,10 @@ from dicom_node.storage.tables import (
 )
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.databases import create_migrated
+from tests.support.decoders import (  # noqa: F401 - fixtures
+    common_decoders,
+    decoder_requests,
+)
 from tests.support.journals import Receive, destination, work_item
 from tests.support.levels import (  # noqa: F401 - hooks of pytest
     pytest_collection_finish,

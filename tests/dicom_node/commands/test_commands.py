@@ -46,7 +46,10 @@ from tests.support.databases import create_migrated
 from tests.support.dicomweb_service import serving_web
 from tests.support.journals import ANSWER, destination
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(sys.executable).with_name("fracture-node")

@@ -36,6 +36,8 @@ from dicom_node.pixels.decode import DecodeOptions, decode_file
 from dicom_node.pixels.screening import ScreeningRules
 from inference.phantom.long_bone import draw_phantom
 
+pytestmark = pytest.mark.usefixtures("common_decoders")
+
 RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
 OPTIONS = DecodeOptions(window=1, max_megapixels=250)
 

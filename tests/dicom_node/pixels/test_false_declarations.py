@@ -40,6 +40,8 @@ from tests.dicom_node.receiver.test_receiver_peers import Process, peak_mb, proc
 from tests.support.mutations import Sample
 from tests.support.raw_sender import raw_sender
 
+pytestmark = pytest.mark.usefixtures("common_decoders")
+
 RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
 OPTIONS = DecodeOptions(window=1, max_megapixels=100)
 SPARE_MB = 80  # memory for one small image, independent of its declared size
