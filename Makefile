@@ -12,8 +12,10 @@ run: $(INSTALLED)
 
 # Without OMP_WAIT_POLICY, waiting threads of torch occupy cores that other tests need. The
 # tests have the lowest priority: otherwise the worker of a node, which has a lower one
-# than its receiver, gets almost no processor time beside the other tests.
+# than its receiver, gets almost no processor time beside the other tests. Without its
+# bytecode, each of hundreds of processes would compile the modules of the node again.
 test: export OMP_WAIT_POLICY = passive
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED)
 	nice -n 19 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone $$(grep -rl mark.alone --include="test_*.py" tests --exclude-dir=chaos --exclude-dir=attack)
@@ -21,6 +23,7 @@ test: $(INSTALLED)
 # Line and branch coverage of all tests, subprocesses included. The confined decoder can
 # write no file, so its lines count only if a test calls them directly.
 coverage: export OMP_WAIT_POLICY = passive
+coverage: export PYTHONDONTWRITEBYTECODE =
 coverage: $(INSTALLED)
 	rm -rf build/coverage
 	mkdir -p build/coverage

@@ -26,7 +26,6 @@ from config.settings import StorageSettings
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.journal import Journal
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import (
     audit,
     commitment,
@@ -45,8 +44,14 @@ from dicom_node.storage.tables import (
     storage,
 )
 from tests.support.certificates import Certificates, make_certificates
+from tests.support.databases import create_migrated
+from tests.support.decoders import (  # noqa: F401 - fixtures
+    common_decoders,
+    decoder_requests,
+)
 from tests.support.journals import Receive, destination, work_item
 from tests.support.levels import (  # noqa: F401 - hooks of pytest
+    pytest_collection_finish,
     pytest_collection_modifyitems,
     pytest_runtest_protocol,
 )
@@ -214,7 +219,7 @@ def create(
 def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
     """A migrated database for all tests of a file."""
     storage = create()
-    migrate(storage)
+    create_migrated(storage)
     return storage
 
 

@@ -12,7 +12,10 @@ import pytest
 from tests.support.mutation_runs import Node, analyzed, mutated_node, originals, table
 from tests.support.mutations import HARMS, Sample, mutations
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 SEED, COUNT = 20, 44
 SMALL = 150_000  # bytes of an original

@@ -16,6 +16,7 @@ from dicom_node.storage.run_folder import run_folder
 from inference.classification.classifier import SHIPPED
 from models.card import card_text, read_card
 from tests.chaos.line import Line, State
+from tests.support.databases import create_migrated
 from tests.support.roles import configured, running
 
 pytestmark = pytest.mark.acceptance
@@ -28,7 +29,7 @@ EARLY = "Stopped by a signal before the start was complete"
 def test_worker_ends_while_it_waits_for_a_slot(number: int, tmp_path: Path) -> None:
     config = configured(tmp_path)
     storage = load(config, {}).storage
-    migrate(storage)
+    create_migrated(storage)
     run_folder(storage).mkdir()
     with (run_folder(storage) / "worker-0.lock").open("w") as lock_file:
         fcntl.flock(lock_file, fcntl.LOCK_EX)
@@ -98,7 +99,7 @@ def test_worker_without_a_database_writes_sent_objects_to_the_audit_file(
     config = configured(tmp_path)
     with config.open("a") as file:
         file.write('[audit]\nfile = "audit.xml"\n')
-    migrate(load(config, {}).storage)
+    create_migrated(load(config, {}).storage)
 
     with running(["-c", WITHOUT_DATABASE, f"--config={config}"], tmp_path) as role:
         role.has_logged("sent")
@@ -124,7 +125,7 @@ def endless_model(tmp_path: Path) -> Path:
 def test_role_ends_while_it_loads_its_model(
     module: str, before: str, tmp_path: Path, endless_model: Path
 ) -> None:
-    migrate(load(endless_model, {}).storage)
+    create_migrated(load(endless_model, {}).storage)
 
     with running(["-m", module, f"--config={endless_model}"], tmp_path) as role:
         if before:

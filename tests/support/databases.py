@@ -3,8 +3,10 @@
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
-from sqlalchemy import make_url
+import psycopg
+from sqlalchemy import URL, make_url
 
 from config.settings import StorageSettings
 from dicom_node.storage.migration import migrate
@@ -13,14 +15,35 @@ from dicom_node.storage.migration import migrate
 def create_migrated(storage: StorageSettings) -> None:
     """Create a database with the schema of this release.
 
-    An SQLite database is a copy of a migrated file, because a copy takes much less
-    processor time than the migration.
+    It is a copy of a migrated one, because a copy takes much less processor time than
+    the migration. A PostgreSQL database must exist already, and is replaced.
     """
     if storage.database:
-        migrate(storage)
+        _copy_on_postgresql(make_url(storage.database))
         return
     storage.directory.mkdir(parents=True, exist_ok=True)
     _file(storage).write_bytes(_migrated_file())
+
+
+def _copy_on_postgresql(url: URL) -> None:
+    name = url.database
+    administration = url.set(database="postgres").render_as_string(hide_password=False)
+    with psycopg.connect(administration, autocommit=True) as connection:
+        template = _template(administration)
+        connection.execute(f"DROP DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+
+
+@cache
+def _template(administration: str) -> str:
+    """Create a migrated database on a server; return its name."""
+    name = f"template_{uuid4().hex}"
+    with psycopg.connect(administration, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    url = make_url(administration).set(database=name)
+    database = url.render_as_string(hide_password=False)
+    migrate(StorageSettings(directory=Path(), database=database, min_free_mb=0))
+    return name
 
 
 @cache

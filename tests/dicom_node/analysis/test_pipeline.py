@@ -25,7 +25,10 @@ from inference.radiograph import Radiograph
 from tests.support.http_client import LOOKING, bearing
 from tests.support.review_site import Review
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 DATASET = phantom_dataset(draw_phantom(broken=True, rows=300, columns=200))
 RADIOGRAPH = decode(DATASET, DecodeOptions(window=1, max_megapixels=1))

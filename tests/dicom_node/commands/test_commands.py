@@ -41,14 +41,17 @@ from dicom_node.journal.retention import delete_expired
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.runtime.fork_server import ForkServer
 from dicom_node.storage.database import open_engine, writing
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import InstanceState, delivery, paused_destination
 from inference.phantom.long_bone import draw_phantom
 from models.card import read_card
+from tests.support.databases import create_migrated
 from tests.support.dicomweb_service import serving_web
 from tests.support.journals import ANSWER, destination
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(sys.executable).with_name("fracture-node")
@@ -747,7 +750,7 @@ def test_path_that_is_not_valid_text_is_printed_with_a_replacement_character(
 def failed(config: Path) -> ReceivedInstance:
     """An instance in the journal with a failed analysis."""
     settings = load(config, {})
-    migrate(settings.storage)
+    create_migrated(settings.storage)
     engine = open_engine(settings.storage.database_url)
     directory = settings.storage.directory
     journal = Journal(engine, directory, settings.destinations)

@@ -85,6 +85,7 @@ def test_role_does_not_start_on_all_addresses_without_access_settings(
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("common_decoders")
 def test_check_reports_the_access_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -46,6 +46,8 @@ from dicom_node.pixels.decode import DecodeOptions, decode
 from dicom_node.pixels.rendering import view_file
 from inference.phantom.long_bone import draw_phantom
 
+pytestmark = pytest.mark.usefixtures("common_decoders")
+
 Peer = Callable[[str], str]
 
 README = Path(__file__).parents[3] / "README.md"

@@ -56,10 +56,10 @@ def child() -> Iterator[DecoderProcess]:
 
 
 @pytest.fixture
-def short_deadline_child() -> Iterator[DecoderProcess]:
-    child = DecoderProcess(timeout_s=0.3, memory_mb=1024)
-    yield child
-    child.close()
+def short_deadline_child(child: DecoderProcess) -> Iterator[DecoderProcess]:
+    short = DecoderProcess(timeout_s=0.3, memory_mb=1024, server=child.server)
+    yield short
+    short.close()
 
 
 def wait_until_dead(pid: int) -> None:
@@ -290,7 +290,9 @@ def test_parent_logs_the_records_of_the_child(
 # Less memory than the image needs. The codec is written in Rust: if it gets no memory,
 # it aborts or panics.
 @pytest.mark.parametrize("memory_mb", [640, 760])
-def test_codec_without_memory_names_the_setting(tmp_path: Path, memory_mb: int) -> None:
+def test_codec_without_memory_names_the_setting(
+    child: DecoderProcess, tmp_path: Path, memory_mb: int
+) -> None:
     dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=64, seed=1))
     dataset.Rows = dataset.Columns = 8000
     dataset.PixelData = bytes(8000 * 8000 * 2)
@@ -298,12 +300,12 @@ def test_codec_without_memory_names_the_setting(tmp_path: Path, memory_mb: int) 
     path = tmp_path / "large.dcm"
     dataset.save_as(path, enforce_file_format=True)
     rules = ScreeningRules(0, (), date(2024, 3, 10))
-    child = DecoderProcess(timeout_s=60, memory_mb=memory_mb)
+    small = DecoderProcess(timeout_s=60, memory_mb=memory_mb, server=child.server)
 
     with pytest.raises(AnalysisError, match="decode_memory_mb under"):
-        child.run(decode_file, path, rules, DecodeOptions(1, 100))
+        small.run(decode_file, path, rules, DecodeOptions(1, 100))
 
-    child.close()
+    small.close()
 
 
 @pytest.fixture

@@ -37,6 +37,8 @@ from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.screening import ScreeningRules
 from inference.phantom.long_bone import draw_phantom
 
+pytestmark = pytest.mark.usefixtures("common_decoders")
+
 RULES = ScreeningRules(
     max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
 )

@@ -18,8 +18,9 @@ from tests.support.node import alive, wait_for
 TAKES_1200_MB = "len(bytes(1200 * 2**20))"  # calloc: the pages are not used
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[DecoderServer]:
+    """A server for all tests. If a test kills it, the next test gets another one."""
     server = DecoderServer()
     yield server
     server.close()
@@ -87,7 +88,8 @@ def test_all_decoders_of_a_dead_server_continue_with_the_next_one(
     assert server.pid != dead
 
 
-def test_no_child_starts_after_the_server_was_closed(server: DecoderServer) -> None:
+def test_no_child_starts_after_the_server_was_closed() -> None:
+    server = DecoderServer()
     server.close()
 
     with pytest.raises(OSError, match="was closed"):

@@ -30,7 +30,7 @@ from dicom_node.journal.work_queue import (
 )
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.dbos_adapter import PickleRefusedError
-from dicom_node.storage.migration import migrate
+from tests.support.databases import create_migrated
 from tests.support.journals import (
     ANSWER,
     Receive,
@@ -88,7 +88,7 @@ def test_listing_work_does_not_load_pickles(pickled: str, marker: Path) -> None:
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
-    migrate(storage)
+    create_migrated(storage)
     engine = open_engine(storage.database_url)
     yield engine
     DBOS.destroy(destroy_registry=True)

@@ -14,9 +14,9 @@ from dicom_node.metrics import buffered
 from dicom_node.metrics.buffered import BufferedCounter
 from dicom_node.metrics.counters import REFUSED, REJECTED, increment
 from dicom_node.storage.database import open_engine, reading
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.records import Sample
 from dicom_node.storage.tally import read
+from tests.support.databases import create_migrated
 
 pytestmark = pytest.mark.integration
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
-    migrate(storage)
+    create_migrated(storage)
     monkeypatch.setattr(dicom_node.storage.database, "WAIT_S", 0)
     engine = open_engine(storage.database_url)
     yield engine

@@ -39,11 +39,11 @@ from dicom_node.receiver import listener, tls_handshake
 from dicom_node.receiver.listener import PendingAssociation
 from dicom_node.receiver.server import Receiver, start_receiver
 from dicom_node.receiver.wakeups import SocketWakeup
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
 from inference.phantom.long_bone import draw_phantom
 from tests.support.certificates import Certificates, Pair
 from tests.support.commitment_archive import COMMITMENT, Committing, report_on
+from tests.support.databases import create_migrated
 from tests.support.raw_association import calling, request
 
 pytestmark = pytest.mark.integration
@@ -979,7 +979,7 @@ def test_supervisor_passes_only_the_tls_port_if_tls_is_required(
 def test_receiver_serves_tls_on_an_inherited_socket(
     secured_only: Settings, peer: FindPeer, certificates: Certificates, tmp_path: Path
 ) -> None:
-    migrate(secured_only.storage)
+    create_migrated(secured_only.storage)
     config = f"--config={tmp_path / 'node.toml'}"
     options = tls_options(certificates.modality, certificates.authority)
     with listen("127.0.0.1", 0) as listening:

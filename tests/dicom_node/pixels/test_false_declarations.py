@@ -41,6 +41,8 @@ from tests.dicom_node.receiver.test_receiver_peers import Process, peak_mb, proc
 from tests.support.mutations import Sample
 from tests.support.raw_sender import raw_sender
 
+pytestmark = pytest.mark.usefixtures("common_decoders")
+
 RULES = ScreeningRules(
     max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
 )

@@ -19,8 +19,8 @@ from dicom_node.patient import Patient
 from dicom_node.queries.instance_details import instance_details
 from dicom_node.queries.worklist import Order, SearchCriteria, Sorting, Worklist
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import delivery, instance, patient
+from tests.support.databases import create_migrated
 from tests.support.journals import ANSWER, STORED, Receive, destination
 
 pytestmark = pytest.mark.integration
@@ -231,7 +231,7 @@ def many(
 ) -> Iterator[sa.Engine]:
     """100,000 instances of 1,000 patients: 1 of 100 failed, 99 of 100 are delivered."""
     storage = create()
-    migrate(storage)
+    create_migrated(storage)
     engine = open_engine(storage.database_url)
     row = row_like(tmp_path_factory.mktemp("many"))
     with engine.begin() as connection:

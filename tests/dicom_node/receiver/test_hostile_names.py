@@ -18,7 +18,10 @@ from tests.support.mutation_runs import analyzed, phantoms
 from tests.support.mutations import Sample, closed, opened
 from tests.support.raw_sender import c_store, raw_sender
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 PHANTOM = phantoms()[0]
 NAMES = [

@@ -21,9 +21,9 @@ from config.settings import load
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.network.sockets import listen
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import instance
 from inference.phantom.long_bone import draw_phantom
+from tests.support.databases import create_migrated
 from tests.support.node import processor_s
 
 pytestmark = [pytest.mark.integration, pytest.mark.dcmtk]
@@ -322,7 +322,7 @@ def test_the_real_receiver_stays_under_150_mb_while_16_send_12_mb_each(
     process: Process, peer: Find, tmp_path: Path
 ) -> None:
     settings = load(tmp_path / "node.toml")
-    migrate(settings.storage)
+    create_migrated(settings.storage)
     config = f"--config={tmp_path / 'node.toml'}"
     number = process.listening.fileno()
     receiver = process.start("-m", "dicom_node.receiver", config, f"--fd={number}")

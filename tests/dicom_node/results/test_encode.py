@@ -22,6 +22,8 @@ from dicom_node.uids import IMPLEMENTATION_CLASS_UID
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
 
+pytestmark = pytest.mark.usefixtures("common_decoders")
+
 PHANTOM = draw_phantom(broken=True, rows=200, columns=150)
 RADIOGRAPH = PHANTOM.radiograph()
 FINDING = Finding(

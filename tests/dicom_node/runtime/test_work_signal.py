@@ -26,8 +26,8 @@ from dicom_node.runtime.work_signal import (
 )
 from dicom_node.storage import dbos_adapter
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
+from tests.support.databases import create_migrated
 from tests.support.journals import Receive, dbos_config
 
 pytestmark = pytest.mark.integration
@@ -171,7 +171,7 @@ def test_receiver_notifies_after_it_recorded_an_instance(
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
     monkeypatch.setattr(_queue, "queue_worker_thread", _queue.queue_worker_thread)
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
-    migrate(storage)
+    create_migrated(storage)
     engine = open_engine(storage.database_url)
     yield Journal(engine, tmp_path, [])
     DBOS.destroy(destroy_registry=True)

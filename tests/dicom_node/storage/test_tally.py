@@ -18,6 +18,7 @@ from dicom_node.storage.migration import migrate
 from dicom_node.storage.records import Sample
 from dicom_node.storage.tables import tally
 from dicom_node.storage.tally import compact, read, write
+from tests.support.databases import create_migrated
 
 pytestmark = pytest.mark.integration
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
-    migrate(storage)
+    create_migrated(storage)
     engine = open_engine(storage.database_url)
     yield engine
     engine.dispose()

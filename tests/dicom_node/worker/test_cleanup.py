@@ -18,7 +18,6 @@ from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import FOR_PROCESSING_DELAY_S, Journal
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import InstanceState
 from dicom_node.worker.cleanup import (
     delete_expired_instances,
@@ -26,6 +25,7 @@ from dicom_node.worker.cleanup import (
     release_future_workflows_after_clock_change,
 )
 from inference.finding import Finding, ModelIdentity, Thresholds
+from tests.support.databases import create_migrated
 from tests.support.journals import dbos_config
 
 pytestmark = pytest.mark.integration
@@ -44,7 +44,7 @@ ANSWER = AnalysisResult(
 def journal(tmp_path: Path) -> Iterator[Journal]:
     """A journal; DBOS manages its work, but does not run it."""
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
-    migrate(storage)
+    create_migrated(storage)
     engine = open_engine(storage.database_url)
     pacs = DicomDestination(
         name="pacs", type="dicom", ae_title="X", host="localhost", port=104

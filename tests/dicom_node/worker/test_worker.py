@@ -14,10 +14,10 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.journal import Journal
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
 from dicom_node.storage.tables import InstanceState
 from inference.phantom.long_bone import draw_phantom
+from tests.support.databases import create_migrated
 from tests.support.journals import state_of
 from tests.support.node import made_slow, wait_for
 from tests.support.roles import configured, running
@@ -48,7 +48,7 @@ def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
     storage = '[storage]\ndirectory = "node"\nmin_free_mb = 1\n'
     config.write_text(f"{storage}[worker]\nmax_megapixels = 200\n")
     settings = load(config, {})
-    migrate(settings.storage)
+    create_migrated(settings.storage)
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, ())
     slow = long_instance(Spool(settings.storage))
@@ -74,7 +74,7 @@ def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
 ) -> None:
     config = configured(tmp_path)
     settings = load(config, {})
-    migrate(settings.storage)
+    create_migrated(settings.storage)
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, ())
     spool = Spool(settings.storage)
@@ -109,7 +109,7 @@ def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patc
 ) -> None:
     config = configured(tmp_path)
     settings = load(config, {})
-    migrate(settings.storage)
+    create_migrated(settings.storage)
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, ())
     instance = spooled(Spool(settings.storage))
