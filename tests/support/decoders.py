@@ -1,0 +1,46 @@
+"""A common decoding server, from which the tests of a process get their decoders.
+
+It imports the codecs once, which takes two seconds of processor time. Without it, each
+decoder of a test has a fork server of its own, which imports them again.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_node.decoder import server
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVE = "from dicom_node.decoder.common_server import main; main()"
+
+
+@pytest.fixture(scope="session")
+def decoder_requests() -> Iterator[socket.socket]:
+    """Run a common decoding server; yield the socket for requests to it."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    with theirs:
+        number = theirs.fileno()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-c", SERVE),
+                *(f"--requests={number}", f"--supervisor={os.getpid()}"),
+            ],
+            pass_fds=[number],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    with process, ours:
+        yield ours
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def common_decoders(decoder_requests: socket.socket) -> Iterator[None]:
+    """Let the tests of a file get their decoders from the common decoding server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "_common", decoder_requests)
+        yield
