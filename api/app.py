@@ -45,6 +45,9 @@ ROUTERS = (
 _shared = APIRouter()
 for _router in ROUTERS:
     _shared.include_router(_router)
+_known_parameters: dict[tuple[str, str], dict[str, bool]] = {}
+"""The query parameters of the shared routes that were used; see `api.auth.parameters`.
+To read them takes 0.1 s for each route."""
 
 
 @asynccontextmanager
@@ -87,7 +90,7 @@ def create_app(
     )
     app.state.record_access = record_access
     app.state.ending = lambda: False  # api/__main__.py replaces it
-    app.state.known_parameters = {}  # a cache of `known_parameters`
+    app.state.known_parameters = _known_parameters
     _open_services(app, settings, checks, supervised=supervised)
     install_error_handlers(app)
     if settings.api.tokens:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dicom_node.results.overlay_data import overlay_of
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.tables import InstanceState, delivery
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
-from inference.phantom.long_bone import draw_phantom
+from inference.phantom.long_bone import Phantom, draw_phantom
 from tests.support.databases import create_migrated
 from tests.support.http_client import ACTING, LOOKING, TOKENS, Site, bearing, serve
 
@@ -84,9 +85,8 @@ class Review(Site):
 
         `number` is the seed of the phantom, and becomes the id of the instance.
         """
-        phantom = draw_phantom(broken=True, rows=300, columns=200, seed=number)
         dataset = phantom_dataset(
-            phantom, photometric_interpretation=photometric_interpretation
+            _phantom(number), photometric_interpretation=photometric_interpretation
         )
         identity = f"{number:032x}"
         path = self.directory / "spool" / f"{identity}.dcm"
@@ -188,3 +188,9 @@ class Review(Site):
         """
         headers = bearing(LOOKING) if shown is None else shown
         return self.ask("GET", f"/api/v1{path}", headers)
+
+
+@cache
+def _phantom(number: int) -> Phantom:
+    """Return the phantom of an instance. Drawing takes longer than recording it."""
+    return draw_phantom(broken=True, rows=300, columns=200, seed=number)

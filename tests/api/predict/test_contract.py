@@ -24,7 +24,10 @@ from inference.finding import ModelIdentity
 from inference.radiograph import Radiograph
 from tests.support.http_client import LOOKING, TOKENS, Site, bearing, serve
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 PREDICT, ALIVE, READY = "POST /predict", "GET /healthz", "GET /readyz"
 METRICS = "GET /metrics"

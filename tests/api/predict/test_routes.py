@@ -58,7 +58,10 @@ from tests.support.http_client import LOOKING, TOKENS, Site, bearing
 SEEDS = range(6)
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 CARD = """
 name = "original"

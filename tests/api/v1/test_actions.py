@@ -34,7 +34,10 @@ from inference.phantom.long_bone import draw_phantom
 from tests.support.http_client import ACTING, LOOKING, bearing, serve
 from tests.support.review_site import PACS, REFUSED, STORED, Review
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 STUDY = Tag("StudyInstanceUID")
 GONE = "Send the instance again"

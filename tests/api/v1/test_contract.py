@@ -17,7 +17,10 @@ from tests.api.predict.test_contract import LITTLE
 from tests.support.http_client import ACTING, bearing, serve
 from tests.support.review_site import STORED, Review
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,10 @@ from tests.support.http_client import bearing
 from tests.support.mutations import Encoding
 from tests.support.review_site import REFUSED, STORED, Review
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 PROBLEM = "application/problem+json"
 
