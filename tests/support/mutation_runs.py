@@ -158,6 +158,7 @@ def mutated_node(folder: Path) -> Iterator[Node]:
     (folder / "node.toml").write_text(text)
     with serving(folder / "node.toml") as served:
         wait_for(lambda: "worker-0 INFO Ready" in (folder / "log").read_text())
+        wait_for(lambda: all(served.roles(role) for role in ROLES))
         roles = {role: served.roles(role) for role in ROLES}
         yield Node(served, folder, roles)
     archive.stop()
