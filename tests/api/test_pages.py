@@ -184,14 +184,17 @@ def test_all_controls_are_reachable_by_keyboard(
         " canvas')].filter((e) => e.checkVisibility() && !e.disabled).length"
     )
     page.evaluate("document.activeElement.blur()")
-    expected, seen = page.evaluate(reachable), set()
-    mark = "(document.activeElement.dataset.n ??= Math.random())"
+    expected = page.evaluate(reachable)
+    page.evaluate(
+        "window.focused = new Set();"
+        "addEventListener('focusin', ({ target }) => focused.add(target))"
+    )
 
     for _ in range(expected + 20):
         page.keyboard.press("Tab")
-        seen.add(page.evaluate(mark))
 
-    assert len(seen) >= expected - 1  # one of the file inputs may be hidden
+    # One of the file inputs may be hidden.
+    assert page.evaluate("focused.size") >= expected - 1
 
 
 @pytest.mark.browser

@@ -5,6 +5,7 @@ import io
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import httpx
@@ -14,14 +15,17 @@ import torch
 import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Page, Route
 
 from api.app import create_app
 from config.settings import load
 from dicom_node.demo.phantom_instance import phantom_dataset
 from inference.phantom.long_bone import draw_phantom
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 
 DROP = """([text, name]) => {
@@ -55,16 +59,22 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
+def page(tab: Page, address: str) -> Iterator[Page]:
     """The opened page. The test fails if it requests another host or logs an error."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    urls, messages = [], []
-    page.on("request", lambda request: urls.append(request.url))
-    page.on("pageerror", lambda error: messages.append(str(error)))
-    page.on("console", lambda line: messages.append(line.text))
-    page.goto(address)
-    yield page
-    page.close()
+    urls, messages = list[str](), list[str]()
+    listeners: dict[Any, Any] = {
+        "request": lambda request: urls.append(request.url),
+        "pageerror": lambda error: messages.append(str(error)),
+        "console": lambda line: messages.append(line.text),
+    }
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    for event, listener in listeners.items():
+        tab.on(event, listener)
+    tab.goto(address)
+    yield tab
+    tab.goto("about:blank")
+    for event, listener in listeners.items():
+        tab.remove_listener(event, listener)
 
     own = (address, "data:image/jpeg;base64,")
     assert [url for url in urls if not url.startswith(own)] == []

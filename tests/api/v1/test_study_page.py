@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,19 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Error, Locator, Page, expect
 
 from dicom_node.patient import Patient
 from inference.phantom.long_bone import draw_phantom
 from inference.phantom.tissue import WHITE
-from tests.api.auth.test_login_page import log_in
+from tests.api.auth.test_login_page import begin_session, log_in
 from tests.support.http_client import ACTING, LOOKING
 from tests.support.review_site import REFUSED, STORED, Review, served
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.usefixtures("common_decoders"),
+]
 
 STUDY = "1.2.3.4"
 SIZE = (300, 200)  # rows, columns of the phantoms
@@ -60,22 +62,22 @@ def port(site: Review) -> Iterator[int]:
 
 
 @pytest.fixture
-def open_study(browser: Browser, port: int) -> Iterator[Open]:
-    """A function that logs in with a token, opens a study and returns the page."""
-    with ExitStack() as stack:
+def open_study(tab: Page, port: int) -> Iterator[Open]:
+    """A function that opens a study as the user of a token, and returns the page."""
 
-        def open_as(token: str = ACTING, study: str = STUDY) -> Page:
-            context = browser.new_context(viewport={"width": 1400, "height": 900})
-            stack.callback(context.close)
-            page = context.new_page()
-            page.on("pageerror", lambda error: pytest.fail(str(error)))
-            page.goto(f"http://127.0.0.1:{port}/login?next=/studies/{study}")
-            log_in(page, token)
-            page.wait_for_selector("body[data-ready]")
-            expect(page.locator(".pane-notice").first).to_be_hidden()
-            return page
+    def fail(error: Error) -> None:
+        pytest.fail(str(error))
 
-        yield open_as
+    def open_as(token: str = ACTING, study: str = STUDY) -> Page:
+        begin_session(tab, port, token)
+        tab.goto(f"http://127.0.0.1:{port}/studies/{study}")
+        tab.wait_for_selector("body[data-ready]")
+        expect(tab.locator(".pane-notice").first).to_be_hidden()
+        return tab
+
+    tab.on("pageerror", fail)
+    yield open_as
+    tab.remove_listener("pageerror", fail)
 
 
 @pytest.fixture
@@ -393,7 +395,7 @@ def test_images_without_a_study_are_shown_separately(
         received = site.receive(number, Patient(name, "7", ""), study_instance_uid="")
         site.refuse(received)
 
-    page = open_study(study=f"none%3Fimage%3D{received.id}")
+    page = open_study(study=f"none?image={received.id}")
 
     assert page.locator("canvas").count() == 1
     expect(page.locator("#patient")).to_have_text("Maier, Eva")

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from dicom_node.patient import Patient
 from dicom_node.storage.tables import instance, patient
-from tests.api.auth.test_login_page import log_in
+from tests.api.auth.test_login_page import begin_session
 from tests.support.http_client import LOOKING
 from tests.support.review_site import REFUSED, STORED, Review, served
 
@@ -29,16 +29,14 @@ def site(tmp_path: Path) -> Review:
 
 
 @pytest.fixture
-def page(browser: Browser, site: Review) -> Iterator[Page]:
+def page(tab: Page, site: Review) -> Iterator[Page]:
     """The worklist, opened by a viewer."""
     with served(site) as port:
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(f"http://127.0.0.1:{port}/login?next=/worklist")
-        log_in(page, LOOKING)
-        page.wait_for_selector("body[data-ready]")
-        yield page
-        context.close()
+        begin_session(tab, port, LOOKING)
+        tab.goto(f"http://127.0.0.1:{port}/worklist")
+        tab.wait_for_selector("body[data-ready]")
+        yield tab
+        tab.goto("about:blank")
 
 
 def names(page: Page) -> list[str]:
