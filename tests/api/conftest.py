@@ -1,14 +1,9 @@
-"""What the tests of a file share: a page of the browser, and the decoding server."""
+"""The page of the browser that the tests of a file share."""
 
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page
-
-from tests.support.decoders import (  # noqa: F401 - fixtures
-    common_decoders,
-    decoder_requests,
-)
 
 
 @pytest.fixture(scope="module")
