@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +37,12 @@ SHIPPED = Path(__file__).parents[2] / "models" / "fracture_model.pth"
 # by about 0.001, and reduced precision on a GPU by 0.01. Wrong preprocessing changes
 # them by 1 or more.
 ABSOLUTE, RELATIVE = 0.05, 0.02
+
+TEST_S = 60
+"""Maximum duration of the self-test of a preloaded classifier, in seconds.
+
+It takes about one second.
+"""
 
 
 _preloaded: "Classifier | None" = None
@@ -194,10 +201,12 @@ def preload(weights: Path | None, device: str) -> Callable[[], None]:
 def _begin_test(classifier: Classifier) -> int:
     """Test a classifier in a fork of this process; return the process id of the fork.
 
-    The exit status of the fork is 0 if the test succeeds.
+    The exit status of the fork is 0 if the test succeeds. The test fails after TEST_S
+    seconds, so that a fork that does not end cannot prevent the start of the node.
     """
     pid = os.fork()
     if pid == 0:
+        signal.alarm(TEST_S)
         status = 1
         try:
             cv2.setNumThreads(1)

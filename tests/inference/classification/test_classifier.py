@@ -3,6 +3,9 @@
 import ctypes
 import io
 import shutil
+import subprocess
+import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +35,25 @@ from inference.training.phantoms import random_phantom
 from models.card import ModelError, card_text, read_card
 
 EXAMPLE = SHIPPED.with_name("original_app.example.toml")
+
+PRELOADING = """
+import ctypes, sys
+from pathlib import Path
+from inference.classification import classifier
+
+def refuse(*_):
+    raise OSError("there is no such library, or this call is not expected")
+
+path = Path(sys.argv[1])
+ctypes.CDLL = refuse  # there is no GPU
+wait = classifier.preload(path, "auto")
+classifier.phantom_logits = refuse  # the model is not tested again
+wait()
+loaded = classifier.Classifier.load(path, "auto")
+classifier.self_test(loaded)
+assert loaded is classifier.Classifier.load(path, "cpu")
+assert loaded is classifier._preloaded
+"""
 
 
 @pytest.fixture(scope="module")
@@ -370,17 +392,22 @@ class TestPreload:
         torch.set_num_threads(threads)
 
     def test_preloaded_classifier_is_used_and_not_tested_again(
+        self, copy: Path
+    ) -> None:
+        # A process with threads, such as this one, cannot be forked safely.
+        command = [sys.executable, "-c", PRELOADING, str(copy)]
+        subprocess.run(command, check=True, timeout=120)
+
+    def test_a_test_that_does_not_end_fails(
         self, copy: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ctypes, "CDLL", no_library)
-        wait = preload(copy, "auto")
-        monkeypatch.setattr(classifier, "phantom_logits", not_called)
-        wait()
-        loaded = Classifier.load(copy, "auto")
-        self_test(loaded)
+        monkeypatch.setattr(classifier, "TEST_S", 1)
+        monkeypatch.setattr(classifier, "self_test", lambda _: time.sleep(600))
+        wait = preload(copy, "cpu")
+        with pytest.raises(ModelError, match="self-test"):
+            wait()
 
-        assert loaded is Classifier.load(copy, "cpu")
-        assert loaded is classifier._preloaded
+        assert classifier._preloaded is None
 
     def test_changed_weights_and_cards_are_loaded_again(
         self, copy: Path, monkeypatch: pytest.MonkeyPatch
@@ -437,11 +464,3 @@ class TestPreload:
         preload(None, device)()
 
         assert classifier._preloaded is None
-
-
-def no_library(name: str) -> None:
-    raise OSError(name)
-
-
-def not_called(_: Classifier) -> None:
-    raise AssertionError
