@@ -32,6 +32,7 @@ from pynetdicom.dsutils import split_dataset
 from config.settings import load
 from dicom_node import cli
 from dicom_node.commands.input_files import printable
+from dicom_node.decoder import server
 from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
@@ -380,6 +381,7 @@ def test_analyze_says_what_to_do_if_the_decoder_does_not_start(
     def begin_start(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
+    monkeypatch.setattr(server, "_common", None)
     monkeypatch.setattr(ForkServer, "begin_start", begin_start)
     out = tmp_path / "out"
 

@@ -299,7 +299,7 @@ def test_codec_without_memory_names_the_setting(
     dataset.compress(RLELossless)
     path = tmp_path / "large.dcm"
     dataset.save_as(path, enforce_file_format=True)
-    rules = ScreeningRules(0, (), date(2024, 3, 10))
+    rules = ScreeningRules(0, ANY_USE, date(2024, 3, 10))
     small = DecoderProcess(timeout_s=60, memory_mb=memory_mb, server=child.server)
 
     with pytest.raises(AnalysisError, match="decode_memory_mb under"):

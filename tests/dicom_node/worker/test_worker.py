@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 SHORT_DRAIN = """
 from dicom_node.decoder import quick_client
 from dicom_node.worker import __main__ as worker
-quick_client.ALLOWANCE_S = 1000.0
+quick_client.Allowance.left = lambda _: 1000.0
 worker.DRAIN_S = 0.5
 worker.main()
 """

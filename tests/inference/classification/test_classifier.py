@@ -2,14 +2,15 @@
 
 import ctypes
 import io
+import os
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from models.card import ModelError, card_text, read_card
 
 EXAMPLE = SHIPPED.with_name("original_app.example.toml")
 
-PRELOADING = """
+PRELOAD_AND_USE = """
 import ctypes, sys
 from pathlib import Path
 from inference.classification import classifier
@@ -54,6 +55,33 @@ classifier.self_test(loaded)
 assert loaded is classifier.Classifier.load(path, "cpu")
 assert loaded is classifier._preloaded
 """
+PRELOAD_AND_FAIL = """
+import sys, time
+from pathlib import Path
+from inference.classification import classifier
+from models.card import ModelError
+
+wrong = {"whole": (100.0, -100.0), "broken": (100.0, -100.0)}
+outcomes = {"wrong": lambda _: wrong, "no end": lambda _: time.sleep(600)}
+classifier.phantom_logits = outcomes[sys.argv[2]]
+classifier.TEST_S = int(sys.argv[3])
+try:
+    classifier.preload(Path(sys.argv[1]), "cpu")()
+except ModelError as error:
+    assert "self-test" in str(error)
+else:
+    raise AssertionError("no ModelError")
+assert classifier._preloaded is None
+"""
+
+
+def run_alone(script: str, *arguments: str) -> None:
+    """Run a script that forks, in a process without threads.
+
+    A fork of a process with threads, such as this one, may wait forever for a lock.
+    """
+    command = [sys.executable, "-c", script, *arguments]
+    subprocess.run(command, check=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -394,25 +422,14 @@ class TestPreload:
     def test_preloaded_classifier_is_used_and_not_tested_again(
         self, copy: Path
     ) -> None:
-        # A process with threads, such as this one, cannot be forked safely.
-        command = [sys.executable, "-c", PRELOADING, str(copy)]
-        subprocess.run(command, check=True, timeout=120)
-
-    def test_a_test_that_does_not_end_fails(
-        self, copy: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(classifier, "TEST_S", 1)
-        monkeypatch.setattr(classifier, "self_test", lambda _: time.sleep(600))
-        wait = preload(copy, "cpu")
-        with pytest.raises(ModelError, match="self-test"):
-            wait()
-
-        assert classifier._preloaded is None
+        run_alone(PRELOAD_AND_USE, str(copy))
 
     def test_changed_weights_and_cards_are_loaded_again(
         self, copy: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(classifier, "self_test", lambda _: None)
+        # Nothing is forked here: see run_alone.
+        passed = partial(os.posix_spawn, "/bin/true", ["true"], {})
+        monkeypatch.setattr(classifier, "_begin_test", lambda _: passed())
         preload(copy, "cpu")()
         card = read_card(copy.with_suffix(".toml"))
         same = Classifier.load(copy, "cpu")
@@ -435,16 +452,11 @@ class TestPreload:
 
         assert classifier._preloaded is None
 
+    @pytest.mark.parametrize(("outcome", "limit_s"), [("wrong", 60), ("no end", 1)])
     def test_weights_that_fail_the_test_are_not_preloaded(
-        self, copy: Path, monkeypatch: pytest.MonkeyPatch
+        self, copy: Path, outcome: str, limit_s: int
     ) -> None:
-        logits = {"whole": (100.0, -100.0), "broken": (100.0, -100.0)}
-        monkeypatch.setattr(classifier, "phantom_logits", lambda _: logits)
-        wait = preload(copy, "cpu")
-        with pytest.raises(ModelError, match="self-test"):
-            wait()
-
-        assert classifier._preloaded is None
+        run_alone(PRELOAD_AND_FAIL, str(copy), outcome, str(limit_s))
 
     def test_card_without_digest_is_not_preloaded(
         self, copy: Path, caplog: pytest.LogCaptureFixture
