@@ -33,11 +33,13 @@ NO_TYPE = {"union_tag_not_found", "union_tag_invalid"}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A wrong key of a TOML file.
+    """An error in settings or in a model card.
+
+    It is an unknown or missing key, a wrong value, or keys that contradict each other.
 
     Attributes:
-        keys: The names of the tables and the indexes of the lists that contain the key,
-            then the key itself.
+        keys: The path to the error: the names of tables and the indexes of lists, then
+            the key. If the error concerns a whole table, the path ends with its name.
         description: A description of the error, in one line.
     """
 

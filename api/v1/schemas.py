@@ -188,12 +188,17 @@ class InstanceDetailsResponse(InstanceResponse):
 
 
 class AttributeResponse(BaseModel):
-    """A DICOM attribute."""
+    """One attribute of a dataset, as text."""
 
-    tag: str
-    name: str
+    tag: str = Field(description='The tag, as in "(0010,0010)".')
+    name: str = Field(
+        description="The keyword, such as PatientName; empty if there is none."
+    )
     vr: str
-    value: str
+    value: str = Field(
+        description="Cut if it is long. For bytes, the number of bytes; for a "
+        "sequence, the number of items."
+    )
     level: int = Field(description="Number of sequences that enclose it.")
 
 

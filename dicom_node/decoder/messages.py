@@ -255,7 +255,9 @@ class _CallUnpickler(pickle.Unpickler):
 
 
 def pack_call(call: object) -> tuple[bytes, list[memoryview], list[Path]]:
-    """Encode a call, which is a tuple of a function and its arguments.
+    """Encode a call: the tuple (function, args).
+
+    `args` is the tuple of the arguments.
 
     Returns:
         The head, the buffers, and the paths of the files to open for the child.

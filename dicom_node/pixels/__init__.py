@@ -1,1 +1,4 @@
-"""Convert a dataset to the image for the model, or to the image for a person."""
+"""Decide whether the model may analyze an instance, and decode it.
+
+Decoding makes the radiograph for the model, or an image that a person views.
+"""

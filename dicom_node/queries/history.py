@@ -46,7 +46,9 @@ class History:
         self._engine = engine
 
     def counts(self, uid: str | None = None) -> dict[str, int]:
-        """Return the number of instances in each state, by state.
+        """Return the number of instances by state.
+
+        A state without instances has no key.
 
         Results of the node that were sent back to it are counted as RETURNED, not by
         their state.

@@ -113,10 +113,10 @@ def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
 
 
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
-    """Return the networks that an AE title is listed with in allowed_callers.
+    """Return the networks from which allowed_callers lets an AE title call.
 
-    The result is empty if no entry of the title has a network. If a listed caller calls
-    from another network, these networks are logged.
+    The result is empty if no entry of the title has a network. The callers of this
+    function show the networks to users if a listed caller called from another one.
     """
     same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
     return [str(each.network) for each in same if each.network is not None]

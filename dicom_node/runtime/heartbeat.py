@@ -1,4 +1,4 @@
-"""Heartbeats: each process of the node regularly writes the time to its row.
+"""Heartbeats: each receiver and each worker regularly writes the time to its row.
 
 storage/heartbeat_rows.py explains what the rows are used for.
 """

@@ -51,7 +51,8 @@ RETURNED = "returned"
 class DeliveryState(StrEnum):
     """State of a delivery, or of one object in a delivery.
 
-    A delivery brings all results of one instance to one destination.
+    A delivery brings the results of one instance that a destination wants to this
+    destination.
     """
 
     QUEUED = "queued"

@@ -1,6 +1,7 @@
-"""Batches for training: two views of each radiograph, and some phantoms.
+"""Batches for training: two random views of each drawn radiograph, and some phantoms.
 
-Two consecutive views in a batch are called a pair: two views of the same radiograph, or
+A view is a part of a radiograph, rotated and exposed at random (training/views.py). Two
+consecutive views in a batch are called a pair: two views of the same radiograph, or
 two phantoms.
 """
 

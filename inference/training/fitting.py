@@ -99,7 +99,11 @@ class Fitting:
     def epoch(self, progress: Progress = lambda *_: None) -> None:
         """Run the remaining steps of the current epoch.
 
-        `progress` is called after each step.
+        Call this only while `done` is less than `epochs`. `progress` is called after
+        each step.
+
+        Raises:
+            ManifestError: An image cannot be read.
         """
         before = self.done % self._length
         if not self.step:
@@ -163,7 +167,7 @@ class Fitting:
         """Return the finished share of a generation, in [0, 1], for the learning rate.
 
         An epoch at both scales counts FINE times, so that the rate is not too low when
-        the second part begins.
+        the epochs at both scales begin.
 
         Args:
             epochs: Finished epochs of the generation, with a fraction for the current
@@ -188,9 +192,9 @@ class Fitting:
         """Prepare the networks for an epoch.
 
         `before` is the number of earlier epochs in the same generation. At the start of
-        a later generation, the averaged network becomes the teacher, and a new network
-        is trained. At the start of the second part of a generation, the training
-        continues from the averaged weights.
+        a later generation, the averaged network becomes the teacher, and the training
+        begins again from the same initial weights. The first epoch at both scales
+        (`Recipe.fine_epochs`) continues from the averaged weights.
         """
         if self.done and not before:
             self._teacher = self.network()

@@ -1,7 +1,9 @@
-"""A common decoding server, from which the tests of a process get their decoders.
+"""Fixtures: one decoding server for all tests that one pytest process runs.
 
-It imports the codecs once, which takes two seconds of processor time. Without it, each
-decoder of a test has a fork server of its own, which imports them again.
+A test file gets its decoders from this server if it uses the fixture `common_decoders`.
+The server imports the codecs once, which takes two seconds of processor time.
+Otherwise, each decoder of a test has a fork server of its own, which imports them
+again.
 """
 
 import os

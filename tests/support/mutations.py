@@ -588,9 +588,16 @@ HARMS: tuple[Harm, ...] = (
 
 
 def part10_sample(content: bytes, kind: str) -> Sample:
-    """Return the dataset of a file, which may be invalid, as a sample.
+    """Return the dataset of a file as a sample that can be sent.
 
-    The bytes are parsed as far as possible, to find the transfer syntax and the UIDs.
+    The file may be invalid. The transfer syntax and the UIDs are those of the file, if
+    they are found. A transfer syntax that is not in DECODABLE is replaced by a guess,
+    and a SOP Class that is not in STORED by Digital X-Ray For Presentation. An absent
+    SOP Instance UID is empty.
+
+    Args:
+        content: The bytes of the file.
+        kind: `Sample.kind` of the result.
     """
     start, syntax = 0, ""
     group_2 = Encoding(implicit=False, order="<")

@@ -28,7 +28,8 @@ class Answer:
     """The response to a request.
 
     Attributes:
-        status: The status; None if the association ended without a response.
+        status: The status. None if no response came: the association ended, or
+            ANSWER_S seconds passed, after which the sender aborted it.
         comment: Error Comment (0000,0902).
     """
 
