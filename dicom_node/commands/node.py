@@ -11,8 +11,7 @@ libraries of the receivers, and forks the receivers. Then it imports the codecs,
 forks the process from which the decoding servers of all roles are forked
 (decoder/common_server.py). The second server is a fork of the first, and forks the
 other roles. So the receivers neither wait for the import of torch nor end if that
-import fails, and the codecs are imported once. At the start of the node, the codecs and
-torch are imported while the database is migrated. If the import of the codecs ends the
+import fails, and the codecs are imported once. If the import of the codecs ends the
 first server, the receivers end, too. They are restarted, and the codecs are then
 imported by their own process only.
 """
@@ -24,7 +23,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -122,19 +121,21 @@ class Node:
         self._begun = server
         read = [] if config is None else [f"--config={config}"]
         self._arguments = read
-        self._early: Sequence[RoleProcess] = ()  # see `_prepare`
         decoders = _decoders(self._requests)
         self.receivers = RoleGroup(
             "the server of the receivers",
             [*_receivers(settings, read, self._receiver), decoders],
             self._start_server,
         )
-        self._decoding = decoders
         self.others = RoleGroup(
             "the server of the other roles",
             _others(settings, read, self._api, self._decoders),
             self._fork_server,
         )
+        # The first time, the second server imports the libraries of all its roles at
+        # once. If such an import ends the server, the next one imports them one by one,
+        # so that `start_roles` finds out which role is the cause.
+        self._early = [each.process for each in self.others.roles]
 
     def __enter__(self) -> Self:
         """Migrate the database if it is SQLite, and report the start of the node.
@@ -145,9 +146,7 @@ class Node:
         `watched` or `start_roles` does that.
         """
         self.receivers.start_server()
-        migrated = self._begin_step("start")
-        self._prepare()
-        if status := migrated():
+        if status := self._run_step("start"):
             sys.exit(status)
         try:
             self._announce()
@@ -155,49 +154,29 @@ class Node:
             sys.exit(unwritable(self._settings.storage, error))
         return self
 
-    def _prepare(self) -> None:
-        """Start what does not need the database: the decoders and the second server.
+    def _run_step(self, step: str) -> int:
+        """Run a step of node_database.py in a fork of the server of the receivers.
 
-        The second server imports the libraries of its roles. It does this only at the
-        start of the node: if such an import ends the server, `start_roles` finds out
-        which role is the cause.
-        """
-        never = threading.Event()
-        while not self.receivers.start_roles(never, [self._decoding]):
-            if not self.receivers.is_starting:
-                return
-        self._early = [each.process for each in self.others.roles]
-        self.others.start_server()
-
-    def _begin_step(self, step: str) -> Callable[[], int]:
-        """Begin a step of node_database.py in a fork of the server of the receivers.
+        If the fork fails or is killed, the step runs in this process.
 
         Returns:
-            A function that waits for the end of the step, and returns its exit status.
-            If the fork fails or is killed, the function runs the step in this process.
+            The exit status of the step.
         """
         process = RoleProcess(
             *("database", DATABASE, [*self._arguments, step, str(os.getpid())])
         )
-        server = self.receivers.server
-        pid = None
-        if server is not None:
+        status = None
+        if server := self.receivers.server:
             with suppress(OSError, RuntimeError):
                 pid = server.fork_role(process, [])
-
-        def wait() -> int:
-            status = None
-            with suppress(OSError, RuntimeError):
-                while server and pid and (status := server.status(pid)) is None:
+                while pid and (status := server.status(pid)) is None:
                     time.sleep(POLL_S)
-            if status is None or status < 0:
-                from dicom_node.commands.node_database import run  # noqa: PLC0415
+        if status is None or status < 0:
+            from dicom_node.commands.node_database import run  # noqa: PLC0415
 
-                run(step, self._settings)
-                return 0
-            return status
-
-        return wait
+            run(step, self._settings)
+            return 0
+        return status
 
     def __exit__(self, *_: object) -> None:
         """End the roles after they have finished their work in progress.
@@ -206,7 +185,7 @@ class Node:
         """
         for group in (self.receivers, self.others):
             group.terminate()
-        self._begin_step("end")()
+        self._run_step("end")
         deadline = time.monotonic() + DRAIN_S
         self.others.end(deadline)
         # The common decoding server ends only now, when no process has this socket. So
@@ -280,7 +259,7 @@ class Node:
     def _fork_server(self) -> RoleServer:
         if self.receivers.server is None:
             raise ConnectionError("There is no process to fork")
-        early, self._early = self._early, ()
+        early, self._early = self._early, []
         return self.receivers.server.fork_server("roles", LOWER_PRIORITY, early)
 
     def _announce(self) -> None:

@@ -212,9 +212,7 @@ class RoleGroup:
                 self._restarts.failed(error)
         return self.server
 
-    def start_roles(
-        self, stop: threading.Event, roles: Sequence[Role] | None = None
-    ) -> bool:
+    def start_roles(self, stop: threading.Event) -> bool:
         """Start the server if it does not run, and the roles that do not run.
 
         A process that died soon after its start is restarted with a delay. Call this
@@ -222,29 +220,25 @@ class RoleGroup:
 
         Args:
             stop: If it is set, no further role is started.
-            roles: The roles to start; None for all roles of the group.
 
         Returns:
-            Whether these roles run.
+            Whether all roles run.
         """
-        roles = self.roles if roles is None else roles
         if stop.is_set():
             return False
         server = self.start_server()
         if server is None:
             return False
         try:
-            self._start_each(server, roles, stop)
+            self._start_each(server, stop)
         except (ConnectionError, TimeoutError):
             self._ended_with(server)
-        return all(role.pid is not None for role in roles)
+        return all(role.pid is not None for role in self.roles)
 
-    def _start_each(
-        self, server: RoleServer, roles: Sequence[Role], stop: threading.Event
-    ) -> None:
+    def _start_each(self, server: RoleServer, stop: threading.Event) -> None:
         if not self._is_settled(server):
             return
-        for role in roles:
+        for role in self.roles:
             if stop.is_set():
                 return
             if role.begin_if_ended(server):
