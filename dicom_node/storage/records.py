@@ -66,6 +66,12 @@ class InstanceRecord(StoredAttributes):
         returned: 1 if the instance is a result of this software that was sent back;
             else None.
         slow: 1 if the analysis was moved to the slow lane; else None.
+        examination_id: Id of the examination of the image; None if a release recorded
+            the image that knew no examinations, until a worker assigns it.
+        is_summary: 1 if the row is not an image, but the summary of its examination;
+            else None. A summary has no file, and its `sop_instance_uid` is only a name.
+        not_meant: 1 if the instance was not analyzed and nobody expects a result; else
+            None.
     """
 
     id: str = field(metadata=PRIMARY_KEY)
@@ -97,6 +103,39 @@ class InstanceRecord(StoredAttributes):
     files_removed_at: float | None
     returned: int | None
     slow: int | None
+    examination_id: str | None
+    is_summary: int | None
+    not_meant: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExaminationRecord:
+    """The images of one patient in one study.
+
+    Attributes:
+        id: Random id of the examination, also the id of its summary in the table of
+            instances.
+        study_instance_uid: Study Instance UID; empty if the image has none. Such an
+            image is an examination of its own.
+        patient_key: Digest of the Patient ID, or of the name if the ID is empty.
+        first_received_at: Time at which the first image was received.
+        last_received_at: Time at which the last image was received.
+        due_at: Time at which the summary is due if no image arrives before; None if no
+            summary is wanted.
+        revision: Number of different summaries that were made, from 0.
+        inputs: Digest of the images and results that the last summary was made from.
+        predecessors: The objects that the last summary replaces, as JSON.
+    """
+
+    id: str = field(metadata=PRIMARY_KEY)
+    study_instance_uid: str
+    patient_key: str
+    first_received_at: float
+    last_received_at: float
+    due_at: float | None
+    revision: int
+    inputs: str
+    predecessors: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from dicom_node.storage.records import (
     DeliveryRecord,
     EchoRecord,
     EventRecord,
+    ExaminationRecord,
     FeedbackRecord,
     HeartbeatRecord,
     InstanceRecord,
@@ -115,6 +116,11 @@ def read_records(record: type[R], rows: sa.CursorResult[Any]) -> list[R]:
 
 
 instance = _table("instance", InstanceRecord)
+
+IS_IMAGE = instance.c.is_summary.is_(None)
+"""The SQL condition that a row of `instance` is a received image, not a summary."""
+
+examination = _table("examination", ExaminationRecord)
 
 result = _table("result", ResultRecord)
 

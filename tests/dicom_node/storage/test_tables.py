@@ -71,6 +71,7 @@ def test_a_row_is_read_as_a_record(engine: sa.Engine) -> None:
         for each in fields(InstanceRecord)
     }
     values |= {"size": 2**40, "acquisition": None, "probability": 0.5, "slow": 1}
+    values |= {"is_summary": None, "not_meant": 1}
     values |= dict.fromkeys(
         ("analyzed_at", "delivered_at", "ended_at", "files_removed_at", "returned")
     )
