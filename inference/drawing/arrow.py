@@ -23,15 +23,18 @@ _SUBPIXEL = 4  # fractional bits of the coordinates in OpenCV's drawing function
 Polygon = NDArray[np.float64]
 
 
-def draw_arrow(image: NDArray[np.uint8], arrow: Arrow, *, dashed: bool) -> None:
+def draw_arrow(
+    image: NDArray[np.uint8], arrow: Arrow, *, dashed: bool, size: float = 1.0
+) -> None:
     """Draw an arrow into an image.
 
     Args:
         image: RGB, uint8, (rows, columns, 3); modified.
         arrow: The arrow in pixels of the image. It is not drawn if its length is zero.
         dashed: Whether to draw a dashed shaft, which marks a doubtful finding.
+        size: Size of head and shaft, relative to those for the size of the image.
     """
-    side = max(image.shape[:2])
+    side = max(image.shape[:2]) * size
     polygons = [_fixed(outline) for outline in _polygons(arrow, side, dashed=dashed)]
     rim = max(2, round(_RIM * side))
     for polygon in polygons:
@@ -48,7 +51,7 @@ def draw_arrow(image: NDArray[np.uint8], arrow: Arrow, *, dashed: bool) -> None:
     cv2.fillPoly(image, polygons, _WHITE, cv2.LINE_AA, _SUBPIXEL)
 
 
-def _polygons(arrow: Arrow, side: int, *, dashed: bool) -> list[Polygon]:
+def _polygons(arrow: Arrow, side: float, *, dashed: bool) -> list[Polygon]:
     """Return the outlines of head and shaft, each (corners, 2) as (column, row)."""
     length = math.dist(arrow.tip, arrow.tail)
     if length == 0:

@@ -75,16 +75,39 @@ def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annot
         The image, with heatmap and arrow only if a fracture is reported.
     """
     scale, caption = _fitted(radiograph, finding, long_side)
-    gray = _resized(radiograph.pixels, scale)  # (rows, columns)
-    rows, columns = gray.shape
+    image = annotate(radiograph, finding, scale)
+    rows, columns, _ = image.shape
     picture = np.zeros((rows + caption.shape[0], caption.shape[1], 3), np.uint8)
-    image = picture[:rows, :columns]
-    image[:] = cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
-    if finding.is_fracture:
-        _tint(image, gray, finding.saliency)
-        _draw(image, finding, scale)
+    picture[:rows, :columns] = image
     picture[rows:] = caption
     return Annotated(picture, (rows, columns), scale)
+
+
+def annotate(
+    radiograph: Radiograph,
+    finding: Finding | None,
+    scale: float,
+    *,
+    arrow_size: float = 1.0,
+) -> NDArray[np.uint8]:
+    """Draw a radiograph with heatmap and arrow, without a caption.
+
+    Args:
+        radiograph: The radiograph.
+        finding: The finding for this radiograph. Heatmap and arrow are drawn if a
+            fracture is reported. If it is None, neither is drawn.
+        scale: Size of a pixel of the radiograph, in pixels of the result.
+        arrow_size: Size of the head of the arrow, relative to the usual one.
+
+    Returns:
+        RGB, uint8, (rows, columns, 3).
+    """
+    gray = _resized(radiograph.pixels, scale)  # (rows, columns)
+    image = np.asarray(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), np.uint8)
+    if finding and finding.is_fracture:
+        _tint(image, gray, finding.saliency)
+        _draw(image, finding, scale, arrow_size)
+    return image
 
 
 def tinted(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -164,7 +187,9 @@ def _tint(
     image[here] = cv2.merge([cv2.add(dimmed, color) for color in added])
 
 
-def _draw(image: NDArray[np.uint8], finding: Finding, scale: float) -> None:
+def _draw(
+    image: NDArray[np.uint8], finding: Finding, scale: float, arrow_size: float
+) -> None:
     if finding.arrow is None:
         return
     (tip, tail) = (
@@ -175,6 +200,7 @@ def _draw(image: NDArray[np.uint8], finding: Finding, scale: float) -> None:
         image,
         Arrow(tip, tail),
         dashed=finding.operating_point is OperatingPoint.DOUBTFUL,
+        size=arrow_size,
     )
 
 

@@ -1,0 +1,291 @@
+"""The examination: the images of one study, with the answer for each of them.
+
+The page (exam_summary.py) and the report (exam_report.py) show an examination.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+
+from dicom_node.instance import ReceivedInstance
+from inference.drawing.thumbnail import Thumbnail
+from inference.finding import Finding, OperatingPoint
+
+MOST_IMAGES = 100
+"""Maximum number of images that a page and a report list.
+
+The decoder gets the open file of each listed image. An image takes a quarter of a
+megabyte on the way to the decoder, and its row a megabyte on the way back.
+"""
+
+FAILED = "Failed"
+"""The first text of `ExaminationImage.state_and_reason` if the analysis failed."""
+
+_SERIOUSNESS = "definite", "doubtful", "failed", "not_analyzed", "none", "same_picture"
+"""The names of the numbers in Counts. If images are omitted, the last ones are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExaminationImage:
+    """One image of an examination.
+
+    Attributes:
+        instance: The image as it was received.
+        finding: The finding; None if there is no result.
+        state_and_reason: "Not analyzed" or "Failed", and the reason as a text; None if
+            there is a finding.
+        thumbnail: The image with its finding, as `draw_picture` returns it. None if it
+            could not be drawn; then the row has no picture, and the report no region.
+        same_picture_as: Id (`ReceivedInstance.id`) of another image of the examination
+            that stands for this one, because it has the same picture, or because it is
+            the For Presentation image that was made from this one. None if there is
+            none. An image that another one stands for is not counted.
+
+    Raises:
+        ValueError: There are neither a finding nor a reason nor another image.
+    """
+
+    instance: ReceivedInstance
+    finding: Finding | None = None
+    state_and_reason: tuple[str, str] | None = None
+    thumbnail: Thumbnail | None = None
+    same_picture_as: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the image has no outcome."""
+        if not (self.finding or self.state_and_reason or self.same_picture_as):
+            raise ValueError("An image needs a finding, a reason or another image")
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """An object of an earlier revision of the examination summary.
+
+    Attributes:
+        sop_class_uid: SOP Class UID (0008,0016).
+        sop_instance_uid: SOP Instance UID (0008,0018).
+        series_instance_uid: Series Instance UID (0020,000E).
+        revision: The revision that the object belongs to, from 1.
+        image_count: The number of images of that revision.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    revision: int
+    image_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The number of images by outcome.
+
+    Attributes:
+        definite: Images with a definite fracture.
+        doubtful: Images with a doubtful fracture.
+        none: Images without a fracture.
+        not_analyzed: Images that were not analyzed.
+        failed: Images with a failed analysis.
+        same_picture: Images that another image stands for. No other number includes
+            them.
+    """
+
+    definite: int = 0
+    doubtful: int = 0
+    none: int = 0
+    not_analyzed: int = 0
+    failed: int = 0
+    same_picture: int = 0
+
+    @property
+    def fractures(self) -> int:
+        """Images for which a fracture is reported."""
+        return self.definite + self.doubtful
+
+    @property
+    def analyzed(self) -> int:
+        """Images with an answer."""
+        return self.fractures + self.none
+
+    @property
+    def unanswered(self) -> int:
+        """Images without an answer."""
+        return self.not_analyzed + self.failed
+
+    @property
+    def total(self) -> int:
+        """All images."""
+        return self.analyzed + self.unanswered + self.same_picture
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Return the sums of the numbers."""
+        names = [each.name for each in fields(self)]
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in names))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examination:
+    """The images of one study, and the revision of their summary.
+
+    `conclude` makes it.
+
+    Attributes:
+        images: The listed images, at most MOST_IMAGES. All are in the same study and
+            have the same patient.
+        revision: The number of the summary, from 1.
+        predecessors: The objects of earlier revisions that this one replaces.
+        unlisted: The numbers of images that are not in `images`.
+    """
+
+    images: tuple[ExaminationImage, ...]
+    revision: int = 1
+    predecessors: tuple[Predecessor, ...] = ()
+    unlisted: Counts = Counts()
+
+    @property
+    def counts(self) -> Counts:
+        """The numbers of all images, listed or not."""
+        return _count(self.images) + self.unlisted
+
+    @property
+    def answer(self) -> OperatingPoint | None:
+        """The most serious answer; None if no image was analyzed."""
+        counts = self.counts
+        if counts.definite:
+            return OperatingPoint.DEFINITE
+        if counts.doubtful:
+            return OperatingPoint.DOUBTFUL
+        return OperatingPoint.NONE if counts.none else None
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether each image has an answer, and no fracture is reported."""
+        return self.answer is OperatingPoint.NONE and not self.counts.unanswered
+
+
+def conclude(
+    images: Iterable[ExaminationImage],
+    revision: int = 1,
+    predecessors: Iterable[Predecessor] = (),
+) -> Examination:
+    """Return the examination of all images of a study.
+
+    If there are more than MOST_IMAGES, those with the most serious outcome are listed,
+    and the others are only counted. An image that another one stands for counts as such
+    only if the other one is among the images and no image stands for that one.
+
+    Args:
+        images: The images in any order, at least one.
+        revision: The number of the summary, from 1.
+        predecessors: The objects of earlier revisions that this one replaces.
+    """
+    checked = _with_known_pictures(tuple(images))
+    ordered = sorted(checked, key=lambda each: (_rank(each), each.instance.id))
+    listed, others = ordered[:MOST_IMAGES], ordered[MOST_IMAGES:]
+    return Examination(tuple(listed), revision, tuple(predecessors), _count(others))
+
+
+def headline(counts: Counts) -> str:
+    """Return the most serious answer, and the numbers of images, as one sentence.
+
+    For example, "Fracture suspected in 2 of 4 analyzed images (1 definite, 1 doubtful);
+    1 image was not analyzed".
+    """
+    return "; ".join((answer_text(counts), *unanswered_texts(counts)))
+
+
+def answer_text(counts: Counts) -> str:
+    """Return the part of the headline about the analyzed images."""
+    if not counts.analyzed:
+        return "No image was analyzed"
+    images = _images(counts.analyzed, "analyzed ")
+    if not counts.fractures:
+        return f"No fracture suspected in {images}"
+    kinds = (counts.definite, "definite"), (counts.doubtful, "doubtful")
+    numbers = ", ".join(f"{number} {kind}" for number, kind in kinds if number)
+    return f"Fracture suspected in {counts.fractures} of {images} ({numbers})"
+
+
+def unanswered_texts(counts: Counts) -> list[str]:
+    """Return the parts of the headline about the images without an answer."""
+    texts = []
+    if number := counts.not_analyzed:
+        texts.append(f"{_images(number)} {_were(number)} not analyzed")
+    if number := counts.failed:
+        texts.append(f"the analysis of {_images(number)} failed")
+    return texts
+
+
+def _rank(image: ExaminationImage) -> int:
+    return _SERIOUSNESS.index(result_name(image))
+
+
+def _images(number: int, kind: str = "") -> str:
+    return f"{number} {kind}image{'' if number == 1 else 's'}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def revision_text(examination: Examination) -> str:
+    """Return the revision, and which one it replaces, as a sentence.
+
+    The text is empty for the first revision.
+    """
+    if not examination.predecessors:
+        return ""
+    last = max(examination.predecessors, key=lambda each: each.revision)
+    return (
+        f"Revision {examination.revision} of the examination summary. It replaces "
+        f"revision {last.revision} ({_images(last.image_count)})."
+    )
+
+
+def unlisted_text(examination: Examination) -> str:
+    """Return the numbers of the images that are not listed; empty if there are none."""
+    counts = examination.unlisted
+    if not counts.total:
+        return ""
+    kinds = {
+        "definite": counts.definite,
+        "doubtful": counts.doubtful,
+        "no fracture suspected": counts.none,
+        "not analyzed": counts.not_analyzed,
+        "failed": counts.failed,
+        "same picture as another image": counts.same_picture,
+    }
+    numbers = ", ".join(f"{kind}: {number}" for kind, number in kinds.items() if number)
+    verb = "is" if counts.total == 1 else "are"
+    return f"{_images(counts.total, 'further ')} {verb} not listed ({numbers})."
+
+
+def result_name(image: ExaminationImage) -> str:
+    """Return the name of the number in Counts that an image belongs to."""
+    if image.same_picture_as:
+        return "same_picture"
+    if image.finding:
+        return image.finding.operating_point.value
+    state, _ = image.state_and_reason or ("", "")
+    return "failed" if state == FAILED else "not_analyzed"
+
+
+def _count(images: Iterable[ExaminationImage]) -> Counts:
+    return Counts(**Counter(map(result_name, images)))
+
+
+def _with_known_pictures(
+    images: tuple[ExaminationImage, ...],
+) -> Iterator[ExaminationImage]:
+    """Yield the images; `same_picture_as` is kept only if that image is counted."""
+    counted = {
+        each.instance.id
+        for each in images
+        if not each.same_picture_as and (each.finding or each.state_and_reason)
+    }
+    for each in images:
+        has_result = each.finding or each.state_and_reason
+        if each.same_picture_as in counted or not has_result:
+            yield each
+        else:
+            yield replace(each, same_picture_as=None)

@@ -1,0 +1,44 @@
+"""Draw the thumbnail of a radiograph, for the page of an examination summary."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference.drawing.result_image import annotate
+from inference.finding import Finding
+from inference.radiograph import Radiograph
+
+RgbImage = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
+"""RGB, uint8, (rows, columns, 3)."""
+
+SIDE = 288
+"""The long side of a thumbnail in pixels."""
+
+_ARROW = 2.2
+"""Factor by which the arrow is larger than that of a result image of the same size."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thumbnail:
+    """A small picture of a radiograph with its finding, without patient data.
+
+    Attributes:
+        pixels: RGB, uint8, (rows, columns, 3). The long side has SIDE pixels.
+        source_shape: (rows, columns) of the stored image. See `Radiograph`.
+    """
+
+    pixels: RgbImage
+    source_shape: tuple[int, int]
+
+
+def draw_thumbnail(radiograph: Radiograph, finding: Finding | None) -> Thumbnail:
+    """Draw a radiograph with a long side of SIDE pixels.
+
+    Args:
+        radiograph: The radiograph.
+        finding: The finding for this radiograph. Heatmap and arrow are drawn if a
+            fracture is reported. None if the radiograph was not analyzed.
+    """
+    scale = SIDE / max(radiograph.pixels.shape)
+    pixels = annotate(radiograph, finding, scale, arrow_size=_ARROW)
+    return Thumbnail(pixels, radiograph.source_shape)
