@@ -29,7 +29,12 @@ URL = re.compile(
     r"(:(?P<port>\d{1,5}))?(/[!-~]*)?"
 )
 ResultKind = Literal[
-    "secondary_capture", "presentation_state", "structured_report", "heatmap"
+    "secondary_capture",
+    "presentation_state",
+    "structured_report",
+    "heatmap",
+    "exam_summary",
+    "exam_report",
 ]
 
 

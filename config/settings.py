@@ -136,6 +136,12 @@ class ResultSettings(Table):
     series_number: int = Field(ge=1, le=2**31 - 1)
 
 
+class ExamSettings(Table):
+    """Settings of the examination summary; node.toml documents each key."""
+
+    quiet_s: float = Field(ge=0)
+
+
 class RetentionSettings(Table):
     """Days for which files, journal rows and audit events are kept.
 
@@ -173,6 +179,7 @@ class Settings(Table):
     model: ModelSettings
     worker: WorkerSettings
     results: ResultSettings
+    exam: ExamSettings
     api: ApiSettings
     retention: RetentionSettings
     audit: AuditSettings

@@ -33,6 +33,7 @@ from dicom_node.storage.tables import (
     delivery,
     echo,
     event,
+    examination,
     feedback,
     finding,
     heartbeat,
@@ -232,7 +233,15 @@ def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
     engine = open_engine(migrated.database_url)
     with engine.begin() as connection:
         leaves = commitment, delivered_object, delivery, result, event, patient, finding
-        others = instance, paused_destination, peer_state, audit, echo, heartbeat
+        others = (
+            instance,
+            examination,
+            paused_destination,
+            peer_state,
+            audit,
+            echo,
+            heartbeat,
+        )
         for table in (*leaves, feedback, *others, storage):
             connection.execute(table.delete())
         connection.execute(work_item(engine).delete())

@@ -24,7 +24,12 @@ def open_services(state: State, settings: Settings) -> None:
     """
     storage, receiver = settings.storage, settings.receiver
     engine = open_engine(storage.database_url)
-    journal = Journal(engine, storage.directory, settings.destinations)
+    journal = Journal(
+        engine,
+        storage.directory,
+        settings.destinations,
+        quiet_s=settings.exam.quiet_s,
+    )
     state.engine, state.journal = engine, journal
     state.storage, state.receiver = storage, receiver
     state.destinations = settings.destinations

@@ -37,7 +37,12 @@ def main() -> None:
     keep_files_private()
     settings = load_or_exit(arguments.config)
     engine = open_or_exit(settings.storage.database_url)
-    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    journal = Journal(
+        engine,
+        settings.storage.directory,
+        settings.destinations,
+        quiet_s=settings.exam.quiet_s,
+    )
     history = History(engine)
     revisions = (
         [] if arguments.uid is None else revisions_or_exit(history, arguments.uid)

@@ -17,6 +17,7 @@ from dicom_node.errors import SamePictureError
 from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.deliveries import Deliveries, StoredResult
 from dicom_node.journal.events import EventKind, note
+from dicom_node.journal.examinations import Examinations
 from dicom_node.journal.state_machine import StateMachine
 from dicom_node.journal.states import InstanceTrigger
 from dicom_node.metrics.counters import (
@@ -76,6 +77,7 @@ class Conclusion:
             are valid for this instance, too; otherwise None.
         notices: The notices that state the reason. Their files are already on disk.
         counted_as: The label of the reason in the metrics.
+        is_expected: Whether somebody may expect a result.
     """
 
     state: InstanceState
@@ -83,6 +85,7 @@ class Conclusion:
     same_picture_as: str | None = None
     notices: Sequence[StoredResult] = ()
     counted_as: Reason = Failure.PROGRAM
+    is_expected: bool = True
 
 
 class Analyses:
@@ -93,12 +96,14 @@ class Analyses:
         engine: sa.Engine,
         machine: StateMachine,
         deliveries: Deliveries,
+        examinations: Examinations,
         until_available: UntilAvailable,
     ) -> None:
         self._until_available = until_available
         self._engine = engine
         self._machine = machine
         self._deliveries = deliveries
+        self._examinations = examinations
 
     @waits
     def begin(
@@ -263,6 +268,7 @@ class Analyses:
             "analyzed_at": time.time(),
             "same_picture_as": conclusion.same_picture_as,
             "returned": 1 if is_own_result else None,
+            "not_meant": None if conclusion.is_expected else 1,
         }
         trigger = InstanceTrigger.NOT_ANALYZED
         if conclusion.state is InstanceState.FAILED:
@@ -279,6 +285,7 @@ class Analyses:
             if record is not None:
                 # This replaces the results of an earlier analysis.
                 self._deliveries.open(connection, record, conclusion.notices)
+                self._examinations.image_ended(connection, record)
 
     @waits
     def record_result(
@@ -317,6 +324,7 @@ class Analyses:
                 _note_other_identity(connection, record, other)
             _replace_drawing(connection, record, analyzed.drawing)
             self._deliveries.open(connection, record, analyzed.results)
+            self._examinations.image_ended(connection, record)
             stages = [observe(STAGE, s, name) for name, s in analyzed.seconds.items()]
             write(connection, *stages)
         return True
@@ -441,6 +449,7 @@ def _result_columns(analyzed: AnalysisResult) -> dict[str, Any]:
         "model_version": finding.model.version,
         "model_digest": finding.model.digest,
         "returned": None,
+        "not_meant": None,
     }
 
 

@@ -24,6 +24,8 @@ class EventKind(StrEnum):
     # Another revision has the same picture, and another patient, study or description.
     OTHER_IDENTITY = "other identity"
     ANALYZE_AGAIN = "analyze again"
+    SUMMARIZING = "summarizing"  # an examination
+    SUMMARIZED = "summarized"
     RESULT_LOST = "result lost"
     SEND_AGAIN = "send again"
     TRY_NOW = "try now"

@@ -86,7 +86,11 @@ def update_instance_state(
     if record is None:
         _note_end(connection, instance_id, changes["ended_at"])
         _append_notice_failure(connection, instance_id, changes["reason"])
-    elif trigger is InstanceTrigger.ALL_DELIVERED and record.delivered_at == now:
+    elif (
+        trigger is InstanceTrigger.ALL_DELIVERED
+        and record.delivered_at == now
+        and not record.is_summary  # it waited for more images
+    ):
         write(connection, observe(TURNAROUND, now - record.received_at))
 
 

@@ -26,6 +26,7 @@ from dicom_node.journal.commitments import Commitments
 from dicom_node.journal.deliveries import Deliveries
 from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
 from dicom_node.journal.events import EventKind, note
+from dicom_node.journal.examinations import Examinations
 from dicom_node.journal.instance_state import has_stored_files, lock_instance
 from dicom_node.journal.state_machine import StateMachine
 from dicom_node.journal.states import InstanceTrigger
@@ -79,6 +80,7 @@ class Journal:
         breaker: Lets deliveries wait while their peer fails.
         delivery_outcomes: Records the outcomes of delivery attempts.
         commitments: Records the storage commitments of archives.
+        examinations: Groups images to examinations, and requests their summaries.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class Journal:
         directory: Path,
         destinations: Sequence[Destination],
         until_available: UntilAvailable = call_once,
+        *,
+        quiet_s: float = 0.0,
     ) -> None:
         """Open the journal.
 
@@ -97,6 +101,8 @@ class Journal:
             destinations: The destinations of results.
             until_available: Calls the methods that are decorated with `waits`, and may
                 repeat a call while the database does not respond.
+            quiet_s: Seconds without a new image after which an examination is
+                summarized; 0 if no summaries are made.
         """
         self._until_available = until_available
         self._engine = engine
@@ -111,7 +117,12 @@ class Journal:
         self.commitments = Commitments(
             engine, machine, destinations, self.breaker, until_available
         )
-        self.analyses = Analyses(engine, machine, self.deliveries, until_available)
+        self.examinations = Examinations(
+            engine, machine, self.deliveries, destinations, quiet_s, until_available
+        )
+        self.analyses = Analyses(
+            engine, machine, self.deliveries, self.examinations, until_available
+        )
 
     def record(self, received: ReceivedInstance) -> bool:
         """Record an instance and queue its analysis, in one transaction.
@@ -145,9 +156,11 @@ class Journal:
                     own = [r for r in earlier if r.id == row.same_picture_as]
                     is_restored = self._restore_file(connection, row, received)
                     self._repeat(connection, row, own[0] if own else row, received)
+                    self.examinations.repeat(connection, row)
                     write(connection, increment(REPEATED))
                     return is_restored
             values = self._values(received, revision=len(earlier) + 1)
+            values["examination_id"] = self.examinations.add_image(connection, received)
             self._machine.create_instance(
                 connection,
                 values,
@@ -370,8 +383,11 @@ class Journal:
 
     def _analyze_again(self, connection: sa.Connection, instance_id: str) -> None:
         which = instance.c.id == instance_id
-        query = sa.select(instance.c.run, instance.c.slow).where(which)
-        run, is_slow = connection.execute(query).one()
+        query = sa.select(instance.c.run, instance.c.slow, instance.c.is_summary)
+        run, is_slow, is_summary = connection.execute(query.where(which)).one()
+        if is_summary:
+            self.examinations.request_now(connection, instance_id)
+            return
         changes = {
             "run": run + 1,
             "attempts": 0,

@@ -33,6 +33,7 @@ from dicom_node.storage.tables import (
     delivery,
     echo,
     event,
+    examination,
     feedback,
     finding,
     instance,
@@ -109,6 +110,7 @@ def delete_expired(
     rows = repeated(lambda connection: _rows(connection, periods.journal_days))
     no_instance = event.c.instance_id.is_(None)
     repeated(lambda c: _old(c, event, no_instance, periods.journal_days))
+    repeated(lambda connection: _examinations(connection, periods.journal_days))
     repeated(lambda c: _old(c, echo, sa.true(), periods.journal_days))
     repeated(lambda c: _old(c, audit, sa.true(), periods.audit_days))
     return Deleted(files, rows)
@@ -136,7 +138,8 @@ def _files(
     found = connection.execute(query).all()
     ids = [row.id for row in found]
     results = sa.select(result.c.path).where(result.c.instance_id.in_(ids))
-    for path in [row.path for row in found] + [*connection.execute(results).scalars()]:
+    images = [row.path for row in found if row.path]  # a summary has no file
+    for path in images + [*connection.execute(results).scalars()]:
         (directory / path).unlink(missing_ok=True)
     connection.execute(finding.delete().where(finding.c.instance_id.in_(ids)))
     removed = instance.update().where(instance.c.id.in_(ids))
@@ -182,6 +185,19 @@ def _delete_rows(connection: sa.Connection, ids: Sequence[str]) -> int:
     deliveries = delivery.c.instance_id.in_(ids)
     delete_rows(connection, DeliveryTrigger.REMOVED, deliveries)
     return delete_rows(connection, InstanceTrigger.REMOVED, instance.c.id.in_(ids))
+
+
+def _examinations(connection: sa.Connection, days: float) -> int:
+    """Remove a batch of examinations without images; return their number.
+
+    If an image arrives at the same moment, its transaction has changed the time of the
+    last receipt, so the examination stays.
+    """
+    is_empty = ~sa.exists().where(instance.c.examination_id == examination.c.id)
+    is_old = _older_than(days, examination.c.last_received_at)
+    some = sa.select(examination.c.id).where(is_empty, is_old).limit(BATCH)
+    delete = examination.delete().where(examination.c.id.in_(some), is_empty, is_old)
+    return connection.execute(delete).rowcount
 
 
 def _old(

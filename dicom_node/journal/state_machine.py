@@ -111,6 +111,31 @@ class StateMachine:
             self._queue_analysis(connection, transition, record)
         return record
 
+    def request_summary(
+        self,
+        connection: sa.Connection,
+        examination_id: str,
+        new: Mapping[str, Any],
+        changes: Mapping[str, Any],
+        delay_s: float,
+    ) -> None:
+        """Queue a new run of the summary of an examination.
+
+        The row of the summary is created if it does not exist.
+
+        Args:
+            connection: Connection in a transaction that has locked the examination.
+            examination_id: Id of the examination.
+            new: Values of a new row, except for id and state.
+            changes: New values of an existing row, except for the state.
+            delay_s: Seconds to wait before the run.
+        """
+        transition = only_transition(InstanceTrigger.SUMMARY_REQUESTED)
+        key = {"id": examination_id}
+        rows = _update_or_insert(connection, transition, key, new, changes)
+        record = InstanceRecord(**rows.mappings().one())
+        self._work.summarize(connection, record.id, record.run, delay_s)
+
     def request_delivery(
         self,
         connection: sa.Connection,

@@ -26,6 +26,7 @@ from dicom_node.journal.work_queue import (
     ANALYZE_SEPARATELY,
     ANALYZE_SLOWLY,
     DELIVER,
+    SUMMARIZE,
 )
 from dicom_node.metrics import counters
 from dicom_node.metrics.counters import MetricFamily
@@ -51,6 +52,11 @@ class InstanceTrigger(Enum):
     NOTHING_TO_DELIVER = "no destination gets results"
     REQUESTED = "an analysis is requested"
     REQUESTED_IN_SLOW_LANE = "an analysis is requested, the image was slow before"
+    SUMMARY_REQUESTED = "a summary is requested"
+    SUMMARY_BEGUN = "an attempt to summarize begins"
+    SUMMARIZED = "summarized"
+    SUMMARIZED_WITHOUT_RESULT = "summarized, no image was analyzed"
+    SUMMARY_FAILED = "the summary failed"
     REMOVED = "the retention period ended"
 
 
@@ -187,7 +193,35 @@ def _of_instance() -> tuple[Transition, ...]:
             again,
             queues=ANALYZE_SLOWLY,
         ),
+        *_of_summary(),
         Transition(on.REMOVED, tuple(at), None),
+    )
+
+
+def _of_summary() -> tuple[Transition, ...]:
+    """Return the transitions of the summary of an examination.
+
+    The transitions that follow from deliveries are the same as those of an image.
+    """
+    on, at, event = InstanceTrigger, InstanceState, EventKind
+    waits = (at.RECEIVED,)
+    return (
+        # RECEIVED is the state of a summary that waits for more images.
+        Transition(on.SUMMARY_REQUESTED, (None, *at), at.RECEIVED, queues=SUMMARIZE),
+        Transition(on.SUMMARY_BEGUN, waits, at.RECEIVED, event.SUMMARIZING),
+        Transition(
+            on.SUMMARIZED, waits, at.ANALYZED, event.SUMMARIZED, counters.SUMMARIZED
+        ),
+        Transition(
+            on.SUMMARIZED_WITHOUT_RESULT,
+            waits,
+            at.NOT_ANALYZED,
+            event.SUMMARIZED,
+            counters.SUMMARIZED,
+        ),
+        Transition(
+            on.SUMMARY_FAILED, waits, at.FAILED, event.FAILED, counters.SUMMARY_FAILED
+        ),
     )
 
 

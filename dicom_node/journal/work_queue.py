@@ -28,7 +28,9 @@ ANALYZE_SEPARATELY = "analyze-separately"
 ANALYZE_LAST = "analyze-separately-last"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
-QUEUES = (ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER)
+SUMMARIZE = "summarize"
+QUEUES = (ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER, SUMMARIZE)
+WORKFLOWS = (*QUEUES, ANALYZE_LAST)
 # Images that come last have priorities above LAST. All other images have lower ones,
 # because no lane has so many images. The largest priority of DBOS is 2**31 - 1.
 LAST = 2**30
@@ -106,6 +108,20 @@ class WorkQueue:
         self._client.enqueue_in_transaction(
             connection, options, instance_id, destination, run
         )
+
+    def summarize(
+        self, connection: sa.Connection, examination_id: str, run: int, delay_s: float
+    ) -> None:
+        """Queue the summary of an examination.
+
+        Args:
+            connection: Connection in a transaction.
+            examination_id: Id of the examination.
+            run: Run of the summary.
+            delay_s: Seconds to wait before the run.
+        """
+        options = _options(SUMMARIZE, f"{SUMMARIZE}:{examination_id}:{run}", delay_s)
+        self._client.enqueue_in_transaction(connection, options, examination_id, run)
 
     def peer(
         self, connection: sa.Connection, instance_id: str, destination: str

@@ -80,6 +80,14 @@ DECODER_DIED = MetricFamily(
     "fracture_node_decoder_deaths",
     "Decoding processes that crashed, hung or used too much memory.",
 )
+SUMMARIZED = MetricFamily(
+    "fracture_node_examinations_summarized",
+    "Summaries of examinations, the repeated ones included.",
+)
+SUMMARY_FAILED = MetricFamily(
+    "fracture_node_summaries_failed",
+    "Summaries of examinations that failed and need attention.",
+)
 DELIVERED = MetricFamily(
     "fracture_node_deliveries_delivered",
     "Completed deliveries of all results of an instance.",
@@ -134,7 +142,16 @@ TURNAROUND = MetricFamily(
 )
 METRIC_FAMILIES = (
     *(RECEIVED, REPEATED, REFUSED, ANALYZED, NOT_ANALYZED, FAILED, DECODER_DIED),
-    *(DELIVERED, UNDELIVERED, REPORT_REFUSED, ACCEPTED, REJECTED, NOT_ASSOCIATED),
+    *(
+        SUMMARIZED,
+        SUMMARY_FAILED,
+        DELIVERED,
+        UNDELIVERED,
+        REPORT_REFUSED,
+        ACCEPTED,
+        REJECTED,
+        NOT_ASSOCIATED,
+    ),
     *(STAGE, DELIVERY, TURNAROUND),
 )
 

@@ -58,7 +58,12 @@ def main() -> None:
     sockets = listening(arguments, settings)
     engine = open_or_exit(settings.storage.database_url)
     verify_storage_or_exit(engine, settings.storage)
-    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    journal = Journal(
+        engine,
+        settings.storage.directory,
+        settings.destinations,
+        quiet_s=settings.exam.quiet_s,
+    )
     spool = Spool(settings.storage)
     requests_commitment = any(each.commitment for each in settings.destinations)
     record_report = journal.commitments.record_report if requests_commitment else None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 from dicom_node.instance import ReceivedInstance
+from dicom_node.results.predecessor import Predecessor
 from inference.drawing.thumbnail import Thumbnail
 from inference.finding import Finding, OperatingPoint
 
@@ -55,25 +56,6 @@ class ExaminationImage:
         """Raise ValueError if the image has no outcome."""
         if not (self.finding or self.state_and_reason or self.same_picture_as):
             raise ValueError("An image needs a finding, a reason or another image")
-
-
-@dataclass(frozen=True, slots=True)
-class Predecessor:
-    """An object of an earlier revision of the examination summary.
-
-    Attributes:
-        sop_class_uid: SOP Class UID (0008,0016).
-        sop_instance_uid: SOP Instance UID (0008,0018).
-        series_instance_uid: Series Instance UID (0020,000E).
-        revision: The revision that the object belongs to, from 1.
-        image_count: The number of images of that revision.
-    """
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_instance_uid: str
-    revision: int
-    image_count: int
 
 
 @dataclass(frozen=True, slots=True)

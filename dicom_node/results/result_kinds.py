@@ -7,6 +7,8 @@ from config.destinations import Destination
 
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
 
+EXAM_SUMMARY, EXAM_REPORT = "exam_summary", "exam_report"
+
 CAPTURES = SECONDARY_CAPTURE, NOTICE
 """Object types that are Secondary Captures. Each of them has several kinds."""
 
@@ -53,6 +55,11 @@ def kind_label(name: str) -> str:
     object_type, *unusual = name.split("-")
     label = _LABELS.get(object_type, object_type or "an object")
     return f"{label} ({', '.join(unusual)})" if unusual else label
+
+
+def wants_summary(destination: Destination) -> bool:
+    """Return whether a destination gets summaries of examinations."""
+    return not {EXAM_SUMMARY, EXAM_REPORT}.isdisjoint(destination.results)
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:

@@ -15,7 +15,7 @@ queries.
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -177,8 +177,9 @@ def upsert(
     table: sa.Table,
     values: Mapping[str, Any],
     change: Mapping[str, Any],
+    key: Sequence[sa.Column[Any]] = (),
 ) -> sa.RowMapping:
-    """Insert a row, or update the row that has the same primary key.
+    """Insert a row, or update the row that has the same key.
 
     Args:
         connection: Connection in a transaction.
@@ -186,11 +187,12 @@ def upsert(
         values: Values of a new row, by column name.
         change: New values of an existing row, by column name. A value may be an SQL
             expression that uses the columns of that row.
+        key: Columns with a unique index; if empty, the primary key.
 
     Returns:
         The inserted or updated row.
     """
-    statement = upsert_statement(connection.dialect, table, values, change)
+    statement = upsert_statement(connection.dialect, table, values, change, key=key)
     return connection.execute(statement).mappings().one()
 
 
@@ -200,6 +202,7 @@ def upsert_statement(
     values: Mapping[str, Any],
     change: Mapping[str, Any],
     where: sa.ColumnElement[bool] | None = None,
+    key: Sequence[sa.Column[Any]] = (),
 ) -> sa.UpdateBase:
     """Return the statement of `upsert`.
 
@@ -208,8 +211,8 @@ def upsert_statement(
     """
     module = postgresql if dialect.name == "postgresql" else sqlite
     insert = module.insert(table).values(**values)
-    key = list(table.primary_key.columns)
+    elements = list(key or table.primary_key.columns)
     statement: sa.UpdateBase = insert.on_conflict_do_update(
-        index_elements=key, set_=dict(change), where=where
+        index_elements=elements, set_=dict(change), where=where
     ).returning(table)
     return statement

@@ -122,9 +122,11 @@ class ExaminationRecord:
         last_received_at: Time at which the last image was received.
         due_at: Time at which the summary is due if no image arrives before; None if no
             summary is wanted.
+        runs: How often a summary was requested. The run of the summary is this number.
         revision: Number of different summaries that were made, from 0.
         inputs: Digest of the images and results that the last summary was made from.
-        predecessors: The objects that the last summary replaces, as JSON.
+        objects: The objects of the last summary, as JSON.
+        predecessors: The objects that they replaced, as JSON.
     """
 
     id: str = field(metadata=PRIMARY_KEY)
@@ -133,8 +135,10 @@ class ExaminationRecord:
     first_received_at: float
     last_received_at: float
     due_at: float | None
+    runs: int
     revision: int
     inputs: str
+    objects: str
     predecessors: str
 
 

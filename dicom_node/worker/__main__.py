@@ -39,6 +39,7 @@ from dicom_node.journal.work_queue import (
     APPLICATION,
     DELIVER,
     QUEUES,
+    SUMMARIZE,
     VERSION,
     queues_with_work,
 )
@@ -301,7 +302,8 @@ def _run_maintenance(
     # This journal does not repeat a call if the database fails. Later rounds repeat a
     # task that failed.
     storage, destinations = settings.storage, settings.destinations
-    journal = Journal(engine, storage.directory, destinations)
+    quiet_s = settings.exam.quiet_s
+    journal = Journal(engine, storage.directory, destinations, quiet_s=quiet_s)
     is_first, rounds = name.endswith(":0"), 0
     while not stop.wait(MAINTENANCE_INTERVAL_S):
         tasks: list[Callable[[], object]] = [
@@ -311,6 +313,7 @@ def _run_maintenance(
         if rounds % CLEANUP_EVERY == 0:
             tasks += [
                 partial(delete_finished_workflows, journal),
+                journal.examinations.assign_missing,
                 release_future_workflows_after_clock_change,
                 partial(delete_expired_instances, engine, settings),
             ]
@@ -342,6 +345,7 @@ def _work(
         settings.storage.directory,
         settings.destinations,
         retry_until_available,
+        quiet_s=settings.exam.quiet_s,
     )
     return Work(
         settings,
@@ -397,7 +401,8 @@ def _open_queues(settings: Settings) -> None:
     )
     # The separate lane takes two instances: while one is decoded, the other waits for
     # the decoder, and not for the next poll.
-    for lane, concurrency in ((ANALYZE_SEPARATELY, 2), (ANALYZE_SLOWLY, 1)):
+    ones = (ANALYZE_SEPARATELY, 2), (ANALYZE_SLOWLY, 1), (SUMMARIZE, 1)
+    for lane, concurrency in ones:
         DBOS.register_queue(
             lane, worker_concurrency=concurrency, polling_interval_sec=SLOW_POLL_S
         )

@@ -15,6 +15,7 @@ from config.settings import Settings
 from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
+from dicom_node.journal.work_queue import SUMMARIZE
 from dicom_node.storage.database import Engine
 from dicom_node.storage.orphans import remove_orphans
 from dicom_node.storage.spool import Spool
@@ -115,6 +116,8 @@ def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
     )
     # The id is enough, even if the arguments cannot be read: see journal/work_queue.py.
     match workflow.workflow_id.split(":"):
+        case [work, examination_id, run] if work == SUMMARIZE:
+            journal.examinations.fail(examination_id, int(run), reason)
         case [_, instance_id, run]:
             failed = Conclusion(InstanceState.FAILED, reason)
             journal.analyses.conclude(instance_id, int(run), failed)

@@ -13,11 +13,7 @@ import logging
 from dbos import DBOS, WorkflowStatus
 
 from dicom_node.journal.work_queue import (
-    ANALYZE,
-    ANALYZE_LAST,
-    ANALYZE_SEPARATELY,
-    ANALYZE_SLOWLY,
-    DELIVER,
+    WORKFLOWS,
     queue_of,
 )
 from dicom_node.storage.database import Engine, reading, try_lock
@@ -68,7 +64,7 @@ def requeue_stalled_work(engine: Engine, name: str) -> int:
 def _pending_workflows() -> list[WorkflowStatus]:
     return DBOS.list_workflows(
         status="PENDING",
-        name=[ANALYZE, ANALYZE_SEPARATELY, ANALYZE_LAST, ANALYZE_SLOWLY, DELIVER],
+        name=[*WORKFLOWS],
         load_input=False,
         load_output=False,
     )

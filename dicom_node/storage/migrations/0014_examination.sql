@@ -7,9 +7,11 @@ CREATE TABLE examination (
     first_received_at DOUBLE PRECISION NOT NULL,
     last_received_at DOUBLE PRECISION NOT NULL,
     due_at DOUBLE PRECISION,            -- when the summary is due; NULL: not wanted
+    runs INTEGER NOT NULL,              -- how often a summary was requested
     revision INTEGER NOT NULL,          -- number of different summaries, from 0
     inputs TEXT NOT NULL,               -- digest of what the last summary was made from
-    predecessors TEXT NOT NULL,         -- JSON: the objects that the last one replaces
+    objects TEXT NOT NULL,              -- JSON: the objects of the last summary
+    predecessors TEXT NOT NULL,         -- JSON: the objects that it replaced
     UNIQUE (study_instance_uid, patient_key)
 );
 CREATE INDEX examination_by_arrival ON examination (last_received_at);

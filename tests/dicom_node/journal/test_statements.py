@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 # journal. They include the four with which DBOS queues the analysis and the delivery,
 # but not those with which a worker of DBOS takes and ends the work.
 MOST_STATEMENTS = {
-    "record": 8,
+    "record": 9,
     "begin analysis": 4,
     "refuse_analyzed": 1,
     "record_result": 13,

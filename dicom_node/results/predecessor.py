@@ -1,0 +1,22 @@
+"""An object of an earlier examination summary, which a later summary replaces."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """An object of an earlier revision of the examination summary.
+
+    Attributes:
+        sop_class_uid: SOP Class UID (0008,0016).
+        sop_instance_uid: SOP Instance UID (0008,0018).
+        series_instance_uid: Series Instance UID (0020,000E).
+        revision: The revision that the object belongs to, from 1.
+        image_count: The number of images of that revision.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    revision: int
+    image_count: int
