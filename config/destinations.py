@@ -29,8 +29,14 @@ URL = re.compile(
     r"(:(?P<port>\d{1,5}))?(/[!-~]*)?"
 )
 ResultKind = Literal[
-    "secondary_capture", "presentation_state", "structured_report", "heatmap"
+    "secondary_capture",
+    "presentation_state",
+    "structured_report",
+    "heatmap",
+    "exam_summary",
+    "exam_report",
 ]
+"""The kinds of result. Those with "exam" are made once of all images of a study."""
 
 
 ConnectionTest = Literal["echo", "search"]
