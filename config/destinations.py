@@ -36,6 +36,7 @@ ResultKind = Literal[
     "exam_summary",
     "exam_report",
 ]
+"""The kinds of result. Those with "exam" are made once of all images of a study."""
 
 
 ConnectionTest = Literal["echo", "search"]

@@ -13,9 +13,11 @@ it compares them.
 """
 
 OVERLAY_FLAVOR, NOTICE_FLAVOR = "AI_OVERLAY", "AI_NOTICE"
+EXAMINATION_FLAVOR = "AI_EXAMINATION"
 """Value 4 of Image Type (0008,0008).
 
-The first is for an image with the finding, the second for a notice.
+The first is for an image with the finding, the second for a notice, and the third for a
+page of an examination summary.
 """
 
-FLAVORS = frozenset({OVERLAY_FLAVOR, NOTICE_FLAVOR})
+FLAVORS = frozenset({OVERLAY_FLAVOR, NOTICE_FLAVOR, EXAMINATION_FLAVOR})

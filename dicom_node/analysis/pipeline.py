@@ -35,7 +35,12 @@ from dicom_node.results.encode import (
     encode_file,
     encode_notice,
 )
-from dicom_node.results.result_kinds import NOTICE, ResultKind, kinds_for
+from dicom_node.results.result_kinds import (
+    NOTICE,
+    SECONDARY_CAPTURE,
+    ResultKind,
+    kinds_for,
+)
 from inference.classification.classifier import Classifier, self_test
 from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.drawing.result_image import Annotated, render
@@ -54,6 +59,9 @@ not by its name.
 """
 
 Check = Callable[[DecodedInstance], None]
+
+_DEFAULT_KINDS = (ResultKind(SECONDARY_CAPTURE),)
+"""The kinds of result objects without a destination, for the command `analyze`."""
 
 Report = Callable[[Radiograph, Finding], T]
 """Converts a finding to the output of the analysis."""
@@ -238,7 +246,7 @@ def make_pipeline(
         ),
         limits=worker,
         result_options=ResultOptions(
-            kinds=tuple(sorted(wanted)) or (ResultKind("secondary_capture"),),
+            kinds=tuple(sorted(wanted)) if settings.destinations else _DEFAULT_KINDS,
             long_side=settings.results.long_side,
             series_number=settings.results.series_number,
             window=worker.window,

@@ -156,7 +156,8 @@ class DecoderProcess:
             function: A function at the top level of a module, so that it can be
                 pickled. Its return annotation is the type of the result.
             *args: The arguments of the function. A `Path` must be a readable file. This
-                process opens the file, and the child gets a `ReceivedFile` instead.
+                process opens the file, and the child gets a `ReceivedFile` instead. The
+                arguments may contain at most MAX_FILES paths.
 
         Returns:
             The result of the function: plain values, arrays, or dataclasses of these.

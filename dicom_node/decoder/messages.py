@@ -47,6 +47,10 @@ from inference.plain_image import (
 MAX_HEAD = 16 * 2**20
 """Maximum bytes of a head. A list of 2,000 long attributes needs a third of them."""
 MAX_BUFFERS = 64
+MAX_FILES = 253
+"""Maximum number of open files in a call: SCM_MAX_FD of Linux, see unix(7)."""
+ROWS_AND_COLUMNS = 2
+"""The number of dimensions of an array with a type that does not state it."""
 MAX_TEXT = 1000
 """Maximum characters of the message of an error or of a log record."""
 
@@ -111,7 +115,8 @@ class Channel:
         Args:
             head: The first part.
             buffers: The other parts, as views of bytes.
-            files: Descriptors of open files to send with the message.
+            files: Descriptors of open files to send with the message, at most
+                MAX_FILES.
             deadline: Time limit, in seconds of time.monotonic().
 
         Raises:
@@ -161,16 +166,15 @@ class Channel:
         return head, [self._exactly(each, deadline) for each in lengths]
 
     def receive_call(self) -> tuple[bytearray, list[bytearray], list[int]]:
-        """Receive a call and at most one open file from the parent, which is trusted.
+        """Receive a call and its open files from the parent, which is trusted.
 
         Returns:
-            The head, the buffers, and a list with the descriptor of the file. The list
-            is empty if the call has no file.
+            The head, the buffers, and the descriptors of the files.
 
         Raises:
             EOFError: The parent has closed its end.
         """
-        first, files, _, _ = socket.recv_fds(self._socket, 1, 1)
+        first, files, _, _ = socket.recv_fds(self._socket, 1, MAX_FILES)
         if not first:
             raise EOFError
         rest = self._exactly(_HEAD.size - 1, math.inf)
@@ -261,10 +265,15 @@ def pack_call(call: object) -> tuple[bytes, list[memoryview], list[Path]]:
 
     Returns:
         The head, the buffers, and the paths of the files to open for the child.
+
+    Raises:
+        ValueError: There are more than MAX_FILES paths.
     """
     file = BytesIO()
     pickler = _CallPickler(file)
     pickler.dump(call)
+    if len(pickler.paths) > MAX_FILES:
+        raise ValueError(f"A call can have at most {MAX_FILES} files")
     return file.getvalue(), [each.raw() for each in pickler.buffers], pickler.paths
 
 
@@ -382,9 +391,10 @@ def unpack_result(
     """Build the result of a call from the values that the child sent.
 
     Args:
-        kind: The type of the result: bool, int, float, str, bytes, an array of rows and
-            columns, a dataclass, a tuple or list of these, or a union of one of these
-            and None. If it is Any, the result may be a str, int, float, bool or None.
+        kind: The type of the result: bool, int, float, str, bytes, an array, a
+            dataclass, a tuple or list of these, or a union of one of these and None. If
+            it is Any, the result may be a str, int, float, bool or None. An array has
+            rows and columns, or the number of dimensions that its type states.
         content: The JSON value that the child sent.
         buffers: The buffers that the child sent.
 
@@ -424,7 +434,9 @@ def _built(kind: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa:
         [kind] = [each for each in args if each is not type(None)]
         return _built(kind, value, buffers)
     if origin is np.ndarray:
-        return _array(get_args(args[1])[0], value, buffers)
+        dimensions = get_args(args[0])
+        count = ROWS_AND_COLUMNS if ... in dimensions else len(dimensions)
+        return _array(get_args(args[1])[0], count, value, buffers)
     if origin is list or args[1:] == (...,):
         each = [_built(args[0], one, buffers) for one in _expected(value, list)]
         return each if origin is list else tuple(each)
@@ -442,11 +454,16 @@ def _dataclass(made: type, value: Any, buffers: Sequence[bytearray]) -> Any:  # 
     return made(**parts)
 
 
-def _array(dtype: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401
-    """Build an array of rows and columns from its buffer number and shape."""
-    number, rows, columns = _expected(value, list)
-    shape = _expected(rows, int), _expected(columns, int)
-    if min(shape) < 1:
+def _array(
+    dtype: Any,  # noqa: ANN401
+    dimensions: int,
+    value: Any,  # noqa: ANN401
+    buffers: Sequence[bytearray],
+) -> Any:  # noqa: ANN401
+    """Build an array from its buffer number and shape."""
+    number, *sides = _expected(value, list)
+    shape = tuple(_expected(side, int) for side in sides)
+    if len(shape) != dimensions or min(shape) < 1:
         raise ValueError
     return np.frombuffer(_buffer(number, buffers), dtype).reshape(shape)
 

@@ -28,7 +28,8 @@ from PIL import Image, ImageFont
 import dicom_node.dataset.local_file
 import dicom_node.pixels.decode
 import dicom_node.pixels.rendering
-import dicom_node.results.encode  # noqa: F401 - a child cannot import any of these four
+import dicom_node.results.encode
+import dicom_node.results.examination_picture  # noqa: F401 - a child cannot import any
 from dicom_node.decoder.client import (
     LOG,
     LOGGED_PACKAGES,

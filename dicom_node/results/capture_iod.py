@@ -5,7 +5,7 @@ byte. `provenance.py` describes the source instance and the software. This modul
 the series, the pixels, and the SOP Instance UID, which is derived from all elements.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -100,19 +100,45 @@ def capture(
     of_source = source.instance.header.modality.strip().upper()
     uses_source = kind.modality == "source" and CODE_PATTERN.fullmatch(of_source)
     modality = of_source if uses_source else MODALITY
-    syntax = JPEGBaseline8Bit if kind.lossy else ExplicitVRLittleEndian
-    result = result_series(source, model, options, kind.name, modality)
-    result.SeriesDescription = picture.series
-    result.update(times(source))
-    result.update(equipment(source, model))
-    result.update(reference(source))
-    result.update(_captured(result))
-    result.update(_described(picture))
-    elements = (
+    described = result_series(source, model, options, kind.name, modality)
+    described.update(reference(source))
+    attributes = (
         empty(TYPE_2)
         | copied(source, (*TYPE_2, *TYPE_3))
         | anatomy(source)
         | picture.elements
+    )
+    picture = replace(picture, elements=attributes)
+    return encode_capture(source, model, picture, kind, described)
+
+
+def encode_capture(
+    source: Source,
+    model: ModelIdentity,
+    picture: Picture,
+    kind: ResultKind,
+    described: Dataset,
+) -> ResultObject:
+    """Return an image as a Secondary Capture, without attributes of a source.
+
+    Args:
+        source: The time of the object is the time at which this instance was received.
+        model: The model that the object names.
+        picture: The pixels and their description. `Picture.elements` contains all
+            attributes that are copied.
+        kind: The kind of the object, and whether the pixels are written as JPEG.
+        described: The series, and the references to the sources.
+    """
+    syntax = JPEGBaseline8Bit if kind.lossy else ExplicitVRLittleEndian
+    result = Dataset()
+    result.update(described)
+    result.SeriesDescription = picture.series
+    result.update(times(source))
+    result.update(equipment(source, model))
+    result.update(_captured(result))
+    result.update(_described(picture))
+    elements = (
+        picture.elements
         | encoded_dataset(result)
         | (_jpeg(picture) if kind.lossy else _native(picture))
     )

@@ -40,10 +40,22 @@ SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 
 WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
 WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
+SOME_WITH_FINDINGS = Code(
+    "111244", "DCM", "Not all algorithms succeeded; with findings"
+)
+SOME_WITHOUT_FINDINGS = Code(
+    "111243", "DCM", "Not all algorithms succeeded; without findings"
+)
+NO_RESULTS = Code("111245", "DCM", "No algorithms succeeded; without findings")
 """CID 6047, CAD Processing and Finding Summary."""
 
 OPERATING_POINT = Code("111081", "DCM", "CAD Operating Point Description")
 """As in TID 4023, CAD Operating Points."""
+
+EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
+"""As in TID 1500, Measurement Report."""
+
+SOURCE = Code("260753009", "SCT", "Source")
 
 COMMENT = Code("121106", "DCM", "Comment")
 

@@ -5,12 +5,21 @@ from collections.abc import Callable
 from dicom_node.dataset.part10 import pydicom_silenced
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.encoding import ResultObject, ResultOptions
+from dicom_node.results.exam_report import exam_report
+from dicom_node.results.exam_summary import exam_summary
+from dicom_node.results.examination import Examination
+from dicom_node.results.examination_source import read_examination
 from dicom_node.results.heatmap import KIND as HEATMAP
 from dicom_node.results.heatmap import heatmap
 from dicom_node.results.notice import notice
 from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
 from dicom_node.results.presentation_state import presentation_state
-from dicom_node.results.result_kinds import NOTICE, SECONDARY_CAPTURE
+from dicom_node.results.result_kinds import (
+    EXAM_REPORT,
+    EXAM_SUMMARY,
+    NOTICE,
+    SECONDARY_CAPTURE,
+)
 from dicom_node.results.secondary_capture import secondary_capture
 from dicom_node.results.source import Source, read_source
 from dicom_node.results.structured_report import KIND as STRUCTURED_REPORT
@@ -18,7 +27,13 @@ from dicom_node.results.structured_report import structured_report
 from inference.finding import Finding, ModelIdentity
 from inference.radiograph import Radiograph
 
-__all__ = ["ResultObject", "ResultOptions", "encode_file", "encode_notice"]
+__all__ = [
+    "ResultObject",
+    "ResultOptions",
+    "encode_examination",
+    "encode_file",
+    "encode_notice",
+]
 
 _Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject | None]
 
@@ -45,9 +60,9 @@ def encode_file(
         options: The objects to make, and their properties.
 
     Returns:
-        One object for each kind except notices, in the order of the kinds. The heatmap
-        is omitted if there is nothing to show. The same arguments give the same bytes
-        on machines with the same time zone.
+        One object for each kind, in the order of the kinds; notices and the kinds of
+        examinations are ignored. The heatmap is omitted if there is nothing to show.
+        The same arguments give the same bytes on machines with the same time zone.
 
     Raises:
         AnalysisError: The header cannot be read, names no study, or lacks attributes
@@ -95,3 +110,35 @@ def encode_notice(
             for kind in options.kinds
             if kind.object_type == NOTICE
         )
+
+
+def encode_examination(
+    examination: Examination, model: ModelIdentity, options: ResultOptions
+) -> tuple[ResultObject, ...]:
+    """Return DICOM objects that report all images of a study.
+
+    Args:
+        examination: The examination. Only the headers of its files are read.
+        model: The model of the node.
+        options: The objects to make, and their properties. Kinds that are made of
+            single images are ignored.
+
+    Returns:
+        The objects in the order of the kinds. An examination summary has one object for
+        each page, and all pages have the same kind. The same arguments give the same
+        bytes on machines with the same time zone, in any order of the images.
+
+    Raises:
+        AnalysisError: No header can be read, or none names a study. If some headers
+            cannot be read, the objects name those images, but do not copy their
+            attributes.
+    """
+    with pydicom_silenced():
+        read = read_examination(examination)
+        made: list[ResultObject] = []
+        for kind in options.kinds:
+            if kind.object_type == EXAM_SUMMARY:
+                made += exam_summary(read, model, options, kind)
+            elif kind.object_type == EXAM_REPORT:
+                made.append(exam_report(read, model, options))
+        return tuple(made)

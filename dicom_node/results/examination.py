@@ -6,11 +6,17 @@ The page (exam_summary.py) and the report (exam_report.py) show an examination.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.predecessor import Predecessor
 from inference.drawing.thumbnail import Thumbnail
 from inference.finding import Finding, OperatingPoint
+
+ResultName = Literal[
+    "definite", "doubtful", "none", "not_analyzed", "failed", "same_picture"
+]
+"""The names of the numbers in Counts."""
 
 MOST_IMAGES = 100
 """Maximum number of images that a page and a report list.
@@ -22,8 +28,10 @@ megabyte on the way to the decoder, and its row a megabyte on the way back.
 FAILED = "Failed"
 """The first text of `ExaminationImage.state_and_reason` if the analysis failed."""
 
-_SERIOUSNESS = "definite", "doubtful", "failed", "not_analyzed", "none", "same_picture"
-"""The names of the numbers in Counts. If images are omitted, the last ones are."""
+_SERIOUSNESS: tuple[ResultName, ...] = (
+    *("definite", "doubtful", "failed", "not_analyzed", "none", "same_picture"),
+)
+"""If there are too many images, those with the last names are not listed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,82 +175,11 @@ def conclude(
     return Examination(tuple(listed), revision, tuple(predecessors), _count(others))
 
 
-def headline(counts: Counts) -> str:
-    """Return the most serious answer, and the numbers of images, as one sentence.
-
-    For example, "Fracture suspected in 2 of 4 analyzed images (1 definite, 1 doubtful);
-    1 image was not analyzed".
-    """
-    return "; ".join((answer_text(counts), *unanswered_texts(counts)))
-
-
-def answer_text(counts: Counts) -> str:
-    """Return the part of the headline about the analyzed images."""
-    if not counts.analyzed:
-        return "No image was analyzed"
-    images = _images(counts.analyzed, "analyzed ")
-    if not counts.fractures:
-        return f"No fracture suspected in {images}"
-    kinds = (counts.definite, "definite"), (counts.doubtful, "doubtful")
-    numbers = ", ".join(f"{number} {kind}" for number, kind in kinds if number)
-    return f"Fracture suspected in {counts.fractures} of {images} ({numbers})"
-
-
-def unanswered_texts(counts: Counts) -> list[str]:
-    """Return the parts of the headline about the images without an answer."""
-    texts = []
-    if number := counts.not_analyzed:
-        texts.append(f"{_images(number)} {_were(number)} not analyzed")
-    if number := counts.failed:
-        texts.append(f"the analysis of {_images(number)} failed")
-    return texts
-
-
 def _rank(image: ExaminationImage) -> int:
     return _SERIOUSNESS.index(result_name(image))
 
 
-def _images(number: int, kind: str = "") -> str:
-    return f"{number} {kind}image{'' if number == 1 else 's'}"
-
-
-def _were(number: int) -> str:
-    return "was" if number == 1 else "were"
-
-
-def revision_text(examination: Examination) -> str:
-    """Return the revision, and which one it replaces, as a sentence.
-
-    The text is empty for the first revision.
-    """
-    if not examination.predecessors:
-        return ""
-    last = max(examination.predecessors, key=lambda each: each.revision)
-    return (
-        f"Revision {examination.revision} of the examination summary. It replaces "
-        f"revision {last.revision} ({_images(last.image_count)})."
-    )
-
-
-def unlisted_text(examination: Examination) -> str:
-    """Return the numbers of the images that are not listed; empty if there are none."""
-    counts = examination.unlisted
-    if not counts.total:
-        return ""
-    kinds = {
-        "definite": counts.definite,
-        "doubtful": counts.doubtful,
-        "no fracture suspected": counts.none,
-        "not analyzed": counts.not_analyzed,
-        "failed": counts.failed,
-        "same picture as another image": counts.same_picture,
-    }
-    numbers = ", ".join(f"{kind}: {number}" for kind, number in kinds.items() if number)
-    verb = "is" if counts.total == 1 else "are"
-    return f"{_images(counts.total, 'further ')} {verb} not listed ({numbers})."
-
-
-def result_name(image: ExaminationImage) -> str:
+def result_name(image: ExaminationImage) -> ResultName:
     """Return the name of the number in Counts that an image belongs to."""
     if image.same_picture_as:
         return "same_picture"
@@ -253,7 +190,7 @@ def result_name(image: ExaminationImage) -> str:
 
 
 def _count(images: Iterable[ExaminationImage]) -> Counts:
-    return Counts(**Counter(map(result_name, images)))
+    return Counts(**Counter(str(result_name(each)) for each in images))
 
 
 def _with_known_pictures(

@@ -57,7 +57,7 @@ from inference.radiograph import Radiograph
 TRACKING = "AI assessment for fracture"
 """Tracking Identifier (112039, DCM) of the measurement group."""
 
-_PRESENCE = {
+PRESENCE_CODES = {
     OperatingPoint.NONE: ABSENT,
     OperatingPoint.DOUBTFUL: SUSPECTED,
     OperatingPoint.DEFINITE: PRESENT,
@@ -79,9 +79,11 @@ def measurement_report(
     """
     with warnings.catch_warnings(action="ignore"):  # about invalid UIDs of the source
         report = MeasurementReport(
-            observation_context=_observer(finding.model),
+            observation_context=observer(finding.model),
             procedure_reported=RADIOGRAPH,
-            imaging_measurements=[_group(source, radiograph, finding)],
+            imaging_measurements=[
+                measurement_group(source, radiograph.source_shape, finding)
+            ],
         )
         return Dataset(report[0])
 
@@ -97,7 +99,7 @@ def load_tables() -> None:
     ImageRegion(GraphicTypeValues.POLYLINE, triangle, SourceImageForRegion(*image))
 
 
-def _observer(model: ModelIdentity) -> ObservationContext:
+def observer(model: ModelIdentity) -> ObservationContext:
     """Return the observer: the device that made the observation (TID 1004)."""
     device = DeviceObserverIdentifyingAttributes(
         uid=derived_uid("model", model.digest),
@@ -110,18 +112,28 @@ def _observer(model: ModelIdentity) -> ObservationContext:
     )
 
 
-def _group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
-    """Return the measurement group of the radiograph.
+def measurement_group(
+    source: Source, source_shape: tuple[int, int] | None, finding: Finding
+) -> Any:  # noqa: ANN401
+    """Return the measurement group of a radiograph.
 
     If the finding has an arrow, the group is about a region of the image (TID 1410).
-    Otherwise the group is about the whole image (TID 1501).
+    Otherwise, or if the size of the image is not known, the group is about the whole
+    image (TID 1501).
+
+    Args:
+        source: The instance that was analyzed.
+        source_shape: (rows, columns) of the stored image; None if it is not known.
+        finding: The finding for the radiograph.
     """
-    group = _coded_group(source, radiograph, finding)
+    group = _coded_group(source, source_shape, finding)
     group[0].ContentSequence.extend(_sentences(finding))
     return group
 
 
-def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
+def _coded_group(
+    source: Source, source_shape: tuple[int, int] | None, finding: Finding
+) -> Any:  # noqa: ANN401
     header = source.instance.header
     image = header.sop_class_uid, header.sop_instance_uid
     arguments: dict[str, Any] = {
@@ -137,18 +149,18 @@ def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> An
         "finding_sites": _sites(source),
         "measurements": [Measurement(PROBABILITY, _rounded(finding), NO_UNITS)],
         "qualitative_evaluations": [
-            QualitativeEvaluation(PRESENCE, _PRESENCE[finding.operating_point]),
+            QualitativeEvaluation(PRESENCE, PRESENCE_CODES[finding.operating_point]),
             QualitativeEvaluation(
                 SUMMARY, WITH_FINDINGS if finding.is_fracture else WITHOUT_FINDINGS
             ),
         ],
     }
-    if finding.arrow is None:
+    if finding.arrow is None or source_shape is None:
         referenced = SourceImageForMeasurementGroup(*image)
         return MeasurementsAndQualitativeEvaluations(
             source_images=[referenced], **arguments
         )
-    rows, columns = radiograph.source_shape
+    rows, columns = source_shape
     contour = outline(finding.saliency, (columns, rows))
     region = ImageRegion(
         GraphicTypeValues.POLYLINE,

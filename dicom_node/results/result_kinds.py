@@ -6,11 +6,18 @@ from typing import Literal
 from config.destinations import Destination
 
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
+EXAM_SUMMARY, EXAM_REPORT = "exam_summary", "exam_report"
 
 EXAM_SUMMARY, EXAM_REPORT = "exam_summary", "exam_report"
 
 CAPTURES = SECONDARY_CAPTURE, NOTICE
-"""Object types that are Secondary Captures. Each of them has several kinds."""
+"""Object types that are Secondary Captures of one image.
+
+Each of them has several kinds.
+"""
+
+EXAMINATIONS = EXAM_SUMMARY, EXAM_REPORT
+"""Object types that are made for a whole examination instead of one image."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -19,7 +26,7 @@ class ResultKind:
 
     Attributes:
         object_type: "heatmap", "presentation_state", "secondary_capture",
-            "structured_report" or "notice".
+            "structured_report", "notice", "exam_summary" or "exam_report".
         modality: The Modality (0008,0060) of a Secondary Capture: "OT", or "source" for
             the modality of the source.
         lossy: Whether the pixels of a Secondary Capture are written as JPEG.
@@ -47,6 +54,8 @@ _LABELS = {
     HEATMAP: "Heatmap",
     "presentation_state": "Presentation State",
     "structured_report": "Structured Report",
+    EXAM_SUMMARY: "Examination Summary",
+    EXAM_REPORT: "Examination Report",
 }
 
 
@@ -63,14 +72,17 @@ def wants_summary(destination: Destination) -> bool:
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
-    """Return the kinds of the objects to make for a destination.
+    """Return the kinds of the objects to make of each image for a destination.
 
     The settings name the types of objects that a destination gets. A destination that
     gets no negative results also gets notices. Without notices, a study without a
-    result would look negative.
+    result would look negative. A destination that gets only objects about examinations
+    gets no notices, because those objects name the images without a result.
     """
-    types: list[str] = [*destination.results]
-    if not destination.send_negative:
+    types: list[str] = [
+        each for each in destination.results if each not in EXAMINATIONS
+    ]
+    if types and not destination.send_negative:
         types.append(NOTICE)
     lossy = destination.transfer_syntax == "jpeg_baseline"
     return frozenset(
@@ -78,4 +90,17 @@ def kinds_for(destination: Destination) -> frozenset[ResultKind]:
         if each in CAPTURES
         else ResultKind(each)
         for each in types
+    )
+
+
+def examination_kinds_for(destination: Destination) -> frozenset[ResultKind]:
+    """Return the kinds of the objects to make of each examination for a destination.
+
+    The modality of an examination summary is always "OT", because its images may have
+    several modalities.
+    """
+    lossy = destination.transfer_syntax == "jpeg_baseline"
+    types = set(destination.results) & set(EXAMINATIONS)
+    return frozenset(
+        ResultKind(each, lossy=lossy and each == EXAM_SUMMARY) for each in types
     )

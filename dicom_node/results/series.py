@@ -48,6 +48,38 @@ def result_series(
     return series
 
 
+def examination_series(
+    study_instance_uid: str,
+    model: ModelIdentity,
+    options: ResultOptions,
+    kind: str,
+    modality: str,
+) -> Dataset:
+    """Return Modality, Series Instance UID and Series Number of an examination object.
+
+    All revisions for a study that differ only in their images are in one series.
+
+    Args:
+        study_instance_uid: The Study Instance UID of the examination.
+        model: The model that made the findings.
+        options: The options; only the Series Number is used.
+        kind: `ResultKind.name` of the object.
+        modality: The Modality (0008,0060) of the object.
+    """
+    series = Dataset()
+    series.Modality = modality
+    series.SeriesInstanceUID = derived_uid(
+        "examination series",
+        study_instance_uid,
+        model.digest,
+        kind,
+        modality,
+        str(options.series_number),
+    )
+    series.SeriesNumber = options.series_number
+    return series
+
+
 def check_series(source: Source, label: str) -> None:
     """Check that a source has a series, which a result must reference.
 

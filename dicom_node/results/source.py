@@ -89,7 +89,8 @@ IMAGE_TYPE_3 = (
 _READ_TOO = (
     "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
     "ImagerPixelSpacing", "LossyImageCompression", "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod", "SeriesInstanceUID", "BodyPartExamined",
+    "LossyImageCompressionMethod", "SeriesInstanceUID", "SeriesNumber",
+    "BodyPartExamined",
     "Laterality", "ImageLaterality", "AnatomicRegionSequence",
     # Attributes that determine how the pixels are displayed
     "SOPClassUID", "PhotometricInterpretation", "PixelAspectRatio",

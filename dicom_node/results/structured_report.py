@@ -47,7 +47,7 @@ SERIES_DESCRIPTION = "AI fracture report - not for diagnosis"
 
 _NOT_IN_REPORTS = ("RequestAttributesSequence",)
 
-_REQUEST = (
+REQUEST = (
     *("AccessionNumber", "PlacerOrderNumberImagingServiceRequest"),
     *("FillerOrderNumberImagingServiceRequest", "RequestedProcedureID"),
     *("RequestedProcedureDescription", "RequestedProcedureCodeSequence"),
@@ -60,9 +60,7 @@ _REQUEST_TYPE_3 = (
     *("OrderFillerIdentifierSequence", "ReasonForTheRequestedProcedure"),
 )
 
-_REQUEST_TAGS = {
-    Tag(each) for each in (*_REQUEST, *_REQUEST_TYPE_3, "StudyInstanceUID")
-}
+_REQUEST_TAGS = {Tag(each) for each in (*REQUEST, *_REQUEST_TYPE_3, "StudyInstanceUID")}
 
 
 def structured_report(
@@ -119,7 +117,16 @@ def _document(source: Source) -> Dataset:
 
 
 def _requests(source: Source) -> Elements:
-    """Return the orders of the source as Referenced Request Sequence (PS3.3 C.17.2).
+    """Return the orders of the source as Referenced Request Sequence (PS3.3 C.17.2)."""
+    items = request_items(source)
+    if not items:
+        return {}
+    tag = Tag("ReferencedRequestSequence")
+    return {tag: encoded_sequence(tag, *items)}
+
+
+def request_items(source: Source) -> list[Elements]:
+    """Return the orders of a source as items of Referenced Request Sequence.
 
     Each item of Request Attributes Sequence of the source is one order.
     """
@@ -128,8 +135,5 @@ def _requests(source: Source) -> Elements:
         order = copied_item(source, "RequestAttributesSequence", number)
         request = {tag: value for tag, value in order.items() if tag in _REQUEST_TAGS}
         study = copied(source, ["StudyInstanceUID"])
-        items.append(empty(_REQUEST) | study | request)
-    if not items:
-        return {}
-    tag = Tag("ReferencedRequestSequence")
-    return {tag: encoded_sequence(tag, *items)}
+        items.append(empty(REQUEST) | study | request)
+    return items

@@ -57,7 +57,7 @@ def draw_sentences(
     lines = [
         (line, each)
         for each in sentences
-        for line in _wrapped(each.text, _font(each.size, size), width - 2 * margin)
+        for line in wrap(each.text, _font(each.size, size), width - 2 * margin)
     ]
     rows = sum(_height(each, size) for _, each in lines) + 2 * margin
     band = Image.new("RGB", (width, rows), _BACKGROUND)
@@ -90,7 +90,7 @@ def _height(sentence: Sentence, size: int) -> int:
     return round(1.45 * sentence.size * size)
 
 
-def _wrapped(text: str, font: Font, width: int) -> list[str]:
+def wrap(text: str, font: Font, width: int) -> list[str]:
     """Break a sentence into lines of at most `width` pixels.
 
     Lines end between words, but a word that is wider than a line is broken, too.
@@ -104,9 +104,10 @@ def _wrapped(text: str, font: Font, width: int) -> list[str]:
 
 
 def _font(relative: float, size: int) -> Font:
-    return _loaded(round(relative * size))
+    return load_font(round(relative * size))
 
 
 @lru_cache(maxsize=64)
-def _loaded(size: int) -> Font:
+def load_font(size: int) -> Font:
+    """Return the font with a size in pixels."""
     return ImageFont.load_default(size)

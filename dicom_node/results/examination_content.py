@@ -1,0 +1,166 @@
+"""The content of the report on an examination (PS3.16 TID 1500)."""
+
+import warnings
+from typing import Any
+
+from highdicom.sr import (
+    CodedConcept,
+    ContainerContentItem,
+    ContentSequence,
+    ImageContentItem,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+
+from dicom_node.results.codes import (
+    COMMENT,
+    EVALUATIONS,
+    NO_RESULTS,
+    OPERATING_POINT,
+    PRESENCE,
+    RADIOGRAPH,
+    SOME_WITH_FINDINGS,
+    SOME_WITHOUT_FINDINGS,
+    SOURCE,
+    SUMMARY,
+    WITH_FINDINGS,
+    WITHOUT_FINDINGS,
+)
+from dicom_node.results.examination import Counts
+from dicom_node.results.examination_source import ExaminationSource, SourceImage
+from dicom_node.results.examination_text import (
+    headline,
+    outcome,
+    revision_text,
+    unlisted_text,
+)
+from dicom_node.results.measurement_report import (
+    PRESENCE_CODES,
+    TRACKING,
+    measurement_group,
+    observer,
+)
+from dicom_node.results.provenance import plain
+from dicom_node.uids import derived_uid
+from inference.drawing.caption import DISCLAIMER
+from inference.finding import ModelIdentity
+
+LONGEST_TEXT = 1024
+"""Maximum number of characters of a text in the report."""
+
+def examination_content(read: ExaminationSource, model: ModelIdentity) -> Dataset:
+    """Return the content of the report on an examination.
+
+    Args:
+        read: The examination.
+        model: The model of the node.
+
+    Returns:
+        The root content item, a container. All texts in it are ASCII.
+    """
+    with warnings.catch_warnings(action="ignore"):  # about invalid UIDs of the sources
+        root = _measurements(read, model)
+        root.ContentSequence.append(_evaluations(read))
+    return root
+
+
+def _measurements(read: ExaminationSource, model: ModelIdentity) -> Dataset:
+    """Return the root with one measurement group for each analyzed image."""
+    groups = [_group(each) for each in read.images if _has_group(each)]
+    # highdicom requires a group. If there is none, the container with the placeholder
+    # is removed, because TID 1500 allows no empty one.
+    report = MeasurementReport(
+        observation_context=observer(model),
+        procedure_reported=RADIOGRAPH,
+        imaging_measurements=groups or [_placeholder()],
+    )
+    root = Dataset(report[0])
+    if not groups:
+        root.ContentSequence.pop()
+    return root
+
+
+def _placeholder() -> Any:  # noqa: ANN401 - a template of highdicom
+    """Return a measurement group without content."""
+    uid = derived_uid("placeholder")
+    return MeasurementsAndQualitativeEvaluations(TrackingIdentifier(uid, TRACKING))
+
+
+def _has_group(each: SourceImage) -> bool:
+    counts = each.image.finding and not each.image.same_picture_as
+    return bool(counts and each.can_be_referenced)
+
+
+def _group(each: SourceImage) -> Any:  # noqa: ANN401 - one of two templates
+    """Return the measurement group of an image, with a sentence that names it."""
+    finding, thumbnail = each.image.finding, each.image.thumbnail
+    assert finding is not None  # noqa: S101 - see _has_group
+    shape = thumbnail.source_shape if thumbnail else None
+    group = measurement_group(each.source, shape, finding)
+    group[0].ContentSequence.append(_text(COMMENT, each.label))
+    return group
+
+
+def _evaluations(read: ExaminationSource) -> ContainerContentItem:
+    """Return the answer for the examination, and the images without a result."""
+    examination = read.examination
+    container = ContainerContentItem(
+        CodedConcept.from_code(EVALUATIONS),
+        relationship_type=RelationshipTypeValues.CONTAINS,
+    )
+    content = ContentSequence()
+    if point := examination.answer:
+        content.extend(QualitativeEvaluation(PRESENCE, PRESENCE_CODES[point]))
+    content.extend(QualitativeEvaluation(SUMMARY, _summary(examination.counts)))
+    if point:
+        content.append(_text(OPERATING_POINT, point.value))
+    sentences = (
+        f"{headline(examination.counts)}. {DISCLAIMER}.",
+        revision_text(examination),
+        unlisted_text(examination),
+    )
+    content.extend(_text(COMMENT, each) for each in sentences if each)
+    content.extend(
+        _without_group(each, read) for each in read.images if not _has_group(each)
+    )
+    container.ContentSequence = content
+    return container
+
+
+def _without_group(each: SourceImage, read: ExaminationSource) -> TextContentItem:
+    """Return the answer or the reason for an image that has no measurement group."""
+    answer, details = outcome(each.image, read.numbers)
+    item = _text(COMMENT, f"{each.label}: {answer}. {details}")
+    if each.can_be_referenced:
+        header = each.image.instance.header
+        reference = ImageContentItem(
+            CodedConcept.from_code(SOURCE),
+            header.sop_class_uid,
+            header.sop_instance_uid,
+            relationship_type=RelationshipTypeValues.INFERRED_FROM,
+        )
+        item.ContentSequence = ContentSequence([reference])
+    return item
+
+
+def _summary(counts: Counts) -> Code:
+    """Return the code for the success of the analyses, and for findings."""
+    if not counts.analyzed:
+        return NO_RESULTS
+    if counts.unanswered:
+        return SOME_WITH_FINDINGS if counts.fractures else SOME_WITHOUT_FINDINGS
+    return WITH_FINDINGS if counts.fractures else WITHOUT_FINDINGS
+
+
+def _text(name: Code, text: str) -> TextContentItem:
+    return TextContentItem(
+        CodedConcept.from_code(name),
+        plain(text, LONGEST_TEXT),
+        RelationshipTypeValues.CONTAINS,
+    )

@@ -1,0 +1,114 @@
+"""The sentences of the page and the report about an examination."""
+
+from collections.abc import Mapping
+
+from dicom_node.results.examination import Counts, Examination, ExaminationImage
+from dicom_node.results.notice import LONGEST_REASON
+from dicom_node.results.provenance import plain
+from inference.drawing.caption import percent
+from inference.finding import Finding, OperatingPoint
+
+_ANSWERS = {
+    OperatingPoint.DEFINITE: "Definite fracture",
+    OperatingPoint.DOUBTFUL: "Doubtful fracture",
+    OperatingPoint.NONE: "No fracture",
+}
+
+
+def headline(counts: Counts) -> str:
+    """Return the most serious answer, and the numbers of images, as one sentence.
+
+    For example, "Fracture suspected in 2 of 4 analyzed images (1 definite, 1 doubtful);
+    1 image was not analyzed".
+    """
+    return "; ".join((answer_text(counts), *unanswered_texts(counts)))
+
+
+def answer_text(counts: Counts) -> str:
+    """Return the part of the headline about the analyzed images."""
+    if not counts.analyzed:
+        kinds = (counts.not_analyzed, "not analyzed"), (counts.failed, "failed")
+        numbers = ", ".join(f"{number} {kind}" for number, kind in kinds if number)
+        return f"No image was analyzed ({numbers})"
+    images = _images(counts.analyzed, "analyzed ")
+    if not counts.fractures:
+        return f"No fracture suspected in {images}"
+    kinds = (counts.definite, "definite"), (counts.doubtful, "doubtful")
+    numbers = ", ".join(f"{number} {kind}" for number, kind in kinds if number)
+    return f"Fracture suspected in {counts.fractures} of {images} ({numbers})"
+
+
+def unanswered_texts(counts: Counts) -> list[str]:
+    """Return the parts of the headline about the images without an answer.
+
+    The list is empty if no image was analyzed, because `answer_text` states that.
+    """
+    if not counts.analyzed:
+        return []
+    texts = []
+    if number := counts.not_analyzed:
+        texts.append(f"{_images(number)} {_were(number)} not analyzed")
+    if number := counts.failed:
+        texts.append(f"the analysis of {_images(number)} failed")
+    return texts
+
+
+def outcome(image: ExaminationImage, numbers: Mapping[str, int]) -> tuple[str, str]:
+    """Return the answer, and the probability or the reason, as texts.
+
+    Args:
+        image: The image.
+        numbers: The number of each image of the examination, by the id of its instance.
+    """
+    if image.same_picture_as:
+        number = numbers.get(image.same_picture_as)
+        other = f"image {number}" if number else "another image"
+        return f"Same picture as {other}", "It is counted once."
+    if image.finding:
+        return _ANSWERS[image.finding.operating_point], _probability(image.finding)
+    state, reason = image.state_and_reason or ("", "")
+    return plain(state), plain(reason, LONGEST_REASON)
+
+
+def _probability(finding: Finding) -> str:
+    return f"Probability of a fracture {percent(finding.probability)}"
+
+
+def _images(number: int, kind: str = "") -> str:
+    return f"{number} {kind}image{'' if number == 1 else 's'}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def revision_text(examination: Examination) -> str:
+    """Return the revision, and which one it replaces, as a sentence.
+
+    The text is empty for the first revision.
+    """
+    if not examination.predecessors:
+        return ""
+    last = max(examination.predecessors, key=lambda each: each.revision)
+    return (
+        f"Revision {examination.revision} of the examination summary. It replaces "
+        f"revision {last.revision} ({_images(last.image_count)})."
+    )
+
+
+def unlisted_text(examination: Examination) -> str:
+    """Return the numbers of the images that are not listed; empty if there are none."""
+    counts = examination.unlisted
+    if not counts.total:
+        return ""
+    kinds = {
+        "definite": counts.definite,
+        "doubtful": counts.doubtful,
+        "no fracture suspected": counts.none,
+        "not analyzed": counts.not_analyzed,
+        "failed": counts.failed,
+        "same picture as another image": counts.same_picture,
+    }
+    numbers = ", ".join(f"{kind}: {number}" for kind, number in kinds.items() if number)
+    verb = "is" if counts.total == 1 else "are"
+    return f"{_images(counts.total, 'further ')} {verb} not listed ({numbers})."
