@@ -32,7 +32,7 @@ from dicom_node.journal.state_machine import (
     request_object,
 )
 from dicom_node.journal.states import DeliveryTrigger, ObjectTrigger
-from dicom_node.results.result_kinds import HEATMAP, NOTICE, kinds_for
+from dicom_node.results.result_kinds import HEATMAP, NOTICE, kinds_for, names_for
 from dicom_node.storage.database import upsert, writing
 from dicom_node.storage.records import DeliveryRecord, InstanceRecord, ResultRecord
 from dicom_node.storage.tables import (
@@ -165,7 +165,7 @@ class Deliveries:
         has_result = row.probability is not None
         negative = has_result and row.operating_point == OperatingPoint.NONE
         for name, destination in self._destinations.items():
-            wanted = {each.name for each in kinds_for(destination)}
+            wanted = names_for(destination)
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             gets_negative = destination.send_negative or name in recipients
             if uids and (gets_negative or not negative):
@@ -213,7 +213,7 @@ class Deliveries:
                 note(connection, instance_id, EventKind.SEND_AGAIN, "")
                 self.queue_all(connection, instance_id)
                 return True
-            wanted = {each.name for each in kinds_for(self._destinations[destination])}
+            wanted = names_for(self._destinations[destination])
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             if uids:
                 again, key = DeliveryTrigger.SEND_AGAIN, (instance_id, destination)

@@ -20,7 +20,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from config.destinations import Destination
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.deliveries import Deliveries, StoredResult
@@ -30,7 +29,6 @@ from dicom_node.patient import folded
 from dicom_node.pixels.screening import is_capture
 from dicom_node.results.overlay_data import OverlayData, overlay_in
 from dicom_node.results.predecessor import Predecessor
-from dicom_node.results.result_kinds import wants_summary
 from dicom_node.storage.database import reading, upsert, writing
 from dicom_node.storage.records import ExaminationRecord, InstanceRecord, ResultRecord
 from dicom_node.storage.tables import (
@@ -76,6 +74,7 @@ class SummaryInputs:
 
     Attributes:
         record: The summary.
+        patient_key: `patient_key` of the patient.
         images: The images that count, in the order of their receipt. Results of the
             node that came back do not count, nor do instances for which nobody expects
             a result, nor earlier revisions of an image.
@@ -86,6 +85,7 @@ class SummaryInputs:
     """
 
     record: InstanceRecord
+    patient_key: str
     images: Sequence[ImageOutcome]
     digest: str
     revision: int
@@ -114,12 +114,11 @@ class SummaryAnswer:
 class Examinations:
     """Assigns images to examinations, and requests, starts and ends their summaries."""
 
-    def __init__(  # noqa: PLR0913 - the parts of the journal
+    def __init__(
         self,
         engine: sa.Engine,
         machine: StateMachine,
         deliveries: Deliveries,
-        destinations: Sequence[Destination],
         quiet_s: float,
         until_available: UntilAvailable,
     ) -> None:
@@ -127,7 +126,7 @@ class Examinations:
         self._engine = engine
         self._machine = machine
         self._deliveries = deliveries
-        self._is_on = quiet_s > 0 and any(map(wants_summary, destinations))
+        self._is_on = quiet_s > 0
         self._quiet_s = quiet_s
 
     def add_image(self, connection: sa.Connection, received: ReceivedInstance) -> str:
@@ -163,7 +162,7 @@ class Examinations:
 
         Administrators resend images to recover lost results, summaries included.
         """
-        if not is_capture(row.sop_class_uid):
+        if self._is_on and not is_capture(row.sop_class_uid):
             self._request_by_id(connection, row.examination_id, self._quiet_s)
 
     def image_ended(self, connection: sa.Connection, row: InstanceRecord) -> None:
@@ -173,20 +172,19 @@ class Examinations:
             connection: Connection in the transaction that ended the analysis.
             row: The image after the transition.
         """
-        if not self._is_on or row.examination_id is None:
-            return
-        examined = _locked(connection, row.examination_id)
-        if examined is None:
-            return
-        now, due_at = time.time(), examined.due_at or 0.0
-        query = sa.select(instance.c.state).where(instance.c.id == examined.id)
-        state = connection.execute(query).scalar()
-        if state == InstanceState.RECEIVED:
-            # Otherwise the run that is already queued finds this result.
-            if due_at - now < CLOCK_TOLERANCE_S:
-                self._request_by_id(connection, examined.id, max(due_at - now, 0.0))
-        elif not row.not_meant:
-            self._request_by_id(connection, examined.id, self._quiet_s)
+        query = sa.select(instance.c.state, examination.c.due_at).where(
+            instance.c.id == row.examination_id, examination.c.id == instance.c.id
+        )
+        found = connection.execute(query).one_or_none()
+        if found is not None and found.state == InstanceState.RECEIVED:
+            # If the summary is due later, its run finds this result. A run that is due
+            # has found this analysis unfinished, and has ended.
+            remaining_s = (found.due_at or 0.0) - time.time()
+            if remaining_s < CLOCK_TOLERANCE_S:
+                delay_s = max(remaining_s, 0.0)
+                self._request_by_id(connection, row.examination_id, delay_s)
+        elif self._is_on and not row.not_meant:
+            self._request_by_id(connection, row.examination_id, self._quiet_s)
 
     def request_now(self, connection: sa.Connection, examination_id: str) -> None:
         """Request the summary of an examination without a delay."""
@@ -280,8 +278,6 @@ class Examinations:
         self, connection: sa.Connection, examination_id: str | None, delay_s: float
     ) -> None:
         """Request the summary of an examination, for the sender of its last image."""
-        if not self._is_on or examination_id is None:
-            return
         c = examination.c
         change = examination.update().where(c.id == examination_id)
         change = change.values(runs=c.runs + 1, due_at=time.time() + delay_s)
@@ -366,6 +362,7 @@ class Examinations:
         replaced = examined.predecessors if is_same else examined.objects
         return SummaryInputs(
             record=record,
+            patient_key=examined.patient_key,
             images=outcomes,
             digest=digest,
             revision=examined.revision if is_same else examined.revision + 1,
@@ -489,7 +486,7 @@ class Examinations:
 
 
 def _name(
-    connection: sa.Connection, examination_id: str, values: Mapping[str, str]
+    connection: sa.Connection, examination_id: str, values: Mapping[Any, Any]
 ) -> None:
     """Store the patient of a summary, unless it is stored already.
 

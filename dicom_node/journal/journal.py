@@ -33,7 +33,7 @@ from dicom_node.journal.states import InstanceTrigger
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import REPEATED, increment
 from dicom_node.pixels.screening import is_capture
-from dicom_node.results.result_kinds import kind_label
+from dicom_node.results.result_kinds import kind_label, wants_summary
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.durable_files import fsync_directory
 from dicom_node.storage.records import InstanceRecord
@@ -117,8 +117,11 @@ class Journal:
         self.commitments = Commitments(
             engine, machine, destinations, self.breaker, until_available
         )
+        is_wanted = any(map(wants_summary, destinations))
         self.examinations = Examinations(
-            engine, machine, self.deliveries, destinations, quiet_s, until_available
+            *(engine, machine, self.deliveries),
+            quiet_s if is_wanted else 0.0,
+            until_available,
         )
         self.analyses = Analyses(
             engine, machine, self.deliveries, self.examinations, until_available

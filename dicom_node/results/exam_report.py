@@ -20,7 +20,6 @@ from dicom_node.results.encoding import (
     encoded_sequence,
     result_object,
 )
-from dicom_node.results.examination import Predecessor
 from dicom_node.results.examination_content import examination_content
 from dicom_node.results.examination_source import (
     REQUESTS,
@@ -30,6 +29,7 @@ from dicom_node.results.examination_source import (
     in_character_set,
     referenced_series,
 )
+from dicom_node.results.predecessor import Predecessor
 from dicom_node.results.provenance import equipment, plain, times, uid_element
 from dicom_node.results.result_kinds import EXAM_REPORT
 from dicom_node.results.series import examination_series
@@ -50,8 +50,7 @@ def exam_report(
         model: The model of the node.
         options: The options; only the Series Number is used.
     """
-    study = read.first.text("StudyInstanceUID")
-    result = examination_series(study, model, options, EXAM_REPORT, MODALITY)
+    result = examination_series(read.examination, model, options, EXAM_REPORT, MODALITY)
     result.SeriesDescription = SERIES_DESCRIPTION
     result.ReferencedPerformedProcedureStepSequence = []
     result.update(times(read.first))

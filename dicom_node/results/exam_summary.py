@@ -68,8 +68,9 @@ def exam_summary(
     """
     summary = describe(read, model)
     pages = draw_pages(summary, page_scale(options.long_side))
-    study = read.first.text("StudyInstanceUID")
-    described = examination_series(study, model, options, kind.name, MODALITY)
+    described = examination_series(
+        read.examination, model, options, kind.name, MODALITY
+    )
     described.update(_references(read))
     described.update(_pixel_origin(read))
     attributes = identity(read) | empty(["Laterality", "PatientOrientation"])

@@ -125,12 +125,14 @@ class Examination:
         revision: The number of the summary, from 1.
         predecessors: The objects of earlier revisions that this one replaces.
         unlisted: The numbers of images that are not in `images`.
+        patient_key: A text that differs between the patients of a study.
     """
 
     images: tuple[ExaminationImage, ...]
     revision: int = 1
     predecessors: tuple[Predecessor, ...] = ()
     unlisted: Counts = Counts()
+    patient_key: str = ""
 
     @property
     def counts(self) -> Counts:
@@ -157,6 +159,7 @@ def conclude(
     images: Iterable[ExaminationImage],
     revision: int = 1,
     predecessors: Iterable[Predecessor] = (),
+    patient_key: str = "",
 ) -> Examination:
     """Return the examination of all images of a study.
 
@@ -168,11 +171,14 @@ def conclude(
         images: The images in any order, at least one.
         revision: The number of the summary, from 1.
         predecessors: The objects of earlier revisions that this one replaces.
+        patient_key: A text that differs between the patients of a study.
     """
     checked = _with_known_pictures(tuple(images))
     ordered = sorted(checked, key=lambda each: (_rank(each), each.instance.id))
     listed, others = ordered[:MOST_IMAGES], ordered[MOST_IMAGES:]
-    return Examination(tuple(listed), revision, tuple(predecessors), _count(others))
+    return Examination(
+        tuple(listed), revision, tuple(predecessors), _count(others), patient_key
+    )
 
 
 def _rank(image: ExaminationImage) -> int:

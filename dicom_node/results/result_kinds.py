@@ -6,7 +6,6 @@ from typing import Literal
 from config.destinations import Destination
 
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
-EXAM_SUMMARY, EXAM_REPORT = "exam_summary", "exam_report"
 
 EXAM_SUMMARY, EXAM_REPORT = "exam_summary", "exam_report"
 
@@ -66,11 +65,6 @@ def kind_label(name: str) -> str:
     return f"{label} ({', '.join(unusual)})" if unusual else label
 
 
-def wants_summary(destination: Destination) -> bool:
-    """Return whether a destination gets summaries of examinations."""
-    return not {EXAM_SUMMARY, EXAM_REPORT}.isdisjoint(destination.results)
-
-
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
     """Return the kinds of the objects to make of each image for a destination.
 
@@ -104,3 +98,14 @@ def examination_kinds_for(destination: Destination) -> frozenset[ResultKind]:
     return frozenset(
         ResultKind(each, lossy=lossy and each == EXAM_SUMMARY) for each in types
     )
+
+
+def wants_summary(destination: Destination) -> bool:
+    """Return whether a destination gets objects about examinations."""
+    return bool(examination_kinds_for(destination))
+
+
+def names_for(destination: Destination) -> frozenset[str]:
+    """Return the names of all kinds that a destination gets."""
+    kinds = kinds_for(destination) | examination_kinds_for(destination)
+    return frozenset(each.name for each in kinds)

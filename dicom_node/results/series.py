@@ -4,6 +4,7 @@ from pydicom import Dataset
 
 from dicom_node.errors import AnalysisError
 from dicom_node.results.encoding import ResultOptions
+from dicom_node.results.examination import Examination
 from dicom_node.results.source import Source
 from dicom_node.uids import derived_uid
 from inference.finding import ModelIdentity
@@ -49,7 +50,7 @@ def result_series(
 
 
 def examination_series(
-    study_instance_uid: str,
+    examination: Examination,
     model: ModelIdentity,
     options: ResultOptions,
     kind: str,
@@ -57,10 +58,10 @@ def examination_series(
 ) -> Dataset:
     """Return Modality, Series Instance UID and Series Number of an examination object.
 
-    All revisions for a study that differ only in their images are in one series.
+    All revisions for an examination that differ only in their images are in one series.
 
     Args:
-        study_instance_uid: The Study Instance UID of the examination.
+        examination: The examination.
         model: The model that made the findings.
         options: The options; only the Series Number is used.
         kind: `ResultKind.name` of the object.
@@ -68,16 +69,27 @@ def examination_series(
     """
     series = Dataset()
     series.Modality = modality
-    series.SeriesInstanceUID = derived_uid(
-        "examination series",
-        study_instance_uid,
-        model.digest,
-        kind,
-        modality,
-        str(options.series_number),
-    )
+    series.SeriesInstanceUID = examination_series_uid(examination, model, options, kind)
     series.SeriesNumber = options.series_number
     return series
+
+
+def examination_series_uid(
+    examination: Examination, model: ModelIdentity, options: ResultOptions, kind: str
+) -> str:
+    """Return the Series Instance UID of an examination object.
+
+    Two patients in one study have different series.
+    """
+    study = examination.images[0].instance.header.study_instance_uid
+    return derived_uid(
+        "examination series",
+        study,
+        examination.patient_key,
+        model.digest,
+        kind,
+        str(options.series_number),
+    )
 
 
 def check_series(source: Source, label: str) -> None:

@@ -196,12 +196,13 @@ def upsert(
     return connection.execute(statement).mappings().one()
 
 
-def upsert_statement(
+def upsert_statement(  # noqa: PLR0913 - the parts of one statement
     dialect: sa.Dialect,
     table: sa.Table,
     values: Mapping[str, Any],
     change: Mapping[str, Any],
     where: sa.ColumnElement[bool] | None = None,
+    *,
     key: Sequence[sa.Column[Any]] = (),
 ) -> sa.UpdateBase:
     """Return the statement of `upsert`.

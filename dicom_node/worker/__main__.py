@@ -80,6 +80,7 @@ from dicom_node.worker.cleanup import (
     remove_files,
 )
 from dicom_node.worker.retry import retry_until_available, stop_retrying
+from dicom_node.worker.summaries import Summaries, register_summaries
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
 from inference.classification import classifier
@@ -228,6 +229,7 @@ def _work_until_stopped(
         Whether the database responded at the end.
     """
     register(work)
+    register_summaries(_summaries(settings, work))
     DBOS.launch()
     _open_queues(settings)
     # DBOS repeats each of its queries until the database responds. The thread is a
@@ -357,6 +359,16 @@ def _work(
         # The decoder of the separate lane starts when the lane is first used.
         separate_pipelines=_once(partial(separate_pipelines, pipeline, images)),
         slow_pipeline=partial(slow_pipeline, pipeline),
+    )
+
+
+def _summaries(settings: Settings, work: Work) -> Summaries:
+    return Summaries(
+        work.journal,
+        work.spool,
+        settings.storage.directory,
+        partial(slow_pipeline, work.pipeline),
+        work.on_delivery,
     )
 
 

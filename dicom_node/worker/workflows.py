@@ -281,7 +281,9 @@ class Work:
         conclusion = Conclusion(state, str(error), counted_as=error.reason)
         if isinstance(error, SamePictureError):
             conclusion = replace(conclusion, same_picture_as=error.known)
-        elif not isinstance(error, NotMeantError):
+        elif isinstance(error, NotMeantError):
+            conclusion = replace(conclusion, is_expected=False)
+        else:
             conclusion = replace(conclusion, notices=self._notices(record, conclusion))
         level = logging.WARNING if failed else logging.INFO
         seconds, step = time.monotonic() - began, _state_label(state).lower()

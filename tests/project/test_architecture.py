@@ -166,6 +166,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dicom_node.worker": {
         "config",
         "dicom_node",
+        "inference",
         "dicom_node.log",
         "dicom_node.storage",
         "inference.classification",

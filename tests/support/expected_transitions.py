@@ -55,6 +55,12 @@ REQUESTED: delivered not_analyzed failed>received|analyze again||analyze
 REQUESTED_IN_SLOW_LANE: received delivering>received|analyze again||analyze-slowly
 REQUESTED_IN_SLOW_LANE: analyzed delivered>received|analyze again||analyze-slowly
 REQUESTED_IN_SLOW_LANE: not_analyzed failed>received|analyze again||analyze-slowly
+SUMMARY_REQUESTED: - received delivering analyzed>received|||summarize
+SUMMARY_REQUESTED: delivered not_analyzed failed>received|||summarize
+SUMMARY_BEGUN: received>received|summarizing
+SUMMARIZED: received>analyzed|summarized|examinations_summarized
+SUMMARIZED_WITHOUT_RESULT: received>not_analyzed|summarized|examinations_summarized
+SUMMARY_FAILED: received>failed|failed|summaries_failed
 REMOVED: analyzed delivered not_analyzed failed>-
 """
 _DELIVERY = """

@@ -29,6 +29,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import state_machine
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.examinations import SummaryAnswer, SummaryInputs
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
 from dicom_node.journal.states import (
@@ -43,10 +44,12 @@ from dicom_node.journal.work_queue import (
     ANALYZE_SEPARATELY,
     ANALYZE_SLOWLY,
     DELIVER,
+    SUMMARIZE,
 )
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.storage_commitment import Report, Request
 from dicom_node.outcome import Outcome
+from dicom_node.results.predecessor import Predecessor
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.tables import (
     InstanceState,
@@ -54,6 +57,7 @@ from dicom_node.storage.tables import (
     delivery,
     instance,
 )
+from inference.finding import OperatingPoint
 from tests.support.databases import create_migrated
 from tests.support.expected_transitions import OF_OLD_ROWS, USUAL, Effects, Made
 from tests.support.journals import ANSWER, STORED, destination
@@ -71,11 +75,13 @@ PLAIN_ARCHIVE = destination(
 )
 BACKUP = destination("backup", retry_days=3)
 ALERTS = destination("alerts", send_negative=False, retry_days=3)
+REVIEW = destination("review", results=("exam_summary",), retry_days=3)
 RETENTION = RetentionSettings(
     delivered_days=7, failed_days=7, journal_days=14, audit_days=14
 )
 LOST_OBJECT, PROCESSING_FAILURE, CONFLICT = 0x0112, 0x0110, 0x0119
-LANES = (ANALYZE, ANALYZE_SEPARATELY, ANALYZE_LAST, ANALYZE_SLOWLY)
+LANES = (ANALYZE, ANALYZE_SEPARATELY, ANALYZE_LAST, ANALYZE_SLOWLY, SUMMARIZE)
+QUIET_S = 90.0
 # A colon ends the name of the lane in the id of work.
 MOVED_LAST_FROM = (f"{ANALYZE}:", f"{ANALYZE_SEPARATELY}:")
 TABLES: Mapping[type[Trigger], sa.Table] = {
@@ -175,6 +181,7 @@ class Attempt:
         destination: The destination of a delivery; None for an analysis.
         uids: The objects to send.
         request: The commitment request to send.
+        summary: What a summary is made from.
     """
 
     item: str
@@ -183,6 +190,7 @@ class Attempt:
     destination: Destination | None = None
     uids: tuple[str, ...] = ()
     request: Request | None = None
+    summary: SummaryInputs | None = None
 
     @property
     def is_slow(self) -> bool:
@@ -266,7 +274,7 @@ class SimulatedNode:
     def use(self, destinations: Sequence[Destination]) -> None:
         """Restart the node with these destinations."""
         self.destinations = {each.name: each for each in destinations}
-        self.journal = Journal(self.engine, self._folder, destinations)
+        self.journal = Journal(self.engine, self._folder, destinations, quiet_s=QUIET_S)
         self.attempts.clear()
 
     def do(self, call: Callable[[], T], kill_after: int | None = None) -> T:
@@ -358,7 +366,8 @@ class SimulatedNode:
 
     def analysis(self, instance_id: str) -> str:
         """Return the id of the waiting work for the newest analysis of an instance."""
-        lanes = [each for each in self.queue() if not each.startswith(DELIVER)]
+        others = f"{DELIVER}:", f"{SUMMARIZE}:"
+        lanes = [each for each in self.queue() if not each.startswith(others)]
         items = [each for each in lanes if f":{instance_id}:" in each]
         return max(items, key=lambda item: int(item.split(":")[-1]))
 
@@ -378,6 +387,10 @@ class SimulatedNode:
         started = Attempt(item, instance_id, int(run))
         if lane == DELIVER:
             attempt = self._begin_delivery(started, target[0], kill_after)
+        elif lane == SUMMARIZE:
+            summarize = self.journal.examinations.begin
+            inputs = self.do(lambda: summarize(instance_id, int(run)), kill_after)
+            attempt = replace(started, summary=inputs) if inputs else None
         else:
             is_slow, begin = lane == ANALYZE_SLOWLY, self.journal.analyses.begin
             record = self.do(
@@ -419,6 +432,38 @@ class SimulatedNode:
         if attempt in self.attempts:
             self.attempts.remove(attempt)
         self._finish(attempt.item)
+
+    def summarize(
+        self, attempt: Attempt, end: str, kill_after: int | None = None
+    ) -> None:
+        """End an attempt to summarize as a worker does; `end` as for `conclude`."""
+        examinations, inputs = self.journal.examinations, attempt.summary
+        assert inputs is not None
+        key = attempt.instance_id, attempt.run
+        probability = {"positive": 0.9, "negative": 0.1}.get(end)
+        point = {"positive": OperatingPoint.DEFINITE, "negative": OperatingPoint.NONE}
+        model = ANSWER.finding.model
+        answer = SummaryAnswer(probability, point.get(end), model, end)
+        uid = f"2.25.{attempt.instance_id}.{inputs.revision}"
+        page = StoredResult("exam_summary", "1.2", uid, f"results/{uid}.dcm")
+        made = Predecessor("1.2", uid, "2.25.8", inputs.revision, len(inputs.images))
+
+        def call() -> bool:
+            match end:
+                case "positive" | "negative" | "not analyzed" if inputs.made:
+                    examinations.send_again(inputs, answer)
+                case "positive" | "negative" | "not analyzed":
+                    examinations.record_summary(inputs, answer, [page], [made])
+                case "separate":
+                    examinations.end_without_summary(*key, "no result expected")
+                case "failed":
+                    examinations.fail(*key, end)
+                case _:
+                    return False
+            return True
+
+        if self.do(call, kill_after):
+            self._end(attempt)
 
     def conclude(
         self, attempt: Attempt, end: str, kill_after: int | None = None
@@ -531,8 +576,11 @@ class SimulatedNode:
 
     def report_program_error(self, item: str, kill_after: int | None = None) -> None:
         """End work as the cleanup of a worker does after an error of the program."""
-        _, instance_id, *target, run = item.split(":")
-        if target:
+        lane, instance_id, *target, run = item.split(":")
+        if lane == SUMMARIZE:
+            summary_failed = self.journal.examinations.fail
+            self.do(lambda: summary_failed(instance_id, int(run), "error"), kill_after)
+        elif target:
             fail = self.journal.delivery_outcomes.fail_permanently
             self.do(lambda: fail(instance_id, target[0], int(run), "error"), kill_after)
         else:
@@ -564,7 +612,9 @@ class SimulatedNode:
         attempt = self.begin(item)
         if attempt is None:
             return
-        if attempt.destination is None:
+        if attempt.summary is not None:
+            self.summarize(attempt, "positive")
+        elif attempt.destination is None:
             self.conclude(attempt, "positive")
         elif attempt.request is None:
             self.send(attempt, dict.fromkeys(attempt.uids, STORED))
@@ -578,7 +628,7 @@ class SimulatedNode:
         Destinations are resumed first. Deliveries that wait for their peer are
         released, because the peer works again.
         """
-        for each in (ARCHIVE, BACKUP, ALERTS):
+        for each in (ARCHIVE, BACKUP, ALERTS, REVIEW):
             self.journal.deliveries.resume(each.name)
         # Each delivery needs an attempt for its objects and one for their commitment,
         # and one for each run that is stale.
@@ -629,11 +679,17 @@ class SimulatedNode:
     def _check_that_work_is_queued(self) -> None:
         queued = set(self.queue())
         analyzing = set()
-        for instance_id, run in self._file.execute(
-            "SELECT id, run FROM instance WHERE state = 'received'"
+        # The end of an unfinished analysis requests the summary again.
+        waits_for_image = (
+            "is_summary = 1 AND EXISTS (SELECT 1 FROM instance AS image WHERE "
+            "image.examination_id = instance.id AND image.is_summary IS NULL "
+            "AND image.state = 'received')"
+        )
+        for instance_id, run, waits in self._file.execute(
+            f"SELECT id, run, {waits_for_image} FROM instance WHERE state = 'received'"  # noqa: S608 - a constant
         ):
             lanes = (f"{lane}:{instance_id}:{run}" for lane in LANES)
-            assert not queued.isdisjoint(lanes), instance_id
+            assert waits or not queued.isdisjoint(lanes), instance_id
             analyzing.add(instance_id)
         for instance_id, name, state, run, waits_for in self._file.execute(
             "SELECT instance_id, destination, state, run, waits_for FROM delivery "

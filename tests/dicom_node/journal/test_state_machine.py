@@ -26,6 +26,7 @@ from tests.support.simulated_node import (
     LOST_OBJECT,
     PLAIN_ARCHIVE,
     PROCESSING_FAILURE,
+    REVIEW,
     Attempt,
     Clock,
     SimulatedNode,
@@ -40,6 +41,8 @@ SETTINGS = [
     (ARCHIVE,),
     (PLAIN_ARCHIVE, BACKUP),
     (ALERTS,),
+    (BACKUP, REVIEW),
+    (REVIEW,),
     (),
 ]
 OPERATIONS = [
@@ -121,7 +124,9 @@ class JournalMachine(RuleBasedStateMachine):
         outcomes: tuple[Outcome, ...],
         kill: int | None,
     ) -> None:
-        if attempt.destination is None:
+        if attempt.summary is not None:
+            self.node.summarize(attempt, end, kill)
+        elif attempt.destination is None:
             self.node.conclude(attempt, end, kill)
         elif attempt.request is None:
             named = dict(zip(attempt.uids, outcomes, strict=False))

@@ -26,7 +26,7 @@ MOST_STATEMENTS = {
     "record": 9,
     "begin analysis": 4,
     "refuse_analyzed": 1,
-    "record_result": 13,
+    "record_result": 14,
     "sender": 1,
     "begin delivery": 3,
     "record outcome": 13,

@@ -27,6 +27,7 @@ from tests.support.simulated_node import (
     PLAIN_ARCHIVE,
     PREFIX,
     PROCESSING_FAILURE,
+    REVIEW,
     Attempt,
     Clock,
     SimulatedNode,
@@ -317,6 +318,30 @@ def delayed_attempts(node: SimulatedNode) -> None:
     node.journal.deliveries.try_now(one, "archive")
 
 
+def summaries(node: SimulatedNode, state: str) -> None:
+    """A summary is requested again in a state."""
+    one = analyzed(node, REVIEW)
+    record = node.journal.load(one)
+    assert record is not None
+    assert record.examination_id is not None
+    summary = record.examination_id
+    requested = node.journal.load(summary)
+    assert requested is not None
+    if state == "analyzed":
+        node.use(())
+    if state != "received":
+        end = {"not_analyzed": "separate", "failed": "failed"}.get(state, "positive")
+        node.summarize(begun(node, f"summarize:{summary}:{requested.run}"), end)
+    if state == "delivered":
+        attempt = begun(node, node.delivery(summary, "review"))
+        node.send(attempt, dict.fromkeys(attempt.uids, STORED))
+    found = node.journal.load(summary)
+    assert found is not None
+    assert found.state == state
+    node.use((REVIEW,))
+    assert node.journal.analyze_again(summary)
+
+
 DELIVERY_STATES = ["queued", "committing", "paused", "delivered", "failed", "dropped"]
 EXAMPLES: list[Callable[[SimulatedNode], None]] = [
     lanes,
@@ -347,6 +372,13 @@ EXAMPLES: list[Callable[[SimulatedNode], None]] = [
         partial(analyses, state=state, slow=slow)
         for state in InstanceState
         for slow in (False, True)
+    ),
+    # The first one has no deliveries yet. All instances are in one examination.
+    partial(summaries, state="analyzed"),
+    *(
+        partial(summaries, state=state)
+        for state in InstanceState
+        if state != "analyzed"
     ),
     *(partial(failing_peer, state=state) for state in ("queued", "committing")),
     *(

@@ -53,7 +53,6 @@ from dicom_node.pixels.decode import DecodedInstance
 from dicom_node.queries.instance_details import instance_details
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encoding import ResultObject
-from dicom_node.results.result_kinds import ResultKind
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.spool import Spool, file_exists
@@ -1069,9 +1068,7 @@ def test_log_names_each_reason_once_and_no_text_of_the_archive(
     )
     outcomes = {f"2.25.{n}": OUTCOMES[name] for n, name in enumerate(outcome_names)}
     monkeypatch.setattr(dispatch, "deliver", lambda *_, **__: outcomes)
-    monkeypatch.setattr(
-        deliveries, "kinds_for", lambda _: frozenset(map(ResultKind, kinds))
-    )
+    monkeypatch.setattr(deliveries, "names_for", lambda _: frozenset(kinds))
     caplog.set_level(logging.INFO)
     work.analyze(received.id, 1)
 
@@ -1101,9 +1098,7 @@ def test_log_of_a_partly_failed_delivery_names_the_stored_objects_and_the_failur
     monkeypatch.setattr(
         dispatch, "deliver", lambda *_, **__: next(first_outcomes, later)
     )
-    monkeypatch.setattr(
-        deliveries, "kinds_for", lambda _: frozenset(map(ResultKind, kinds))
-    )
+    monkeypatch.setattr(deliveries, "names_for", lambda _: frozenset(kinds))
     work.analyze(received.id, 1)
 
     work.deliver(received.id, "pacs", 1)

@@ -1,0 +1,299 @@
+"""The durable workflow that makes the summary of an examination.
+
+The workflow follows the rules of worker/workflows.py: it is idempotent, and it ends in
+one transaction of the journal.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from dbos import DBOS
+
+from dicom_node.analysis.pipeline import Pipeline
+from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
+from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.examinations import (
+    ImageOutcome,
+    SummaryAnswer,
+    SummaryInputs,
+)
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.work_queue import SUMMARIZE
+from dicom_node.log.context import instance_context, log_step
+from dicom_node.pixels.decode import DecodeOptions
+from dicom_node.results.encode import encode_examination
+from dicom_node.results.encoding import ResultObject
+from dicom_node.results.examination import (
+    Examination,
+    ExaminationImage,
+    conclude,
+)
+from dicom_node.results.examination_picture import examination_picture
+from dicom_node.results.examination_text import headline
+from dicom_node.results.overlay_data import OverlayData
+from dicom_node.results.predecessor import Predecessor
+from dicom_node.results.result_kinds import EXAMINATIONS
+from dicom_node.results.series import examination_series_uid
+from dicom_node.storage.records import InstanceRecord
+from dicom_node.storage.spool import Spool, file_exists
+from dicom_node.storage.tables import InstanceState
+from dicom_node.worker.retry import retry_until_available
+from inference.drawing.thumbnail import Thumbnail
+from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
+
+logger = logging.getLogger(__name__)
+
+MOST_CHILD_DEATHS = 3
+MOST_ATTEMPTS = 10
+_REMOVED = (
+    "The files of this image were removed at the end of the retention period, and its "
+    "result is from another model. Send the image again."
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summaries:
+    """Makes the summaries of examinations.
+
+    Attributes:
+        journal: The journal that records all work.
+        spool: The files of images and results.
+        directory: The storage directory.
+        pipeline: Makes a pipeline for one summary, with a decoder of its own. So a
+            summary delays no analysis.
+        on_delivery: Called after a summary, because a delivery may have been queued.
+    """
+
+    journal: Journal
+    spool: Spool
+    directory: Path
+    pipeline: Callable[[], AbstractContextManager[Pipeline]]
+    on_delivery: Callable[[], None] = lambda: None
+
+    def summarize(self, examination_id: str, run: int) -> None:
+        """Make the summary of an examination, and record it in the journal.
+
+        If this run is stale, or if the analysis of an image is unfinished, nothing is
+        done. In the latter case, the end of the analysis queues another run.
+
+        Args:
+            examination_id: Id of the examination.
+            run: Run of the summary.
+        """
+        inputs = self.journal.examinations.begin(examination_id, run)
+        if inputs is None:
+            return
+        fail = partial(self.journal.examinations.fail, examination_id, run)
+        with instance_context(inputs.record.sop_instance_uid, examination_id):
+            try:
+                self._summarize(inputs)
+            except (AnalysisError, NotAnalyzedError) as error:
+                log_step(logger, "failed", str(error), level=logging.WARNING)
+                fail(str(error))
+            except Exception:
+                logger.exception("An error of this program")
+                fail("An error of this program. The log of the worker has the details.")
+        self.on_delivery()
+
+    def _summarize(self, inputs: SummaryInputs) -> None:
+        """Make and record a summary, or record why there is none.
+
+        Raises:
+            AnalysisError: The header of an image cannot be read, the decoder died
+                MOST_CHILD_DEATHS times or took too long, or the worker died
+                MOST_ATTEMPTS times.
+        """
+        record, began = inputs.record, time.monotonic()
+        if record.attempts > MOST_ATTEMPTS:
+            raise AnalysisError(
+                f"The worker died {MOST_ATTEMPTS} times while it summarized this "
+                "examination. Examine its images, and retry."
+            )
+        if not inputs.images:
+            reason = "Nobody expects a result for the images of this examination."
+            self.journal.examinations.end_without_summary(record.id, record.run, reason)
+            return
+        with self.pipeline() as pipeline:
+            examination = self._examination(pipeline, inputs)
+            answer = _answer(examination, pipeline.classifier.identity)
+            if self._is_made(inputs, pipeline):
+                self.journal.examinations.send_again(inputs, answer)
+                log_step(logger, "summarized", f"{answer.text} (no change)")
+                return
+            made = _encoded(pipeline, examination)
+            objects = _predecessors(pipeline, examination, made)
+        results = [self._store(record, each) for each in made]
+        if self.journal.examinations.record_summary(inputs, answer, results, objects):
+            seconds = time.monotonic() - began
+            log_step(logger, "summarized", answer.text, seconds=seconds)
+
+    def _examination(self, pipeline: Pipeline, inputs: SummaryInputs) -> Examination:
+        """Return the examination, with a thumbnail of each image that is listed.
+
+        Thumbnails are drawn only for the images that `conclude` lists.
+        """
+        identity = pipeline.classifier.identity
+        card = pipeline.classifier.card
+        thresholds = Thresholds(card.doubtful, card.definite)
+        images = [self._image(each, identity, thresholds) for each in inputs.images]
+        # A failed or slow image would fail or be slow again.
+        undrawn = {
+            each.record.id
+            for each in inputs.images
+            if each.record.slow or each.record.state == InstanceState.FAILED
+        }
+        examination = conclude(
+            images, inputs.revision, inputs.predecessors, inputs.patient_key
+        )
+        drawn = [
+            each
+            if each.instance.id in undrawn
+            else replace(each, thumbnail=_thumbnail(pipeline, each))
+            for each in examination.images
+        ]
+        return replace(examination, images=tuple(drawn))
+
+    def _image(
+        self, outcome: ImageOutcome, identity: ModelIdentity, thresholds: Thresholds
+    ) -> ExaminationImage:
+        record = outcome.record
+        instance = self.journal.received_instance(record)
+        state_and_reason, finding = None, None
+        if record.probability is None:
+            failed = record.state == InstanceState.FAILED
+            state = "Failed" if failed else "Not analyzed"
+            state_and_reason = state, record.reason
+        elif drawing := self.journal.examinations.drawing(record.id):
+            finding = _finding(record, drawing)
+        elif record.model_digest == identity.digest:
+            # The files were removed, and the drawing with them.
+            nothing = np.zeros((1, 1), np.float32)
+            finding = Finding(record.probability, thresholds, nothing, None, identity)
+        else:
+            state_and_reason = "Not analyzed", _REMOVED
+        return ExaminationImage(
+            instance,
+            finding,
+            state_and_reason,
+            same_picture_as=outcome.same_picture_as,
+        )
+
+    def _is_made(self, inputs: SummaryInputs, pipeline: Pipeline) -> bool:
+        """Return whether the objects of these inputs exist, in all wanted kinds."""
+        kinds = pipeline.result_options.kinds
+        wanted = {each.name for each in kinds if each.object_type in EXAMINATIONS}
+        files = [self.directory / each.path for each in inputs.made]
+        return {each.kind for each in inputs.made} == wanted and (
+            retry_until_available(lambda: all(map(file_exists, files)))
+        )
+
+    def _store(self, record: InstanceRecord, made: ResultObject) -> StoredResult:
+        name = f"{record.id}-{made.kind}-{made.sop_instance_uid}"
+        return StoredResult(
+            kind=made.kind,
+            sop_class_uid=made.sop_class_uid,
+            sop_instance_uid=made.sop_instance_uid,
+            path=retry_until_available(
+                lambda: self.spool.store_result(name, made.content)
+            ),
+        )
+
+
+def _encoded(pipeline: Pipeline, examination: Examination) -> Sequence[ResultObject]:
+    """Return the objects of an examination; repeat the encoding if the decoder dies.
+
+    Raises:
+        AnalysisError: As in `encode_examination`, or the decoder died too often.
+    """
+    model = pipeline.classifier.identity
+    for deaths in range(1, MOST_CHILD_DEATHS + 1):
+        try:
+            return pipeline.child.run(
+                encode_examination, examination, model, pipeline.result_options
+            )
+        except ChildDiedError as death:
+            if isinstance(death, ChildTimeoutError) or deaths == MOST_CHILD_DEATHS:
+                raise
+    raise AssertionError  # the loop returns or raises
+
+
+def _predecessors(
+    pipeline: Pipeline, examination: Examination, made: Sequence[ResultObject]
+) -> list[Predecessor]:
+    """Return the objects as the next revision of the summary will name them."""
+    model, options = pipeline.classifier.identity, pipeline.result_options
+    return [
+        Predecessor(
+            each.sop_class_uid,
+            each.sop_instance_uid,
+            examination_series_uid(examination, model, options, each.kind),
+            examination.revision,
+            examination.counts.total,
+        )
+        for each in made
+    ]
+
+
+def _thumbnail(pipeline: Pipeline, image: ExaminationImage) -> Thumbnail | None:
+    """Return the thumbnail of an image; None if it cannot be drawn."""
+    if image.same_picture_as or not file_exists(image.instance.path):
+        return None
+    options = DecodeOptions(pipeline.limits.window, pipeline.limits.max_megapixels)
+    try:
+        return pipeline.child.run(
+            examination_picture, image.instance.path, options, image.finding
+        )
+    except (AnalysisError, NotAnalyzedError, FileNotFoundError):
+        return None
+
+
+def _finding(record: InstanceRecord, drawing: OverlayData) -> Finding:
+    """Return the finding of an image from its row and its stored drawing."""
+    model = ModelIdentity(
+        record.model_name or "", record.model_version or "", record.model_digest or ""
+    )
+    return Finding(
+        probability=record.probability or 0.0,
+        thresholds=Thresholds(drawing.doubtful, drawing.definite),
+        saliency=drawing.levels.astype(np.float32) / np.float32(255),
+        arrow=drawing.arrow,
+        model=model,
+    )
+
+
+def _answer(examination: Examination, model: ModelIdentity) -> SummaryAnswer:
+    """Return the answer of an examination.
+
+    If no fracture is reported and an image has no answer, the examination has no
+    result. So destinations that want no negative results get the summary.
+    """
+    text = headline(examination.counts)
+    findings = [
+        each.finding
+        for each in examination.images
+        if each.finding and not each.same_picture_as
+    ]
+    is_answered = examination.is_negative or examination.counts.fractures
+    if not findings or not is_answered:
+        return SummaryAnswer(None, None, model, text)
+    worst = max(findings, key=_seriousness)
+    return SummaryAnswer(worst.probability, worst.operating_point, worst.model, text)
+
+
+def _seriousness(finding: Finding) -> tuple[int, float]:
+    return list(OperatingPoint).index(finding.operating_point), finding.probability
+
+
+def register_summaries(summaries: Summaries) -> None:
+    """Register the workflow with DBOS; call this before DBOS is launched."""
+
+    @DBOS.workflow(name=SUMMARIZE, max_recovery_attempts=None)
+    def summarize(examination_id: str, run: int) -> None:
+        summaries.summarize(examination_id, run)
