@@ -39,6 +39,7 @@ from dicom_node.results.result_kinds import (
     NOTICE,
     SECONDARY_CAPTURE,
     ResultKind,
+    examination_kinds_for,
     kinds_for,
 )
 from inference.classification.classifier import Classifier, self_test
@@ -236,7 +237,11 @@ def make_pipeline(
         OSError: The decoder does not start.
     """
     worker = settings.worker
-    wanted = frozenset[ResultKind]().union(*map(kinds_for, settings.destinations))
+    wanted = {
+        kind
+        for each in settings.destinations
+        for kind in kinds_for(each) | examination_kinds_for(each)
+    }
     classifier = Classifier.load(settings.model.weights, settings.model.device)
     self_test(classifier)
     return Pipeline(

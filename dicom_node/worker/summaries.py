@@ -190,8 +190,9 @@ class Summaries:
         kinds = pipeline.result_options.kinds
         wanted = {each.name for each in kinds if each.object_type in EXAMINATIONS}
         files = [self.directory / each.path for each in inputs.made]
-        return {each.kind for each in inputs.made} == wanted and (
-            retry_until_available(lambda: all(map(file_exists, files)))
+        has_all = {each.kind for each in inputs.made} == wanted
+        return bool(files and has_all) and retry_until_available(
+            lambda: all(map(file_exists, files))
         )
 
     def _store(self, record: InstanceRecord, made: ResultObject) -> StoredResult:
