@@ -54,6 +54,7 @@ from inference.finding import ModelIdentity
 LONGEST_TEXT = 1024
 """Maximum number of characters of a text in the report."""
 
+
 def examination_content(read: ExaminationSource, model: ModelIdentity) -> Dataset:
     """Return the content of the report on an examination.
 

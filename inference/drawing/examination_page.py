@@ -28,8 +28,8 @@ WIDTH = 1024
 MAX_SCALE = 1.5
 """Maximum number of pixels of a unit."""
 
-MARGIN, GAP = 26, 11
-THUMBNAIL = 122
+MARGIN, GAP = 24, 8
+THUMBNAIL = 104
 """Width and height of the area for a thumbnail, in units."""
 BAR = 8
 """Width of the bar at the left of a row, in units."""
