@@ -63,7 +63,7 @@ def outcome(image: ExaminationImage, numbers: Mapping[str, int]) -> tuple[str, s
     if image.same_picture_as:
         number = numbers.get(image.same_picture_as)
         other = f"image {number}" if number else "another image"
-        return f"Same picture as {other}", "It is counted once."
+        return f"Same picture as {other}", "The picture is counted once."
     if image.finding:
         return ANSWERS[image.finding.operating_point], _probability(image.finding)
     state, reason = image.state_and_reason or ("", "")

@@ -16,8 +16,8 @@ from dicom_node.results.examination_text import (
         (
             Counts(definite=1, doubtful=1, none=2, not_analyzed=1),
             (
-                "Fracture suspected in 2 of 4 analyzed images (1 definite, 1 doubtful); "
-                "1 image was not analyzed"
+                "Fracture suspected in 2 of 4 analyzed images (1 definite, 1 "
+                "doubtful); 1 image was not analyzed"
             ),
         ),
         (
@@ -31,8 +31,8 @@ from dicom_node.results.examination_text import (
         (
             Counts(none=2, not_analyzed=3, failed=1),
             (
-                "No fracture suspected in 2 analyzed images; 3 images were not analyzed; "
-                "the analysis of 1 image failed"
+                "No fracture suspected in 2 analyzed images; 3 images were not "
+                "analyzed; the analysis of 1 image failed"
             ),
         ),
         (
