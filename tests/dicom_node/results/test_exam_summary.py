@@ -1,6 +1,7 @@
 """The pages of an examination summary as Secondary Captures."""
 
 import subprocess
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -26,6 +27,7 @@ from dicom_node.results.examination import (
 from dicom_node.results.examination_picture import examination_picture
 from dicom_node.results.examination_source import read_examination
 from dicom_node.results.result_kinds import ResultKind
+from tests.dicom_node.results.test_secondary_capture import received
 from tests.support.examinations import (
     DEFINITE,
     DOUBTFUL,
@@ -38,7 +40,7 @@ from tests.support.examinations import (
     STUDY,
     Studies,
 )
-from tests.support.validators import Complaints
+from tests.support.validators import Complaints, real_radiographs, renamed
 
 SUMMARY = replace(OPTIONS, kinds=(ResultKind("exam_summary"),))
 LOSSY = replace(OPTIONS, kinds=(ResultKind("exam_summary", lossy=True),))
@@ -379,6 +381,26 @@ def test_dciodvfy_reports_no_error(
     for result in encode_examination(examination, MODEL, options):  # type: ignore[arg-type]
         path.write_bytes(result.content)
         assert complaints(path) == set()
+
+
+@pytest.mark.shared
+def test_dciodvfy_reports_only_errors_of_real_radiographs(
+    shared: Path, complaints: Complaints, tmp_path: Path
+) -> None:
+    new, seen = {}, 0
+    for path in real_radiographs(shared):
+        with warnings.catch_warnings(action="ignore"):
+            instance = received(path, dcmread(path, stop_before_pixels=True))
+        image = ExaminationImage(instance, DEFINITE)
+        seen += 1
+        for result in encode_examination(conclude([image]), MODEL, OPTIONS):
+            written = tmp_path / "result.dcm"
+            written.write_bytes(result.content)
+            if errors := complaints(written) - renamed(complaints(path)):
+                new[path.name, result.kind] = errors
+
+    assert seen > 10
+    assert new == {}
 
 
 def test_dcentvfy_finds_one_study(
