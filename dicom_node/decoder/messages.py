@@ -46,7 +46,8 @@ from inference.plain_image import (
 
 MAX_HEAD = 16 * 2**20
 """Maximum bytes of a head. A list of 2,000 long attributes needs a third of them."""
-MAX_BUFFERS = 64
+MAX_BUFFERS = 256
+"""Maximum number of buffers. Each page of an examination summary is one."""
 MAX_FILES = 253
 """Maximum number of open files in a call: SCM_MAX_FD of Linux, see unix(7)."""
 ROWS_AND_COLUMNS = 2

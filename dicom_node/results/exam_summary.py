@@ -4,6 +4,8 @@ Each page is a Secondary Capture (PS3.3 A.8.1). The pages contain no name of a p
 If the images have several accession numbers, the pages list them.
 """
 
+from collections.abc import Sequence
+
 from pydicom import Dataset
 
 from dicom_node.own_results import EXAMINATION_FLAVOR
@@ -21,6 +23,7 @@ from dicom_node.results.examination_source import (
     referenced_series,
 )
 from dicom_node.results.examination_text import (
+    ANSWERS,
     answer_text,
     headline,
     outcome,
@@ -40,6 +43,7 @@ from inference.drawing.examination_page import (
     draw_pages,
     page_scale,
 )
+from inference.drawing.notice import NOT_LOOKED_AT_ANY
 from inference.finding import ModelIdentity, OperatingPoint
 
 SERIES_DESCRIPTION = "AI fracture examination summary - not for diagnosis"
@@ -48,8 +52,8 @@ TITLE = "AI fracture: examination summary"
 MOST_PAGES = 1000
 """Instance Numbers of two revisions differ by this number."""
 
-MOST_ORDERS = 12
-"""Maximum number of accession numbers on a page."""
+MOST_LISTED = 20
+"""Maximum number of images and of accession numbers in the header of a page."""
 
 
 def exam_summary(
@@ -82,7 +86,7 @@ def exam_summary(
             series=SERIES_DESCRIPTION,
             derivation="A page with one row for each image of the study. "
             + model_line(model),
-            comments=_comments(read, summary, number, len(pages)),
+            comments=_comments(read, number, len(pages)),
             elements=attributes,
         )
         described.InstanceNumber = _instance_number(read, number)
@@ -99,11 +103,17 @@ def describe(read: ExaminationSource, model: ModelIdentity) -> Summary:
     """
     examination, counts = read.examination, read.examination.counts
     unanswered = "; ".join(unanswered_texts(counts))
+    if not counts.analyzed:
+        unanswered = NOT_LOOKED_AT_ANY
     warnings = f"{unanswered}." if unanswered else "", unlisted_text(examination)
     orders = accession_numbers(read.readable)
     several = len(orders) > 1
     received = f"Images received until {moment(read.first):%Y-%m-%d %H:%M}."
-    notes = " ".join((received, revision_text(examination))), _orders(orders)
+    notes = (
+        _locations(read),
+        " ".join((received, revision_text(examination))),
+        _orders(orders),
+    )
     findings = [each.image.finding for each in read.images if each.image.finding]
     models = dict.fromkeys(each.model for each in findings) or [model]
     return Summary(
@@ -121,13 +131,31 @@ def _tone(point: OperatingPoint | None) -> Tone:
     return point.value if point else "unanswered"
 
 
+def _locations(read: ExaminationSource) -> str:
+    """Return the numbers of the images with a fracture; empty if there are none."""
+    texts = []
+    for point in (OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL):
+        numbers = [
+            each.number for each in read.images if result_name(each.image) == point
+        ]
+        if numbers:
+            images = "image" if len(numbers) == 1 else "images"
+            texts.append(f"{ANSWERS[point]}: {images} {_enumerated(numbers)}.")
+    return " ".join(texts)
+
+
+def _enumerated(values: Sequence[object]) -> str:
+    """Join the first MOST_LISTED values, and say how many more there are."""
+    more = len(values) - MOST_LISTED
+    ending = f" and {more} more" if more > 0 else ""
+    return ", ".join(map(str, values[:MOST_LISTED])) + ending
+
+
 def _orders(numbers: list[str]) -> str:
     """Return the accession numbers as a sentence; empty for less than two."""
     if len(numbers) <= 1:
         return ""
-    more = len(numbers) - MOST_ORDERS
-    ending = f" and {more} more" if more > 0 else ""
-    return f"Accession numbers: {', '.join(numbers[:MOST_ORDERS])}{ending}."
+    return f"Accession numbers: {_enumerated(numbers)}."
 
 
 def _row(each: SourceImage, read: ExaminationSource, *, several: bool) -> Row:
@@ -151,14 +179,13 @@ def _row(each: SourceImage, read: ExaminationSource, *, several: bool) -> Row:
     return Row(place, each.anatomy, answer, tone, details, pixels)
 
 
-def _comments(
-    read: ExaminationSource, summary: Summary, number: int, count: int
-) -> str:
+def _comments(read: ExaminationSource, number: int, count: int) -> str:
     """Return the Image Comments of a page."""
     page = f"Page {number} of {count}." if count > 1 else ""
     revision = revision_text(read.examination)
     answer = f"{headline(read.examination.counts)}."
-    parts = TITLE + ".", answer, f"{DISCLAIMER}.", page, revision, *summary.warnings[1:]
+    unlisted = unlisted_text(read.examination)
+    parts = f"{TITLE}.", answer, f"{DISCLAIMER}.", page, revision, unlisted
     return " ".join(part for part in parts if part)
 
 

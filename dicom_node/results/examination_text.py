@@ -8,7 +8,7 @@ from dicom_node.results.provenance import plain
 from inference.drawing.caption import percent
 from inference.finding import Finding, OperatingPoint
 
-_ANSWERS = {
+ANSWERS = {
     OperatingPoint.DEFINITE: "Definite fracture",
     OperatingPoint.DOUBTFUL: "Doubtful fracture",
     OperatingPoint.NONE: "No fracture",
@@ -63,9 +63,9 @@ def outcome(image: ExaminationImage, numbers: Mapping[str, int]) -> tuple[str, s
     if image.same_picture_as:
         number = numbers.get(image.same_picture_as)
         other = f"image {number}" if number else "another image"
-        return f"Same picture as {other}", "It is counted once."
+        return f"Same picture as {other}", "The picture is counted once."
     if image.finding:
-        return _ANSWERS[image.finding.operating_point], _probability(image.finding)
+        return ANSWERS[image.finding.operating_point], _probability(image.finding)
     state, reason = image.state_and_reason or ("", "")
     return plain(state), plain(reason, LONGEST_REASON)
 

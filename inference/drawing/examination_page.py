@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from inference.drawing.text import load_font, wrap
+from inference.drawing.text import filled, load_font
 from inference.drawing.thumbnail import RgbImage
 
 Ink = tuple[int, int, int]
@@ -28,8 +28,8 @@ WIDTH = 1024
 MAX_SCALE = 1.5
 """Maximum number of pixels of a unit."""
 
-MARGIN, GAP = 26, 11
-THUMBNAIL = 122
+MARGIN, GAP = 24, 8
+THUMBNAIL = 104
 """Width and height of the area for a thumbnail, in units."""
 BAR = 8
 """Width of the bar at the left of a row, in units."""
@@ -190,7 +190,7 @@ class _Painter:
             pixels = self._px(size)
             font = load_font(pixels)
             lines += [
-                _Line(line, pixels, ink) for line in wrap(text, font, self._px(width))
+                _Line(line, pixels, ink) for line in filled(text, font, self._px(width))
             ]
         return _Block(tuple(lines))
 

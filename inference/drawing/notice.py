@@ -9,6 +9,7 @@ WIDTH, SIZE = 1000, 34
 """Width of the page and size of its headline, in pixels."""
 
 NOT_LOOKED = "The software has NOT looked for fractures on this image"
+NOT_LOOKED_AT_ANY = "The software has NOT looked for fractures on any image"
 
 _WHITE, _LIGHT, _AMBER = (245, 245, 245), (190, 194, 198), (222, 184, 112)
 

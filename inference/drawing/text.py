@@ -7,6 +7,7 @@ every machine.
 """
 
 import textwrap
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,7 +58,7 @@ def draw_sentences(
     lines = [
         (line, each)
         for each in sentences
-        for line in wrap(each.text, _font(each.size, size), width - 2 * margin)
+        for line in _wrapped(each.text, _font(each.size, size), width - 2 * margin)
     ]
     rows = sum(_height(each, size) for _, each in lines) + 2 * margin
     band = Image.new("RGB", (width, rows), _BACKGROUND)
@@ -90,7 +91,36 @@ def _height(sentence: Sentence, size: int) -> int:
     return round(1.45 * sentence.size * size)
 
 
-def wrap(text: str, font: Font, width: int) -> list[str]:
+def filled(text: str, font: Font, width: int) -> list[str]:
+    """Break a text into as few lines of at most `width` pixels as possible.
+
+    Lines end between words, but a word that is wider than a line is broken, too. The
+    lines are less even than those of `draw_sentences`, but take less time to find.
+    """
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines += _pieces(word, font, width)
+    return [line for line in lines if line]
+
+
+def _pieces(word: str, font: Font, width: int) -> list[str]:
+    """Break a word into pieces of at most `width` pixels, or one character."""
+    pieces = []
+    while word:
+        ends = range(2, len(word) + 1)
+        end = 1 + bisect_right(
+            ends, float(width), key=lambda end: font.getlength(word[:end])
+        )
+        pieces.append(word[:end])
+        word = word[end:]
+    return pieces
+
+
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
     """Break a sentence into lines of at most `width` pixels.
 
     Lines end between words, but a word that is wider than a line is broken, too.

@@ -16,11 +16,21 @@ from dicom_node.decoder.client import DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.results.encode import ResultOptions, encode_file
+from dicom_node.pixels.decode import DecodeOptions
+from dicom_node.results.encode import (
+    ResultOptions,
+    encode_examination,
+    encode_file,
+    encode_notice,
+)
+from dicom_node.results.examination import conclude
+from dicom_node.results.examination_picture import examination_picture
 from dicom_node.results.result_kinds import ResultKind
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
+from tests.support.examinations import DEFINITE, MODEL, Studies
+from tests.support.examinations import OPTIONS as EXAMINATION
 
 pytestmark = pytest.mark.usefixtures("common_decoders")
 
@@ -106,6 +116,46 @@ def test_decoding_child_creates_the_same_results(instance: ReceivedInstance) -> 
 
     assert results == expected
     assert {"secondary_capture-source-jpeg", *others} <= {each.kind for each in results}
+
+
+def test_decoding_child_creates_the_same_examination(tmp_path: Path) -> None:
+    studies = Studies(tmp_path)
+    images = [
+        *studies.every_outcome(),
+        *(studies.image(number, DEFINITE, series=4) for number in range(30)),
+    ]
+    examination = conclude(images)
+    lossy = ResultKind("exam_summary", lossy=True)
+    options = replace(EXAMINATION, kinds=(*EXAMINATION.kinds, lossy))
+    decoding = DecodeOptions(window=1, max_megapixels=10)
+    arguments = images[0].instance.path, decoding, images[0].finding
+    child = DecoderProcess(timeout_s=60, memory_mb=1024)
+
+    with closing(child):
+        results = child.run(encode_examination, examination, MODEL, options)
+        thumbnail = child.run(examination_picture, *arguments)
+
+    assert results == encode_examination(examination, MODEL, options)
+    assert len(results) > 10
+    expected = examination_picture(*arguments)
+    np.testing.assert_array_equal(thumbnail.pixels, expected.pixels)
+    assert thumbnail.source_shape == expected.source_shape
+
+
+def test_images_and_examinations_have_separate_kinds(
+    instance: ReceivedInstance, tmp_path: Path
+) -> None:
+    kinds = (*OPTIONS.kinds, *EXAMINATION.kinds)
+    options = replace(OPTIONS, kinds=kinds)
+    examination = conclude([Studies(tmp_path).image(1, DEFINITE)])
+
+    of_image = encode_file(instance, RADIOGRAPH, FINDING, options)
+    of_examination = encode_examination(examination, MODEL, options)
+    notices = encode_notice(instance, ("Failed", "x"), MODEL, options)
+
+    assert [each.kind for each in of_image] == ["secondary_capture"]
+    assert [each.kind for each in of_examination] == ["exam_summary", "exam_report"]
+    assert notices == ()
 
 
 def test_file_meta_names_the_implementation_of_the_node(

@@ -1,0 +1,51 @@
+"""The kinds of objects that a destination gets of images and of examinations."""
+
+import pytest
+
+from dicom_node.results.result_kinds import (
+    ResultKind,
+    examination_kinds_for,
+    kind_label,
+    kinds_for,
+)
+from tests.dicom_node.results.test_capture_iod import destination
+
+EXAMINATION = ["exam_summary", "exam_report"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "of_images", "of_examinations"),
+    [
+        ({}, {"secondary_capture"}, set()),
+        ({"results": EXAMINATION}, set(), {"exam_summary", "exam_report"}),
+        ({"results": ["exam_report"], "send_negative": False}, set(), {"exam_report"}),
+        (
+            {
+                "results": ["secondary_capture", "exam_summary"],
+                "send_negative": False,
+                "modality": "source",
+            },
+            {"secondary_capture-source", "notice-source"},
+            {"exam_summary"},
+        ),
+        (
+            {"results": EXAMINATION, "transfer_syntax": "jpeg_baseline"},
+            set(),
+            {"exam_summary-jpeg", "exam_report"},
+        ),
+    ],
+)
+def test_kinds_of_images_and_examinations_are_separate(
+    keys: dict[str, object], of_images: set[str], of_examinations: set[str]
+) -> None:
+    chosen = destination(**keys)
+
+    assert {each.name for each in kinds_for(chosen)} == of_images
+    assert {each.name for each in examination_kinds_for(chosen)} == of_examinations
+
+
+def test_labels_name_the_kinds_of_examinations() -> None:
+    assert kind_label("exam_report") == "Examination Report"
+    assert kind_label(ResultKind("exam_summary", lossy=True).name) == (
+        "Examination Summary (jpeg)"
+    )
