@@ -5,6 +5,7 @@ one transaction of the journal.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 MOST_CHILD_DEATHS = 3
 MOST_ATTEMPTS = 10
+NO_FILE = Path(os.devnull)
+"""The path of an image without a file. The decoder finds no header in it."""
 _REMOVED = (
     "The files of this image were removed at the end of the retention period, and its "
     "result is from another model. Send the image again."
@@ -165,6 +168,8 @@ class Summaries:
     ) -> ExaminationImage:
         record = outcome.record
         instance = self.journal.received_instance(record)
+        if not file_exists(instance.path):  # removed by retention
+            instance = replace(instance, path=NO_FILE)
         state_and_reason, finding = None, None
         if record.probability is None:
             failed = record.state == InstanceState.FAILED
@@ -244,14 +249,14 @@ def _predecessors(
 
 def _thumbnail(pipeline: Pipeline, image: ExaminationImage) -> Thumbnail | None:
     """Return the thumbnail of an image; None if it cannot be drawn."""
-    if image.same_picture_as or not file_exists(image.instance.path):
+    if image.same_picture_as or image.instance.path == NO_FILE:
         return None
     options = DecodeOptions(pipeline.limits.window, pipeline.limits.max_megapixels)
     try:
         return pipeline.child.run(
             examination_picture, image.instance.path, options, image.finding
         )
-    except (AnalysisError, NotAnalyzedError, FileNotFoundError):
+    except (AnalysisError, NotAnalyzedError):
         return None
 
 

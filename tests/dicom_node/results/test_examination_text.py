@@ -2,12 +2,13 @@
 
 import pytest
 
-from dicom_node.results.examination import Counts, Examination, Predecessor
+from dicom_node.results.examination import Counts, Examination
 from dicom_node.results.examination_text import (
     headline,
     revision_text,
     unlisted_text,
 )
+from dicom_node.results.predecessor import Predecessor
 
 
 @pytest.mark.parametrize(

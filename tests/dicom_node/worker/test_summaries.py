@@ -1,0 +1,366 @@
+"""Summaries of examinations, with a real journal and a real decoder."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+from pydicom import Dataset, dcmread
+
+from config.settings import Settings, load
+from dicom_node.analysis.pipeline import Pipeline
+from dicom_node.decoder.client import (
+    ChildDiedError,
+    ChildTimeoutError,
+    DecoderProcess,
+)
+from dicom_node.instance import ReceivedInstance
+from dicom_node.journal.analyses import AnalysisResult, Conclusion
+from dicom_node.journal.examinations import Examinations
+from dicom_node.journal.journal import Journal
+from dicom_node.results.encode import encode_examination
+from dicom_node.results.overlay_data import overlay_of
+from dicom_node.storage.records import InstanceRecord, ResultRecord
+from dicom_node.storage.spool import Spool
+from dicom_node.storage.tables import (
+    InstanceState,
+    event,
+    examination,
+    instance,
+    read_records,
+    result,
+)
+from dicom_node.worker.summaries import MOST_ATTEMPTS, Summaries
+from inference.finding import Finding
+from tests.support.databases import create_migrated
+from tests.support.examinations import (
+    DEFINITE,
+    DOUBTFUL,
+    MODEL,
+    NEGATIVE,
+    OPTIONS,
+    PHANTOM,
+    Studies,
+)
+from tests.support.journals import destination
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("common_decoders")]
+
+CHEST = "CHEST is outside the intended use."
+PACS = destination("pacs", results=("exam_summary", "exam_report"))
+
+
+@dataclass
+class Child:
+    """A decoder that a test may let die."""
+
+    decoder: DecoderProcess
+    errors: list[Exception]
+    calls: list[str]
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+        self.calls.append(function.__name__)
+        if self.errors and function is encode_examination:
+            raise self.errors.pop()
+        return self.decoder.run(function, *args)
+
+
+@dataclass
+class Node:
+    """A journal with images of one study, and the workflow that summarizes them."""
+
+    settings: Settings
+    journal: Journal
+    child: Child
+    summaries: Summaries
+    engine: sa.Engine
+
+    def add(self, number: int, outcome: Finding | str) -> ReceivedInstance:
+        """Receive an image, and end its analysis with a finding or a reason."""
+        folder = self.settings.storage.directory / "spool"
+        folder.mkdir(exist_ok=True)
+        ended = outcome if isinstance(outcome, Finding) else ("Not analyzed", outcome)
+        received = Studies(folder).image(number, ended).instance
+        self.journal.record(received)
+        self.journal.analyses.begin(received.id, 1)
+        if isinstance(outcome, Finding):
+            drawing = overlay_of(outcome, PHANTOM.pixels.shape)
+            digests = received.id, received.id
+            analyzed = AnalysisResult(outcome, *digests, [], drawing=drawing)
+            self.journal.analyses.record_result(received.id, 1, analyzed)
+        else:
+            conclusion = Conclusion(InstanceState.NOT_ANALYZED, outcome)
+            self.journal.analyses.conclude(received.id, 1, conclusion)
+        return received
+
+    def summary(self) -> InstanceRecord:
+        with self.engine.connect() as connection:
+            query = instance.select().where(instance.c.is_summary == 1)
+            (row,) = read_records(InstanceRecord, connection.execute(query))
+        return row
+
+    def summarize(self) -> InstanceRecord:
+        record = self.summary()
+        self.summaries.summarize(record.id, record.run)
+        return self.summary()
+
+    def objects(self) -> dict[str, Dataset]:
+        """Return the objects of the summary by kind."""
+        folder = self.settings.storage.directory
+        with self.engine.connect() as connection:
+            rows = read_records(ResultRecord, connection.execute(result.select()))
+        return {row.kind: dcmread(folder / row.path) for row in rows}
+
+    def events(self) -> list[tuple[str, str]]:
+        query = sa.select(event.c.kind, event.c.detail).order_by(event.c.id)
+        query = query.where(event.c.instance_id == self.summary().id)
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    settings = load(None, {})
+    storage = settings.storage.model_copy(
+        update={"directory": tmp_path / "node", "min_free_mb": 0}
+    )
+    changes = {"storage": storage, "destinations": (PACS,)}
+    settings = settings.model_copy(update=changes)
+    create_migrated(storage)
+    engine = sa.create_engine(storage.database_url)
+    journal = Journal(engine, storage.directory, [PACS], quiet_s=90)
+    decoder = DecoderProcess(timeout_s=60, memory_mb=1024)
+    child = Child(decoder, [], [])
+    card = SimpleNamespace(doubtful=0.2, definite=0.5)
+    classifier = SimpleNamespace(identity=MODEL, card=card)
+    pipeline = Pipeline(
+        cast("Any", classifier), cast("Any", child), settings.worker, OPTIONS
+    )
+    summaries = Summaries(
+        journal, Spool(storage), storage.directory, lambda: nullcontext(pipeline)
+    )
+    yield Node(settings, journal, child, summaries, engine)
+    decoder.close()
+    engine.dispose()
+
+
+def texts(report: Dataset) -> list[str]:
+    """Return the values of all text content items of a report."""
+    return [str(each.value) for each in report.iterall() if each.VR == "UT"]
+
+
+def test_summary_has_the_most_serious_answer_and_all_images(node: Node) -> None:
+    for number, outcome in enumerate((DOUBTFUL, NEGATIVE, DEFINITE, CHEST), start=1):
+        node.add(number, outcome)
+
+    record = node.summarize()
+
+    assert record.state == InstanceState.DELIVERING
+    assert (record.probability, record.operating_point) == (0.943, "definite")
+    headline = (
+        "Fracture suspected in 2 of 3 analyzed images (1 definite, 1 doubtful); "
+        "1 image was not analyzed"
+    )
+    assert node.events() == [("summarizing", ""), ("summarized", headline)]
+    page, report = (node.objects()[kind] for kind in ("exam_summary", "exam_report"))
+    assert headline in page.ImageComments
+    assert len(page.SourceImageSequence) == 4
+    assert any(CHEST in text for text in texts(report))
+    assert node.child.calls.count("examination_picture") == 4
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "state", "reason"),
+    [
+        ((NEGATIVE, NEGATIVE), InstanceState.DELIVERING, ""),
+        (
+            (NEGATIVE, CHEST),
+            InstanceState.NOT_ANALYZED,
+            "No fracture suspected in 1 analyzed image; 1 image was not analyzed",
+        ),
+        (
+            (CHEST,),
+            InstanceState.NOT_ANALYZED,
+            "No image was analyzed (1 not analyzed)",
+        ),
+    ],
+)
+def test_negative_examination_has_an_answer_for_each_image(
+    outcomes: tuple[Finding | str, ...], state: str, reason: str, node: Node
+) -> None:
+    for number, outcome in enumerate(outcomes, start=1):
+        node.add(number, outcome)
+
+    record = node.summarize()
+
+    assert (record.state, record.reason) == (state, reason)
+    assert (record.probability is None) == bool(reason)
+    assert node.objects().keys() == {"exam_summary", "exam_report"}
+
+
+def test_late_image_makes_a_revision_that_names_the_first(node: Node) -> None:
+    node.add(1, NEGATIVE)
+    node.summarize()
+    first = node.objects()["exam_report"]
+
+    node.add(2, DEFINITE)
+    node.summarize()
+
+    report = node.objects()["exam_report"]
+    assert report.SOPInstanceUID != first.SOPInstanceUID
+    (study,) = report.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    (replaced,) = series.ReferencedSOPSequence
+    assert replaced.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert series.SeriesInstanceUID == first.SeriesInstanceUID
+    assert any("It replaces revision 1 (1 image)" in each for each in texts(report))
+
+
+class Killed(BaseException):
+    """Stands for a kill of the worker."""
+
+
+def test_kill_before_the_end_changes_nothing_in_the_next_attempt(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add(1, DEFINITE)
+    folder = node.settings.storage.directory / "results"
+
+    def killed(*_: object) -> bool:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Examinations, "record_summary", killed)
+        with pytest.raises(Killed):
+            node.summarize()
+    before = {each.name for each in folder.rglob("*.dcm")}
+
+    node.summarize()
+
+    assert {each.name for each in folder.rglob("*.dcm")} == before
+    assert len(node.objects()) == len(before) == 2
+
+
+def test_repeated_image_sends_the_same_objects(node: Node) -> None:
+    received = node.add(1, DEFINITE)
+    node.summarize()
+    first = {kind: each.SOPInstanceUID for kind, each in node.objects().items()}
+    copy = replace(received, id="f" * 32, path=received.path.with_name("copy.dcm"))
+    copy.path.write_bytes(received.path.read_bytes())
+    node.journal.record(copy)
+    node.child.calls.clear()
+
+    record = node.summarize()
+
+    assert record.state == InstanceState.DELIVERING
+    assert {k: each.SOPInstanceUID for k, each in node.objects().items()} == first
+    assert "encode_examination" not in node.child.calls
+
+
+def test_lost_object_is_made_again_with_the_same_uid(node: Node) -> None:
+    node.add(1, DEFINITE)
+    node.summarize()
+    first = node.objects()
+    for each in node.settings.storage.directory.rglob("*exam_report*.dcm"):
+        each.unlink()
+    node.journal.replace_lost_results(node.summary().id)
+
+    node.summarize()
+
+    uids = {kind: each.SOPInstanceUID for kind, each in first.items()}
+    assert {k: each.SOPInstanceUID for k, each in node.objects().items()} == uids
+
+
+def test_decoder_may_die_twice(node: Node) -> None:
+    node.add(1, DEFINITE)
+    node.child.errors = [ChildDiedError("SIGKILL"), ChildDiedError("SIGKILL")]
+
+    assert node.summarize().state == InstanceState.DELIVERING
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [ChildDiedError("SIGKILL")] * 3,
+        [ChildTimeoutError("The decoder took too long.")],
+        [ZeroDivisionError("Doe^Jane")],
+    ],
+)
+def test_failed_summary_has_a_reason_and_can_be_retried(
+    errors: list[Exception], node: Node
+) -> None:
+    node.add(1, DEFINITE)
+    node.child.errors = list(errors)
+
+    record = node.summarize()
+
+    assert record.state == InstanceState.FAILED
+    assert record.reason
+    assert "Doe" not in record.reason
+    assert node.journal.analyze_again(record.id)
+    assert node.summarize().state == InstanceState.DELIVERING
+
+
+def test_summary_fails_if_the_worker_died_too_often(node: Node) -> None:
+    node.add(1, DEFINITE)
+    with node.engine.begin() as connection:
+        change = instance.update().where(instance.c.is_summary == 1)
+        connection.execute(change.values(attempts=MOST_ATTEMPTS))
+
+    record = node.summarize()
+
+    assert record.state == InstanceState.FAILED
+    assert record.reason.startswith("The worker died 10 times")
+
+
+def test_examination_without_expected_results_gets_no_summary(node: Node) -> None:
+    received = node.add(1, CHEST)
+    with node.engine.begin() as connection:
+        change = instance.update().where(instance.c.id == received.id)
+        connection.execute(change.values(not_meant=1))
+
+    record = node.summarize()
+
+    assert record.state == InstanceState.NOT_ANALYZED
+    assert node.objects() == {}
+
+
+@pytest.mark.parametrize("same_model", [True, False])
+def test_image_without_files_keeps_its_answer_if_the_model_is_the_same(
+    same_model: bool,  # noqa: FBT001
+    node: Node,
+) -> None:
+    old = node.add(1, DEFINITE)
+    node.add(2, NEGATIVE)
+    (node.settings.storage.directory / old.path).unlink()
+    digest = {"model_digest": MODEL.digest if same_model else "0" * 64}
+    with node.engine.begin() as connection:
+        change = instance.update().where(instance.c.id == old.id)
+        connection.execute(change.values(files_removed_at=1.0, **digest))
+        connection.execute(sa.text("DELETE FROM finding"))
+
+    node.summarize()
+
+    (_, text) = node.events()[-1]
+    if same_model:
+        assert text == "Fracture suspected in 1 of 2 analyzed images (1 definite)"
+    else:
+        assert text == (
+            "No fracture suspected in 1 analyzed image; 1 image was not analyzed"
+        )
+
+
+def test_stale_run_does_nothing(node: Node) -> None:
+    node.add(1, DEFINITE)
+    record = node.summary()
+
+    node.summaries.summarize(record.id, record.run + 1)
+
+    assert node.events() == []
+    with node.engine.connect() as connection:
+        query = sa.select(examination.c.revision)
+        assert connection.execute(query).scalar_one() == 0
