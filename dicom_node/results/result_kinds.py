@@ -1,5 +1,6 @@
 """The kinds of result objects, and which of them a destination gets."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,3 +98,17 @@ def examination_kinds_for(destination: Destination) -> frozenset[ResultKind]:
     return frozenset(
         ResultKind(each, lossy=lossy and each == EXAM_SUMMARY) for each in types
     )
+
+
+def all_kinds(destinations: Iterable[Destination]) -> tuple[ResultKind, ...]:
+    """Return the kinds of all objects to make for destinations, sorted.
+
+    If there are no destinations, the result is the Secondary Capture alone, for the
+    command `analyze`.
+    """
+    wanted = {
+        kind
+        for each in destinations
+        for kind in kinds_for(each) | examination_kinds_for(each)
+    }
+    return tuple(sorted(wanted or {ResultKind(SECONDARY_CAPTURE)}))

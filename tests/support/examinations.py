@@ -78,7 +78,9 @@ class Studies:
             if value is None:
                 delattr(dataset, keyword)
         # The order of the ids is not the order of the images.
-        instance = self._written(dataset, f"{99 - series:016x}{99 - number:016x}", number)
+        instance = self._written(
+            dataset, f"{99 - series:016x}{99 - number:016x}", number
+        )
         analyzed = isinstance(outcome, Finding)
         return ExaminationImage(
             instance,
