@@ -35,13 +35,7 @@ from dicom_node.results.encode import (
     encode_file,
     encode_notice,
 )
-from dicom_node.results.result_kinds import (
-    NOTICE,
-    SECONDARY_CAPTURE,
-    ResultKind,
-    examination_kinds_for,
-    kinds_for,
-)
+from dicom_node.results.result_kinds import NOTICE, all_kinds
 from inference.classification.classifier import Classifier, self_test
 from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.drawing.result_image import Annotated, render
@@ -60,9 +54,6 @@ not by its name.
 """
 
 Check = Callable[[DecodedInstance], None]
-
-_DEFAULT_KINDS = (ResultKind(SECONDARY_CAPTURE),)
-"""The kinds of result objects without a destination, for the command `analyze`."""
 
 Report = Callable[[Radiograph, Finding], T]
 """Converts a finding to the output of the analysis."""
@@ -237,11 +228,6 @@ def make_pipeline(
         OSError: The decoder does not start.
     """
     worker = settings.worker
-    wanted = {
-        kind
-        for each in settings.destinations
-        for kind in kinds_for(each) | examination_kinds_for(each)
-    }
     classifier = Classifier.load(settings.model.weights, settings.model.device)
     self_test(classifier)
     return Pipeline(
@@ -251,7 +237,7 @@ def make_pipeline(
         ),
         limits=worker,
         result_options=ResultOptions(
-            kinds=tuple(sorted(wanted)) if settings.destinations else _DEFAULT_KINDS,
+            kinds=all_kinds(settings.destinations),
             long_side=settings.results.long_side,
             series_number=settings.results.series_number,
             window=worker.window,

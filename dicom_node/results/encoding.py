@@ -34,7 +34,8 @@ class ResultOptions:
     """Options for the result objects of a finding.
 
     Attributes:
-        kinds: The objects to make, in this order.
+        kinds: The objects to make, in this order. The functions of encode.py ignore the
+            kinds that they do not make.
         long_side: Maximum length of the long side of a Secondary Capture, in pixels.
         series_number: The Series Number of the results.
         window: The number of the VOI window or VOI LUT that the settings request for

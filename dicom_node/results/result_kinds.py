@@ -1,5 +1,6 @@
 """The kinds of result objects, and which of them a destination gets."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,3 +110,17 @@ def names_for(destination: Destination) -> frozenset[str]:
     """Return the names of all kinds that a destination gets."""
     kinds = kinds_for(destination) | examination_kinds_for(destination)
     return frozenset(each.name for each in kinds)
+
+
+def all_kinds(destinations: Iterable[Destination]) -> tuple[ResultKind, ...]:
+    """Return the kinds of all objects to make for destinations, sorted.
+
+    If there are no destinations, the result is the Secondary Capture alone, for the
+    command `analyze`.
+    """
+    wanted = {
+        kind
+        for each in destinations
+        for kind in kinds_for(each) | examination_kinds_for(each)
+    }
+    return tuple(sorted(wanted or {ResultKind(SECONDARY_CAPTURE)}))

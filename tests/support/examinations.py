@@ -77,7 +77,10 @@ class Studies:
             setattr(dataset, keyword, value)
             if value is None:
                 delattr(dataset, keyword)
-        instance = self._written(dataset, f"{series:016x}{number:016x}", number)
+        # The order of the ids is not the order of the images.
+        instance = self._written(
+            dataset, f"{99 - series:016x}{99 - number:016x}", number
+        )
         analyzed = isinstance(outcome, Finding)
         return ExaminationImage(
             instance,

@@ -4,6 +4,7 @@ import pytest
 
 from dicom_node.results.result_kinds import (
     ResultKind,
+    all_kinds,
     examination_kinds_for,
     kind_label,
     kinds_for,
@@ -42,6 +43,24 @@ def test_kinds_of_images_and_examinations_are_separate(
 
     assert {each.name for each in kinds_for(chosen)} == of_images
     assert {each.name for each in examination_kinds_for(chosen)} == of_examinations
+
+
+def test_all_kinds_are_those_of_all_destinations() -> None:
+    chosen = [
+        destination(results=EXAMINATION),
+        destination(results=["structured_report", "exam_report"]),
+    ]
+
+    names = [each.name for each in all_kinds(chosen)]
+
+    assert names == ["exam_report", "exam_summary", "structured_report"]
+
+
+def test_without_destinations_only_captures_are_made() -> None:
+    assert all_kinds([]) == (ResultKind("secondary_capture"),)
+    assert ResultKind("secondary_capture") not in all_kinds(
+        [destination(results=EXAMINATION)]
+    )
 
 
 def test_labels_name_the_kinds_of_examinations() -> None:
