@@ -178,11 +178,17 @@ class Deliveries:
 
         This happens if the settings of destinations were changed. If the instance has
         notices, only notices count; otherwise only other objects count. Heatmaps are
-        ignored, because they are not made for every finding. If the instance has no
-        objects at all, the return value is False.
+        ignored, because they are not made for every finding. If the instance has
+        neither objects nor a result, the return value is False.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         has_result = NOTICE not in {name.partition("-")[0] for name in made}
+        if not made:
+            query = sa.select(instance.c.probability.is_not(None))
+            query = query.where(instance.c.id == instance_id)
+            has_result = connection.execute(query).scalar_one()
+            if not has_result:
+                return False
         wanted = {
             kind.name
             for destination in self._destinations.values()
@@ -190,7 +196,7 @@ class Deliveries:
             if kind.object_type != HEATMAP
             and (kind.object_type != NOTICE) == has_result
         }
-        return bool(made) and not wanted <= made
+        return not wanted <= made
 
     def send_again(self, instance_id: str, destination: str | None = None) -> bool:
         """Queue all results of an instance again, even those that have arrived.
