@@ -56,6 +56,7 @@ from tests.support.levels import (  # noqa: F401 - hooks of pytest
     pytest_collection_modifyitems,
     pytest_runtest_protocol,
 )
+from tests.support.roles import role_server  # noqa: F401 - a fixture
 from tests.support.validators import Complaints, dciodvfy_errors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

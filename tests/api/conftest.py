@@ -1,9 +1,12 @@
 """The page of the browser that the tests of a file share."""
 
 from collections.abc import Iterator
+from urllib.parse import urljoin
 
 import pytest
 from playwright.sync_api import Browser, Page
+
+BLANK = "about:blank"
 
 
 @pytest.fixture(scope="module")
@@ -22,4 +25,12 @@ def tab(shared_page: Page) -> Iterator[Page]:
     shared_page.mouse.move(0, 0)
     yield shared_page
     shared_page.unroute_all()
-    shared_page.goto("about:blank")
+    leave(shared_page)
+
+
+def leave(page: Page) -> None:
+    """End the requests of a page by the navigation to a small page of the same site.
+
+    For another site, such as about:blank, the browser would start a new process.
+    """
+    page.goto(urljoin(page.url, "/healthz") if page.url != BLANK else BLANK)

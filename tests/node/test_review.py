@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -19,7 +18,7 @@ from dicom_node.demo.archive import start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
 from inference.phantom.long_bone import draw_phantom
-from tests.api.auth.test_login_page import log_in
+from tests.api.auth.test_login_page import begin_session
 from tests.api.v1.test_study_page import difference, drag, drawn, is_true
 from tests.support.http_client import ACTING, DIGEST, LOOKING
 from tests.support.node import Served, wait_for
@@ -64,13 +63,18 @@ class Hospital:
         node: The node.
         folder: The folder of the node and of the archive.
         dead: The port of the destination without a listener.
-        address: The URL of the pages.
+        port: The port of the pages.
     """
 
     node: Served
     folder: Path
     dead: int
-    address: str
+    port: int
+
+    @property
+    def address(self) -> str:
+        """The URL of the pages."""
+        return f"http://127.0.0.1:{self.port}"
 
     def send(self, name: str, seed: int = 0) -> Dataset:
         """Send a broken phantom with this patient name; return its dataset."""
@@ -95,7 +99,7 @@ def hospital(
     node = Served(folder / "node.toml", environment={"ACTING": ACTING})
     node.start()
     ports = json.loads((folder / "node/run/ports.json").read_text())
-    yield Hospital(node, folder, dead, f"http://127.0.0.1:{ports['api']}")
+    yield Hospital(node, folder, dead, ports["api"])
     node.kill()
     archive.stop()
 
@@ -110,8 +114,8 @@ def open_page(browser: Browser, hospital: Hospital) -> Iterator[Callable[..., Pa
             stack.callback(context.close)
             page = context.new_page()
             page.on("pageerror", lambda error: pytest.fail(str(error)))
-            page.goto(f"{hospital.address}/login?next={quote(path)}")
-            log_in(page, token)
+            begin_session(page, hospital.port, token)
+            page.goto(hospital.address + path)
             page.wait_for_selector("body[data-ready]")
             return page
 
@@ -306,24 +310,35 @@ def test_upload_of_a_single_file_opens_its_study(
     expect(page.locator("h1")).to_have_text("Single, Sina")
 
 
+@pytest.fixture(scope="module")
+def secret(hospital: Hospital) -> Dataset:
+    """An instance that the node has received."""
+    return hospital.send("Secret^Sam", seed=40)
+
+
+@pytest.fixture(scope="module")
+def stranger(browser: Browser) -> Iterator[Page]:
+    """A page without a session."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
 @pytest.mark.parametrize(
     "path",
     ["/worklist", "/studies/1.2", "/failures", "/destinations", "/health", "/upload"],
 )
 def test_pages_show_no_patient_data_without_a_session(
-    hospital: Hospital, browser: Browser, path: str
+    hospital: Hospital, stranger: Page, secret: Dataset, path: str
 ) -> None:
-    sent = hospital.send("Secret^Sam", seed=40)
-    context = browser.new_context()
-    page = context.new_page()
+    page, study = stranger, str(secret.StudyInstanceUID)
     requested: list[str] = []
     page.on("response", lambda response: requested.append(response.url))
 
-    page.goto(hospital.address + path.replace("1.2", str(sent.StudyInstanceUID)))
+    page.goto(hospital.address + path.replace("1.2", study))
 
     assert "/login" in page.url
     assert "Secret" not in page.content()
     assert not [url for url in requested if "/api/v1/" in url]
-    for api in ("instances", f"studies/{sent.StudyInstanceUID}", "failures/instances"):
+    for api in ("instances", f"studies/{study}", "failures/instances"):
         assert page.request.get(f"{hospital.address}/api/v1/{api}").status == 401
-    context.close()

@@ -11,13 +11,14 @@ import psycopg
 import pytest
 
 from config.settings import load
+from dicom_node.runtime.role_server import RoleServer
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.run_folder import run_folder
 from inference.classification.classifier import SHIPPED
 from models.card import card_text, read_card
 from tests.chaos.line import Line, State
 from tests.support.databases import create_migrated
-from tests.support.roles import configured, running
+from tests.support.roles import configured, forked, main_of, running
 
 pytestmark = pytest.mark.acceptance
 
@@ -26,16 +27,17 @@ EARLY = "Stopped by a signal before the start was complete"
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_worker_ends_while_it_waits_for_a_slot(number: int, tmp_path: Path) -> None:
+def test_worker_ends_while_it_waits_for_a_slot(
+    number: int, tmp_path: Path, role_server: RoleServer
+) -> None:
     config = configured(tmp_path)
     storage = load(config, {}).storage
     create_migrated(storage)
     run_folder(storage).mkdir()
     with (run_folder(storage) / "worker-0.lock").open("w") as lock_file:
         fcntl.flock(lock_file, fcntl.LOCK_EX)
-        with running(
-            ["-m", "dicom_node.worker", f"--config={config}"], tmp_path
-        ) as role:
+        worker = main_of("dicom_node.worker")
+        with forked(role_server, worker, config, tmp_path) as role:
             role.has_logged(
                 "Another worker uses slot 0. This worker waits until that one ends."
             )
@@ -94,14 +96,14 @@ worker.main()
 
 
 def test_worker_without_a_database_writes_sent_objects_to_the_audit_file(
-    tmp_path: Path,
+    tmp_path: Path, role_server: RoleServer
 ) -> None:
     config = configured(tmp_path)
     with config.open("a") as file:
         file.write('[audit]\nfile = "audit.xml"\n')
     create_migrated(load(config, {}).storage)
 
-    with running(["-c", WITHOUT_DATABASE, f"--config={config}"], tmp_path) as role:
+    with forked(role_server, WITHOUT_DATABASE, config, tmp_path) as role:
         role.has_logged("sent")
         role.ended()
 
@@ -148,12 +150,10 @@ main.main()
 
 
 def test_api_ends_on_a_signal_before_its_server_installs_handlers(
-    tmp_path: Path,
+    tmp_path: Path, role_server: RoleServer
 ) -> None:
     config = configured(tmp_path)
-    with running(
-        ["-c", SIGNAL_BEFORE_HANDLERS, f"--config={config}"], tmp_path
-    ) as role:
+    with forked(role_server, SIGNAL_BEFORE_HANDLERS, config, tmp_path) as role:
         role.has_logged("Started server process")
         assert "cleanup" not in role.end(signal.SIGCONT)
 
@@ -183,15 +183,16 @@ def far_database(postgresql: str, tmp_path: Path) -> Iterator[tuple[Line, Path]]
         ("api", "Loaded the model"),
     ],
 )
-def test_role_ends_while_the_database_does_not_respond(
+def test_role_ends_while_the_database_does_not_respond(  # noqa: PLR0913, PLR0917
     module: str,
     ready: str,
     state: State,
     far_database: tuple[Line, Path],
     tmp_path: Path,
+    role_server: RoleServer,
 ) -> None:
     line, config = far_database
-    with running(["-m", module, f"--config={config}"], tmp_path) as role:
+    with forked(role_server, main_of(module), config, tmp_path) as role:
         role.has_logged(ready)
         line.state = state
         if (module, state) == ("dicom_node.worker", State.DOWN):

@@ -25,7 +25,8 @@ destinations = []
 directory = "node"
 min_free_mb = 1
 """
-PAGE = """
+PAGE_AND_CHECK = """
+import sys
 from pathlib import Path
 import api, config, dicom_node, inference, models
 from config.settings import load
@@ -36,6 +37,9 @@ for path in ("/", "/static/page.css", "/static/page.js"):
     print(path, client.get(path).status_code)
 for package in (api, config, dicom_node, inference, models):
     print(Path(package.__file__).parent)
+from dicom_node.commands.check import main
+sys.argv = ["check", "--config=node.toml"]
+main()
 """
 
 
@@ -119,17 +123,6 @@ def test_installed_command_prints_its_version_and_help(
     assert "serve" in run(working_directory, installed / "fracture-node", "--help")
 
 
-def test_the_installed_node_passes_its_check(
-    installed: Path, working_directory: Path
-) -> None:
-    output = run(
-        working_directory, installed / "fracture-node", "check", "--config=node.toml"
-    )
-
-    assert "model: ok, fracture-resnet18" in output
-    assert "database: ok" in output
-
-
 def test_the_installed_node_analyzes(installed: Path, working_directory: Path) -> None:
     path = working_directory / "phantom.dcm"
     phantom_dataset(draw_phantom(broken=True)).save_as(path, enforce_file_format=True)
@@ -144,11 +137,15 @@ def test_the_installed_node_analyzes(installed: Path, working_directory: Path) -
     assert (working_directory / "out" / "phantom.dcm.secondary_capture.dcm").exists()
 
 
-def test_the_installed_page_is_served_from_the_installed_files(
+def test_the_installed_page_is_served_from_the_installed_files_and_the_check_passes(
     installed: Path, working_directory: Path
 ) -> None:
-    output = run(working_directory, installed / "python", "-P", "-c", PAGE).splitlines()
+    command = (installed / "python", "-P", "-c", PAGE_AND_CHECK)
+    lines = run(working_directory, *command).splitlines()
 
-    assert output[:3] == ["/ 200", "/static/page.css 200", "/static/page.js 200"]
-    assert {Path(each).name for each in output[3:]} == PACKAGES
-    assert all(Path(each).is_relative_to(installed.parent) for each in output[3:])
+    assert lines[:3] == ["/ 200", "/static/page.css 200", "/static/page.js 200"]
+    folders, checks = lines[3:][: len(PACKAGES)], lines[3:][len(PACKAGES) :]
+    assert {Path(each).name for each in folders} == PACKAGES
+    assert all(Path(each).is_relative_to(installed.parent) for each in folders)
+    assert any("model: ok, fracture-resnet18" in line for line in checks)
+    assert any("database: ok" in line for line in checks)

@@ -1,4 +1,9 @@
-"""Roles in separate processes, for tests that stop them."""
+"""Roles in separate processes, for tests that stop them.
+
+`running` starts a new Python, which is how a role runs alone. `forked` forks a server
+that has imported the libraries and loaded the model, which is how a role runs in a
+complete node. A fork takes three seconds of processor time less.
+"""
 
 import os
 import subprocess
@@ -9,7 +14,44 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from dicom_node.commands.node import API, WORKER
+from dicom_node.runtime.role_server import RoleProcess, RoleServer
+
 SOON_S = 10.0  # for a busy machine; an idle one needs one to five seconds
+ROOT = Path(__file__).parents[2]
+
+
+class Fork:
+    """A fork of a server of roles, with some methods and attributes of Popen.
+
+    Attributes:
+        stderr: The standard error of the fork.
+    """
+
+    def __init__(self, server: RoleServer, role: RoleProcess) -> None:
+        self._server = server
+        reading, writing = os.pipe()
+        self.stderr = os.fdopen(reading)
+        try:
+            self._pid = server.fork_role(role, [writing])
+        finally:
+            os.close(writing)
+        self._has_ended = False
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._pid, number)
+
+    def wait(self, timeout: float) -> int:
+        """Return the exit status. A fork that runs longer is killed."""
+        self._has_ended = True
+        return self._server.end(self._pid, timeout)
+
+    def close(self) -> None:
+        """Kill the fork if `wait` was not called."""
+        if not self._has_ended:
+            self.wait(0)
 
 
 class Role:
@@ -19,7 +61,7 @@ class Role:
         process: The process, whose standard error is a pipe with the log.
     """
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[str] | Fork") -> None:
         self.process = process
         self._lines: list[str] = []
         self._news = threading.Condition()
@@ -28,10 +70,11 @@ class Role:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._news:
-                self._lines.append(line)
-                self._news.notify_all()
+        with self.process.stderr as lines:
+            for line in lines:
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
 
     def has_logged(self, words: str) -> None:
         """Wait until the role has logged these words."""
@@ -75,12 +118,54 @@ def running(arguments: Sequence[str], folder: Path) -> Iterator[Role]:
         stdout=subprocess.DEVNULL,
         text=True,
         # The role imports the modules of this checkout from any working directory.
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as process:
         try:
             yield Role(process)
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def role_server() -> Iterator[RoleServer]:
+    """A server that has imported worker and api, and loaded the shipped model."""
+    roles = [
+        RoleProcess(*(module, module), preload=["", "cpu"]) for module in (WORKER, API)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        first = RoleServer.start(secrets=())
+    server = first.fork_server("roles", 0, roles)
+    yield server
+    server.close()
+    first.close()
+
+
+@contextmanager
+def forked(
+    server: RoleServer, script: str, config: Path, folder: Path
+) -> Iterator[Role]:
+    """Run a script in a fork of a server during the block, and kill it afterwards.
+
+    Args:
+        server: The fixture `role_server`.
+        script: For example the result of `main_of`. Its arguments are `config` and the
+            process id of the server, as in a node.
+        config: The settings.
+        folder: The working directory.
+    """
+    arguments = [script, str(folder), f"--config={config}"]
+    module = "tests.support.logged_role"
+    process = Fork(server, RoleProcess("role", module, arguments, ["--log"]))
+    try:
+        yield Role(process)
+    finally:
+        process.close()
+
+
+def main_of(module: str) -> str:
+    """Return a script that runs a role, such as "dicom_node.worker"."""
+    return f"from {module}.__main__ import main; main()"
 
 
 def configured(folder: Path, storage: str = "", model: str = "") -> Path:

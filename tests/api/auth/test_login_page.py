@@ -40,7 +40,8 @@ def log_in(page: Page, token: str) -> None:
 def begin_session(page: Page, port: int, token: str) -> None:
     """Log in without the page of the login, which takes half a second."""
     address = f"http://127.0.0.1:{port}"
-    response = httpx.post(f"{address}/login", data={"token": token, "next": "/"})
+    data = {"token": token, "next": "/"}
+    response = httpx.post(f"{address}/login", data=data, timeout=60)  # if it starts
     ((name, value),) = response.cookies.items()
     page.context.add_cookies([{"name": name, "value": value, "url": address}])
 

@@ -72,7 +72,7 @@ def page(tab: Page, address: str) -> Iterator[Page]:
         tab.on(event, listener)
     tab.goto(address)
     yield tab
-    tab.goto("about:blank")
+    tab.goto(f"{address}/healthz")  # ends the requests of the page
     for event, listener in listeners.items():
         tab.remove_listener(event, listener)
 

@@ -109,16 +109,15 @@ Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def command(
+def in_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """A function that runs a command in the test process.
+) -> Callable[..., Done]:
+    """A function that runs a command in the test process, as `fracture_node` does.
 
-    The test process has imported torch already, so commands start quickly. The function
-    returns the exit status and the output, with the error output last.
+    The test process has imported torch already, so commands start quickly.
     """
 
-    def run(*arguments: str | Path) -> tuple[int, str]:
+    def run(*arguments: str | Path) -> Done:
         started: list[list[str]] = []
         monkeypatch.setattr(os, "execv", lambda _, words: started.append(words))
         monkeypatch.setattr(sys, "argv", ["fracture-node", *map(str, arguments)])
@@ -133,11 +132,25 @@ def command(
                 sys.exit(importlib.import_module(name).main())
         finally:
             os.umask(umask)
-        captured = capsys.readouterr()
+        output, errors = capsys.readouterr()
         code = end.value.code
         if isinstance(code, str):  # the interpreter prints it and exits with 1
-            return 1, captured.out + captured.err + code
-        return int(code or 0), captured.out + captured.err
+            return Done(arguments, 1, output, errors + code)
+        return Done(arguments, int(code or 0), output, errors)
+
+    return run
+
+
+@pytest.fixture
+def command(in_process: Callable[..., Done]) -> Command:
+    """A function that runs a command in the test process.
+
+    It returns the exit status and the output, with the error output last.
+    """
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        done = in_process(*arguments)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 
@@ -272,8 +285,13 @@ def test_missing_settings_file_is_an_error(command: Command, tmp_path: Path) -> 
 
 
 def test_analyze_reports_a_result_or_a_reason_for_each_file_of_a_folder(
-    tmp_path: Path, phantom: Path, config: Path
+    in_process: Callable[..., Done],
+    tmp_path: Path,
+    phantom: Path,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     drawn = draw_phantom(broken=False).pixels
     Image.fromarray((drawn >> 4).astype(np.uint8)).save(tmp_path / "phantom.png")
     (tmp_path / "notes.txt").write_text("A text.")
@@ -284,9 +302,7 @@ def test_analyze_reports_a_result_or_a_reason_for_each_file_of_a_folder(
     for name in names:
         (tmp_path / name).rename(folder / name)
 
-    done = fracture_node(
-        tmp_path, "analyze", folder, "--out=out", f"--config={config}", "--json"
-    )
+    done = in_process("analyze", folder, "--out=out", f"--config={config}", "--json")
 
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     by_name = {Path(each["path"]).name: each for each in lines}

@@ -183,13 +183,17 @@ def waiting_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     with bound(tmp_path, api=1) as node:
         for role in node.roles:
             become(role, WAITING)
+        # Otherwise, the second server would import torch, and load the model.
+        node._early = [role.process for role in node.others.roles]
         yield node
         node.others.close()
         node.receivers.close()
 
 
 def become(role: Role, module: str) -> None:
-    role.process = replace(role.process, module=module, arguments=[], file_options=[])
+    role.process = replace(
+        role.process, module=module, arguments=[], file_options=[], preload=None
+    )
     role.files = []
 
 

@@ -233,46 +233,55 @@ def many(
     storage = create()
     create_migrated(storage)
     engine = open_engine(storage.database_url)
+    first = sa.select(sa.literal(0).label("n")).cte(recursive=True)
+    # The database makes the rows, because their conversion would take seconds.
+    numbers = first.union_all(sa.select(first.c.n + 1).where(first.c.n < 99_999))
+    n = numbers.c.n
+    identity = "0" * 25 + sa.func.substr(
+        sa.cast(n + 10_000_000, sa.Text), 2, type_=sa.Text
+    )
+    received_at = DAY.timestamp() + n
+    varied = {
+        "id": identity,
+        "sop_instance_uid": "1.2.3." + sa.cast(n, sa.Text),
+        "state": sa.case((n % 100 == 0, "failed"), else_="delivered"),
+        "received_at": received_at,
+        "delivered_at": received_at + 2 + n % 7,
+        "probability": n % 1000 / 1000.0,
+    }
+    own = sa.cast(n % 1000, sa.Text)
+    name = {
+        "instance_id": identity,
+        "name": "Patient^" + own,
+        "patient_id": own,
+        "accession_number": "A" + sa.cast(n, sa.Text),
+        "folded": "patient " + own + "\n" + own + "\na" + sa.cast(n, sa.Text),
+    }
+    sent = {
+        "instance_id": identity,
+        "destination": "pacs",
+        "state": varied["state"],
+        "run": 1,
+        "attempts": 1,
+        "asked_at": received_at,
+        "next_at": received_at,
+        "finished_at": varied["delivered_at"],
+    }
     row = row_like(tmp_path_factory.mktemp("many"))
     with engine.begin() as connection:
-        rows = [
-            row
-            | {
-                "id": f"{number:032x}",
-                "sop_instance_uid": f"1.2.3.{number}",
-                "state": "failed" if number % 100 == 0 else "delivered",
-                "received_at": row["received_at"] + number,
-                "delivered_at": row["received_at"] + number + 2 + number % 7,
-                "probability": number % 1000 / 1000,
-            }
-            for number in range(100_000)
-        ]
-        connection.execute(instance.insert(), rows)
-        names = [
-            {
-                "instance_id": each["id"],
-                "name": f"Patient^{number % 1000}",
-                "patient_id": f"{number % 1000}",
-                "accession_number": f"A{number}",
-                "folded": f"patient {number % 1000}\n{number % 1000}\na{number}",
-            }
-            for number, each in enumerate(rows)
-        ]
-        connection.execute(patient.insert(), names)
-        deliveries = [
-            {
-                "instance_id": each["id"],
-                "destination": "pacs",
-                "state": each["state"],
-                "run": 1,
-                "attempts": 1,
-                "asked_at": each["received_at"],
-                "next_at": each["received_at"],
-                "finished_at": each["delivered_at"],
-            }
-            for each in rows
-        ]
-        connection.execute(delivery.insert(), deliveries)
+        for table, values in (
+            (instance, row | varied),
+            (patient, name),
+            (delivery, sent),
+        ):
+            typed = [
+                sa.literal(value, table.c[key].type)
+                if not isinstance(value, sa.ColumnElement)
+                else value
+                for key, value in values.items()
+            ]
+            query = sa.select(*typed).select_from(numbers)
+            connection.execute(table.insert().from_select([*values], query))
         # The autovacuum of PostgreSQL does the same some time later.
         connection.execute(sa.text("ANALYZE"))
     yield engine

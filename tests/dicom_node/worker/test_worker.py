@@ -1,8 +1,6 @@
 """The worker as a process: its end during work, a failing disk, and polling."""
 
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +11,7 @@ from config.settings import load
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.journal import Journal
+from dicom_node.runtime.role_server import RoleServer
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.spool import Spool
 from dicom_node.storage.tables import InstanceState
@@ -20,7 +19,7 @@ from inference.phantom.long_bone import draw_phantom
 from tests.support.databases import create_migrated
 from tests.support.journals import state_of
 from tests.support.node import made_slow, wait_for
-from tests.support.roles import configured, running
+from tests.support.roles import configured, forked, main_of
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +41,7 @@ worker.main()
 
 
 def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
-    tmp_path: Path,
+    tmp_path: Path, role_server: RoleServer
 ) -> None:
     config = tmp_path / "node.toml"
     storage = '[storage]\ndirectory = "node"\nmin_free_mb = 1\n'
@@ -54,12 +53,10 @@ def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
     slow = long_instance(Spool(settings.storage))
     journal.record(slow)
 
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", SHORT_DRAIN, f"--config={config}"]
-    ) as process:
+    with forked(role_server, SHORT_DRAIN, config, tmp_path) as role:
         wait_for(lambda: attempts(journal, slow) == 1)
-        process.send_signal(signal.SIGTERM)
-        status = process.wait(60)
+        role.process.send_signal(signal.SIGTERM)
+        status = role.process.wait(60)
 
     row = journal.load(slow.id)
     engine.dispose()
@@ -70,7 +67,7 @@ def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
 
 
 def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
-    tmp_path: Path,
+    tmp_path: Path, role_server: RoleServer
 ) -> None:
     config = configured(tmp_path)
     settings = load(config, {})
@@ -79,8 +76,8 @@ def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
     journal = Journal(engine, settings.storage.directory, ())
     spool = Spool(settings.storage)
 
-    worker = ["-m", "dicom_node.worker", f"--config={config}"]
-    with running(worker, tmp_path) as role:
+    worker = main_of("dicom_node.worker")
+    with forked(role_server, worker, config, tmp_path) as role:
         role.has_logged("Ready")
         spool.results.rmdir()
         spool.results.touch()
@@ -92,7 +89,7 @@ def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
         log = role.end(signal.SIGTERM)
     left_state = state_of(journal, instance)
     spool.results.unlink()
-    with running(worker, tmp_path) as role:
+    with forked(role_server, worker, config, tmp_path) as role:
         role.has_logged("Analyzed ")
         role.end(signal.SIGINT)
 
@@ -105,7 +102,7 @@ def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
 
 
 def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patched(
-    tmp_path: Path,
+    tmp_path: Path, role_server: RoleServer
 ) -> None:
     config = configured(tmp_path)
     settings = load(config, {})
@@ -114,7 +111,7 @@ def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patc
     journal = Journal(engine, settings.storage.directory, ())
     instance = spooled(Spool(settings.storage))
 
-    with running(["-c", POLLING_ONLY, f"--config={config}"], tmp_path) as role:
+    with forked(role_server, POLLING_ONLY, config, tmp_path) as role:
         role.has_logged("Ready")
         journal.record(instance)
         role.has_logged("Analyzed ")

@@ -2,12 +2,13 @@
 
 import ctypes
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -38,14 +39,12 @@ from models.card import ModelError, card_text, read_card
 EXAMPLE = SHIPPED.with_name("original_app.example.toml")
 
 PRELOAD_AND_USE = """
-import ctypes, sys
-from pathlib import Path
-from inference.classification import classifier
+import ctypes
 
 def refuse(*_):
     raise OSError("there is no such library, or this call is not expected")
 
-path = Path(sys.argv[1])
+path = Path(arguments[0])
 ctypes.CDLL = refuse  # there is no GPU
 wait = classifier.preload(path, "auto")
 classifier.phantom_logits = refuse  # the model is not tested again
@@ -56,17 +55,15 @@ assert loaded is classifier.Classifier.load(path, "cpu")
 assert loaded is classifier._preloaded
 """
 PRELOAD_AND_FAIL = """
-import sys, time
-from pathlib import Path
-from inference.classification import classifier
+import time
 from models.card import ModelError
 
 wrong = {"whole": (100.0, -100.0), "broken": (100.0, -100.0)}
 outcomes = {"wrong": lambda _: wrong, "no end": lambda _: time.sleep(600)}
-classifier.phantom_logits = outcomes[sys.argv[2]]
-classifier.TEST_S = int(sys.argv[3])
+classifier.phantom_logits = outcomes[arguments[1]]
+classifier.TEST_S = int(arguments[2])
 try:
-    classifier.preload(Path(sys.argv[1]), "cpu")()
+    classifier.preload(Path(arguments[0]), "cpu")()
 except ModelError as error:
     assert "self-test" in str(error)
 else:
@@ -75,13 +72,39 @@ assert classifier._preloaded is None
 """
 
 
-def run_alone(script: str, *arguments: str) -> None:
-    """Run a script that forks, in a process without threads.
+SERVE = """
+import json, os, signal, sys
+from pathlib import Path
+from inference.classification import classifier
+
+for line in sys.stdin:
+    script, arguments = json.loads(line)
+    if not (child := os.fork()):
+        signal.alarm(120)
+        exec(script)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""A process that runs each line of its input, a script and its arguments, in a fork."""
+
+
+@pytest.fixture(scope="module")
+def run_alone() -> Iterator[Callable[..., None]]:
+    """A function that runs a script that forks, in a process without threads.
 
     A fork of a process with threads, such as this one, may wait forever for a lock.
     """
-    command = [sys.executable, "-c", script, *arguments]
-    subprocess.run(command, check=True, timeout=120)
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+
+        def run(script: str, *arguments: str) -> None:
+            server.stdin.write(json.dumps([script, arguments]).encode() + b"\n")
+            server.stdin.flush()
+            assert server.stdout.readline() == b"0\n"
+
+        yield run
+        server.stdin.close()
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +228,7 @@ class TestShipped:
     def test_concurrent_classification_gives_the_same_findings(
         self, shipped: Classifier
     ) -> None:
-        pictures = [random_phantom(seed, broken=True)[0] for seed in range(10)]
+        pictures = [random_phantom(seed, broken=True)[0] for seed in range(4)]
         sequential = [shipped.classify(picture) for picture in pictures]
 
         with ThreadPoolExecutor(8) as pool:
@@ -420,7 +443,7 @@ class TestPreload:
         torch.set_num_threads(threads)
 
     def test_preloaded_classifier_is_used_and_not_tested_again(
-        self, copy: Path
+        self, copy: Path, run_alone: Callable[..., None]
     ) -> None:
         run_alone(PRELOAD_AND_USE, str(copy))
 
@@ -454,7 +477,11 @@ class TestPreload:
 
     @pytest.mark.parametrize(("outcome", "limit_s"), [("wrong", 60), ("no end", 1)])
     def test_weights_that_fail_the_test_are_not_preloaded(
-        self, copy: Path, outcome: str, limit_s: int
+        self,
+        copy: Path,
+        outcome: str,
+        limit_s: int,
+        run_alone: Callable[..., None],
     ) -> None:
         run_alone(PRELOAD_AND_FAIL, str(copy), outcome, str(limit_s))
 

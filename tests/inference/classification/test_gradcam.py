@@ -2,6 +2,7 @@
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,6 @@ from torch import nn
 from inference.classification.gradcam import grad_cam
 from inference.training.draft import DRAFT
 from models.network import Head, Network, build_network, split_network
-
-with warnings.catch_warnings():  # the imports of grad-cam warn
-    warnings.simplefilter("ignore")
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 BRIGHT, DARK = 0, 1
 
@@ -62,34 +58,60 @@ def test_input_that_is_not_one_image_is_refused(shape: tuple[int, ...]) -> None:
         grad_cam(brightness_network(), torch.zeros(shape), BRIGHT)
 
 
-class RawGradCAM(GradCAM):  # type: ignore[misc]
-    """GradCAM of grad-cam, which keeps in `raw` the last map before it is resized."""
+PeerMap = Callable[[nn.Module, nn.Module, torch.Tensor, int], NDArray[np.float64]]
 
-    raw: NDArray[np.float32]
 
-    def get_cam_image(self, *arguments: object) -> NDArray[np.float32]:
-        self.raw = super().get_cam_image(*arguments)
-        return self.raw
+@pytest.fixture(scope="module")
+def peer_map() -> PeerMap:
+    """A function that returns the map of the package grad-cam before it is resized.
+
+    Its arguments are the network, the layer of the map, the image and the label.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The import takes a second. Most test processes do not run these tests.
+        from pytorch_grad_cam import GradCAM  # noqa: PLC0415
+        from pytorch_grad_cam.utils.model_targets import (  # noqa: PLC0415
+            ClassifierOutputTarget,
+        )
+
+    class RawGradCAM(GradCAM):  # type: ignore[misc]
+        """GradCAM that keeps in `raw` the last map before it is resized."""
+
+        raw: NDArray[np.float64]
+
+        def get_cam_image(self, *arguments: object) -> NDArray[np.float64]:
+            self.raw = super().get_cam_image(*arguments)
+            return self.raw
+
+    def found(
+        network: nn.Module, layer: nn.Module, image: torch.Tensor, label: int
+    ) -> NDArray[np.float64]:
+        with RawGradCAM(network, [layer]) as peer:
+            peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
+            return np.maximum(peer.raw[0], 0)
+
+    return found
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
 @pytest.mark.parametrize("label", [0, 1])
-def test_map_equals_that_of_the_package_grad_cam(architecture: str, label: int) -> None:
+def test_map_equals_that_of_the_package_grad_cam(
+    architecture: str, label: int, peer_map: PeerMap
+) -> None:
     card = replace(DRAFT, architecture=architecture)
     with torch.random.fork_rng():
         torch.manual_seed(17)  # with this seed, every map has a peak
         # Double precision makes rounding errors of the sums negligible.
         whole = build_network(card).double().eval()
-        image = torch.randn(1, 3, 224, 160, dtype=torch.double)
+        image = torch.randn(1, 3, 160, 96, dtype=torch.double)
     network = split_network(whole, replace(DRAFT, pooling="average", scales=(1,)))
-    with RawGradCAM(whole, [whole.layer4]) as peer:
-        peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
-        expected = np.maximum(peer.raw[0], 0)
+    expected = peer_map(whole, whole.layer4, image, label)
 
     logits, heatmap, _ = grad_cam(network, image, label)
 
     found = heatmap.numpy()
-    assert found.shape == (7, 5)
+    assert found.shape == (5, 3)
     assert expected.max() > 0
     np.testing.assert_allclose(
         found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9
@@ -100,22 +122,20 @@ def test_map_equals_that_of_the_package_grad_cam(architecture: str, label: int) 
 @pytest.mark.parametrize("scales", [(1,), (1, 2)])
 @pytest.mark.parametrize("label", [0, 1])
 def test_map_of_pooled_scores_equals_that_of_the_package_grad_cam(
-    label: int, scales: tuple[int, ...]
+    label: int, scales: tuple[int, ...], peer_map: PeerMap
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(19)  # with this seed, every map has a peak
         whole = build_network(DRAFT).double().eval()
-        image = torch.randn(1, 3, 224, 160, dtype=torch.double)
+        image = torch.randn(1, 3, 160, 96, dtype=torch.double)
     network = split_network(whole, replace(DRAFT, scales=scales))
     chain = nn.Sequential(network.features, network.head)
-    with RawGradCAM(chain, [network.features]) as peer:
-        peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
-        expected = np.maximum(peer.raw[0], 0)
+    expected = peer_map(chain, network.features, image, label)
 
     logits, heatmap, _ = grad_cam(network, image, label)
 
     found = heatmap.numpy()
-    assert found.shape == (14, 10)
+    assert found.shape == (10, 6)
     assert expected.max() > 0
     np.testing.assert_allclose(
         found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9

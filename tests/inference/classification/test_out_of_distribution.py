@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from dicom_node.errors import DicomNodeError
@@ -110,6 +109,9 @@ def screenshot(random: np.random.Generator) -> Pixels:
 
 def photograph(random: np.random.Generator) -> Pixels:
     """Return a part of one of the two photographs of scikit-learn."""
+    # The import takes most of a second. Most test processes do not run this test.
+    from sklearn.datasets import load_sample_image  # noqa: PLC0415
+
     picture = load_sample_image(str(random.choice(["china.jpg", "flower.jpg"])))
     gray = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     top, left = (int(edge) for edge in random.integers(0, (120, 200)))

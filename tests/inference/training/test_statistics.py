@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from inference.training.statistics import (
     auc,
@@ -17,6 +16,12 @@ from inference.training.statistics import (
 
 @pytest.mark.parametrize("seed", range(5))
 def test_areas_equal_those_of_scikit_learn_with_ties(seed: int) -> None:
+    # The import takes most of a second. Most test processes do not run this test.
+    from sklearn.metrics import (  # noqa: PLC0415
+        average_precision_score,
+        roc_auc_score,
+    )
+
     random = np.random.default_rng(seed)
     truth = random.random(200) < 0.2
     score = np.round(random.random(200) + 0.3 * truth, 1)

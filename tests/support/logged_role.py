@@ -1,0 +1,22 @@
+"""A role that runs a script and writes its log to an inherited file.
+
+Its command line has the script, the working directory, the arguments of the script,
+and the two options that `RoleServer` adds: --log and --supervisor.
+"""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the script. It gets its own arguments and --supervisor."""
+    script, folder, *arguments, log, supervisor = sys.argv[1:]
+    descriptor = int(log.removeprefix("--log="))
+    os.dup2(descriptor, sys.stderr.fileno())
+    os.close(descriptor)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    os.chdir(folder)
+    sys.argv = ["role", *arguments, supervisor]
+    exec(script, {"__name__": "__main__"})  # noqa: S102 - a script of a test
