@@ -66,6 +66,9 @@ class InstanceResponse(BaseModel):
     has_files: bool = Field(
         description="False if the files were removed after their retention time."
     )
+    is_summary: bool = Field(
+        description="True if this is not an image, but the summary of an examination."
+    )
 
 
 class WorklistResponse(BaseModel):
@@ -228,6 +231,9 @@ class FailureGroupResponse(BaseModel):
     first: datetime = Field(description="Time of receipt of the first instance.")
     last: datetime
     waiting: bool = Field(description="Whether the node retries them automatically.")
+    summaries: int = Field(
+        description="How many of them are summaries of examinations, not images."
+    )
     reasons: list[FailureReasonResponse] = Field(
         description="The single reasons of a delivery. Empty for an analysis."
     )

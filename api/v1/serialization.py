@@ -66,6 +66,7 @@ def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
         "received_at": utc_time(entry.received_at),
         "analyzed_at": utc_time_or_none(entry.analyzed_at),
         "has_files": entry.files_removed_at is None,
+        "is_summary": entry.is_summary is not None,
         # If the clock was set back, a delivery can appear to precede the receipt.
         "seconds": None if entry.seconds is None else max(entry.seconds, 0.0),
     }

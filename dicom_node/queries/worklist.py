@@ -13,6 +13,7 @@ from dicom_node.storage.database import reading
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
     ANALYZING,
+    IS_IMAGE,
     RETURNED,
     DeliveryState,
     InstanceState,
@@ -67,6 +68,7 @@ class SearchCriteria:
         destination: Name of a destination. Instances with a delivery to this
             destination match.
         ids: Ids of the instances that match.
+        with_summaries: Whether summaries of examinations match, too.
     """
 
     text: str = ""
@@ -77,6 +79,7 @@ class SearchCriteria:
     sender: str = ""
     destination: str = ""
     ids: tuple[str, ...] = ()
+    with_summaries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +163,10 @@ class Worklist:
         """Return the instances of a study, in the order of their receipt.
 
         Results of the node that were sent back to it are omitted, unless the study has
-        no other instances.
+        no other instances. Summaries of examinations are omitted.
         """
-        query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
+        of_study = instance.c.study_instance_uid == study_instance_uid
+        query = _rows().where(of_study, IS_IMAGE)
         query = query.order_by(instance.c.received_at, instance.c.id)
         with reading(self._engine) as connection:
             entries = read_records(WorklistEntry, connection.execute(query))
@@ -170,13 +174,13 @@ class Worklist:
 
     def senders(self) -> Sequence[str]:
         """Return the AE titles of all senders of instances, sorted."""
-        query = sa.select(instance.c.calling_ae_title).distinct()
+        query = sa.select(instance.c.calling_ae_title).where(IS_IMAGE).distinct()
         with reading(self._engine) as connection:
             return sorted(connection.execute(query).scalars())
 
 
 def entry_query(instance_id: str) -> sa.Select[Any]:
-    """Return the query for the WorklistEntry of one instance."""
+    """Return the query for the WorklistEntry of one instance, also of a summary."""
     return _rows().where(instance.c.id == instance_id)
 
 
@@ -198,6 +202,8 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = [
         column.in_(values) for column, values in one_of.items() if values
     ]
+    if not criteria.with_summaries:
+        found.append(IS_IMAGE)
     if criteria.states:
         found.append(_in_state(criteria.states))
     if criteria.since is not None:
