@@ -106,14 +106,16 @@ def grouped(engine: sa.Engine) -> list[Failures]:
     removal.
     """
     received = instance.c.received_at
-    numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
-    summaries = sa.func.count(instance.c.is_summary)
-    analyses = sa.select(instance.c.reason, *numbers, summaries)
+    numbers = (
+        *(sa.func.count(), sa.func.min(received), sa.func.max(received)),
+        sa.func.count(instance.c.is_summary),
+    )
+    analyses = sa.select(instance.c.reason, *numbers)
     analyses = analyses.where(_ANALYSES).group_by(instance.c.reason)
     with reading(engine) as connection:
         found = [
-            Failures("", *row[:-1], summaries=row[-1])
-            for row in connection.execute(analyses)
+            Failures("", reason, count, first, last, summaries=summaries)
+            for reason, count, first, last, summaries in connection.execute(analyses)
         ]
         groups: dict[_Key, list[_Delivery]] = {}
         for waiting in (False, True):

@@ -206,19 +206,39 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
         found.append(IS_IMAGE)
     if criteria.states:
         found.append(_in_state(criteria.states))
+    if criteria.destination:
+        found.append(is_delivered_to(criteria.destination, instance.c.id))
+    if not criteria.ids and RETURNED not in criteria.states:
+        found.append(_is_shown(criteria.text.strip()))
+    return found + _attribute_conditions(criteria)
+
+
+def _is_shown(text: str) -> sa.ColumnElement[bool]:
+    """Return the condition that excludes returned results that a text does not name."""
+    is_named = instance.c.sop_instance_uid == text
+    return sa.or_(~IS_RETURNED, is_named) if text else ~IS_RETURNED
+
+
+def shown_image(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for images that match the text, the time and the sender.
+
+    Results of the node that were sent back to it match only if `text` is their SOP
+    Instance UID. Other criteria are ignored.
+    """
+    is_shown = _is_shown(criteria.text.strip())
+    return [IS_IMAGE, is_shown, *_attribute_conditions(criteria)]
+
+
+def _attribute_conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the text, the time of receipt and the sender."""
+    found: list[sa.ColumnElement[bool]] = []
     if criteria.since is not None:
         found.append(instance.c.received_at >= criteria.since)
     if criteria.until is not None:
         found.append(instance.c.received_at < criteria.until)
     if criteria.sender:
         found.append(instance.c.calling_ae_title == criteria.sender)
-    if criteria.destination:
-        found.append(_is_delivered_to(criteria.destination))
-    text = criteria.text.strip()
-    if not criteria.ids and RETURNED not in criteria.states:
-        is_named = instance.c.sop_instance_uid == text
-        found.append(sa.or_(~IS_RETURNED, is_named) if text else ~IS_RETURNED)
-    return found + _named(text)
+    return found + _named(criteria.text.strip())
 
 
 def displayed_state(record: InstanceRecord) -> str:
@@ -249,9 +269,17 @@ def _in_state(states: tuple[str, ...]) -> sa.ColumnElement[bool]:
     )
 
 
-def _is_delivered_to(destination: str) -> sa.ColumnElement[bool]:
+def is_delivered_to(
+    destination: str, instance_id: sa.ColumnElement[str]
+) -> sa.ColumnElement[bool]:
+    """Return the SQL condition that an instance has a delivery to a destination.
+
+    Args:
+        destination: Name of the destination.
+        instance_id: The id of the instance, as an SQL expression.
+    """
     return sa.exists().where(
-        delivery.c.instance_id == instance.c.id,
+        delivery.c.instance_id == instance_id,
         delivery.c.destination == destination,
         delivery.c.state != DeliveryState.DROPPED,
     )
