@@ -1,7 +1,7 @@
-"""Examinations for tests, written directly to the tables.
+"""Examinations and summaries for tests, written directly to the tables.
 
-The node assigns received images to examinations, and makes their summaries
-(dicom_node/journal/examinations.py). The tests of queries need only the rows.
+The journal assigns received images to examinations by patient and study, and a worker
+makes the summaries. The tests of queries need other examinations, and only the rows.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dicom_node.storage.tables import examination, instance, patient
 
 
 def examine(engine: sa.Engine, images: Sequence[str], **changes: object) -> str:
-    """Assign images to a new examination; return its id.
+    """Move images to a new examination; return its id.
 
     Args:
         engine: Engine of the journal.
@@ -35,8 +35,10 @@ def examine(engine: sa.Engine, images: Sequence[str], **changes: object) -> str:
             "id": examination_id,
             "patient_key": uuid4().hex,
             "due_at": None,
+            "runs": 0,
             "revision": 0,
             "inputs": "",
+            "objects": "[]",
             "predecessors": "[]",
         }
         connection.execute(examination.insert(), row | changes)
