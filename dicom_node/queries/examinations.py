@@ -274,7 +274,9 @@ def _outcomes() -> sa.Subquery:
             ).label("seconds"),
         )
         .select_from(_IMAGE.outerjoin(_SAME, _SAME.c.id == _IMAGE.c.same_picture_as))
-        .where(_IMAGE.c.returned.is_(None), ~newer)
+        # In this form, SQLite does not take the index of the worklist, which would read
+        # all images.
+        .where(sa.func.coalesce(_IMAGE.c.returned, 0) == 0, ~newer)
         .subquery("outcome")
     )
 
