@@ -132,10 +132,11 @@ class ExaminationResponse(BaseModel):
     answered: int = Field(description="Number of images with an answer.")
     probability: float | None = Field(
         description="Probability of a fracture of the most serious image. Null without "
-        "an answer."
+        "an operating point."
     )
     operating_point: OperatingPoint | None = Field(
-        description="The most serious answer."
+        description="The most serious answer. Null if no fracture is reported and an "
+        "image has no answer, because the examination is not negative then."
     )
     state: ExaminationState = Field(
         description="The most urgent state of the images and the summary: failed, "

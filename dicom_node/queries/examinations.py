@@ -71,8 +71,8 @@ class ExaminationEntry:
         last_received_at: Time at which the last image was received.
         images: Number of images that count.
         answered: Number of these images with an answer.
-        probability: Probability of the most serious image; None if no image has an
-            answer.
+        probability: Probability of the most serious image; None if no fracture is
+            reported and an image has no answer.
         operating_point: Operating point of the most serious image; None as for
             `probability`.
         state: The state.
@@ -287,14 +287,18 @@ OUTCOMES = _outcomes()
 def _totals() -> sa.Select[Any]:
     """Return the numbers and the most urgent and serious values per examination."""
     c = OUTCOMES.c
+    images, answered = sa.func.sum(c.counts), sa.func.count(c.probability)
+    seriousness = sa.func.max(c.seriousness)
+    has_fracture = seriousness > SERIOUSNESS.index(OperatingPoint.NONE)
+    has_answer = sa.or_(has_fracture, answered == images)
     return (
         sa.select(
             c.examination_id.label("id"),
-            sa.func.sum(c.counts).label("images"),
-            sa.func.count(c.probability).label("answered"),
+            images.label("images"),
+            answered.label("answered"),
             sa.func.max(c.urgency).label("urgency"),
-            sa.func.max(c.seriousness).label("seriousness"),
-            sa.func.max(c.probability).label("probability"),
+            sa.case((has_answer, seriousness)).label("seriousness"),
+            sa.case((has_answer, sa.func.max(c.probability))).label("probability"),
             sa.func.max(c.seconds).label("seconds"),
         )
         .where(c.examination_id.is_not(None))
@@ -478,7 +482,7 @@ def _entry(  # noqa: PLR0913, PLR0917 - one for each query
     values: Mapping[str, tuple[str, ...]],
     summary: InstanceRecord | None,
 ) -> ExaminationEntry:
-    serious = first.seriousness
+    serious = totals.seriousness
     return ExaminationEntry(
         id=record.id,
         study_instance_uid=first.study_instance_uid,
@@ -490,7 +494,7 @@ def _entry(  # noqa: PLR0913, PLR0917 - one for each query
         last_received_at=record.last_received_at,
         images=int(totals.images),
         answered=totals.answered,
-        probability=first.probability,
+        probability=None if serious is None else first.probability,
         operating_point=None if serious is None else SERIOUSNESS[serious],
         state=URGENCY[totals.urgency],
         reason=urgent.reason,

@@ -18,8 +18,13 @@ function resultCell({ operating_point: point, probability }) {
   return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(formatText(texts.of_a_fracture, { probability: percent(probability) })), bar(probability));
 }
 
-/** Create a row that opens the study page. The name of the patient is the link for the keyboard. */
-function row(line, link, patient, shown, senders, reason) {
+/**
+ * Create a row that opens the study page. The name of the patient is the link for the keyboard.
+ * @param {object} line An instance or an examination of the API.
+ * @param {{link: object, patient: string, shown: HTMLElement, senders: string, more: Array}} cells The contents that
+ *   differ between instances and examinations.
+ */
+function row(line, { link, patient, shown, senders, more }) {
   const name = make("a", { href: address(link), text: line.patient.name || t.no_name });
   const made = make(
     "tr",
@@ -29,7 +34,7 @@ function row(line, link, patient, shown, senders, reason) {
     shown,
     make("td", { text: senders }),
     resultCell(line),
-    make("td", {}, state(line.state), reasonText(reason)),
+    make("td", {}, state(line.state), ...more),
     make("td", { class: "number", text: line.seconds === null ? "" : line.seconds.toFixed(1) }),
   );
   made.addEventListener("click", ({ target }) => {
@@ -41,7 +46,8 @@ function row(line, link, patient, shown, senders, reason) {
 /** Create the row of an image. */
 export function imageRow(line) {
   const { patient_id: id, accession_number: accession } = line.patient;
-  return row(line, line, listed([id, accession]), make("td", { text: line.modality }, below(image(line))), line.sender, line.reason);
+  const shown = make("td", { text: line.modality }, below(image(line)));
+  return row(line, { link: line, patient: listed([id, accession]), shown, senders: line.sender, more: [reasonText(line.reason)] });
 }
 
 /** Create the row of an examination. It opens the study with the most serious image selected. */
@@ -49,7 +55,8 @@ export function examinationRow(line) {
   const { patient_id: id, accession_numbers: accessions } = line.patient;
   const link = { study_instance_uid: line.study_instance_uid, id: line.instance_id };
   const answered = line.images ? formatText(t.answered, { answered: line.answered, count: line.images }) : t.no_images;
-  const shown = make("td", { text: line.modalities.join(", ") }, below(line.body_parts.join(", ")), below(answered));
+  const shown = make("td", { text: line.modalities.join(", ") }, below(line.body_parts.join(", ")));
   const reason = line.reason && line.is_about_summary ? formatText(t.of_summary, { summary: texts.examination.summary, reason: line.reason }) : line.reason;
-  return row(line, link, listed([id, ...accessions]), shown, line.senders.join(", "), reason);
+  const more = [below(answered), reasonText(reason)];
+  return row(line, { link, patient: listed([id, ...accessions]), shown, senders: line.senders.join(", "), more });
 }

@@ -119,6 +119,34 @@ def test_examination_has_the_most_serious_answer_and_the_values_of_its_images(
 
 
 @pytest.mark.parametrize(
+    ("images", "point"),
+    [
+        ([NEGATIVE, NEGATIVE], "none"),
+        ([NEGATIVE, REFUSED], None),
+        ([NEGATIVE, {}], None),
+        ([DOUBTFUL, REFUSED], "doubtful"),
+        ([REFUSED], None),
+        ([NEGATIVE, REFUSED | {"not_meant": 1}], "none"),
+    ],
+)
+def test_examination_is_negative_only_if_each_image_has_an_answer(
+    engine: sa.Engine,
+    examinations: Examinations,
+    image: Image,
+    images: list[dict[str, object]],
+    point: str | None,
+) -> None:
+    examination_id = examine(engine, [image(**columns).id for columns in images])
+
+    (found,) = listed(examinations)
+
+    assert found.operating_point == point
+    assert (found.probability is None) == (point is None)
+    matching = listed(examinations, SearchCriteria(points=("none",)))
+    assert ids(matching) == ([examination_id] if point == "none" else [])
+
+
+@pytest.mark.parametrize(
     ("images", "summary", "state"),
     [
         ([{}, DEFINITE], None, "analyzing"),
