@@ -75,6 +75,9 @@ class InstanceResponse(BaseModel):
     has_files: bool = Field(
         description="False if the files were removed after their retention time."
     )
+    examination_id: str | None = Field(
+        description="The id of the examination. Null for a moment after an upgrade."
+    )
     is_summary: bool = Field(
         description="True if this is not an image, but the summary of an examination."
     )

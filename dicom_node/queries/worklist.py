@@ -18,6 +18,7 @@ from dicom_node.storage.tables import (
     DeliveryState,
     InstanceState,
     delivery,
+    examination,
     instance,
     patient,
     read_records,
@@ -163,9 +164,15 @@ class Worklist:
         """Return the instances of a study, in the order of their receipt.
 
         Results of the node that were sent back to it are omitted, unless the study has
-        no other instances. Summaries of examinations are omitted.
+        no other instances. Summaries of examinations are omitted. An image without a
+        Study Instance UID is found by its SOP Instance UID, as its summary is.
         """
-        of_study = instance.c.study_instance_uid == study_instance_uid
+        c = examination.c
+        examined = sa.select(c.id).where(c.study_instance_uid == study_instance_uid)
+        of_study = sa.or_(
+            instance.c.study_instance_uid == study_instance_uid,
+            instance.c.examination_id.in_(examined),
+        )
         query = _rows().where(of_study, IS_IMAGE)
         query = query.order_by(instance.c.received_at, instance.c.id)
         with reading(self._engine) as connection:
