@@ -25,7 +25,7 @@ async function show() {
 
 function card(group, destinations, isOpen) {
   const { destination, count, first, last, waiting } = group;
-  const title = destination ? formatText(t.delivery, { destination }) : t.analysis;
+  const title = destination ? formatText(t.delivery, { destination }) : group.summaries === count ? texts.examination.summary : t.analysis;
   const isPaused = destinations.some(({ name, paused }) => name === destination && paused);
   const instances = make("table", { class: "rows cards" }, make("tbody"));
   const details = make("details", { "data-group": query(group) }, make("summary", { text: t.show }), instances);
@@ -38,12 +38,18 @@ function card(group, destinations, isOpen) {
       make("h2", { text: title }),
       waiting && make("span", { class: "state", "data-state": "queued", text: t.waiting }),
       isPaused && make("span", { class: "state", "data-state": "paused", text: t.paused }),
-      make("span", { text: formatText(t.count, { count }) }),
+      make("span", { text: counted(group) }),
       make("span", { class: "below", text: formatText(t.between, { first: when(first), last: when(last) }) }),
       isOperator && make("button", { type: "button", class: "button end", text: waiting ? t.try_now : t.retry_group, click: () => retry(group) })),
     reasons(group),
     details,
   );
+}
+
+/** Describe the number of images and of examination summaries in a group. */
+function counted({ count, summaries }) {
+  const [images, others] = [{ count: count - summaries }, { count: summaries }];
+  return [images.count > 0 && formatText(t.count, images), others.count > 0 && formatText(t.summaries, others)].filter(Boolean).join(", ");
 }
 
 /** Show the reason of a failure. For a delivery, each reason is shown with the affected objects. */
@@ -82,7 +88,7 @@ function row(line, { destination, waiting }) {
     {},
     make("td", { class: "when", text: when(line.received_at) }),
     make("td", { class: "patient" }, make("a", { href: address(line), text: line.patient.name || texts.worklist.no_name })),
-    make("td", { text: [line.modality, image(line)].filter(Boolean).join(" ") }),
+    make("td", { text: line.is_summary ? texts.examination.summary : [line.modality, image(line)].filter(Boolean).join(" ") }),
     make("td", { class: "number" }, isOperator && !waiting && make("button", { type: "button", class: "button", text: t.retry, click: retryOne })),
   );
 }

@@ -45,10 +45,10 @@ function checks({ checks: found, destinations, decoding, confined }) {
 
 function instances({ states }) {
   const rows = Object.entries(states).map(([name, count]) => {
-    const link = make("a", { href: `/worklist?state=${name}`, text: texts.states[name] ?? name });
+    const link = make("a", { href: `/worklist?list=images&state=${name}`, text: texts.states[name] ?? name });
     return make("tr", {}, make("td", {}, link), make("td", { class: "number", text: count.toLocaleString("en") }));
   });
-  return card("instances", t.instances, rows.length ? make("table", { class: "rows" }, make("tbody", {}, ...rows)) : make("p", { class: "below", text: texts.worklist.empty }));
+  return card("instances", t.instances, rows.length ? make("table", { class: "rows" }, make("tbody", {}, ...rows)) : make("p", { class: "below", text: texts.worklist.images.empty }));
 }
 
 function queues({ states }, destinations) {

@@ -14,6 +14,7 @@ from config.destinations import Destination
 from config.settings import ReceiverSettings, StorageSettings
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.reader_feedback import Feedback
+from dicom_node.queries.examinations import Examinations
 from dicom_node.queries.history import History
 from dicom_node.queries.instance_details import InstanceDetails, instance_details
 from dicom_node.queries.worklist import Worklist
@@ -54,6 +55,14 @@ async def _worklist(engine: EngineDep) -> Worklist:
 
 WorklistDep = Annotated[Worklist, Depends(_worklist)]
 """Finds and lists instances."""
+
+
+async def _examinations(engine: EngineDep) -> Examinations:
+    return Examinations(engine)
+
+
+ExaminationsDep = Annotated[Examinations, Depends(_examinations)]
+"""Finds and lists examinations."""
 
 
 async def _feedback(engine: EngineDep) -> Feedback:

@@ -103,6 +103,7 @@ async def failures(
             first=utc_time(each.first),
             last=utc_time(each.last),
             waiting=each.waiting,
+            summaries=each.summaries,
             reasons=[
                 FailureReasonResponse(reason=one.reason, objects=list(one.objects))
                 for one in each.reasons
@@ -180,9 +181,8 @@ def _members(
     oldest_first = Sorting(Order.RECEIVED, descending=False)
     if not ids:  # an empty filter would match all instances
         return []
-    page = worklist.page(
-        SearchCriteria(ids=ids), oldest_first, number=1, size=MOST_LISTED
-    )
+    with_ids = SearchCriteria(ids=ids, with_summaries=True)
+    page = worklist.page(with_ids, oldest_first, number=1, size=MOST_LISTED)
     return page.entries
 
 

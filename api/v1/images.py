@@ -22,6 +22,10 @@ from dicom_node.storage.database import Engine
 NO_IMAGE: dict[int | str, dict[str, Any]] = {
     422: problem("Unprocessable Content", "The instance has no image.", 422)
 }
+NO_FILE = (
+    "This is the summary of an examination. It has no image of its own: see the images "
+    "of the study."
+)
 _UID = re.compile(r"[0-9.]{1,64}")
 _MOST = 1e12  # above any pixel value
 
@@ -43,12 +47,19 @@ class InstanceFiles:
     folder: Path
 
     async def opened(self, instance_id: str) -> tuple[InstanceDetails, Path]:
-        """Return the details of an instance, and the path of its file.
+        """Return the details of an image, and the path of its file.
 
         Raises:
-            HTTPException: 404 if there is no such instance. 410 if its files were
-                removed.
+            HTTPException: 404 if there is no such instance, or if it is the summary of
+                an examination. 410 if its files were removed.
         """
+        details, path = await self.found(instance_id)
+        if details.entry.is_summary:
+            raise HTTPException(status.HTTP_404_NOT_FOUND, NO_FILE)
+        return details, path
+
+    async def found(self, instance_id: str) -> tuple[InstanceDetails, Path]:
+        """Return as `opened` does. For a summary, the path is the storage directory."""
         details = await run_in_threadpool(find_instance, self.engine, instance_id)
         path = self.folder / details.entry.path
         if details.entry.files_removed_at is not None or not path.exists():
@@ -228,7 +239,7 @@ async def result(
     files: FilesDep,
 ) -> FileResponse:
     """Return a result object of an instance as a DICOM file."""
-    details, _ = await files.opened(instance_id)
+    details, _ = await files.found(instance_id)
     paths = {each.sop_instance_uid: each.path for each in details.results}
     path = files.folder / paths.get(sop_instance_uid, "nothing")
     if not path.is_file():

@@ -11,10 +11,12 @@ from api.v1 import (
     images,
     instances,
     node,
+    studies,
     uploads,
 )
 
 ROUTERS = (
+    studies.router,
     instances.router,
     images.router,
     feedback.router,

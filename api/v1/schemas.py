@@ -19,6 +19,15 @@ State = Literal[
     "returned",
     "failed",
 ]
+ExaminationState = Literal[
+    "analyzing",
+    "waiting",
+    "delivering",
+    "analyzed",
+    "delivered",
+    "not_analyzed",
+    "failed",
+]
 OperatingPoint = Literal["none", "doubtful", "definite"]
 
 
@@ -66,6 +75,12 @@ class InstanceResponse(BaseModel):
     has_files: bool = Field(
         description="False if the files were removed after their retention time."
     )
+    examination_id: str | None = Field(
+        description="The id of the examination. Null for a moment after an upgrade."
+    )
+    is_summary: bool = Field(
+        description="True if this is not an image, but the summary of an examination."
+    )
 
 
 class WorklistResponse(BaseModel):
@@ -77,11 +92,104 @@ class WorklistResponse(BaseModel):
     size: int
 
 
+class ExaminedPatientResponse(BaseModel):
+    """The patient of an examination."""
+
+    name: str = Field(description='As text, such as "Doe, Jane".')
+    patient_id: str
+    accession_numbers: list[str]
+
+
+class SummaryResponse(BaseModel):
+    """The summary of an examination.
+
+    The deliveries and events of a summary are in the details of the instance with the
+    id of the examination.
+    """
+
+    state: ExaminationState
+    reason: str = Field(description="Why it failed or was not delivered.")
+    revision: int = Field(description="Number of different summaries that were made.")
+    due_at: datetime | None = Field(
+        description="Time at which it is made if no image arrives before."
+    )
+
+
+class ExaminationResponse(BaseModel):
+    """An examination (the images of one patient in one study) in the worklist.
+
+    Each image counts once. Results of the node that were sent back to it do not count,
+    nor do instances for which nobody expects a result.
+    """
+
+    id: str = Field(description="The id of the examination.")
+    study_instance_uid: str
+    instance_id: str = Field(description="The id of the most serious image.")
+    first_received_at: datetime
+    received_at: datetime = Field(description="Time of receipt of the last image.")
+    patient: ExaminedPatientResponse
+    modalities: list[str]
+    body_parts: list[str]
+    senders: list[str] = Field(description="Calling AE titles.")
+    images: int = Field(description="Number of images.")
+    answered: int = Field(description="Number of images with an answer.")
+    probability: float | None = Field(
+        description="Probability of a fracture of the most serious image. Null without "
+        "an operating point."
+    )
+    operating_point: OperatingPoint | None = Field(
+        description="The most serious answer. Null if no fracture is reported and an "
+        "image has no answer, because the examination is not negative then."
+    )
+    state: ExaminationState = Field(
+        description="The most urgent state of the images and the summary: failed, "
+        "analyzing, waiting (for more images), delivering, delivered, analyzed, or "
+        "not_analyzed if no image has an answer."
+    )
+    reason: str = Field(
+        description="The reason of the image or the summary with this state."
+    )
+    is_about_summary: bool = Field(
+        description="Whether the reason is that of the summary."
+    )
+    seconds: float | None = Field(
+        description="The longest time from receipt until all destinations had the "
+        "results of an image for the first time."
+    )
+    summary: SummaryResponse | None = Field(description="Null if none is wanted.")
+
+
+class ExaminationsResponse(BaseModel):
+    """A page of the worklist, by examination."""
+
+    examinations: list[ExaminationResponse]
+    total: int = Field(description="Number of examinations on all pages.")
+    page: int
+    size: int
+
+
+class UnansweredResponse(BaseModel):
+    """An image of an examination without an answer, after the end of its analysis."""
+
+    instance_id: str
+    state: State
+    reason: str
+
+
+class ExaminationDetailsResponse(ExaminationResponse):
+    """An examination with the images that have no answer."""
+
+    unanswered: list[UnansweredResponse]
+
+
 class StudyResponse(BaseModel):
-    """The instances of a study, in order of receipt."""
+    """The instances of a study, in order of receipt, and its examinations."""
 
     study_instance_uid: str
     instances: list[InstanceResponse]
+    examinations: list[ExaminationDetailsResponse] = Field(
+        description="One for each patient."
+    )
 
 
 class ModelResponse(BaseModel):
@@ -228,6 +336,9 @@ class FailureGroupResponse(BaseModel):
     first: datetime = Field(description="Time of receipt of the first instance.")
     last: datetime
     waiting: bool = Field(description="Whether the node retries them automatically.")
+    summaries: int = Field(
+        description="How many of them are summaries of examinations, not images."
+    )
     reasons: list[FailureReasonResponse] = Field(
         description="The single reasons of a delivery. Empty for an analysis."
     )

@@ -11,6 +11,9 @@ from api.v1.schemas import (
     DeliveryResponse,
     DrawingResponse,
     EventResponse,
+    ExaminationDetailsResponse,
+    ExaminationResponse,
+    ExaminedPatientResponse,
     InstanceDetailsResponse,
     InstanceResponse,
     ModelResponse,
@@ -18,9 +21,16 @@ from api.v1.schemas import (
     OpinionResponse,
     PatientResponse,
     ResultResponse,
+    SummaryResponse,
+    UnansweredResponse,
 )
 from dicom_node.journal.reader_feedback import Judgement, Opinion
 from dicom_node.patient import display_name
+from dicom_node.queries.examinations import (
+    ExaminationDetails,
+    ExaminationEntry,
+    summary_state,
+)
 from dicom_node.queries.instance_details import InstanceDetails
 from dicom_node.queries.worklist import WorklistEntry, displayed_state
 from dicom_node.storage.records import DeliveryRecord
@@ -66,9 +76,65 @@ def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
         "received_at": utc_time(entry.received_at),
         "analyzed_at": utc_time_or_none(entry.analyzed_at),
         "has_files": entry.files_removed_at is None,
-        # If the clock was set back, a delivery can appear to precede the receipt.
-        "seconds": None if entry.seconds is None else max(entry.seconds, 0.0),
+        "is_summary": entry.is_summary is not None,
+        "seconds": _turnaround(entry.seconds),
     }
+
+
+def examination_response(entry: ExaminationEntry) -> ExaminationResponse:
+    """Convert an examination in a worklist to a response."""
+    return ExaminationResponse.model_validate(_examination_fields(entry))
+
+
+def examination_details_response(
+    details: ExaminationDetails,
+) -> ExaminationDetailsResponse:
+    """Convert an examination and its images without an answer to a response."""
+    return ExaminationDetailsResponse(
+        **_examination_fields(details.entry),
+        unanswered=[
+            UnansweredResponse.model_validate(asdict(each))
+            for each in details.unanswered
+        ],
+    )
+
+
+def _examination_fields(entry: ExaminationEntry) -> dict[str, Any]:
+    """Return the fields of an ExaminationResponse.
+
+    A field of the entry is copied if the response has a field with its name.
+    """
+    names = ExaminationResponse.model_fields.keys()
+    fields = {key: value for key, value in asdict(entry).items() if key in names}
+    return fields | {
+        "patient": ExaminedPatientResponse(
+            name=display_name(entry.name or ""),
+            patient_id=entry.patient_id or "",
+            accession_numbers=list(entry.accession_numbers),
+        ),
+        "first_received_at": utc_time(entry.first_received_at),
+        "received_at": utc_time(entry.last_received_at),
+        "seconds": _turnaround(entry.seconds),
+        "summary": _summary(entry),
+    }
+
+
+def _summary(entry: ExaminationEntry) -> SummaryResponse | None:
+    if entry.summary is None:
+        return None
+    return SummaryResponse.model_validate(
+        {
+            "state": summary_state(entry.summary),
+            "reason": entry.summary.reason,
+            "revision": entry.revision,
+            "due_at": utc_time_or_none(entry.due_at),
+        }
+    )
+
+
+def _turnaround(seconds: float | None) -> float | None:
+    # If the clock was set back, a delivery can appear to precede the receipt.
+    return None if seconds is None else max(seconds, 0.0)
 
 
 def instance_details_response(

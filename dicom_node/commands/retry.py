@@ -97,8 +97,11 @@ def _is_omitted(row: InstanceRecord) -> bool:
     """Return whether an instance is retried although `failed_analyses` omits it.
 
     This applies to `--uid` only. The instance was not analyzed, or its analysis failed
-    and its files were removed.
+    and its files were removed. The summary of an examination is not meant: its state
+    follows from the images.
     """
+    if row.is_summary:
+        return False
     removed = row.state == InstanceState.FAILED and row.files_removed_at is not None
     return removed or row.state == InstanceState.NOT_ANALYZED
 

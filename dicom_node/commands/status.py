@@ -31,6 +31,7 @@ INSTANCE_COLUMNS = (
     "calling_ae_title",
     "received_at",
     "files_removed_at",
+    "is_summary",
 )
 
 
@@ -63,6 +64,7 @@ def main() -> None:
         destinations = destination_states(connection, names)
     state = {
         "instances": history.counts(arguments.uid),
+        "summaries": history.summaries() if arguments.uid is None else {},
         "deliveries": [asdict(each) for each in deliveries],
         "paused": paused,
         "destinations": {name: asdict(each) for name, each in destinations.items()},
@@ -83,8 +85,9 @@ def _print(state: dict[str, Any]) -> None:
     # terminal, the table is so wide that each row is on one line, for programs.
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(width=width, markup=False, emoji=False, highlight=False)
-    counts = ", ".join(f"{n} {name}" for name, n in state["instances"].items())
-    console.print(f"Instances: {counts or 'none yet'}")
+    console.print(f"Instances: {_counts(state['instances']) or 'none yet'}")
+    if state["summaries"]:
+        console.print(f"Examination summaries: {_counts(state['summaries'])}")
     for each in state["deliveries"]:
         age = time.time() - each["oldest"]
         line = f"To {each['destination']}: {each['count']} {each['state']}"
@@ -104,13 +107,19 @@ def _print(state: dict[str, Any]) -> None:
         table.add_row(
             f"{received:%Y-%m-%d %H:%M:%S}",
             row["sop_instance_uid"],
-            row["state"],
+            f"{row['state']} (examination summary)"
+            if row["is_summary"]
+            else row["state"],
             ""
             if probability is None
             else f"{percent(probability)} {row['operating_point']}",
             row["reason"],
         )
     console.print(table)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
 def _attempts(name: str, destination: dict[str, Any]) -> Iterator[str]:

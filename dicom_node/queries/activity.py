@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from dicom_node.storage.database import reading
-from dicom_node.storage.tables import InstanceState, instance
+from dicom_node.storage.tables import IS_IMAGE, InstanceState, instance
 
 BINS = 20
 """Number of bins of the distribution of probabilities, each 1/20 wide."""
@@ -63,7 +63,8 @@ class Figures:
 def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figures:
     """Return the statistics of the instances that were received in a period.
 
-    Results of the node that were sent back to it are not counted.
+    Results of the node that were sent back to it are not counted, nor are summaries of
+    examinations.
 
     Args:
         engine: Engine of the journal.
@@ -79,7 +80,10 @@ def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figure
     part = sa.cast(index, sa.Integer).label("part")
     score = sa.cast(sa.func.floor(c.probability * BINS), sa.Integer).label("score")
     within = sa.and_(
-        c.received_at >= since, c.received_at < until, c.returned.is_(None)
+        c.received_at >= since,
+        c.received_at < until,
+        c.returned.is_(None),
+        IS_IMAGE,
     )
     kind = sa.case(
         (c.probability.is_not(None), sa.func.coalesce(c.operating_point, "none")),

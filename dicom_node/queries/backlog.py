@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from dicom_node.journal.attempts import of_delivery
 from dicom_node.storage.records import DeliveryRecord
 from dicom_node.storage.tables import (
+    IS_IMAGE,
     UNFINISHED,
     UNFINISHED_INSTANCE,
     DeliveryState,
@@ -129,13 +130,16 @@ def format_age(at: float) -> str:
 def instances(connection: sa.Connection) -> list[QueueDepth]:
     """Return the number and age of the instances in each state of OPEN.
 
-    A state without instances is omitted.
+    A state without instances is omitted. The summary of an examination is counted only
+    if it failed. It usually waits for more images, and its unfinished deliveries are
+    counted by `deliveries`.
     """
+    has_failed = instance.c.state == InstanceState.FAILED
     query = (
         sa.select(
             instance.c.state, sa.func.count(), sa.func.min(instance.c.received_at)
         )
-        .where(instance.c.state.in_(OPEN))
+        .where(instance.c.state.in_(OPEN), sa.or_(IS_IMAGE, has_failed))
         .group_by(instance.c.state)
     )
     return [QueueDepth(*row) for row in connection.execute(query)]

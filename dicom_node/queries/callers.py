@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from dicom_node.audit.event import AuditEventType
 from dicom_node.storage.database import reading
-from dicom_node.storage.tables import audit, instance, read_records
+from dicom_node.storage.tables import IS_IMAGE, audit, instance, read_records
 
 DAYS = 30.0
 MOST = 200
@@ -103,7 +103,7 @@ def modalities(engine: sa.Engine) -> Sequence[ModalityActivity]:
     last = sa.func.max(instance.c.received_at).label("last")
     query = (
         sa.select(*key, sa.func.count().label("times"), last)
-        .where(instance.c.received_at > time.time() - DAYS * 86400)
+        .where(instance.c.received_at > time.time() - DAYS * 86400, IS_IMAGE)
         .group_by(*key)
         .order_by(*key)
     )

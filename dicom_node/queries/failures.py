@@ -53,6 +53,8 @@ class Failures:
             analyses or deliveries failed.
         reasons: Each reason of the deliveries, with the kinds of object; empty for
             analyses.
+        summaries: How many of `count` are about the summary of an examination, not
+            about an image.
     """
 
     destination: str
@@ -62,6 +64,7 @@ class Failures:
     last: float
     waiting: bool = False
     reasons: tuple[FailureReason, ...] = ()
+    summaries: int = 0
 
 
 # Without files, a retry is impossible.
@@ -85,6 +88,7 @@ class _Delivery:
 
     failed: Failed
     received_at: float
+    is_summary: bool
     kinds: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -96,16 +100,23 @@ class _Delivery:
 def grouped(engine: sa.Engine) -> list[Failures]:
     """Return failures, and work that waits after a failure, in groups.
 
-    The largest group is first. If the files of an instance were removed, its failures
+    The largest group is first. A summary that could not be made is in a group of
+    analyses. If the files of an instance were removed, its failures
     cannot be retried and are omitted, except if a destination lost an object after the
     removal.
     """
     received = instance.c.received_at
-    numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
-    analyses = sa.select(sa.literal(""), instance.c.reason, *numbers)
+    numbers = (
+        *(sa.func.count(), sa.func.min(received), sa.func.max(received)),
+        sa.func.count(instance.c.is_summary),
+    )
+    analyses = sa.select(instance.c.reason, *numbers)
     analyses = analyses.where(_ANALYSES).group_by(instance.c.reason)
     with reading(engine) as connection:
-        found = [Failures(*row) for row in connection.execute(analyses)]
+        found = [
+            Failures("", reason, count, first, last, summaries=summaries)
+            for reason, count, first, last, summaries in connection.execute(analyses)
+        ]
         groups: dict[_Key, list[_Delivery]] = {}
         for waiting in (False, True):
             for each in _deliveries(connection, None, waiting=waiting):
@@ -190,7 +201,10 @@ def _deliveries(
         concerned,
     )
     key = delivery.c.instance_id, delivery.c.destination
-    columns = instance.c.received_at, delivered_object.c.comment, result.c.kind
+    columns = (
+        *(instance.c.received_at, instance.c.is_summary),
+        *(delivered_object.c.comment, result.c.kind),
+    )
     query = sa.select(*key, *columns).select_from(
         delivery.join(instance, instance.c.id == delivery.c.instance_id).join(
             objects, belongs, isouter=not waiting
@@ -203,11 +217,15 @@ def _deliveries(
     order = ~_HAS_FILES, delivery.c.asked_at, *key
     listed = query.where(sa.or_(_HAS_FILES, sa.and_(has_failed, _LOST)))
     for row in connection.execute(listed.order_by(*order)):
+        (instance_id, name), (received_at, is_summary, comment, kind) = row[:2], row[2:]
         entry = found.setdefault(
-            (row[0], row[1]), _Delivery(Failed(row[0], row[1], waiting), row[2])
+            (instance_id, name),
+            _Delivery(
+                Failed(instance_id, name, waiting), received_at, is_summary is not None
+            ),
         )
-        if row[3] is not None:
-            entry.kinds.setdefault(row[3], []).append(row[4] or "")
+        if comment is not None:
+            entry.kinds.setdefault(comment, []).append(kind or "")
     return found.values()
 
 
@@ -229,4 +247,5 @@ def _group(key: _Key, members: Sequence[_Delivery]) -> Failures:
             FailureReason(text, tuple(sorted(map(kind_label, kinds[text]))))
             for text in sorted(kinds)
         ),
+        summaries=sum(each.is_summary for each in members),
     )

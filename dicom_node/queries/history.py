@@ -11,6 +11,7 @@ from dicom_node.journal.attempts import is_waiting
 from dicom_node.storage.database import reading
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
+    IS_IMAGE,
     RETURNED,
     DeliveryState,
     InstanceState,
@@ -46,9 +47,10 @@ class History:
         self._engine = engine
 
     def counts(self, uid: str | None = None) -> dict[str, int]:
-        """Return the number of instances by state.
+        """Return the number of received instances by state.
 
-        A state without instances has no key.
+        A state without instances has no key. Summaries of examinations are not counted,
+        except if `uid` names one.
 
         Results of the node that were sent back to it are counted as RETURNED, not by
         their state.
@@ -59,7 +61,9 @@ class History:
         returned = instance.c.returned.is_not(None)
         query = sa.select(instance.c.state, returned, sa.func.count())
         query = query.group_by(instance.c.state, returned)
-        if uid is not None:
+        if uid is None:
+            query = query.where(IS_IMAGE)
+        else:
             query = query.where(instance.c.sop_instance_uid == uid)
         with reading(self._engine) as connection:
             rows = [tuple(row) for row in connection.execute(query)]
@@ -68,8 +72,20 @@ class History:
             counts[RETURNED if is_returned else state] += count
         return dict(counts)
 
+    def summaries(self) -> dict[str, int]:
+        """Return the number of summaries of examinations by state.
+
+        A state without summaries has no key.
+        """
+        query = sa.select(instance.c.state, sa.func.count()).where(~IS_IMAGE)
+        query = query.group_by(instance.c.state).order_by(instance.c.state)
+        with reading(self._engine) as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
     def deliveries(self, uid: str | None = None) -> list[DeliveryCount]:
         """Return the number of deliveries to each destination in each state.
+
+        Deliveries of summaries of examinations are counted, too.
 
         Args:
             uid: Count only deliveries of instances with this SOP Instance UID; None for
@@ -99,12 +115,19 @@ class History:
             )
 
     def recent(self, limit: int) -> Sequence[InstanceRecord]:
-        """Return the instances that were received last, newest first."""
-        query = instance.select().order_by(instance.c.received_at.desc()).limit(limit)
+        """Return the instances that were received last, newest first.
+
+        Summaries of examinations are left out.
+        """
+        newest = instance.c.received_at.desc()
+        query = instance.select().where(IS_IMAGE).order_by(newest).limit(limit)
         return self._instances(query)
 
     def by_uid(self, sop_instance_uid: str) -> Sequence[InstanceRecord]:
-        """Return all instances with a SOP Instance UID, in the order of revisions."""
+        """Return all instances with a SOP Instance UID, in the order of revisions.
+
+        The summary of an examination is returned for its name instead of a UID.
+        """
         query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
         return self._instances(query.order_by(instance.c.revision))
 
@@ -115,7 +138,8 @@ class History:
     def failed_analyses(self) -> Sequence[str]:
         """Return the ids of the instances that have no result because of a failure.
 
-        Instances that no longer have their files are left out.
+        Summaries of examinations that could not be made are included. Instances that no
+        longer have their files are left out.
         """
         query = sa.select(instance.c.id).where(
             instance.c.state == InstanceState.FAILED,
@@ -128,6 +152,7 @@ class History:
     def failed_deliveries(self) -> Sequence[tuple[str, str]]:
         """Return (instance id, destination) of each permanently failed delivery.
 
+        Deliveries of summaries of examinations are included.
         Instances that no longer have their files are left out.
         """
         query = sa.select(delivery.c.instance_id, delivery.c.destination).where(
@@ -141,7 +166,8 @@ class History:
     def waiting_deliveries(self) -> Sequence[tuple[str, str]]:
         """Return (instance id, destination) of each delivery that waits for an attempt.
 
-        Deliveries that wait for a Storage Commitment report are left out.
+        Deliveries of summaries of examinations are included. Deliveries that wait for a
+        Storage Commitment report are left out.
         """
         query = sa.select(delivery.c.instance_id, delivery.c.destination)
         with reading(self._engine) as connection:

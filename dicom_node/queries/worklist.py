@@ -13,10 +13,12 @@ from dicom_node.storage.database import reading
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
     ANALYZING,
+    IS_IMAGE,
     RETURNED,
     DeliveryState,
     InstanceState,
     delivery,
+    examination,
     instance,
     patient,
     read_records,
@@ -67,6 +69,7 @@ class SearchCriteria:
         destination: Name of a destination. Instances with a delivery to this
             destination match.
         ids: Ids of the instances that match.
+        with_summaries: Whether summaries of examinations match, too.
     """
 
     text: str = ""
@@ -77,6 +80,7 @@ class SearchCriteria:
     sender: str = ""
     destination: str = ""
     ids: tuple[str, ...] = ()
+    with_summaries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +164,16 @@ class Worklist:
         """Return the instances of a study, in the order of their receipt.
 
         Results of the node that were sent back to it are omitted, unless the study has
-        no other instances.
+        no other instances. Summaries of examinations are omitted. An image without a
+        Study Instance UID is found by its SOP Instance UID, as its summary is.
         """
-        query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
+        c = examination.c
+        examined = sa.select(c.id).where(c.study_instance_uid == study_instance_uid)
+        of_study = sa.or_(
+            instance.c.study_instance_uid == study_instance_uid,
+            instance.c.examination_id.in_(examined),
+        )
+        query = _rows().where(of_study, IS_IMAGE)
         query = query.order_by(instance.c.received_at, instance.c.id)
         with reading(self._engine) as connection:
             entries = read_records(WorklistEntry, connection.execute(query))
@@ -170,13 +181,13 @@ class Worklist:
 
     def senders(self) -> Sequence[str]:
         """Return the AE titles of all senders of instances, sorted."""
-        query = sa.select(instance.c.calling_ae_title).distinct()
+        query = sa.select(instance.c.calling_ae_title).where(IS_IMAGE).distinct()
         with reading(self._engine) as connection:
             return sorted(connection.execute(query).scalars())
 
 
 def entry_query(instance_id: str) -> sa.Select[Any]:
-    """Return the query for the WorklistEntry of one instance."""
+    """Return the query for the WorklistEntry of one instance, also of a summary."""
     return _rows().where(instance.c.id == instance_id)
 
 
@@ -198,21 +209,43 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = [
         column.in_(values) for column, values in one_of.items() if values
     ]
+    if not criteria.with_summaries:
+        found.append(IS_IMAGE)
     if criteria.states:
         found.append(_in_state(criteria.states))
+    if criteria.destination:
+        found.append(is_delivered_to(criteria.destination, instance.c.id))
+    if not criteria.ids and RETURNED not in criteria.states:
+        found.append(_is_shown(criteria.text.strip()))
+    return found + _attribute_conditions(criteria)
+
+
+def _is_shown(text: str) -> sa.ColumnElement[bool]:
+    """Return the condition that excludes returned results that a text does not name."""
+    is_named = instance.c.sop_instance_uid == text
+    return sa.or_(~IS_RETURNED, is_named) if text else ~IS_RETURNED
+
+
+def shown_image(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for images that match the text, the time and the sender.
+
+    Results of the node that were sent back to it match only if `text` is their SOP
+    Instance UID. Other criteria are ignored.
+    """
+    is_shown = _is_shown(criteria.text.strip())
+    return [IS_IMAGE, is_shown, *_attribute_conditions(criteria)]
+
+
+def _attribute_conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the text, the time of receipt and the sender."""
+    found: list[sa.ColumnElement[bool]] = []
     if criteria.since is not None:
         found.append(instance.c.received_at >= criteria.since)
     if criteria.until is not None:
         found.append(instance.c.received_at < criteria.until)
     if criteria.sender:
         found.append(instance.c.calling_ae_title == criteria.sender)
-    if criteria.destination:
-        found.append(_is_delivered_to(criteria.destination))
-    text = criteria.text.strip()
-    if not criteria.ids and RETURNED not in criteria.states:
-        is_named = instance.c.sop_instance_uid == text
-        found.append(sa.or_(~IS_RETURNED, is_named) if text else ~IS_RETURNED)
-    return found + _named(text)
+    return found + _named(criteria.text.strip())
 
 
 def displayed_state(record: InstanceRecord) -> str:
@@ -243,9 +276,17 @@ def _in_state(states: tuple[str, ...]) -> sa.ColumnElement[bool]:
     )
 
 
-def _is_delivered_to(destination: str) -> sa.ColumnElement[bool]:
+def is_delivered_to(
+    destination: str, instance_id: sa.ColumnElement[str]
+) -> sa.ColumnElement[bool]:
+    """Return the SQL condition that an instance has a delivery to a destination.
+
+    Args:
+        destination: Name of the destination.
+        instance_id: The id of the instance, as an SQL expression.
+    """
     return sa.exists().where(
-        delivery.c.instance_id == instance.c.id,
+        delivery.c.instance_id == instance_id,
         delivery.c.destination == destination,
         delivery.c.state != DeliveryState.DROPPED,
     )

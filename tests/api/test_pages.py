@@ -9,11 +9,12 @@ from typing import Any, get_args
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from config.destinations import ConnectionTest
 from dicom_node.patient import Patient
 from tests.api.auth.test_login_page import log_in
+from tests.support.examination_rows import summarize
 from tests.support.http_client import ACTING
 from tests.support.review_site import REFUSED, STORED, Review, served
 
@@ -96,6 +97,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
         received = site.receive(number, anna, study_instance_uid=STUDY)
         site.answer(received, probability)
         site.record_outcome(received, outcome)
+    site.refuse(site.receive(6, anna, study_instance_uid=STUDY))
+    record = site.journal.load(received.id)
+    assert record is not None
+    assert record.examination_id is not None
+    summarize(site.engine, record.examination_id, "failed", reason="It failed.")
     site.refuse(site.receive(7, anna))
     site.fail(site.receive(8, anna), "It cannot be decoded.")
     site.receive(9, anna)
@@ -192,6 +198,18 @@ def test_page_is_not_wider_than_the_window(shown: Shown) -> None:
             assert wide <= width
     finally:
         shown.page.set_viewport_size({"width": 1400, "height": 900})
+
+
+@pytest.mark.browser
+def test_failures_name_summaries_of_examinations(page: Page, port: int) -> None:
+    show(page, port, "/failures")
+    card = page.locator(".card", has_text="It failed.")
+
+    expect(card.locator("h2")).to_have_text("Examination summary")
+    expect(card).to_contain_text("1 examination summary")
+    expect(card.locator("tr")).to_contain_text("Examination summary")
+    link = card.locator("tr a").get_attribute("href")
+    assert (link or "").startswith(f"/studies/{STUDY}?image=")
 
 
 @pytest.mark.browser

@@ -114,6 +114,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "dicom_node.queries": {
         "dicom_node",
+        "inference",
         "dicom_node.dataset",
         "dicom_node.storage",
         "dicom_node.audit",

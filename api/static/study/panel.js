@@ -12,8 +12,9 @@ const t = texts.study;
  * @param {HTMLElement} panel The panel; it is emptied first.
  * @param {object} instance The response of /instances/{id}.
  * @param {object} actions Actions of the buttons: `analyze`, `send(destination)`, `judge(verdict)`, `withdraw`, `mark`.
+ * @param {HTMLElement[]} examination The sections about the examination of the image.
  */
-export function fill(panel, instance, actions) {
+export function fill(panel, instance, actions, examination) {
   const open = new Set([...panel.querySelectorAll("details[open]")].map(({ id }) => id));
   const focused = panel.contains(document.activeElement) ? document.activeElement.id : "";
   const { scrollTop } = panel;
@@ -24,6 +25,7 @@ export function fill(panel, instance, actions) {
     ...(instance.probability === null ? [] : [opinions(instance, actions)]),
     deliveries(instance, actions),
     files(instance),
+    ...examination,
     folded("timeline", t.timeline, timeline(instance)),
     folded("facts", t.about, facts(instance)),
     attributes ?? (instance.has_files ? attributeList(instance) : ""),
@@ -33,9 +35,9 @@ export function fill(panel, instance, actions) {
   panel.scrollTop = scrollTop;
 }
 
-const section = (title, ...children) => make("section", { class: "part" }, make("h2", { text: title }), ...children);
-const folded = (id, title, ...children) => make("details", { id, class: "part" }, make("summary", { text: title }), ...children);
-const pairs = (rows) => make("dl", { class: "pairs" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
+export const section = (title, ...children) => make("section", { class: "part" }, make("h2", { text: title }), ...children);
+export const folded = (id, title, ...children) => make("details", { id, class: "part" }, make("summary", { text: title }), ...children);
+export const pairs = (rows) => make("dl", { class: "pairs" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", {}, value)]));
 
 /** Show the finding in words, and a scale with its probability and the operating points. */
 function found(instance) {
@@ -88,8 +90,23 @@ function opinions(instance, actions) {
   );
 }
 
-/** Show the state of each delivery, the errors of its objects, and buttons for operators. */
+/** Show the deliveries of the image, and buttons for operators. */
 function deliveries(instance, actions) {
+  return section(
+    t.deliveries,
+    deliveryList(instance, actions.send),
+    isOperator && instance.has_files && make("div", { class: "actions" },
+      make("button", { type: "button", class: "button", id: "analyze", text: t.analyze_again, click: actions.analyze })),
+  );
+}
+
+/**
+ * Show the state of each delivery, the errors of its objects, and buttons for operators.
+ * @param {object} instance The response of /instances/{id}, for an image or a summary.
+ * @param {(destination: string) => () => void} send Returns the action of the button that sends again.
+ * @param {string} prefix Begins the ids of the buttons.
+ */
+export function deliveryList(instance, send, prefix = "send") {
   const rows = instance.deliveries.map((each) => {
     const errors = each.objects.filter(({ comment, status }) => comment || status).map(({ kind, status, comment }) => {
       const text = comment.startsWith(status ?? " ") ? comment : [status, comment].filter(Boolean).join(" ");
@@ -98,28 +115,26 @@ function deliveries(instance, actions) {
     const time = each.waits_for_destination ? formatText(t.waits, { destination: each.destination }) : each.next_at ? formatText(t.next, { time: when(each.next_at) }) : each.finished_at ? when(each.finished_at) : "";
     return make("li", {},
       make("div", { class: "card-head" }, make("strong", { text: each.destination }), state(each.state),
-        isOperator && instance.has_files && make("button", { type: "button", class: "link end", id: `send-${each.destination}`, text: t.send_again, click: actions.send(each.destination) })),
+        isOperator && instance.has_files && make("button", { type: "button", class: "link end", id: `${prefix}-${each.destination}`, text: t.send_again, click: send(each.destination) })),
       make("div", { class: "below", text: [formatText(t.attempts, { count: each.attempts }), time].filter(Boolean).join(" · ") }),
       ...errors.map((text) => make("div", { class: "below", text })));
   });
-  return section(
-    t.deliveries,
-    rows.length ? make("ul", { class: "deliveries" }, ...rows) : make("p", { class: "below", text: t.no_deliveries }),
-    isOperator && instance.has_files && make("div", { class: "actions" },
-      make("button", { type: "button", class: "button", id: "analyze", text: t.analyze_again, click: actions.analyze })),
-  );
+  return rows.length ? make("ul", { class: "deliveries" }, ...rows) : make("p", { class: "below", text: t.no_deliveries });
 }
 
 function files(instance) {
   if (!instance.has_files) return section(t.files, make("p", { class: "below", text: t.files_removed }));
   const path = `/api/v1/instances/${instance.id}`;
-  const results = instance.results.map(({ sop_instance_uid: uid, kind }) =>
-    make("li", {}, make("a", { href: `${path}/results/${encodeURIComponent(uid)}`, download: true, text: texts.kinds[kind] ?? kind })),
-  );
-  return section(t.files, make("ul", { class: "files" }, make("li", {}, make("a", { href: `${path}/original`, download: true, text: t.original })), ...results));
+  return section(t.files, make("ul", { class: "files" }, make("li", {}, make("a", { href: `${path}/original`, download: true, text: t.original })), ...resultFiles(instance)));
 }
 
-function timeline(instance) {
+/** Create a list item with a link for each result of an image or a summary. */
+export const resultFiles = ({ id, results }) =>
+  results.map(({ sop_instance_uid: uid, kind }) =>
+    make("li", {}, make("a", { href: `/api/v1/instances/${id}/results/${encodeURIComponent(uid)}`, download: true, text: texts.kinds[kind] ?? kind })),
+  );
+
+export function timeline(instance) {
   const rows = instance.events.map(({ at, kind, detail }) =>
     make("li", {}, make("time", { datetime: at, text: when(at) }), make("strong", { text: kind }), make("span", { class: "below", text: detail })),
   );

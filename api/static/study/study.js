@@ -1,6 +1,7 @@
 // The page of a study: its images side by side, and all details of the selected image beside them.
 
 import { byId, make, showError } from "../lib/elements.js";
+import { examinationSections } from "./examination.js";
 import { listen } from "./gestures.js";
 import { followChanges, request, submit } from "../lib/node.js";
 import { Pane } from "./pane.js";
@@ -13,6 +14,8 @@ const uid = decodeURIComponent(location.pathname.split("/").pop());
 const MOST_COLUMNS = 4;
 const panes = new Map(); // by id of the instance, in order of receipt
 const details = new Map();
+let examinations = []; // of this study, one for each patient
+const summaries = new Map(); // details of the summaries, by id of the examination
 let selected = null;
 let mode = "window";
 
@@ -21,6 +24,7 @@ async function show() {
   try {
     await loadStudy();
     await Promise.all([...panes.keys()].map(refresh));
+    await refreshSummaries();
     showError(null);
   } catch (error) {
     showError(error);
@@ -30,8 +34,9 @@ async function show() {
 /** Load the study, add a pane for each new image, and return the ids of the new images. */
 async function loadStudy() {
   const wanted = new URLSearchParams(location.search).get("image");
-  const one = uid === NO_STUDY ? await request(`/instances/${encodeURIComponent(wanted)}`) : null;
-  const { instances } = one ? { instances: [one] } : await request(`/studies/${encodeURIComponent(uid)}`);
+  const study = uid === NO_STUDY ? await loadAlone(wanted) : await request(`/studies/${encodeURIComponent(uid)}`);
+  const { instances } = study;
+  examinations = study.examinations;
   name(instances[0], instances.length);
   const fresh = instances.filter(({ id }) => !panes.has(id));
   fresh.forEach(add);
@@ -40,11 +45,36 @@ async function loadStudy() {
   return fresh.map(({ id }) => id);
 }
 
-/** Update those of the instances that belong to this study, including new ones. */
+/** Return an image without a study as if it were the only one of a study. */
+async function loadAlone(id) {
+  const instance = await request(`/instances/${encodeURIComponent(id)}`);
+  const found = await request(`/studies?id=${instance.id}`);
+  return { instances: [instance], examinations: found.examinations.map((each) => ({ ...each, unanswered: [] })) };
+}
+
+/** Update those of the instances that belong to this study, including new ones, and its examinations. */
 async function change(ids) {
-  const mine = ids.filter((id) => panes.has(id));
-  if (mine.length < ids.length) mine.push(...(await loadStudy())); // some may be new images of this study
-  await Promise.all(mine.map(refresh));
+  const fresh = await loadStudy(); // some may be new images of this study
+  await Promise.all([...ids.filter((id) => panes.has(id)), ...fresh].map(refresh));
+  await refreshSummaries();
+}
+
+/** Load the details of the summaries of this study, and show that of the selected image in the panel. */
+async function refreshSummaries() {
+  const made = examinations.filter(({ summary }) => summary !== null);
+  const loaded = await Promise.all(made.map(({ id }) => request(`/instances/${id}`)));
+  for (const summary of loaded) summaries.set(summary.id, summary);
+  if (selected) fillPanel(selected);
+}
+
+/** Fill the panel with the details of an image and of its examination. */
+function fillPanel(pane) {
+  const known = details.get(pane.id);
+  if (!known) return;
+  const examination = examinations.find(({ id }) => id === known.examination_id);
+  const summary = summaries.get(examination?.id) ?? null;
+  const sections = examination ? examinationSections(examination, summary, details, summaryActions(examination)) : [];
+  fill(byId("panel"), known, actions(pane), sections);
 }
 
 /** Show the patient of the study, and the number of its images. */
@@ -92,7 +122,7 @@ async function refresh(id) {
   }
   pane.redraw();
   describe(pane, known);
-  if (pane === selected) fill(byId("panel"), known, actions(pane));
+  if (pane === selected) fillPanel(pane);
 }
 
 function describe(pane, known) {
@@ -132,8 +162,7 @@ function select(pane) {
   const address = new URL(location);
   address.searchParams.set("image", pane.id);
   history.replaceState(null, "", address);
-  const known = details.get(pane.id);
-  if (known) fill(byId("panel"), known, actions(pane));
+  fillPanel(pane);
   showView(pane);
 }
 
@@ -163,24 +192,41 @@ function handleKey(event, pane) {
   next.canvas.focus();
 }
 
+/** Return a handler that does some work, shows a text, and then updates the page. */
+const handler = (work, text, update) => async () => {
+  try {
+    await work();
+    showError(null);
+    byId("status").textContent = text;
+    await update();
+  } catch (error) {
+    showError(error);
+  }
+};
+
+/** Return the actions of the buttons about a summary. */
+function summaryActions({ id }) {
+  const path = `/instances/${id}`;
+  const update = () => change([]);
+  return {
+    make: handler(() => submit(`${path}/analyze`), t.accepted, update),
+    send: (destination) => handler(() => submit(`${path}/send?${new URLSearchParams({ destination })}`), t.accepted, update),
+    select: (image) => {
+      select(panes.get(image));
+      panes.get(image)?.canvas.focus();
+    },
+  };
+}
+
 /** Return the actions of the buttons in the panel. */
 function actions(pane) {
-  const handler = (work, text) => async () => {
-    try {
-      await work();
-      showError(null);
-      byId("status").textContent = text;
-      await refresh(pane.id);
-    } catch (error) {
-      showError(error);
-    }
-  };
+  const update = () => refresh(pane.id);
   const path = `/instances/${pane.id}`;
   return {
-    analyze: handler(() => submit(`${path}/analyze`), t.accepted),
-    send: (destination) => handler(() => submit(`${path}/send?${new URLSearchParams({ destination })}`), t.accepted),
-    judge: (verdict) => handler(() => submit(`${path}/feedback`, "PUT", { verdict }), t.verdicts[verdict]),
-    withdraw: handler(() => submit(`${path}/feedback`, "DELETE"), t.withdraw),
+    analyze: handler(() => submit(`${path}/analyze`), t.accepted, update),
+    send: (destination) => handler(() => submit(`${path}/send?${new URLSearchParams({ destination })}`), t.accepted, update),
+    judge: (verdict) => handler(() => submit(`${path}/feedback`, "PUT", { verdict }), t.verdicts[verdict], update),
+    withdraw: handler(() => submit(`${path}/feedback`, "DELETE"), t.withdraw, update),
     mark: () => selectMode("mark"),
   };
 }

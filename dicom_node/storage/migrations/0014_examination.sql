@@ -21,6 +21,10 @@ ALTER TABLE instance ADD COLUMN examination_id TEXT;
 ALTER TABLE instance ADD COLUMN is_summary INTEGER;
 -- 1: not analyzed, and nobody expects a result.
 ALTER TABLE instance ADD COLUMN not_meant INTEGER;
-CREATE INDEX instance_by_examination ON instance (examination_id);
+CREATE INDEX instance_by_examination
+    ON instance (examination_id, is_summary, returned);
 CREATE INDEX instance_without_examination ON instance (received_at)
     WHERE examination_id IS NULL;
+-- The worklist of images counts the images without reading their rows.
+DROP INDEX instance_in_worklist;
+CREATE INDEX instance_in_worklist ON instance (returned, is_summary, received_at, id);

@@ -101,7 +101,8 @@ def test_error_names_unknown_parameters_in_a_short_form(
 
     message = refusal(site, "get", "/api/v1/instances", query)
 
-    assert message.startswith(f"Unknown parameter: {named}. Known parameters: q, state")
+    known = "Known parameters: q, answer"
+    assert message.startswith(f"Unknown parameter: {named}. {known}")
     # The text may be the name of a patient, which must not appear in the log.
     assert named not in "".join(
         each.getMessage() for each in caplog.records if each.name.startswith("api")

@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.api.predict.test_contract import LITTLE
+from tests.support.examination_rows import examine, summarize
 from tests.support.http_client import ACTING, bearing, serve
 from tests.support.review_site import STORED, Review
 
@@ -30,6 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Review, s
     received = site.receive(1)
     site.answer(received)
     site.record_outcome(received, STORED)
+    summarize(site.engine, examine(site.engine, [received.id]), "delivered")
     with ExitStack() as stack:
         yield site, f"http://127.0.0.1:{serve(site.app, stack)}"
     site.close()
@@ -39,6 +41,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Review, s
 OPERATIONS = [
     ("GET", "/instances"),
     ("GET", "/senders"),
+    ("GET", "/studies"),
     ("GET", "/studies/{study_instance_uid}"),
     ("GET", "/instances/{instance_id}"),
     ("GET", "/instances/{instance_id}/picture"),

@@ -11,10 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, Error, Locator, Page, expect
 
+from dicom_node.journal.events import EventKind, note
 from dicom_node.patient import Patient
+from dicom_node.storage.database import writing
+from dicom_node.storage.tables import delivery, examination, result
 from inference.phantom.long_bone import draw_phantom
 from inference.phantom.tissue import WHITE
 from tests.api.auth.test_login_page import begin_session, log_in
+from tests.support.examination_rows import summarize
 from tests.support.http_client import ACTING, LOOKING
 from tests.support.review_site import REFUSED, STORED, Review, served
 
@@ -399,6 +403,97 @@ def test_images_without_a_study_are_shown_separately(
 
     assert page.locator("canvas").count() == 1
     expect(page.locator("#patient")).to_have_text("Maier, Eva")
+
+
+def add_summary(site: Review, number: int, state: str) -> str:
+    """Add a summary to the examination of an image; return its id.
+
+    The summary has an event, a result and a delivery.
+    """
+    record = site.journal.load(f"{number:032x}")
+    assert record is not None
+    assert record.examination_id is not None
+    examination_id = record.examination_id
+    summarize(site.engine, examination_id, state, reason="pacs: 0xC000")
+    row = {"instance_id": examination_id, "destination": "pacs", "attempts": 1}
+    row |= {"state": state, "run": 1, "asked_at": 1, "next_at": 1, "finished_at": 1}
+    made = {"instance_id": examination_id, "sop_instance_uid": f"2.25.9{number}"}
+    made |= {"kind": "exam_summary", "sop_class_uid": "1.2", "path": "results/x"}
+    changed = examination.update().where(examination.c.id == examination_id)
+    with writing(site.engine) as connection:
+        connection.execute(delivery.insert(), row)
+        connection.execute(result.insert(), made)
+        connection.execute(changed.values(revision=2))
+        note(connection, examination_id, EventKind.SUMMARIZED, "revision 2")
+    return examination_id
+
+
+def test_panel_shows_the_examination_and_what_was_not_analyzed(
+    open_study: Open, site: Review
+) -> None:
+    fill(site, "1.2.3.20", 160)
+    anna = Patient("Schmidt^Anna", "4711", "A-1")
+    third = {"study_instance_uid": "1.2.3.20", "view_position": "OBL"}
+    site.refuse(site.receive(162, anna, **third), "This is a chest.")
+    page = open_study(study="1.2.3.20")
+    panel = page.locator("#panel")
+
+    expect(panel).to_contain_text("2 of 3 images answered")
+    unanswered = panel.locator("#exam-unanswered")
+    expect(unanswered).to_contain_text("not analyzed")
+    expect(unanswered).to_contain_text("This is a chest.")
+    expect(panel).not_to_contain_text("Examination summary")
+    unanswered.get_by_role("button", name="DX LEG OBL").press("Enter")
+    assert page.url.endswith(f"?image={162:032x}")
+    expect(canvas(page, 2)).to_be_focused()
+
+
+def test_panel_shows_the_summary_of_the_examination(
+    open_study: Open, site: Review
+) -> None:
+    fill(site, "1.2.3.21", 163)
+    page = open_study(study="1.2.3.21")
+    page.wait_for_selector("body[data-live]")
+    add_summary(site, 163, "failed")
+    panel = page.locator("#panel")
+
+    expect(panel).to_contain_text("Examination summary")  # without a reload
+    expect(panel).to_contain_text("Revision")
+    expect(panel).to_contain_text("pacs: 0xC000")
+    page.click("text=History of the summary")
+    expect(panel.locator("#exam-timeline")).to_contain_text("revision 2")
+    link = panel.get_by_role("link", name="Examination Summary")
+    assert "/results/2.25.9163" in (link.get_attribute("href") or "")
+    canvas(page, 1).click()
+    expect(panel).to_contain_text("Examination summary")
+
+
+def test_operator_sends_a_summary_again_and_requests_a_new_one(
+    open_study: Open, site: Review
+) -> None:
+    fill(site, "1.2.3.22", 165)
+    examination_id = add_summary(site, 165, "failed")
+    page = open_study(study="1.2.3.22")
+    with site.engine.begin() as connection:
+        wanted = result.update().where(result.c.instance_id == examination_id)
+        connection.execute(wanted.values(kind="secondary_capture"))
+
+    page.click("#send-summary-pacs")
+    expect(page.locator("#send-summary-pacs").locator("..")).to_contain_text("waiting")
+    assert [each["state"] for each in site.runs(examination_id)] == ["queued"]
+    with page.expect_response("**/analyze") as response:
+        page.click("#make-summary")
+    assert response.value.status == 202
+    assert f"/instances/{examination_id}/" in response.value.url
+
+
+def test_viewer_cannot_make_or_send_a_summary(open_study: Open, site: Review) -> None:
+    fill(site, "1.2.3.23", 167)
+    add_summary(site, 167, "delivered")
+    page = open_study(LOOKING, "1.2.3.23")
+
+    expect(page.locator("#panel")).to_contain_text("Examination summary")
+    expect(page.locator("#make-summary, [id^=send-]")).to_have_count(0)
 
 
 def test_operator_repeats_a_delivery_and_an_analysis(

@@ -133,6 +133,7 @@ def test_unavailable_database_is_503(site: Review) -> None:
     [
         "/instances",
         "/senders",
+        "/studies",
         "/studies/1.2.3",
         "/instances/{}",
         "/instances/{}/picture",

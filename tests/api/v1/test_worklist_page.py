@@ -1,4 +1,4 @@
-"""The worklist page in Chromium: rows, filters, and live changes."""
+"""The worklist page in Chromium: the lists of images and of examinations."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,12 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Browser, Page, Route, expect
 
+from dicom_node.journal.events import EventKind, note
 from dicom_node.patient import Patient
-from dicom_node.storage.tables import instance, patient
+from dicom_node.storage.database import writing
+from dicom_node.storage.tables import examination, instance, patient
 from tests.api.auth.test_login_page import begin_session
+from tests.support.examination_rows import summarize
 from tests.support.http_client import LOOKING
 from tests.support.review_site import REFUSED, STORED, Review, served
 
@@ -30,13 +33,21 @@ def site(tmp_path: Path) -> Review:
 
 @pytest.fixture
 def page(tab: Page, site: Review) -> Iterator[Page]:
-    """The worklist, opened by a viewer."""
+    """The list of images, opened by a viewer."""
     with served(site) as port:
         begin_session(tab, port, LOOKING)
-        tab.goto(f"http://127.0.0.1:{port}/worklist")
+        tab.goto(f"http://127.0.0.1:{port}/worklist?list=images")
         tab.wait_for_selector("body[data-ready]")
         yield tab
         tab.goto("about:blank")
+
+
+@pytest.fixture
+def examinations(page: Page) -> Page:
+    """The list of examinations, opened by a viewer."""
+    page.click("#list-examinations")
+    page.wait_for_selector("body[data-ready]")
+    return page
 
 
 def names(page: Page) -> list[str]:
@@ -62,7 +73,7 @@ def test_page_shows_instances_with_state_and_result(page: Page) -> None:
 def test_filters_are_in_the_url(page: Page) -> None:
     page.fill("[name=q]", "schmidt")
     expect(page.locator("#rows tr")).to_have_count(1)
-    assert page.url.endswith("?q=schmidt")
+    assert page.url.endswith("?q=schmidt&list=images")
 
     page.reload()
     page.wait_for_selector("body[data-ready]")
@@ -116,7 +127,7 @@ def test_changed_row_keeps_its_position(page: Page, site: Review) -> None:
 
 
 def test_second_page_announces_new_instances(page: Page, site: Review) -> None:
-    page.goto(page.url.split("?")[0] + "?page=2")
+    page.goto(page.url.split("?")[0] + "?list=images&page=2")
     page.wait_for_selector("body[data-live]")
     site.receive(6)
 
@@ -129,7 +140,7 @@ def test_day_filter_uses_the_time_zone_of_the_browser(page: Page) -> None:
     today = page.evaluate("new Date().toLocaleDateString('sv-SE')")
     page.fill("[name=day]", today)
     expect(page.locator("#rows tr")).to_have_count(2)
-    assert page.url.endswith(f"day={today}")
+    assert page.url.endswith(f"day={today}&list=images")
 
     page.fill("[name=day]", "2020-02-29")
     expect(page.locator("#rows tr")).to_have_count(0)
@@ -165,6 +176,120 @@ def test_late_response_does_not_replace_a_newer_one(page: Page) -> None:
     expect(page.locator("#rows")).not_to_contain_text("Doe")
 
 
+def test_examinations_are_listed_with_their_most_serious_answer(
+    examinations: Page, site: Review
+) -> None:
+    page, anna = examinations, Patient("Schmidt^Anna", "4711", "A-1")
+    study = {"study_instance_uid": "1.2.3"}
+    site.answer(site.receive(10, anna, **study, body_part="WRIST"), 0.02)
+    site.answer(site.receive(11, anna, **study, body_part="HAND"), 0.9)
+    site.refuse(site.receive(12, anna, **study), "This is a chest.")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+
+    row = page.locator("#rows tr").nth(0)
+    expect(page.locator("#rows tr")).to_have_count(3)
+    expect(page.locator("#total")).to_have_text("3 examinations")
+    expect(page.locator("thead th:visible").nth(2)).to_have_text("Examination")
+    expect(row).to_contain_text("Schmidt, Anna")
+    expect(row).to_contain_text("4711 · A-1")
+    expect(row).to_contain_text("HAND, LEG, WRIST")
+    expect(row).to_contain_text("2 of 3 images answered")
+    expect(row).to_contain_text("Definite fracture")
+    expect(row).to_contain_text("probability of a fracture 90.0%")
+    expect(row).to_contain_text("delivering")
+    row.get_by_role("link").press("Enter")
+    page.wait_for_url(f"**/studies/1.2.3?image={11:032x}")  # the most serious image
+
+
+def test_lists_keep_the_search_and_the_state_if_both_have_it(page: Page) -> None:
+    page.fill("[name=q]", "ben")
+    page.select_option("[name=state]", "failed")
+    page.click("#list-examinations")
+    page.wait_for_selector("body[data-ready]")
+
+    expect(page.locator("#list-examinations")).to_have_attribute("aria-current", "true")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("#rows")).to_contain_text("Ben")
+    assert "q=ben" in page.url
+    assert "state=failed" in page.url
+    page.select_option("[name=state]", "waiting")
+    expect(page.locator("#empty")).to_have_text("No examinations match the search.")
+    page.click("#list-images")
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    assert "waiting" not in page.url
+    page.select_option("[name=state]", "returned")
+    page.click("#list-examinations")
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#rows tr")).to_have_count(1)
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("", "examinations"),
+        ("?list=examinations", "examinations"),
+        ("?list=other", "examinations"),
+        ("?state=received", "images"),  # a bookmark of an earlier release
+        ("?list=images&state=waiting", "images"),
+    ],
+)
+def test_address_selects_the_list(page: Page, query: str, shown: str) -> None:
+    page.goto(page.url.split("?")[0] + query)
+    page.wait_for_selector("body[data-ready]")
+
+    expect(page.locator(f"#list-{shown}")).to_have_attribute("aria-current", "true")
+    expect(page.locator("#alert")).to_be_hidden()
+    clear = page.locator("#clear").get_attribute("href") or ""
+    assert clear.endswith("list=images") == (shown == "images")
+
+
+def test_examination_changes_with_its_images_and_its_summary(
+    examinations: Page, site: Review
+) -> None:
+    page, anna = examinations, Patient("Schmidt^Anna", "4711", "A-1")
+    page.wait_for_selector("body[data-live]")
+    first = site.receive(10, anna, study_instance_uid="1.2.3")
+    row = page.locator("#rows tr").nth(0)
+    expect(row).to_contain_text("0 of 1 image answered")
+    expect(page.locator("#total")).to_have_text("3 examinations")
+
+    site.answer(first, 0.02)
+    expect(row).to_contain_text("1 of 1 image answered")
+    site.record_outcome(first, STORED)
+    expect(row).to_contain_text("delivered")
+    second = site.receive(11, anna, study_instance_uid="1.2.3")
+    expect(row).to_contain_text("1 of 2 images answered")
+    expect(row).to_contain_text("analyzing")
+    expect(page.locator("#rows tr")).to_have_count(3)
+
+    site.answer(second, 0.02)
+    site.record_outcome(second, STORED)
+    expect(row).to_contain_text("delivered")
+    record = site.journal.load(first.id)
+    assert record is not None
+    assert record.examination_id is not None
+    summarize(site.engine, record.examination_id, "failed", reason="pacs: 0xC000")
+    with writing(site.engine) as connection:
+        note(connection, record.examination_id, EventKind.FAILED, "")
+    expect(row).to_contain_text("Examination summary: pacs: 0xC000")
+    expect(row.locator(".state")).to_have_text("failed")
+
+
+def test_second_page_announces_new_examinations(
+    examinations: Page, site: Review
+) -> None:
+    page = examinations
+    page.goto(page.url.split("?")[0] + "?page=2")
+    page.wait_for_selector("body[data-live]")
+    site.receive(6)
+
+    expect(page.locator("#above")).to_have_text("1 new examination")
+    page.click("#above a")
+    expect(page.locator("#rows tr")).to_have_count(3)
+
+
 COPY = """
 WITH RECURSIVE number(n) AS
     (SELECT 1000 UNION ALL SELECT n + 1 FROM number WHERE n < :end)
@@ -172,16 +297,26 @@ INSERT INTO {table} ({names}) SELECT {columns} FROM {table}, number WHERE {key} 
 """
 
 
+DURATIONS = """(path) => performance.getEntriesByType("resource")
+    .filter(({ name }) => name.includes(path)).map((each) => each.duration)"""
+
+
 @pytest.mark.alone
 def test_first_page_of_100_000_rows_is_fast(page: Page, site: Review) -> None:
     fresh = {"id": "printf('%032x', n)", "instance_id": "printf('%032x', n)"}
     fresh |= {"sop_instance_uid": "'2.25.' || n", "received_at": "received_at - n"}
+    fresh |= {"examination_id": "printf('%032x', n)", "study_instance_uid": "'1.' || n"}
+    fresh |= {"last_received_at": "last_received_at - n"}
+    row = site.journal.load(f"{1:032x}")
+    assert row is not None
+    tables = ((instance, "id"), (patient, "instance_id"), (examination, "id"))
     with site.engine.begin() as connection:
-        for table, key in ((instance, "id"), (patient, "instance_id")):
+        for table, key in tables:
             columns = ", ".join(fresh.get(each.name, each.name) for each in table.c)
             names = ", ".join(each.name for each in table.c)
             copy = COPY.format(table=table.name, names=names, columns=columns, key=key)
-            values = {"end": 1000 + 100_000 - 1, "of": f"{1:032x}"}
+            of = row.examination_id if table is examination else row.id
+            values = {"end": 1000 + 100_000 - 1, "of": of}
             connection.execute(sa.text(copy), values)
 
     page.reload()
@@ -189,15 +324,20 @@ def test_first_page_of_100_000_rows_is_fast(page: Page, site: Review) -> None:
 
     expect(page.locator("#total")).to_have_text("100002 instances")
     expect(page.locator("#rows tr")).to_have_count(50)
-    durations = page.evaluate(
-        "performance.getEntriesByType('resource')"
-        ".filter(({ name }) => name.includes('/instances?')).map((e) => e.duration)"
-    )
+    durations = page.evaluate(DURATIONS, "/instances?")
     assert (
         min(durations) < 200
     )  # ms; the page sends requests at its start and for changes
     page.fill("[name=q]", "doe ben")
     expect(page.locator("#rows tr")).to_have_count(1)
+    page.click("#list-examinations")
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    page.click("#clear")
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#total")).to_have_text("100002 examinations")
+    durations = page.evaluate(DURATIONS, "/studies?")
+    assert min(durations) < 200
 
 
 def test_unauthenticated_browser_sees_no_patient(page: Page, browser: Browser) -> None:

@@ -47,6 +47,7 @@ from inference.phantom.long_bone import draw_phantom
 from models.card import read_card
 from tests.support.databases import create_migrated
 from tests.support.dicomweb_service import serving_web
+from tests.support.examination_rows import examine, summarize
 from tests.support.journals import ANSWER, destination
 
 pytestmark = [
@@ -910,6 +911,32 @@ def test_status_of_an_instance_shows_only_its_own_deliveries(
     assert [each["sop_instance_uid"] for each in state["listed"]] == ["2.25.7"]
     assert "archive" not in text
     assert "archive" in everything
+
+
+def test_status_and_retry_name_the_summary_of_an_examination(
+    command: Command, config: Path, failed: ReceivedInstance
+) -> None:
+    engine = open_engine(load(config, {}).storage.database_url)
+    examination_id = examine(engine, [failed.id])
+    summarize(engine, examination_id, "not_analyzed", sop_instance_uid="2.25.10")
+    engine.dispose()
+
+    _, text = command("status", "--config", config)
+    _, output = command("status", "--json", "--config", config)
+    _, named = command("status", "--uid=2.25.10", "--config", config)
+    refused = command("retry", "--uid=2.25.10", "--config", config)
+
+    assert "Instances: 1 failed\nExamination summaries: 1 not_analyzed\n" in text
+    state = json.loads(output)
+    assert (state["instances"], state["summaries"]) == (
+        {"failed": 1},
+        {"not_analyzed": 1},
+    )
+    assert [each["sop_instance_uid"] for each in state["listed"]] == ["2.25.7"]
+    assert "Instances: 1 not_analyzed\n" in named
+    assert "not_analyzed (examination summary)" in named
+    assert refused[0] == 1
+    assert refused[1].startswith("No analysis or delivery of 2.25.10 failed")
 
 
 def test_retry_reports_that_an_instance_has_not_failed(

@@ -174,6 +174,16 @@ def test_study_lists_its_instances_in_order_of_arrival(
     assert [row.id for row in worklist.study("1.2.3")] == [first.id, second.id]
 
 
+def test_image_without_a_study_is_found_by_its_own_uid(
+    worklist: Worklist, journal: Journal, receive: Receive
+) -> None:
+    received = receive(study_instance_uid="", sop_instance_uid="1.2.3.4")
+    journal.record(received)
+    journal.record(receive(study_instance_uid=""))
+
+    assert [row.id for row in worklist.study("1.2.3.4")] == [received.id]
+
+
 @pytest.mark.usefixtures("three")
 def test_senders_are_listed(worklist: Worklist) -> None:
     assert worklist.senders() == ["ROOM0", "ROOM1", "ROOM2"]

@@ -1,33 +1,49 @@
-// The page of the worklist. The address of the page contains the search. Changes are shown while the page is open.
+// The page of the worklist: the list of examinations, or the list of images. The address of the page contains the
+// search. Changes are shown while the page is open.
 
-import { byId, make, showError } from "./lib/elements.js";
-import { address, bar, image, percent, state, when } from "./lib/format.js";
-import { followChanges, request } from "./lib/node.js";
-import { formatText, texts } from "./lib/text.js";
+import { byId, make, showError } from "../lib/elements.js";
+import { followChanges, request } from "../lib/node.js";
+import { formatText, texts } from "../lib/text.js";
+import { examinationRow, imageRow } from "./rows.js";
 
 const SIZE = 50;
 const AT_ONCE = 100; // maximum number of ids in a request
 const DAY_MS = 24 * 3600 * 1000;
 const t = texts.worklist;
+const LISTS = {
+  examinations: { path: "/studies", key: "examinations", row: examinationRow, texts: t.examinations },
+  images: { path: "/instances", key: "instances", row: imageRow, texts: t.images },
+};
 
 const filters = byId("filters");
 const rows = byId("rows");
-let unseen = new Set(); // new instances that belong on the first page
+let unseen = new Set(); // new rows that belong on the first page
 let totalCount = 0;
 let loadedAt = Date.now(); // when the worklist was loaded
 let searchCount = 0; // number of requests for the worklist
 let lastSearch = Promise.resolve(); // resolved when the last request has ended
 
-const KNOWN = ["q", "day", "state", "answer", "sender", "destination", "since", "until", "sort", "order", "page"];
+const KNOWN = ["list", "q", "day", "state", "answer", "sender", "destination", "since", "until", "sort", "order", "page"];
 
 /** Return the search in the address of the page. Unknown parameters are removed, because the API refuses them. */
 const currentSearch = () => new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => KNOWN.includes(name)));
+
+/** Return the name of the list in the address. States that only images have select the list of images. */
+function listInAddress() {
+  const ofImages = [...document.querySelectorAll("option[data-list=images]")].map(({ value }) => value);
+  const isOfImages = ofImages.some((name) => currentSearch().getAll("state").includes(name));
+  return currentSearch().get("list") === "images" || isOfImages ? "images" : "examinations";
+}
+
+const listName = listInAddress();
+const list = LISTS[listName];
 
 /** Return the same search as parameters of the API. A day lasts from midnight to midnight in local time. */
 function query() {
   const made = currentSearch();
   const day = made.get("day");
-  made.delete("day");
+  for (const name of ["list", "day"]) made.delete(name);
+  if (!hasState(made.get("state"))) made.delete("state");
   if (day) {
     const start = new Date(`${day}T00:00`);
     const end = new Date(start.getTime() + 1.5 * DAY_MS); // also correct for days of 23 and 25 hours
@@ -35,37 +51,6 @@ function query() {
     made.set("since", start.toISOString());
     made.set("until", end.toISOString());
   }
-  return made;
-}
-
-const below = (text) => text && make("div", { class: "below", text });
-
-/** Show the reason why there is no result. The tooltip and the study page show the full text. */
-const reasonText = (reason) => reason && make("div", { class: "below why", title: reason, text: reason });
-
-/** Show the result, and the probability of a fracture as a number and as a bar. */
-function resultCell({ operating_point: point, probability }) {
-  if (point === null) return make("td", { class: "answer" });
-  return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(formatText(texts.of_a_fracture, { probability: percent(probability) })), bar(probability));
-}
-
-function row(line) {
-  const { patient } = line;
-  const name = make("a", { href: address(line), text: patient.name || t.no_name });
-  const made = make(
-    "tr",
-    { id: line.id },
-    make("td", { class: "when", text: when(line.received_at) }),
-    make("td", { class: "patient" }, name, below([patient.patient_id, patient.accession_number].filter(Boolean).join(" · "))),
-    make("td", { text: line.modality }, below(image(line))),
-    make("td", { text: line.sender }),
-    resultCell(line),
-    make("td", {}, state(line.state), reasonText(line.reason)),
-    make("td", { class: "number", text: line.seconds === null ? "" : line.seconds.toFixed(1) }),
-  );
-  made.addEventListener("click", ({ target }) => {
-    if (!target.closest("a") && getSelection().isCollapsed) name.click();
-  });
   return made;
 }
 
@@ -78,9 +63,9 @@ async function search() {
   const wanted = query();
   wanted.set("size", SIZE);
   try {
-    const { instances, total, page } = await request(`/instances?${wanted}`);
+    const { [list.key]: lines, total, page } = await request(`${list.path}?${wanted}`);
     if (number !== searchCount) return;
-    rows.replaceChildren(...instances.map(row));
+    rows.replaceChildren(...lines.map(list.row));
     count(total);
     setPageLinks(page, Math.max(1, Math.ceil(total / SIZE)));
     loadedAt = Date.now();
@@ -92,11 +77,11 @@ async function search() {
   }
 }
 
-/** Show the number of instances on all pages, or a text if there are none. */
+/** Show the number of rows on all pages, or a text if there are none. */
 function count(total) {
   totalCount = total;
-  byId("total").textContent = formatText(t.total, { count: total });
-  byId("empty").textContent = [...currentSearch()].length ? t.none_found : t.empty;
+  byId("total").textContent = formatText(list.texts.total, { count: total });
+  byId("empty").textContent = [...query()].length ? list.texts.none_found : list.texts.empty;
   byId("empty").hidden = total > 0;
 }
 
@@ -116,33 +101,40 @@ async function change(ids) {
   await lastSearch; // its response may be older, and would replace these rows
   const number = searchCount;
   for (let first = 0; first < ids.length; first += AT_ONCE) {
-    const some = ids.slice(first, first + AT_ONCE);
+    const changed = await changedRows(ids.slice(first, first + AT_ONCE));
     // Visible rows stay, even if they no longer match the search.
-    for (const line of await loadInstances(some.filter(byId), new URLSearchParams())) byId(line.id)?.replaceWith(row(line));
-    const lines = await loadInstances(some.filter((id) => !byId(id)), query());
+    for (const line of changed.lines) byId(line.id)?.replaceWith(list.row(line));
+    const lines = await load(changed.others, query());
     if (number !== searchCount) return; // the later search finds all of them
     addRows(lines.filter((line) => !byId(line.id) && isListed(line)));
   }
 }
 
-/** Return whether a new instance belongs in the list. Results of this node that came back need a filter for them. */
+/** Return the visible rows of changed instances, and the ids of the other rows. An examination has several instances. */
+async function changedRows(ids) {
+  if (listName === "images") return { lines: await load(ids.filter(byId)), others: ids.filter((id) => !byId(id)) };
+  const all = await load(ids);
+  return { lines: all.filter(({ id }) => byId(id)), others: all.map(({ id }) => id).filter((id) => !byId(id)) };
+}
+
+/** Return whether a new row belongs in the list. Results of this node that came back need a filter for them. */
 const isListed = ({ state: name }) => name !== "returned" || currentSearch().getAll("state").includes(name);
 
-/** Return those of the instances that match the search. */
-async function loadInstances(ids, wanted) {
+/** Return the rows of the instances that match the search. */
+async function load(ids, wanted = new URLSearchParams()) {
   if (!ids.length) return [];
   for (const id of ids) wanted.append("id", id);
   wanted.set("size", AT_ONCE);
   wanted.delete("page");
-  return (await request(`/instances?${wanted}`)).instances;
+  return (await request(`${list.path}?${wanted}`))[list.key];
 }
 
-/** Add new rows on top of the first page. On other pages, count the new instances. */
+/** Add new rows on top of the first page. On other pages, count the new ones. */
 function addRows(lines) {
   const isFirst = (currentSearch().get("page") ?? "1") === "1" && !currentSearch().has("sort");
   const before = document.documentElement.scrollHeight;
   const fresh = lines.filter((line) => isFirst || Date.parse(line.received_at) > loadedAt);
-  if (isFirst) rows.prepend(...fresh.map(row));
+  if (isFirst) rows.prepend(...fresh.map(list.row));
   else for (const { id } of fresh) unseen.add(id);
   count(totalCount + (isFirst ? fresh.length : 0));
   if (scrollY > 0) scrollBy(0, document.documentElement.scrollHeight - before);
@@ -150,20 +142,22 @@ function addRows(lines) {
   showUnseen();
 }
 
-/** Show a link to the first page, with the number of new instances there, or hide it if there are none. */
+/** Show a link to the first page, with the number of new rows there, or hide it if there are none. */
 function showUnseen() {
   const first = currentSearch();
   for (const name of ["page", "sort", "order"]) first.delete(name);
   const link = byId("above").firstElementChild;
   link.href = `?${first}`;
-  link.textContent = formatText(t.above, { count: unseen.size });
+  link.textContent = formatText(list.texts.above, { count: unseen.size });
   byId("above").hidden = unseen.size === 0;
 }
 
 filters.addEventListener("input", () => {
   const wanted = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
+  if (listName === "images") wanted.set("list", listName);
   for (const name of ["sort", "order"]) if (currentSearch().has(name)) wanted.set(name, currentSearch().get(name));
   history.replaceState(null, "", `?${wanted}`);
+  setListLinks();
   show();
 });
 filters.addEventListener("submit", (event) => event.preventDefault());
@@ -180,11 +174,31 @@ function sortLink(cell) {
   cell.replaceChildren(make("a", { href: `?${link}`, text: cell.textContent }));
 }
 
+/** Set the links to the two lists. They keep the search, except for a state that the other list does not have. */
+function setListLinks() {
+  for (const name of Object.keys(LISTS)) {
+    const link = currentSearch();
+    for (const each of ["page", "list"]) link.delete(each);
+    if (name !== listName && stateIsOnlyOf(listName)) link.delete("state");
+    if (name === "images") link.set("list", name);
+    byId(`list-${name}`).href = `?${link}`;
+  }
+}
+
+/** Return whether this list has a state. Without a state, return true. */
+const hasState = (name) => name === null || [...filters.elements.state.options].some(({ value }) => value === name);
+const stateIsOnlyOf = (name) => filters.elements.state.selectedOptions[0]?.dataset.list === name;
+
+for (const each of document.querySelectorAll(`[data-list]:not([data-list=${listName}])`)) each.remove();
+for (const each of document.querySelectorAll("[data-list]")) each.hidden = false;
+byId(`list-${listName}`).setAttribute("aria-current", "true");
+byId("clear").search = listName === "images" ? "?list=images" : "";
 for (const cell of document.querySelectorAll("[data-sort]")) sortLink(cell);
 const [senders, destinations] = await Promise.all(["/senders", "/destinations"].map((path) => request(path).catch(() => [])));
 filters.elements.sender.append(...senders.map((name) => new Option(name, name)));
 filters.elements.destination.append(...destinations.map(({ name }) => new Option(name, name)));
 for (const [name, value] of currentSearch()) if (filters.elements[name]) filters.elements[name].value = value;
+setListLinks();
 
 followChanges(show, (ids) => change(ids).catch(showError));
 await show();

@@ -1,0 +1,506 @@
+"""Searches and sorts examinations, and divides them into pages.
+
+An examination is the images of one patient in one study. Each image counts once: of its
+revisions, the latest counts. If that has no result of its own because an earlier
+revision has the same picture, the earlier one counts. Results of the node that were
+sent back to it do not count, nor do instances for which nobody expects a result.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.queries.worklist import (
+    NAMED_INSTANCE,
+    Order,
+    SearchCriteria,
+    Sorting,
+    is_delivered_to,
+    shown_image,
+)
+from dicom_node.storage.database import reading
+from dicom_node.storage.records import ExaminationRecord, InstanceRecord
+from dicom_node.storage.tables import (
+    IS_IMAGE,
+    InstanceState,
+    examination,
+    instance,
+    patient,
+    read_records,
+)
+from inference.finding import OperatingPoint
+
+
+class ExaminationState(StrEnum):
+    """State of an examination: the most urgent state of its images and its summary."""
+
+    NOT_ANALYZED = "not_analyzed"  # no image has an answer
+    ANALYZED = "analyzed"  # nothing is to be delivered
+    DELIVERED = "delivered"
+    DELIVERING = "delivering"
+    WAITING = "waiting"  # the summary waits for more images
+    ANALYZING = "analyzing"  # the analysis of an image has not ended
+    FAILED = "failed"  # an image or the summary failed
+
+
+URGENCY = tuple(ExaminationState)
+"""The states, the least urgent first."""
+
+SERIOUSNESS = OperatingPoint.NONE, OperatingPoint.DOUBTFUL, OperatingPoint.DEFINITE
+"""The operating points, the least serious first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExaminationEntry:
+    """An examination in a list.
+
+    Attributes:
+        id: Id of the examination.
+        study_instance_uid: Study Instance UID; empty if the image has none.
+        instance_id: Id of the image to show first: the most serious one.
+        name: The name of the patient as it was sent; None if it is not known.
+        patient_id: Patient ID; None as for `name`.
+        accession_numbers: The accession numbers of the images, sorted.
+        modalities: The modalities of the images, sorted.
+        body_parts: The body parts of the images, sorted.
+        senders: The AE titles of the senders of the images, sorted.
+        first_received_at: Time at which the first image was received.
+        last_received_at: Time at which the last image was received.
+        images: Number of images that count.
+        answered: Number of these images with an answer.
+        probability: Probability of the most serious image; None if no fracture is
+            reported and an image has no answer.
+        operating_point: Operating point of the most serious image; None as for
+            `probability`.
+        state: The state.
+        reason: The reason of the most urgent image or of the summary; may be empty. The
+            text may quote a destination.
+        is_about_summary: Whether `reason` is about the summary.
+        seconds: The longest turnaround of an image in seconds; None if there is none.
+        revision: Number of different summaries that were made.
+        due_at: Time at which the summary is due; None if no summary is wanted.
+        summary: The summary; None if there is none.
+    """
+
+    id: str
+    study_instance_uid: str
+    instance_id: str
+    name: str | None
+    patient_id: str | None
+    accession_numbers: tuple[str, ...]
+    modalities: tuple[str, ...]
+    body_parts: tuple[str, ...]
+    senders: tuple[str, ...]
+    first_received_at: float
+    last_received_at: float
+    images: int
+    answered: int
+    probability: float | None
+    operating_point: OperatingPoint | None
+    state: ExaminationState
+    reason: str
+    is_about_summary: bool
+    seconds: float | None
+    revision: int
+    due_at: float | None
+    summary: InstanceRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminationPage:
+    """A part of a list of examinations.
+
+    Attributes:
+        entries: The examinations on this page.
+        total: Number of examinations on all pages.
+    """
+
+    entries: Sequence[ExaminationEntry]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """An image without an answer, after the end of its analysis.
+
+    Attributes:
+        instance_id: Id of the image.
+        state: NOT_ANALYZED or FAILED.
+        reason: Why there is no answer.
+    """
+
+    instance_id: str
+    state: InstanceState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminationDetails:
+    """An examination, and its images without an answer.
+
+    Attributes:
+        entry: The examination, as in a list.
+        unanswered: The images without an answer, in the order of their receipt.
+    """
+
+    entry: ExaminationEntry
+    unanswered: Sequence[Unanswered]
+
+
+class Examinations:
+    """Reads examinations."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def page(
+        self, criteria: SearchCriteria, sorting: Sorting, *, number: int, size: int
+    ) -> ExaminationPage:
+        """Return one page of the examinations that match the criteria.
+
+        An examination matches if one of its images matches the text, the time, the
+        sender, the destination and the ids. The summary counts as an image for the
+        destination, and the id of the examination matches like the id of an image. The
+        states are values of ExaminationState. The points are those of the most serious
+        image. An examination is omitted if all its images are results of the node that
+        were sent back to it, and `criteria.text` names none of them.
+
+        Args:
+            criteria: The search criteria.
+            sorting: The order.
+            number: Number of the page, from 1.
+            size: Number of examinations on a page.
+        """
+        conditions, column = _conditions(criteria), COLUMNS[sorting.by]
+        all_ids = sa.select(examination.c.id).where(*conditions)
+        count = sa.select(sa.func.count()).select_from(all_ids.subquery())
+        if sorting.by in _OF_TOTALS:
+            all_ids = all_ids.join(TOTALS, TOTALS.c.id == examination.c.id)
+        is_found_by_index = criteria == SearchCriteria() and column is _BY_ARRIVAL
+        # Conditions on all images are slow. Therefore they are evaluated only once.
+        total = sa.null() if is_found_by_index else sa.func.count().over()
+        query = all_ids.add_columns(total).order_by(*_order(sorting))
+        query = query.limit(size).offset((number - 1) * size)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).all()
+            if is_found_by_index or not rows:
+                number_of_all = connection.execute(count).scalar_one()
+            else:
+                number_of_all = rows[0][1]
+            entries = _entries(connection, [row[0] for row in rows])
+            return ExaminationPage(entries, number_of_all)
+
+    def details(self, ids: Sequence[str]) -> Sequence[ExaminationDetails]:
+        """Return examinations by their ids, in the same order."""
+        c = OUTCOMES.c
+        ended = c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
+        query = sa.select(c.examination_id, c.id, c.state, c.reason).where(
+            c.examination_id.in_(ids), c.counts == 1, c.probability.is_(None), ended
+        )
+        with reading(self._engine) as connection:
+            entries = _entries(connection, ids)
+            rows = connection.execute(query.order_by(c.received_at, c.id)).all()
+        unanswered: dict[str, list[Unanswered]] = {each.id: [] for each in entries}
+        for of, instance_id, state, reason in rows:
+            unanswered[of].append(Unanswered(instance_id, InstanceState(state), reason))
+        return [ExaminationDetails(each, unanswered[each.id]) for each in entries]
+
+
+def summary_state(record: InstanceRecord) -> ExaminationState:
+    """Return the state that pages show for a summary."""
+    if record.state == InstanceState.RECEIVED:
+        return ExaminationState.WAITING
+    return ExaminationState(record.state)
+
+
+_IMAGE, _SAME, _NEWER = (instance.alias(name) for name in ("image", "same", "newer"))
+
+
+def _outcome(name: str) -> sa.ColumnElement[Any]:
+    """Return a column of the revision with the same picture, else of the image."""
+    has_other = _SAME.c.id.is_not(None)
+    return sa.case((has_other, _SAME.c[name]), else_=_IMAGE.c[name])
+
+
+def _urgency() -> sa.ColumnElement[int]:
+    """Return the index in URGENCY of the state of an image or a summary."""
+    on, at = ExaminationState, InstanceState
+    is_summary = _IMAGE.c.is_summary.is_not(None)
+    waits = sa.case(
+        (is_summary, URGENCY.index(on.WAITING)), else_=URGENCY.index(on.ANALYZING)
+    )
+    same = {state: URGENCY.index(on(state)) for state in at if state != at.RECEIVED}
+    return sa.case({**same, at.RECEIVED: waits}, value=_outcome("state"))
+
+
+def _outcomes() -> sa.Subquery:
+    """Return the images of examinations and the summaries, with their outcomes.
+
+    Images that do not count are included if they are neither results of the node that
+    were sent back nor earlier revisions, because the state of an examination with no
+    other images depends on them.
+    """
+    probability = _outcome("probability")
+    point = sa.case(
+        {point: index for index, point in enumerate(SERIOUSNESS)},
+        value=_outcome("operating_point"),
+    )
+    is_counted = sa.and_(_IMAGE.c.is_summary.is_(None), _outcome("not_meant").is_(None))
+    newer = sa.exists().where(
+        _NEWER.c.sop_instance_uid == _IMAGE.c.sop_instance_uid,
+        _NEWER.c.revision > _IMAGE.c.revision,
+        _NEWER.c.examination_id == _IMAGE.c.examination_id,
+    )
+    is_image = _IMAGE.c.is_summary.is_(None)
+    has_answer = sa.and_(is_image, probability.is_not(None))
+    return (
+        sa.select(
+            _IMAGE.c.examination_id,
+            _IMAGE.c.id,
+            _IMAGE.c.study_instance_uid,
+            _IMAGE.c.received_at,
+            _IMAGE.c.is_summary,
+            _outcome("state").label("state"),
+            _outcome("reason").label("reason"),
+            sa.case((is_counted, 1), else_=0).label("counts"),
+            sa.case((has_answer, probability)).label("probability"),
+            sa.case((has_answer, point)).label("seriousness"),
+            _urgency().label("urgency"),
+            sa.case(
+                (is_image, _outcome("delivered_at") - _outcome("received_at"))
+            ).label("seconds"),
+        )
+        .select_from(_IMAGE.outerjoin(_SAME, _SAME.c.id == _IMAGE.c.same_picture_as))
+        # In this form, SQLite does not take the index of the worklist, which would read
+        # all images.
+        .where(sa.func.coalesce(_IMAGE.c.returned, 0) == 0, ~newer)
+        .subquery("outcome")
+    )
+
+
+OUTCOMES = _outcomes()
+
+
+def _totals() -> sa.Select[Any]:
+    """Return the numbers and the most urgent and serious values per examination."""
+    c = OUTCOMES.c
+    images, answered = sa.func.sum(c.counts), sa.func.count(c.probability)
+    seriousness = sa.func.max(c.seriousness)
+    has_fracture = seriousness > SERIOUSNESS.index(OperatingPoint.NONE)
+    has_answer = sa.or_(has_fracture, answered == images)
+    return (
+        sa.select(
+            c.examination_id.label("id"),
+            images.label("images"),
+            answered.label("answered"),
+            sa.func.max(c.urgency).label("urgency"),
+            sa.case((has_answer, seriousness)).label("seriousness"),
+            sa.case((has_answer, sa.func.max(c.probability))).label("probability"),
+            sa.func.max(c.seconds).label("seconds"),
+        )
+        .where(c.examination_id.is_not(None))
+        .group_by(c.examination_id)
+    )
+
+
+TOTALS = _totals().subquery("total")
+
+
+def _of_images(column: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
+    """Return the lowest value of a column over the images of an examination."""
+    query = sa.select(sa.func.min(column)).select_from(NAMED_INSTANCE)
+    of_examination = instance.c.examination_id == examination.c.id
+    return query.where(of_examination, IS_IMAGE).scalar_subquery()
+
+
+_BY_ARRIVAL = examination.c.last_received_at
+_OF_TOTALS = {Order.STATE, Order.PROBABILITY, Order.SECONDS}
+COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
+    Order.RECEIVED: _BY_ARRIVAL,
+    Order.PATIENT: _of_images(patient.c.folded),
+    Order.SENDER: _of_images(instance.c.calling_ae_title),
+    Order.STATE: TOTALS.c.urgency,
+    Order.PROBABILITY: TOTALS.c.probability,
+    Order.SECONDS: TOTALS.c.seconds,
+}
+
+
+def _order(sorting: Sorting) -> Sequence[sa.ColumnElement[Any]]:
+    column, last = COLUMNS[sorting.by], examination.c.id
+    primary = column.desc() if sorting.descending else column.asc()
+    if column is not _BY_ARRIVAL:  # which always has a value
+        primary = primary.nulls_last()
+    return primary, last.desc() if sorting.descending else last.asc()
+
+
+def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
+    c, found = examination.c, _has_image(criteria)
+    if criteria.ids:
+        of_images = sa.select(instance.c.examination_id)
+        of_images = of_images.where(instance.c.id.in_(criteria.ids))
+        found.append(sa.or_(c.id.in_(criteria.ids), c.id.in_(of_images)))
+    if criteria.destination:
+        found.append(_is_sent_to(criteria.destination))
+    if criteria.states:
+        found.append(_is_one_of(TOTALS.c.urgency, URGENCY, criteria.states))
+    if criteria.points:
+        found.append(_is_one_of(TOTALS.c.seriousness, SERIOUSNESS, criteria.points))
+    return found
+
+
+def _has_image(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for examinations with an image, and one that matches.
+
+    The criteria are the text, the time and the sender. An image that matches may be a
+    result that was sent back, if the text is its UID.
+    """
+    images = sa.select(instance.c.examination_id)
+    of_examination = instance.c.examination_id == examination.c.id
+    received = images.where(of_examination, IS_IMAGE, instance.c.returned.is_(None))
+    found: list[sa.ColumnElement[bool]] = [received.exists()]
+    if (
+        criteria.text
+        or criteria.sender
+        or (criteria.since, criteria.until)
+        != (
+            None,
+            None,
+        )
+    ):
+        source = NAMED_INSTANCE if criteria.text else instance
+        images = images.select_from(source).where(*shown_image(criteria))
+        found.append(examination.c.id.in_(images))
+    return found
+
+
+def _is_sent_to(destination: str) -> sa.ColumnElement[bool]:
+    # The summary has the id of the examination.
+    of_image = is_delivered_to(destination, instance.c.id)
+    images = sa.select(instance.c.examination_id).where(of_image)
+    return examination.c.id.in_(images)
+
+
+def _is_one_of(
+    column: sa.ColumnElement[int], order: Sequence[str], names: Sequence[str]
+) -> sa.ColumnElement[bool]:
+    indexes = [order.index(each) for each in names]
+    return examination.c.id.in_(sa.select(TOTALS.c.id).where(column.in_(indexes)))
+
+
+def _entries(
+    connection: sa.Connection, ids: Sequence[str]
+) -> Sequence[ExaminationEntry]:
+    """Return the examinations with these ids, in the same order."""
+    of = OUTCOMES.c.examination_id.in_(ids)
+    totals = {row.id: row for row in connection.execute(_totals().where(of))}
+    known = connection.execute(examination.select().where(examination.c.id.in_(ids)))
+    records = {each.id: each for each in read_records(ExaminationRecord, known)}
+    query = instance.select().where(instance.c.id.in_(ids), ~IS_IMAGE)
+    rows = read_records(InstanceRecord, connection.execute(query))
+    summaries = {each.id: each for each in rows}
+    first = _first(connection, ids, _MOST_SERIOUS)
+    urgent = _first(connection, ids, _MOST_URGENT)
+    values = _values(connection, ids)
+    return [
+        _entry(
+            records[each],
+            totals[each],
+            first[each],
+            urgent[each],
+            values[each],
+            summaries.get(each),
+        )
+        for each in ids
+        if each in totals and each in records
+    ]
+
+
+_MOST_SERIOUS = (
+    OUTCOMES.c.is_summary.asc().nulls_first(),
+    OUTCOMES.c.counts.desc(),
+    OUTCOMES.c.seriousness.desc().nulls_last(),
+    OUTCOMES.c.probability.desc().nulls_last(),
+    OUTCOMES.c.received_at.desc(),
+    OUTCOMES.c.id,
+)
+_MOST_URGENT = (
+    OUTCOMES.c.urgency.desc(),
+    OUTCOMES.c.counts.desc(),
+    OUTCOMES.c.received_at,
+    OUTCOMES.c.id,
+)
+
+
+def _first(
+    connection: sa.Connection,
+    ids: Sequence[str],
+    order: Sequence[sa.ColumnElement[Any]],
+) -> dict[str, sa.Row[Any]]:
+    """Return the first image or summary in an order, by the id of its examination."""
+    of = OUTCOMES.c.examination_id
+    place = sa.func.row_number().over(partition_by=of, order_by=order).label("place")
+    placed = sa.select(OUTCOMES, place).where(of.in_(ids)).subquery("placed")
+    query = sa.select(placed, patient.c.name, patient.c.patient_id)
+    named = patient.c.instance_id == placed.c.id
+    query = query.outerjoin_from(placed, patient, named).where(placed.c.place == 1)
+    return {row.examination_id: row for row in connection.execute(query)}
+
+
+def _values(
+    connection: sa.Connection, ids: Sequence[str]
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return the values of the images' attributes, by examination and attribute."""
+    columns = {
+        "accession_numbers": patient.c.accession_number,
+        "modalities": instance.c.modality,
+        "body_parts": instance.c.body_part,
+        "senders": instance.c.calling_ae_title,
+    }
+    of = instance.c.examination_id
+    query = sa.select(of, *columns.values()).select_from(NAMED_INSTANCE).distinct()
+    query = query.where(of.in_(ids), IS_IMAGE, instance.c.returned.is_(None))
+    found: dict[str, dict[str, set[str]]] = {}
+    for examination_id, *values in connection.execute(query):
+        known = found.setdefault(examination_id, {name: set() for name in columns})
+        for name, value in zip(columns, values, strict=True):
+            if value:
+                known[name].add(value)
+    return {
+        examination_id: {name: tuple(sorted(some)) for name, some in known.items()}
+        for examination_id, known in found.items()
+    }
+
+
+def _entry(  # noqa: PLR0913, PLR0917 - one for each query
+    record: ExaminationRecord,
+    totals: sa.Row[Any],
+    first: sa.Row[Any],
+    urgent: sa.Row[Any],
+    values: Mapping[str, tuple[str, ...]],
+    summary: InstanceRecord | None,
+) -> ExaminationEntry:
+    serious = totals.seriousness
+    return ExaminationEntry(
+        id=record.id,
+        study_instance_uid=first.study_instance_uid,
+        instance_id=first.id,
+        name=first.name,
+        patient_id=first.patient_id,
+        **values,
+        first_received_at=record.first_received_at,
+        last_received_at=record.last_received_at,
+        images=int(totals.images),
+        answered=totals.answered,
+        probability=None if serious is None else first.probability,
+        operating_point=None if serious is None else SERIOUSNESS[serious],
+        state=URGENCY[totals.urgency],
+        reason=urgent.reason,
+        is_about_summary=urgent.is_summary is not None,
+        seconds=totals.seconds,
+        revision=record.revision,
+        due_at=record.due_at,
+        summary=summary,
+    )

@@ -1,0 +1,471 @@
+"""Examinations: which images count, the most serious answer, the state, and filters."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from config.settings import StorageSettings
+from dicom_node.instance import ReceivedInstance
+from dicom_node.journal.analyses import Conclusion
+from dicom_node.journal.journal import Journal
+from dicom_node.patient import Patient
+from dicom_node.queries.examinations import (
+    ExaminationEntry,
+    Examinations,
+    ExaminationState,
+)
+from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.tables import (
+    DeliveryState,
+    InstanceState,
+    delivery,
+    examination,
+    instance,
+    patient,
+)
+from tests.dicom_node.queries.test_worklist import row_like
+from tests.support.databases import create_migrated
+from tests.support.examination_rows import examine, summarize
+from tests.support.journals import ANSWER, STORED, Receive, destination
+
+pytestmark = pytest.mark.integration
+
+DAY = datetime(2026, 1, 2, tzinfo=UTC)
+ANNA = Patient("Schmidt^Anna", "4711", "A-1")
+BEN = Patient("Doe^Ben", "0815", "A-2")
+
+
+@pytest.fixture
+def examinations(engine: sa.Engine) -> Examinations:
+    return Examinations(engine)
+
+
+Image = Callable[..., ReceivedInstance]
+
+
+@pytest.fixture
+def image(journal: Journal, receive: Receive, engine: sa.Engine) -> Image:
+    """A function that records an image, and sets columns of its row."""
+    number = iter(range(1000))
+
+    def make(
+        patient: Patient = ANNA, *, sender: str = "ROOM1", **columns: object
+    ) -> ReceivedInstance:
+        header = {"modality": "DX", "body_part": "HAND"}
+        header |= {key: str(columns.pop(key)) for key in header if key in columns}
+        received = receive(digest=f"d{next(number)}", **header)
+        received = replace(
+            received,
+            header=replace(received.header, patient=patient),
+            received_at=DAY + timedelta(minutes=next(number)),
+            calling_ae_title=sender,
+        )
+        journal.record(received)
+        if columns:
+            change = instance.update().where(instance.c.id == received.id)
+            with engine.begin() as connection:
+                connection.execute(change.values(columns))
+        return received
+
+    return make
+
+
+def listed(
+    examinations: Examinations,
+    criteria: SearchCriteria = SearchCriteria(),  # noqa: B008 - frozen
+    sorting: Sorting = Sorting(),  # noqa: B008 - frozen
+) -> list[ExaminationEntry]:
+    page = examinations.page(criteria, sorting, number=1, size=10)
+    assert page.total == len(page.entries)
+    return list(page.entries)
+
+
+def ids(entries: Sequence[ExaminationEntry]) -> list[str]:
+    return [each.id for each in entries]
+
+
+ANSWERED = {"state": InstanceState.DELIVERED}
+NEGATIVE = ANSWERED | {"probability": 0.1, "operating_point": "none"}
+DOUBTFUL = ANSWERED | {"probability": 0.4, "operating_point": "doubtful"}
+DEFINITE = ANSWERED | {"probability": 0.9, "operating_point": "definite"}
+REFUSED = {"state": InstanceState.NOT_ANALYZED, "reason": "This is a chest."}
+
+
+def test_examination_has_the_most_serious_answer_and_the_values_of_its_images(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    first = image(**NEGATIVE, body_part="WRIST")
+    serious = image(replace(ANNA, accession_number="A-9"), sender="ROOM2", **DEFINITE)
+    last = image(**REFUSED)
+    examination_id = examine(engine, [first.id, serious.id, last.id])
+
+    (found,) = listed(examinations)
+
+    assert (found.id, found.instance_id) == (examination_id, serious.id)
+    assert (found.probability, found.operating_point) == (0.9, "definite")
+    assert (found.images, found.answered) == (3, 2)
+    assert (found.name, found.patient_id) == ("Schmidt^Anna", "4711")
+    assert found.accession_numbers == ("A-1", "A-9")
+    assert found.body_parts == ("HAND", "WRIST")
+    assert (found.modalities, found.senders) == (("DX",), ("ROOM1", "ROOM2"))
+    assert found.first_received_at == first.received_at.timestamp()
+    assert found.last_received_at == last.received_at.timestamp()
+    assert (found.study_instance_uid, found.summary) == ("1.2.3", None)
+
+
+@pytest.mark.parametrize(
+    ("images", "point"),
+    [
+        ([NEGATIVE, NEGATIVE], "none"),
+        ([NEGATIVE, REFUSED], None),
+        ([NEGATIVE, {}], None),
+        ([DOUBTFUL, REFUSED], "doubtful"),
+        ([REFUSED], None),
+        ([NEGATIVE, REFUSED | {"not_meant": 1}], "none"),
+    ],
+)
+def test_examination_is_negative_only_if_each_image_has_an_answer(
+    engine: sa.Engine,
+    examinations: Examinations,
+    image: Image,
+    images: list[dict[str, object]],
+    point: str | None,
+) -> None:
+    examination_id = examine(engine, [image(**columns).id for columns in images])
+
+    (found,) = listed(examinations)
+
+    assert found.operating_point == point
+    assert (found.probability is None) == (point is None)
+    matching = listed(examinations, SearchCriteria(points=("none",)))
+    assert ids(matching) == ([examination_id] if point == "none" else [])
+
+
+@pytest.mark.parametrize(
+    ("images", "summary", "state"),
+    [
+        ([{}, DEFINITE], None, "analyzing"),
+        ([REFUSED, REFUSED], None, "not_analyzed"),
+        ([REFUSED, NEGATIVE], None, "delivered"),
+        ([{"state": "analyzed", "probability": 0.1}], None, "analyzed"),
+        ([{"state": "analyzed", "probability": 0.1}], "delivered", "delivered"),
+        ([DEFINITE], "received", "waiting"),
+        ([{}, DEFINITE], "received", "analyzing"),
+        ([DEFINITE], "delivering", "delivering"),
+        ([DEFINITE | {"state": "delivering"}], "delivered", "delivering"),
+        ([DEFINITE], "failed", "failed"),
+        ([{}, {"state": "failed"}], "received", "failed"),
+        ([REFUSED], "not_analyzed", "not_analyzed"),
+    ],
+)
+def test_state_is_the_most_urgent_of_images_and_summary(  # noqa: PLR0913, PLR0917
+    engine: sa.Engine,
+    examinations: Examinations,
+    image: Image,
+    images: list[dict[str, object]],
+    summary: str | None,
+    state: str,
+) -> None:
+    examination_id = examine(engine, [image(**columns).id for columns in images])
+    if summary:
+        summarize(engine, examination_id, summary)
+
+    (found,) = listed(examinations)
+
+    assert found.state == state
+    assert (found.summary is None) == (summary is None)
+    for each in ExaminationState:
+        matching = listed(examinations, SearchCriteria(states=(each,)))
+        assert ids(matching) == ([examination_id] if each == state else [])
+
+
+def test_reason_is_that_of_the_most_urgent_image_or_of_the_summary(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    failed = {"state": InstanceState.FAILED, "reason": "It cannot be decoded."}
+    examination_id = examine(engine, [image(**REFUSED).id, image(**failed).id])
+
+    (by_image,) = listed(examinations)
+    with engine.begin() as connection:
+        connection.execute(
+            instance.update().where(instance.c.state == "failed").values(NEGATIVE)
+        )
+    summarize(engine, examination_id, "failed", reason="pacs: 0xC000")
+    (by_summary,) = listed(examinations)
+
+    assert by_image.reason == "It cannot be decoded."
+    assert not by_image.is_about_summary
+    assert (by_summary.reason, by_summary.is_about_summary) == ("pacs: 0xC000", True)
+
+
+def test_each_image_counts_once(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    uid = {"sop_instance_uid": "1.2.3.4"}
+    old = image(**uid, revision=1, **DEFINITE)
+    new = image(**uid, revision=2, **NEGATIVE)
+    came_back = image(**DEFINITE, returned=1)
+    not_meant = image(**REFUSED, not_meant=1)
+    examine(engine, [old.id, new.id, came_back.id, not_meant.id])
+
+    (found,) = listed(examinations)
+
+    assert (found.images, found.answered, found.instance_id) == (1, 1, new.id)
+    assert found.operating_point == "none"
+
+
+def test_revision_with_the_same_picture_has_the_answer_of_the_earlier_one(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    uid = {"sop_instance_uid": "1.2.3.4"}
+    old = image(**uid, revision=1, **DEFINITE)
+    new = image(**uid, revision=2, **REFUSED, same_picture_as=old.id)
+    examine(engine, [old.id, new.id])
+
+    (found,) = listed(examinations)
+
+    assert (found.images, found.answered, found.state) == (1, 1, "delivered")
+    assert (found.probability, found.reason) == (0.9, "")
+
+
+def test_examination_of_returned_results_is_omitted_but_not_one_of_other_objects(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    examine(engine, [image(returned=1).id])
+    other = examine(engine, [image(**REFUSED, not_meant=1).id])
+    image(examination_id=None)  # received by an earlier release
+
+    (found,) = listed(examinations)
+
+    assert (found.id, found.images, found.state) == (other, 0, "not_analyzed")
+
+
+@pytest.fixture
+def two(engine: sa.Engine, image: Image) -> dict[str, str]:
+    """Examinations: Anna's has a definite and a negative image, Ben's a doubtful one.
+
+    Only the summary of Ben's is sent to the archive.
+    """
+    of_anna = [image(**DEFINITE).id, image(sender="ROOM2", **NEGATIVE).id]
+    of_ben = [image(BEN, **DOUBTFUL).id]
+    found = {"anna": examine(engine, of_anna), "ben": examine(engine, of_ben)}
+    summarize(engine, found["ben"], "delivering")
+    for name, instance_id in (("pacs", found["ben"]), ("backup", of_anna[1])):
+        row = {"instance_id": instance_id, "destination": name, "attempts": 0}
+        row |= {"state": DeliveryState.QUEUED, "run": 1, "asked_at": 1, "next_at": 1}
+        with engine.begin() as connection:
+            connection.execute(delivery.insert().values(row))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("criteria", "names"),
+    [
+        (SearchCriteria(), "ben anna"),
+        (SearchCriteria(text="schmidt"), "anna"),
+        (SearchCriteria(text="0815"), "ben"),
+        (SearchCriteria(text="1.2.3"), "ben anna"),  # Study Instance UID
+        (SearchCriteria(text="nobody"), ""),
+        (SearchCriteria(sender="ROOM2"), "anna"),
+        (SearchCriteria(sender="ROOM2", text="ben"), ""),
+        (SearchCriteria(destination="pacs"), "ben"),  # the summary
+        (SearchCriteria(destination="backup"), "anna"),
+        (SearchCriteria(points=("none",)), ""),  # Anna's other image is more serious
+        (SearchCriteria(points=("none", "definite")), "anna"),
+        (SearchCriteria(points=("doubtful",)), "ben"),
+        (SearchCriteria(since=(DAY + timedelta(minutes=4)).timestamp()), "ben"),
+        (SearchCriteria(until=(DAY + timedelta(minutes=3)).timestamp()), "anna"),
+        (SearchCriteria(states=("delivered",)), "anna"),
+    ],
+)
+def test_examination_matches_if_one_of_its_images_matches(
+    examinations: Examinations,
+    two: dict[str, str],
+    criteria: SearchCriteria,
+    names: str,
+) -> None:
+    assert ids(listed(examinations, criteria)) == [two[each] for each in names.split()]
+
+
+def test_ids_are_those_of_examinations_or_images(
+    examinations: Examinations, two: dict[str, str]
+) -> None:
+    image_id = listed(examinations, SearchCriteria(text="anna"))[0].instance_id
+
+    assert ids(listed(examinations, SearchCriteria(ids=(image_id,)))) == [two["anna"]]
+    assert ids(listed(examinations, SearchCriteria(ids=(two["ben"],)))) == [two["ben"]]
+
+
+@pytest.mark.parametrize(
+    ("by", "descending", "names"),
+    [
+        (Order.RECEIVED, False, "anna ben"),
+        (Order.PATIENT, True, "anna ben"),
+        (Order.SENDER, True, "ben anna"),  # both ROOM1, so by id
+        (Order.STATE, True, "ben anna"),  # delivering before delivered
+        (Order.PROBABILITY, True, "anna ben"),
+        (Order.PROBABILITY, False, "ben anna"),
+    ],
+)
+def test_examinations_are_sorted(
+    examinations: Examinations,
+    two: dict[str, str],
+    by: Order,
+    descending: bool,  # noqa: FBT001
+    names: str,
+) -> None:
+    shown = ids(listed(examinations, sorting=Sorting(by, descending)))
+
+    expected = [two[each] for each in names.split()]
+    assert shown == (sorted(shown)[::-1] if by is Order.SENDER else expected)
+
+
+def test_examinations_are_sorted_by_the_longest_turnaround(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    made = {}
+    for name, delays in (("slow", (1, 9)), ("quick", (2, 3)), ("open", ())):
+        images = [image(**DEFINITE) for _ in range(2)]
+        made[name] = examine(engine, [each.id for each in images])
+        for each, delay in zip(images, delays, strict=False):
+            at = each.received_at.timestamp() + delay
+            change = instance.update().where(instance.c.id == each.id)
+            with engine.begin() as connection:
+                connection.execute(change.values(delivered_at=at))
+
+    found = listed(examinations, sorting=Sorting(Order.SECONDS))
+
+    assert ids(found) == [made["slow"], made["quick"], made["open"]]
+    assert [each.seconds for each in found] == [9, 3, None]
+
+
+def test_pages_contain_each_examination_once(
+    examinations: Examinations, two: dict[str, str]
+) -> None:
+    for criteria in (SearchCriteria(), SearchCriteria(text="1.2.3")):
+        pages = [
+            examinations.page(criteria, Sorting(), number=number, size=1)
+            for number in (1, 2, 3)
+        ]
+
+        assert [ids(page.entries) for page in pages] == [
+            [two["ben"]],
+            [two["anna"]],
+            [],
+        ]
+        assert {page.total for page in pages} == {2}
+
+
+def test_details_list_the_images_without_an_answer(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    refused, answered, open_ = image(**REFUSED), image(**DEFINITE), image()
+    examination_id = examine(engine, [refused.id, answered.id, open_.id])
+
+    (details,) = examinations.details([examination_id])
+
+    assert details.entry.id == examination_id
+    assert [each.instance_id for each in details.unanswered] == [refused.id]
+    assert details.unanswered[0].reason == "This is a chest."
+
+
+def test_journal_and_queries_agree_about_an_answer(
+    engine: sa.Engine, examinations: Examinations, journal: Journal, image: Image
+) -> None:
+    received, chest = image(), image()
+    examine(engine, [received.id, chest.id])
+    journal.analyses.record_result(received.id, 1, ANSWER)
+    ended = Conclusion(InstanceState.NOT_ANALYZED, "This is a chest.")
+    journal.analyses.conclude(chest.id, 1, ended)
+    for name in ("pacs", "backup"):
+        journal.deliveries.begin(received.id, name, 1)
+        outcomes = {"2.25.1": STORED}
+        journal.delivery_outcomes.record(received.id, destination(name), 1, outcomes)
+
+    (found,) = listed(examinations)
+
+    assert (found.images, found.answered, found.state) == (2, 1, "delivered")
+    assert (found.probability, found.operating_point) == (0.75, "definite")
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        pytest.param(SearchCriteria(), id="all"),
+        pytest.param(SearchCriteria(text="patient 9"), id="name"),
+        pytest.param(SearchCriteria(states=("failed",)), id="state"),
+        pytest.param(SearchCriteria(points=("definite",)), id="answer"),
+    ],
+)
+def test_first_page_of_100_000_images_is_fast(
+    many: sa.Engine, criteria: SearchCriteria
+) -> None:
+    examinations = Examinations(many)
+    times = {}
+    for by in (Order.RECEIVED, Order.PROBABILITY):
+        began = time.monotonic()
+        page = examinations.page(criteria, Sorting(by), number=1, size=50)
+        times[by] = time.monotonic() - began
+        assert page.total >= 100
+
+    assert max(times.values()) < 1  # other orders and conditions have no index
+    if criteria == SearchCriteria():
+        assert times[Order.RECEIVED] < 0.2
+
+
+@pytest.fixture(scope="module")
+def many(
+    create: Callable[[], StorageSettings], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sa.Engine]:
+    """33,334 examinations with 100,000 images: 1 of 1000 images failed."""
+    storage = create()
+    create_migrated(storage)
+    engine = open_engine(storage.database_url)
+    row = row_like(tmp_path_factory.mktemp("many"))
+    images, patients = [], []
+    examined: dict[str, dict[str, object]] = {}
+    for number in range(100_000):
+        of, at = f"{number // 3:032x}", row["received_at"] + number
+        images.append(
+            row
+            | {
+                "id": f"{number + 2**64:032x}",
+                "sop_instance_uid": f"1.2.3.{number}",
+                "study_instance_uid": f"1.2.{number // 3}",
+                "state": "failed" if number % 1000 == 0 else "delivered",
+                "received_at": at,
+                "probability": number % 1000 / 1000,
+                "operating_point": "definite" if number % 100 > 80 else "none",
+                "examination_id": of,
+            }
+        )
+        name = f"{number // 3 % 1000}"
+        values = {"instance_id": images[-1]["id"], "name": f"Patient^{name}"}
+        values |= {"patient_id": name, "accession_number": f"A{number}"}
+        patients.append(values | {"folded": f"patient {name}\n{name}\na{number}"})
+        examined[of] = {
+            "id": of,
+            "study_instance_uid": f"1.2.{number // 3}",
+            "patient_key": name,
+            "first_received_at": at,
+            "last_received_at": at,
+            "runs": 0,
+            "revision": 0,
+            "inputs": "",
+            "objects": "[]",
+            "predecessors": "[]",
+        }
+    with engine.begin() as connection:
+        connection.execute(examination.insert(), list(examined.values()))
+        connection.execute(instance.insert(), images)
+        connection.execute(patient.insert(), patients)
+        # The autovacuum of PostgreSQL does the same some time later.
+        connection.execute(sa.text("ANALYZE"))
+    yield engine
+    engine.dispose()
