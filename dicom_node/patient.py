@@ -65,17 +65,39 @@ def patient_of(values: Mapping[str, bytes]) -> Patient:
         values: The bytes of the attributes in KEYWORDS, by keyword. Any attribute may
             be absent.
     """
-    terms = values.get("SpecificCharacterSet", b"").decode("ascii", "replace")
+    terms = values.get("SpecificCharacterSet", b"")
+    name = _printable(values.get("PatientName", b""), terms, is_name=True)
+    patient_id, accession_number = (
+        _printable(values.get(keyword, b""), terms)
+        for keyword in ("PatientID", "AccessionNumber")
+    )
+    return Patient(name, patient_id, accession_number)
+
+
+def decode_value(value: bytes, character_sets: bytes, *, is_name: bool = False) -> str:
+    """Decode a text, without padding; undecodable characters become U+FFFD.
+
+    No value raises an exception. A value of more than LONGEST characters is cut.
+
+    Args:
+        value: The value of the attribute.
+        character_sets: The value of Specific Character Set (0008,0005).
+        is_name: Whether the VR of the attribute is PN.
+    """
+    value = value.strip(b" \0")
+    is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]
+    terms = character_sets.decode("ascii", "replace").split("\\")
     # pydicom warns about faults. This also suppresses its warnings in other threads.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        encodings = _encodings([each.strip(" \0") for each in terms.split("\\")])
-        name = _decoded(values.get("PatientName", b""), encodings, PN_DELIMS)
-        patient_id, accession_number = (
-            _decoded(values.get(keyword, b""), encodings, TEXT_VR_DELIMS)
-            for keyword in ("PatientID", "AccessionNumber")
-        )
-    return Patient(name, patient_id, accession_number)
+        encodings = _encodings([each.strip(" \0") for each in terms])
+        if ESC not in value:
+            text = value.decode(encodings[0], "replace")
+        else:
+            delimiters = PN_DELIMS if is_name else TEXT_VR_DELIMS
+            text = decode_bytes(value, encodings, delimiters)
+    is_cut |= len(text) > LONGEST
+    return text[: LONGEST - len(CUT)] + CUT if is_cut else text
 
 
 def folded(text: str) -> str:
@@ -112,17 +134,7 @@ def _encodings(terms: list[str]) -> list[str]:
     return convert_encodings(known)
 
 
-def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
-    """Decode a value, and replace undecodable and unprintable characters.
-
-    No value raises an exception. A value of more than LONGEST characters is cut.
-    """
-    value = value.strip(b" \0")
-    is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]
-    if ESC not in value:
-        text = value.decode(encodings[0], "replace")
-    else:
-        text = decode_bytes(value, encodings, delimiters)
-    printable = replace_unprintable(text).strip()
-    is_cut |= len(printable) > LONGEST
-    return printable[: LONGEST - len(CUT)] + CUT if is_cut else printable
+def _printable(value: bytes, character_sets: bytes, *, is_name: bool = False) -> str:
+    """Decode a value as `decode_value` does, and replace unprintable characters."""
+    text = decode_value(value, character_sets, is_name=is_name)
+    return replace_unprintable(text).strip()

@@ -6,9 +6,19 @@ from typing import Literal
 from config.destinations import Destination
 
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
+HL7_MESSAGE = "hl7_message"
 
 CAPTURES = SECONDARY_CAPTURE, NOTICE
 """Object types that are Secondary Captures. Each of them has several kinds."""
+
+WITHOUT_RESULT = NOTICE, HL7_MESSAGE
+"""Object types that report that an instance has no result."""
+
+WITH_RESULT = SECONDARY_CAPTURE, "presentation_state", "structured_report", HL7_MESSAGE
+"""Object types that are made for every finding.
+
+A heatmap is omitted if there is nothing to show.
+"""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -17,7 +27,7 @@ class ResultKind:
 
     Attributes:
         object_type: "heatmap", "presentation_state", "secondary_capture",
-            "structured_report" or "notice".
+            "structured_report", "notice" or "hl7_message".
         modality: The Modality (0008,0060) of a Secondary Capture: "OT", or "source" for
             the modality of the source.
         lossy: Whether the pixels of a Secondary Capture are written as JPEG.
@@ -45,6 +55,7 @@ _LABELS = {
     HEATMAP: "Heatmap",
     "presentation_state": "Presentation State",
     "structured_report": "Structured Report",
+    HL7_MESSAGE: "HL7 Message",
 }
 
 
@@ -56,19 +67,11 @@ def kind_label(name: str) -> str:
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
-    """Return the kinds of the objects to make for a destination.
-
-    The settings name the types of objects that a destination gets. A destination that
-    gets no negative results also gets notices. Without notices, a study without a
-    result would look negative.
-    """
-    types: list[str] = [*destination.results]
-    if not destination.send_negative:
-        types.append(NOTICE)
+    """Return the kinds of the objects to make for a destination."""
     lossy = destination.transfer_syntax == "jpeg_baseline"
     return frozenset(
         ResultKind(each, destination.modality, lossy)
         if each in CAPTURES
         else ResultKind(each)
-        for each in types
+        for each in destination.result_types
     )
