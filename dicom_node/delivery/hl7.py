@@ -52,7 +52,7 @@ class Hl7Client:
     ) -> dict[str, Outcome]:
         """Send the messages in the files; return the outcomes by their UIDs."""
         return {
-            uid: send(path.read_text("utf-8"), self.destination, SEND_TIMEOUT_S)
+            uid: send(path.read_bytes().decode(), self.destination, SEND_TIMEOUT_S)
             for uid, path in files.items()
         }
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.delivery.hl7 import check_connection, send
+from dicom_node.delivery.hl7 import Hl7Client, check_connection, send
+from dicom_node.delivery.hl7_header import written_message
 from dicom_node.demo.hl7_receiver import Hl7Receiver, accept, acknowledgment
 from dicom_node.outcome import Outcome, Verdict
 from tests.support.certificates import Certificates
@@ -106,17 +107,20 @@ def test_the_server_of_python_hl7_receives_the_message(
 
 def test_every_attempt_sends_the_same_bytes(tmp_path: Path) -> None:
     lost = iter([None, None])
+    result = made(tmp_path)
+    uid, path = result.sop_instance_uid, tmp_path / "result.hl7"
+    path.write_bytes(result.content)
     with receiver(lambda each: next(lost, accept(each))) as running:
-        sent = message(tmp_path)
-        outcomes = [send(sent, ris(running.port)) for _ in range(3)]
+        client = Hl7Client(ris(running.port))
+        outcomes = [client.deliver({uid: path}, "DX1")[uid] for _ in range(3)]
 
     assert [each.verdict for each in outcomes] == [
         Verdict.RETRY,
         Verdict.RETRY,
         Verdict.STORED,
     ]
-    assert len(running.messages) == 3
-    assert len(set(running.messages)) == 1
+    stored = result.content.decode()
+    assert running.messages == [written_message(stored, ris()).decode()] * 3
     assert len(segments(running.messages[0], "MSH")[0][9]) == 20
 
 
