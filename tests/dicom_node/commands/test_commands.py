@@ -999,7 +999,9 @@ def test_archive_prints_its_address_and_ends_on_sigterm(tmp_path: Path) -> None:
 def test_demo_prints_the_results_of_both_phantoms(tmp_path: Path) -> None:
     done = fracture_node(tmp_path, "demo", "--once")
 
-    rows = [line for line in done.stdout.splitlines() if " bone │" in line]
+    rows = [
+        line for line in done.stdout.splitlines() if " bone " in line and "│" in line
+    ]
     broken, whole = rows
     captures = [
         dcmread(path)
