@@ -398,7 +398,7 @@ class Hl7Destination(_Destination, TcpPeer):
         version: Version ID (MSH-12).
         character_set: The character set of the messages (MSH-18).
         acknowledgment: The acknowledgment mode (HL7 v2.5.1 2.9). "original" means that
-            the receiver acknowledges after it has processed the message. "enhanced"
+            the peer acknowledges after it has processed the message. "enhanced"
             requests an acknowledgment after the message was stored.
         sending_application: MSH-3.
         sending_facility: MSH-4.

@@ -1,9 +1,9 @@
-"""Destinations of the type `hl7`: a receiver gets HL7 v2 messages over MLLP.
+"""Destinations of the type `hl7`: a RIS gets HL7 v2 messages over MLLP.
 
 delivery/hl7_header.py writes a message for its destination. delivery/hl7_response.py
 reads the acknowledgment. Each attempt uses a connection of its own, and sends the same
-bytes with the same Message Control ID (MSH-10). So a receiver recognizes a message that
-it got before, if an acknowledgment was lost.
+bytes with the same Message Control ID (MSH-10). If an acknowledgment was lost, the peer
+can recognize the message that it got before.
 """
 
 import socket
@@ -32,15 +32,15 @@ TIMEOUT_S = 30.0
 
 
 class _NotCalledError(Exception):
-    """The receiver cannot be called. The message gives the reason."""
+    """The peer cannot be called. The message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hl7Client:
-    """Sends HL7 messages to one receiver; see DestinationClient.
+    """Sends HL7 messages to one peer; see DestinationClient.
 
     Attributes:
-        destination: The address of the receiver, and the settings of the messages.
+        destination: The address of the peer, and the settings of the messages.
         calling_ae_title: Our AE title. HL7 does not use it.
     """
 
@@ -57,7 +57,7 @@ class Hl7Client:
         }
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
-        """Return `name`, and a function that tests the receiver, as one pair.
+        """Return `name`, and a function that tests the peer, as one pair.
 
         The test is `check_connection`.
         """
@@ -76,7 +76,7 @@ class Hl7Client:
         return Outcome(Verdict.REFUSED, None, reason, was_sent=False)
 
     def peer(self, _sender_ae_title: str) -> tuple[str, str]:
-        """Return the address and the host of the receiver."""
+        """Return the address and the host of the peer."""
         return self.destination.address_text, self.destination.host
 
 
@@ -87,7 +87,7 @@ def send(
 
     Args:
         message: The message as the node stores it.
-        destination: The receiver, and the settings of the message.
+        destination: The peer, and the settings of the message.
         timeout_s: Timeout in seconds for each of four steps: the connection, the TLS
             handshake, sending, and the whole acknowledgment.
     """
@@ -101,18 +101,19 @@ def send(
     except _NotCalledError as error:
         return Outcome(Verdict.RETRY, None, str(error), was_sent=False)
     except (MllpError, OSError, UnicodeError) as error:
-        return _lost(error, timeout_s)
+        return _lost(destination, error, timeout_s)
     _, codec = CHARACTER_SETS[destination.character_set]
-    return acknowledgment_outcome(response, control_id(message), codec)
+    text = response.decode(codec, "replace")
+    return acknowledgment_outcome(text, control_id(message), destination.address_text)
 
 
 def check_connection(
     destination: Hl7Destination, *, timeout_s: float = TIMEOUT_S
 ) -> Outcome:
-    """Test the connection to a receiver: open it and close it.
+    """Test the connection to a peer: open it and close it.
 
-    HL7 has no message that only tests a connection. So a receiver passes the test even
-    if it refuses our messages.
+    HL7 has no message that only tests a connection. So a peer passes the test even if
+    it refuses our messages.
 
     Returns:
         An outcome with the verdict STORED if the connection was opened. Otherwise the
@@ -124,27 +125,27 @@ def check_connection(
     except _NotCalledError as error:
         return Outcome(Verdict.RETRY, None, str(error), was_sent=False)
     except (MllpError, OSError, UnicodeError) as error:
-        return _lost(error, timeout_s)
+        return _lost(destination, error, timeout_s)
 
 
 @contextmanager
 def _connected(
     destination: Hl7Destination, timeout_s: float
 ) -> Iterator[socket.socket]:
-    """Yield a connection to a receiver, with TLS if the settings say so.
+    """Yield a connection to a peer, with TLS if the settings say so.
 
     Raises:
         _NotCalledError: A file of the settings cannot be used.
         MllpError: The TLS handshake failed.
-        OSError: The receiver cannot be reached.
+        OSError: The peer cannot be reached.
         UnicodeError: The host is not a valid name.
     """
     try:
         context = client_context(destination)
     except (OSError, ValueError):
         raise _NotCalledError(
-            "the receiver is not called: a file of the tls_ settings can no longer be "
-            "used. Run `fracture-node check`"
+            f"{destination.address_text} is not called: a file of its tls_ settings "
+            "can no longer be used. Run `fracture-node check`"
         ) from None
     address = destination.host, destination.port
     with socket.create_connection(address, timeout_s) as plain:
@@ -160,14 +161,13 @@ def _connected(
             close_notify(secured)
 
 
-def _lost(error: Exception, timeout_s: float) -> Outcome:
-    return Outcome(
-        Verdict.RETRY, None, f"the receiver {_failure_reason(error, timeout_s)}"
-    )
+def _lost(destination: Hl7Destination, error: Exception, timeout_s: float) -> Outcome:
+    reason = _failure_reason(error, timeout_s)
+    return Outcome(Verdict.RETRY, None, f"{destination.address_text} {reason}")
 
 
 def _failure_reason(error: Exception, timeout_s: float) -> str:
-    """Return why there is no response. The text quotes nothing of the receiver."""
+    """Return why there is no response. The text quotes nothing of the peer."""
     match error:
         case MllpError():
             reason = str(error)

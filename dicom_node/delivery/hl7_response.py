@@ -42,7 +42,7 @@ class _Acknowledgment:
     text: str
 
 
-def acknowledgment_outcome(response: bytes, control_id: str, codec: str) -> Outcome:
+def acknowledgment_outcome(response: str, control_id: str, peer: str) -> Outcome:
     """Return the outcome that an acknowledgment states.
 
     A response that is no acknowledgment of the message proves nothing, so the message
@@ -51,16 +51,16 @@ def acknowledgment_outcome(response: bytes, control_id: str, codec: str) -> Outc
     Args:
         response: The response, without the frame of MLLP.
         control_id: Message Control ID (MSH-10) of our message.
-        codec: Python's name of the character set of the response.
+        peer: The address of the peer, for the comment of the outcome.
     """
-    found = _read(response.decode(codec, "replace"))
+    found = _read(response)
     if found is None:
-        return _unclear("responds with a message that is no acknowledgment")
+        return _unclear(f"{peer} responds with a message that is no acknowledgment")
     if found.code not in CODES:
-        return _unclear("responds with an unknown acknowledgment code")
+        return _unclear(f"{peer} responds with an unknown acknowledgment code")
     meaning = f"{found.code} {CODES[found.code]}"
     if found.control_id != control_id:
-        return _unclear(f"responds with {found.code} to another message")
+        return _unclear(f"{peer} responds with {found.code} to another message")
     if found.code in ACCEPTED:
         return Outcome(Verdict.STORED, None)
     if text := printable(found.text):
@@ -70,7 +70,7 @@ def acknowledgment_outcome(response: bytes, control_id: str, codec: str) -> Outc
 
 
 def _unclear(reason: str) -> Outcome:
-    return Outcome(Verdict.RETRY, None, f"the receiver {reason}")
+    return Outcome(Verdict.RETRY, None, reason)
 
 
 def _read(text: str) -> _Acknowledgment | None:

@@ -1,6 +1,6 @@
 """Demonstrates the node: sends it two phantoms, and shows their results.
 
-The command starts the node, a small archive and a small HL7 receiver. It sends the
+The command starts the node, a small archive and a small HL7 server. It sends the
 phantoms of a broken and of a whole bone by C-STORE, and waits until the archive has
 their results. It prints the HL7 message about the broken bone. The node then runs until
 Ctrl-C.
@@ -24,7 +24,7 @@ from config.settings import Settings, load
 from dicom_node.commands.node import DRAIN_S, Node
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, Stored, start_archive
-from dicom_node.demo.hl7_receiver import Hl7Receiver, accept
+from dicom_node.demo.hl7_server import Hl7Server, accept
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
 from dicom_node.queries.history import History
@@ -113,10 +113,10 @@ def main() -> None:
     arrivals = Arrivals()
     archive = start_archive(arguments.directory / "archive", on_stored=arrivals.add)
     messages = Messages()
-    receiver = Hl7Receiver(messages.acknowledge)
+    ris = Hl7Server(messages.acknowledge)
     peers = Peers(archive, arrivals, messages)
     try:
-        config = _configure(arguments.directory, archive, receiver)
+        config = _configure(arguments.directory, archive, ris)
         settings = load(config)
         with Node(settings, config) as node, node.watched():
             complete = _show(node, settings, peers, stop)
@@ -125,7 +125,7 @@ def main() -> None:
                 console.print("Serving until Ctrl-C.")
                 stop.wait()
     finally:
-        receiver.stop()
+        ris.stop()
         archive.stop()
     sys.exit(0 if complete else 1)
 
@@ -205,7 +205,7 @@ class Peers:
     Attributes:
         archive: The archive.
         arrivals: The results that reached the archive.
-        messages: The messages that reached the HL7 receiver.
+        messages: The messages that reached the HL7 server.
     """
 
     archive: Archive
@@ -213,7 +213,7 @@ class Peers:
     messages: Messages
 
 
-def _configure(directory: Path, archive: Archive, receiver: Hl7Receiver) -> Path:
+def _configure(directory: Path, archive: Archive, ris: Hl7Server) -> Path:
     """Write the settings of the demo to a file, and return its path.
 
     The receiver and the api get their usual ports if these are free.
@@ -224,7 +224,7 @@ def _configure(directory: Path, archive: Archive, receiver: Hl7Receiver) -> Path
         receiver=_free_port(usual.receiver.port),
         api=_free_port(usual.api.port),
         archive=archive.port,
-        ris=receiver.port,
+        ris=ris.port,
     )
     config.write_text(text, "utf-8")
     return config

@@ -1,4 +1,4 @@
-"""A node and an HL7 receiver: nothing is lost if the worker or the receiver ends."""
+"""A node and a RIS: nothing is lost if the worker or the RIS ends."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset
 
 from dicom_node.delivery.c_store import send
-from dicom_node.demo.hl7_receiver import Hl7Receiver, accept, acknowledgment
+from dicom_node.demo.hl7_server import Hl7Server, accept, acknowledgment
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
 from inference.phantom.long_bone import draw_phantom
@@ -45,10 +45,8 @@ SURNAMES = ("山田", "قباني", "Müller", "Quaxolotl|B&C~\\F\\")
 
 
 @contextmanager
-def receiver(
-    answer: Callable[[str], str | None], port: int = 0
-) -> Iterator[Hl7Receiver]:
-    running = Hl7Receiver(answer, port=port)
+def ris(answer: Callable[[str], str | None], port: int = 0) -> Iterator[Hl7Server]:
+    running = Hl7Server(answer, port=port)
     try:
         yield running
     finally:
@@ -71,21 +69,21 @@ def phantoms(folder: Path, surnames: tuple[str, ...]) -> list[Dataset]:
     return datasets
 
 
-def test_nothing_is_lost_if_worker_and_receiver_are_killed(
+def test_nothing_is_lost_if_worker_and_ris_are_killed(
     tmp_path: Path, free_port: int
 ) -> None:
     datasets = phantoms(tmp_path, SURNAMES)
     config = tmp_path / "node.toml"
     config.write_text(CONFIG.format(port=free_port))
     with serving(config) as node:
-        # The first receiver loses the connection after each message.
-        with receiver(lambda _: None, free_port) as losing:
+        # The first RIS loses the connection after each message.
+        with ris(lambda _: None, free_port) as losing:
             paths = [tmp_path / f"{number}.dcm" for number in range(len(datasets))]
             outcomes = send(paths, node.address, calling_ae_title="TEST")
             wait_for(lambda: bool(losing.messages))
             for worker in node.roles("dicom_node.worker"):
                 os.kill(worker, signal.SIGKILL)
-        with receiver(accept, free_port) as accepting:
+        with ris(accept, free_port) as accepting:
             wait_for(
                 lambda: (
                     counts(config) == {"delivered": 3, "not_analyzed": 1}
@@ -94,8 +92,8 @@ def test_nothing_is_lost_if_worker_and_receiver_are_killed(
             )
             messages = [*losing.messages, *accepting.messages]
             audit = tmp_path / "audit.xml"
-            receiver_url = f"mllp://127.0.0.1:{free_port}"
-            wait_for(lambda: receiver_url in audit.read_text("utf-8"))
+            url = f"mllp://127.0.0.1:{free_port}"
+            wait_for(lambda: url in audit.read_text("utf-8"))
 
     assert {each.verdict for each in outcomes} == {Verdict.STORED}
     by_id = {control_id(each): each for each in messages}
@@ -129,7 +127,7 @@ def test_a_refusal_is_shown_with_its_text_and_logged_without_it(tmp_path: Path) 
         return acknowledgment(message, "AE", "Quaxolotl is unknown")
 
     config = tmp_path / "node.toml"
-    with receiver(refuse) as refusing:
+    with ris(refuse) as refusing:
         config.write_text(CONFIG.format(port=refusing.port))
         with serving(config) as node:
             send([tmp_path / "0.dcm"], node.address, calling_ae_title="TEST")

@@ -35,7 +35,7 @@ from dicom_node.commands.input_files import printable
 from dicom_node.decoder import server
 from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.demo import RIS
-from dicom_node.demo.hl7_receiver import Hl7Receiver
+from dicom_node.demo.hl7_server import Hl7Server
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.analyses import Conclusion
@@ -465,23 +465,23 @@ def test_check_and_echo_test_a_web_service_and_each_peer_of_a_sender_destination
     assert web == (0, "web: alive\n")
 
 
-def test_check_and_echo_connect_to_an_hl7_receiver(
+def test_check_and_echo_connect_to_an_hl7_server(
     command: Command, tmp_path: Path, archive: Archive
 ) -> None:
     config = configure(tmp_path, archive.port)
-    receiver = Hl7Receiver()
-    config.write_text(config.read_text() + RIS.format(ris=receiver.port))
+    ris = Hl7Server()
+    config.write_text(config.read_text() + RIS.format(ris=ris.port))
 
     passed, lines = command("check", "--config", config)
     alive = command("echo", "ris", "--config", config)
-    receiver.stop()
+    ris.stop()
     failed, reasons = command("check", "--config", config)
 
     assert (passed, failed) == (0, 1)
     assert "destination ris: ok, it responds\n" in lines
-    assert "destination ris: the receiver refuses the connection\n" in reasons
+    assert f"mllp://127.0.0.1:{ris.port} refuses the connection\n" in reasons
     assert alive == (0, "ris: alive\n")
-    assert receiver.messages == []
+    assert ris.messages == []
 
 
 @pytest.mark.parametrize("name", ["sender", "web"])

@@ -21,7 +21,7 @@ from config.destinations import (
 )
 from dicom_node.delivery.clients import CLIENTS, client_for
 from dicom_node.demo.archive import start_archive
-from dicom_node.demo.hl7_receiver import Hl7Receiver
+from dicom_node.demo.hl7_server import Hl7Server
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.network.storage_commitment import Request, ignore_refusal
 from dicom_node.outcome import Verdict
@@ -37,7 +37,7 @@ SENDER = "DX_ROOM_1"
 
 @dataclass
 class Peer:
-    """A running archive, DICOMweb service or HL7 receiver.
+    """A running archive, DICOMweb service or HL7 server.
 
     Attributes:
         port: The port that the peer listens on.
@@ -69,8 +69,8 @@ def service(_: Path) -> Iterator[Peer]:
 
 
 @contextmanager
-def receiver(_: Path) -> Iterator[Peer]:
-    running, stored = Hl7Receiver(), list[object]()
+def ris(_: Path) -> Iterator[Peer]:
+    running, stored = Hl7Server(), list[object]()
     try:
         yield Peer(running.port, stored)
         stored += running.messages
@@ -100,7 +100,7 @@ def hl7(port: int) -> Destination:
     )
 
 
-PEERS = {"dicom": archive, "hl7": receiver, "sender": archive, "stow": service}
+PEERS = {"dicom": archive, "hl7": ris, "sender": archive, "stow": service}
 SETTINGS = {"dicom": dicom, "hl7": hl7, "sender": sender, "stow": stow}
 
 
@@ -192,7 +192,7 @@ def test_the_peer_and_its_host_are_named(type_: str) -> None:
 
 def test_the_address_depends_on_the_destination_and_the_sender() -> None:
     other = {"ae_title": "DX_ROOM_2", "host": "10.0.0.2", "port": 105}
-    fixed, back, web, ris = dicom(104), sender(104), stow(104), hl7(104)
+    fixed, back, web, messages = dicom(104), sender(104), stow(104), hl7(104)
     two = SenderDestination.model_validate(
         {"name": "a", "type": "sender", "peers": (*back.addresses, other)}
     )
@@ -203,7 +203,7 @@ def test_the_address_depends_on_the_destination_and_the_sender() -> None:
             two.address_for("DX_ROOM_2 "),
             two.address_for("ANY"),
             web.address_for(SENDER),
-            ris.address_for(SENDER),
+            messages.address_for(SENDER),
         )
     ]
 

@@ -1,4 +1,4 @@
-"""Delivery of HL7 messages, also to receivers that are not ours."""
+"""Delivery of HL7 messages, also to servers that are not ours."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ import pytest
 
 from dicom_node.delivery.hl7 import Hl7Client, check_connection, send
 from dicom_node.delivery.hl7_header import written_message
-from dicom_node.demo.hl7_receiver import Hl7Receiver, accept, acknowledgment
+from dicom_node.demo.hl7_server import Hl7Server, accept, acknowledgment
 from dicom_node.outcome import Outcome, Verdict
 from tests.support.certificates import Certificates
 from tests.support.hl7_messages import made, ris, segments, unescaped
@@ -36,10 +36,10 @@ def message(folder: Path, name: str = "Doe^Jane") -> str:
 
 
 @contextmanager
-def receiver(
+def server(
     answer: Callable[[str], str | None] = accept, **keys: object
-) -> Iterator[Hl7Receiver]:
-    running = Hl7Receiver(answer, **keys)  # type: ignore[arg-type]
+) -> Iterator[Hl7Server]:
+    running = Hl7Server(answer, **keys)  # type: ignore[arg-type]
     try:
         yield running
     finally:
@@ -110,7 +110,7 @@ def test_every_attempt_sends_the_same_bytes(tmp_path: Path) -> None:
     result = made(tmp_path)
     uid, path = result.sop_instance_uid, tmp_path / "result.hl7"
     path.write_bytes(result.content)
-    with receiver(lambda each: next(lost, accept(each))) as running:
+    with server(lambda each: next(lost, accept(each))) as running:
         client = Hl7Client(ris(running.port))
         outcomes = [client.deliver({uid: path}, "DX1")[uid] for _ in range(3)]
 
@@ -129,7 +129,7 @@ def test_a_refusal_is_final_and_shows_its_text(code: str, tmp_path: Path) -> Non
     def refuse(each: str) -> str:
         return acknowledgment(each, code, "patient Doe is unknown")
 
-    with receiver(refuse) as running:
+    with server(refuse) as running:
         outcome = send(message(tmp_path), ris(running.port))
 
     assert outcome.verdict is Verdict.REFUSED
@@ -141,15 +141,18 @@ def test_the_acknowledgment_of_another_message_is_not_accepted(tmp_path: Path) -
     def answer(each: str) -> str:
         return accept(each).replace("MSA|AA|", "MSA|AA|X")
 
-    with receiver(answer) as running:
+    with server(answer) as running:
         outcome = send(message(tmp_path), ris(running.port))
 
     assert outcome.verdict is Verdict.RETRY
-    assert outcome.comment == "the receiver responds with AA to another message"
+    assert (
+        outcome.comment
+        == f"mllp://127.0.0.1:{running.port} responds with AA to another message"
+    )
 
 
 def test_enhanced_mode_is_delivered_after_the_commit(tmp_path: Path) -> None:
-    with receiver(lambda each: acknowledgment(each, "CA")) as running:
+    with server(lambda each: acknowledgment(each, "CA")) as running:
         outcome = send(message(tmp_path), ris(running.port, acknowledgment="enhanced"))
 
     assert outcome.verdict is Verdict.STORED
@@ -157,7 +160,7 @@ def test_enhanced_mode_is_delivered_after_the_commit(tmp_path: Path) -> None:
 
 
 def test_japanese_text_is_received_in_iso_ir_87(tmp_path: Path) -> None:
-    with receiver(encoding="iso2022_jp") as running:
+    with server(encoding="iso2022_jp") as running:
         destination = ris(running.port, character_set="iso-2022-jp")
         outcome = send(message(tmp_path, "山田^太郎"), destination)
 
@@ -180,22 +183,24 @@ def test_a_character_that_cannot_be_written_fails_without_a_connection(
 @pytest.mark.parametrize(
     ("host", "reason"),
     [
-        ("127.0.0.1", "the receiver refuses the connection"),
-        ("no-such-host.invalid", "the receiver cannot be found"),
+        ("127.0.0.1", "refuses the connection"),
+        ("no-such-host.invalid", "cannot be found"),
     ],
 )
-def test_a_receiver_that_cannot_be_reached_is_called_again(
+def test_a_peer_that_cannot_be_reached_is_called_again(
     host: str, reason: str, tmp_path: Path, free_port: int
 ) -> None:
     destination = ris(free_port, host=host)
     outcomes = send(message(tmp_path), destination), check_connection(destination)
 
     assert {each.verdict for each in outcomes} == {Verdict.RETRY}
-    assert {each.comment for each in outcomes} == {reason}
+    assert {each.comment for each in outcomes} == {
+        f"mllp://{host}:{free_port} {reason}"
+    }
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_receiver_that_hangs_is_left_in_time(
+def test_a_peer_that_hangs_is_left_in_time(
     tls: bool,  # noqa: FBT001 - a parameter
     tmp_path: Path,
 ) -> None:
@@ -210,8 +215,8 @@ def test_a_receiver_that_hangs_is_left_in_time(
 
 
 @contextmanager
-def tls_receiver(certificates: Certificates, *, own: bool = True) -> Iterator[int]:
-    """Yield the port of a receiver with TLS that accepts one message."""
+def tls_server(certificates: Certificates, *, own: bool = True) -> Iterator[int]:
+    """Yield the port of a server with TLS that accepts one message."""
     pair = certificates.node if own else certificates.stranger
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
@@ -239,19 +244,19 @@ def tls_receiver(certificates: Certificates, *, own: bool = True) -> Iterator[in
 
 def test_a_message_is_sent_by_tls(certificates: Certificates, tmp_path: Path) -> None:
     keys = {"tls": True, "tls_authorities": certificates.authority.certificate}
-    with tls_receiver(certificates) as port:
+    with tls_server(certificates) as port:
         sent = send(message(tmp_path), ris(port, **keys), TIMEOUT_S)
-    with tls_receiver(certificates) as port:
+    with tls_server(certificates) as port:
         tested = check_connection(ris(port, **keys), timeout_s=TIMEOUT_S)
 
     assert (sent.verdict, tested.verdict) == (Verdict.STORED, Verdict.STORED)
 
 
-def test_an_untrusted_receiver_gets_nothing(
+def test_an_untrusted_peer_gets_nothing(
     certificates: Certificates, tmp_path: Path
 ) -> None:
     keys = {"tls": True, "tls_authorities": certificates.authority.certificate}
-    with tls_receiver(certificates, own=False) as port:
+    with tls_server(certificates, own=False) as port:
         outcome = send(message(tmp_path), ris(port, **keys), TIMEOUT_S)
 
     assert outcome.verdict is Verdict.RETRY
@@ -269,11 +274,11 @@ def test_a_missing_file_of_the_settings_is_reported(
     outcome = send(message(tmp_path), destination)
 
     assert not outcome.was_sent
-    assert "a file of the tls_ settings" in outcome.comment
+    assert "a file of its tls_ settings" in outcome.comment
 
 
-def test_a_plain_receiver_is_reported_if_tls_is_expected(tmp_path: Path) -> None:
-    with receiver() as running:
+def test_a_plain_peer_is_reported_if_tls_is_expected(tmp_path: Path) -> None:
+    with server() as running:
         outcome = send(message(tmp_path), ris(running.port, tls=True), 2.0)
 
     assert outcome.verdict is Verdict.RETRY

@@ -28,7 +28,7 @@ from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.delivery import dispatch
 from dicom_node.delivery.concurrency import AT_ONCE
 from dicom_node.demo.archive import Archive, start_archive
-from dicom_node.demo.hl7_receiver import Hl7Receiver
+from dicom_node.demo.hl7_server import Hl7Server
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import (
     AnalysisError,
@@ -330,7 +330,7 @@ def test_an_hl7_message_is_stored_and_delivered_unchanged(
     )
     message = ResultObject("hl7_message", "", "2.25.77", content.encode())
     pipeline.results = (message,)
-    receiver = Hl7Receiver()
+    receiver = Hl7Server()
     ris = Hl7Destination(
         name="ris", type="hl7", per="image", host="127.0.0.1", port=receiver.port
     )

@@ -1,4 +1,4 @@
-"""A receiver of HL7 messages for the demo and the tests; it accepts every message."""
+"""An MLLP server for the demo and the tests, in place of a RIS."""
 
 import socketserver
 import threading
@@ -32,11 +32,11 @@ def acknowledgment(message: str, code: str, text: str = "") -> str:
     return f"{head}\rMSA|{code}|{control_id}|{text}\r"
 
 
-class Hl7Receiver:
-    """A receiver that listens on a free port of 127.0.0.1 until it is stopped.
+class Hl7Server:
+    """A server that listens on a port of 127.0.0.1 until it is stopped.
 
     Attributes:
-        port: The port that the receiver listens on.
+        port: The port that the server listens on.
         messages: The received messages, in the order of their arrival.
     """
 
@@ -47,7 +47,7 @@ class Hl7Receiver:
         port: int = 0,
         encoding: str = "utf-8",
     ) -> None:
-        """Start the receiver.
+        """Start the server.
 
         Args:
             answer: Returns the acknowledgment of each message.
@@ -56,14 +56,14 @@ class Hl7Receiver:
         """
         self.messages: list[str] = []
         self._answer, self._encoding = answer, encoding
-        receiver = self
+        ours = self
 
         class Handler(socketserver.StreamRequestHandler):
             timeout = TIMEOUT_S
 
             def handle(self) -> None:
                 while block := _read_block(self.rfile.read):
-                    reply = receiver._receive(block)
+                    reply = ours._receive(block)
                     if reply is None:
                         return
                     self.wfile.write(reply)
