@@ -20,10 +20,9 @@ pytestmark = pytest.mark.unit
 
 
 def test_fields_of_the_hl7_message_are_listed(tmp_path: Path) -> None:
-    rows = [
-        each for each in section("HL7 v2 (sender)").splitlines() if each[:2] == "| "
-    ]
-    listed = {field for row in rows for field in _fields(row.split("|")[1])}
+    text = section("HL7 v2 (sender)")
+    cells = re.findall(r"(?m)^\| ((?:MSH|PID|OBR|OBX)-[^|]*) \|", text)
+    listed = {field for cell in cells for field in _fields(cell)}
     order = Dataset()
     order.RequestedProcedureID = "1"
     order.PlacerOrderNumberImagingServiceRequest = "2"
@@ -43,8 +42,8 @@ def test_fields_of_the_hl7_message_are_listed(tmp_path: Path) -> None:
 
     filled = {
         f"{name}-{number + (name == 'MSH')}"
-        for text in (message, japanese.decode())
-        for name, *fields in (each.split("|") for each in text.split("\r"))
+        for each in (message, japanese.decode())
+        for name, *fields in (line.split("|") for line in each.split("\r"))
         for number, field in enumerate(fields, 1)
         if field
     }
