@@ -1,5 +1,6 @@
 """The HL7 message of a result, as two libraries read it that are not ours."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from dicom_node.decoder.client import DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.errors import AnalysisError
+from dicom_node.results.encode import encode_file, encode_notice
 from dicom_node.results.encoding import ResultObject
 from dicom_node.results.hl7_encoding import escaped
 from dicom_node.results.hl7_message import ImageAnswer, control_id_of, oru_message
@@ -19,6 +23,7 @@ from inference.finding import OperatingPoint
 from tests.support.hl7_messages import (
     FINDING,
     MODEL,
+    OPTIONS,
     PHANTOM,
     made,
     received,
@@ -26,6 +31,8 @@ from tests.support.hl7_messages import (
     unescaped,
     written,
 )
+from tests.support.mutation_runs import originals
+from tests.support.mutations import mutations
 
 pytestmark = pytest.mark.unit
 
@@ -285,3 +292,79 @@ def test_invalid_codes_and_dates_are_omitted(tmp_path: Path) -> None:
     study = read_study(read_source(instance))
 
     assert (study.birth_date, study.sex) == ("", "")
+
+
+@pytest.mark.parametrize("character_set", ["", "ISO_IR 6", "ISO_IR 999"])
+def test_bytes_of_an_undeclared_character_set_are_not_guessed(
+    character_set: str, tmp_path: Path
+) -> None:
+    """They are Greek here, and would be other letters in Latin 1."""
+    dataset = phantom_dataset(PHANTOM)
+    dataset.SpecificCharacterSet = "ISO_IR 126"
+    dataset.PatientName = "Διονυσιος"
+    instance = received(dataset, tmp_path)
+    content = instance.path.read_bytes()
+    padded = character_set.ljust(10).encode()
+    instance.path.write_bytes(content.replace(b"ISO_IR 126", padded))
+
+    study = read_study(read_source(instance))
+
+    assert study.names[0].family == "\N{REPLACEMENT CHARACTER}" * 9
+
+
+def test_mutated_headers_give_messages_or_errors_of_the_analysis(
+    tmp_path: Path,
+) -> None:
+    outcomes = set[str]()
+    path = tmp_path / "mutated.dcm"
+    for sample in mutations(originals(150_000), seed=7, count=60):
+        instance = replace(received(phantom_dataset(PHANTOM), tmp_path), path=path)
+        path.write_bytes(sample.part10)
+        try:
+            (result,) = encode_notice(instance, ("Failed", "x"), MODEL, OPTIONS)
+        except AnalysisError:
+            outcomes.add("error")
+            continue
+        lines = text(result).split("\r")[:-1]
+        outcomes.add("message")
+        assert {each[:4] for each in lines} == {"MSH|", "PID|", "OBR|", "OBX|"}
+
+    assert outcomes == {"error", "message"}
+
+
+@pytest.mark.usefixtures("common_decoders")
+def test_the_confined_decoder_decodes_names_in_every_character_set(
+    tmp_path: Path,
+) -> None:
+    """The decoder cannot load a codec, so all codecs must be loaded before."""
+    names = {
+        "ISO_IR 100": "Müller",
+        "ISO_IR 101": "Dvořák",
+        "ISO_IR 109": "Ħal",
+        "ISO_IR 110": "Ķauķis",
+        "ISO_IR 144": "Люкс",
+        "ISO_IR 127": "قباني",
+        "ISO_IR 126": "Διονυσιος",
+        "ISO_IR 138": "שרון",
+        "ISO_IR 148": "Çavuşoğlu",
+        "ISO_IR 13": "ﾔﾏﾀﾞ",
+        "ISO_IR 166": "นามสกุล",
+        "ISO_IR 192": "山田",
+        "GB18030": "王",
+        "GBK": "王",
+        "\\ISO 2022 IR 87": "Yamada=山田",
+        "\\ISO 2022 IR 159": "Yamada=丂",
+        "\\ISO 2022 IR 149": "Hong=洪",
+    }
+    with closing(DecoderProcess(timeout_s=20, memory_mb=1024)) as child:
+        for character_set, name in names.items():
+            dataset = phantom_dataset(PHANTOM)
+            dataset.SpecificCharacterSet = character_set.split("\\")
+            dataset.PatientName = name
+            instance = received(dataset, tmp_path)
+            (result,) = child.run(
+                encode_file, instance, PHANTOM.radiograph(), FINDING, OPTIONS
+            )
+            (pid,) = segments(text(result), "PID")
+            groups = [each.partition("^")[0] for each in pid[5].split("~")]
+            assert groups == name.split("="), character_set
