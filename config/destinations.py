@@ -39,12 +39,29 @@ ResultKind = Literal[
 """The kinds of result. Those with "exam" are made once of all images of a study."""
 
 
-ConnectionTest = Literal["echo", "search"]
+ConnectionTest = Literal["echo", "search", "connect"]
 """How a connection is tested.
 
 "echo" is a C-ECHO to each AE. "search" is a DICOMweb search for a study that does not
-exist.
+exist. "connect" opens a TCP or TLS connection and closes it.
 """
+
+CharacterSet = Literal[
+    "utf-8",
+    "ascii",
+    "iso-8859-1",
+    "iso-8859-2",
+    "iso-8859-3",
+    "iso-8859-4",
+    "iso-8859-5",
+    "iso-8859-6",
+    "iso-8859-7",
+    "iso-8859-8",
+    "iso-8859-9",
+    "iso-8859-15",
+    "iso-2022-jp",
+]
+"""The character sets of HL7 messages."""
 
 TransferSyntax = Literal["uncompressed", "rle", "jpeg_ls", "jpeg_2000", "jpeg_baseline"]
 
@@ -68,25 +85,22 @@ def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     return {"ae_title": value} if isinstance(value, str) else value
 
 
-class Address(Table):
-    """The DICOM address of an AE.
+class TcpPeer(Table):
+    """The address of a peer that the node connects to.
 
     Attributes:
-        ae_title: The called AE title.
         host: The host name or IP address.
         port: The TCP port.
-        tls: Whether to use DICOM TLS.
+        tls: Whether to use TLS.
         tls_authorities: PEM file of the authorities that may sign the certificate of
-            the AE. None means the authorities that the system trusts.
-        tls_check_host_name: Whether the certificate of the AE must name `host`.
-        tls_certificate: PEM file of the node's certificate, for an AE that requires
+            the peer. None means the authorities that the system trusts.
+        tls_check_host_name: Whether the certificate of the peer must name `host`.
+        tls_certificate: PEM file of the node's certificate, for a peer that requires
             one. None means that the node presents no certificate.
         tls_private_key: PEM file of the private key; None if it is in the file of the
             certificate.
-        commitment_callers: Other AEs that may report storage commitments of this AE.
     """
 
-    ae_title: AeTitle
     host: Host
     port: Annotated[int, Field(ge=1, le=LARGEST_PORT)]
     tls: bool = False
@@ -94,18 +108,6 @@ class Address(Table):
     tls_check_host_name: bool = True
     tls_certificate: File = None
     tls_private_key: File = None
-    commitment_callers: tuple[
-        Annotated[CommitmentCaller, BeforeValidator(_commitment_caller)], ...
-    ] = Field(
-        default=(),
-        description='a list of AE titles or of { ae_title = "PACS2", network = '
-        '"10.1.0.0/16" }',
-    )
-
-    @property
-    def location(self) -> str:
-        """The AE title, host and port as users write them: AE@host:port."""
-        return f"{self.ae_title}@{self.host}:{self.port}"
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
@@ -120,6 +122,29 @@ class Address(Table):
             raise ValueError("tls_private_key is set, but no tls_certificate")
         check_authorities("tls_authorities", self.tls_authorities)
         return self
+
+
+class Address(TcpPeer):
+    """The DICOM address of an AE.
+
+    Attributes:
+        ae_title: The called AE title.
+        commitment_callers: Other AEs that may report storage commitments of this AE.
+    """
+
+    ae_title: AeTitle
+    commitment_callers: tuple[
+        Annotated[CommitmentCaller, BeforeValidator(_commitment_caller)], ...
+    ] = Field(
+        default=(),
+        description='a list of AE titles or of { ae_title = "PACS2", network = '
+        '"10.1.0.0/16" }',
+    )
+
+    @property
+    def location(self) -> str:
+        """The AE title, host and port as users write them: AE@host:port."""
+        return f"{self.ae_title}@{self.host}:{self.port}"
 
 
 class _Destination(Table):
@@ -158,6 +183,20 @@ class _Destination(Table):
 
     returns_to_sender: ClassVar[bool] = False
     """Whether the results go to the AE that sent the instance."""
+
+    @property
+    def result_types(self) -> tuple[str, ...]:
+        """The types of the result objects that the destination receives.
+
+        A destination that gets no negative results also gets notices. Without notices,
+        a study without a result would look negative. A destination that gets only
+        objects about examinations gets no notices, because those objects name the
+        images without a result.
+        """
+        is_about_images = any(not each.startswith("exam_") for each in self.results)
+        if self.send_negative or not is_about_images:
+            return self.results
+        return *self.results, "notice"
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -347,6 +386,66 @@ class StowDestination(_Destination):
         return self
 
 
+Hl7Name = Annotated[
+    str,
+    Field(
+        pattern="^[!-%'-\\[\\]_-{}]*$",
+        max_length=20,
+        description="at most 20 ASCII characters, without spaces and without | ^ & ~ "
+        "and backslash",
+    ),
+]
+"""An application or a facility: Namespace ID of an HD (HL7 v2.5.1 2.A.33).
+
+The characters need no escape sequences.
+"""
+
+
+class Hl7Destination(_Destination, TcpPeer):
+    """A RIS or an interface engine that receives HL7 v2 messages over MLLP.
+
+    Attributes:
+        per: What one message reports: "image" is one received instance.
+        version: Version ID (MSH-12).
+        character_set: The character set of the messages (MSH-18).
+        acknowledgment: The acknowledgment mode (HL7 v2.5.1 2.9). "original" means that
+            the peer acknowledges after it has processed the message. "enhanced"
+            requests an acknowledgment after the message was stored.
+        sending_application: MSH-3.
+        sending_facility: MSH-4.
+        receiving_application: MSH-5.
+        receiving_facility: MSH-6.
+    """
+
+    type: Literal["hl7"]
+    results: tuple[()] = Field(
+        default=(), description="an empty list; a message has the whole result"
+    )
+    modality: Literal["OT"] = "OT"
+    transfer_syntax: Literal["uncompressed"] = "uncompressed"
+    commitment: Literal[False] = False
+    per: Literal["image"]
+    version: Literal["2.3.1", "2.4", "2.5", "2.5.1"] = "2.5.1"
+    character_set: CharacterSet = "utf-8"
+    acknowledgment: Literal["original", "enhanced"] = "original"
+    sending_application: Hl7Name = "FRACTURE_NODE"
+    sending_facility: Hl7Name = ""
+    receiving_application: Hl7Name = ""
+    receiving_facility: Hl7Name = ""
+
+    connection_test: ClassVar[ConnectionTest] = "connect"
+
+    @property
+    def result_types(self) -> tuple[str, ...]:
+        """The type of the message, which also reports that there is no result."""
+        return ("hl7_message",)
+
+    @property
+    def address_text(self) -> str:
+        """The host and port, as mllp://host:port; with TLS, as mllps://host:port."""
+        return f"mllp{'s' * self.tls}://{self.host}:{self.port}"
+
+
 def _type(value: Any) -> str | None:  # noqa: ANN401 - any TOML value
     """Return the value of the key `type` of a destination; None if it is missing."""
     if isinstance(value, _Destination):
@@ -359,10 +458,11 @@ def _type(value: Any) -> str | None:  # noqa: ANN401 - any TOML value
 Destination = Annotated[
     Annotated[DicomDestination, Tag("dicom")]
     | Annotated[SenderDestination, Tag("sender")]
-    | Annotated[StowDestination, Tag("stow")],
+    | Annotated[StowDestination, Tag("stow")]
+    | Annotated[Hl7Destination, Tag("hl7")],
     Discriminator(_type),
 ]
-DestinationType = Literal["dicom", "sender", "stow"]
+DestinationType = Literal["dicom", "sender", "stow", "hl7"]
 
 
 def names_are_unique(

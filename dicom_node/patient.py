@@ -10,10 +10,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydicom.charset import ESC, convert_encodings, decode_bytes, python_encoding
+from pydicom.charset import (
+    ESC,
+    convert_encodings,
+    decode_bytes,
+    default_encoding,
+    python_encoding,
+)
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
-from dicom_node.text import replace_unprintable
+from dicom_node.text import REPLACEMENT, replace_unprintable
 
 LONGEST = 1000
 """Maximum number of characters of a value; a name has three groups of 64 (PS3.5 6.2).
@@ -23,6 +29,8 @@ A longer value is cut, and ends with CUT. Therefore it cannot equal a whole valu
 
 LONGEST_BYTES = 4 * LONGEST
 CUT = "\N{HORIZONTAL ELLIPSIS}"
+
+_IR_58 = "\x1b$)A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +73,50 @@ def patient_of(values: Mapping[str, bytes]) -> Patient:
         values: The bytes of the attributes in KEYWORDS, by keyword. Any attribute may
             be absent.
     """
-    terms = values.get("SpecificCharacterSet", b"").decode("ascii", "replace")
+    terms = values.get("SpecificCharacterSet", b"")
+    name = _printable(values.get("PatientName", b""), terms, is_name=True)
+    patient_id, accession_number = (
+        _printable(values.get(keyword, b""), terms)
+        for keyword in ("PatientID", "AccessionNumber")
+    )
+    return Patient(name, patient_id, accession_number)
+
+
+def decode_value(
+    value: bytes,
+    character_sets: bytes,
+    *,
+    is_name: bool = False,
+    is_guessed: bool = False,
+) -> str:
+    """Decode a text, without padding; undecodable characters become U+FFFD.
+
+    No value raises an exception. A value of more than LONGEST characters is cut.
+
+    Args:
+        value: The value of the attribute.
+        character_sets: The value of Specific Character Set (0008,0005).
+        is_name: Whether the VR of the attribute is PN.
+        is_guessed: Whether Latin 1 is used if the character set is absent or unknown.
+            Otherwise only ASCII can then be decoded.
+    """
+    value = value.strip(b" \0")
+    is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]
+    terms = character_sets.decode("ascii", "replace").split("\\")
     # pydicom warns about faults. This also suppresses its warnings in other threads.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        encodings = _encodings([each.strip(" \0") for each in terms.split("\\")])
-        name = _decoded(values.get("PatientName", b""), encodings, PN_DELIMS)
-        patient_id, accession_number = (
-            _decoded(values.get(keyword, b""), encodings, TEXT_VR_DELIMS)
-            for keyword in ("PatientID", "AccessionNumber")
-        )
-    return Patient(name, patient_id, accession_number)
+        encodings = _encodings([each.strip(" \0") for each in terms], is_guessed)
+        if ESC not in value:
+            text = value.decode(encodings[0], "replace")
+        else:
+            delimiters = PN_DELIMS if is_name else TEXT_VR_DELIMS
+            text = decode_bytes(value, encodings, delimiters)
+            # pydicom leaves the escape sequence of ISO 2022 IR 58 in the text. Any
+            # other escape sequence is unknown, so its text was not decoded.
+            text = text.replace(_IR_58, "").replace("\x1b", REPLACEMENT)
+    is_cut |= len(text) > LONGEST
+    return text[: LONGEST - len(CUT)] + CUT if is_cut else text
 
 
 def folded(text: str) -> str:
@@ -106,23 +147,18 @@ def _joined(group: str) -> str:
     return ", ".join(each for each in (family, given) if each)
 
 
-def _encodings(terms: list[str]) -> list[str]:
-    """Return Python's names of character sets. An unknown set is read as Latin 1."""
-    known = [term if term in python_encoding else "ISO_IR 100" for term in terms]
-    return convert_encodings(known)
+def _encodings(terms: list[str], is_guessed: bool) -> list[str]:  # noqa: FBT001 - private
+    """Return Python's names of character sets; see `decode_value`."""
+    known = [term if term in python_encoding else "" for term in terms]
+    fallback = "latin_1" if is_guessed else "ascii"
+    # pydicom reads the default repertoire as `default_encoding`, which is Latin 1.
+    return [
+        fallback if each == default_encoding else each
+        for each in convert_encodings(known)
+    ]
 
 
-def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
-    """Decode a value, and replace undecodable and unprintable characters.
-
-    No value raises an exception. A value of more than LONGEST characters is cut.
-    """
-    value = value.strip(b" \0")
-    is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]
-    if ESC not in value:
-        text = value.decode(encodings[0], "replace")
-    else:
-        text = decode_bytes(value, encodings, delimiters)
-    printable = replace_unprintable(text).strip()
-    is_cut |= len(printable) > LONGEST
-    return printable[: LONGEST - len(CUT)] + CUT if is_cut else printable
+def _printable(value: bytes, character_sets: bytes, *, is_name: bool = False) -> str:
+    """Decode a value as `decode_value` does, and replace unprintable characters."""
+    text = decode_value(value, character_sets, is_name=is_name, is_guessed=True)
+    return replace_unprintable(text).strip()

@@ -22,6 +22,9 @@ from dicom_node.storage.database import Engine
 NO_IMAGE: dict[int | str, dict[str, Any]] = {
     422: problem("Unprocessable Content", "The instance has no image.", 422)
 }
+DICOM, HL7 = "application/dicom", "x-application/hl7-v2+er7"
+"""Media types: of PS3.18, and the one that HL7 over HTTP uses for its delimiters."""
+
 NO_FILE = (
     "This is the summary of an examination. It has no image of its own: see the images "
     "of the study."
@@ -30,8 +33,9 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _MOST = 1e12  # above any pixel value
 
 
-def _content(media_type: str) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {media_type: {}}}, **MISSING, **GONE}
+def _content(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    content: dict[str, dict[str, Any]] = {each: {} for each in media_types}
+    return {200: {"content": content}, **MISSING, **GONE}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +215,7 @@ async def attributes(
 @router.get(
     "/instances/{instance_id}/original",
     response_class=FileResponse,
-    responses=_content("application/dicom"),
+    responses=_content(DICOM),
     response_description="A DICOM file",
 )
 async def original(
@@ -228,8 +232,8 @@ async def original(
 @router.get(
     "/instances/{instance_id}/results/{sop_instance_uid}",
     response_class=FileResponse,
-    responses=_content("application/dicom"),
-    response_description="A DICOM file",
+    responses=_content(DICOM, HL7),
+    response_description="A DICOM file or an HL7 message",
 )
 async def result(
     request: Request,
@@ -238,7 +242,11 @@ async def result(
     sop_instance_uid: str,
     files: FilesDep,
 ) -> FileResponse:
-    """Return a result object of an instance as a DICOM file."""
+    """Return a result of an instance as a DICOM file or an HL7 message.
+
+    The HL7 message is in UTF-8, without the applications and facilities of a
+    destination.
+    """
     details, _ = await files.found(instance_id)
     paths = {each.sop_instance_uid: each.path for each in details.results}
     path = files.folder / paths.get(sop_instance_uid, "nothing")
@@ -251,9 +259,11 @@ async def result(
 
 
 def _file(path: Path, uid: str) -> FileResponse:
-    """Return a response with a DICOM file.
+    """Return a response with a DICOM file or an HL7 message.
 
-    The client saves it under the name UID.dcm, or instance.dcm if the UID is invalid.
+    The client saves it under the name UID.dcm or UID.hl7. If the UID is invalid, the
+    name is instance.dcm.
     """
-    name = f"{uid}.dcm" if _UID.fullmatch(uid) else "instance.dcm"
-    return FileResponse(path, media_type="application/dicom", filename=name)
+    media_type = HL7 if path.suffix == ".hl7" else DICOM
+    name = f"{uid if _UID.fullmatch(uid) else 'instance'}{path.suffix}"
+    return FileResponse(path, media_type=media_type, filename=name)

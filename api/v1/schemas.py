@@ -378,7 +378,7 @@ class DestinationResponse(BaseModel):
     name: str
     type: DestinationType
     connection_test: ConnectionTest = Field(
-        description="How its connection is tested: by C-ECHO or by a DICOMweb search."
+        description="How it is tested: by C-ECHO, a DICOMweb search or a connection."
     )
     address: str
     paused: bool

@@ -1,6 +1,6 @@
 """The analysis of a radiograph, from its source to the report of the finding.
 
-Source ─decode─▶ Radiograph ─classify─▶ Finding ─report─▶ DICOM objects, or a picture
+Source ─decode─▶ Radiograph ─classify─▶ Finding ─report─▶ result objects, or a picture
 
 The worker, the command `analyze` and /predict use this sequence, with different sources
 and reports. The worker also passes a check of the decoded instance.
@@ -35,7 +35,7 @@ from dicom_node.results.encode import (
     encode_file,
     encode_notice,
 )
-from dicom_node.results.result_kinds import NOTICE, all_kinds
+from dicom_node.results.result_kinds import WITHOUT_RESULT, all_kinds
 from inference.classification.classifier import Classifier, self_test
 from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.drawing.result_image import Annotated, render
@@ -173,36 +173,53 @@ class Pipeline:
         return render(radiograph, finding, long_side=self.result_options.long_side)
 
     def encode(
-        self, instance: ReceivedInstance, radiograph: Radiograph, finding: Finding
+        self,
+        instance: ReceivedInstance,
+        radiograph: Radiograph,
+        finding: Finding,
+        *,
+        is_correction: bool = False,
     ) -> tuple[ResultObject, ...]:
-        """Return the DICOM objects that report a finding, as `encode_file` does.
+        """Return the objects that report a finding, as `encode_file` does.
+
+        Args:
+            instance: The instance in the spool.
+            radiograph: The pixels of the instance as displayed.
+            finding: The finding for the radiograph.
+            is_correction: Whether an earlier analysis or revision may have a result.
 
         Raises:
             AnalysisError: As in `encode_file`, or the decoder died.
             OSError: A decoder does not start, or the file cannot be opened.
         """
-        options = self.result_options
+        options = replace(self.result_options, is_correction=is_correction)
         with self.lane.encode(instance):
             return self.child.run(encode_file, instance, radiograph, finding, options)
 
     def notices(
-        self, instance: ReceivedInstance, state_and_reason: tuple[str, str]
+        self,
+        instance: ReceivedInstance,
+        state_and_reason: tuple[str, str],
+        *,
+        is_correction: bool = False,
     ) -> tuple[ResultObject, ...]:
-        """Make the notices of an instance: objects that state why it has no result.
+        """Make the objects that state why an instance has no result.
 
-        The result is empty if no destination gets notices.
+        The result is empty if no destination gets notices or HL7 messages.
 
         Args:
             instance: The instance in the spool.
             state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
+            is_correction: Whether an earlier analysis or revision may have a result.
 
         Raises:
             AnalysisError: The header of the instance cannot be read or names no study,
                 or the decoder died.
             OSError: A decoder does not start, or the file cannot be opened.
         """
-        model, options = self.classifier.identity, self.result_options
-        if all(kind.object_type != NOTICE for kind in options.kinds):
+        model = self.classifier.identity
+        options = replace(self.result_options, is_correction=is_correction)
+        if all(kind.object_type not in WITHOUT_RESULT for kind in options.kinds):
             return ()
         with self.lane.encode(instance):
             return self.child.run(

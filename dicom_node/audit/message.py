@@ -219,7 +219,10 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 
 
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
-    """Add the study, with the number and UIDs of `instances` for each SOP Class."""
+    """Add the study, with the number and UIDs of `instances` for each SOP Class.
+
+    An HL7 message has no SOP Class, so the study has no description of it.
+    """
     uid = replace_unprintable(instances[0].study_instance_uid)
     study = SubElement(
         root,
@@ -230,8 +233,11 @@ def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
     )
     _code(study, "ParticipantObjectIDTypeCode", STUDY)
     SubElement(study, "ParticipantObjectName").text = uid
+    sop_class_uids = dict.fromkeys(filter(None, (i.sop_class_uid for i in instances)))
+    if not sop_class_uids:
+        return
     described = SubElement(study, "ParticipantObjectDescription")
-    for sop_class_uid in dict.fromkeys(each.sop_class_uid for each in instances):
+    for sop_class_uid in sop_class_uids:
         of_class = [i for i in instances if i.sop_class_uid == sop_class_uid]
         sop_class = SubElement(
             described,

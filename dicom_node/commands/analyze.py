@@ -191,7 +191,7 @@ def _write(
     written = []
     if isinstance(source, ReceivedInstance):
         for result in pipeline.encode(source, radiograph, finding):
-            capture = target.with_name(f"{target.name}.{result.kind}.dcm")
+            capture = target.with_name(f"{target.name}.{result.kind}{result.extension}")
             capture.write_bytes(result.content)
             written.append(str(capture))
     picture = target.with_name(f"{target.name}.png")

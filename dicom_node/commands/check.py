@@ -4,7 +4,8 @@ The command reports who may use the web pages, and whether the kernel confines t
 process that decodes images. It lists the body parts of the model's intended use. It
 checks the spool and the database. A SQLite database is first migrated to this release.
 
-An AE is tested by C-ECHO, a DICOMweb service by a search with our credentials.
+An AE is tested by C-ECHO, a DICOMweb service by a search with our credentials. A RIS
+is tested by opening a connection.
 
 `--record` writes the SHA-256 of your own weights, and the model's results for the
 phantoms, into the model card. Use it once for new weights.

@@ -1,1 +1,1 @@
-"""Sends results by C-STORE or STOW-RS, and requests Storage Commitment."""
+"""Sends results by C-STORE, STOW-RS or HL7, and requests Storage Commitment."""

@@ -7,11 +7,17 @@ from typing import Any
 from config.destinations import Destination
 from dicom_node.delivery.client import DestinationClient
 from dicom_node.delivery.dicom import DicomClient
+from dicom_node.delivery.hl7 import Hl7Client
 from dicom_node.delivery.sender import SenderClient
 from dicom_node.delivery.stow import StowClient
 
 CLIENTS: Mapping[str, Callable[[Any, str], DestinationClient]] = MappingProxyType(
-    {"dicom": DicomClient, "sender": SenderClient, "stow": StowClient}
+    {
+        "dicom": DicomClient,
+        "hl7": Hl7Client,
+        "sender": SenderClient,
+        "stow": StowClient,
+    }
 )
 """The class of the client for each `type` of a destination in the settings.
 

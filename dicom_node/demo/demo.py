@@ -1,8 +1,9 @@
 """Demonstrates the node: sends it two phantoms, and shows their results.
 
-The command starts the node and a small archive. It sends the phantoms of a broken and
-of a whole bone by C-STORE, and waits until the archive has their results. The node then
-runs until Ctrl-C.
+The command starts the node, a small archive and a small HL7 server. It sends the
+phantoms of a broken and of a whole bone by C-STORE, and waits until the archive has
+their results. It prints the HL7 message about the broken bone. The node then runs until
+Ctrl-C.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from config.settings import Settings, load
 from dicom_node.commands.node import DRAIN_S, Node
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, Stored, start_archive
+from dicom_node.demo.hl7_server import Hl7Server, accept
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
 from dicom_node.queries.history import History
@@ -50,6 +52,14 @@ type = "dicom"
 ae_title = "ARCHIVE"
 host = "127.0.0.1"
 port = {archive}
+"""
+RIS = """\
+[[destinations]]
+name = "ris"
+type = "hl7"
+per = "image"
+host = "127.0.0.1"
+port = {ris}
 """
 
 console = Console(
@@ -102,16 +112,20 @@ def main() -> None:
     stop.ready(DRAIN_S)  # _show checks `stop`, so that the exit status is correct
     arrivals = Arrivals()
     archive = start_archive(arguments.directory / "archive", on_stored=arrivals.add)
+    messages = Messages()
+    ris = Hl7Server(messages.acknowledge)
+    peers = Peers(archive, arrivals, messages)
     try:
-        config = _configure(arguments.directory, archive)
+        config = _configure(arguments.directory, archive, ris)
         settings = load(config)
         with Node(settings, config) as node, node.watched():
-            complete = _show(node, settings, archive, arrivals, stop)
+            complete = _show(node, settings, peers, stop)
             if not arguments.once:
                 console.print(f"The page: http://127.0.0.1:{node.api_port}/")
                 console.print("Serving until Ctrl-C.")
                 stop.wait()
     finally:
+        ris.stop()
         archive.stop()
     sys.exit(0 if complete else 1)
 
@@ -151,17 +165,66 @@ class Arrivals:
             return dict(self._by_study)
 
 
-def _configure(directory: Path, archive: Archive) -> Path:
+class Messages:
+    """The HL7 messages that arrived."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+        self._changed = threading.Condition()
+
+    def acknowledge(self, message: str) -> str:
+        """Keep a message, and return its acknowledgment."""
+        with self._changed:
+            self._messages.append(message)
+            self._changed.notify_all()
+        return accept(message)
+
+    def wait(self, sop_instance_uid: str, stop: threading.Event) -> str:
+        """Wait at most TIMEOUT_S seconds for the message about an instance.
+
+        Args:
+            sop_instance_uid: SOP Instance UID of the instance.
+            stop: An event that ends the wait.
+
+        Returns:
+            The message; empty if it has not arrived.
+        """
+        deadline = time.monotonic() + TIMEOUT_S
+        with self._changed:
+            while True:
+                found = [each for each in self._messages if sop_instance_uid in each]
+                if found or stop.is_set() or time.monotonic() > deadline:
+                    return found[0] if found else ""
+                self._changed.wait(POLL_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The peers of the node.
+
+    Attributes:
+        archive: The archive.
+        arrivals: The results that reached the archive.
+        messages: The messages that reached the HL7 server.
+    """
+
+    archive: Archive
+    arrivals: Arrivals
+    messages: Messages
+
+
+def _configure(directory: Path, archive: Archive, ris: Hl7Server) -> Path:
     """Write the settings of the demo to a file, and return its path.
 
     The receiver and the api get their usual ports if these are free.
     """
     usual = load(None)
     config = directory / "demo.toml"
-    text = CONFIG.format(
+    text = (CONFIG + RIS).format(
         receiver=_free_port(usual.receiver.port),
         api=_free_port(usual.api.port),
         archive=archive.port,
+        ris=ris.port,
     )
     config.write_text(text, "utf-8")
     return config
@@ -178,14 +241,11 @@ def _free_port(port: int) -> int:
     return port
 
 
-def _show(
-    node: Node,
-    settings: Settings,
-    archive: Archive,
-    arrivals: Arrivals,
-    stop: threading.Event,
-) -> bool:
-    """Send the phantoms, wait for their results, and print the results as a table.
+def _show(node: Node, settings: Settings, peers: Peers, stop: threading.Event) -> bool:
+    """Send the phantoms, wait for their results, and print them.
+
+    The results are printed as a table. The HL7 message about the first phantom follows,
+    with one segment per line.
 
     Returns:
         Whether all results arrived in time.
@@ -199,10 +259,9 @@ def _show(
         host="127.0.0.1",
         port=node.receiver_port,
     )
-    sent = [
-        _send(broken, address, archive.directory.parent) for broken in (True, False)
-    ]
-    arrived = arrivals.wait({each.study_instance_uid for each in sent}, stop)
+    folder = peers.archive.directory
+    sent = [_send(broken, address, folder.parent) for broken in (True, False)]
+    arrived = peers.arrivals.wait({each.study_instance_uid for each in sent}, stop)
     history = History(open_engine(settings.storage.database_url))
     table = Table(
         *("instance", "result", "probability of a fracture"),
@@ -216,10 +275,13 @@ def _show(
             _result_text(row),
             "" if row.probability is None else percent(row.probability),
             "" if result is None else f"{result.at - each.at:.2f}",
-            row.reason if result is None else str(archive.directory / result.path),
+            row.reason if result is None else str(folder / result.path),
         )
     console.print(table)
-    return len(arrived) >= len(sent)
+    message = peers.messages.wait(sent[0].sop_instance_uid, stop)
+    console.print("The message that an HL7 destination gets of the first one:")
+    console.print(message.replace("\r", "\n"), soft_wrap=True)
+    return bool(message) and len(arrived) >= len(sent)
 
 
 def _result_text(row: InstanceRecord) -> str:

@@ -32,7 +32,12 @@ from dicom_node.journal.state_machine import (
     request_object,
 )
 from dicom_node.journal.states import DeliveryTrigger, ObjectTrigger
-from dicom_node.results.result_kinds import HEATMAP, NOTICE, kinds_for, names_for
+from dicom_node.results.result_kinds import (
+    WITH_RESULT,
+    WITHOUT_RESULT,
+    kinds_for,
+    names_for,
+)
 from dicom_node.storage.database import upsert, writing
 from dicom_node.storage.records import DeliveryRecord, InstanceRecord, ResultRecord
 from dicom_node.storage.tables import (
@@ -176,25 +181,22 @@ class Deliveries:
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
         """Return whether destinations want kinds of objects that were not made.
 
-        This happens if the settings of destinations were changed. If the instance has
-        notices, only notices count; otherwise only other objects count. Heatmaps are
-        ignored, because they are not made for every finding. If the instance has
-        neither objects nor a result, the return value is False.
+        This happens if the settings of destinations were changed. If the instance has a
+        result, only the kinds that are made for every finding count. Otherwise only the
+        kinds that report that there is no result count. If the instance has neither
+        objects nor a result, the return value is False.
         """
         made = {each.kind for each in _results(connection, instance_id)}
-        has_result = NOTICE not in {name.partition("-")[0] for name in made}
-        if not made:
-            query = sa.select(instance.c.probability.is_not(None))
-            query = query.where(instance.c.id == instance_id)
-            has_result = connection.execute(query).scalar_one()
-            if not has_result:
-                return False
+        query = sa.select(instance.c.probability).where(instance.c.id == instance_id)
+        has_result = connection.execute(query).scalar_one() is not None
+        if not made and not has_result:
+            return False
+        counting = WITH_RESULT if has_result else WITHOUT_RESULT
         wanted = {
             kind.name
             for destination in self._destinations.values()
             for kind in kinds_for(destination)
-            if kind.object_type != HEATMAP
-            and (kind.object_type != NOTICE) == has_result
+            if kind.object_type in counting
         }
         return not wanted <= made
 

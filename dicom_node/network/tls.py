@@ -24,7 +24,7 @@ from ssl import (
 )
 from typing import TYPE_CHECKING, Any
 
-from config.destinations import Address
+from config.destinations import TcpPeer
 from config.tls import TlsSettings, load_certificate
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def server_context(settings: TlsSettings) -> SSLContext:
     return context
 
 
-def client_context(peer: Address) -> SSLContext | None:
+def client_context(peer: TcpPeer) -> SSLContext | None:
     """Return the TLS context for a peer; None if the peer is called in plain text.
 
     The peer's certificate is always verified.

@@ -1,4 +1,4 @@
-"""Encode a finding, or the reason why there is none, as DICOM objects."""
+"""Encode a finding, or the reason why there is none, as result objects."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,14 @@ from dicom_node.results.examination import Examination
 from dicom_node.results.examination_source import read_examination
 from dicom_node.results.heatmap import KIND as HEATMAP
 from dicom_node.results.heatmap import heatmap
+from dicom_node.results.hl7_message import hl7_message, hl7_message_without_result
 from dicom_node.results.notice import notice
 from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
 from dicom_node.results.presentation_state import presentation_state
 from dicom_node.results.result_kinds import (
     EXAM_REPORT,
     EXAM_SUMMARY,
+    HL7_MESSAGE,
     NOTICE,
     SECONDARY_CAPTURE,
 )
@@ -39,6 +41,7 @@ _Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject |
 
 _ENCODERS: dict[str, _Encoder] = {
     HEATMAP: heatmap,
+    HL7_MESSAGE: hl7_message,
     PRESENTATION_STATE: presentation_state,
     STRUCTURED_REPORT: structured_report,
 }
@@ -51,7 +54,7 @@ def encode_file(
     finding: Finding,
     options: ResultOptions,
 ) -> tuple[ResultObject, ...]:
-    """Return DICOM objects that report a finding, in the study of the instance.
+    """Return the objects that report a finding, in the study of the instance.
 
     Args:
         instance: The analyzed instance. Only the header of its file is read.
@@ -88,28 +91,34 @@ def encode_notice(
     model: ModelIdentity,
     options: ResultOptions,
 ) -> tuple[ResultObject, ...]:
-    """Return DICOM objects that report that an instance has no result.
+    """Return the objects that report that an instance has no result.
 
     Args:
         instance: The instance. Only the header of its file is read.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
         model: The model that would have analyzed the instance.
-        options: The objects to make, and their properties. All kinds except
-            notices are ignored.
+        options: The objects to make, and their properties. All kinds except notices
+            and HL7 messages are ignored.
 
     Returns:
-        One object for each notice in `options.kinds`.
+        One object for each kind of notice in `options.kinds`, and the HL7 message if it
+        is one of the kinds.
 
     Raises:
         AnalysisError: The header cannot be read, or names no study.
     """
     with pydicom_silenced():
         source = read_source(instance)
-        return tuple(
+        made = [
             notice(source, state_and_reason, model, options, kind)
             for kind in options.kinds
             if kind.object_type == NOTICE
-        )
+        ]
+        if any(kind.object_type == HL7_MESSAGE for kind in options.kinds):
+            made.append(
+                hl7_message_without_result(source, state_and_reason, model, options)
+            )
+        return tuple(made)
 
 
 def encode_examination(

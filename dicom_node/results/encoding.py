@@ -17,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_node.dataset.file_meta import file_head
-from dicom_node.results.result_kinds import ResultKind
+from dicom_node.results.result_kinds import HL7_MESSAGE, ResultKind
 from dicom_node.uids import derived_uid
 
 Elements = dict[int, bytes]
@@ -25,7 +25,7 @@ Elements = dict[int, bytes]
 
 _PADDED_WITH_NULL = {"UI", "OB", "UN"}  # PS3.5 6.2; all other values with a space
 _LONGEST_SHORT = 0xFFFF
-_KIND_NAME = re.compile("[a-z_]{1,32}(-source)?(-jpeg)?")
+_KIND_NAME = re.compile("[a-z0-9_]{1,32}(-source)?(-jpeg)?")
 _UID = re.compile("[0-9.]{1,64}")  # PS3.5 9.1
 
 
@@ -40,24 +40,29 @@ class ResultOptions:
         series_number: The Series Number of the results.
         window: The number of the VOI window or VOI LUT that the settings request for
             the display of the source, from 1.
+        is_correction: Whether an earlier analysis, or an earlier revision of the
+            instance, may have a result. An HL7 message is then a correction.
     """
 
     kinds: tuple[ResultKind, ...]
     long_side: int
     series_number: int
     window: int
+    is_correction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ResultObject:
-    """One object that is sent to a destination.
+    """One object that is sent to a destination: a SOP Instance or an HL7 message.
 
     Attributes:
         kind: `ResultKind.name` of the object.
-        sop_class_uid: SOP Class UID (0008,0016).
+        sop_class_uid: SOP Class UID (0008,0016); empty for an HL7 message.
         sop_instance_uid: SOP Instance UID (0008,0018), derived from the content, so
-            that equal results have equal UIDs.
-        content: A whole Part 10 file. Every delivery attempt sends these bytes.
+            that equal results have equal UIDs. The UID of an HL7 message is derived in
+            the same way, and identifies the message in the journal.
+        content: A whole Part 10 file, or the HL7 message as UTF-8. Every delivery
+            attempt sends this content.
     """
 
     kind: str
@@ -74,9 +79,16 @@ class ResultObject:
         Raises:
             ValueError: `kind` is not the name of a kind, or a UID is invalid.
         """
-        uids = self.sop_class_uid, self.sop_instance_uid
+        uids = [self.sop_instance_uid]
+        if self.kind != HL7_MESSAGE:
+            uids.append(self.sop_class_uid)
         if not (_KIND_NAME.fullmatch(self.kind) and all(map(_UID.fullmatch, uids))):
             raise ValueError("The name of a result kind and two UIDs are expected")
+
+    @property
+    def extension(self) -> str:
+        """The extension of the file: ".dcm" for a Part 10 file, or ".hl7"."""
+        return ".hl7" if self.kind == HL7_MESSAGE else ".dcm"
 
 
 def encoded(tag: int, vr: str, value: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import Literal
 from config.destinations import Destination
 
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
+HL7_MESSAGE = "hl7_message"
 
 EXAM_SUMMARY, EXAM_REPORT = "exam_summary", "exam_report"
 
@@ -19,6 +20,15 @@ Each of them has several kinds.
 EXAMINATIONS = EXAM_SUMMARY, EXAM_REPORT
 """Object types that are made for a whole examination instead of one image."""
 
+WITHOUT_RESULT = NOTICE, HL7_MESSAGE
+"""Object types that report that an instance has no result."""
+
+WITH_RESULT = SECONDARY_CAPTURE, "presentation_state", "structured_report", HL7_MESSAGE
+"""Object types that are made for every finding.
+
+A heatmap is omitted if there is nothing to show.
+"""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResultKind:
@@ -26,7 +36,8 @@ class ResultKind:
 
     Attributes:
         object_type: "heatmap", "presentation_state", "secondary_capture",
-            "structured_report", "notice", "exam_summary" or "exam_report".
+            "structured_report", "notice", "hl7_message", "exam_summary" or
+            "exam_report".
         modality: The Modality (0008,0060) of a Secondary Capture: "OT", or "source" for
             the modality of the source.
         lossy: Whether the pixels of a Secondary Capture are written as JPEG.
@@ -54,6 +65,7 @@ _LABELS = {
     HEATMAP: "Heatmap",
     "presentation_state": "Presentation State",
     "structured_report": "Structured Report",
+    HL7_MESSAGE: "HL7 Message",
     EXAM_SUMMARY: "Examination Summary",
     EXAM_REPORT: "Examination Report",
 }
@@ -67,24 +79,14 @@ def kind_label(name: str) -> str:
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
-    """Return the kinds of the objects to make of each image for a destination.
-
-    The settings name the types of objects that a destination gets. A destination that
-    gets no negative results also gets notices. Without notices, a study without a
-    result would look negative. A destination that gets only objects about examinations
-    gets no notices, because those objects name the images without a result.
-    """
-    types: list[str] = [
-        each for each in destination.results if each not in EXAMINATIONS
-    ]
-    if types and not destination.send_negative:
-        types.append(NOTICE)
+    """Return the kinds of the objects to make of each image for a destination."""
     lossy = destination.transfer_syntax == "jpeg_baseline"
     return frozenset(
         ResultKind(each, destination.modality, lossy)
         if each in CAPTURES
         else ResultKind(each)
-        for each in types
+        for each in destination.result_types
+        if each not in EXAMINATIONS
     )
 
 
@@ -95,7 +97,7 @@ def examination_kinds_for(destination: Destination) -> frozenset[ResultKind]:
     several modalities.
     """
     lossy = destination.transfer_syntax == "jpeg_baseline"
-    types = set(destination.results) & set(EXAMINATIONS)
+    types = set(destination.result_types) & set(EXAMINATIONS)
     return frozenset(
         ResultKind(each, lossy=lossy and each == EXAM_SUMMARY) for each in types
     )

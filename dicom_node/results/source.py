@@ -28,6 +28,7 @@ from dicom_node.dataset.element_reader import is_foreign
 from dicom_node.dataset.part10 import MOST_INFLATED, read_part10
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
+from dicom_node.patient import decode_value
 from dicom_node.results.encoding import Elements, encoded, encoded_item
 
 TYPE_2 = (
@@ -92,6 +93,7 @@ _READ_TOO = (
     "LossyImageCompressionMethod", "SeriesInstanceUID", "SeriesNumber",
     "BodyPartExamined",
     "Laterality", "ImageLaterality", "AnatomicRegionSequence",
+    "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
     # Attributes that determine how the pixels are displayed
     "SOPClassUID", "PhotometricInterpretation", "PixelAspectRatio",
     "BitsStored", "HighBit", "PixelRepresentation",
@@ -292,6 +294,32 @@ def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
 
 def _lost_reference(item: Dataset, copy: Elements) -> bool:
     return any(tag in item and tag not in copy for tag in _REFERENCE)
+
+
+def decoded_text(source: Source, keyword: str, item: Dataset | None = None) -> str:
+    """Return the decoded value of a text attribute; empty if it is absent.
+
+    Undecodable bytes become U+FFFD.
+
+    Args:
+        source: The instance.
+        keyword: The keyword of the attribute.
+        item: The item of a sequence of the source that contains the attribute. If None,
+            the attribute is in the dataset itself.
+    """
+    found, tag = source.dataset if item is None else item, Tag(keyword)
+    if tag not in found:
+        return ""
+    character_sets = next(
+        (
+            _value(each, _CHARACTER_SET) or b""
+            for each in (found, source.dataset)
+            if _CHARACTER_SET in each
+        ),
+        b"",
+    )
+    vr = dictionary_VR(tag)
+    return decode_value(_value(found, tag) or b"", character_sets, is_name=vr == "PN")
 
 
 def _text(dataset: Dataset, tag: BaseTag) -> str:

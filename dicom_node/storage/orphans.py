@@ -16,6 +16,9 @@ from dicom_node.storage.spool import Spool
 # Number of names in one query: SQLite accepts at least 999 variables in a statement.
 BATCH = 500
 
+# Extensions of received files and of result files; an HL7 message has the second one.
+EXTENSIONS = frozenset({".dcm", ".hl7"})
+
 # Gets names of files, and returns the names of those that must be kept.
 Known = Callable[[Sequence[str]], Collection[str]]
 
@@ -61,7 +64,8 @@ def remove_orphans(
 
 
 def _files_before(folder: Path, before: float) -> list[Path]:
-    return [path for path in folder.glob("*.dcm") if _modified(path) < before]
+    files = (path for path in folder.iterdir() if path.suffix in EXTENSIONS)
+    return [path for path in files if _modified(path) < before]
 
 
 def _remove_unknown(files: Mapping[str, Path], known: Known) -> int:

@@ -92,13 +92,14 @@ class Spool:
         """Raise OutOfResourcesError if less disk space is free than required."""
         _check_free(self.directory, self._min_free_mb)
 
-    def store_result(self, name: str, content: bytes) -> str:
+    def store_result(self, name: str, content: bytes, extension: str = ".dcm") -> str:
         """Store a result object durably. Replace an existing file with the same name.
 
         Args:
             name: Name of the file, without extension. The node must have chosen the
                 name: a name from a sender could contain a path.
             content: The content of the whole file.
+            extension: The extension of the file.
 
         Returns:
             The path of the file, relative to the storage directory.
@@ -106,7 +107,7 @@ class Spool:
         Raises:
             OSError: The disk is full or failed.
         """
-        path = self.results / f"{name}.dcm"
+        path = self.results / f"{name}{extension}"
         write_durably(path, content)
         return str(path.relative_to(self.results.parent))
 

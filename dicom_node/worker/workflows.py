@@ -232,7 +232,9 @@ class Work:
         _check_attempts(record)
         instance = self.journal.received_instance(record)
         _check_file(instance)
-        encode = partial(self.pipeline.encode, instance)
+        encode = partial(
+            self.pipeline.encode, instance, is_correction=_is_correction(record)
+        )
         check = partial(self._check_decoded, record)
         analysis = retry_until_available(
             lambda: self.pipeline.analyze(instance, encode, check)
@@ -293,12 +295,13 @@ class Work:
     def _notices(
         self, record: InstanceRecord, conclusion: Conclusion
     ) -> list[StoredResult]:
-        """Make and store notices for the destinations that get no negative results.
+        """Make and store the objects that report that an instance has no result.
 
-        Without a notice, a missing result at such a destination would look negative.
+        They are notices for the destinations that get no negative results, and HL7
+        messages. Without them, a missing result would look negative.
 
         Returns:
-            The notices; empty if no destination gets notices, or if none can be made.
+            The objects; empty if no destination gets them, or if none can be made.
 
         Raises:
             ChildDiedError: The decoder of the normal lane died or took too long.
@@ -306,7 +309,9 @@ class Work:
         instance = self.journal.received_instance(record)
         state_and_reason = _state_label(conclusion.state), conclusion.reason
         try:
-            made = self.pipeline.notices(instance, state_and_reason)
+            made = self.pipeline.notices(
+                instance, state_and_reason, is_correction=_is_correction(record)
+            )
         except AnalysisError as error:
             if isinstance(error, ChildDiedError) and record.slow is None:
                 raise  # the slow lane allows more time
@@ -320,13 +325,12 @@ class Work:
         # The name contains the UID, because results of two models have different UIDs.
         # So a new result does not replace a file that is being delivered.
         name = f"{instance.id}-{result.kind}-{result.sop_instance_uid}"
+        store = partial(self.spool.store_result, name, result.content, result.extension)
         return StoredResult(
             kind=result.kind,
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
-            path=retry_until_available(
-                lambda: self.spool.store_result(name, result.content)
-            ),
+            path=retry_until_available(store),
         )
 
     def _check_for_presentation_image(self, record: InstanceRecord) -> None:
@@ -473,6 +477,11 @@ def _check_returned_result(record: InstanceRecord) -> None:
             "that of a result. Exclude the series from the forwarding of the PACS.",
             Unanalyzed.OWN_RESULT,
         )
+
+
+def _is_correction(record: InstanceRecord) -> bool:
+    """Return whether an earlier run or revision of an instance may have a result."""
+    return record.run > 1 or record.revision > 1
 
 
 def _check_attempts(record: InstanceRecord) -> None:

@@ -57,12 +57,14 @@ class SleepingPipeline:
         return Analysis(decoded, FINDING, report(decoded.radiograph, FINDING))
 
     @staticmethod
-    def encode(instance: ReceivedInstance, *_: object) -> tuple[ResultObject, ...]:
+    def encode(
+        instance: ReceivedInstance, *_: object, **_options: object
+    ) -> tuple[ResultObject, ...]:
         """Return one small Secondary Capture."""
         return (_result(instance),)
 
     @staticmethod
-    def notices(*_: object) -> tuple[ResultObject, ...]:
+    def notices(*_: object, **_options: object) -> tuple[ResultObject, ...]:
         """Return nothing: every instance has a result."""
         return ()
 

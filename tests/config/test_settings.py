@@ -14,6 +14,7 @@ import pytest
 from config.destinations import (
     Address,
     DicomDestination,
+    Hl7Destination,
     Secret,
     SenderDestination,
     StowDestination,
@@ -52,6 +53,7 @@ DESTINATIONS = {
     "dicom": DicomDestination,
     "sender": SenderDestination,
     "stow": StowDestination,
+    "hl7": Hl7Destination,
 }
 OF_EVERY_TYPE = {
     *("name", "type", "results", "retry_days"),
@@ -379,6 +381,15 @@ type = "stow"
 url = "https://pacs.example.org:8443/dicom-web/"
 """
 
+RIS = """
+[[destinations]]
+name = "ris"
+type = "hl7"
+per = "image"
+host = "10.1.0.30"
+port = 2575
+"""
+
 
 def test_every_type_of_destination_has_its_own_keys(tmp_path: Path) -> None:
     own = 'token_env = "PACS_KEY"\nca_bundle = "own.pem"\n'
@@ -444,18 +455,36 @@ def test_destinations_of_different_types_with_one_name_are_refused(
             id="no url",
         ),
         pytest.param(
+            RIS.replace("per", "#"),
+            "destinations.0.per: missing; it has no default",
+            id="no per",
+        ),
+        pytest.param(
+            RIS + 'results = ["heatmap"]\n',
+            "destinations.0.results: found ['heatmap']; expected an empty list; a "
+            "message has the whole result",
+            id="results of an HL7 destination",
+        ),
+        pytest.param(
+            RIS + 'receiving_facility = "A|B"\n',
+            "destinations.0.receiving_facility: found 'A|B'; expected at most 20 ASCII "
+            "characters, without spaces and without | ^ & ~ and backslash",
+            id="delimiter in the name of a facility",
+        ),
+        pytest.param(
             PACS.replace("type", "#"),
             "destinations.0.type: missing; it has no default",
             id="no type",
         ),
         pytest.param(
             PACS.replace('"dicom"', '"sftp"'),
-            "destinations.0.type: found 'sftp'; expected 'dicom', 'sender' or 'stow'",
+            "destinations.0.type: found 'sftp'; expected 'dicom', 'sender', 'stow' or "
+            "'hl7'",
             id="unknown type",
         ),
         pytest.param(
             PACS.replace('"dicom"', "5"),
-            "destinations.0.type: found 5; expected 'dicom', 'sender' or 'stow'",
+            "destinations.0.type: found 5; expected 'dicom', 'sender', 'stow' or 'hl7'",
             id="type that is no text",
         ),
     ],

@@ -36,6 +36,12 @@ from dicom_node.patient import LONGEST, Patient, display_name, folded, patient_o
             id="UTF-8",
         ),
         pytest.param(
+            b"\\ISO 2022 IR 58",
+            b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab=",
+            "Zhang^XiaoDong=张^小东=",
+            id="Chinese in GB 2312",
+        ),
+        pytest.param(
             b"GB18030",
             "Wang^XiaoDong=王^小东=".encode("gb18030"),
             "Wang^XiaoDong=王^小东=",

@@ -10,6 +10,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_node.dataset.part10 import read_part10
 from dicom_node.journal.analyses import Conclusion
+from dicom_node.journal.deliveries import StoredResult
 from dicom_node.patient import Patient
 from dicom_node.pixels.decode import DecodeOptions, decode
 from dicom_node.reasons import Unanalyzed
@@ -386,6 +387,22 @@ def test_misplaced_group_2_elements_are_ignored(position: str, site: Review) -> 
     assert "Left leg" in [each["value"] for each in listed[0]]
     picture = site.get(f"/instances/{received.id}/picture?low=0&high=2000")
     assert picture.status_code == 200
+
+
+def test_an_hl7_message_is_downloaded_as_such(site: Review) -> None:
+    received = site.receive(1)
+    site.journal.analyses.begin(received.id, 1)
+    message = StoredResult("hl7_message", "", "2.25.7", "results/m.hl7")
+    (site.directory / message.path).parent.mkdir(exist_ok=True)
+    (site.directory / message.path).write_bytes(b"MSH|")
+    ended = Conclusion(InstanceState.NOT_ANALYZED, "A chest.", notices=[message])
+    site.journal.analyses.conclude(received.id, 1, ended)
+
+    result = site.get(f"/instances/{received.id}/results/2.25.7")
+
+    assert result.content == b"MSH|"
+    assert result.headers["content-type"] == "x-application/hl7-v2+er7"
+    assert 'filename="2.25.7.hl7"' in result.headers["content-disposition"]
 
 
 def test_original_and_results_can_be_downloaded(site: Review) -> None:

@@ -325,6 +325,17 @@ def test_message_names_study_sop_class_and_instance_uid() -> None:
     assert [each.get("UID") for each in sop_class] == [INSTANCE.sop_instance_uid]
 
 
+def test_message_about_an_hl7_message_names_only_the_study() -> None:
+    instance = replace(INSTANCE, sop_class_uid="")
+    event = replace(MOVED[AuditEventType.SENT], instance=instance)
+
+    root = checked(message(event, SOURCE, 0))
+
+    study, _ = root.findall("ParticipantObjectIdentification")
+    assert study.get("ParticipantObjectID") == INSTANCE.study_instance_uid
+    assert study.find("ParticipantObjectDescription") is None
+
+
 def test_start_message_contains_the_settings() -> None:
     root = checked(message(EVENTS[AuditEventType.STARTED], SOURCE, 0))
 

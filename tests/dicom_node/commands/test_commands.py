@@ -34,6 +34,8 @@ from dicom_node import cli
 from dicom_node.commands.input_files import printable
 from dicom_node.decoder import server
 from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.demo import RIS
+from dicom_node.demo.hl7_server import Hl7Server
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.analyses import Conclusion
@@ -478,6 +480,25 @@ def test_check_and_echo_test_a_web_service_and_each_peer_of_a_sender_destination
     assert states["destination web"] == "ok, it responds"
     assert sender == (1, f"sender, DX_ROOM_1: alive\nsender, NOBODY: {failure}\n")
     assert web == (0, "web: alive\n")
+
+
+def test_check_and_echo_connect_to_an_hl7_server(
+    command: Command, tmp_path: Path, archive: Archive
+) -> None:
+    config = configure(tmp_path, archive.port)
+    ris = Hl7Server()
+    config.write_text(config.read_text() + RIS.format(ris=ris.port))
+
+    passed, lines = command("check", "--config", config)
+    alive = command("echo", "ris", "--config", config)
+    ris.stop()
+    failed, reasons = command("check", "--config", config)
+
+    assert (passed, failed) == (0, 1)
+    assert "destination ris: ok, it responds\n" in lines
+    assert f"mllp://127.0.0.1:{ris.port} refuses the connection\n" in reasons
+    assert alive == (0, "ris: alive\n")
+    assert ris.messages == []
 
 
 @pytest.mark.parametrize("name", ["sender", "web"])
@@ -1021,7 +1042,9 @@ def test_archive_prints_its_address_and_ends_on_sigterm(tmp_path: Path) -> None:
 def test_demo_prints_the_results_of_both_phantoms(tmp_path: Path) -> None:
     done = fracture_node(tmp_path, "demo", "--once")
 
-    rows = [line for line in done.stdout.splitlines() if " bone" in line]
+    rows = [
+        line for line in done.stdout.splitlines() if " bone " in line and "│" in line
+    ]
     broken, whole = rows
     captures = [
         dcmread(path)
@@ -1029,6 +1052,8 @@ def test_demo_prints_the_results_of_both_phantoms(tmp_path: Path) -> None:
         if path.name in done.stdout
     ]
     assert done.returncode == 0, done.stderr
+    assert "\nPID|1||PHANTOM-BROKEN||PHANTOM^BROKEN^^^^^^A||19600101|O\n" in done.stdout
+    assert "^Fracture of bone^SCT|1|52101004^Present^SCT|||A|||P|" in done.stdout
     assert "definite" in broken
     assert "No Fracture" in whole
     assert {each.SOPClassUID for each in captures} == {SecondaryCaptureImageStorage}

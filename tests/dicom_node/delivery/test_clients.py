@@ -15,16 +15,19 @@ from config.destinations import (
     Destination,
     DestinationType,
     DicomDestination,
+    Hl7Destination,
     SenderDestination,
     StowDestination,
 )
 from dicom_node.delivery.clients import CLIENTS, client_for
 from dicom_node.demo.archive import start_archive
+from dicom_node.demo.hl7_server import Hl7Server
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.network.storage_commitment import Request, ignore_refusal
 from dicom_node.outcome import Verdict
 from inference.phantom.long_bone import draw_phantom
 from tests.support.dicomweb_service import serving_web
+from tests.support.hl7_messages import made
 
 pytestmark = pytest.mark.integration
 
@@ -34,11 +37,12 @@ SENDER = "DX_ROOM_1"
 
 @dataclass
 class Peer:
-    """A running archive or DICOMweb service.
+    """A running archive, DICOMweb service or HL7 server.
 
     Attributes:
         port: The port that the peer listens on.
-        stored: One entry for each C-STORE or POST request, after the peer has ended.
+        stored: One entry for each C-STORE request, POST request or HL7 message, after
+            the peer has ended.
     """
 
     port: int
@@ -64,6 +68,16 @@ def service(_: Path) -> Iterator[Peer]:
         stored += [each for each in web.requests if each.method == "POST"]
 
 
+@contextmanager
+def ris(_: Path) -> Iterator[Peer]:
+    running, stored = Hl7Server(), list[object]()
+    try:
+        yield Peer(running.port, stored)
+        stored += running.messages
+    finally:
+        running.stop()
+
+
 def dicom(port: int) -> Destination:
     address = {"ae_title": SENDER, "host": "127.0.0.1", "port": port}
     return DicomDestination.model_validate({"name": "a", "type": "dicom", **address})
@@ -80,12 +94,29 @@ def stow(port: int) -> Destination:
     return StowDestination(name="a", type="stow", url=f"http://127.0.0.1:{port}/web")
 
 
-PEERS = {"dicom": archive, "sender": archive, "stow": service}
-SETTINGS = {"dicom": dicom, "sender": sender, "stow": stow}
+def hl7(port: int) -> Destination:
+    return Hl7Destination(
+        name="a", type="hl7", per="image", host="127.0.0.1", port=port
+    )
+
+
+PEERS = {"dicom": archive, "hl7": ris, "sender": archive, "stow": service}
+SETTINGS = {"dicom": dicom, "hl7": hl7, "sender": sender, "stow": stow}
+
+
+def message(folder: Path) -> Mapping[str, Path]:
+    """Return the file of a message by its UID."""
+    result = made(folder)
+    path = folder / "result.hl7"
+    path.write_bytes(result.content)
+    return {result.sop_instance_uid: path}
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Mapping[str, Path]:
+def files(type_: str, tmp_path: Path) -> Mapping[str, Path]:
+    """The file of a result that a destination of this type gets, by its UID."""
+    if type_ == "hl7":
+        return message(tmp_path)
     dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
     path = tmp_path / "result.dcm"
     dataset.save_as(path, enforce_file_format=True)
@@ -152,7 +183,7 @@ def test_the_peer_and_its_host_are_named(type_: str) -> None:
     name, host = client_for(destination, "US").peer(SENDER)
 
     assert host == "127.0.0.1"
-    assert name in {SENDER, "http://127.0.0.1:104/web"}
+    assert name in {SENDER, "http://127.0.0.1:104/web", "mllp://127.0.0.1:104"}
     assert "127.0.0.1:104" in destination.address_text
     assert destination.peer_count == 1
     assert destination.connection_test in get_args(ConnectionTest)
@@ -161,7 +192,7 @@ def test_the_peer_and_its_host_are_named(type_: str) -> None:
 
 def test_the_address_depends_on_the_destination_and_the_sender() -> None:
     other = {"ae_title": "DX_ROOM_2", "host": "10.0.0.2", "port": 105}
-    fixed, back, web = dicom(104), sender(104), stow(104)
+    fixed, back, web, messages = dicom(104), sender(104), stow(104), hl7(104)
     two = SenderDestination.model_validate(
         {"name": "a", "type": "sender", "peers": (*back.addresses, other)}
     )
@@ -172,10 +203,11 @@ def test_the_address_depends_on_the_destination_and_the_sender() -> None:
             two.address_for("DX_ROOM_2 "),
             two.address_for("ANY"),
             web.address_for(SENDER),
+            messages.address_for(SENDER),
         )
     ]
 
-    assert found == [104, 105, None, None]
+    assert found == [104, 105, None, None, None]
     assert (two.peer_count, two.address_text) == (
         2,
         "DX_ROOM_1@127.0.0.1:104, DX_ROOM_2@10.0.0.2:105",

@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from config.destinations import Address, SenderDestination
+from config.destinations import Address, Hl7Destination, SenderDestination
 from config.settings import StorageSettings
 from dicom_node.errors import SamePictureError
 from dicom_node.instance import ReceivedInstance
@@ -632,6 +632,26 @@ def test_negative_answer_is_delivered_after_a_partial_delivery(
     journal.analyses.record_result(one.id, 2, replace(both, finding=NEGATIVE))
 
     assert state_of(journal, one) == InstanceState.DELIVERING
+
+
+def test_instance_with_only_an_hl7_message_is_not_outdated(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    """The PACS gets no object about an image without a result, but the RIS does."""
+    ris = Hl7Destination(name="ris", type="hl7", per="image", host="ris", port=2575)
+    journal = Journal(engine, tmp_path, [destination("pacs"), ris])
+    one = receive()
+    journal.record(one)
+    message = StoredResult("hl7_message", "", "2.25.7", "results/m.hl7")
+    ended = Conclusion(InstanceState.NOT_ANALYZED, "A chest.", notices=[message])
+    journal.analyses.conclude(one.id, 1, ended)
+
+    journal.record(receive(sop_instance_uid=one.header.sop_instance_uid))
+
+    row = journal.load(one.id)
+    assert row
+    assert (row.state, row.run) == (InstanceState.NOT_ANALYZED, 1)
+    assert journal.deliveries.begin(one.id, "ris", 2) == {"2.25.7": "results/m.hl7"}
 
 
 def test_reason_mentions_an_undelivered_notice_until_it_is_delivered(

@@ -88,11 +88,12 @@ def test_sweep_queries_the_journal_again_before_it_removes(spool: Spool) -> None
 
 def test_sweep_removes_old_results_that_are_not_in_the_journal(spool: Spool) -> None:
     old, kept, young = (spool.store_result(name, b"") for name in "abc")
-    for path in (old, kept):
+    message = spool.store_result("d", b"", ".hl7")
+    for path in (old, kept, message):
         os.utime(spool.results.parent / path, (0, time.time() - 99))
 
     removed = remove_orphans(spool, none_known, {kept}.intersection, older_than_s=10)
 
-    assert removed == 1
+    assert removed == 2
     left = {f"results/{path.name}" for path in spool.results.iterdir()}
     assert left == {kept, young}

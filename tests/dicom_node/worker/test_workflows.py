@@ -20,7 +20,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 from sqlalchemy.exc import OperationalError
 
-from config.destinations import DicomDestination
+from config.destinations import DicomDestination, Hl7Destination
 from config.settings import Settings, load
 from dicom_node.analysis.pipeline import Analysis, Check, Pipeline, Report
 from dicom_node.analysis.slow_images import SeparateLaneError
@@ -28,6 +28,7 @@ from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.delivery import dispatch
 from dicom_node.delivery.concurrency import AT_ONCE
 from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.hl7_server import Hl7Server
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import (
     AnalysisError,
@@ -98,14 +99,21 @@ class ScriptedPipeline:
     calls: list[str] = field(default_factory=list)
     notices_about: list[tuple[str, ...]] = field(default_factory=list)
     results: tuple[ResultObject, ...] = ()
+    corrections: list[bool] = field(default_factory=list)
 
     def notices(
-        self, instance: ReceivedInstance, reason: tuple[str, str]
+        self,
+        instance: ReceivedInstance,
+        reason: tuple[str, str],
+        *,
+        is_correction: bool,
     ) -> tuple[ResultObject, ...]:
         self.notices_about.append((instance.id, *reason))
+        self.corrections.append(is_correction)
         return (replace(self.result, kind="notice"),)
 
-    def encode(self, *_: object) -> tuple[ResultObject, ...]:
+    def encode(self, *_: object, is_correction: bool) -> tuple[ResultObject, ...]:
+        self.corrections.append(is_correction)
         return self.results or (self.result,)
 
     def analyze(
@@ -295,6 +303,54 @@ def test_notice_is_created_if_readers_expect_a_result(
     assert state in {InstanceState.NOT_ANALYZED, InstanceState.FAILED}
 
 
+def test_results_of_a_later_run_or_revision_are_corrections(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def fail() -> None:
+        raise NotAnalyzedError("A chest.")
+
+    work.analyze(received.id, 1)
+    work.journal.analyze_again(received.id)
+    pipeline.behavior = fail
+    work.analyze(received.id, 2)
+    revision = record(work, "b" * 32, "d2")
+    work.analyze(revision.id, 1)
+    other = record(work, "c" * 32, "d3", replace(HEADER, sop_instance_uid="1.2.9"))
+    work.analyze(other.id, 1)
+
+    assert pipeline.corrections == [False, True, True, False]
+
+
+def test_an_hl7_message_is_stored_and_delivered_unchanged(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    content = (
+        "MSH|^~\\&|||||2026||ORU^R01^ORU_R01|ID1|P|2.5.1||||||UNICODE UTF-8\rPID\r"
+    )
+    message = ResultObject("hl7_message", "", "2.25.77", content.encode())
+    pipeline.results = (message,)
+    receiver = Hl7Server()
+    ris = Hl7Destination(
+        name="ris", type="hl7", per="image", host="127.0.0.1", port=receiver.port
+    )
+    settings = work.settings.model_copy(update={"destinations": (ris,)})
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, (ris,))
+    other_work = replace(work, settings=settings, journal=journal)
+
+    other_work.analyze(received.id, 1)
+    (file,) = (settings.storage.directory / "results").iterdir()
+    other_work.deliver(received.id, "ris", 1)
+    receiver.stop()
+    engine.dispose()
+
+    expected = content.replace("^~\\&|", "^~\\&|FRACTURE_NODE")
+    assert file.name == f"{received.id}-hl7_message-2.25.77.hl7"
+    assert file.read_bytes() == message.content
+    assert receiver.messages == [expected]
+    assert row_of(work, received).state == InstanceState.DELIVERED
+
+
 def test_capture_with_the_uid_of_a_result_is_not_analyzed(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
@@ -355,7 +411,7 @@ def test_three_deaths_of_the_decoder_fail_the_instance(
     assert "killed" in row.reason
 
 
-def time_out(*_: object) -> NoReturn:
+def time_out(*_: object, **_options: object) -> NoReturn:
     raise ChildTimeoutError("Decoding took longer than 60 s.")
 
 

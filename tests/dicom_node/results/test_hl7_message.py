@@ -1,0 +1,370 @@
+"""The HL7 message of a result, as two libraries read it that are not ours."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+
+from dicom_node.decoder.client import DecoderProcess
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.errors import AnalysisError
+from dicom_node.results.encode import encode_file, encode_notice
+from dicom_node.results.encoding import ResultObject
+from dicom_node.results.hl7_encoding import escaped
+from dicom_node.results.hl7_message import ImageAnswer, control_id_of, oru_message
+from dicom_node.results.hl7_values import read_image, read_study
+from dicom_node.results.source import read_source
+from inference.finding import OperatingPoint
+from tests.support.hl7_messages import (
+    FINDING,
+    MODEL,
+    OPTIONS,
+    PHANTOM,
+    made,
+    received,
+    segments,
+    unescaped,
+    written,
+)
+from tests.support.mutation_runs import originals
+from tests.support.mutations import mutations
+
+pytestmark = pytest.mark.unit
+
+JAPANESE, ARABIC = "Yamada^Tarou=山田^太郎=やまだ^たろう", "قباني^لنزار"
+FRACTURE = "125605004^Fracture of bone^SCT"
+
+
+def text(result: ResultObject) -> str:
+    return result.content.decode()
+
+
+def observations(message: str) -> dict[str, list[str]]:
+    """Return the OBX segments by the code in OBX-3."""
+    return {each[3].partition("^")[0]: each for each in segments(message, "OBX")}
+
+
+def qualifier() -> Dataset:
+    facility = Dataset()
+    facility.LocalNamespaceEntityID = "CLINIC"
+    item = Dataset()
+    item.UniversalEntityID = "1.2.840.99999"
+    item.UniversalEntityIDType = "ISO"
+    item.IdentifierTypeCode = "MR"
+    item.AssigningFacilitySequence = [facility]
+    return item
+
+
+def order() -> Dataset:
+    issuer = Dataset()
+    issuer.LocalNamespaceEntityID = "ORDERS"
+    procedure = Dataset()
+    procedure.CodeValue = "XR0042"
+    procedure.CodingSchemeDesignator = "99HOSP"
+    procedure.CodeMeaning = "Lower leg, two views"
+    item = Dataset()
+    item.PlacerOrderNumberImagingServiceRequest = "P-17"
+    item.OrderPlacerIdentifierSequence = [issuer]
+    item.FillerOrderNumberImagingServiceRequest = "F-18"
+    item.RequestedProcedureID = "RP-19"
+    item.RequestedProcedureCodeSequence = [procedure]
+    return item
+
+
+@pytest.mark.parametrize("finding", [FINDING, None])
+def test_the_message_is_valid_hl7(finding: object, tmp_path: Path) -> None:
+    parser = pytest.importorskip("hl7apy.parser", reason="hl7apy is not installed")
+    values = {
+        "IssuerOfPatientIDQualifiersSequence": [qualifier()],
+        "RequestAttributesSequence": [order()],
+        "ReferringPhysicianName": "Referring^Rita",
+        "PatientName": JAPANESE,
+    }
+    result = made(tmp_path, values, finding=finding)  # type: ignore[arg-type]
+
+    message = parser.parse_message(written(result), find_groups=True)
+
+    assert message.version == "2.5.1"
+    assert message.validate()
+    group = message.oru_r01_patient_result
+    assert group.oru_r01_patient.pid.pid_5[1].xpn_1.value == "山田"
+    assert len(group.oru_r01_order_observation.oru_r01_observation) == len(
+        segments(text(result), "OBX")
+    )
+
+
+def test_a_finding_is_coded(tmp_path: Path) -> None:
+    result = made(tmp_path)
+    found = observations(text(result))
+    uid, study = found["SOP_INSTANCE_UID"], found["110180"]
+
+    assert found["125605004"][2:9] == [
+        *("CE", FRACTURE, "1", "52101004^Present^SCT", "", "", "A")
+    ]
+    assert found["121106"][5] == "Fracture: definite, probability of a fracture 93.0%"
+    assert found["122157"][2:7] == [
+        *("NM", "122157^Probability^DCM", "1", "0.9300", "1^no units^UCUM")
+    ]
+    assert found["ARROW"][5].startswith("column 40, row 90 of the image")
+    assert found["363698007"][5] == "30021000^Lower leg^SCT"
+    assert found["111027"][5] == "7771000^Left^SCT"
+    assert found["111031"][5] == "AP"
+    assert found["111001"][5] == "phantom-resnet18"
+    assert found["111003"][5] == "0.1.0"
+    assert found["NOTICE"][5] == (
+        "AI result, not for diagnostic use. For research only."
+    )
+    assert uid[4] == "1"
+    assert study[4] == ""
+    assert {each[11] for each in found.values()} == {"P"}
+
+
+@pytest.mark.parametrize(
+    ("probability", "answer", "flag"),
+    [
+        (0.1, "272519000^Absent^SCT", "N"),
+        (0.6, "415684004^Suspected^SCT", "A"),
+        (0.8, "52101004^Present^SCT", "A"),
+    ],
+)
+def test_the_abnormal_flag_follows_the_answer(
+    probability: float, answer: str, flag: str, tmp_path: Path
+) -> None:
+    result = made(tmp_path, finding=replace(FINDING, probability=probability))
+
+    found = observations(text(result))["125605004"]
+
+    assert (found[5], found[8]) == (answer, flag)
+
+
+def test_an_image_without_a_result_has_the_reason_and_no_answer(
+    tmp_path: Path,
+) -> None:
+    found = observations(text(made(tmp_path, finding=None)))
+
+    assert (found["125605004"][5], found["125605004"][8]) == ("", "")
+    assert found["125605004"][11] == "X"
+    assert found["121106"][5] == "Not analyzed: The study is too old."
+    assert "122157" not in found
+
+
+def test_the_patient_has_the_assigning_authority(tmp_path: Path) -> None:
+    values = {
+        "PatientID": "12345",
+        "IssuerOfPatientID": "HOSP",
+        "IssuerOfPatientIDQualifiersSequence": [qualifier()],
+        "PatientName": "Doe^Jane^Mary^Dr^Jr",
+        "PatientSex": "F",
+    }
+    (pid,) = segments(text(made(tmp_path, values)), "PID")
+
+    assert pid[3] == "12345^^^HOSP&1.2.840.99999&ISO^MR^CLINIC"
+    assert pid[5] == "Doe^Jane^Mary^Jr^Dr^^^A"
+    assert pid[7:9] == ["19600101", "F"]
+
+
+def test_the_order_is_from_the_request_attributes(tmp_path: Path) -> None:
+    values = {"RequestAttributesSequence": [order()], "AccessionNumber": "A-1"}
+    (obr,) = segments(text(made(tmp_path, values)), "OBR")
+
+    assert obr[2:5] == ["P-17^ORDERS", "F-18", "XR0042^Lower leg, two views^99HOSP"]
+    assert obr[18:20] == ["A-1", "RP-19"]
+    assert obr[24] == "RAD"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"AccessionNumber": "A-1"}, ["", "A-1", "^Constancy test"]),
+        ({"StudyDescription": None}, ["", "", "43468-8^XR unspecified body region^LN"]),
+        (
+            {
+                "PlacerOrderNumberImagingServiceRequest": "P",
+                "FillerOrderNumberImagingServiceRequest": "F",
+            },
+            ["P", "F", "^Constancy test"],
+        ),
+    ],
+)
+def test_without_an_order_the_study_identifies_the_report(
+    values: dict[str, object], expected: list[str], tmp_path: Path
+) -> None:
+    (obr,) = segments(text(made(tmp_path, values)), "OBR")
+
+    assert obr[2:5] == expected
+
+
+def test_a_later_analysis_is_a_correction(tmp_path: Path) -> None:
+    message = text(made(tmp_path, is_correction=True))
+    (obr,) = segments(message, "OBR")
+
+    assert obr[25] == "C"
+    assert {each[11] for each in segments(message, "OBX")} == {"C"}
+    assert segments(text(made(tmp_path)), "OBR")[0][25] == "P"
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 192", JAPANESE),
+        ("ISO_IR 127", ARABIC),
+        ("ISO_IR 100", "Müller^Zoë"),
+        ("ISO_IR 192", "A\\F\\|B&C~^Jane"),
+        ("ISO_IR 192", "\\H\\X0D\\^\u3000x"),
+    ],
+)
+def test_names_reach_a_foreign_parser_unchanged(
+    character_set: str, name: str, tmp_path: Path
+) -> None:
+    hl7 = pytest.importorskip("hl7", reason="python-hl7 is not installed")
+    values = {"SpecificCharacterSet": character_set, "PatientName": name}
+
+    message = hl7.parse(written(made(tmp_path, values)))
+
+    read = [
+        "^".join(message.unescape(str(each)) for each in repetition[:2])
+        for repetition in message.segment("PID")(5)
+    ]
+    assert "=".join(read) == name
+
+
+@given(st.text())
+def test_an_escaped_text_has_no_delimiters_and_no_control_characters(
+    value: str,
+) -> None:
+    encoded = escaped(value)
+
+    assert not set(encoded) & {"|", "^", "~", "&", "\r", "\n", "\x0b", "\x1c"}
+    assert unescaped(encoded) == value
+
+
+def test_equal_results_have_equal_messages(tmp_path: Path) -> None:
+    dataset = phantom_dataset(PHANTOM)
+    uids = {each: dataset[each].value for each in ("SOPInstanceUID",)}
+    uids |= {"StudyInstanceUID": "1.2.3", "StudyTime": "101500"}
+    uids |= {"AcquisitionTime": "101500"}
+    first, again = (made(tmp_path, uids) for _ in range(2))
+    other = made(tmp_path, uids | {"PatientID": "other"})
+    (msh,) = segments(text(first), "MSH")
+
+    assert first == again
+    assert other.sop_instance_uid != first.sop_instance_uid
+    assert msh[9] == control_id_of(first.sop_instance_uid)
+    assert len(msh[9]) == 20
+    assert segments(text(other), "MSH")[0][9] != msh[9]
+    assert msh[6] == "20260304050607+0000"
+
+
+def test_a_message_reports_several_images_in_groups(tmp_path: Path) -> None:
+    source = read_source(received(phantom_dataset(PHANTOM), tmp_path))
+    image = replace(read_image(source), side=Code("24028007", "SCT", "Right"))
+    answers = [
+        ImageAnswer(image, OperatingPoint.NONE, "No Fracture", 0.01),
+        ImageAnswer(replace(image, sop_instance_uid="1.2.9"), None, "Failed: broken"),
+    ]
+
+    message = oru_message(read_study(source), answers, MODEL, "ID", is_correction=False)
+
+    found = [each[4] for each in segments(message, "OBX") if each[3] == FRACTURE]
+    uids = [
+        (each[4], each[5])
+        for each in segments(message, "OBX")
+        if each[3].startswith("SOP_INSTANCE_UID")
+    ]
+    assert found == ["1", "2"]
+    assert uids == [("1", image.sop_instance_uid), ("2", "1.2.9")]
+    numbers = [each[1] for each in segments(message, "OBX")]
+    assert numbers == [str(number) for number in range(1, len(numbers) + 1)]
+
+
+def test_invalid_codes_and_dates_are_omitted(tmp_path: Path) -> None:
+    dataset = phantom_dataset(PHANTOM)
+    instance = received(dataset, tmp_path)
+    content = instance.path.read_bytes()
+    content = content.replace(b"19600101", b"unknown ")
+    instance.path.write_bytes(content.replace(b"CS\x02\x00O ", b"CS\x02\x00\xfc "))
+
+    study = read_study(read_source(instance))
+
+    assert (study.birth_date, study.sex) == ("", "")
+
+
+@pytest.mark.parametrize("character_set", ["", "ISO_IR 6", "ISO_IR 999"])
+def test_bytes_of_an_undeclared_character_set_are_not_guessed(
+    character_set: str, tmp_path: Path
+) -> None:
+    """They are Greek here, and would be other letters in Latin 1."""
+    dataset = phantom_dataset(PHANTOM)
+    dataset.SpecificCharacterSet = "ISO_IR 126"
+    dataset.PatientName = "Διονυσιος"
+    instance = received(dataset, tmp_path)
+    content = instance.path.read_bytes()
+    padded = character_set.ljust(10).encode()
+    instance.path.write_bytes(content.replace(b"ISO_IR 126", padded))
+
+    study = read_study(read_source(instance))
+
+    assert study.names[0].family == "\N{REPLACEMENT CHARACTER}" * 9
+
+
+def test_mutated_headers_give_messages_or_errors_of_the_analysis(
+    tmp_path: Path,
+) -> None:
+    outcomes = set[str]()
+    path = tmp_path / "mutated.dcm"
+    for sample in mutations(originals(150_000), seed=7, count=60):
+        instance = replace(received(phantom_dataset(PHANTOM), tmp_path), path=path)
+        path.write_bytes(sample.part10)
+        try:
+            (result,) = encode_notice(instance, ("Failed", "x"), MODEL, OPTIONS)
+        except AnalysisError:
+            outcomes.add("error")
+            continue
+        lines = text(result).split("\r")[:-1]
+        outcomes.add("message")
+        assert {each[:4] for each in lines} == {"MSH|", "PID|", "OBR|", "OBX|"}
+
+    assert outcomes == {"error", "message"}
+
+
+@pytest.mark.usefixtures("common_decoders")
+def test_the_confined_decoder_decodes_names_in_every_character_set(
+    tmp_path: Path,
+) -> None:
+    """The decoder cannot load a codec, so all codecs must be loaded before."""
+    names = {
+        "ISO_IR 100": "Müller",
+        "ISO_IR 101": "Dvořák",
+        "ISO_IR 109": "Ħal",
+        "ISO_IR 110": "Ķauķis",
+        "ISO_IR 144": "Люкс",
+        "ISO_IR 127": "قباني",
+        "ISO_IR 126": "Διονυσιος",
+        "ISO_IR 138": "שרון",
+        "ISO_IR 148": "Çavuşoğlu",
+        "ISO_IR 13": "ﾔﾏﾀﾞ",
+        "ISO_IR 166": "นามสกุล",
+        "ISO_IR 192": "山田",
+        "GB18030": "王",
+        "GBK": "王",
+        "\\ISO 2022 IR 87": "Yamada=山田",
+        "\\ISO 2022 IR 159": "Yamada=丂",
+        "\\ISO 2022 IR 149": "Hong=洪",
+    }
+    with closing(DecoderProcess(timeout_s=20, memory_mb=1024)) as child:
+        for character_set, name in names.items():
+            dataset = phantom_dataset(PHANTOM)
+            dataset.SpecificCharacterSet = character_set.split("\\")
+            dataset.PatientName = name
+            instance = received(dataset, tmp_path)
+            (result,) = child.run(
+                encode_file, instance, PHANTOM.radiograph(), FINDING, OPTIONS
+            )
+            (pid,) = segments(text(result), "PID")
+            groups = [each.partition("^")[0] for each in pid[5].split("~")]
+            assert groups == name.split("="), character_set
