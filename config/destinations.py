@@ -405,7 +405,7 @@ class Hl7Destination(_Destination, TcpPeer):
     """A RIS or an interface engine that receives HL7 v2 messages over MLLP.
 
     Attributes:
-        per: What one message reports: "image" is one received instance.
+        per: What one message reports: all images of an examination, or one image.
         version: Version ID (MSH-12).
         character_set: The character set of the messages (MSH-18).
         acknowledgment: The acknowledgment mode (HL7 v2.5.1 2.9). "original" means that
@@ -424,7 +424,7 @@ class Hl7Destination(_Destination, TcpPeer):
     modality: Literal["OT"] = "OT"
     transfer_syntax: Literal["uncompressed"] = "uncompressed"
     commitment: Literal[False] = False
-    per: Literal["image"]
+    per: Literal["examination", "image"] = "examination"
     version: Literal["2.3.1", "2.4", "2.5", "2.5.1"] = "2.5.1"
     character_set: CharacterSet = "utf-8"
     acknowledgment: Literal["original", "enhanced"] = "original"
@@ -438,7 +438,7 @@ class Hl7Destination(_Destination, TcpPeer):
     @property
     def result_types(self) -> tuple[str, ...]:
         """The type of the message, which also reports that there is no result."""
-        return ("hl7_message",)
+        return ("hl7_message",) if self.per == "image" else ("exam_hl7_message",)
 
     @property
     def address_text(self) -> str:

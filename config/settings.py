@@ -16,7 +16,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from config.access import ApiSettings
 from config.base import AeTitle, CallerTitle, Host, Network, Port, Table
@@ -187,6 +194,24 @@ class Settings(Table):
     destinations: Annotated[
         tuple[Destination, ...], AfterValidator(names_are_unique)
     ] = ()
+
+    @field_validator("destinations")
+    @classmethod
+    def _check_examinations(
+        cls, destinations: tuple[Destination, ...], info: ValidationInfo
+    ) -> tuple[Destination, ...]:
+        """Check that a destination that gets only examinations gets something."""
+        exam = info.data.get("exam")  # absent if it is wrong
+        if exam is None or exam.quiet_s:
+            return destinations
+        for each in destinations:
+            if all(kind.startswith("exam_") for kind in each.result_types):
+                raise ValueError(
+                    f"the destination {each.name} gets only results about "
+                    "examinations, but quiet_s = 0 under [exam] makes none; set "
+                    "quiet_s, or request other results"
+                )
+        return destinations
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:

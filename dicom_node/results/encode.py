@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dicom_node.dataset.part10 import pydicom_silenced
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.encoding import ResultObject, ResultOptions
+from dicom_node.results.exam_hl7_message import exam_hl7_message
 from dicom_node.results.exam_report import exam_report
 from dicom_node.results.exam_summary import exam_summary
 from dicom_node.results.examination import Examination
@@ -16,6 +17,7 @@ from dicom_node.results.notice import notice
 from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
 from dicom_node.results.presentation_state import presentation_state
 from dicom_node.results.result_kinds import (
+    EXAM_HL7_MESSAGE,
     EXAM_REPORT,
     EXAM_SUMMARY,
     HL7_MESSAGE,
@@ -124,7 +126,7 @@ def encode_notice(
 def encode_examination(
     examination: Examination, model: ModelIdentity, options: ResultOptions
 ) -> tuple[ResultObject, ...]:
-    """Return DICOM objects that report all images of a study.
+    """Return the objects that report all images of a study.
 
     Args:
         examination: The examination. Only the headers of its files are read.
@@ -150,4 +152,6 @@ def encode_examination(
                 made += exam_summary(read, model, options, kind)
             elif kind.object_type == EXAM_REPORT:
                 made.append(exam_report(read, model, options))
+            elif kind.object_type == EXAM_HL7_MESSAGE:
+                made.append(exam_hl7_message(read, model))
         return tuple(made)

@@ -17,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_node.dataset.file_meta import file_head
-from dicom_node.results.result_kinds import HL7_MESSAGE, ResultKind
+from dicom_node.results.result_kinds import HL7_MESSAGES, ResultKind
 from dicom_node.uids import derived_uid
 
 Elements = dict[int, bytes]
@@ -80,7 +80,7 @@ class ResultObject:
             ValueError: `kind` is not the name of a kind, or a UID is invalid.
         """
         uids = [self.sop_instance_uid]
-        if self.kind != HL7_MESSAGE:
+        if self.kind not in HL7_MESSAGES:
             uids.append(self.sop_class_uid)
         if not (_KIND_NAME.fullmatch(self.kind) and all(map(_UID.fullmatch, uids))):
             raise ValueError("The name of a result kind and two UIDs are expected")
@@ -88,7 +88,7 @@ class ResultObject:
     @property
     def extension(self) -> str:
         """The extension of the file: ".dcm" for a Part 10 file, or ".hl7"."""
-        return ".hl7" if self.kind == HL7_MESSAGE else ".dcm"
+        return ".hl7" if self.kind in HL7_MESSAGES else ".dcm"
 
 
 def encoded(tag: int, vr: str, value: bytes) -> bytes:

@@ -45,6 +45,8 @@ class ExaminationImage:
             there is a finding.
         thumbnail: The image with its finding, as `draw_picture` returns it. None if it
             could not be drawn; then the row has no picture, and the report no region.
+        displayed_shape: (rows, columns) of the radiograph as displayed; None if it is
+            not known.
         same_picture_as: Id (`ReceivedInstance.id`) of another image of the examination
             that stands for this one, because it has the same picture, or because it is
             the For Presentation image that was made from this one. None if there is
@@ -59,6 +61,7 @@ class ExaminationImage:
     state_and_reason: tuple[str, str] | None = None
     thumbnail: Thumbnail | None = None
     same_picture_as: str | None = None
+    displayed_shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError if the image has no outcome."""

@@ -88,6 +88,7 @@ class ImageAnswer:
         summary: The result, or the reason why there is none, in words.
         probability: Probability of a fracture in [0, 1]; None without a result.
         arrow: The point to which the arrow points, in words; empty without an arrow.
+        group: The number of the image in the message (OBX-4).
     """
 
     image: ImageValues
@@ -95,6 +96,36 @@ class ImageAnswer:
     summary: str
     probability: float | None = None
     arrow: str = ""
+    group: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAnswer:
+    """What a message says about all images of an examination.
+
+    Attributes:
+        answer: The most serious operating point; None if the examination has no result.
+        summary: The answer and the numbers of images, in words.
+    """
+
+    answer: OperatingPoint | None
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderResult:
+    """What a message says about the images of one order.
+
+    Attributes:
+        study: The patient, the order and the study.
+        answers: The images, in their order.
+        examination: The answer for the whole examination; None if the message is about
+            one image.
+    """
+
+    study: StudyValues
+    answers: Sequence[ImageAnswer]
+    examination: StudyAnswer | None = None
 
 
 def hl7_message(
@@ -116,7 +147,7 @@ def hl7_message(
         finding.operating_point,
         headline(finding),
         finding.probability,
-        _arrow(radiograph, finding),
+        arrow_text(finding, radiograph.pixels.shape),
     )
     return _result(source, answer, finding.model, options)
 
@@ -145,8 +176,7 @@ def hl7_message_without_result(
 
 
 def oru_message(
-    study: StudyValues,
-    answers: Sequence[ImageAnswer],
+    orders: Sequence[OrderResult],
     model: ModelIdentity,
     control_id: str,
     *,
@@ -155,29 +185,41 @@ def oru_message(
     """Return an ORU^R01 message (HL7 v2.5.1 7.3.1), with its segment terminators.
 
     Args:
-        study: The patient, the order and the study.
-        answers: What the message says about each image, in the order of the images.
+        orders: What the message says about each order, at least one. The patient is
+            that of the first.
         model: The model.
         control_id: Message Control ID (MSH-10).
         is_correction: Whether the message replaces an earlier message.
     """
     status = _CORRECTED if is_correction else _PRELIMINARY
-    observations = [
-        *_study_observations(study, model),
-        *(
-            each
-            for number, answer in enumerate(answers, 1)
-            for each in _image_observations(answer, str(number))
-        ),
-    ]
+    study = orders[0].study
     return "".join(
         (
             _header(study.reported_at, control_id),
             _patient(study),
-            _order(study, status),
             *(
-                _observation(each, number, study, status)
-                for number, each in enumerate(observations, 1)
+                _order_segments(each, number, model, status)
+                for number, each in enumerate(orders, 1)
+            ),
+        )
+    )
+
+
+def _order_segments(
+    order: OrderResult, number: int, model: ModelIdentity, status: str
+) -> str:
+    """Return OBR, and an OBX segment for each observation (ORDER_OBSERVATION)."""
+    observations = [
+        *_study_observations(order.study, model),
+        *_examination_observations(order.examination),
+        *(each for answer in order.answers for each in _image_observations(answer)),
+    ]
+    return "".join(
+        (
+            _order(order.study, number, status),
+            *(
+                _observation(each, place, order.study, status)
+                for place, each in enumerate(observations, 1)
             ),
         )
     )
@@ -192,19 +234,43 @@ def control_id_of(uid: str) -> str:
 def _result(
     source: Source, answer: ImageAnswer, model: ModelIdentity, options: ResultOptions
 ) -> ResultObject:
-    study, correction = read_study(source), options.is_correction
-    content = oru_message(study, [answer], model, "", is_correction=correction)
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    uid = derived_uid(HL7_MESSAGE, digest)
+    order = OrderResult(read_study(source), [answer])
+    correction = options.is_correction
+    return message_object(HL7_MESSAGE, [order], model, is_correction=correction)
+
+
+def message_object(
+    kind: str,
+    orders: Sequence[OrderResult],
+    model: ModelIdentity,
+    *,
+    is_correction: bool,
+) -> ResultObject:
+    """Return a message as a result object. Its UID is derived from its content.
+
+    Args:
+        kind: `ResultKind.name` of the object.
+        orders: As for `oru_message`.
+        model: The model.
+        is_correction: Whether the message replaces an earlier message.
+    """
+    content = oru_message(orders, model, "", is_correction=is_correction)
+    uid = derived_uid(kind, hashlib.sha256(content.encode()).hexdigest())
     control_id = control_id_of(uid)
-    message = oru_message(study, [answer], model, control_id, is_correction=correction)
-    return ResultObject(HL7_MESSAGE, "", str(uid), message.encode())
+    message = oru_message(orders, model, control_id, is_correction=is_correction)
+    return ResultObject(kind, "", str(uid), message.encode())
 
 
-def _arrow(radiograph: Radiograph, finding: Finding) -> str:
+def arrow_text(finding: Finding, displayed_shape: tuple[int, ...]) -> str:
+    """Return the point to which the arrow of a finding points, in words.
+
+    Args:
+        finding: The finding. Without an arrow, the text is empty.
+        displayed_shape: (rows, columns) of the radiograph as displayed.
+    """
     if finding.arrow is None:
         return ""
-    (column, row), (rows, columns) = finding.arrow.tip, radiograph.pixels.shape
+    (column, row), (rows, columns) = finding.arrow.tip, displayed_shape
     return (
         f"column {column:.0f}, row {row:.0f} of the image as displayed "
         f"({columns} columns, {rows} rows)"
@@ -243,9 +309,19 @@ def _study_observations(study: StudyValues, model: ModelIdentity) -> list[_Obser
     ]
 
 
-def _image_observations(answer: ImageAnswer, group: str) -> list[_Observation]:
+def _examination_observations(examination: StudyAnswer | None) -> list[_Observation]:
+    """Return the observations about all images; empty if the message is about one."""
+    if examination is None:
+        return []
+    return [
+        _fracture(examination.answer, ""),
+        _Observation(COMMENT, escaped(examination.summary), "TX"),
+    ]
+
+
+def _image_observations(answer: ImageAnswer) -> list[_Observation]:
     """Return the observations of one image; those without a value are omitted."""
-    image = answer.image
+    image, group = answer.image, answer.group
     site = image.body_part or Code("", "", image.body_part_text)
     probability = "" if answer.probability is None else f"{answer.probability:.4f}"
     units = _coded(NO_UNITS)
@@ -258,16 +334,16 @@ def _image_observations(answer: ImageAnswer, group: str) -> list[_Observation]:
         _Observation(SOP_INSTANCE_UID, escaped(image.sop_instance_uid), "ST", group),
     )
     return [
-        _fracture(answer, group),
+        _fracture(answer.answer, group),
         _Observation(COMMENT, escaped(answer.summary), "TX", group),
         *(each for each in optional if each.value),
     ]
 
 
-def _fracture(answer: ImageAnswer, group: str) -> _Observation:
-    if answer.answer is None:
+def _fracture(answer: OperatingPoint | None, group: str) -> _Observation:
+    if answer is None:
         return _Observation(FRACTURE_OF_BONE, "", "CE", group, has_result=False)
-    presence, flag = _ANSWERS[answer.answer]
+    presence, flag = _ANSWERS[answer]
     return _Observation(FRACTURE_OF_BONE, _coded(presence), "CE", group, flag=flag)
 
 
@@ -299,12 +375,12 @@ def _patient(study: StudyValues) -> str:
     )
 
 
-def _order(study: StudyValues, status: str) -> str:
+def _order(study: StudyValues, number: int, status: str) -> str:
     filler = study.filler if study.filler.value else study.accession
     return segment(
         "OBR",
         {
-            1: "1",
+            1: str(number),
             2: _entity(study.placer),
             3: _entity(filler),
             4: _coded(study.procedure),

@@ -7,9 +7,9 @@ from typing import Literal
 from config.destinations import Destination
 
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
-HL7_MESSAGE = "hl7_message"
 
 EXAM_SUMMARY, EXAM_REPORT = "exam_summary", "exam_report"
+HL7_MESSAGE, EXAM_HL7_MESSAGE = "hl7_message", "exam_hl7_message"
 
 CAPTURES = SECONDARY_CAPTURE, NOTICE
 """Object types that are Secondary Captures of one image.
@@ -17,7 +17,10 @@ CAPTURES = SECONDARY_CAPTURE, NOTICE
 Each of them has several kinds.
 """
 
-EXAMINATIONS = EXAM_SUMMARY, EXAM_REPORT
+HL7_MESSAGES = HL7_MESSAGE, EXAM_HL7_MESSAGE
+"""Object types that are HL7 messages, not DICOM objects."""
+
+EXAMINATIONS = EXAM_SUMMARY, EXAM_REPORT, EXAM_HL7_MESSAGE
 """Object types that are made for a whole examination instead of one image."""
 
 WITHOUT_RESULT = NOTICE, HL7_MESSAGE
@@ -36,8 +39,8 @@ class ResultKind:
 
     Attributes:
         object_type: "heatmap", "presentation_state", "secondary_capture",
-            "structured_report", "notice", "hl7_message", "exam_summary" or
-            "exam_report".
+            "structured_report", "notice", "hl7_message", "exam_summary",
+            "exam_report" or "exam_hl7_message".
         modality: The Modality (0008,0060) of a Secondary Capture: "OT", or "source" for
             the modality of the source.
         lossy: Whether the pixels of a Secondary Capture are written as JPEG.
@@ -68,6 +71,7 @@ _LABELS = {
     HL7_MESSAGE: "HL7 Message",
     EXAM_SUMMARY: "Examination Summary",
     EXAM_REPORT: "Examination Report",
+    EXAM_HL7_MESSAGE: "Examination HL7 Message",
 }
 
 

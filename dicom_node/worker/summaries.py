@@ -170,13 +170,13 @@ class Summaries:
         instance = self.journal.received_instance(record)
         if not file_exists(instance.path):  # removed by retention
             instance = replace(instance, path=NO_FILE)
-        state_and_reason, finding = None, None
+        state_and_reason, finding, shape = None, None, None
         if record.probability is None:
             failed = record.state == InstanceState.FAILED
             state = "Failed" if failed else "Not analyzed"
             state_and_reason = state, record.reason
         elif drawing := self.journal.examinations.drawing(record.id):
-            finding = _finding(record, drawing)
+            finding, shape = _finding(record, drawing), drawing.picture_shape
         elif record.model_digest == identity.digest:
             # The files were removed, and the drawing with them.
             nothing = np.zeros((1, 1), np.float32)
@@ -188,6 +188,7 @@ class Summaries:
             finding,
             state_and_reason,
             same_picture_as=outcome.same_picture_as,
+            displayed_shape=shape,
         )
 
     def _is_made(self, inputs: SummaryInputs, pipeline: Pipeline) -> bool:
@@ -202,13 +203,12 @@ class Summaries:
 
     def _store(self, record: InstanceRecord, made: ResultObject) -> StoredResult:
         name = f"{record.id}-{made.kind}-{made.sop_instance_uid}"
+        store = partial(self.spool.store_result, name, made.content, made.extension)
         return StoredResult(
             kind=made.kind,
             sop_class_uid=made.sop_class_uid,
             sop_instance_uid=made.sop_instance_uid,
-            path=retry_until_available(
-                lambda: self.spool.store_result(name, made.content)
-            ),
+            path=retry_until_available(store),
         )
 
 

@@ -391,6 +391,22 @@ port = 2575
 """
 
 
+@pytest.mark.parametrize(
+    ("destination", "name"),
+    [
+        (PACS + 'results = ["exam_summary"]\n', "pacs"),
+        (RIS.replace('"image"', '"examination"'), "ris"),
+    ],
+)
+def test_destination_without_results_is_refused_if_no_examination_is_summarized(
+    destination: str, name: str, tmp_path: Path
+) -> None:
+    (error,) = reported_errors(tmp_path, "[exam]\nquiet_s = 0\n" + destination)
+
+    assert f"the destination {name} gets only results about examinations" in error
+    assert read(tmp_path, "[exam]\nquiet_s = 1\n" + destination).exam.quiet_s == 1
+
+
 def test_every_type_of_destination_has_its_own_keys(tmp_path: Path) -> None:
     own = 'token_env = "PACS_KEY"\nca_bundle = "own.pem"\n'
     text = PACS + SENDER + "retry_days = 1\n" + STOW + own
@@ -453,11 +469,6 @@ def test_destinations_of_different_types_with_one_name_are_refused(
             STOW.replace("url", "#"),
             "destinations.0.url: missing; it has no default",
             id="no url",
-        ),
-        pytest.param(
-            RIS.replace("per", "#"),
-            "destinations.0.per: missing; it has no default",
-            id="no per",
         ),
         pytest.param(
             RIS + 'results = ["heatmap"]\n',

@@ -16,7 +16,12 @@ from dicom_node.errors import AnalysisError
 from dicom_node.results.encode import encode_file, encode_notice
 from dicom_node.results.encoding import ResultObject
 from dicom_node.results.hl7_encoding import escaped
-from dicom_node.results.hl7_message import ImageAnswer, control_id_of, oru_message
+from dicom_node.results.hl7_message import (
+    ImageAnswer,
+    OrderResult,
+    control_id_of,
+    oru_message,
+)
 from dicom_node.results.hl7_values import read_image, read_study
 from dicom_node.results.source import read_source
 from inference.finding import OperatingPoint
@@ -265,10 +270,13 @@ def test_a_message_reports_several_images_in_groups(tmp_path: Path) -> None:
     image = replace(read_image(source), side=Code("24028007", "SCT", "Right"))
     answers = [
         ImageAnswer(image, OperatingPoint.NONE, "No Fracture", 0.01),
-        ImageAnswer(replace(image, sop_instance_uid="1.2.9"), None, "Failed: broken"),
+        ImageAnswer(
+            replace(image, sop_instance_uid="1.2.9"), None, "Failed: broken", group="2"
+        ),
     ]
+    order = OrderResult(read_study(source), answers)
 
-    message = oru_message(read_study(source), answers, MODEL, "ID", is_correction=False)
+    message = oru_message([order], MODEL, "ID", is_correction=False)
 
     found = [each[4] for each in segments(message, "OBX") if each[3] == FRACTURE]
     uids = [

@@ -1,0 +1,90 @@
+"""The HL7 message about an examination: an ORU^R01 with all images of a study.
+
+The images of each order follow the OBR segment of the order. So a RIS that identifies
+results by the accession number gets the answer of the examination under each of them.
+"""
+
+from collections.abc import Sequence
+
+from dicom_node.results.encoding import ResultObject
+from dicom_node.results.examination_source import ExaminationSource, SourceImage
+from dicom_node.results.examination_text import headline as headline_of
+from dicom_node.results.examination_text import outcome, revision_text
+from dicom_node.results.hl7_message import (
+    ImageAnswer,
+    OrderResult,
+    StudyAnswer,
+    arrow_text,
+    message_object,
+)
+from dicom_node.results.hl7_values import StudyValues, read_image, read_study
+from dicom_node.results.provenance import plain
+from dicom_node.results.result_kinds import EXAM_HL7_MESSAGE
+from inference.drawing.caption import headline
+from inference.finding import ModelIdentity
+
+
+def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObject:
+    """Return the message that reports an examination.
+
+    If no fracture is reported and an image has no answer, the message has no answer for
+    the examination, because an answer would look negative.
+
+    Args:
+        read: The examination.
+        model: The model of the node.
+
+    Raises:
+        AnalysisError: A sequence of a header cannot be read.
+    """
+    examination = read.examination
+    counts = examination.counts
+    is_answered = counts.fractures or examination.is_negative
+    texts = headline_of(counts), revision_text(examination)
+    answer = StudyAnswer(
+        examination.answer if is_answered else None,
+        ". ".join(each for each in texts if each),
+    )
+    orders = [
+        OrderResult(study, [_answer(each, read) for each in images], answer)
+        for study, images in _by_order(read)
+    ]
+    correction = examination.revision > 1
+    return message_object(EXAM_HL7_MESSAGE, orders, model, is_correction=correction)
+
+
+def _by_order(
+    read: ExaminationSource,
+) -> Sequence[tuple[StudyValues, list[SourceImage]]]:
+    """Return the images by order, each order with the values of its first image.
+
+    An image with a header that cannot be read belongs to the first order.
+    """
+    first = read_study(read.first)
+    orders = {_key(first): (first, list[SourceImage]())}
+    for each in read.images:
+        study = read_study(each.source) if len(each.source.dataset) else first
+        _, images = orders.setdefault(_key(study), (study, []))
+        images.append(each)
+    return [*orders.values()]
+
+
+def _key(study: StudyValues) -> tuple[str, str, str]:
+    return study.accession.value, study.filler.value, study.placer.value
+
+
+def _answer(each: SourceImage, read: ExaminationSource) -> ImageAnswer:
+    image, values = each.image, read_image(each.source)
+    group, finding = str(each.number), image.finding
+    if finding is None or image.same_picture_as:
+        summary = ": ".join(outcome(image, read.numbers))
+        return ImageAnswer(values, None, plain(summary, 1000), group=group)
+    shape = image.displayed_shape
+    return ImageAnswer(
+        values,
+        finding.operating_point,
+        headline(finding),
+        finding.probability,
+        arrow_text(finding, shape) if shape else "",
+        group,
+    )

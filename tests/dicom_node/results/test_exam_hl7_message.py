@@ -1,0 +1,142 @@
+"""The HL7 message about an examination, read as a receiver reads it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dicom_node.results.encode import encode_examination
+from dicom_node.results.examination import (
+    ExaminationImage,
+    conclude,
+)
+from dicom_node.results.predecessor import Predecessor
+from dicom_node.results.result_kinds import ResultKind
+from tests.support.examinations import (
+    DEFINITE,
+    DOUBTFUL,
+    MODEL,
+    NEGATIVE,
+    NOT_ANALYZED,
+    OPTIONS,
+    Studies,
+)
+from tests.support.hl7_messages import segments
+
+pytestmark = pytest.mark.unit
+
+MESSAGE = replace(OPTIONS, kinds=(ResultKind("exam_hl7_message"),))
+FRACTURE = "125605004^Fracture of bone^SCT"
+ABSENT, SUSPECTED, PRESENT = (
+    "272519000^Absent^SCT",
+    "415684004^Suspected^SCT",
+    "52101004^Present^SCT",
+)
+
+
+def message(
+    *images: ExaminationImage, predecessors: tuple[Predecessor, ...] = ()
+) -> str:
+    revision = 2 if predecessors else 1
+    (made,) = encode_examination(
+        conclude(images, revision, predecessors), MODEL, MESSAGE
+    )
+    assert (made.kind, made.sop_class_uid, made.extension) == (
+        "exam_hl7_message",
+        "",
+        ".hl7",
+    )
+    return made.content.decode()
+
+
+def answers(text: str) -> list[tuple[str, str, str, str]]:
+    """Return group, value, flag and status of each answer."""
+    return [
+        (each[4], each[5], each[8], each[11])
+        for each in segments(text, "OBX")
+        if each[3] == FRACTURE
+    ]
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Studies:
+    return Studies(tmp_path)
+
+
+def test_answers_are_those_of_the_examination_and_of_each_image(
+    studies: Studies,
+) -> None:
+    definite = replace(studies.image(1, DEFINITE), displayed_shape=(200, 150))
+    text = message(definite, studies.image(2, NEGATIVE), studies.image(3, NOT_ANALYZED))
+
+    assert answers(text) == [
+        ("", PRESENT, "A", "P"),
+        ("1", PRESENT, "A", "P"),
+        ("2", ABSENT, "N", "P"),
+        ("3", "", "", "X"),
+    ]
+    comments = {each[4]: each[5] for each in segments(text, "OBX") if each[2] == "TX"}
+    assert comments[""].startswith("Fracture suspected in 1 of 2 analyzed images")
+    assert comments["3"] == f"Not analyzed: {NOT_ANALYZED[1]}"
+    arrows = [each[5] for each in segments(text, "OBX") if "ARROW" in each[3]]
+    assert arrows == [
+        "column 75, row 105 of the image as displayed (150 columns, 200 rows)"
+    ]
+    assert len(segments(text, "OBR")) == 1
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [((NEGATIVE,), (ABSENT, "N", "P")), ((NOT_ANALYZED,), ("", "", "X"))],
+)
+def test_examination_is_negative_only_if_each_image_has_an_answer(
+    others: tuple[tuple[str, str], ...],
+    expected: tuple[str, str, str],
+    studies: Studies,
+) -> None:
+    images = [studies.image(n, each) for n, each in enumerate((NEGATIVE, *others), 1)]
+
+    assert answers(message(*images))[0] == ("", *expected)
+
+
+def test_images_follow_their_order_with_the_answer_of_the_examination(
+    studies: Studies,
+) -> None:
+    text = message(
+        studies.image(1, NEGATIVE, AccessionNumber="A1"),
+        studies.image(2, DOUBTFUL, AccessionNumber="A2"),
+        studies.image(3, NEGATIVE, AccessionNumber="A1"),
+    )
+
+    orders = segments(text, "OBR")
+    assert [(each[1], each[18]) for each in orders] == [("1", "A1"), ("2", "A2")]
+    first, second = text.split("\rOBR|2|")
+    groups = [
+        [group for group, *_ in answers(part)] for part in (first, "MSH\r" + second)
+    ]
+    assert groups == [["", "1", "3"], ["", "2"]]
+    both = [value for group, value, *_ in answers(text) if not group]
+    assert both == [SUSPECTED, SUSPECTED]
+
+
+def test_revision_is_a_correction(studies: Studies) -> None:
+    image = studies.image(1, NEGATIVE)
+    replaced = Predecessor("", "2.25.1", "", 1, 1)
+
+    first, second = message(image), message(image, predecessors=(replaced,))
+
+    assert [segments(each, "OBR")[0][25] for each in (first, second)] == ["P", "C"]
+    ids = {segments(each, "MSH")[0][9] for each in (first, second)}
+    assert len(ids) == 2
+    assert "It replaces revision 1 (1 image)" in second
+
+
+def test_same_picture_has_no_answer_of_its_own(studies: Studies) -> None:
+    image = studies.image(1, NEGATIVE)
+    twin = studies.image(2, NEGATIVE, same_picture_as=image.instance.id)
+
+    assert answers(message(image, twin)) == [
+        ("", ABSENT, "N", "P"),
+        ("1", ABSENT, "N", "P"),
+        ("2", "", "", "X"),
+    ]
