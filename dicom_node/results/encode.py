@@ -12,7 +12,7 @@ from dicom_node.results.examination import Examination
 from dicom_node.results.examination_source import read_examination
 from dicom_node.results.heatmap import KIND as HEATMAP
 from dicom_node.results.heatmap import heatmap
-from dicom_node.results.hl7_message import hl7_message, hl7_message_without_result
+from dicom_node.results.hl7_result import hl7_message, hl7_message_without_result
 from dicom_node.results.notice import notice
 from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
 from dicom_node.results.presentation_state import presentation_state

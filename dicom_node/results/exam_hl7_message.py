@@ -10,13 +10,9 @@ from dicom_node.results.encoding import ResultObject
 from dicom_node.results.examination_source import ExaminationSource, SourceImage
 from dicom_node.results.examination_text import headline as headline_of
 from dicom_node.results.examination_text import outcome, revision_text
-from dicom_node.results.hl7_message import (
-    ImageAnswer,
-    OrderResult,
-    StudyAnswer,
-    arrow_text,
-    message_object,
-)
+from dicom_node.results.hl7_message import OrderResult
+from dicom_node.results.hl7_observations import ImageAnswer, StudyAnswer
+from dicom_node.results.hl7_result import arrow_text, message_object
 from dicom_node.results.hl7_values import StudyValues, read_image, read_study
 from dicom_node.results.provenance import plain
 from dicom_node.results.result_kinds import EXAM_HL7_MESSAGE

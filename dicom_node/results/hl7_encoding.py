@@ -9,6 +9,8 @@ both libraries.
 
 from collections.abc import Mapping
 
+from pydicom.sr.coding import Code
+
 SEPARATOR, ENCODING_CHARACTERS = "|", "^~\\&"
 
 _ESCAPED = {"\\": "E", "|": "F", "^": "S", "~": "R", "&": "T"}
@@ -49,3 +51,8 @@ def segment(name: str, fields: Mapping[int, str]) -> str:
     last = max((number for number, field in fields.items() if field), default=0)
     parts = (fields.get(number, "") for number in range(1, last + 1))
     return SEPARATOR.join((name, *parts)) + "\r"
+
+
+def coded(code: Code) -> str:
+    """Return a code as the data type CE."""
+    return components(code.value, code.meaning, code.scheme_designator)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +13,14 @@ import pytest
 from pydicom import Dataset
 
 from dicom_node.delivery.c_store import send
+from dicom_node.delivery.client import SEND_TIMEOUT_S
+from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.hl7_server import Hl7Server, accept, acknowledgment
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
 from inference.phantom.long_bone import draw_phantom
 from tests.support.hl7_messages import segments
-from tests.support.node import counts, history, serving, wait_for
+from tests.support.node import PATIENCE_S, counts, history, serving, wait_for
 
 pytestmark = pytest.mark.acceptance
 
@@ -38,6 +42,14 @@ file = "audit.xml"
 name = "ris"
 type = "hl7"
 per = "image"
+host = "127.0.0.1"
+port = {port}
+"""
+ARCHIVE = """
+[[destinations]]
+name = "archive"
+type = "dicom"
+ae_title = "ARCHIVE"
 host = "127.0.0.1"
 port = {port}
 """
@@ -140,3 +152,31 @@ def test_a_refusal_is_shown_with_its_text_and_logged_without_it(tmp_path: Path) 
     assert "AE Application Error: Quaxolotl is unknown" in row.reason
     assert "AE Application Error (the page shows its text)" in log
     assert "Quaxolotl" not in log
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    archive = start_archive(tmp_path / "archive")
+    yield archive
+    archive.stop()
+
+
+def test_a_ris_that_hangs_does_not_delay_the_archive(
+    archive: Archive, tmp_path: Path
+) -> None:
+    """The RIS accepts connections, and never responds."""
+    phantoms(tmp_path, ("A", "B", "C", "D", "E"))
+    config = tmp_path / "node.toml"
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        port = silent.getsockname()[1]
+        config.write_text(CONFIG.format(port=port) + ARCHIVE.format(port=archive.port))
+        with serving(config) as node:
+            paths = [tmp_path / f"{number}.dcm" for number in range(4)]
+            send(paths, node.address, calling_ae_title="TEST")
+            began = time.monotonic()
+            archive.wait(len(paths), timeout_s=PATIENCE_S)
+            seconds = time.monotonic() - began
+            unfinished = counts(config)
+
+    assert seconds < SEND_TIMEOUT_S
+    assert unfinished == {"delivering": len(paths)}

@@ -5,6 +5,7 @@ Each of them calls `Pipeline.analyze`, with the shipped model and a decoding chi
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from config.settings import load
 from dicom_node.analysis.pipeline import Analysis, Pipeline, make_pipeline
 from dicom_node.commands import analyze
 from dicom_node.demo.phantom_instance import phantom_dataset
@@ -22,6 +24,7 @@ from inference.classification.classifier import Classifier
 from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
+from tests.support.hl7_messages import FINDING, received, ris, segments
 from tests.support.http_client import LOOKING, bearing
 from tests.support.review_site import Review
 
@@ -147,3 +150,28 @@ def test_every_caller_says_why_an_unfamiliar_picture_is_not_analyzed(
     monkeypatch.setattr(Classifier, "classify", refuse)
 
     assert caller(site, file()) == "The picture is unlike those of the training."
+
+
+@pytest.mark.parametrize(("is_correction", "status"), [(False, "P"), (True, "C")])
+def test_hl7_messages_are_made_with_and_without_a_result(
+    is_correction: bool,  # noqa: FBT001 - a parameter
+    status: str,
+    tmp_path: Path,
+) -> None:
+    defaults = load(None, {})
+    settings = defaults.model_copy(update={"destinations": (ris(),)})
+    instance = received(DATASET, tmp_path)
+    pipeline = make_pipeline(settings)
+    with closing(pipeline.child):
+        (result,) = pipeline.encode(
+            instance, RADIOGRAPH, FINDING, is_correction=is_correction
+        )
+        (notice,) = pipeline.notices(
+            instance, ("Failed", "Broken."), is_correction=is_correction
+        )
+
+    for each, answer_status in ((result, status), (notice, "X")):
+        message = each.content.decode()
+        answers = [o for o in segments(message, "OBX") if o[3].startswith("125605004")]
+        assert segments(message, "OBR")[0][25] == status
+        assert [o[11] for o in answers] == [answer_status]

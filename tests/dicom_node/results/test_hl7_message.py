@@ -16,12 +16,9 @@ from dicom_node.errors import AnalysisError
 from dicom_node.results.encode import encode_file, encode_notice
 from dicom_node.results.encoding import ResultObject
 from dicom_node.results.hl7_encoding import escaped
-from dicom_node.results.hl7_message import (
-    ImageAnswer,
-    OrderResult,
-    control_id_of,
-    oru_message,
-)
+from dicom_node.results.hl7_message import OrderResult, oru_message
+from dicom_node.results.hl7_observations import ImageAnswer
+from dicom_node.results.hl7_result import control_id_of
 from dicom_node.results.hl7_values import read_image, read_study
 from dicom_node.results.source import read_source
 from inference.finding import OperatingPoint

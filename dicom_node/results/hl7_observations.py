@@ -1,0 +1,148 @@
+"""The observations of an HL7 message: the content of its OBX segments.
+
+They are coded as in the structured report.
+"""
+
+from dataclasses import dataclass
+
+from pydicom.sr.coding import Code
+
+from dicom_node.results.codes import (
+    ABSENT,
+    COMMENT,
+    FRACTURE_OF_BONE,
+    NO_UNITS,
+    PRESENT,
+    PROBABILITY,
+    SUSPECTED,
+)
+from dicom_node.results.hl7_encoding import coded, escaped
+from dicom_node.results.hl7_values import ImageValues, StudyValues
+from dicom_node.results.provenance import plain
+from inference.drawing.caption import DISCLAIMER
+from inference.finding import ModelIdentity, OperatingPoint
+
+STUDY_INSTANCE_UID = Code("110180", "DCM", "Study Instance UID")
+ALGORITHM_NAME = Code("111001", "DCM", "Algorithm Name")
+ALGORITHM_VERSION = Code("111003", "DCM", "Algorithm Version")
+LATERALITY = Code("111027", "DCM", "Image Laterality")
+VIEW = Code("111031", "DCM", "Image View")
+FINDING_SITE = Code("363698007", "SCT", "Finding Site")
+SOP_INSTANCE_UID = Code("SOP_INSTANCE_UID", "L", "SOP Instance UID")
+ARROW = Code("ARROW", "L", "Point to which the arrow points")
+NOTICE = Code("NOTICE", "L", "Notice")
+"""No standard code names the last three, so the coding system is "L", local."""
+
+NOTICE_TEXT = f"{DISCLAIMER}. For research only."
+
+_ANSWERS = {
+    OperatingPoint.NONE: (ABSENT, "N"),
+    OperatingPoint.DOUBTFUL: (SUSPECTED, "A"),
+    OperatingPoint.DEFINITE: (PRESENT, "A"),
+}
+"""The observation value, and the abnormal flag (HL7 table 0078)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswer:
+    """What a message says about one image.
+
+    Attributes:
+        image: What the header says about the content of the image.
+        answer: The operating point of the finding; None if there is no result.
+        summary: The result, or the reason why there is none, in words.
+        probability: Probability of a fracture in [0, 1]; None without a result.
+        arrow: The point to which the arrow points, in words; empty without an arrow.
+        group: The number of the image in the message (OBX-4).
+    """
+
+    image: ImageValues
+    answer: OperatingPoint | None
+    summary: str
+    probability: float | None = None
+    arrow: str = ""
+    group: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAnswer:
+    """What a message says about all images of an examination.
+
+    Attributes:
+        answer: The most serious operating point; None if the examination has no result.
+        summary: The answer and the numbers of images, in words.
+    """
+
+    answer: OperatingPoint | None
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The content of an OBX segment.
+
+    Attributes:
+        identifier: What was observed (OBX-3).
+        value: The encoded value (OBX-5).
+        value_type: The data type of the value (OBX-2).
+        group: The number of the image (OBX-4); empty for all images.
+        units: OBX-6.
+        flag: Abnormal flag (OBX-8).
+        has_result: False if the observation could not be made.
+    """
+
+    identifier: Code
+    value: str
+    value_type: str = "ST"
+    group: str = ""
+    units: str = ""
+    flag: str = ""
+    has_result: bool = True
+
+
+def study_observations(study: StudyValues, model: ModelIdentity) -> list[Observation]:
+    """Return the observations of the study: the notice, its UID and the model."""
+    return [
+        Observation(NOTICE, escaped(NOTICE_TEXT), "TX"),
+        Observation(STUDY_INSTANCE_UID, escaped(study.study_instance_uid)),
+        Observation(ALGORITHM_NAME, escaped(plain(model.name))),
+        Observation(ALGORITHM_VERSION, escaped(plain(model.version))),
+    ]
+
+
+def examination_observations(examination: StudyAnswer | None) -> list[Observation]:
+    """Return the observations about all images; empty if the message is about one."""
+    if examination is None:
+        return []
+    return [
+        _fracture(examination.answer, ""),
+        Observation(COMMENT, escaped(examination.summary), "TX"),
+    ]
+
+
+def image_observations(answer: ImageAnswer) -> list[Observation]:
+    """Return the observations of one image; those without a value are omitted."""
+    image, group = answer.image, answer.group
+    site = image.body_part or Code("", "", image.body_part_text)
+    probability = "" if answer.probability is None else f"{answer.probability:.4f}"
+    units = coded(NO_UNITS)
+    optional = (
+        Observation(PROBABILITY, probability, "NM", group, units),
+        Observation(ARROW, escaped(answer.arrow), "ST", group),
+        Observation(FINDING_SITE, coded(site), "CE", group),
+        Observation(LATERALITY, coded(image.side) if image.side else "", "CE", group),
+        Observation(VIEW, escaped(image.view), "ST", group),
+        Observation(SOP_INSTANCE_UID, escaped(image.sop_instance_uid), "ST", group),
+    )
+    return [
+        _fracture(answer.answer, group),
+        Observation(COMMENT, escaped(answer.summary), "TX", group),
+        *(each for each in optional if each.value),
+    ]
+
+
+def _fracture(answer: OperatingPoint | None, group: str) -> Observation:
+    if answer is None:
+        return Observation(FRACTURE_OF_BONE, "", "CE", group, has_result=False)
+    presence, flag = _ANSWERS[answer]
+    return Observation(FRACTURE_OF_BONE, coded(presence), "CE", group, flag=flag)
