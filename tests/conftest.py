@@ -225,14 +225,21 @@ def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
     return storage
 
 
+@pytest.fixture(scope="module")
+def common_engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
+    """The engine for all tests of a file. It keeps the statements that it compiled."""
+    engine = open_engine(migrated.database_url)
+    yield engine
+    engine.dispose()
+
+
 @pytest.fixture
-def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
+def engine(common_engine: sa.Engine) -> sa.Engine:
     """The engine of a database without rows.
 
     The rows of earlier tests are deleted, because a new database takes longer.
     """
-    engine = open_engine(migrated.database_url)
-    with engine.begin() as connection:
+    with common_engine.begin() as connection:
         leaves = commitment, delivered_object, delivery, result, event, patient, finding
         others = (
             instance,
@@ -245,9 +252,8 @@ def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
         )
         for table in (*leaves, feedback, *others, storage):
             connection.execute(table.delete())
-        connection.execute(work_item(engine).delete())
-    yield engine
-    engine.dispose()
+        connection.execute(work_item(common_engine).delete())
+    return common_engine
 
 
 @pytest.fixture
