@@ -10,9 +10,11 @@ from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
 
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.hl7_server import Hl7Server, accept
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
 from inference.phantom.long_bone import draw_phantom
+from tests.support.hl7_messages import segments
 from tests.support.node import Served, serving, wait_for
 
 pytestmark = pytest.mark.acceptance
@@ -35,6 +37,11 @@ ae_title = "PACS"
 host = "127.0.0.1"
 port = {port}
 results = ["exam_summary", "exam_report"]
+[[destinations]]
+name = "ris"
+type = "hl7"
+host = "127.0.0.1"
+port = {ris}
 """
 STUDY = "1.2.3.4"
 MOST_S = 60.0
@@ -45,6 +52,13 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
     archive = start_archive(tmp_path / "archive")
     yield archive
     archive.stop()
+
+
+@pytest.fixture
+def ris() -> Iterator[Hl7Server]:
+    server = Hl7Server(accept)
+    yield server
+    server.stop()
 
 
 def radiograph(folder: Path, number: int, **attributes: str) -> Path:
@@ -73,10 +87,10 @@ def objects(archive: Archive, count: int) -> dict[str, Dataset]:
 
 
 def test_examination_is_summarized_once_after_a_kill_and_again_after_a_late_image(
-    tmp_path: Path, archive: Archive
+    tmp_path: Path, archive: Archive, ris: Hl7Server
 ) -> None:
     config = tmp_path / "node.toml"
-    config.write_text(NODE.format(port=archive.port))
+    config.write_text(NODE.format(port=archive.port, ris=ris.port))
     first, chest = (
         radiograph(tmp_path, 1),
         radiograph(tmp_path, 2, BodyPartExamined="CHEST"),
@@ -93,6 +107,8 @@ def test_examination_is_summarized_once_after_a_kill_and_again_after_a_late_imag
         assert node.stop() == 0
 
     assert len(archive.log) == 4  # nothing was sent twice
+    (first_order,), (late_order,) = (segments(each, "OBR") for each in ris.messages)
+    assert (first_order[25], late_order[25]) == ("P", "C")
     page, report = made[SecondaryCaptureImageStorage], made[Comprehensive3DSRStorage]
     assert "1 image was not analyzed" in page.ImageComments
     assert len(page.SourceImageSequence) == 2
