@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -393,6 +394,38 @@ def test_journal_and_queries_agree_about_an_answer(
     assert (found.probability, found.operating_point) == (0.75, "definite")
 
 
+def test_the_same_images_count_as_in_the_summary(
+    engine: sa.Engine, examinations: Examinations, receive: Receive, tmp_path: Path
+) -> None:
+    pacs = destination("pacs", results=("exam_summary",))
+    journal = Journal(engine, tmp_path, [pacs], quiet_s=90)
+    analyses, ended = journal.analyses, InstanceState.NOT_ANALYZED
+    uid = {"sop_instance_uid": "1.2.3.4"}
+    old, same = receive("d1", **uid), receive("d2", **uid)
+    chest, processing, outdated, newest = (receive(f"d{n}") for n in range(3, 7))
+    header = replace(newest.header, sop_instance_uid=outdated.header.sop_instance_uid)
+    newest = replace(newest, header=header)
+    for each in (old, same, chest, processing, outdated, newest):
+        journal.record(each)
+    analyses.record_result(old.id, 1, ANSWER)
+    analyses.conclude(same.id, 1, Conclusion(ended, "", same_picture_as=old.id))
+    analyses.conclude(chest.id, 1, Conclusion(ended, "This is a chest."))
+    not_expected = Conclusion(ended, "Another image is analyzed.", is_expected=False)
+    analyses.conclude(processing.id, 1, not_expected)
+    for each in (outdated, newest):
+        analyses.record_result(each.id, 1, replace(ANSWER, picture_digest=each.id))
+
+    (found,) = listed(examinations)
+    assert found.summary is not None
+    inputs = journal.examinations.begin(found.id, found.summary.run)
+
+    assert inputs is not None
+    records = [each.record for each in inputs.images]
+    assert {each.id for each in records} == {old.id, chest.id, newest.id}
+    answered = [each for each in records if each.probability is not None]
+    assert (found.images, found.answered) == (len(records), len(answered)) == (3, 2)
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize(
     "criteria",
@@ -408,7 +441,8 @@ def test_first_page_of_100_000_images_is_fast(
 ) -> None:
     examinations = Examinations(many)
     times = {}
-    for by in (Order.RECEIVED, Order.PROBABILITY):
+    # The first query of each order also compiles the statements.
+    for by in (Order.RECEIVED, Order.PROBABILITY) * 2:
         began = time.monotonic()
         page = examinations.page(criteria, Sorting(by), number=1, size=50)
         times[by] = time.monotonic() - began
