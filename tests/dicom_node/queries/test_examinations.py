@@ -210,14 +210,38 @@ def test_each_image_counts_once(
     uid = {"sop_instance_uid": "1.2.3.4"}
     old = image(**uid, revision=1, **DEFINITE)
     new = image(**uid, revision=2, **NEGATIVE)
-    came_back = image(**DEFINITE, returned=1)
+    came_back = image(**DEFINITE, returned=1, sender="PACS")
     not_meant = image(**REFUSED, not_meant=1)
-    examine(engine, [old.id, new.id, came_back.id, not_meant.id])
+    examination_id = examine(engine, [old.id, new.id, came_back.id, not_meant.id])
+    summarize(engine, examination_id, "delivered", probability=0.9)
 
     (found,) = listed(examinations)
 
     assert (found.images, found.answered, found.instance_id) == (1, 1, new.id)
-    assert found.operating_point == "none"
+    assert (found.operating_point, found.senders) == ("none", ("ROOM1",))
+
+
+def test_revision_in_another_examination_replaces_no_image(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    uid = {"sop_instance_uid": "1.2.3.4"}
+    examine(engine, [image(**uid, revision=1, **DEFINITE).id])
+    examine(engine, [image(BEN, **uid, revision=2, **NEGATIVE).id])
+
+    assert [each.images for each in listed(examinations)] == [1, 1]
+
+
+def test_operating_point_decides_before_the_probability(
+    engine: sa.Engine, examinations: Examinations, image: Image
+) -> None:
+    # The images were analyzed by models with different thresholds.
+    definite = image(**DEFINITE | {"probability": 0.3})
+    examine(engine, [definite.id, image(**DOUBTFUL).id])
+
+    (found,) = listed(examinations)
+
+    assert (found.instance_id, found.operating_point) == (definite.id, "definite")
+    assert found.probability == 0.3
 
 
 def test_revision_with_the_same_picture_has_the_answer_of_the_earlier_one(
@@ -326,6 +350,21 @@ def test_examinations_are_sorted(
     assert shown == (sorted(shown)[::-1] if by is Order.SENDER else expected)
 
 
+@pytest.mark.parametrize("descending", [False, True])
+def test_examination_without_an_answer_is_last_in_both_orders(
+    engine: sa.Engine,
+    examinations: Examinations,
+    image: Image,
+    descending: bool,  # noqa: FBT001
+) -> None:
+    examine(engine, [image(**DEFINITE).id])
+    unanswered = examine(engine, [image(**REFUSED).id])
+
+    shown = listed(examinations, sorting=Sorting(Order.PROBABILITY, descending))
+
+    assert [each.id for each in shown][1] == unanswered
+
+
 def test_examinations_are_sorted_by_the_longest_turnaround(
     engine: sa.Engine, examinations: Examinations, image: Image
 ) -> None:
@@ -365,8 +404,11 @@ def test_pages_contain_each_examination_once(
 def test_details_list_the_images_without_an_answer(
     engine: sa.Engine, examinations: Examinations, image: Image
 ) -> None:
-    refused, answered, open_ = image(**REFUSED), image(**DEFINITE), image()
-    examination_id = examine(engine, [refused.id, answered.id, open_.id])
+    refused, open_ = image(**REFUSED), image()
+    not_sent = image(**DEFINITE | {"state": InstanceState.FAILED, "reason": "pacs"})
+    not_meant = image(**REFUSED, not_meant=1)
+    images = [refused.id, not_sent.id, open_.id, not_meant.id]
+    examination_id = examine(engine, images)
 
     (details,) = examinations.details([examination_id])
 
