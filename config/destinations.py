@@ -184,6 +184,13 @@ class _Destination(Table):
     returns_to_sender: ClassVar[bool] = False
     """Whether the results go to the AE that sent the instance."""
 
+    keeps_order: ClassVar[bool] = False
+    """Whether results are sent one after another, and none again after a repetition.
+
+    A receiver of HL7 messages applies them in the order of their receipt, and may
+    refuse a message that it has already accepted. An archive stores an object once.
+    """
+
     @property
     def result_types(self) -> tuple[str, ...]:
         """The types of the result objects that the destination receives.
@@ -434,6 +441,7 @@ class Hl7Destination(_Destination, TcpPeer):
     receiving_facility: Hl7Name = ""
 
     connection_test: ClassVar[ConnectionTest] = "connect"
+    keeps_order: ClassVar[bool] = True
 
     @property
     def result_types(self) -> tuple[str, ...]:

@@ -63,10 +63,11 @@ class InstanceFiles:
         return details, path
 
     async def found(self, instance_id: str) -> tuple[InstanceDetails, Path]:
-        """Return as `opened` does. For a summary, the path is the storage directory."""
+        """Return as `opened` does. For a summary, the path is that of no file."""
         details = await run_in_threadpool(find_instance, self.engine, instance_id)
-        path = self.folder / details.entry.path
-        if details.entry.files_removed_at is not None or not path.exists():
+        path, entry = self.folder / details.entry.path, details.entry
+        is_lost = not (entry.is_summary or path.exists())
+        if entry.files_removed_at is not None or is_lost:
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
         return details, path
 

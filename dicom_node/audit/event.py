@@ -59,12 +59,13 @@ class AuditedInstance:
 
     Attributes:
         study_instance_uid: Study Instance UID of the instance.
-        sop_class_uid: SOP Class UID of the instance.
+        sop_class_uid: SOP Class UID of the instance; empty if it is not known. None for
+            an HL7 message, which is no SOP Instance.
         sop_instance_uid: SOP Instance UID of the instance.
     """
 
     study_instance_uid: str
-    sop_class_uid: str
+    sop_class_uid: str | None
     sop_instance_uid: str
 
 

@@ -233,11 +233,13 @@ def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
     )
     _code(study, "ParticipantObjectIDTypeCode", STUDY)
     SubElement(study, "ParticipantObjectName").text = uid
-    sop_class_uids = dict.fromkeys(filter(None, (i.sop_class_uid for i in instances)))
-    if not sop_class_uids:
+    sop_class_uids = dict.fromkeys(each.sop_class_uid for each in instances)
+    if not any(each is not None for each in sop_class_uids):
         return
     described = SubElement(study, "ParticipantObjectDescription")
     for sop_class_uid in sop_class_uids:
+        if sop_class_uid is None:
+            continue
         of_class = [i for i in instances if i.sop_class_uid == sop_class_uid]
         sop_class = SubElement(
             described,

@@ -27,12 +27,17 @@ class SentStudy:
     Attributes:
         study_instance_uid: The UID of the study.
         patient: The patient of the analyzed instance.
-        sop_classes: SOP Class UIDs of the results, by SOP Instance UID.
+        sop_classes: SOP Class UIDs of the results, by SOP Instance UID. That of an HL7
+            message is empty.
     """
 
     study_instance_uid: str
     patient: AuditedPatient
     sop_classes: Mapping[str, str]
+
+    def sop_class(self, uid: str) -> str | None:
+        """Return the SOP Class UID of a result, as AuditedInstance contains it."""
+        return self.sop_classes[uid] or None if uid in self.sop_classes else ""
 
 
 def received_event(
@@ -112,8 +117,6 @@ def sent_events(
             address,
             # The comment may contain the peer's own text, which may name a patient.
             "" if stored else f"status 0x{outcome.status:04X}",
-            AuditedInstance(
-                study.study_instance_uid, study.sop_classes.get(uid, ""), uid
-            ),
+            AuditedInstance(study.study_instance_uid, study.sop_class(uid), uid),
             study.patient,
         )

@@ -36,5 +36,6 @@ class ConcurrencyLimits:
             sender_ae_title: AE title of the AE that sent the analyzed instance.
         """
         peer = destination.peer_for(sender_ae_title)
+        limit = 1 if destination.keeps_order else AT_ONCE
         # A single operation, so that two threads get the same semaphore.
-        return self._free.setdefault(peer, threading.Semaphore(AT_ONCE))
+        return self._free.setdefault(peer, threading.Semaphore(limit))

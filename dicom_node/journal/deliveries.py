@@ -7,7 +7,7 @@ only the objects that have not arrived.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -129,18 +129,27 @@ class Deliveries:
             self._cancel_other_deliveries(connection, instance_id, requested)
         update_instance_state(connection, self._machine, instance_id)
 
-    def queue_all(self, connection: sa.Connection, instance_id: str) -> None:
+    def queue_all(
+        self, connection: sa.Connection, instance_id: str, *, is_repetition: bool
+    ) -> None:
         """Queue the delivery of an instance's results to all destinations.
 
         Each destination gets the kinds of results that it wants. Some destinations do
         not get negative results: see `_send`. Results that have already arrived are
         sent again.
+
+        Args:
+            connection: Connection in a transaction.
+            instance_id: Id of the instance.
+            is_repetition: Whether an image was received again. Then a destination with
+                `keeps_order` gets nothing again that it has.
         """
         query = instance.select().where(instance.c.id == instance_id)
         row = InstanceRecord(**connection.execute(query).mappings().one())
         results = _results(connection, instance_id)
         recipients = _recipients(connection, instance_id)
-        requested = self._send(connection, row, results, recipients)
+        kept = self._kept(connection, instance_id) if is_repetition else set[str]()
+        requested = self._send(connection, row, results, recipients, kept)
         self._cancel_other_deliveries(connection, instance_id, requested)
         others = sa.and_(
             delivered_object.c.instance_id == instance_id,
@@ -149,12 +158,22 @@ class Deliveries:
         delete_rows(connection, ObjectTrigger.DROPPED, others)
         update_instance_state(connection, self._machine, instance_id)
 
+    def _kept(self, connection: sa.Connection, instance_id: str) -> set[str]:
+        """Return the destinations that have the results and get no repetition."""
+        query = sa.select(delivery.c.destination).where(
+            delivery.c.instance_id == instance_id,
+            delivery.c.state == DeliveryState.DELIVERED,
+        )
+        once = {name for name, each in self._destinations.items() if each.keeps_order}
+        return once.intersection(connection.execute(query).scalars())
+
     def _send(
         self,
         connection: sa.Connection,
         row: InstanceRecord,
         results: Sequence[StoredResult | ResultRecord],
         recipients: set[str],
+        kept: Collection[str] = (),
     ) -> list[str]:
         """Queue deliveries to the destinations that want the results.
 
@@ -164,7 +183,7 @@ class Deliveries:
         notice, or the positive result of an earlier analysis.
 
         Returns:
-            The names of the destinations to which deliveries are queued.
+            The names of the destinations to which deliveries are queued, and `kept`.
         """
         trigger, requested = DeliveryTrigger.REQUESTED, []
         has_result = row.probability is not None
@@ -173,7 +192,9 @@ class Deliveries:
             wanted = names_for(destination)
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             gets_negative = destination.send_negative or name in recipients
-            if uids and (gets_negative or not negative):
+            if name in kept:
+                requested.append(name)
+            elif uids and (gets_negative or not negative):
                 self._queue_run(connection, trigger, (row.id, name), uids)
                 requested.append(name)
         return requested
@@ -219,7 +240,7 @@ class Deliveries:
                 return False
             if destination is None:
                 note(connection, instance_id, EventKind.SEND_AGAIN, "")
-                self.queue_all(connection, instance_id)
+                self.queue_all(connection, instance_id, is_repetition=False)
                 return True
             wanted = names_for(self._destinations[destination])
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
@@ -301,12 +322,14 @@ class Deliveries:
     def resume(self, destination: str) -> None:
         """End the pause of a destination, and queue its paused deliveries."""
         paused = sa.select(delivery.c.instance_id).where(
+            instance.c.id == delivery.c.instance_id,
             delivery.c.destination == destination,
             delivery.c.state == DeliveryState.PAUSED,
         )
+        # A fixed order prevents deadlocks. All transactions lock summaries last.
         paused = paused.order_by(
-            delivery.c.instance_id
-        )  # a fixed order prevents deadlocks
+            instance.c.is_summary.nulls_first(), delivery.c.instance_id
+        )
         with writing(self._engine) as connection:
             named = paused_destination.c.name == destination
             connection.execute(paused_destination.delete().where(named))

@@ -26,10 +26,11 @@ from dicom_node.journal.commitments import Commitments
 from dicom_node.journal.deliveries import Deliveries
 from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
 from dicom_node.journal.events import EventKind, note
-from dicom_node.journal.examinations import Examinations
+from dicom_node.journal.examinations import Examinations, lock_examination
 from dicom_node.journal.instance_state import has_stored_files, lock_instance
 from dicom_node.journal.state_machine import StateMachine
 from dicom_node.journal.states import InstanceTrigger
+from dicom_node.journal.summaries import Summaries
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import REPEATED, increment
 from dicom_node.pixels.screening import is_capture
@@ -81,6 +82,7 @@ class Journal:
         delivery_outcomes: Records the outcomes of delivery attempts.
         commitments: Records the storage commitments of archives.
         examinations: Groups images to examinations, and requests their summaries.
+        summaries: Starts and ends attempts to summarize examinations.
     """
 
     def __init__(
@@ -118,14 +120,9 @@ class Journal:
             engine, machine, destinations, self.breaker, until_available
         )
         is_wanted = any(map(wants_summary, destinations))
-        self.examinations = Examinations(
-            *(engine, machine, self.deliveries),
-            quiet_s if is_wanted else 0.0,
-            until_available,
-        )
-        self.analyses = Analyses(
-            engine, machine, self.deliveries, self.examinations, until_available
-        )
+        self.examinations = Examinations(engine, machine, quiet_s if is_wanted else 0.0)
+        ends = engine, machine, self.deliveries, self.examinations, until_available
+        self.analyses, self.summaries = Analyses(*ends), Summaries(*ends)
 
     def record(self, received: ReceivedInstance) -> bool:
         """Record an instance and queue its analysis, in one transaction.
@@ -231,6 +228,7 @@ class Journal:
             period. Then nothing is queued, and the instance must be sent again.
         """
         with writing(self._engine) as connection:
+            lock_examination(connection, instance_id)  # if it is that of a summary
             lock_instance(connection, instance_id)
             has_files = has_stored_files(connection, instance_id)
             if has_files:
@@ -260,6 +258,7 @@ class Journal:
         analysis.
         """
         with writing(self._engine) as connection:
+            lock_examination(connection, instance_id)  # if it is that of a summary
             lock_instance(connection, instance_id)
             query = sa.select(instance.c.state).where(instance.c.id == instance_id)
             if connection.execute(query).scalar_one() != InstanceState.RECEIVED:
@@ -365,7 +364,8 @@ class Journal:
         if is_needed or self.deliveries.are_outdated(connection, result_row.id):
             self._analyze_again(connection, result_row.id)
         else:
-            self.deliveries.queue_all(connection, result_row.id)
+            repeated = result_row.id
+            self.deliveries.queue_all(connection, repeated, is_repetition=True)
 
     def _restore_file(
         self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance

@@ -138,8 +138,7 @@ def _files(
     found = connection.execute(query).all()
     ids = [row.id for row in found]
     results = sa.select(result.c.path).where(result.c.instance_id.in_(ids))
-    images = [row.path for row in found if row.path]  # a summary has no file
-    for path in [*images, *connection.execute(results).scalars()]:
+    for path in [row.path for row in found] + [*connection.execute(results).scalars()]:
         (directory / path).unlink(missing_ok=True)
     connection.execute(finding.delete().where(finding.c.instance_id.in_(ids)))
     removed = instance.update().where(instance.c.id.in_(ids))

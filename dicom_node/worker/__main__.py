@@ -74,13 +74,14 @@ from dicom_node.storage.spool import Spool
 from dicom_node.storage.storage_id import verify_storage_or_exit
 from dicom_node.storage.tally import write
 from dicom_node.worker.cleanup import (
+    assign_examinations,
     delete_expired_instances,
     delete_finished_workflows,
     release_future_workflows_after_clock_change,
     remove_files,
 )
 from dicom_node.worker.retry import retry_until_available, stop_retrying
-from dicom_node.worker.summaries import Summaries, register_summaries
+from dicom_node.worker.summaries import Summarizer, register_summaries
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
 from inference.classification import classifier
@@ -229,7 +230,7 @@ def _work_until_stopped(
         Whether the database responded at the end.
     """
     register(work)
-    register_summaries(_summaries(settings, work))
+    register_summaries(_summarizer(settings, work))
     DBOS.launch()
     _open_queues(settings)
     # DBOS repeats each of its queries until the database responds. The thread is a
@@ -315,7 +316,8 @@ def _run_maintenance(
         if rounds % CLEANUP_EVERY == 0:
             tasks += [
                 partial(delete_finished_workflows, journal),
-                journal.examinations.assign_missing,
+                journal.examinations.request_overdue,
+                partial(assign_examinations, journal),
                 release_future_workflows_after_clock_change,
                 partial(delete_expired_instances, engine, settings),
             ]
@@ -362,8 +364,8 @@ def _work(
     )
 
 
-def _summaries(settings: Settings, work: Work) -> Summaries:
-    return Summaries(
+def _summarizer(settings: Settings, work: Work) -> Summarizer:
+    return Summarizer(
         work.journal,
         work.spool,
         settings.storage.directory,

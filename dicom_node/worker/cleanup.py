@@ -13,8 +13,9 @@ from dbos import DBOS, WorkflowStatus
 
 from config.settings import Settings
 from dicom_node.journal.analyses import Conclusion
+from dicom_node.journal.examinations import BATCH as ASSIGNED
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.retention import delete_expired
+from dicom_node.journal.retention import LONGEST_S, PAUSE_S, delete_expired
 from dicom_node.journal.work_queue import SUMMARIZE
 from dicom_node.storage.database import Engine
 from dicom_node.storage.orphans import remove_orphans
@@ -83,6 +84,15 @@ def delete_finished_workflows(journal: Journal) -> None:
         logger.warning("%s work items ended in an error", len(broken))
 
 
+def assign_examinations(journal: Journal) -> None:
+    """Assign images that a previous release recorded, for about LONGEST_S."""
+    until = time.monotonic() + LONGEST_S
+    while journal.examinations.assign_missing() == ASSIGNED and (
+        time.monotonic() < until
+    ):
+        time.sleep(PAUSE_S)  # other processes write
+
+
 def release_future_workflows_after_clock_change() -> None:
     """Release delayed work that would wait too long because the clock was set back.
 
@@ -90,8 +100,12 @@ def release_future_workflows_after_clock_change() -> None:
     was queued. The work would wait longer than intended. It is released at once,
     because an early attempt does no harm.
     """
-    delayed = DBOS.list_workflows(
-        status="DELAYED", limit=BATCH, load_input=False, load_output=False
+    delayed = DBOS.list_workflows(  # the newest first
+        status="DELAYED",
+        limit=BATCH,
+        sort_desc=True,
+        load_input=False,
+        load_output=False,
     )
     late = (time.time() + CLOCK_NOISE_S) * 1000
     early = [each for each in delayed if (each.created_at or 0) > late]
@@ -117,7 +131,7 @@ def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
     # The id is enough, even if the arguments cannot be read: see journal/work_queue.py.
     match workflow.workflow_id.split(":"):
         case [work, examination_id, run] if work == SUMMARIZE:
-            journal.examinations.fail(examination_id, int(run), reason)
+            journal.summaries.fail(examination_id, int(run), reason)
         case [_, instance_id, run]:
             failed = Conclusion(InstanceState.FAILED, reason)
             journal.analyses.conclude(instance_id, int(run), failed)

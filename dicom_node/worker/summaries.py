@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,12 @@ from dicom_node.analysis.pipeline import Pipeline
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.journal.deliveries import StoredResult
-from dicom_node.journal.examinations import (
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.summaries import (
     ImageOutcome,
     SummaryAnswer,
     SummaryInputs,
 )
-from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import SUMMARIZE
 from dicom_node.log.context import instance_context, log_step
 from dicom_node.pixels.decode import DecodeOptions
@@ -46,23 +46,22 @@ from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import InstanceState
 from dicom_node.worker.retry import retry_until_available
+from dicom_node.worker.workflows import MOST_ATTEMPTS, MOST_CHILD_DEATHS
 from inference.drawing.thumbnail import Thumbnail
 from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
 
 logger = logging.getLogger(__name__)
 
-MOST_CHILD_DEATHS = 3
-MOST_ATTEMPTS = 10
 NO_FILE = Path(os.devnull)
 """The path of an image without a file. The decoder finds no header in it."""
 _REMOVED = (
-    "The files of this image were removed at the end of the retention period, and its "
-    "result is from another model. Send the image again."
+    "The files of this image were removed at the end of the retention period, and the "
+    "model has other thresholds now. Send the image again."
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Summaries:
+class Summarizer:
     """Makes the summaries of examinations.
 
     Attributes:
@@ -90,10 +89,10 @@ class Summaries:
             examination_id: Id of the examination.
             run: Run of the summary.
         """
-        inputs = self.journal.examinations.begin(examination_id, run)
+        inputs = self.journal.summaries.begin(examination_id, run)
         if inputs is None:
             return
-        fail = partial(self.journal.examinations.fail, examination_id, run)
+        fail = partial(self.journal.summaries.fail, examination_id, run)
         with instance_context(inputs.record.sop_instance_uid, examination_id):
             try:
                 self._summarize(inputs)
@@ -121,19 +120,28 @@ class Summaries:
             )
         if not inputs.images:
             reason = "Nobody expects a result for the images of this examination."
-            self.journal.examinations.end_without_summary(record.id, record.run, reason)
+            self.journal.summaries.end_without_summary(record.id, record.run, reason)
             return
-        with self.pipeline() as pipeline:
+        with ExitStack() as opened:
+            pipeline = retry_until_available(
+                lambda: opened.enter_context(self.pipeline())
+            )
+            if not _wanted(pipeline):
+                reason = "No destination gets results about examinations."
+                self.journal.summaries.end_without_summary(
+                    record.id, record.run, reason
+                )
+                return
             examination = self._examination(pipeline, inputs)
             answer = _answer(examination, pipeline.classifier.identity)
             if self._is_made(inputs, pipeline):
-                self.journal.examinations.send_again(inputs, answer)
+                self.journal.summaries.send_again(inputs, answer)
                 log_step(logger, "summarized", f"{answer.text} (no change)")
                 return
             made = _encoded(pipeline, examination)
             objects = _predecessors(pipeline, examination, made)
         results = [self._store(record, each) for each in made]
-        if self.journal.examinations.record_summary(inputs, answer, results, objects):
+        if self.journal.summaries.record_summary(inputs, answer, results, objects):
             seconds = time.monotonic() - began
             log_step(logger, "summarized", answer.text, seconds=seconds)
 
@@ -142,10 +150,9 @@ class Summaries:
 
         Thumbnails are drawn only for the images that `conclude` lists.
         """
-        identity = pipeline.classifier.identity
         card = pipeline.classifier.card
         thresholds = Thresholds(card.doubtful, card.definite)
-        images = [self._image(each, identity, thresholds) for each in inputs.images]
+        images = [self._image(each, thresholds) for each in inputs.images]
         # A failed or slow image would fail or be slow again.
         undrawn = {
             each.record.id
@@ -163,9 +170,7 @@ class Summaries:
         ]
         return replace(examination, images=tuple(drawn))
 
-    def _image(
-        self, outcome: ImageOutcome, identity: ModelIdentity, thresholds: Thresholds
-    ) -> ExaminationImage:
+    def _image(self, outcome: ImageOutcome, thresholds: Thresholds) -> ExaminationImage:
         record = outcome.record
         instance = self.journal.received_instance(record)
         if not file_exists(instance.path):  # removed by retention
@@ -175,14 +180,13 @@ class Summaries:
             failed = record.state == InstanceState.FAILED
             state = "Failed" if failed else "Not analyzed"
             state_and_reason = state, record.reason
-        elif drawing := self.journal.examinations.drawing(record.id):
+        elif drawing := self.journal.summaries.drawing(record.id):
             finding, shape = _finding(record, drawing), drawing.picture_shape
-        elif record.model_digest == identity.digest:
-            # The files were removed, and the drawing with them.
-            nothing = np.zeros((1, 1), np.float32)
-            finding = Finding(record.probability, thresholds, nothing, None, identity)
+        elif finding_without_drawing := _undrawn(record, thresholds):
+            finding = finding_without_drawing
         else:
-            state_and_reason = "Not analyzed", _REMOVED
+            answer = f"Its result was: {record.operating_point}."
+            state_and_reason = "Not analyzed", f"{_REMOVED} {answer}"
         return ExaminationImage(
             instance,
             finding,
@@ -193,10 +197,8 @@ class Summaries:
 
     def _is_made(self, inputs: SummaryInputs, pipeline: Pipeline) -> bool:
         """Return whether the objects of these inputs exist, in all wanted kinds."""
-        kinds = pipeline.result_options.kinds
-        wanted = {each.name for each in kinds if each.object_type in EXAMINATIONS}
         files = [self.directory / each.path for each in inputs.made]
-        has_all = {each.kind for each in inputs.made} == wanted
+        has_all = {each.kind for each in inputs.made} == _wanted(pipeline)
         return bool(files and has_all) and retry_until_available(
             lambda: all(map(file_exists, files))
         )
@@ -212,6 +214,12 @@ class Summaries:
         )
 
 
+def _wanted(pipeline: Pipeline) -> set[str]:
+    """Return the names of the kinds that are made of each examination."""
+    kinds = pipeline.result_options.kinds
+    return {each.name for each in kinds if each.object_type in EXAMINATIONS}
+
+
 def _encoded(pipeline: Pipeline, examination: Examination) -> Sequence[ResultObject]:
     """Return the objects of an examination; repeat the encoding if the decoder dies.
 
@@ -221,8 +229,10 @@ def _encoded(pipeline: Pipeline, examination: Examination) -> Sequence[ResultObj
     model = pipeline.classifier.identity
     for deaths in range(1, MOST_CHILD_DEATHS + 1):
         try:
-            return pipeline.child.run(
-                encode_examination, examination, model, pipeline.result_options
+            return retry_until_available(
+                lambda: pipeline.child.run(
+                    encode_examination, examination, model, pipeline.result_options
+                )
             )
         except ChildDiedError as death:
             if isinstance(death, ChildTimeoutError) or deaths == MOST_CHILD_DEATHS:
@@ -252,9 +262,10 @@ def _thumbnail(pipeline: Pipeline, image: ExaminationImage) -> Thumbnail | None:
     if image.same_picture_as or image.instance.path == NO_FILE:
         return None
     options = DecodeOptions(pipeline.limits.window, pipeline.limits.max_megapixels)
+    arguments = image.instance.path, options, image.finding
     try:
-        return pipeline.child.run(
-            examination_picture, image.instance.path, options, image.finding
+        return retry_until_available(
+            lambda: pipeline.child.run(examination_picture, *arguments)
         )
     except (AnalysisError, NotAnalyzedError):
         return None
@@ -262,15 +273,31 @@ def _thumbnail(pipeline: Pipeline, image: ExaminationImage) -> Thumbnail | None:
 
 def _finding(record: InstanceRecord, drawing: OverlayData) -> Finding:
     """Return the finding of an image from its row and its stored drawing."""
-    model = ModelIdentity(
-        record.model_name or "", record.model_version or "", record.model_digest or ""
-    )
     return Finding(
         probability=record.probability or 0.0,
         thresholds=Thresholds(drawing.doubtful, drawing.definite),
         saliency=drawing.levels.astype(np.float32) / np.float32(255),
         arrow=drawing.arrow,
-        model=model,
+        model=_model(record),
+    )
+
+
+def _undrawn(record: InstanceRecord, thresholds: Thresholds) -> Finding | None:
+    """Return the finding of an image that has no stored drawing any more.
+
+    The thresholds of the analysis are not stored, either. If those of the current card
+    give another answer, the return value is None.
+    """
+    probability = record.probability or 0.0
+    if thresholds.operating_point(probability) != record.operating_point:
+        return None
+    nothing = np.zeros((1, 1), np.float32)
+    return Finding(probability, thresholds, nothing, None, _model(record))
+
+
+def _model(record: InstanceRecord) -> ModelIdentity:
+    return ModelIdentity(
+        record.model_name or "", record.model_version or "", record.model_digest or ""
     )
 
 
@@ -297,9 +324,9 @@ def _seriousness(finding: Finding) -> tuple[int, float]:
     return list(OperatingPoint).index(finding.operating_point), finding.probability
 
 
-def register_summaries(summaries: Summaries) -> None:
+def register_summaries(summarizer: Summarizer) -> None:
     """Register the workflow with DBOS; call this before DBOS is launched."""
 
     @DBOS.workflow(name=SUMMARIZE, max_recovery_attempts=None)
     def summarize(examination_id: str, run: int) -> None:
-        summaries.summarize(examination_id, run)
+        summarizer.summarize(examination_id, run)

@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -38,12 +38,15 @@ port = 0
 directory = "node"
 [api]
 port = 0
+[exam]
+quiet_s = 5
 [[destinations]]
 name = "pacs"
 type = "dicom"
 ae_title = "PACS"
 host = "127.0.0.1"
 port = {archive}
+results = ["secondary_capture", "exam_summary"]
 [[destinations]]
 name = "teleradiology"
 type = "dicom"
@@ -68,6 +71,7 @@ SHOTS = [
     ("worklist", "/worklist", DESKTOP, "dark"),
     ("worklist-light", "/worklist", DESKTOP, "light"),
     ("worklist-tablet", "/worklist", TABLET, "dark"),
+    ("worklist-images", "/worklist?list=images", DESKTOP, "dark"),
     ("failures", "/failures", DESKTOP, "dark"),
     ("destinations", "/destinations", DESKTOP, "dark"),
     ("health", "/health", DESKTOP, "dark"),
@@ -102,6 +106,7 @@ def main() -> None:
         study = fill(node, Path(name))
         api = f"http://127.0.0.1:{node.api_port}"
         until(lambda: waiting(api) == 0)
+        until(lambda: unfinished_examinations(api) == 0)
         shoot(api, study, screenshots)
     for kept in KEPT:
         shutil.copy(screenshots / f"{kept}.png", ROOT / "docs")
@@ -133,10 +138,13 @@ def status_for(event: Event) -> int:
 
 
 def fill(node: Node, folder: Path) -> UID:
-    """Send phantoms; return the UID of the last study (views of a broken forearm)."""
+    """Send phantoms; return the UID of the last study (views of a broken forearm).
+
+    Every third study has two views.
+    """
     address = Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port)
     limbs, names, rooms = cycle(ANATOMY), cycle(NAMES[:-1]), cycle(ROOMS)
-    for number in range(INSTANCES - 2):
+    for number in range(3 * (INSTANCES - 2) // 4):
         phantom = Sent(
             limb=next(limbs),
             seed=number % 40,
@@ -147,6 +155,9 @@ def fill(node: Node, folder: Path) -> UID:
             body_part="CHEST" if number % 17 == 5 else None,
         )
         send_phantom(phantom, address, folder)
+        if number % 3 == 0:
+            seed = (number + 20) % 40
+            send_phantom(replace(phantom, seed=seed, view="LL"), address, folder)
     study = generate_uid()
     for seed, view in ((4, "AP"), (13, "LL")):
         forearm = Sent("forearm", seed, 1800, NAMES[-1], ROOMS[0], study, view)
@@ -195,6 +206,13 @@ def waiting(api: str) -> int:
     """Return the number of unfinished instances."""
     states: dict[str, int] = httpx.get(f"{api}/api/v1/node").json()["states"]
     return states.get("received", 0) + states.get("delivering", 0)
+
+
+def unfinished_examinations(api: str) -> int:
+    """Return the number of examinations with an unfinished image or summary."""
+    states = "state=waiting&state=analyzing&state=delivering"
+    total: int = httpx.get(f"{api}/api/v1/studies?{states}").json()["total"]
+    return total
 
 
 def is_ready(address: str) -> bool:

@@ -6,7 +6,9 @@ two wait for an unreachable archive, two images are not analyzed yet, one is a c
 and one has invalid Bits Stored.
 """
 
+import sqlite3
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,7 @@ def test_work_of_an_earlier_release_is_continued(tmp_path: Path) -> None:
     archive = start_archive(tmp_path / "archive", ae_title="PACS")
     config = tmp_path / "node.toml"
     config.write_text(CONFIG.format(port=archive.port))
-    before = counts(config)
+    before = states_before(tmp_path / "node" / "node.sqlite")
 
     with serving(config):
         wait_for(
@@ -64,3 +66,10 @@ def test_work_of_an_earlier_release_is_continued(tmp_path: Path) -> None:
 
     assert before == BEFORE
     assert len(list((tmp_path / "archive").rglob("*.dcm"))) == 4
+
+
+def states_before(database: Path) -> dict[str, int]:
+    """Count the instances by state, in the schema of the earlier release."""
+    query = "SELECT state, COUNT(*) FROM instance GROUP BY state"
+    with closing(sqlite3.connect(database)) as connection:
+        return dict(connection.execute(query))

@@ -29,7 +29,6 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import state_machine
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
-from dicom_node.journal.examinations import SummaryAnswer, SummaryInputs
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
 from dicom_node.journal.states import (
@@ -38,6 +37,7 @@ from dicom_node.journal.states import (
     ObjectTrigger,
     Trigger,
 )
+from dicom_node.journal.summaries import SummaryAnswer, SummaryInputs
 from dicom_node.journal.work_queue import (
     ANALYZE,
     ANALYZE_LAST,
@@ -388,7 +388,7 @@ class SimulatedNode:
         if lane == DELIVER:
             attempt = self._begin_delivery(started, target[0], kill_after)
         elif lane == SUMMARIZE:
-            summarize = self.journal.examinations.begin
+            summarize = self.journal.summaries.begin
             inputs = self.do(lambda: summarize(instance_id, int(run)), kill_after)
             attempt = replace(started, summary=inputs) if inputs else None
         else:
@@ -437,7 +437,7 @@ class SimulatedNode:
         self, attempt: Attempt, end: str, kill_after: int | None = None
     ) -> None:
         """End an attempt to summarize as a worker does; `end` as for `conclude`."""
-        examinations, inputs = self.journal.examinations, attempt.summary
+        summaries, inputs = self.journal.summaries, attempt.summary
         assert inputs is not None
         key = attempt.instance_id, attempt.run
         probability = {"positive": 0.9, "negative": 0.1}.get(end)
@@ -451,13 +451,13 @@ class SimulatedNode:
         def call() -> bool:
             match end:
                 case "positive" | "negative" | "not analyzed" if inputs.made:
-                    examinations.send_again(inputs, answer)
+                    summaries.send_again(inputs, answer)
                 case "positive" | "negative" | "not analyzed":
-                    examinations.record_summary(inputs, answer, [page], [made])
+                    summaries.record_summary(inputs, answer, [page], [made])
                 case "separate":
-                    examinations.end_without_summary(*key, "no result expected")
+                    summaries.end_without_summary(*key, "no result expected")
                 case "failed":
-                    examinations.fail(*key, end)
+                    summaries.fail(*key, end)
                 case _:
                     return False
             return True
@@ -578,7 +578,7 @@ class SimulatedNode:
         """End work as the cleanup of a worker does after an error of the program."""
         lane, instance_id, *target, run = item.split(":")
         if lane == SUMMARIZE:
-            summary_failed = self.journal.examinations.fail
+            summary_failed = self.journal.summaries.fail
             self.do(lambda: summary_failed(instance_id, int(run), "error"), kill_after)
         elif target:
             fail = self.journal.delivery_outcomes.fail_permanently
@@ -608,7 +608,12 @@ class SimulatedNode:
         return self._file.execute(query).fetchall()
 
     def run(self, item: str) -> None:
-        """Do work from its beginning to its end, with success."""
+        """Do work from its beginning to its end, with success.
+
+        A summary is due then: the clock is advanced.
+        """
+        if item.startswith(f"{SUMMARIZE}:"):
+            self.clock.passed_s += QUIET_S
         attempt = self.begin(item)
         if attempt is None:
             return

@@ -326,7 +326,7 @@ def test_message_names_study_sop_class_and_instance_uid() -> None:
 
 
 def test_message_about_an_hl7_message_names_only_the_study() -> None:
-    instance = replace(INSTANCE, sop_class_uid="")
+    instance = replace(INSTANCE, sop_class_uid=None)
     event = replace(MOVED[AuditEventType.SENT], instance=instance)
 
     root = checked(message(event, SOURCE, 0))

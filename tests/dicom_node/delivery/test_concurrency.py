@@ -1,6 +1,6 @@
 """The limit of concurrent deliveries to one AE or service."""
 
-from config.destinations import Address, SenderDestination
+from config.destinations import Address, Hl7Destination, SenderDestination
 from dicom_node.delivery.concurrency import AT_ONCE, ConcurrencyLimits
 from tests.support.journals import destination
 
@@ -32,3 +32,12 @@ def test_return_delivery_to_a_sender_does_not_wait_for_other_senders() -> None:
 
     assert not limits.for_peer(to_senders, "DX1").acquire(blocking=False)
     assert limits.for_peer(to_senders, "DX2").acquire(blocking=False)
+
+
+def test_hl7_receiver_gets_one_message_at_a_time() -> None:
+    limits = ConcurrencyLimits()
+    ris = Hl7Destination(name="ris", type="hl7", host="ris", port=2575)
+
+    acquired = [limits.for_peer(ris, "DX1").acquire(blocking=False) for _ in range(2)]
+
+    assert acquired == [True, False]

@@ -13,14 +13,10 @@ from config.settings import RetentionSettings
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.deliveries import StoredResult
-from dicom_node.journal.examinations import (
-    UPGRADE_S,
-    SummaryAnswer,
-    SummaryInputs,
-    patient_key,
-)
+from dicom_node.journal.examinations import OVERDUE_S, UPGRADE_S, patient_key
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
+from dicom_node.journal.summaries import SummaryAnswer, SummaryInputs
 from dicom_node.patient import Patient
 from dicom_node.results.predecessor import Predecessor
 from dicom_node.storage.records import ExaminationRecord, InstanceRecord
@@ -93,41 +89,79 @@ def analyze(journal: Journal, received: ReceivedInstance) -> None:
 
 
 def begin(journal: Journal, engine: sa.Engine) -> SummaryInputs | None:
+    advance(engine, QUIET_S)
     record = summary_of(journal, engine)
-    return journal.examinations.begin(record.id, record.run)
+    return journal.summaries.begin(record.id, record.run)
 
 
 def summarize(journal: Journal, engine: sa.Engine) -> SummaryInputs:
     inputs = begin(journal, engine)
     assert inputs is not None
-    made = journal.examinations.record_summary(inputs, POSITIVE, [PAGE], [OBJECT])
+    made = journal.summaries.record_summary(inputs, POSITIVE, [PAGE], [OBJECT])
     assert made
     return inputs
 
 
-def test_images_of_a_study_restart_one_timer(
+def test_images_of_a_study_postpone_one_run(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     first = of(receive("a"), JANE)
     second = replace(of(receive("b"), JANE, 60), calling_ae_title="DX2")
-    before = time.time()
     journal.record(first)
+    record = summary_of(journal, engine)
+    assert (record.run, record.is_summary) == (1, 1)
+    advance(engine, 60)
+    before = time.time()
+
     journal.record(second)
 
     (one,) = examinations(engine)
-    record = summary_of(journal, engine)
-    assert (one.runs, record.run, record.is_summary) == (2, 2, 1)
     assert one.last_received_at - one.first_received_at == 60
     assert one.due_at is not None
     assert one.due_at == pytest.approx(before + QUIET_S, abs=10)
-    assert record.state == InstanceState.RECEIVED
-    assert record.calling_ae_title == "DX2"
-    assert runs(engine, "DELAYED") == [f"summarize:{one.id}:{n}" for n in (1, 2)]
-    # Only the run of the last image does something.
-    assert journal.examinations.begin(one.id, 1) is None
+    assert summary_of(journal, engine).state == InstanceState.RECEIVED
+    assert runs(engine, "DELAYED") == [f"summarize:{one.id}:1"]
     with engine.connect() as connection:
         names = sa.select(patient.c.name).where(patient.c.instance_id == one.id)
         assert connection.execute(names).scalars().all() == ["Doe^Jane"]
+
+
+def test_a_run_that_starts_too_early_schedules_the_next_one(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    for digest, sender in (("a", "DX1"), ("b", "DX2")):
+        image = of(receive(digest), JANE, ord(digest))
+        journal.record(replace(image, calling_ae_title=sender))
+        analyze(journal, image)
+
+    record = summary_of(journal, engine)
+    assert journal.summaries.begin(record.id, 1) is None
+
+    (one,) = examinations(engine)
+    later = summary_of(journal, engine)
+    assert (one.runs, later.run, later.calling_ae_title) == (2, 2, "DX2")
+    assert f"summarize:{one.id}:2" in runs(engine, "DELAYED")
+    assert journal.summaries.begin(one.id, 1) is None  # stale
+    advance(engine, QUIET_S)
+    assert journal.summaries.begin(one.id, 2) is not None
+
+
+def test_a_summary_is_due_if_the_clock_was_set_back(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    one = receive()
+    journal.record(one)
+    analyze(journal, one)
+    advance(engine, -3600)
+
+    assert journal.summaries.begin(summary_of(journal, engine).id, 1) is not None
+
+
+def advance(engine: sa.Engine, seconds: float) -> None:
+    """Let time pass, as the examinations see it."""
+    due_at = examination.c.due_at - seconds
+    with engine.begin() as connection:
+        connection.execute(examination.update().values(due_at=due_at))
 
 
 def test_two_patients_in_a_study_are_two_examinations(
@@ -187,20 +221,14 @@ def test_a_summary_waits_for_an_unfinished_analysis(
     journal.record(second)
     analyze(journal, first)
     assert begin(journal, engine) is None
-    end_of_quiet_period(engine)
 
     analyze(journal, second)
 
-    assert summary_of(journal, engine).run == 3  # requested by the end of the analysis
+    assert summary_of(journal, engine).run == 2  # requested by the end of the analysis
     assert len(runs(engine, "ENQUEUED")) == 1
     inputs = begin(journal, engine)
     assert inputs is not None
     assert [each.record.id for each in inputs.images] == [first.id, second.id]
-
-
-def end_of_quiet_period(engine: sa.Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(examination.update().values(due_at=time.time() - 1))
 
 
 def test_an_analysis_that_ends_in_time_requests_no_other_run(
@@ -247,7 +275,7 @@ def test_a_repeated_image_sends_the_same_summary_again(
     inputs = begin(journal, engine) or pytest.fail("the work is stale")
     assert (inputs.revision, list(inputs.predecessors)) == (1, [])
     assert [each.sop_instance_uid for each in inputs.made] == ["2.25.9"]
-    journal.examinations.send_again(inputs, POSITIVE)
+    journal.summaries.send_again(inputs, POSITIVE)
     assert summary_of(journal, engine).state == InstanceState.DELIVERING
     deliver(journal, inputs.record.id, run=2)
     assert summary_of(journal, engine).state == InstanceState.DELIVERED
@@ -322,13 +350,50 @@ def test_a_retry_of_a_summary_requests_it_at_once(
     journal.record(one)
     analyze(journal, one)
     record = summary_of(journal, engine)
-    journal.examinations.fail(record.id, record.run, "An error of this program.")
+    journal.summaries.fail(record.id, record.run, "An error of this program.")
     assert summary_of(journal, engine).state == InstanceState.FAILED
 
     assert journal.analyze_again(record.id)
 
     assert summary_of(journal, engine).state == InstanceState.RECEIVED
     assert runs(engine, "ENQUEUED") == [f"summarize:{record.id}:2"]
+
+
+def test_a_failed_summary_keeps_the_delivery_of_the_earlier_one(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first, late = receive("a"), receive("b")
+    journal.record(first)
+    analyze(journal, first)
+    summarize(journal, engine)
+    journal.record(late)
+    analyze(journal, late)
+    inputs = begin(journal, engine) or pytest.fail("the work is stale")
+
+    journal.summaries.fail(inputs.record.id, inputs.record.run, "out of memory")
+
+    failed = summary_of(journal, engine)
+    assert (failed.state, failed.ended_at) == (InstanceState.FAILED, None)
+    assert journal.deliveries.begin(failed.id, "pacs", 1) == {
+        PAGE.sop_instance_uid: PAGE.path
+    }
+
+
+def test_a_summary_whose_work_was_lost_is_requested_again(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    ended, unfinished = of(receive("a"), JANE), of(receive("b"), JOHN)
+    for each in (ended, unfinished):
+        journal.record(each)
+    analyze(journal, ended)
+    advance(engine, QUIET_S + OVERDUE_S - 10)
+    assert journal.examinations.request_overdue() == 0
+    advance(engine, 20)
+
+    assert journal.examinations.request_overdue() == 1
+    assert journal.examinations.request_overdue() == 0
+    first, second = sorted(each.runs for each in examinations(engine))
+    assert (first, second) == (1, 2)
 
 
 def test_stale_work_records_nothing(
@@ -340,7 +405,7 @@ def test_stale_work_records_nothing(
     inputs = begin(journal, engine) or pytest.fail("the work is stale")
     journal.record(receive("b"))
 
-    made = journal.examinations.record_summary(inputs, POSITIVE, [PAGE], [OBJECT])
+    made = journal.summaries.record_summary(inputs, POSITIVE, [PAGE], [OBJECT])
 
     assert not made
     with engine.connect() as connection:
@@ -354,7 +419,7 @@ def test_the_end_without_a_summary_is_recorded(
     journal.record(receive())
     record = summary_of(journal, engine)
     reason = "Nobody expects a result."
-    journal.examinations.end_without_summary(record.id, record.run, reason)
+    journal.summaries.end_without_summary(record.id, record.run, reason)
 
     ended = summary_of(journal, engine)
     assert (ended.state, ended.reason) == (InstanceState.NOT_ANALYZED, reason)
@@ -406,7 +471,7 @@ def test_images_of_a_previous_release_are_assigned(
 
     (group,) = examinations(engine)
     is_recent = seconds_ago == 0
-    assert group.runs == (2 if is_recent else 0)
+    assert group.runs == (1 if is_recent else 0)
     assert (journal.load(group.id) is not None) == is_recent
 
 
@@ -459,6 +524,8 @@ def test_a_removed_summary_starts_again_with_new_work(
     for number in range(repeats):
         journal.record(receive(f"{number}"))
         remove_summary(engine)
+        with engine.begin() as connection:
+            connection.execute(examination.update().values(due_at=None))
 
     journal.record(receive("last"))
 

@@ -654,6 +654,26 @@ def test_instance_with_only_an_hl7_message_is_not_outdated(
     assert journal.deliveries.begin(one.id, "ris", 2) == {"2.25.7": "results/m.hl7"}
 
 
+def test_delivered_hl7_message_is_sent_again_only_if_a_user_requests_it(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    ris = Hl7Destination(name="ris", type="hl7", per="image", host="ris", port=2575)
+    journal = Journal(engine, tmp_path, [ris])
+    one = receive()
+    journal.record(one)
+    message = StoredResult("hl7_message", "", "2.25.7", "results/m.hl7")
+    journal.analyses.record_result(one.id, 1, replace(ANSWER, results=[message]))
+    journal.deliveries.begin(one.id, "ris", 1)
+    journal.delivery_outcomes.record(one.id, ris, 1, {"2.25.7": STORED})
+
+    journal.record(receive(sop_instance_uid=one.header.sop_instance_uid))
+
+    assert journal.deliveries.begin(one.id, "ris", 2) is None
+    assert state_of(journal, one) == InstanceState.DELIVERED
+    assert journal.deliveries.send_again(one.id)
+    assert journal.deliveries.begin(one.id, "ris", 2) == {"2.25.7": "results/m.hl7"}
+
+
 def test_reason_mentions_an_undelivered_notice_until_it_is_delivered(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:

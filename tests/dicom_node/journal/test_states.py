@@ -27,6 +27,7 @@ from tests.support.simulated_node import (
     PLAIN_ARCHIVE,
     PREFIX,
     PROCESSING_FAILURE,
+    QUIET_S,
     REVIEW,
     Attempt,
     Clock,
@@ -330,6 +331,7 @@ def summaries(node: SimulatedNode, state: str) -> None:
     if state == "analyzed":
         node.use(())
     if state != "received":
+        node.clock.passed_s += QUIET_S
         end = {"not_analyzed": "separate", "failed": "failed"}.get(state, "positive")
         node.summarize(begun(node, f"summarize:{summary}:{requested.run}"), end)
     if state == "delivered":

@@ -459,7 +459,7 @@ def test_the_same_images_count_as_in_the_summary(
 
     (found,) = listed(examinations)
     assert found.summary is not None
-    inputs = journal.examinations.begin(found.id, found.summary.run)
+    inputs = journal.summaries.begin(found.id, found.summary.run)
 
     assert inputs is not None
     records = [each.record for each in inputs.images]

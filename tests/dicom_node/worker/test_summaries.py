@@ -20,8 +20,8 @@ from dicom_node.decoder.client import (
 )
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
-from dicom_node.journal.examinations import Examinations
 from dicom_node.journal.journal import Journal
+from dicom_node.journal.summaries import Summaries
 from dicom_node.results.encode import encode_examination
 from dicom_node.results.overlay_data import overlay_of
 from dicom_node.storage.records import InstanceRecord, ResultRecord
@@ -34,7 +34,7 @@ from dicom_node.storage.tables import (
     read_records,
     result,
 )
-from dicom_node.worker.summaries import MOST_ATTEMPTS, Summaries
+from dicom_node.worker.summaries import MOST_ATTEMPTS, Summarizer
 from inference.finding import Finding
 from tests.support.databases import create_migrated
 from tests.support.examinations import (
@@ -76,7 +76,7 @@ class Node:
     settings: Settings
     journal: Journal
     child: Child
-    summaries: Summaries
+    summarizer: Summarizer
     engine: sa.Engine
 
     def add(self, number: int, outcome: Finding | str) -> ReceivedInstance:
@@ -104,8 +104,11 @@ class Node:
         return row
 
     def summarize(self) -> InstanceRecord:
+        """Make the summary, as a worker does when it is due."""
+        with self.engine.begin() as connection:
+            connection.execute(examination.update().values(due_at=1.0))
         record = self.summary()
-        self.summaries.summarize(record.id, record.run)
+        self.summarizer.summarize(record.id, record.run)
         return self.summary()
 
     def objects(self) -> dict[str, Dataset]:
@@ -140,10 +143,10 @@ def node(tmp_path: Path) -> Iterator[Node]:
     pipeline = Pipeline(
         cast("Any", classifier), cast("Any", child), settings.worker, OPTIONS
     )
-    summaries = Summaries(
+    summarizer = Summarizer(
         journal, Spool(storage), storage.directory, lambda: nullcontext(pipeline)
     )
-    yield Node(settings, journal, child, summaries, engine)
+    yield Node(settings, journal, child, summarizer, engine)
     decoder.close()
     engine.dispose()
 
@@ -234,7 +237,7 @@ def test_kill_before_the_end_changes_nothing_in_the_next_attempt(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Examinations, "record_summary", killed)
+        patch.setattr(Summaries, "record_summary", killed)
         with pytest.raises(Killed):
             node.summarize()
     before = {each.name for each in folder.rglob("*.dcm")}
@@ -329,36 +332,43 @@ def test_examination_without_expected_results_gets_no_summary(node: Node) -> Non
     assert node.objects() == {}
 
 
-@pytest.mark.parametrize("same_model", [True, False])
-def test_image_without_files_keeps_its_answer_if_the_model_is_the_same(
-    same_model: bool,  # noqa: FBT001
-    node: Node,
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ("definite", "Fracture suspected in 1 of 2 analyzed images (1 definite)"),
+        (
+            "doubtful",
+            "No fracture suspected in 1 analyzed image; 1 image was not analyzed",
+        ),
+    ],
+)
+def test_image_without_files_keeps_its_answer_if_the_thresholds_give_it(
+    point: str, expected: str, node: Node
 ) -> None:
     old = node.add(1, DEFINITE)
     node.add(2, NEGATIVE)
-    (node.settings.storage.directory / old.path).unlink()
-    digest = {"model_digest": MODEL.digest if same_model else "0" * 64}
+    old.path.unlink()
     with node.engine.begin() as connection:
         change = instance.update().where(instance.c.id == old.id)
-        connection.execute(change.values(files_removed_at=1.0, **digest))
+        changes = {"files_removed_at": 1.0, "operating_point": point}
+        connection.execute(change.values(model_name="older", **changes))
         connection.execute(sa.text("DELETE FROM finding"))
 
     node.summarize()
 
-    (_, text) = node.events()[-1]
-    if same_model:
-        assert text == "Fracture suspected in 1 of 2 analyzed images (1 definite)"
+    assert node.events()[-1] == ("summarized", expected)
+    found = texts(node.objects()["exam_report"])
+    if point == "definite":
+        assert "older" in found
     else:
-        assert text == (
-            "No fracture suspected in 1 analyzed image; 1 image was not analyzed"
-        )
+        assert any("Its result was: doubtful." in each for each in found)
 
 
 def test_stale_run_does_nothing(node: Node) -> None:
     node.add(1, DEFINITE)
     record = node.summary()
 
-    node.summaries.summarize(record.id, record.run + 1)
+    node.summarizer.summarize(record.id, record.run + 1)
 
     assert node.events() == []
     with node.engine.connect() as connection:

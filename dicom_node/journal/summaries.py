@@ -1,0 +1,327 @@
+"""The part of the journal that starts and ends attempts to summarize examinations.
+
+The rows change only if the run of the work is the current one, as in
+journal/analyses.py. Transactions lock the examination before its summary.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import sqlalchemy as sa
+
+from dicom_node.journal.availability import UntilAvailable, waits
+from dicom_node.journal.deliveries import Deliveries, StoredResult
+from dicom_node.journal.examinations import (
+    Examinations,
+    images_of,
+    lock_examination,
+)
+from dicom_node.journal.instance_state import update_instance_state
+from dicom_node.journal.state_machine import StateMachine
+from dicom_node.journal.states import InstanceTrigger
+from dicom_node.results.overlay_data import OverlayData, overlay_in
+from dicom_node.results.predecessor import Predecessor
+from dicom_node.storage.database import reading, writing
+from dicom_node.storage.records import ExaminationRecord, InstanceRecord, ResultRecord
+from dicom_node.storage.tables import (
+    InstanceState,
+    examination,
+    instance,
+    read_records,
+    result,
+)
+from dicom_node.storage.tables import finding as finding_table
+from inference.finding import ModelIdentity, OperatingPoint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageOutcome:
+    """One image of an examination, as the journal knows it.
+
+    Attributes:
+        record: The image, with its result or the reason why there is none.
+        same_picture_as: Id of another image of the examination that stands for this
+            one; None if there is none.
+    """
+
+    record: InstanceRecord
+    same_picture_as: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SummaryInputs:
+    """What a summary is made from.
+
+    Attributes:
+        record: The summary.
+        patient_key: `patient_key` of the patient.
+        images: The images that count, in the order of their receipt. Results of the
+            node that came back do not count, nor do instances for which nobody expects
+            a result, nor earlier revisions of an image.
+        digest: Digest of the images and their results.
+        revision: Number of this summary, from 1.
+        predecessors: The objects of the summary that this one replaces.
+        made: The objects, if a summary of the same inputs was made before; else empty.
+    """
+
+    record: InstanceRecord
+    patient_key: str
+    images: Sequence[ImageOutcome]
+    digest: str
+    revision: int
+    predecessors: Sequence[Predecessor]
+    made: Sequence[ResultRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryAnswer:
+    """The answer of a summary.
+
+    Attributes:
+        probability: Probability of the most serious image; None if no fracture is
+            reported and an image has no answer. Such an examination has no result.
+        operating_point: Operating point of that image; None as for `probability`.
+        model: The model that answered.
+        text: The answer as a sentence.
+    """
+
+    probability: float | None
+    operating_point: OperatingPoint | None
+    model: ModelIdentity
+    text: str
+
+
+class Summaries:
+    """Starts and ends attempts to summarize examinations."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        machine: StateMachine,
+        deliveries: Deliveries,
+        examinations: Examinations,
+        until_available: UntilAvailable,
+    ) -> None:
+        self._until_available = until_available
+        self._engine = engine
+        self._machine = machine
+        self._deliveries = deliveries
+        self._examinations = examinations
+
+    @waits
+    def begin(self, examination_id: str, run: int) -> SummaryInputs | None:
+        """Start an attempt to summarize an examination.
+
+        Returns:
+            What to make the summary from, with this attempt counted. None if the work
+            is stale, or if the summary is due later: then another run is queued. None
+            also if the analysis of an image is unfinished: then the end of that
+            analysis requests the summary again.
+        """
+        with writing(self._engine) as connection:
+            examined = lock_examination(connection, examination_id)
+            if examined is None or not self._is_current(connection, examined, run):
+                return None
+            images = images_of(connection, examination_id)
+            early_s = (examined.due_at or 0.0) - time.time()
+            # If it is even earlier, the clock was set back, and the summary is due.
+            if images and 0 < early_s <= self._examinations.quiet_s:
+                sender = images[-1].calling_ae_title, images[-1].calling_address
+                self._examinations.request(connection, examined, sender, early_s)
+                return None
+            change = examination.update().where(examination.c.id == examination_id)
+            connection.execute(change.values(due_at=None))  # no run is scheduled
+            if any(each.state == InstanceState.RECEIVED for each in images):
+                return None
+            record = self._machine.change_instance(
+                connection,
+                InstanceTrigger.SUMMARY_BEGUN,
+                _of_run(examination_id, run),
+                {"attempts": instance.c.attempts + 1},
+            )
+            if record is None:
+                return None
+            return _inputs(connection, record, examined, images)
+
+    @staticmethod
+    def _is_current(
+        connection: sa.Connection, examined: ExaminationRecord, run: int
+    ) -> bool:
+        query = sa.select(instance.c.state).where(_of_run(examined.id, run))
+        return connection.execute(query).scalar() == InstanceState.RECEIVED
+
+    @waits
+    def drawing(self, instance_id: str) -> OverlayData | None:
+        """Return the stored drawing of an image; None if there is none."""
+        query = finding_table.select().where(finding_table.c.instance_id == instance_id)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else overlay_in(row)
+
+    @waits
+    def record_summary(
+        self,
+        inputs: SummaryInputs,
+        answer: SummaryAnswer,
+        results: Sequence[StoredResult],
+        objects: Sequence[Predecessor],
+    ) -> bool:
+        """End a summary, and queue the delivery of its objects.
+
+        Args:
+            inputs: What the summary was made from.
+            answer: The answer of the summary.
+            results: The objects, already on disk.
+            objects: The objects as the next summary will name them.
+
+        Returns:
+            False if the work is stale. Then nothing is recorded.
+        """
+        values = {
+            "revision": inputs.revision,
+            "inputs": inputs.digest,
+            "predecessors": json.dumps([asdict(each) for each in inputs.predecessors]),
+            "objects": json.dumps([asdict(each) for each in objects]),
+        }
+        with writing(self._engine) as connection:
+            record = self._end(connection, inputs.record, answer)
+            if record is None:
+                return False
+            change = examination.update().where(examination.c.id == record.id)
+            connection.execute(change.values(**values))
+            self._deliveries.open(connection, record, results)
+        return True
+
+    @waits
+    def send_again(self, inputs: SummaryInputs, answer: SummaryAnswer) -> None:
+        """End a summary with the objects that exist, and queue their delivery again."""
+        with writing(self._engine) as connection:
+            record = self._end(connection, inputs.record, answer)
+            if record is not None:
+                self._deliveries.queue_all(connection, record.id, is_repetition=True)
+
+    @waits
+    def end_without_summary(self, examination_id: str, run: int, reason: str) -> None:
+        """End a summary without objects, because nobody expects one.
+
+        If the work is stale, nothing changes. The objects of an earlier summary stay.
+
+        Args:
+            examination_id: Id of the examination.
+            run: Run of the summary.
+            reason: Why there are no objects.
+        """
+        trigger = InstanceTrigger.SUMMARIZED_WITHOUT_RESULT
+        self._end_without_objects(examination_id, run, reason, trigger)
+
+    @waits
+    def fail(self, examination_id: str, run: int, reason: str) -> None:
+        """End a summary with a failure; if the work is stale, nothing changes.
+
+        The objects of an earlier summary stay, because they are still true for the
+        images that they name.
+
+        Args:
+            examination_id: Id of the examination.
+            run: Run of the summary.
+            reason: The reason for the operator.
+        """
+        trigger = InstanceTrigger.SUMMARY_FAILED
+        self._end_without_objects(examination_id, run, reason, trigger)
+
+    def _end_without_objects(
+        self, examination_id: str, run: int, reason: str, trigger: InstanceTrigger
+    ) -> None:
+        changes = {"reason": reason, "analyzed_at": time.time()}
+        with writing(self._engine) as connection:
+            lock_examination(connection, examination_id)
+            which = _of_run(examination_id, run)
+            ended = self._machine.change_instance(
+                connection, trigger, which, changes, detail=reason
+            )
+            if ended is not None:
+                update_instance_state(connection, self._machine, examination_id)
+
+    def _end(
+        self, connection: sa.Connection, record: InstanceRecord, answer: SummaryAnswer
+    ) -> InstanceRecord | None:
+        lock_examination(connection, record.id)
+        has_result = answer.probability is not None
+        trigger = InstanceTrigger.SUMMARIZED_WITHOUT_RESULT
+        if has_result:
+            trigger = InstanceTrigger.SUMMARIZED
+        changes = {
+            "reason": "" if has_result else answer.text,
+            "analyzed_at": time.time(),
+            "probability": answer.probability,
+            "operating_point": answer.operating_point,
+            "model_name": answer.model.name,
+            "model_version": answer.model.version,
+            "model_digest": answer.model.digest,
+        }
+        which = _of_run(record.id, record.run)
+        return self._machine.change_instance(
+            connection, trigger, which, changes, detail=answer.text
+        )
+
+
+def _inputs(
+    connection: sa.Connection,
+    record: InstanceRecord,
+    examined: ExaminationRecord,
+    images: Sequence[InstanceRecord],
+) -> SummaryInputs:
+    outcomes = _outcomes(images)
+    digest = _digest(outcomes)
+    query = result.select().where(result.c.instance_id == record.id)
+    made = read_records(ResultRecord, connection.execute(query))
+    is_same = digest == examined.inputs
+    replaced = examined.predecessors if is_same else examined.objects
+    return SummaryInputs(
+        record=record,
+        patient_key=examined.patient_key,
+        images=outcomes,
+        digest=digest,
+        revision=examined.revision if is_same else examined.revision + 1,
+        predecessors=[Predecessor(**each) for each in json.loads(replaced)],
+        made=made if is_same else [],
+    )
+
+
+def _of_run(examination_id: str, run: int) -> sa.ColumnElement[bool]:
+    return sa.and_(instance.c.id == examination_id, instance.c.run == run)
+
+
+def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
+    """Return the images that count, each with the image that stands for it.
+
+    Of the revisions of an image, the last one counts. If it has no result of its own
+    because an earlier revision has the same picture, that revision counts.
+    """
+    by_id = {each.id: each for each in images}
+    newest: dict[str, InstanceRecord] = {}
+    for each in sorted(images, key=lambda each: each.revision):
+        newest[each.sop_instance_uid] = each
+    first_with: dict[str, str] = {}
+    outcomes = []
+    for each in newest.values():
+        record = by_id.get(each.same_picture_as or "", each)
+        if record.not_meant:
+            continue
+        same = None
+        if record.probability is not None and record.picture_digest:
+            first = first_with.setdefault(record.picture_digest, record.id)
+            same = first if first != record.id else None
+        outcomes.append(ImageOutcome(record, same))
+    return sorted(outcomes, key=lambda each: (each.record.received_at, each.record.id))
+
+
+def _digest(outcomes: Sequence[ImageOutcome]) -> str:
+    """Return a digest that changes with the images, and with each new analysis."""
+    parts = [
+        (each.record.id, each.record.run, each.same_picture_as) for each in outcomes
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
