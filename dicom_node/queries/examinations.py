@@ -414,7 +414,8 @@ def _entries(
             summaries.get(each),
         )
         for each in ids
-        if each in totals and each in records
+        # Retention may have removed all images in between.
+        if all(each in of for of in (records, totals, first, urgent, values))
     ]
 
 
