@@ -23,9 +23,6 @@ from inference.finding import ModelIdentity
 def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObject:
     """Return the message that reports an examination.
 
-    If no fracture is reported and an image has no answer, the message has no answer for
-    the examination, because an answer would look negative.
-
     Args:
         read: The examination.
         model: The model of the node.
@@ -35,10 +32,9 @@ def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObj
     """
     examination = read.examination
     counts = examination.counts
-    is_answered = counts.fractures or examination.is_negative
     texts = headline_of(counts), revision_text(examination)
     answer = StudyAnswer(
-        examination.answer if is_answered else None,
+        examination.reported_answer,
         ". ".join(each for each in texts if each),
     )
     orders = [
