@@ -14,6 +14,7 @@ from pydicom.sr.coding import Code
 from dicom_node.dataset.attributes import CODE_PATTERN, items
 from dicom_node.results.anatomy import body_part, side
 from dicom_node.results.codes import RADIOGRAPH
+from dicom_node.results.hl7_encoding import without_null
 from dicom_node.results.provenance import moment
 from dicom_node.results.source import Source, decoded_text, reading
 
@@ -235,7 +236,11 @@ def _order_text(source: Source, order: Dataset | None, keyword: str) -> str:
 
 
 def _text(source: Source, item: Dataset | None, keyword: str) -> str:
-    return decoded_text(source, keyword, item)
+    """Return a text of an order; empty if it is absent or the null value of HL7.
+
+    So another attribute is used in place of the null value.
+    """
+    return without_null(decoded_text(source, keyword, item))
 
 
 def _procedure(source: Source, order: Dataset | None) -> Code:
@@ -249,7 +254,7 @@ def _procedure(source: Source, order: Dataset | None) -> Code:
     ]
     inner = "CodeValue", "CodingSchemeDesignator", "CodeMeaning"
     for item in sequences:
-        code = Code(*(decoded_text(source, each, item) for each in inner))
+        code = Code(*(_text(source, item, each) for each in inner))
         if code.value and code.scheme_designator:
             return code
     requested = _text(source, order, "RequestedProcedureDescription") if order else ""
@@ -259,10 +264,14 @@ def _procedure(source: Source, order: Dataset | None) -> Code:
 
 
 def _names(name: str) -> tuple[HumanName, ...]:
-    """Return the groups of a PN (PS3.5 6.2.1). Empty groups are omitted."""
+    """Return the groups of a PN (PS3.5 6.2.1).
+
+    Groups that are empty or contain only null values of HL7 are omitted.
+    """
     names = []
     for group, representation in zip(name.split("="), _REPRESENTATIONS, strict=False):
-        parts = [*(each.strip(" ") for each in group.split("^")), *[""] * 5]
+        stated = (without_null(each.strip(" ")) for each in group.split("^"))
+        parts = [*stated, *[""] * 5]
         family, given, middle, prefix, suffix = parts[:5]
         if family or given or middle or prefix or suffix:
             names.append(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.sr.coding import Code
@@ -15,7 +15,7 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.results.encode import encode_file, encode_notice
 from dicom_node.results.encoding import ResultObject
-from dicom_node.results.hl7_encoding import escaped
+from dicom_node.results.hl7_encoding import components, escaped
 from dicom_node.results.hl7_message import OrderResult, oru_message
 from dicom_node.results.hl7_observations import ImageAnswer
 from dicom_node.results.hl7_result import control_id_of
@@ -239,10 +239,46 @@ def test_names_reach_a_foreign_parser_unchanged(
 def test_an_escaped_text_has_no_delimiters_and_no_control_characters(
     value: str,
 ) -> None:
+    assume(value.strip(" ") != '""')
     encoded = escaped(value)
 
     assert not set(encoded) & {"|", "^", "~", "&", "\r", "\n", "\x0b", "\x1c"}
     assert unescaped(encoded) == value
+
+
+def test_no_field_has_the_null_value(tmp_path: Path) -> None:
+    null = '""'
+    item = order()
+    item.PlacerOrderNumberImagingServiceRequest = null
+    item.FillerOrderNumberImagingServiceRequest = null
+    item.RequestedProcedureID = f" {null} "
+    item.RequestedProcedureCodeSequence[0].CodeMeaning = null
+    message = text(
+        made(
+            tmp_path,
+            {
+                "PatientID": null,
+                "PatientName": f"{null}^{null}={null}",
+                "ReferringPhysicianName": f"{null}^Rita",
+                "IssuerOfPatientID": null,
+                "AccessionNumber": "A-1",
+                "RequestAttributesSequence": [item],
+            },
+        )
+    )
+
+    assert null not in message
+    (pid,), (obr,) = segments(message, "PID"), segments(message, "OBR")
+    assert (pid[3], pid[5]) == ("", "")
+    assert obr[2:5] == ["", "A-1", "XR0042^^99HOSP"]
+    assert obr[16:20] == ["^^Rita" + "^" * 12 + "A", "", "A-1", ""]
+
+
+@pytest.mark.parametrize("value", ['""', ' "" '])
+def test_null_value_is_written_as_an_empty_component(value: str) -> None:
+    assert escaped(value) == ""
+    assert components("A", value, "B") == "A^^B"
+    assert escaped('say ""') == 'say ""'
 
 
 def test_equal_results_have_equal_messages(tmp_path: Path) -> None:
