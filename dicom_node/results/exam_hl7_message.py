@@ -69,8 +69,9 @@ def _answer(each: SourceImage, read: ExaminationSource) -> ImageAnswer:
     image, values = each.image, read_image(each.source)
     group, finding = str(each.number), image.finding
     if finding is None or image.same_picture_as:
-        summary = ": ".join(outcome(image, read.numbers))
-        return ImageAnswer(values, None, plain(summary, 1000), group=group)
+        summary = plain(": ".join(outcome(image, read.numbers)), 1000)
+        is_counted = not image.same_picture_as
+        return ImageAnswer(values, None, summary, group=group, is_counted=is_counted)
     shape = image.displayed_shape
     return ImageAnswer(
         values,

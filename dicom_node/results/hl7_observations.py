@@ -54,6 +54,8 @@ class ImageAnswer:
         probability: Probability of a fracture in [0, 1]; None without a result.
         arrow: The point to which the arrow points, in words; empty without an arrow.
         group: The number of the image in the message (OBX-4).
+        is_counted: False if another image stands for this one. Then there is no
+            observation of the answer, because that of the other image applies.
     """
 
     image: ImageValues
@@ -62,6 +64,7 @@ class ImageAnswer:
     probability: float | None = None
     arrow: str = ""
     group: str = "1"
+    is_counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def image_observations(answer: ImageAnswer) -> list[Observation]:
         Observation(SOP_INSTANCE_UID, escaped(image.sop_instance_uid), "ST", group),
     )
     return [
-        _fracture(answer.answer, group),
+        *([_fracture(answer.answer, group)] if answer.is_counted else []),
         Observation(COMMENT, escaped(answer.summary), "TX", group),
         *(each for each in optional if each.value),
     ]
