@@ -5,6 +5,7 @@ results by the accession number gets the answer of the examination under each of
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dicom_node.results.encoding import ResultObject
 from dicom_node.results.examination_source import ExaminationSource, SourceImage
@@ -13,7 +14,7 @@ from dicom_node.results.examination_text import outcome, revision_text
 from dicom_node.results.hl7_message import OrderResult
 from dicom_node.results.hl7_observations import ImageAnswer, StudyAnswer
 from dicom_node.results.hl7_result import arrow_text, message_object
-from dicom_node.results.hl7_values import StudyValues, read_image, read_study
+from dicom_node.results.hl7_values import StudyValues, read_image, read_orders
 from dicom_node.results.provenance import plain
 from dicom_node.results.result_kinds import EXAM_HL7_MESSAGE
 from inference.drawing.caption import headline
@@ -50,19 +51,18 @@ def _by_order(
 ) -> Sequence[tuple[StudyValues, list[SourceImage]]]:
     """Return the images by order, each order with the values of its first image.
 
-    An image with a header that cannot be read belongs to the first order.
+    The time of the report is that of the last image in all orders. An image with
+    several orders is in each of them. An image with a header that cannot be read
+    belongs to the first order.
     """
-    first = read_study(read.first)
-    orders = {_key(first): (first, list[SourceImage]())}
+    first = read_orders(read.first)
+    orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}
     for each in read.images:
-        study = read_study(each.source) if len(each.source.dataset) else first
-        _, images = orders.setdefault(_key(study), (study, []))
-        images.append(each)
+        for study in read_orders(each.source) if len(each.source.dataset) else first:
+            new = replace(study, reported_at=first[0].reported_at), list[SourceImage]()
+            _, images = orders.setdefault(study.order_numbers, new)
+            images.append(each)
     return [*orders.values()]
-
-
-def _key(study: StudyValues) -> tuple[str, str, str]:
-    return study.accession.value, study.filler.value, study.placer.value
 
 
 def _answer(each: SourceImage, read: ExaminationSource) -> ImageAnswer:

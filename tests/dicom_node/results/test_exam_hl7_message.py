@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 
 from dicom_node.results.encode import encode_examination
 from dicom_node.results.examination import (
@@ -58,6 +59,12 @@ def answers(text: str) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def groups_of(text: str) -> list[list[str]]:
+    """Return the groups of the answers after each OBR segment."""
+    parts = text.split("\rOBR|")[1:]
+    return [[group for group, *_ in answers(part)] for part in parts]
+
+
 @pytest.fixture
 def studies(tmp_path: Path) -> Studies:
     return Studies(tmp_path)
@@ -110,13 +117,24 @@ def test_images_follow_their_order_with_the_answer_of_the_examination(
 
     orders = segments(text, "OBR")
     assert [(each[1], each[18]) for each in orders] == [("1", "A1"), ("2", "A2")]
-    first, second = text.split("\rOBR|2|")
-    groups = [
-        [group for group, *_ in answers(part)] for part in (first, "MSH\r" + second)
-    ]
-    assert groups == [["", "1", "3"], ["", "2"]]
+    assert len({each[22] for each in orders}) == 1
+    assert groups_of(text) == [["", "1", "3"], ["", "2"]]
     both = [value for group, value, *_ in answers(text) if not group]
     assert both == [SUSPECTED, SUSPECTED]
+
+
+def test_image_with_several_orders_is_listed_under_each_of_them(
+    studies: Studies,
+) -> None:
+    both = [Dataset(), Dataset()]
+    both[0].AccessionNumber, both[1].AccessionNumber = "A1", "A2"
+    text = message(
+        studies.image(1, NEGATIVE, AccessionNumber="A2"),
+        studies.image(2, DOUBTFUL, RequestAttributesSequence=both),
+    )
+
+    assert [each[18] for each in segments(text, "OBR")] == ["A2", "A1"]
+    assert groups_of(text) == [["", "1", "2"], ["", "2"]]
 
 
 def test_revision_is_a_correction(studies: Studies) -> None:
