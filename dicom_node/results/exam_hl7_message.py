@@ -48,21 +48,37 @@ def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObj
 
 def _by_order(
     read: ExaminationSource,
-) -> Sequence[tuple[StudyValues, list[SourceImage]]]:
+) -> Sequence[tuple[StudyValues, Sequence[SourceImage]]]:
     """Return the images by order, each order with the values of its first image.
 
     The time of the report is that of the last image in all orders. An image with
-    several orders is in each of them. An image with a header that cannot be read
-    belongs to the first order.
+    several orders is in each of them. If there are several orders, the images without a
+    header that can be read follow under an order without numbers.
     """
     first = read_orders(read.first)
     orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}
+    without_header = []
     for each in read.images:
-        for study in read_orders(each.source) if len(each.source.dataset) else first:
+        if not len(each.source.dataset):
+            without_header.append(each)
+            continue
+        for study in read_orders(each.source):
             new = replace(study, reported_at=first[0].reported_at), list[SourceImage]()
             _, images = orders.setdefault(study.order_numbers, new)
             images.append(each)
+    if len(orders) == 1:
+        return [(first[0], read.images)]
+    if without_header:
+        unknown = _without_order(without_header[0], first[0])
+        return [*orders.values(), (unknown, without_header)]
     return [*orders.values()]
+
+
+def _without_order(each: SourceImage, first: StudyValues) -> StudyValues:
+    """Return the values of an image without a header, in the study of the others."""
+    (unknown,) = read_orders(each.source)
+    study, reported_at = first.study_instance_uid, first.reported_at
+    return replace(unknown, study_instance_uid=study, reported_at=reported_at)
 
 
 def _answer(each: SourceImage, read: ExaminationSource) -> ImageAnswer:

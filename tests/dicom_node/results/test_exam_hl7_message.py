@@ -20,6 +20,7 @@ from tests.support.examinations import (
     NEGATIVE,
     NOT_ANALYZED,
     OPTIONS,
+    STUDY,
     Studies,
 )
 from tests.support.hl7_messages import segments
@@ -135,6 +136,26 @@ def test_image_with_several_orders_is_listed_under_each_of_them(
 
     assert [each[18] for each in segments(text, "OBR")] == ["A2", "A1"]
     assert groups_of(text) == [["", "1", "2"], ["", "2"]]
+
+
+def test_image_without_a_header_is_under_no_order_of_other_images(
+    studies: Studies,
+) -> None:
+    lost = studies.image(2, DOUBTFUL, AccessionNumber="A2")
+    lost.instance.path.unlink()
+    first = studies.image(1, NEGATIVE, AccessionNumber="A1")
+    third = studies.image(3, NEGATIVE, AccessionNumber="A3")
+
+    several, one = message(first, lost, third), message(first, lost)
+
+    numbers = [each[2:4] + each[18:19] for each in segments(several, "OBR")]
+    assert numbers == [["", "A1", "A1"], ["", "A3", "A3"], ["", "", ""]]
+    assert groups_of(several) == [["", "1"], ["", "2"], ["", "3"]]
+    assert answers(several)[-1] == ("3", SUSPECTED, "A", "P")
+    uids = [each[5] for each in segments(several, "OBX") if "Study Inst" in each[3]]
+    assert uids == [STUDY] * 3
+    assert [each[18] for each in segments(one, "OBR")] == ["A1"]
+    assert groups_of(one) == [["", "1", "2"]]
 
 
 def test_revision_is_a_correction(studies: Studies) -> None:
