@@ -1,18 +1,20 @@
 """The HL7 message about an examination: an ORU^R01 with all images of a study.
 
-The images of each order follow the OBR segment of the order. So a RIS that identifies
-results by the accession number gets the answer of the examination under each of them.
+The images of each order follow the OBR segment of the order, and the coded answer of an
+order is that of its images. So a RIS that identifies results by the accession number
+shows no fracture under an order for another part of the body.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from dicom_node.results.encoding import ResultObject
+from dicom_node.results.examination import Examination, ExaminationImage, count
 from dicom_node.results.examination_source import ExaminationSource, SourceImage
 from dicom_node.results.examination_text import headline as headline_of
 from dicom_node.results.examination_text import outcome, revision_text
 from dicom_node.results.hl7_message import OrderResult
-from dicom_node.results.hl7_observations import ImageAnswer, StudyAnswer
+from dicom_node.results.hl7_observations import ImageAnswer, OrderAnswer
 from dicom_node.results.hl7_result import arrow_text, message_object
 from dicom_node.results.hl7_values import StudyValues, read_image, read_orders
 from dicom_node.results.provenance import plain
@@ -31,19 +33,54 @@ def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObj
     Raises:
         AnalysisError: A sequence of a header cannot be read.
     """
-    examination = read.examination
-    counts = examination.counts
-    texts = headline_of(counts), revision_text(examination)
-    answer = StudyAnswer(
-        examination.reported_answer,
-        ". ".join(each for each in texts if each),
-    )
+    by_order = _by_order(read)
+    several = len(by_order) > 1
     orders = [
-        OrderResult(study, [_answer(each, read) for each in images], answer)
-        for study, images in _by_order(read)
+        OrderResult(
+            study,
+            [_answer(each, read) for each in images],
+            _part(study, images, read) if several else _whole(read.examination),
+        )
+        for study, images in by_order
     ]
-    correction = examination.revision > 1
+    correction = read.examination.revision > 1
     return message_object(EXAM_HL7_MESSAGE, orders, model, is_correction=correction)
+
+
+def _whole(examination: Examination) -> OrderAnswer:
+    """Return the answer for all images of an examination with one order."""
+    texts = headline_of(examination.counts), revision_text(examination)
+    return OrderAnswer(examination.reported_answer, ". ".join(filter(None, texts)))
+
+
+def _part(
+    study: StudyValues, images: Sequence[SourceImage], read: ExaminationSource
+) -> OrderAnswer:
+    """Return the answer for the images of one of several orders.
+
+    The answer for the whole examination is only in the text, because a receiver shows a
+    coded answer as a result of the order.
+    """
+    # Images that are not listed cannot change the answer: none of them is more serious
+    # than a listed one.
+    counts = count(_counted(images, read))
+    named = any(study.order_numbers)
+    which = "Images of this order" if named else "Images without an order number"
+    whole = _whole(read.examination)
+    texts = f"{which}: {headline_of(counts)}", f"All images: {whole.summary}"
+    return OrderAnswer(counts.reported_answer, ". ".join(texts))
+
+
+def _counted(
+    images: Sequence[SourceImage], read: ExaminationSource
+) -> Iterable[ExaminationImage]:
+    """Return each different picture of some images once.
+
+    If another image of the examination stands for an image, that one is returned.
+    """
+    by_id = {each.instance.id: each for each in read.examination.images}
+    found = [by_id.get(each.image.same_picture_as or "", each.image) for each in images]
+    return {each.instance.id: each for each in found}.values()
 
 
 def _by_order(

@@ -153,7 +153,7 @@ class Examination:
     @property
     def counts(self) -> Counts:
         """The numbers of all images, listed or not."""
-        return _count(self.images) + self.unlisted
+        return count(self.images) + self.unlisted
 
     @property
     def reported_answer(self) -> OperatingPoint | None:
@@ -183,7 +183,7 @@ def conclude(
     ordered = sorted(checked, key=lambda each: (_rank(each), each.instance.id))
     listed, others = ordered[:MOST_IMAGES], ordered[MOST_IMAGES:]
     return Examination(
-        tuple(listed), revision, tuple(predecessors), _count(others), patient_key
+        tuple(listed), revision, tuple(predecessors), count(others), patient_key
     )
 
 
@@ -201,7 +201,8 @@ def result_name(image: ExaminationImage) -> ResultName:
     return "failed" if state == FAILED else "not_analyzed"
 
 
-def _count(images: Iterable[ExaminationImage]) -> Counts:
+def count(images: Iterable[ExaminationImage]) -> Counts:
+    """Return the numbers of images by outcome."""
     return Counts(**Counter(str(result_name(each)) for each in images))
 
 

@@ -68,11 +68,11 @@ class ImageAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyAnswer:
-    """What a message says about all images of an examination.
+class OrderAnswer:
+    """What a message about an examination says about all images of an order.
 
     Attributes:
-        answer: The most serious operating point; None if the examination has no result.
+        answer: The most serious operating point; None if the order has no result.
         summary: The answer and the numbers of images, in words.
     """
 
@@ -113,13 +113,13 @@ def study_observations(study: StudyValues, model: ModelIdentity) -> list[Observa
     ]
 
 
-def examination_observations(examination: StudyAnswer | None) -> list[Observation]:
-    """Return the observations about all images; empty if the message is about one."""
-    if examination is None:
+def order_observations(order: OrderAnswer | None) -> list[Observation]:
+    """Return the observations about all images of an order; empty if there are none."""
+    if order is None:
         return []
     return [
-        _fracture(examination.answer, ""),
-        Observation(COMMENT, escaped(examination.summary), "TX"),
+        _fracture(order.answer, ""),
+        Observation(COMMENT, escaped(order.summary), "TX"),
     ]
 
 

@@ -107,7 +107,7 @@ def test_examination_is_negative_only_if_each_image_has_an_answer(
     assert answers(message(*images))[0] == ("", *expected)
 
 
-def test_images_follow_their_order_with_the_answer_of_the_examination(
+def test_images_follow_their_order_with_the_answer_of_its_images(
     studies: Studies,
 ) -> None:
     text = message(
@@ -120,8 +120,53 @@ def test_images_follow_their_order_with_the_answer_of_the_examination(
     assert [(each[1], each[18]) for each in orders] == [("1", "A1"), ("2", "A2")]
     assert len({each[22] for each in orders}) == 1
     assert groups_of(text) == [["", "1", "3"], ["", "2"]]
-    both = [value for group, value, *_ in answers(text) if not group]
-    assert both == [SUSPECTED, SUSPECTED]
+    both = [(value, flag) for group, value, flag, _ in answers(text) if not group]
+    assert both == [(ABSENT, "N"), (SUSPECTED, "A")]
+    comments = [
+        each[5]
+        for each in segments(text, "OBX")
+        if each[2] == "TX" and not each[4] and "NOTICE" not in each[3]
+    ]
+    own = (
+        "No fracture suspected in 2 analyzed images",
+        "Fracture suspected in 1 of 1 analyzed image (1 doubtful)",
+    )
+    whole = "Fracture suspected in 1 of 3 analyzed images (1 doubtful)"
+    assert comments == [
+        f"Images of this order: {each}. All images: {whole}" for each in own
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [(NOT_ANALYZED, ("", "", "X")), (DOUBTFUL, (SUSPECTED, "A", "P"))],
+)
+def test_order_is_negative_only_if_each_of_its_images_has_an_answer(
+    outcome: tuple[str, str], expected: tuple[str, str, str], studies: Studies
+) -> None:
+    text = message(
+        studies.image(1, NEGATIVE, AccessionNumber="A1"),
+        studies.image(2, NEGATIVE, AccessionNumber="A2"),
+        studies.image(3, outcome, AccessionNumber="A2"),
+    )
+
+    totals = [tuple(each) for group, *each in answers(text) if not group]
+    assert totals == [(ABSENT, "N", "P"), expected]
+
+
+def test_order_has_the_answer_of_the_image_that_stands_for_its_image(
+    studies: Studies,
+) -> None:
+    image = studies.image(1, DEFINITE, AccessionNumber="A1")
+    twin = studies.image(
+        2, DEFINITE, same_picture_as=image.instance.id, AccessionNumber="A2"
+    )
+
+    assert answers(message(image, twin)) == [
+        ("", PRESENT, "A", "P"),
+        ("1", PRESENT, "A", "P"),
+        ("", PRESENT, "A", "P"),
+    ]
 
 
 def test_image_with_several_orders_is_listed_under_each_of_them(
