@@ -55,7 +55,7 @@ class InstanceTrigger(Enum):
     SUMMARY_REQUESTED = "a summary is requested"
     SUMMARY_BEGUN = "an attempt to summarize begins"
     SUMMARIZED = "summarized"
-    SUMMARIZED_WITHOUT_RESULT = "summarized, no image was analyzed"
+    SUMMARIZED_WITHOUT_RESULT = "summarized, without an answer"
     SUMMARY_FAILED = "the summary failed"
     REMOVED = "the retention period ended"
 

@@ -1,19 +1,22 @@
 """The HL7 message about an examination: an ORU^R01 with all images of a study.
 
-The images of each order follow the OBR segment of the order. So a RIS that identifies
-results by the accession number gets the answer of the examination under each of them.
+The images of each order follow the OBR segment of the order, and the coded answer of an
+order is that of its images. So a RIS that identifies results by the accession number
+shows no fracture under an order for another part of the body.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from dicom_node.results.encoding import ResultObject
+from dicom_node.results.examination import Examination, ExaminationImage, count
 from dicom_node.results.examination_source import ExaminationSource, SourceImage
 from dicom_node.results.examination_text import headline as headline_of
 from dicom_node.results.examination_text import outcome, revision_text
 from dicom_node.results.hl7_message import OrderResult
-from dicom_node.results.hl7_observations import ImageAnswer, StudyAnswer
+from dicom_node.results.hl7_observations import ImageAnswer, OrderAnswer
 from dicom_node.results.hl7_result import arrow_text, message_object
-from dicom_node.results.hl7_values import StudyValues, read_image, read_study
+from dicom_node.results.hl7_values import StudyValues, read_image, read_orders
 from dicom_node.results.provenance import plain
 from dicom_node.results.result_kinds import EXAM_HL7_MESSAGE
 from inference.drawing.caption import headline
@@ -23,9 +26,6 @@ from inference.finding import ModelIdentity
 def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObject:
     """Return the message that reports an examination.
 
-    If no fracture is reported and an image has no answer, the message has no answer for
-    the examination, because an answer would look negative.
-
     Args:
         read: The examination.
         model: The model of the node.
@@ -33,48 +33,98 @@ def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObj
     Raises:
         AnalysisError: A sequence of a header cannot be read.
     """
-    examination = read.examination
-    counts = examination.counts
-    is_answered = counts.fractures or examination.is_negative
-    texts = headline_of(counts), revision_text(examination)
-    answer = StudyAnswer(
-        examination.answer if is_answered else None,
-        ". ".join(each for each in texts if each),
-    )
+    by_order = _by_order(read)
+    several = len(by_order) > 1
     orders = [
-        OrderResult(study, [_answer(each, read) for each in images], answer)
-        for study, images in _by_order(read)
+        OrderResult(
+            study,
+            [_answer(each, read) for each in images],
+            _part(study, images, read) if several else _whole(read.examination),
+        )
+        for study, images in by_order
     ]
-    correction = examination.revision > 1
+    correction = read.examination.revision > 1
     return message_object(EXAM_HL7_MESSAGE, orders, model, is_correction=correction)
+
+
+def _whole(examination: Examination) -> OrderAnswer:
+    """Return the answer for all images of an examination with one order."""
+    texts = headline_of(examination.counts), revision_text(examination)
+    return OrderAnswer(examination.reported_answer, ". ".join(filter(None, texts)))
+
+
+def _part(
+    study: StudyValues, images: Sequence[SourceImage], read: ExaminationSource
+) -> OrderAnswer:
+    """Return the answer for the images of one of several orders.
+
+    The answer for the whole examination is only in the text, because a receiver shows a
+    coded answer as a result of the order.
+    """
+    # Images that are not listed cannot change the answer: none of them is more serious
+    # than a listed one.
+    counts = count(_counted(images, read))
+    named = any(study.order_numbers)
+    which = "Images of this order" if named else "Images without an order number"
+    whole = _whole(read.examination)
+    texts = f"{which}: {headline_of(counts)}", f"All images: {whole.summary}"
+    return OrderAnswer(counts.reported_answer, ". ".join(texts))
+
+
+def _counted(
+    images: Sequence[SourceImage], read: ExaminationSource
+) -> Iterable[ExaminationImage]:
+    """Return each different picture of some images once.
+
+    If another image of the examination stands for an image, that one is returned.
+    """
+    by_id = {each.instance.id: each for each in read.examination.images}
+    found = [by_id.get(each.image.same_picture_as or "", each.image) for each in images]
+    return {each.instance.id: each for each in found}.values()
 
 
 def _by_order(
     read: ExaminationSource,
-) -> Sequence[tuple[StudyValues, list[SourceImage]]]:
+) -> Sequence[tuple[StudyValues, Sequence[SourceImage]]]:
     """Return the images by order, each order with the values of its first image.
 
-    An image with a header that cannot be read belongs to the first order.
+    The time of the report is that of the last image in all orders. An image with
+    several orders is in each of them. If there are several orders, the images without a
+    header that can be read follow under an order without numbers.
     """
-    first = read_study(read.first)
-    orders = {_key(first): (first, list[SourceImage]())}
+    first = read_orders(read.first)
+    orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}
+    without_header = []
     for each in read.images:
-        study = read_study(each.source) if len(each.source.dataset) else first
-        _, images = orders.setdefault(_key(study), (study, []))
-        images.append(each)
+        if not len(each.source.dataset):
+            without_header.append(each)
+            continue
+        for study in read_orders(each.source):
+            new = replace(study, reported_at=first[0].reported_at), list[SourceImage]()
+            _, images = orders.setdefault(study.order_numbers, new)
+            images.append(each)
+    if len(orders) == 1:
+        return [(first[0], read.images)]
+    if without_header:
+        unknown = _without_order(without_header[0], first[0])
+        return [*orders.values(), (unknown, without_header)]
     return [*orders.values()]
 
 
-def _key(study: StudyValues) -> tuple[str, str, str]:
-    return study.accession.value, study.filler.value, study.placer.value
+def _without_order(each: SourceImage, first: StudyValues) -> StudyValues:
+    """Return the values of an image without a header, in the study of the others."""
+    (unknown,) = read_orders(each.source)
+    study, reported_at = first.study_instance_uid, first.reported_at
+    return replace(unknown, study_instance_uid=study, reported_at=reported_at)
 
 
 def _answer(each: SourceImage, read: ExaminationSource) -> ImageAnswer:
     image, values = each.image, read_image(each.source)
     group, finding = str(each.number), image.finding
     if finding is None or image.same_picture_as:
-        summary = ": ".join(outcome(image, read.numbers))
-        return ImageAnswer(values, None, plain(summary, 1000), group=group)
+        summary = plain(": ".join(outcome(image, read.numbers)), 1000)
+        is_counted = not image.same_picture_as
+        return ImageAnswer(values, None, summary, group=group, is_counted=is_counted)
     shape = image.displayed_shape
     return ImageAnswer(
         values,

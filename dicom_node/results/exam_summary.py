@@ -119,7 +119,7 @@ def describe(read: ExaminationSource, model: ModelIdentity) -> Summary:
     return Summary(
         title=TITLE,
         headline=answer_text(counts),
-        tone=_tone(examination.answer),
+        tone=_tone(examination.reported_answer),
         warnings=tuple(each for each in warnings if each),
         notes=tuple(each.strip() for each in notes if each),
         rows=tuple(_row(each, read, several=several) for each in read.images),

@@ -110,6 +110,19 @@ class Counts:
         """All images."""
         return self.analyzed + self.unanswered + self.same_picture
 
+    @property
+    def reported_answer(self) -> OperatingPoint | None:
+        """The most serious answer, as results state it as a code, flag or color.
+
+        None if no fracture is reported and an image has no answer, because the answer
+        would look as if no image had a fracture.
+        """
+        if self.definite:
+            return OperatingPoint.DEFINITE
+        if self.doubtful:
+            return OperatingPoint.DOUBTFUL
+        return OperatingPoint.NONE if self.none and not self.unanswered else None
+
     def __add__(self, other: "Counts") -> "Counts":
         """Return the sums of the numbers."""
         names = [each.name for each in fields(self)]
@@ -140,22 +153,12 @@ class Examination:
     @property
     def counts(self) -> Counts:
         """The numbers of all images, listed or not."""
-        return _count(self.images) + self.unlisted
+        return count(self.images) + self.unlisted
 
     @property
-    def answer(self) -> OperatingPoint | None:
-        """The most serious answer; None if no image was analyzed."""
-        counts = self.counts
-        if counts.definite:
-            return OperatingPoint.DEFINITE
-        if counts.doubtful:
-            return OperatingPoint.DOUBTFUL
-        return OperatingPoint.NONE if counts.none else None
-
-    @property
-    def is_negative(self) -> bool:
-        """Whether each image has an answer, and no fracture is reported."""
-        return self.answer is OperatingPoint.NONE and not self.counts.unanswered
+    def reported_answer(self) -> OperatingPoint | None:
+        """The answer that results state, as in `Counts.reported_answer`."""
+        return self.counts.reported_answer
 
 
 def conclude(
@@ -180,7 +183,7 @@ def conclude(
     ordered = sorted(checked, key=lambda each: (_rank(each), each.instance.id))
     listed, others = ordered[:MOST_IMAGES], ordered[MOST_IMAGES:]
     return Examination(
-        tuple(listed), revision, tuple(predecessors), _count(others), patient_key
+        tuple(listed), revision, tuple(predecessors), count(others), patient_key
     )
 
 
@@ -198,7 +201,8 @@ def result_name(image: ExaminationImage) -> ResultName:
     return "failed" if state == FAILED else "not_analyzed"
 
 
-def _count(images: Iterable[ExaminationImage]) -> Counts:
+def count(images: Iterable[ExaminationImage]) -> Counts:
+    """Return the numbers of images by outcome."""
     return Counts(**Counter(str(result_name(each)) for each in images))
 
 

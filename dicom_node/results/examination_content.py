@@ -109,14 +109,18 @@ def _group(each: SourceImage) -> Any:  # noqa: ANN401 - one of two templates
 
 
 def _evaluations(read: ExaminationSource) -> ContainerContentItem:
-    """Return the answer for the examination, and the images without a result."""
+    """Return the answer for the examination, and the images without a result.
+
+    If the examination has no answer to report, the code for the presence and the
+    operating point are omitted. The summary code and the headline say why.
+    """
     examination = read.examination
     container = ContainerContentItem(
         CodedConcept.from_code(EVALUATIONS),
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
     content = ContentSequence()
-    if point := examination.answer:
+    if point := examination.reported_answer:
         content.extend(QualitativeEvaluation(PRESENCE, PRESENCE_CODES[point]))
     content.extend(QualitativeEvaluation(SUMMARY, _summary(examination.counts)))
     if point:

@@ -13,13 +13,22 @@ from pydicom.sr.coding import Code
 
 SEPARATOR, ENCODING_CHARACTERS = "|", "^~\\&"
 
+_NULL = '""'
+"""A field with this value tells the receiver to delete its own value (2.5.3)."""
+
 _ESCAPED = {"\\": "E", "|": "F", "^": "S", "~": "R", "&": "T"}
+
+
+def without_null(text: str) -> str:
+    """Return a text; empty if it consists of two quotation marks."""
+    return "" if text.strip(" ") == _NULL else text
 
 
 def escaped(text: str) -> str:
     r"""Return a text with escape sequences for delimiters and control characters.
 
-    A control character becomes \Xdd\, with its code in hexadecimal (2.7.5).
+    A control character becomes \Xdd\, with its code in hexadecimal (2.7.5). A text of
+    two quotation marks becomes empty, because a receiver would delete a value.
     """
     return "".join(
         f"\\{_ESCAPED[each]}\\"
@@ -27,7 +36,7 @@ def escaped(text: str) -> str:
         else f"\\X{ord(each):02X}\\"
         if ord(each) < ord(" ")
         else each
-        for each in text
+        for each in without_null(text)
     )
 
 

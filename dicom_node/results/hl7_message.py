@@ -23,9 +23,9 @@ from dicom_node.results.hl7_encoding import (
 from dicom_node.results.hl7_observations import (
     ImageAnswer,
     Observation,
-    StudyAnswer,
-    examination_observations,
+    OrderAnswer,
     image_observations,
+    order_observations,
     study_observations,
 )
 from dicom_node.results.hl7_values import (
@@ -46,13 +46,12 @@ class OrderResult:
     Attributes:
         study: The patient, the order and the study.
         answers: The images, in their order.
-        examination: The answer for the whole examination; None if the message is about
-            one image.
+        answer: The answer for all of them; None if the message is about one image.
     """
 
     study: StudyValues
     answers: Sequence[ImageAnswer]
-    examination: StudyAnswer | None = None
+    answer: OrderAnswer | None = None
 
 
 def oru_message(
@@ -91,7 +90,7 @@ def _order_segments(
     """Return OBR, and an OBX segment for each observation (ORDER_OBSERVATION)."""
     observations = [
         *study_observations(order.study, model),
-        *examination_observations(order.examination),
+        *order_observations(order.answer),
         *(each for answer in order.answers for each in image_observations(answer)),
     ]
     return "".join(

@@ -54,6 +54,8 @@ class ImageAnswer:
         probability: Probability of a fracture in [0, 1]; None without a result.
         arrow: The point to which the arrow points, in words; empty without an arrow.
         group: The number of the image in the message (OBX-4).
+        is_counted: False if another image stands for this one. Then there is no
+            observation of the answer, because that of the other image applies.
     """
 
     image: ImageValues
@@ -62,14 +64,15 @@ class ImageAnswer:
     probability: float | None = None
     arrow: str = ""
     group: str = "1"
+    is_counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class StudyAnswer:
-    """What a message says about all images of an examination.
+class OrderAnswer:
+    """What a message about an examination says about all images of an order.
 
     Attributes:
-        answer: The most serious operating point; None if the examination has no result.
+        answer: The most serious operating point; None if the order has no result.
         summary: The answer and the numbers of images, in words.
     """
 
@@ -110,13 +113,13 @@ def study_observations(study: StudyValues, model: ModelIdentity) -> list[Observa
     ]
 
 
-def examination_observations(examination: StudyAnswer | None) -> list[Observation]:
-    """Return the observations about all images; empty if the message is about one."""
-    if examination is None:
+def order_observations(order: OrderAnswer | None) -> list[Observation]:
+    """Return the observations about all images of an order; empty if there are none."""
+    if order is None:
         return []
     return [
-        _fracture(examination.answer, ""),
-        Observation(COMMENT, escaped(examination.summary), "TX"),
+        _fracture(order.answer, ""),
+        Observation(COMMENT, escaped(order.summary), "TX"),
     ]
 
 
@@ -135,7 +138,7 @@ def image_observations(answer: ImageAnswer) -> list[Observation]:
         Observation(SOP_INSTANCE_UID, escaped(image.sop_instance_uid), "ST", group),
     )
     return [
-        _fracture(answer.answer, group),
+        *([_fracture(answer.answer, group)] if answer.is_counted else []),
         Observation(COMMENT, escaped(answer.summary), "TX", group),
         *(each for each in optional if each.value),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dicom_node.results.encoding import ResultObject, ResultOptions
 from dicom_node.results.hl7_message import OrderResult, oru_message
 from dicom_node.results.hl7_observations import ImageAnswer
-from dicom_node.results.hl7_values import read_image, read_study
+from dicom_node.results.hl7_values import read_image, read_orders
 from dicom_node.results.notice import LONGEST_REASON
 from dicom_node.results.provenance import plain
 from dicom_node.results.result_kinds import HL7_MESSAGE
@@ -77,9 +77,9 @@ def control_id_of(uid: str) -> str:
 def _result(
     source: Source, answer: ImageAnswer, model: ModelIdentity, options: ResultOptions
 ) -> ResultObject:
-    order = OrderResult(read_study(source), [answer])
+    orders = [OrderResult(each, [answer]) for each in read_orders(source)]
     correction = options.is_correction
-    return message_object(HL7_MESSAGE, [order], model, is_correction=correction)
+    return message_object(HL7_MESSAGE, orders, model, is_correction=correction)
 
 
 def message_object(

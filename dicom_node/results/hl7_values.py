@@ -14,11 +14,15 @@ from pydicom.sr.coding import Code
 from dicom_node.dataset.attributes import CODE_PATTERN, items
 from dicom_node.results.anatomy import body_part, side
 from dicom_node.results.codes import RADIOGRAPH
+from dicom_node.results.hl7_encoding import without_null
 from dicom_node.results.provenance import moment
 from dicom_node.results.source import Source, decoded_text, reading
 
 _REPRESENTATIONS = "A", "I", "P"
 """Alphabetic, ideographic, phonetic: HL7 table 0465, by the group of a PN."""
+
+MOST_ORDERS = 20
+"""Maximum number of items of Request Attributes Sequence that are read."""
 
 _DATE = re.compile(r"\d{8}")
 _TIME = re.compile(r"\d{2}(\d{2}(\d{2})?)?")
@@ -113,6 +117,11 @@ class StudyValues:
     observed_at: str
     reported_at: datetime
 
+    @property
+    def order_numbers(self) -> tuple[str, str, str]:
+        """What identifies the order; empty texts if the source names no order."""
+        return self.accession.value, self.filler.value, self.placer.value
+
 
 @dataclass(frozen=True, slots=True)
 class ImageValues:
@@ -133,32 +142,53 @@ class ImageValues:
     view: str
 
 
-def read_study(source: Source) -> StudyValues:
-    """Return the patient, the order and the study of an instance.
+def read_orders(source: Source) -> list[StudyValues]:
+    """Return the patient, the order and the study, once for each order of an instance.
 
-    The order is the first item of Request Attributes Sequence (0040,0275). Attributes
-    that this item lacks are read from the dataset itself.
+    The orders are the first MOST_ORDERS items of Request Attributes Sequence
+    (0040,0275), because one acquisition may be for several orders. Attributes that an
+    item lacks are read from the dataset itself. Items with the same numbers are one
+    order, such as the steps of a procedure. An item without any number is ignored if
+    another one has a number.
+
+    Returns:
+        At least one order. If there are no items, it is that of the dataset itself.
 
     Raises:
         AnalysisError: A sequence cannot be read.
     """
     with reading():
-        order = next(iter(items(source.dataset, "RequestAttributesSequence")), None)
-        return StudyValues(
-            study_instance_uid=source.text("StudyInstanceUID"),
-            patient_id=_patient_id(source),
-            names=_names(decoded_text(source, "PatientName")),
-            birth_date=_date(source.text("PatientBirthDate")),
-            sex=_code(source, "PatientSex"),
-            placer=_order_number(source, order, "Placer"),
-            filler=_order_number(source, order, "Filler"),
-            accession=_accession(source, order),
-            requested_procedure_id=_order_text(source, order, "RequestedProcedureID"),
-            procedure=_procedure(source, order),
-            referring=_names(decoded_text(source, "ReferringPhysicianName")),
-            observed_at=_observed_at(source),
-            reported_at=moment(source),
-        )
+        requests = items(source.dataset, "RequestAttributesSequence")[:MOST_ORDERS]
+        read = [_study_values(source, each) for each in requests or [None]]
+    orders: dict[tuple[str, str, str], StudyValues] = {}
+    for each in read:
+        orders.setdefault(each.order_numbers, each)
+    numbered = [each for numbers, each in orders.items() if any(numbers)]
+    return numbered or [*orders.values()]
+
+
+def _study_values(source: Source, order: Dataset | None) -> StudyValues:
+    """Return the patient, one order and the study of an instance.
+
+    Args:
+        source: The instance.
+        order: An item of Request Attributes Sequence; None if there is none.
+    """
+    return StudyValues(
+        study_instance_uid=source.text("StudyInstanceUID"),
+        patient_id=_patient_id(source),
+        names=_names(decoded_text(source, "PatientName")),
+        birth_date=_date(source.text("PatientBirthDate")),
+        sex=_code(source, "PatientSex"),
+        placer=_order_number(source, order, "Placer"),
+        filler=_order_number(source, order, "Filler"),
+        accession=_accession(source, order),
+        requested_procedure_id=_order_text(source, order, "RequestedProcedureID"),
+        procedure=_procedure(source, order),
+        referring=_names(decoded_text(source, "ReferringPhysicianName")),
+        observed_at=_observed_at(source),
+        reported_at=moment(source),
+    )
 
 
 def read_image(source: Source) -> ImageValues:
@@ -235,7 +265,11 @@ def _order_text(source: Source, order: Dataset | None, keyword: str) -> str:
 
 
 def _text(source: Source, item: Dataset | None, keyword: str) -> str:
-    return decoded_text(source, keyword, item)
+    """Return a text of an order; empty if it is absent or the null value of HL7.
+
+    So another attribute is used in place of the null value.
+    """
+    return without_null(decoded_text(source, keyword, item))
 
 
 def _procedure(source: Source, order: Dataset | None) -> Code:
@@ -249,7 +283,7 @@ def _procedure(source: Source, order: Dataset | None) -> Code:
     ]
     inner = "CodeValue", "CodingSchemeDesignator", "CodeMeaning"
     for item in sequences:
-        code = Code(*(decoded_text(source, each, item) for each in inner))
+        code = Code(*(_text(source, item, each) for each in inner))
         if code.value and code.scheme_designator:
             return code
     requested = _text(source, order, "RequestedProcedureDescription") if order else ""
@@ -259,10 +293,14 @@ def _procedure(source: Source, order: Dataset | None) -> Code:
 
 
 def _names(name: str) -> tuple[HumanName, ...]:
-    """Return the groups of a PN (PS3.5 6.2.1). Empty groups are omitted."""
+    """Return the groups of a PN (PS3.5 6.2.1).
+
+    Groups that are empty or contain only null values of HL7 are omitted.
+    """
     names = []
     for group, representation in zip(name.split("="), _REPRESENTATIONS, strict=False):
-        parts = [*(each.strip(" ") for each in group.split("^")), *[""] * 5]
+        stated = (without_null(each.strip(" ")) for each in group.split("^"))
+        parts = [*stated, *[""] * 5]
         family, given, middle, prefix, suffix = parts[:5]
         if family or given or middle or prefix or suffix:
             names.append(

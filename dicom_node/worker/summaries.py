@@ -313,8 +313,7 @@ def _answer(examination: Examination, model: ModelIdentity) -> SummaryAnswer:
         for each in examination.images
         if each.finding and not each.same_picture_as
     ]
-    is_answered = examination.is_negative or examination.counts.fractures
-    if not findings or not is_answered:
+    if not findings or examination.reported_answer is None:
         return SummaryAnswer(None, None, model, text)
     worst = max(findings, key=_seriousness)
     return SummaryAnswer(worst.probability, worst.operating_point, worst.model, text)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 
 from dicom_node.results.encode import encode_examination
 from dicom_node.results.examination import (
@@ -19,6 +20,7 @@ from tests.support.examinations import (
     NEGATIVE,
     NOT_ANALYZED,
     OPTIONS,
+    STUDY,
     Studies,
 )
 from tests.support.hl7_messages import segments
@@ -56,6 +58,12 @@ def answers(text: str) -> list[tuple[str, str, str, str]]:
         for each in segments(text, "OBX")
         if each[3] == FRACTURE
     ]
+
+
+def groups_of(text: str) -> list[list[str]]:
+    """Return the groups of the answers after each OBR segment."""
+    parts = text.split("\rOBR|")[1:]
+    return [[group for group, *_ in answers(part)] for part in parts]
 
 
 @pytest.fixture
@@ -99,7 +107,7 @@ def test_examination_is_negative_only_if_each_image_has_an_answer(
     assert answers(message(*images))[0] == ("", *expected)
 
 
-def test_images_follow_their_order_with_the_answer_of_the_examination(
+def test_images_follow_their_order_with_the_answer_of_its_images(
     studies: Studies,
 ) -> None:
     text = message(
@@ -110,13 +118,89 @@ def test_images_follow_their_order_with_the_answer_of_the_examination(
 
     orders = segments(text, "OBR")
     assert [(each[1], each[18]) for each in orders] == [("1", "A1"), ("2", "A2")]
-    first, second = text.split("\rOBR|2|")
-    groups = [
-        [group for group, *_ in answers(part)] for part in (first, "MSH\r" + second)
+    assert len({each[22] for each in orders}) == 1
+    assert groups_of(text) == [["", "1", "3"], ["", "2"]]
+    both = [(value, flag) for group, value, flag, _ in answers(text) if not group]
+    assert both == [(ABSENT, "N"), (SUSPECTED, "A")]
+    comments = [
+        each[5]
+        for each in segments(text, "OBX")
+        if each[2] == "TX" and not each[4] and "NOTICE" not in each[3]
     ]
-    assert groups == [["", "1", "3"], ["", "2"]]
-    both = [value for group, value, *_ in answers(text) if not group]
-    assert both == [SUSPECTED, SUSPECTED]
+    own = (
+        "No fracture suspected in 2 analyzed images",
+        "Fracture suspected in 1 of 1 analyzed image (1 doubtful)",
+    )
+    whole = "Fracture suspected in 1 of 3 analyzed images (1 doubtful)"
+    assert comments == [
+        f"Images of this order: {each}. All images: {whole}" for each in own
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [(NOT_ANALYZED, ("", "", "X")), (DOUBTFUL, (SUSPECTED, "A", "P"))],
+)
+def test_order_is_negative_only_if_each_of_its_images_has_an_answer(
+    outcome: tuple[str, str], expected: tuple[str, str, str], studies: Studies
+) -> None:
+    text = message(
+        studies.image(1, NEGATIVE, AccessionNumber="A1"),
+        studies.image(2, NEGATIVE, AccessionNumber="A2"),
+        studies.image(3, outcome, AccessionNumber="A2"),
+    )
+
+    totals = [tuple(each) for group, *each in answers(text) if not group]
+    assert totals == [(ABSENT, "N", "P"), expected]
+
+
+def test_order_has_the_answer_of_the_image_that_stands_for_its_image(
+    studies: Studies,
+) -> None:
+    image = studies.image(1, DEFINITE, AccessionNumber="A1")
+    twin = studies.image(
+        2, DEFINITE, same_picture_as=image.instance.id, AccessionNumber="A2"
+    )
+
+    assert answers(message(image, twin)) == [
+        ("", PRESENT, "A", "P"),
+        ("1", PRESENT, "A", "P"),
+        ("", PRESENT, "A", "P"),
+    ]
+
+
+def test_image_with_several_orders_is_listed_under_each_of_them(
+    studies: Studies,
+) -> None:
+    both = [Dataset(), Dataset()]
+    both[0].AccessionNumber, both[1].AccessionNumber = "A1", "A2"
+    text = message(
+        studies.image(1, NEGATIVE, AccessionNumber="A2"),
+        studies.image(2, DOUBTFUL, RequestAttributesSequence=both),
+    )
+
+    assert [each[18] for each in segments(text, "OBR")] == ["A2", "A1"]
+    assert groups_of(text) == [["", "1", "2"], ["", "2"]]
+
+
+def test_image_without_a_header_is_under_no_order_of_other_images(
+    studies: Studies,
+) -> None:
+    lost = studies.image(2, DOUBTFUL, AccessionNumber="A2")
+    lost.instance.path.unlink()
+    first = studies.image(1, NEGATIVE, AccessionNumber="A1")
+    third = studies.image(3, NEGATIVE, AccessionNumber="A3")
+
+    several, one = message(first, lost, third), message(first, lost)
+
+    numbers = [each[2:4] + each[18:19] for each in segments(several, "OBR")]
+    assert numbers == [["", "A1", "A1"], ["", "A3", "A3"], ["", "", ""]]
+    assert groups_of(several) == [["", "1"], ["", "2"], ["", "3"]]
+    assert answers(several)[-1] == ("3", SUSPECTED, "A", "P")
+    uids = [each[5] for each in segments(several, "OBX") if "Study Inst" in each[3]]
+    assert uids == [STUDY] * 3
+    assert [each[18] for each in segments(one, "OBR")] == ["A1"]
+    assert groups_of(one) == [["", "1", "2"]]
 
 
 def test_revision_is_a_correction(studies: Studies) -> None:
@@ -135,8 +219,8 @@ def test_same_picture_has_no_answer_of_its_own(studies: Studies) -> None:
     image = studies.image(1, NEGATIVE)
     twin = studies.image(2, NEGATIVE, same_picture_as=image.instance.id)
 
-    assert answers(message(image, twin)) == [
-        ("", ABSENT, "N", "P"),
-        ("1", ABSENT, "N", "P"),
-        ("2", "", "", "X"),
-    ]
+    text = message(image, twin)
+
+    assert answers(text) == [("", ABSENT, "N", "P"), ("1", ABSENT, "N", "P")]
+    comments = {each[4]: each[5] for each in segments(text, "OBX") if each[2] == "TX"}
+    assert comments["2"] == "Same picture as image 1: The picture is counted once."

@@ -117,7 +117,7 @@ def test_report_contains_the_answer_and_the_images_without_a_result(
         ((DOUBTFUL, NEGATIVE), "415684004", "111242"),
         ((NEGATIVE, NEGATIVE), "272519000", "111241"),
         ((DEFINITE, FAILED), "52101004", "111244"),
-        ((NEGATIVE, NOT_ANALYZED), "272519000", "111243"),
+        ((NEGATIVE, NOT_ANALYZED), None, "111243"),
         ((FAILED, NOT_ANALYZED), None, "111245"),
     ],
 )
@@ -133,6 +133,7 @@ def test_answer_of_the_examination_is_coded(
 
     stated = found.get("Presence of property")
     assert (stated and coded(stated)[0]) == presence
+    assert ("CAD Operating Point Description" in found) == (presence is not None)
     assert coded(found["CAD Processing and Findings Summary"])[0] == summary
 
 

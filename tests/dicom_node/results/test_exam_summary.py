@@ -194,6 +194,22 @@ def test_examination_without_an_answer_says_so_first(studies: Studies) -> None:
     assert summary.footer[1] == "Model phantom-resnet18, version 0.1.0"
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "tone"),
+    [
+        ((NEGATIVE, NEGATIVE), "none"),
+        ((NEGATIVE, NOT_ANALYZED), "unanswered"),
+        ((DOUBTFUL, FAILED), "doubtful"),
+    ],
+)
+def test_headline_is_negative_only_if_each_image_has_an_answer(
+    outcomes: tuple[tuple[str, str], ...], tone: str, studies: Studies
+) -> None:
+    images = [studies.image(number, each) for number, each in enumerate(outcomes)]
+
+    assert describe(read_examination(conclude(images)), MODEL).tone == tone
+
+
 def test_revision_states_what_it_replaces(studies: Studies) -> None:
     earlier = Predecessor("1.2.3", "1.2.4", "1.2.5", revision=1, image_count=1)
     images = studies.image(1, NEGATIVE), studies.image(2, NEGATIVE)

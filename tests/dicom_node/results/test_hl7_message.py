@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.sr.coding import Code
@@ -15,11 +15,11 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.results.encode import encode_file, encode_notice
 from dicom_node.results.encoding import ResultObject
-from dicom_node.results.hl7_encoding import escaped
+from dicom_node.results.hl7_encoding import components, escaped
 from dicom_node.results.hl7_message import OrderResult, oru_message
 from dicom_node.results.hl7_observations import ImageAnswer
 from dicom_node.results.hl7_result import control_id_of
-from dicom_node.results.hl7_values import read_image, read_study
+from dicom_node.results.hl7_values import MOST_ORDERS, read_image, read_orders
 from dicom_node.results.source import read_source
 from inference.finding import OperatingPoint
 from tests.support.hl7_messages import (
@@ -179,6 +179,40 @@ def test_the_order_is_from_the_request_attributes(tmp_path: Path) -> None:
     assert obr[24] == "RAD"
 
 
+def numbered(accession: str) -> Dataset:
+    item = Dataset()
+    item.AccessionNumber = accession
+    return item
+
+
+def test_an_image_is_reported_under_each_of_its_orders(tmp_path: Path) -> None:
+    step = Dataset()
+    step.ScheduledProcedureStepID = "S-1"
+    items = [step, *map(numbered, ("A-1", "A-2", "A-1"))]
+    message = text(made(tmp_path, {"RequestAttributesSequence": items}))
+
+    orders = segments(message, "OBR")
+    assert [each[1:4] for each in orders] == [["1", "", "A-1"], ["2", "", "A-2"]]
+    answers = [each[4:6] for each in segments(message, "OBX") if each[3] == FRACTURE]
+    assert answers == [["1", "52101004^Present^SCT"]] * 2
+
+
+def test_steps_of_one_order_are_one_order(tmp_path: Path) -> None:
+    steps = [Dataset(), Dataset()]
+    steps[1].RequestedProcedureID = "RP-2"
+    for values in ({}, {"AccessionNumber": "A-1"}):
+        message = text(made(tmp_path, {"RequestAttributesSequence": steps} | values))
+        (obr,) = segments(message, "OBR")
+        assert obr[18] == values.get("AccessionNumber", "")
+
+
+def test_number_of_orders_is_limited(tmp_path: Path) -> None:
+    items = [numbered(f"A-{number}") for number in range(MOST_ORDERS + 1)]
+    message = text(made(tmp_path, {"RequestAttributesSequence": items}))
+
+    assert len(segments(message, "OBR")) == MOST_ORDERS
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -239,10 +273,46 @@ def test_names_reach_a_foreign_parser_unchanged(
 def test_an_escaped_text_has_no_delimiters_and_no_control_characters(
     value: str,
 ) -> None:
+    assume(value.strip(" ") != '""')
     encoded = escaped(value)
 
     assert not set(encoded) & {"|", "^", "~", "&", "\r", "\n", "\x0b", "\x1c"}
     assert unescaped(encoded) == value
+
+
+def test_no_field_has_the_null_value(tmp_path: Path) -> None:
+    null = '""'
+    item = order()
+    item.PlacerOrderNumberImagingServiceRequest = null
+    item.FillerOrderNumberImagingServiceRequest = null
+    item.RequestedProcedureID = f" {null} "
+    item.RequestedProcedureCodeSequence[0].CodeMeaning = null
+    message = text(
+        made(
+            tmp_path,
+            {
+                "PatientID": null,
+                "PatientName": f"{null}^{null}={null}",
+                "ReferringPhysicianName": f"{null}^Rita",
+                "IssuerOfPatientID": null,
+                "AccessionNumber": "A-1",
+                "RequestAttributesSequence": [item],
+            },
+        )
+    )
+
+    assert null not in message
+    (pid,), (obr,) = segments(message, "PID"), segments(message, "OBR")
+    assert (pid[3], pid[5]) == ("", "")
+    assert obr[2:5] == ["", "A-1", "XR0042^^99HOSP"]
+    assert obr[16:20] == ["^^Rita" + "^" * 12 + "A", "", "A-1", ""]
+
+
+@pytest.mark.parametrize("value", ['""', ' "" '])
+def test_null_value_is_written_as_an_empty_component(value: str) -> None:
+    assert escaped(value) == ""
+    assert components("A", value, "B") == "A^^B"
+    assert escaped('say ""') == 'say ""'
 
 
 def test_equal_results_have_equal_messages(tmp_path: Path) -> None:
@@ -271,7 +341,7 @@ def test_a_message_reports_several_images_in_groups(tmp_path: Path) -> None:
             replace(image, sop_instance_uid="1.2.9"), None, "Failed: broken", group="2"
         ),
     ]
-    order = OrderResult(read_study(source), answers)
+    order = OrderResult(read_orders(source)[0], answers)
 
     message = oru_message([order], MODEL, "ID", is_correction=False)
 
@@ -294,7 +364,7 @@ def test_invalid_codes_and_dates_are_omitted(tmp_path: Path) -> None:
     content = content.replace(b"19600101", b"unknown ")
     instance.path.write_bytes(content.replace(b"CS\x02\x00O ", b"CS\x02\x00\xfc "))
 
-    study = read_study(read_source(instance))
+    (study,) = read_orders(read_source(instance))
 
     assert (study.birth_date, study.sex) == ("", "")
 
@@ -312,7 +382,7 @@ def test_bytes_of_an_undeclared_character_set_are_not_guessed(
     padded = character_set.ljust(10).encode()
     instance.path.write_bytes(content.replace(b"ISO_IR 126", padded))
 
-    study = read_study(read_source(instance))
+    (study,) = read_orders(read_source(instance))
 
     assert study.names[0].family == "\N{REPLACEMENT CHARACTER}" * 9
 
