@@ -2,8 +2,8 @@
 
 The command starts the node, a small archive and a small HL7 server. It sends the
 phantoms of a broken and of a whole bone by C-STORE, and waits until the archive has
-their results. It prints the HL7 message about the broken bone. The node then runs until
-Ctrl-C.
+their results. It prints the HL7 message about the examination of the broken bone. The
+node then runs until Ctrl-C.
 """
 
 import argparse
@@ -46,6 +46,8 @@ port = {receiver}
 directory = "node"
 [api]
 port = {api}
+[exam]
+quiet_s = 1 # each study of the demo has one image
 [[destinations]]
 name = "archive"
 type = "dicom"
@@ -57,7 +59,6 @@ RIS = """\
 [[destinations]]
 name = "ris"
 type = "hl7"
-per = "image"
 host = "127.0.0.1"
 port = {ris}
 """
@@ -180,7 +181,7 @@ class Messages:
         return accept(message)
 
     def wait(self, sop_instance_uid: str, stop: threading.Event) -> str:
-        """Wait at most TIMEOUT_S seconds for the message about an instance.
+        """Wait at most TIMEOUT_S seconds for a message that names an instance.
 
         Args:
             sop_instance_uid: SOP Instance UID of the instance.
@@ -244,8 +245,8 @@ def _free_port(port: int) -> int:
 def _show(node: Node, settings: Settings, peers: Peers, stop: threading.Event) -> bool:
     """Send the phantoms, wait for their results, and print them.
 
-    The results are printed as a table. The HL7 message about the first phantom follows,
-    with one segment per line.
+    The results are printed as a table. The HL7 message about the examination of the
+    first phantom follows, with one segment per line.
 
     Returns:
         Whether all results arrived in time.
@@ -279,7 +280,7 @@ def _show(node: Node, settings: Settings, peers: Peers, stop: threading.Event) -
         )
     console.print(table)
     message = peers.messages.wait(sent[0].sop_instance_uid, stop)
-    console.print("The message that an HL7 destination gets of the first one:")
+    console.print("The HL7 message about the examination of the first one:")
     console.print(message.replace("\r", "\n"), soft_wrap=True)
     return bool(message) and len(arrived) >= len(sent)
 

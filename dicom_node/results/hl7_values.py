@@ -159,7 +159,8 @@ def read_orders(source: Source) -> list[StudyValues]:
     """
     with reading():
         requests = items(source.dataset, "RequestAttributesSequence")[:MOST_ORDERS]
-        read = [_study_values(source, each) for each in requests or [None]]
+        read = [_study_values(source, each) for each in requests]
+        read = read or [_study_values(source, None)]
     orders: dict[tuple[str, str, str], StudyValues] = {}
     for each in read:
         orders.setdefault(each.order_numbers, each)

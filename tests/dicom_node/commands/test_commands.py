@@ -1054,6 +1054,7 @@ def test_demo_prints_the_results_of_both_phantoms(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "\nPID|1||PHANTOM-BROKEN||PHANTOM^BROKEN^^^^^^A||19600101|O\n" in done.stdout
     assert "^Fracture of bone^SCT|1|52101004^Present^SCT|||A|||P|" in done.stdout
+    assert "Fracture suspected in 1 of 1 analyzed image (1 definite)" in done.stdout
     assert "definite" in broken
     assert "No Fracture" in whole
     assert {each.SOPClassUID for each in captures} == {SecondaryCaptureImageStorage}
