@@ -459,6 +459,8 @@ def test_the_same_images_count_as_in_the_summary(
 
     (found,) = listed(examinations)
     assert found.summary is not None
+    with engine.begin() as connection:
+        connection.execute(examination.update().values(due_at=1.0))
     inputs = journal.summaries.begin(found.id, found.summary.run)
 
     assert inputs is not None
