@@ -166,7 +166,7 @@ class Examinations:
         the ids contain the id of the examination or of one of its images. The states
         are values of ExaminationState. The points are those of the most serious image.
         An examination is omitted if all its images are results of the node that were
-        sent back to it, and `criteria.text` names none of them.
+        sent back to it.
 
         Args:
             criteria: The search criteria.
