@@ -13,8 +13,8 @@ from config.destinations import Destination
 # Number of concurrent deliveries to one peer, unless the destination requires that
 # results are sent one after another (`keeps_order`). With two associations, one
 # transfers data while the other waits for a response. More associations only increase
-# the load of the peer. After a crash of the worker, at most this many deliveries to a peer are
-# repeated.
+# the load of the peer. After a crash of the worker, at most this many deliveries to a
+# peer are repeated.
 AT_ONCE = 2
 
 
