@@ -36,7 +36,7 @@ ResultKind = Literal[
     "exam_summary",
     "exam_report",
 ]
-"""The kinds of result. Those with "exam" are made once of all images of a study."""
+"""The kinds of result. Those with "exam" are made of each examination, not image."""
 
 
 ConnectionTest = Literal["echo", "search", "connect"]
@@ -185,10 +185,12 @@ class _Destination(Table):
     """Whether the results go to the AE that sent the instance."""
 
     keeps_order: ClassVar[bool] = False
-    """Whether results are sent one after another, and none again after a repetition.
+    """Whether each worker sends results one after another.
 
-    A receiver of HL7 messages applies them in the order of their receipt, and may
-    refuse a message that it has already accepted. An archive stores an object once.
+    If an image is received again, nothing is sent again to such a destination if it has
+    all results. A receiver of HL7 messages applies them in the order of their receipt,
+    and may refuse a message that it has already accepted. An archive stores an object
+    once.
     """
 
     @property

@@ -23,7 +23,7 @@ NO_IMAGE: dict[int | str, dict[str, Any]] = {
     422: problem("Unprocessable Content", "The instance has no image.", 422)
 }
 DICOM, HL7 = "application/dicom", "x-application/hl7-v2+er7"
-"""Media types: of PS3.18, and the one that HL7 over HTTP uses for its delimiters."""
+"""Media types of DICOM files (PS3.18), and of messages in HL7 over HTTP (ER7)."""
 
 NO_FILE = (
     "This is the summary of an examination. It has no image of its own: see the images "
@@ -63,7 +63,7 @@ class InstanceFiles:
         return details, path
 
     async def found(self, instance_id: str) -> tuple[InstanceDetails, Path]:
-        """Return as `opened` does. For a summary, the path is that of no file."""
+        """Return what `opened` returns, also for a summary, which has no file."""
         details = await run_in_threadpool(find_instance, self.engine, instance_id)
         path, entry = self.folder / details.entry.path, details.entry
         is_lost = not (entry.is_summary or path.exists())

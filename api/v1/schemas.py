@@ -108,10 +108,13 @@ class SummaryResponse(BaseModel):
     """
 
     state: ExaminationState
-    reason: str = Field(description="Why it failed or was not delivered.")
+    reason: str = Field(
+        description="Why it failed, was not delivered or has no answer."
+    )
     revision: int = Field(description="Number of different summaries that were made.")
     due_at: datetime | None = Field(
-        description="Time at which it is made if no image arrives before."
+        description="Time at which it is made if no image arrives before. Null if no "
+        "run of it is scheduled."
     )
 
 
@@ -131,7 +134,7 @@ class ExaminationResponse(BaseModel):
     modalities: list[str]
     body_parts: list[str]
     senders: list[str] = Field(description="Calling AE titles.")
-    images: int = Field(description="Number of images.")
+    images: int = Field(description="Number of images that count.")
     answered: int = Field(description="Number of images with an answer.")
     probability: float | None = Field(
         description="Probability of a fracture of the most serious image. Null without "
@@ -156,7 +159,7 @@ class ExaminationResponse(BaseModel):
         description="The longest time from receipt until all destinations had the "
         "results of an image for the first time."
     )
-    summary: SummaryResponse | None = Field(description="Null if none is wanted.")
+    summary: SummaryResponse | None = Field(description="Null if none was requested.")
 
 
 class ExaminationsResponse(BaseModel):

@@ -97,8 +97,8 @@ def _is_omitted(row: InstanceRecord) -> bool:
     """Return whether an instance is retried although `failed_analyses` omits it.
 
     This applies to `--uid` only. The instance was not analyzed, or its analysis failed
-    and its files were removed. The summary of an examination is not meant: its state
-    follows from the images.
+    and its files were removed. For the summary of an examination, the return value is
+    False, because its state follows from the images.
     """
     if row.is_summary:
         return False

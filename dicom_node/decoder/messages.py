@@ -51,7 +51,7 @@ MAX_BUFFERS = 256
 MAX_FILES = 253
 """Maximum number of open files in a call: SCM_MAX_FD of Linux, see unix(7)."""
 ROWS_AND_COLUMNS = 2
-"""The number of dimensions of an array with a type that does not state it."""
+"""The number of dimensions of an array if its type does not state the number."""
 MAX_TEXT = 1000
 """Maximum characters of the message of an error or of a log record."""
 

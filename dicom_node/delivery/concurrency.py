@@ -1,4 +1,4 @@
-"""Limits the number of concurrent deliveries to one AE or service.
+"""Limits the number of concurrent deliveries to one AE, service or RIS.
 
 The limit of DBOS is not exact, because DBOS counts the deliveries that have started,
 not the deliveries that it has dequeued. If threads start late on a busy processor, DBOS
@@ -10,10 +10,11 @@ import threading
 
 from config.destinations import Destination
 
-# Number of concurrent deliveries to one peer. With two associations, one transfers data
-# while the other waits for a response. More associations only increase the load of the
-# peer. After a crash of the worker, at most this many deliveries to a peer are
-# repeated.
+# Number of concurrent deliveries to one peer, unless the destination requires that
+# results are sent one after another (`keeps_order`). With two associations, one
+# transfers data while the other waits for a response. More associations only increase
+# the load of the peer. After a crash of the worker, at most this many deliveries to a
+# peer are repeated.
 AT_ONCE = 2
 
 
@@ -28,8 +29,9 @@ class ConcurrencyLimits:
     ) -> threading.Semaphore:
         """Return the semaphore that a delivery must hold while it runs.
 
-        Each peer has one semaphore. If a destination returns results to senders, each
-        sender is a peer, so a sender that hangs does not delay other senders.
+        Each peer has one semaphore. It admits one delivery at a time if the destination
+        has `keeps_order`, else AT_ONCE deliveries. If a destination returns results to
+        senders, each sender is a peer, so a sender that hangs does not delay others.
 
         Args:
             destination: The destination of the delivery.

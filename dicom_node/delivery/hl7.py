@@ -3,7 +3,7 @@
 delivery/hl7_header.py writes a message for its destination. delivery/hl7_response.py
 reads the acknowledgment. Each attempt uses a connection of its own, and sends the same
 bytes with the same Message Control ID (MSH-10). If an acknowledgment was lost, the peer
-can recognize the message that it got before.
+can recognize the message that it received before.
 """
 
 import socket
@@ -41,7 +41,7 @@ class Hl7Client:
 
     Attributes:
         destination: The address of the peer, and the settings of the messages.
-        calling_ae_title: Our AE title. HL7 does not use it.
+        calling_ae_title: Our AE title. It is not used: an HL7 message has no AE title.
     """
 
     destination: Hl7Destination

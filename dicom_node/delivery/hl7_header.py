@@ -31,7 +31,7 @@ CHARACTER_SETS: Mapping[CharacterSet, tuple[str, str]] = MappingProxyType(
 """The value of MSH-18 (HL7 table 0211), and Python's codec, for each character set.
 
 With ISO IR87, texts begin in ASCII, and escape sequences of ISO 2022 change the set.
-Python's codec returns to ASCII before each delimiter, as HL7 v2.5.1 2.9.2 requires.
+Python's codec returns to ASCII before each delimiter, because delimiters are ASCII.
 """
 
 _NOT_IN_IR_87 = frozenset("\N{YEN SIGN}\N{OVERLINE}")

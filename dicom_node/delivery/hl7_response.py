@@ -1,4 +1,4 @@
-"""Reads the acknowledgment of an HL7 message, and derives the outcome (2.9, 2.15.8).
+"""Reads the acknowledgment of an HL7 message (HL7 v2.5.1 2.9 and 2.15.8).
 
 delivery/hl7.py sends the messages. An acknowledgment is a message with the segments MSH
 and MSA, and perhaps ERR. Only MSH-1, MSH-2, MSA-1 to MSA-3 and ERR-8 are read.
@@ -45,8 +45,8 @@ class _Acknowledgment:
 def acknowledgment_outcome(response: str, control_id: str, peer: str) -> Outcome:
     """Return the outcome that an acknowledgment states.
 
-    A response that is no acknowledgment of the message proves nothing, so the message
-    is sent again.
+    If the response is no acknowledgment of the message, it does not show whether the
+    message was accepted. Then the message is sent again.
 
     Args:
         response: The response, without the frame of MLLP.
@@ -74,7 +74,7 @@ def _unclear(reason: str) -> Outcome:
 
 
 def _read(text: str) -> _Acknowledgment | None:
-    """Return the content of an acknowledgment; None if the text is none."""
+    """Return the content of an acknowledgment; None if the text has no MSH and MSA."""
     segments = [each for each in text.replace("\n", "\r").split("\r") if each]
     if (
         not segments

@@ -188,7 +188,7 @@ class Messages:
             stop: An event that ends the wait.
 
         Returns:
-            The message; empty if it has not arrived.
+            The first such message; empty if none has arrived.
         """
         deadline = time.monotonic() + TIMEOUT_S
         with self._changed:

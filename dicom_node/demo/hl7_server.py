@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from dicom_node.network.mllp import END_BLOCK, START_BLOCK
 
-LARGEST_MESSAGE = 1_048_576
-TIMEOUT_S = 60.0
+LARGEST_MESSAGE = 1_048_576  # bytes
+TIMEOUT_S = 60.0  # without a byte of the client
 
 Answer = Callable[[str], str | None]
 """Returns the acknowledgment of a message; None to close the connection instead."""
@@ -22,7 +22,7 @@ def acknowledgment(message: str, code: str, text: str = "") -> str:
     """Return an acknowledgment of a message.
 
     Args:
-        message: The message; its delimiters are the usual ones.
+        message: The message, with the delimiters that HL7 recommends.
         code: Acknowledgment Code (MSA-1).
         text: Text Message (MSA-3).
     """
@@ -93,11 +93,11 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore the end of a connection."""
+        """Ignore errors of a connection, such as its end."""
 
 
 def _read_block(read: Callable[[int], bytes]) -> bytes:
-    """Return the next message; empty if the connection ends before its end.
+    """Return the next message; empty if it is incomplete or too long.
 
     Args:
         read: Returns the given number of bytes; fewer at the end of the connection.

@@ -141,8 +141,8 @@ class Deliveries:
         Args:
             connection: Connection in a transaction.
             instance_id: Id of the instance.
-            is_repetition: Whether an image was received again. Then a destination with
-                `keeps_order` gets nothing again that it has.
+            is_repetition: Whether an image was received again. Then nothing is sent
+                again to a destination with `keeps_order` that has all results.
         """
         query = instance.select().where(instance.c.id == instance_id)
         row = InstanceRecord(**connection.execute(query).mappings().one())
@@ -159,7 +159,7 @@ class Deliveries:
         update_instance_state(connection, self._machine, instance_id)
 
     def _kept(self, connection: sa.Connection, instance_id: str) -> set[str]:
-        """Return the destinations that have the results and get no repetition."""
+        """Return the destinations with `keeps_order` that have all results."""
         query = sa.select(delivery.c.destination).where(
             delivery.c.instance_id == instance_id,
             delivery.c.state == DeliveryState.DELIVERED,

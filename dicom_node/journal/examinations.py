@@ -1,10 +1,10 @@
-"""The part of the journal that groups images to examinations and requests summaries.
+"""The part of the journal that groups images into examinations and requests summaries.
 
 An examination is the images of one patient in one study. If a destination wants
 summaries, the first image schedules a run of the summary, `quiet_s` seconds later. Each
-further image only postpones it (`ExaminationRecord.due_at`). A run that starts before
-that time schedules the next one. So an examination has at most one scheduled run, and
-no thread waits.
+further image only postpones the summary (`ExaminationRecord.due_at`). A run that starts
+before that time schedules the next run. So an examination has at most one scheduled
+run, and no thread waits.
 
 If a run finds an unfinished analysis, it ends, and no run is scheduled. The end of the
 analysis then requests one.
@@ -41,12 +41,13 @@ from dicom_node.storage.tables import (
 )
 from dicom_node.uids import derived_uid
 
-# Images that a previous release recorded during an upgrade get a summary if they are at
-# most this old when a worker assigns them.
+# Maximum age in seconds of images that a previous release recorded during an upgrade. A
+# summary is made of younger images when a worker assigns them.
 UPGRADE_S = 3600.0
-# A summary whose run is overdue for so long is requested again: its work was lost, or a
+# Seconds after which an overdue summary is requested again: its work was lost, or a
 # previous release ended the analysis that the summary waited for.
 OVERDUE_S = 600.0
+# Maximum number of images to assign, or of summaries to request, in one transaction.
 BATCH = 200
 # The number of an advisory lock that only this program uses: two workers that assign
 # images would lock the same examinations in different orders.
@@ -88,7 +89,7 @@ class Examinations:
         """Assign a received image to its examination, and schedule the summary.
 
         The examination is created if it does not exist. A capture schedules no summary,
-        because it may be a result of the node that came back.
+        because it may be a result of the node that was sent back.
 
         Args:
             connection: Connection in a transaction.
@@ -119,7 +120,10 @@ class Examinations:
             self._schedule_by_id(connection, row.examination_id)
 
     def image_ended(self, connection: sa.Connection, row: InstanceRecord) -> None:
-        """Request the summary if it waits for the end of this analysis, or is outdated.
+        """Request the summary that waits for this analysis, or schedule a new one.
+
+        A new one is scheduled if there is no unfinished summary, except after the first
+        analysis of an instance for which nobody expects a result.
 
         Args:
             connection: Connection in the transaction that ended the analysis.
@@ -146,7 +150,8 @@ class Examinations:
         """Request the summary of an examination without a delay.
 
         Args:
-            connection: Connection in a transaction that has not locked the summary.
+            connection: Connection in a transaction. If it has locked the summary, it
+                locked the examination before.
             examination_id: Id of the examination. If it does not exist or has no image
                 any more, nothing is requested.
         """
@@ -168,12 +173,12 @@ class Examinations:
         sender: tuple[str, str],
         delay_s: float,
     ) -> bool:
-        """Schedule a run of a summary, or postpone the scheduled run.
+        """Schedule a run of a summary, or postpone the summary if a run is scheduled.
 
         Args:
             connection: Connection in a transaction.
             examined: The examination, which the transaction has locked.
-            sender: AE title and address of the sender of its last image.
+            sender: AE title and address of the sender that results are returned to.
             delay_s: Seconds until the summary is due.
 
         Returns:
@@ -233,11 +238,13 @@ class Examinations:
         self._machine.request_summary(connection, examined.id, new, changes, delay_s)
 
     def request_overdue(self) -> int:
-        """Request summaries that wait for nothing; return their number.
+        """Request unfinished summaries again if no work for them is left.
 
-        Such a summary is unfinished, its run is overdue for OVERDUE_S or was never
-        scheduled, and all analyses of its images have ended. At most BATCH summaries
-        are requested.
+        Such a summary is overdue for OVERDUE_S, or no run is scheduled, and the
+        analyses of all its images have ended. At most BATCH summaries are requested.
+
+        Returns:
+            The number of requested summaries.
         """
         image = instance.alias()
         is_waiting = sa.exists().where(
@@ -261,11 +268,14 @@ class Examinations:
         return len(found)
 
     def assign_missing(self) -> int:
-        """Assign images that a previous release recorded; return their number.
+        """Assign images that a previous release recorded to examinations.
 
         At most BATCH images are assigned, the newest first. A summary is scheduled for
         images that were received in the last UPGRADE_S. If another worker assigns
         images at the same time, nothing is done.
+
+        Returns:
+            The number of assigned images.
         """
         query = sa.select(instance).where(instance.c.examination_id.is_(None))
         query = query.order_by(instance.c.received_at.desc()).limit(BATCH)
@@ -317,7 +327,7 @@ def lock_examination(
 def images_of(
     connection: sa.Connection, examination_id: str
 ) -> Sequence[InstanceRecord]:
-    """Return the images of an examination, except the results that came back.
+    """Return the images of an examination, without results that were sent back.
 
     They are in the order of their receipt.
     """

@@ -89,7 +89,7 @@ def update_instance_state(
     elif (
         trigger is InstanceTrigger.ALL_DELIVERED
         and record.delivered_at == now
-        and not record.is_summary  # it waited for more images
+        and not record.is_summary  # a summary waits for more images
     ):
         write(connection, observe(TURNAROUND, now - record.received_at))
 

@@ -81,7 +81,7 @@ class Journal:
         breaker: Lets deliveries wait while their peer fails.
         delivery_outcomes: Records the outcomes of delivery attempts.
         commitments: Records the storage commitments of archives.
-        examinations: Groups images to examinations, and requests their summaries.
+        examinations: Groups images into examinations, and requests their summaries.
         summaries: Starts and ends attempts to summarize examinations.
     """
 
@@ -228,7 +228,8 @@ class Journal:
             period. Then nothing is queued, and the instance must be sent again.
         """
         with writing(self._engine) as connection:
-            lock_examination(connection, instance_id)  # if it is that of a summary
+            # An examination has the id of its summary, and is locked before it.
+            lock_examination(connection, instance_id)
             lock_instance(connection, instance_id)
             has_files = has_stored_files(connection, instance_id)
             if has_files:
@@ -258,7 +259,8 @@ class Journal:
         analysis.
         """
         with writing(self._engine) as connection:
-            lock_examination(connection, instance_id)  # if it is that of a summary
+            # An examination has the id of its summary, and is locked before it.
+            lock_examination(connection, instance_id)
             lock_instance(connection, instance_id)
             query = sa.select(instance.c.state).where(instance.c.id == instance_id)
             if connection.execute(query).scalar_one() != InstanceState.RECEIVED:

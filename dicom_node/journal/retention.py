@@ -187,7 +187,7 @@ def _delete_rows(connection: sa.Connection, ids: Sequence[str]) -> int:
 
 
 def _examinations(connection: sa.Connection, days: float) -> int:
-    """Remove a batch of examinations without images; return their number.
+    """Remove a batch of old examinations without images; return their number.
 
     If an image arrives at the same moment, its transaction has changed the time of the
     last receipt, so the examination stays.

@@ -206,7 +206,7 @@ def _of_summary() -> tuple[Transition, ...]:
     on, at, event = InstanceTrigger, InstanceState, EventKind
     waits = (at.RECEIVED,)
     return (
-        # RECEIVED is the state of a summary that waits for more images.
+        # A summary is RECEIVED while it waits for images or for the worker.
         Transition(on.SUMMARY_REQUESTED, (None, *at), at.RECEIVED, queues=SUMMARIZE),
         Transition(on.SUMMARY_BEGUN, waits, at.RECEIVED, event.SUMMARIZING),
         Transition(

@@ -43,8 +43,8 @@ class ImageOutcome:
 
     Attributes:
         record: The image, with its result or the reason why there is none.
-        same_picture_as: Id of another image of the examination that stands for this
-            one; None if there is none.
+        same_picture_as: Id of another image of the examination with the same picture,
+            which is counted instead of this one; None if there is none.
     """
 
     record: InstanceRecord
@@ -59,10 +59,10 @@ class SummaryInputs:
         record: The summary.
         patient_key: `patient_key` of the patient.
         images: The images that count, in the order of their receipt. Results of the
-            node that came back do not count, nor do instances for which nobody expects
-            a result, nor earlier revisions of an image.
+            node that were sent back do not count, nor do instances for which nobody
+            expects a result, nor earlier revisions of an image.
         digest: Digest of the images and their results.
-        revision: Number of this summary, from 1.
+        revision: Revision of this summary, from 1.
         predecessors: The objects of the summary that this one replaces.
         made: The objects, if a summary of the same inputs was made before; else empty.
     """
@@ -82,9 +82,9 @@ class SummaryAnswer:
 
     Attributes:
         probability: Probability of the most serious image; None if no fracture is
-            reported and an image has no answer. Such an examination has no result.
+            reported and an image has no answer. Then the examination has no answer.
         operating_point: Operating point of that image; None as for `probability`.
-        model: The model that answered.
+        model: The model of that image; that of the worker if there is no answer.
         text: The answer as a sentence.
     """
 
@@ -296,10 +296,11 @@ def _of_run(examination_id: str, run: int) -> sa.ColumnElement[bool]:
 
 
 def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
-    """Return the images that count, each with the image that stands for it.
+    """Return the images that count, in the order of their receipt.
 
     Of the revisions of an image, the last one counts. If it has no result of its own
-    because an earlier revision has the same picture, that revision counts.
+    because an earlier revision has the same picture, that revision counts. If several
+    images with an answer have the same picture, all except one of them name that one.
     """
     by_id = {each.id: each for each in images}
     newest: dict[str, InstanceRecord] = {}
@@ -320,7 +321,7 @@ def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
 
 
 def _digest(outcomes: Sequence[ImageOutcome]) -> str:
-    """Return a digest that changes with the images, and with each new analysis."""
+    """Return a digest of the images that count and of the runs of their analyses."""
     parts = [
         (each.record.id, each.record.run, each.same_picture_as) for each in outcomes
     ]

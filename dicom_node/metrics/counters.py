@@ -82,7 +82,7 @@ DECODER_DIED = MetricFamily(
 )
 SUMMARIZED = MetricFamily(
     "fracture_node_examinations_summarized",
-    "Summaries of examinations, the repeated ones included.",
+    "Completed summaries of examinations. Each run counts.",
 )
 SUMMARY_FAILED = MetricFamily(
     "fracture_node_summaries_failed",
@@ -90,7 +90,7 @@ SUMMARY_FAILED = MetricFamily(
 )
 DELIVERED = MetricFamily(
     "fracture_node_deliveries_delivered",
-    "Completed deliveries of all results of an instance.",
+    "Completed deliveries of all results of an instance or an examination.",
     "destination",
 )
 UNDELIVERED = MetricFamily(

@@ -12,7 +12,7 @@ import time
 
 START_BLOCK, END_BLOCK = b"\x0b", b"\x1c\r"
 
-# Maximum number of bytes of a response. An acknowledgment has some hundred.
+# Maximum number of bytes of a response. An acknowledgment has some hundred bytes.
 LARGEST_RESPONSE = 65_536
 
 
@@ -29,7 +29,7 @@ def exchange(connection: socket.socket, message: bytes, timeout_s: float) -> byt
         timeout_s: Time limit in seconds for sending, and for the whole response.
 
     Raises:
-        MllpError: The response is larger than LARGEST_RESPONSE, or is no block, or the
+        MllpError: The response is larger than LARGEST_RESPONSE or is no block, or the
             peer closed the connection before the end of the block.
         TimeoutError: The message was not accepted, or the response was not complete, in
             time.

@@ -38,7 +38,7 @@ class ExaminationState(StrEnum):
     """State of an examination: the most urgent state of its images and its summary."""
 
     NOT_ANALYZED = "not_analyzed"  # no image has an answer
-    ANALYZED = "analyzed"  # nothing is to be delivered
+    ANALYZED = "analyzed"  # no destination gets results
     DELIVERED = "delivered"
     DELIVERING = "delivering"
     WAITING = "waiting"  # the summary waits for more images
@@ -81,8 +81,8 @@ class ExaminationEntry:
         is_about_summary: Whether `reason` is about the summary.
         seconds: The longest turnaround of an image in seconds; None if there is none.
         revision: Number of different summaries that were made.
-        due_at: Time at which the summary is due; None if no summary is wanted.
-        summary: The summary; None if there is none.
+        due_at: Time at which the summary is due; None if no run is scheduled.
+        summary: The summary; None if none was requested.
     """
 
     id: str
@@ -161,12 +161,12 @@ class Examinations:
     ) -> ExaminationPage:
         """Return one page of the examinations that match the criteria.
 
-        An examination matches if one of its images matches the text, the time, the
-        sender, the destination and the ids. The summary counts as an image for the
-        destination, and the id of the examination matches like the id of an image. The
-        states are values of ExaminationState. The points are those of the most serious
-        image. An examination is omitted if all its images are results of the node that
-        were sent back to it, and `criteria.text` names none of them.
+        An examination matches if one of its images matches the text, the time and the
+        sender, one of its images or the summary has a delivery to the destination, and
+        the ids contain the id of the examination or of one of its images. The states
+        are values of ExaminationState. The points are those of the most serious image.
+        An examination is omitted if all its images are results of the node that were
+        sent back to it.
 
         Args:
             criteria: The search criteria.
@@ -237,10 +237,10 @@ def _urgency() -> sa.ColumnElement[int]:
 
 
 def _outcomes() -> sa.Subquery:
-    """Return the images of examinations and the summaries, with their outcomes.
+    """Return the query for the outcomes of images and summaries.
 
-    Images that do not count are included if they are neither results of the node that
-    were sent back nor earlier revisions, because the state of an examination with no
+    Results of the node that were sent back and earlier revisions are omitted. Other
+    images that do not count are included, because the state of an examination without
     other images depends on them.
     """
     probability = _outcome("probability")
@@ -274,8 +274,8 @@ def _outcomes() -> sa.Subquery:
             ).label("seconds"),
         )
         .select_from(_IMAGE.outerjoin(_SAME, _SAME.c.id == _IMAGE.c.same_picture_as))
-        # In this form, SQLite does not take the index of the worklist, which would read
-        # all images.
+        # For this form of the condition, SQLite does not use the index of the worklist.
+        # With that index, it would read all images.
         .where(sa.func.coalesce(_IMAGE.c.returned, 0) == 0, ~newer)
         .subquery("outcome")
     )
@@ -285,7 +285,7 @@ OUTCOMES = _outcomes()
 
 
 def _totals() -> sa.Select[Any]:
-    """Return the numbers and the most urgent and serious values per examination."""
+    """Return the query for the numbers and extreme values of each examination."""
     c = OUTCOMES.c
     images, answered = sa.func.sum(c.counts), sa.func.count(c.probability)
     seriousness = sa.func.max(c.seriousness)
@@ -310,7 +310,7 @@ TOTALS = _totals().subquery("total")
 
 
 def _of_images(column: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
-    """Return the lowest value of a column over the images of an examination."""
+    """Return the query for the lowest value of a column in an examination's images."""
     query = sa.select(sa.func.min(column)).select_from(NAMED_INSTANCE)
     of_examination = instance.c.examination_id == examination.c.id
     return query.where(of_examination, IS_IMAGE).scalar_subquery()
@@ -352,7 +352,7 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
 
 
 def _has_image(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions for examinations with an image, and one that matches.
+    """Return the conditions that an examination has an image, and one that matches.
 
     The criteria are the text, the time and the sender. An image that matches may be a
     result that was sent back, if the text is its UID.
@@ -414,7 +414,7 @@ def _entries(
             summaries.get(each),
         )
         for each in ids
-        # Retention may have removed all images in between.
+        # Retention may have removed all images between two of the queries.
         if all(each in of for of in (records, totals, first, urgent, values))
     ]
 

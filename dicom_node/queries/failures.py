@@ -101,9 +101,8 @@ def grouped(engine: sa.Engine) -> list[Failures]:
     """Return failures, and work that waits after a failure, in groups.
 
     The largest group is first. A summary that could not be made is in a group of
-    analyses. If the files of an instance were removed, its failures
-    cannot be retried and are omitted, except if a destination lost an object after the
-    removal.
+    analyses. If the files of an instance were removed, its failures cannot be retried
+    and are omitted, except if a destination lost an object after the removal.
     """
     received = instance.c.received_at
     numbers = (

@@ -126,7 +126,7 @@ class History:
     def by_uid(self, sop_instance_uid: str) -> Sequence[InstanceRecord]:
         """Return all instances with a SOP Instance UID, in the order of revisions.
 
-        The summary of an examination is returned for its name instead of a UID.
+        The summary of an examination is found by the UID that the journal gave it.
         """
         query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
         return self._instances(query.order_by(instance.c.revision))

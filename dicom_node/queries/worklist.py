@@ -165,7 +165,7 @@ class Worklist:
 
         Results of the node that were sent back to it are omitted, unless the study has
         no other instances. Summaries of examinations are omitted. An image without a
-        Study Instance UID is found by its SOP Instance UID, as its summary is.
+        Study Instance UID is found by its SOP Instance UID.
         """
         c = examination.c
         examined = sa.select(c.id).where(c.study_instance_uid == study_instance_uid)
@@ -187,7 +187,7 @@ class Worklist:
 
 
 def entry_query(instance_id: str) -> sa.Select[Any]:
-    """Return the query for the WorklistEntry of one instance, also of a summary."""
+    """Return the query for the WorklistEntry of one instance or summary."""
     return _rows().where(instance.c.id == instance_id)
 
 

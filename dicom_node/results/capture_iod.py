@@ -119,10 +119,11 @@ def encode_capture(
     kind: ResultKind,
     described: Dataset,
 ) -> ResultObject:
-    """Return an image as a Secondary Capture, without attributes of a source.
+    """Return a picture as a Secondary Capture.
 
     Args:
-        source: The time of the object is the time at which this instance was received.
+        source: The instance that determines the dates, times and equipment of the
+            object. No other attributes of it are copied.
         model: The model that the object names.
         picture: The pixels and their description. `Picture.elements` contains all
             attributes that are copied.

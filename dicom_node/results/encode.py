@@ -126,7 +126,7 @@ def encode_notice(
 def encode_examination(
     examination: Examination, model: ModelIdentity, options: ResultOptions
 ) -> tuple[ResultObject, ...]:
-    """Return the objects that report all images of a study.
+    """Return the objects that report an examination.
 
     Args:
         examination: The examination. Only the headers of its files are read.
@@ -140,9 +140,9 @@ def encode_examination(
         bytes on machines with the same time zone, in any order of the images.
 
     Raises:
-        AnalysisError: No header can be read, or none names a study. If some headers
-            cannot be read, the objects name those images, but do not copy their
-            attributes.
+        AnalysisError: No header can be read, none names a study, or a sequence for an
+            HL7 message cannot be read. If some headers cannot be read, the objects name
+            those images, but do not copy their attributes.
     """
     with pydicom_silenced():
         read = read_examination(examination)

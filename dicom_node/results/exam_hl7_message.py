@@ -1,4 +1,4 @@
-"""The HL7 message about an examination: an ORU^R01 with all images of a study.
+"""The HL7 message about an examination: an ORU^R01 with all listed images.
 
 The images of each order follow the OBR segment of the order, and the coded answer of an
 order is that of its images. So a RIS that identifies results by the accession number
@@ -76,7 +76,8 @@ def _counted(
 ) -> Iterable[ExaminationImage]:
     """Return each different picture of some images once.
 
-    If another image of the examination stands for an image, that one is returned.
+    If an image has the same picture as another image of the examination, the other one
+    is returned.
     """
     by_id = {each.instance.id: each for each in read.examination.images}
     found = [by_id.get(each.image.same_picture_as or "", each.image) for each in images]
@@ -88,9 +89,10 @@ def _by_order(
 ) -> Sequence[tuple[StudyValues, Sequence[SourceImage]]]:
     """Return the images by order, each order with the values of its first image.
 
-    The time of the report is that of the last image in all orders. An image with
-    several orders is in each of them. If there are several orders, the images without a
-    header that can be read follow under an order without numbers.
+    In each order, the time of the report is the time at which the last image of the
+    examination was received. An image with several orders is in each of them. If there
+    are several orders, the images without a header that can be read follow under an
+    order without numbers.
     """
     first = read_orders(read.first)
     orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}

@@ -2,7 +2,7 @@
 
 The report is a Comprehensive 3D SR like the report on one image, with one measurement
 group for each analyzed image. Qualitative evaluations contain the answer for the whole
-examination, and name the images without a result.
+examination, and name the images without a measurement group.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The examination summary: pages with one row for each image of a study.
+"""The examination summary: pages with one row for each listed image.
 
 Each page is a Secondary Capture (PS3.3 A.8.1). The pages contain no name of a patient.
 If the images have several accession numbers, the pages list them.
@@ -132,7 +132,7 @@ def _tone(point: OperatingPoint | None) -> Tone:
 
 
 def _locations(read: ExaminationSource) -> str:
-    """Return the numbers of the images with a fracture; empty if there are none."""
+    """Return the numbers of the images with a fracture as sentences; may be empty."""
     texts = []
     for point in (OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL):
         numbers = [
@@ -214,11 +214,11 @@ def _source_image(source: Source) -> Dataset:
 
 
 def _pixel_origin(read: ExaminationSource) -> Dataset:
-    """Return what the page states about the pixels that it contains.
+    """Return the attributes about the pixels of the thumbnails on the pages.
 
-    Only images with a thumbnail count. If one of them states YES, the page states YES,
-    and if all state NO, the page states NO. The same applies to lossy compression. An
-    accession number on the page is a burned in annotation, too.
+    Only images with a thumbnail count. If one of them states YES, the pages state YES,
+    and if all state NO, the pages state NO. The same applies to lossy compression. If
+    the pages list accession numbers, these are burned in annotations, too.
     """
     drawn = [each.source for each in read.images if each.image.thumbnail]
     dataset = Dataset()

@@ -1,6 +1,7 @@
-"""The examination: the images of one study, with the answer for each of them.
+"""The examination: the images of one patient in one study, with their answers.
 
-The page (exam_summary.py) and the report (exam_report.py) show an examination.
+The pages (exam_summary.py), the report (exam_report.py) and the HL7 message
+(exam_hl7_message.py) are made of an examination.
 """
 
 from collections import Counter
@@ -19,10 +20,11 @@ ResultName = Literal[
 """The names of the numbers in Counts."""
 
 MOST_IMAGES = 100
-"""Maximum number of images that a page and a report list.
+"""Maximum number of images that the pages, the report and the HL7 message list.
 
-The decoder gets the open file of each listed image. An image takes a quarter of a
-megabyte on the way to the decoder, and its row a megabyte on the way back.
+The decoder gets the open file of each listed image. The call
+of the decoder contains a quarter of a megabyte for each image, and the result contains
+a megabyte for its row.
 """
 
 FAILED = "Failed"
@@ -31,7 +33,7 @@ FAILED = "Failed"
 _SERIOUSNESS: tuple[ResultName, ...] = (
     *("definite", "doubtful", "failed", "not_analyzed", "none", "same_picture"),
 )
-"""If there are too many images, those with the last names are not listed."""
+"""The names, the most serious outcome first. The first MOST_IMAGES are listed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,17 +42,16 @@ class ExaminationImage:
 
     Attributes:
         instance: The image as it was received.
-        finding: The finding; None if there is no result.
+        finding: The finding; None if there is no answer.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text; None if
             there is a finding.
-        thumbnail: The image with its finding, as `draw_picture` returns it. None if it
-            could not be drawn; then the row has no picture, and the report no region.
+        thumbnail: The image with its finding, as `draw_thumbnail` returns it. None if
+            it was not drawn. Then its row has no picture, and the report has no region.
         displayed_shape: (rows, columns) of the radiograph as displayed; None if it is
             not known.
         same_picture_as: Id (`ReceivedInstance.id`) of another image of the examination
-            that stands for this one, because it has the same picture, or because it is
-            the For Presentation image that was made from this one. None if there is
-            none. An image that another one stands for is not counted.
+            with the same picture, which is counted instead of this one; None if there
+            is none.
 
     Raises:
         ValueError: There are neither a finding nor a reason nor another image.
@@ -79,8 +80,8 @@ class Counts:
         none: Images without a fracture.
         not_analyzed: Images that were not analyzed.
         failed: Images with a failed analysis.
-        same_picture: Images that another image stands for. No other number includes
-            them.
+        same_picture: Images with the same picture as an image that is counted. No
+            other number includes them.
     """
 
     definite: int = 0
@@ -131,15 +132,15 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examination:
-    """The images of one study, and the revision of their summary.
+    """The images of one patient in one study, and the revision of their summary.
 
     `conclude` makes it.
 
     Attributes:
         images: The listed images, at most MOST_IMAGES. All are in the same study and
             have the same patient.
-        revision: The number of the summary, from 1.
-        predecessors: The objects of earlier revisions that this one replaces.
+        revision: The revision of the summary, from 1.
+        predecessors: The objects of the revision that this one replaces.
         unlisted: The numbers of images that are not in `images`.
         patient_key: A text that differs between the patients of a study.
     """
@@ -167,16 +168,16 @@ def conclude(
     predecessors: Iterable[Predecessor] = (),
     patient_key: str = "",
 ) -> Examination:
-    """Return the examination of all images of a study.
+    """Return the examination of images of one patient in one study.
 
     If there are more than MOST_IMAGES, those with the most serious outcome are listed,
-    and the others are only counted. An image that another one stands for counts as such
-    only if the other one is among the images and no image stands for that one.
+    and the others are only counted. If the image that `same_picture_as` names is absent
+    or is not counted itself, `same_picture_as` is removed.
 
     Args:
         images: The images in any order, at least one.
-        revision: The number of the summary, from 1.
-        predecessors: The objects of earlier revisions that this one replaces.
+        revision: The revision of the summary, from 1.
+        predecessors: The objects of the revision that this one replaces.
         patient_key: A text that differs between the patients of a study.
     """
     checked = _with_known_pictures(tuple(images))
@@ -209,7 +210,7 @@ def count(images: Iterable[ExaminationImage]) -> Counts:
 def _with_known_pictures(
     images: tuple[ExaminationImage, ...],
 ) -> Iterator[ExaminationImage]:
-    """Yield the images; `same_picture_as` is kept only if that image is counted."""
+    """Yield the images; remove `same_picture_as` if that image is not counted."""
     counted = {
         each.instance.id
         for each in images

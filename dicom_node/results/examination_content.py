@@ -109,10 +109,10 @@ def _group(each: SourceImage) -> Any:  # noqa: ANN401 - one of two templates
 
 
 def _evaluations(read: ExaminationSource) -> ContainerContentItem:
-    """Return the answer for the examination, and the images without a result.
+    """Return the answer for the examination, and the images without a group.
 
-    If the examination has no answer to report, the code for the presence and the
-    operating point are omitted. The summary code and the headline say why.
+    If the examination has no answer, the code for the presence and the operating point
+    are omitted. The code of the summary and the headline state the reason.
     """
     examination = read.examination
     container = ContainerContentItem(

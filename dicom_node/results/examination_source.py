@@ -32,7 +32,7 @@ from dicom_node.results.source import (
 REQUESTS = "RequestAttributesSequence"
 
 _CHARACTER_SET = "SpecificCharacterSet"
-_UNKNOWN = 10**DIGITS  # larger than each number that counts
+_UNKNOWN = 10**DIGITS  # larger than each valid number
 _SIDES = {"L": "left", "R": "right", "B": "both sides"}
 
 
@@ -52,7 +52,7 @@ class SourceImage:
 
     @property
     def place(self) -> str:
-        """The position of the image, and where it is in the study.
+        """The position of the image in the examination, and its place in the study.
 
         For example, "Image 3 (series 2, number 1)".
         """

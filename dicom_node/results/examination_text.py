@@ -1,4 +1,4 @@
-"""The sentences of the page and the report about an examination."""
+"""The sentences of the pages, the report and the HL7 message of an examination."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The HL7 message: an ORU^R01 with the results of the images of a study.
+"""The HL7 message: an ORU^R01 with the answers for one or more images of a study.
 
 The message follows HL7 v2.5.1 7.3.1. It is stored as UTF-8. The client of a destination
 writes the applications, the version, the acknowledgment mode and the character set of
@@ -68,7 +68,7 @@ def oru_message(
             that of the first.
         model: The model.
         control_id: Message Control ID (MSH-10).
-        is_correction: Whether the message replaces an earlier message.
+        is_correction: Whether the message may replace an earlier message (OBR-25 C).
     """
     status = _CORRECTED if is_correction else _PRELIMINARY
     study = orders[0].study

@@ -49,13 +49,14 @@ class ImageAnswer:
 
     Attributes:
         image: What the header says about the content of the image.
-        answer: The operating point of the finding; None if there is no result.
-        summary: The result, or the reason why there is none, in words.
-        probability: Probability of a fracture in [0, 1]; None without a result.
+        answer: The operating point of the finding; None if there is no answer.
+        summary: The answer, or the reason why there is none, in words.
+        probability: Probability of a fracture in [0, 1]; None without an answer.
         arrow: The point to which the arrow points, in words; empty without an arrow.
         group: The number of the image in the message (OBX-4).
-        is_counted: False if another image stands for this one. Then there is no
-            observation of the answer, because that of the other image applies.
+        is_counted: False if another image with the same picture is counted instead.
+            Then there is no observation of the answer, because that of the other image
+            applies.
     """
 
     image: ImageValues
@@ -72,7 +73,7 @@ class OrderAnswer:
     """What a message about an examination says about all images of an order.
 
     Attributes:
-        answer: The most serious operating point; None if the order has no result.
+        answer: The most serious operating point; None if the order has no answer.
         summary: The answer and the numbers of images, in words.
     """
 
@@ -91,7 +92,7 @@ class Observation:
         group: The number of the image (OBX-4); empty for all images.
         units: OBX-6.
         flag: Abnormal flag (OBX-8).
-        has_result: False if the observation could not be made.
+        has_result: False if there is no answer (OBX-11 X).
     """
 
     identifier: Code
@@ -124,7 +125,7 @@ def order_observations(order: OrderAnswer | None) -> list[Observation]:
 
 
 def image_observations(answer: ImageAnswer) -> list[Observation]:
-    """Return the observations of one image; those without a value are omitted."""
+    """Return the observations of one image. Only the answer may have no value."""
     image, group = answer.image, answer.group
     site = image.body_part or Code("", "", image.body_part_text)
     probability = "" if answer.probability is None else f"{answer.probability:.4f}"

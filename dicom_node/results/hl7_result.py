@@ -1,4 +1,4 @@
-"""HL7 messages as results that are stored and delivered, and the one about an image."""
+"""The HL7 message about one image, and HL7 messages as result objects."""
 
 import hashlib
 from base64 import b32encode
@@ -51,10 +51,10 @@ def hl7_message_without_result(
     model: ModelIdentity,
     options: ResultOptions,
 ) -> ResultObject:
-    """Return the message that reports that an image has no result.
+    """Return the message that reports that an image has no answer.
 
     Args:
-        source: The instance that has no result.
+        source: The instance that has no answer.
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
         model: The model that would have analyzed the instance.
         options: The options; only `is_correction` is used.

@@ -90,7 +90,7 @@ class StudyValues:
         patient_id: Patient ID (0010,0020), with its issuer.
         names: The representations of Patient's Name (0010,0010).
         birth_date: Patient's Birth Date (0010,0030); empty if it is no date.
-        sex: Patient's Sex (0010,0040); empty if it is no valid code.
+        sex: Patient's Sex (0010,0040); empty if it is no valid code string.
         placer: Placer Order Number (0040,2016).
         filler: Filler Order Number (0040,2017).
         accession: Accession Number (0008,0050).
@@ -100,7 +100,8 @@ class StudyValues:
         referring: Referring Physician's Name (0008,0090).
         observed_at: Date and time of the acquisition, else of the study, as the data
             type TS of HL7; empty if the source has neither.
-        reported_at: The time of receipt of the source.
+        reported_at: The time of receipt of the source; in a message about an
+            examination, that of its last image.
     """
 
     study_instance_uid: str
@@ -119,7 +120,7 @@ class StudyValues:
 
     @property
     def order_numbers(self) -> tuple[str, str, str]:
-        """What identifies the order; empty texts if the source names no order."""
+        """Accession, filler and placer order number; empty if the source has none."""
         return self.accession.value, self.filler.value, self.placer.value
 
 
@@ -131,8 +132,9 @@ class ImageValues:
         sop_instance_uid: SOP Instance UID of the image.
         side: The code of left or right; None if the source states no side.
         body_part: The code of the body part; None if it is unknown.
-        body_part_text: Body Part Examined (0018,0015); empty if it is no valid code.
-        view: View Position (0018,5101); empty if it is no valid code.
+        body_part_text: Body Part Examined (0018,0015); empty if it is no valid code
+            string.
+        view: View Position (0018,5101); empty if it is no valid code string.
     """
 
     sop_instance_uid: str
@@ -268,7 +270,7 @@ def _order_text(source: Source, order: Dataset | None, keyword: str) -> str:
 def _text(source: Source, item: Dataset | None, keyword: str) -> str:
     """Return a text of an order; empty if it is absent or the null value of HL7.
 
-    So another attribute is used in place of the null value.
+    So another attribute is used instead of the null value.
     """
     return without_null(decoded_text(source, keyword, item))
 

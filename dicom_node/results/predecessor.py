@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """An object of an earlier revision of the examination summary.
+    """An object of an earlier revision of an examination summary.
 
     Attributes:
         sop_class_uid: SOP Class UID (0008,0016).

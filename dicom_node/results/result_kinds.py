@@ -24,7 +24,7 @@ EXAMINATIONS = EXAM_SUMMARY, EXAM_REPORT, EXAM_HL7_MESSAGE
 """Object types that are made for a whole examination instead of one image."""
 
 WITHOUT_RESULT = NOTICE, HL7_MESSAGE
-"""Object types that report that an instance has no result."""
+"""Object types that report that an instance has no answer."""
 
 WITH_RESULT = SECONDARY_CAPTURE, "presentation_state", "structured_report", HL7_MESSAGE
 """Object types that are made for every finding.

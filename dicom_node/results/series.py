@@ -58,7 +58,7 @@ def examination_series(
 ) -> Dataset:
     """Return Modality, Series Instance UID and Series Number of an examination object.
 
-    All revisions for an examination that differ only in their images are in one series.
+    All revisions of an examination summary by one model are in one series.
 
     Args:
         examination: The examination.

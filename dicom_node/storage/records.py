@@ -66,10 +66,11 @@ class InstanceRecord(StoredAttributes):
         returned: 1 if the instance is a result of this software that was sent back;
             else None.
         slow: 1 if the analysis was moved to the slow lane; else None.
-        examination_id: Id of the examination of the image; None if a release recorded
-            the image that knew no examinations, until a worker assigns it.
+        examination_id: Id of the examination of the image. None if a release without
+            examinations recorded the image and no worker has assigned it yet.
         is_summary: 1 if the row is not an image, but the summary of its examination;
-            else None. A summary has no file, and its `sop_instance_uid` is only a name.
+            else None. A summary has no file. Its `sop_instance_uid` is derived from the
+            id of the examination, and no object has this UID.
         not_meant: 1 if the instance was not analyzed and nobody expects a result; else
             None.
     """
@@ -115,14 +116,15 @@ class ExaminationRecord:
     Attributes:
         id: Random id of the examination, also the id of its summary in the table of
             instances.
-        study_instance_uid: Study Instance UID; empty if the image has none. Such an
-            image is an examination of its own.
+        study_instance_uid: Study Instance UID. An image without one is an examination
+            of its own, with the SOP Instance UID of the image in this column.
         patient_key: Digest of the Patient ID, or of the name if the ID is empty.
         first_received_at: Time at which the first image was received.
         last_received_at: Time at which the last image was received.
         due_at: Time at which the summary is due if no image arrives before; None if no
-            summary is wanted.
-        runs: How often a summary was requested. The run of the summary is this number.
+            run of the summary is scheduled.
+        runs: Number of queued runs of the summary. The run of the summary is this
+            number.
         revision: Number of different summaries that were made, from 0.
         inputs: Digest of the images and results that the last summary was made from.
         objects: The objects of the last summary, as JSON.

@@ -85,7 +85,7 @@ def delete_finished_workflows(journal: Journal) -> None:
 
 
 def assign_examinations(journal: Journal) -> None:
-    """Assign images that a previous release recorded, for about LONGEST_S."""
+    """Assign images of a previous release to examinations, for about LONGEST_S."""
     until = time.monotonic() + LONGEST_S
     while journal.examinations.assign_missing() == ASSIGNED and (
         time.monotonic() < until

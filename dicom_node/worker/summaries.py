@@ -82,8 +82,9 @@ class Summarizer:
     def summarize(self, examination_id: str, run: int) -> None:
         """Make the summary of an examination, and record it in the journal.
 
-        If this run is stale, or if the analysis of an image is unfinished, nothing is
-        done. In the latter case, the end of the analysis queues another run.
+        If this run is stale, or if the summary is due later, no summary is made. The
+        same applies if the analysis of an image is unfinished. In the last two cases,
+        another run is queued, at once or at the end of that analysis.
 
         Args:
             examination_id: Id of the examination.
@@ -108,9 +109,9 @@ class Summarizer:
         """Make and record a summary, or record why there is none.
 
         Raises:
-            AnalysisError: The header of an image cannot be read, the decoder died
-                MOST_CHILD_DEATHS times or took too long, or the worker died
-                MOST_ATTEMPTS times.
+            AnalysisError: No header can be read, a sequence of a header cannot be read,
+                the decoder died MOST_CHILD_DEATHS times or took too long, or the worker
+                died MOST_ATTEMPTS times.
         """
         record, began = inputs.record, time.monotonic()
         if record.attempts > MOST_ATTEMPTS:
@@ -196,7 +197,7 @@ class Summarizer:
         )
 
     def _is_made(self, inputs: SummaryInputs, pipeline: Pipeline) -> bool:
-        """Return whether the objects of these inputs exist, in all wanted kinds."""
+        """Return whether objects of all wanted kinds exist for these inputs."""
         files = [self.directory / each.path for each in inputs.made]
         has_all = {each.kind for each in inputs.made} == _wanted(pipeline)
         return bool(files and has_all) and retry_until_available(
@@ -215,7 +216,7 @@ class Summarizer:
 
 
 def _wanted(pipeline: Pipeline) -> set[str]:
-    """Return the names of the kinds that are made of each examination."""
+    """Return the names of the kinds of objects that are made of each examination."""
     kinds = pipeline.result_options.kinds
     return {each.name for each in kinds if each.object_type in EXAMINATIONS}
 
@@ -243,7 +244,7 @@ def _encoded(pipeline: Pipeline, examination: Examination) -> Sequence[ResultObj
 def _predecessors(
     pipeline: Pipeline, examination: Examination, made: Sequence[ResultObject]
 ) -> list[Predecessor]:
-    """Return the objects as the next revision of the summary will name them."""
+    """Return references to the objects for the next revision of the summary."""
     model, options = pipeline.classifier.identity, pipeline.result_options
     return [
         Predecessor(
@@ -283,7 +284,7 @@ def _finding(record: InstanceRecord, drawing: OverlayData) -> Finding:
 
 
 def _undrawn(record: InstanceRecord, thresholds: Thresholds) -> Finding | None:
-    """Return the finding of an image that has no stored drawing any more.
+    """Return the finding of an image if its stored drawing was removed.
 
     The thresholds of the analysis are not stored, either. If those of the current card
     give another answer, the return value is None.
@@ -305,7 +306,7 @@ def _answer(examination: Examination, model: ModelIdentity) -> SummaryAnswer:
     """Return the answer of an examination.
 
     If no fracture is reported and an image has no answer, the examination has no
-    result. So destinations that want no negative results get the summary.
+    answer. So its objects are also sent to destinations that want no negative results.
     """
     text = headline(examination.counts)
     findings = [

@@ -1,4 +1,4 @@
-"""Draw the pages of an examination summary: one row for each image of a study.
+"""Draw the pages of an examination summary: one row for each listed image.
 
 A page is at most as high as it is wide. So its text is legible if the page is shown in
 a square of WIDTH pixels. Each page repeats the headline, because a reader may open any
@@ -20,7 +20,7 @@ from inference.drawing.thumbnail import RgbImage
 Ink = tuple[int, int, int]
 
 Tone = Literal["definite", "doubtful", "none", "unanswered", "same_picture"]
-"""What a row or the headline says. The tone determines the color and the bar of it."""
+"""The kind of answer in a row or the headline. It determines colors and bars."""
 
 WIDTH = 1024
 """Width of a page, and its maximum height, in units. A unit is at least one pixel."""
@@ -58,10 +58,10 @@ class Row:
     """The row of one image.
 
     Attributes:
-        place: Where the image is in the study, such as "Series 2, image 1".
+        place: Where the image is in the study, as in "Image 3 (series 2, number 1)".
         anatomy: Body part, view and side; may be empty.
         answer: The answer in a few words.
-        tone: What the answer says.
+        tone: The kind of the answer.
         details: Sentences: the probability, or the reason why there is no answer.
         thumbnail: RGB, uint8, (rows, columns, 3); None if there is no picture.
     """
@@ -81,7 +81,7 @@ class Summary:
     Attributes:
         title: The kind of the document.
         headline: The most serious answer, and the number of images that it is based on.
-        tone: What the headline says.
+        tone: The kind of the answer in the headline.
         warnings: Sentences about images without an answer.
         notes: Other sentences, such as the revision and the orders.
         rows: The images in the order of the pages.
@@ -309,7 +309,7 @@ def _grouped(heights: Sequence[int], room: int) -> list[list[int]]:
 
     Args:
         heights: The heights of the rows in pixels.
-        room: The height of a page without header and footer.
+        room: The height of a page without header and footer, in pixels.
 
     Returns:
         The indices of the rows of each page; at least one page.

@@ -97,7 +97,7 @@ def annotate(
         finding: The finding for this radiograph. Heatmap and arrow are drawn if a
             fracture is reported. If it is None, neither is drawn.
         scale: Size of a pixel of the radiograph, in pixels of the result.
-        arrow_size: Size of the head of the arrow, relative to the usual one.
+        arrow_size: Size of head and shaft of the arrow, relative to the usual one.
 
     Returns:
         RGB, uint8, (rows, columns, 3).

@@ -29,7 +29,7 @@ def tab(shared_page: Page) -> Iterator[Page]:
 
 
 def leave(page: Page) -> None:
-    """End the requests of a page by the navigation to a small page of the same site.
+    """Navigate to a small page of the same site, which ends the requests of a page.
 
     For another site, such as about:blank, the browser would start a new process.
     """

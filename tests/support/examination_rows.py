@@ -1,7 +1,8 @@
 """Examinations and summaries for tests, written directly to the tables.
 
 The journal assigns received images to examinations by patient and study, and a worker
-makes the summaries. The tests of queries need other examinations, and only the rows.
+makes the summaries. The tests of queries need examinations with other images, and only
+the rows.
 """
 
 from collections.abc import Sequence

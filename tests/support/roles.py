@@ -2,7 +2,7 @@
 
 `running` starts a new Python, which is how a role runs alone. `forked` forks a server
 that has imported the libraries and loaded the model, which is how a role runs in a
-complete node. A fork takes three seconds of processor time less.
+complete node. A fork needs three seconds of processor time less than a new Python.
 """
 
 import os

@@ -610,7 +610,7 @@ class SimulatedNode:
     def run(self, item: str) -> None:
         """Do work from its beginning to its end, with success.
 
-        A summary is due then: the clock is advanced.
+        The clock is first advanced so that a summary is due.
         """
         if item.startswith(f"{SUMMARIZE}:"):
             self.clock.passed_s += QUIET_S

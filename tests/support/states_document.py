@@ -33,15 +33,18 @@ never removed. But rows that are replaced or removed may be in any state, so tha
 stays if an earlier release wrote another state.
 """
 INSTANCE = """\
-- `received`: its analysis waits or runs.
+The summary of an examination has a row, and the same states, as an instance has.
+
+- `received`: its analysis, or the summary, waits or runs.
 - `delivering`: a delivery waits, runs or is paused.
 - `analyzed`: it has a result, and no destination gets the result.
 - `delivered`: all destinations have the result.
-- `not_analyzed`: the model must not be applied to it.
-- `failed`: its analysis or a delivery failed.
+- `not_analyzed`: the model must not be applied to it. For a summary: the examination
+  has no answer, or nobody expects a summary. Deliveries do not change this state.
+- `failed`: its analysis, the summary or a delivery failed.
 """
 DELIVERY = """\
-A delivery brings the results of one instance to one destination.
+A delivery brings the results of one instance or one examination to one destination.
 
 - `queued`: objects are to be sent.
 - `committing`: the archive has not committed to all objects yet. If it lost an object,

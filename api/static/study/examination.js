@@ -9,7 +9,7 @@ import { deliveryList, folded, pairs, resultFiles, section, timeline } from "./p
 const t = texts.examination;
 
 /**
- * Return the sections about an examination. Without a summary, a single image needs none.
+ * Return the sections about an examination. An examination of one image without a summary has none.
  * @param {object} examination An examination of the API.
  * @param {object | null} summary The response of /instances/{id} for its summary.
  * @param {Map<string, object>} images The responses of /instances/{id} for the images of the study, by id.

@@ -12,7 +12,7 @@ const listed = (values) => values.filter(Boolean).join(" · ");
 /** Show the reason why there is no result. The tooltip and the study page show the full text. */
 const reasonText = (reason) => reason && make("div", { class: "below why", title: reason, text: reason });
 
-/** Show the result, and the probability of a fracture as a number and as a bar. */
+/** Show the answer, and the probability of a fracture as a number and as a bar. */
 function resultCell({ operating_point: point, probability }) {
   if (point === null) return make("td", { class: "answer" });
   return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(formatText(texts.of_a_fracture, { probability: percent(probability) })), bar(probability));

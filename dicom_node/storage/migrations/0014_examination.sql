@@ -6,8 +6,8 @@ CREATE TABLE examination (
     patient_key TEXT NOT NULL,
     first_received_at DOUBLE PRECISION NOT NULL,
     last_received_at DOUBLE PRECISION NOT NULL,
-    due_at DOUBLE PRECISION,            -- when the summary is due; NULL: not wanted
-    runs INTEGER NOT NULL,              -- how often a summary was requested
+    due_at DOUBLE PRECISION,            -- when the summary is due; NULL: no scheduled run
+    runs INTEGER NOT NULL,              -- number of queued runs of the summary
     revision INTEGER NOT NULL,          -- number of different summaries, from 0
     inputs TEXT NOT NULL,               -- digest of what the last summary was made from
     objects TEXT NOT NULL,              -- JSON: the objects of the last summary

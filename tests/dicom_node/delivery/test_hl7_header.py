@@ -60,7 +60,7 @@ def test_every_character_set_of_the_settings_is_known_to_python() -> None:
 
 
 def test_delimiters_of_japanese_text_are_ascii() -> None:
-    """A receiver that splits bytes finds each delimiter in ASCII (2.9.2)."""
+    """So a receiver that splits the bytes finds each delimiter."""
     content = written_message(message("山田^太郎"), ris(character_set="iso-2022-jp"))
 
     (pid,) = (each for each in content.split(b"\r") if each.startswith(b"PID"))

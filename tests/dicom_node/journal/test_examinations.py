@@ -1,4 +1,4 @@
-"""Examinations in the journal: which images belong together, and when they end."""
+"""Examinations in the journal: which images are in one, and when its summary is due."""
 
 import time
 from dataclasses import replace
@@ -158,7 +158,7 @@ def test_a_summary_is_due_if_the_clock_was_set_back(
 
 
 def advance(engine: sa.Engine, seconds: float) -> None:
-    """Let time pass, as the examinations see it."""
+    """Advance the clock that the examinations read."""
     due_at = examination.c.due_at - seconds
     with engine.begin() as connection:
         connection.execute(examination.update().values(due_at=due_at))

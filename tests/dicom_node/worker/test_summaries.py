@@ -224,7 +224,7 @@ def test_late_image_makes_a_revision_that_names_the_first(node: Node) -> None:
 
 
 class Killed(BaseException):
-    """Stands for a kill of the worker."""
+    """Raised where a kill would end the worker."""
 
 
 def test_kill_before_the_end_changes_nothing_in_the_next_attempt(
