@@ -184,13 +184,13 @@ class _Destination(Table):
     returns_to_sender: ClassVar[bool] = False
     """Whether the results go to the AE that sent the instance."""
 
-    keeps_order: ClassVar[bool] = False
-    """Whether each worker sends results one after another.
+    gets_messages: ClassVar[bool] = False
+    """Whether results are messages, which the receiver applies when it gets them.
 
-    If an image is received again, nothing is sent again to such a destination if it has
-    all results. A receiver of HL7 messages applies them in the order of their receipt,
-    and may refuse a message that it has already accepted. An archive stores an object
-    once.
+    An archive stores an object once, however often it is sent. But the receiver of
+    messages may apply a later one first, or refuse one that it has already accepted.
+    Therefore each worker sends messages one after another. If an image is received
+    again, a destination that has all messages gets none again.
     """
 
     @property
@@ -443,7 +443,7 @@ class Hl7Destination(_Destination, TcpPeer):
     receiving_facility: Hl7Name = ""
 
     connection_test: ClassVar[ConnectionTest] = "connect"
-    keeps_order: ClassVar[bool] = True
+    gets_messages: ClassVar[bool] = True
 
     @property
     def result_types(self) -> tuple[str, ...]:

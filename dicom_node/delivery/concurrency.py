@@ -11,7 +11,7 @@ import threading
 from config.destinations import Destination
 
 # Number of concurrent deliveries to one peer, unless the destination requires that
-# results are sent one after another (`keeps_order`). With two associations, one
+# results are sent one after another (`gets_messages`). With two associations, one
 # transfers data while the other waits for a response. More associations only increase
 # the load of the peer. After a crash of the worker, at most this many deliveries to a
 # peer are repeated.
@@ -30,7 +30,7 @@ class ConcurrencyLimits:
         """Return the semaphore that a delivery must hold while it runs.
 
         Each peer has one semaphore. It admits one delivery at a time if the destination
-        has `keeps_order`, else AT_ONCE deliveries. If a destination returns results to
+        gets messages, else AT_ONCE deliveries. If a destination returns results to
         senders, each sender is a peer, so a sender that hangs does not delay others.
 
         Args:
@@ -38,6 +38,6 @@ class ConcurrencyLimits:
             sender_ae_title: AE title of the AE that sent the analyzed instance.
         """
         peer = destination.peer_for(sender_ae_title)
-        limit = 1 if destination.keeps_order else AT_ONCE
+        limit = 1 if destination.gets_messages else AT_ONCE
         # A single operation, so that two threads get the same semaphore.
         return self._free.setdefault(peer, threading.Semaphore(limit))

@@ -142,7 +142,7 @@ class Deliveries:
             connection: Connection in a transaction.
             instance_id: Id of the instance.
             is_repetition: Whether an image was received again. Then nothing is sent
-                again to a destination with `keeps_order` that has all results.
+                again to a destination that gets messages and has all of them.
         """
         query = instance.select().where(instance.c.id == instance_id)
         row = InstanceRecord(**connection.execute(query).mappings().one())
@@ -159,12 +159,12 @@ class Deliveries:
         update_instance_state(connection, self._machine, instance_id)
 
     def _kept(self, connection: sa.Connection, instance_id: str) -> set[str]:
-        """Return the destinations with `keeps_order` that have all results."""
+        """Return the destinations that get messages and have all of them."""
         query = sa.select(delivery.c.destination).where(
             delivery.c.instance_id == instance_id,
             delivery.c.state == DeliveryState.DELIVERED,
         )
-        once = {name for name, each in self._destinations.items() if each.keeps_order}
+        once = {name for name, each in self._destinations.items() if each.gets_messages}
         return once.intersection(connection.execute(query).scalars())
 
     def _send(

@@ -12,7 +12,7 @@ from dicom_node.results.encoding import ResultObject
 from dicom_node.results.examination import Examination, ExaminationImage, count
 from dicom_node.results.examination_source import ExaminationSource, SourceImage
 from dicom_node.results.examination_text import headline as headline_of
-from dicom_node.results.examination_text import outcome, revision_text
+from dicom_node.results.examination_text import outcome, revision_text, unlisted_text
 from dicom_node.results.hl7_message import OrderResult
 from dicom_node.results.hl7_observations import ImageAnswer, OrderAnswer
 from dicom_node.results.hl7_result import arrow_text, message_object
@@ -49,7 +49,11 @@ def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObj
 
 def _whole(examination: Examination) -> OrderAnswer:
     """Return the answer for all images of an examination with one order."""
-    texts = headline_of(examination.counts), revision_text(examination)
+    texts = (
+        headline_of(examination.counts),
+        unlisted_text(examination).removesuffix("."),
+        revision_text(examination),
+    )
     return OrderAnswer(examination.reported_answer, ". ".join(filter(None, texts)))
 
 

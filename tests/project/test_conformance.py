@@ -35,7 +35,12 @@ from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT, served_
 from dicom_node.network.storage_commitment import Remedy, remedy_of
 from dicom_node.network.upper_layer import ARTIM_S
 from dicom_node.outcome import Verdict, verdict_of
-from dicom_node.own_results import MODEL_NAME, NOTICE_FLAVOR, OVERLAY_FLAVOR
+from dicom_node.own_results import (
+    EXAMINATION_FLAVOR,
+    MODEL_NAME,
+    NOTICE_FLAVOR,
+    OVERLAY_FLAVOR,
+)
 from dicom_node.reasons import Rejection
 from dicom_node.receiver import listener
 from dicom_node.receiver.association import MAXIMUM_PDU, SLOWEST_BYTES_PER_S
@@ -129,7 +134,8 @@ def test_marks_of_own_results_are_listed() -> None:
     text = section("What is analyzed")
 
     assert f"a Manufacturer's Model Name in it is `{MODEL_NAME}` " in text
-    assert f"Image Type value 4 is {OVERLAY_FLAVOR} or {NOTICE_FLAVOR}, " in text
+    flavors = f"{OVERLAY_FLAVOR} or {NOTICE_FLAVOR}, or {EXAMINATION_FLAVOR} on a page"
+    assert f"Image Type value 4 is {flavors} " in text
 
 
 def test_limits_on_association_requests_match_the_code() -> None:

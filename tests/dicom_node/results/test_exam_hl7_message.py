@@ -8,6 +8,7 @@ from pydicom import Dataset
 
 from dicom_node.results.encode import encode_examination
 from dicom_node.results.examination import (
+    MOST_IMAGES,
     ExaminationImage,
     conclude,
 )
@@ -224,3 +225,18 @@ def test_same_picture_has_no_answer_of_its_own(studies: Studies) -> None:
     assert answers(text) == [("", ABSENT, "N", "P"), ("1", ABSENT, "N", "P")]
     comments = {each[4]: each[5] for each in segments(text, "OBX") if each[2] == "TX"}
     assert comments["2"] == "Same picture as image 1: The picture is counted once."
+
+
+def test_images_that_are_not_listed_are_counted_in_words(studies: Studies) -> None:
+    images = [studies.image(1, DEFINITE)]
+    images += [studies.image(number, NEGATIVE) for number in range(2, MOST_IMAGES + 3)]
+
+    text = message(*images)
+
+    (comment,) = [
+        each[5]
+        for each in segments(text, "OBX")
+        if each[2] == "TX" and not each[4] and "Fracture suspected" in each[5]
+    ]
+    assert "2 further images are not listed (no fracture suspected: 2)" in comment
+    assert len([group for group, *_ in answers(text) if group]) == MOST_IMAGES
