@@ -82,15 +82,16 @@ class SeparateLaneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Functions that return the context managers for the calls of a decoder.
+    """What a lane does around each call to a decoder.
 
-    Each function gets the instance that the call is for. By default, the context
+    Each attribute is a function that takes an instance and returns a context manager.
+    The call to the decoder runs inside the context manager. By default, the context
     managers do nothing.
 
     Attributes:
-        decode: For the call that decodes an instance. The context manager may raise
-            SeparateLaneError.
-        encode: For the calls that make result objects.
+        decode: Function for the call that decodes the instance. Its context manager may
+            raise SeparateLaneError.
+        encode: Function for the calls that make result objects.
     """
 
     decode: Call = nullcontext

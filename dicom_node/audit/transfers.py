@@ -36,7 +36,11 @@ class SentStudy:
     sop_classes: Mapping[str, str]
 
     def sop_class(self, uid: str) -> str | None:
-        """Return the SOP Class UID of a result, as AuditedInstance contains it."""
+        """Return the SOP Class UID of a result for `AuditedInstance`.
+
+        None means that the result is an HL7 message. The text is empty if the result is
+        not known.
+        """
         return self.sop_classes[uid] or None if uid in self.sop_classes else ""
 
 

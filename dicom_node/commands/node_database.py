@@ -1,8 +1,8 @@
 """Migrates the database of a node, and records the start and the end of the node.
 
-The supervisor runs this module as a fork of the server of the receivers
-(commands/node.py). That server has imported the libraries for the database anyway, so
-the supervisor need not import them.
+The supervisor runs this module in a process that is forked from the fork server of the
+receivers (commands/node.py). The fork server has already imported the libraries for the
+database, so the supervisor does not have to.
 """
 
 import argparse

@@ -410,7 +410,7 @@ def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
 def _objects(
     row: DeliveryRecord, state: DeliveryState = DeliveryState.COMMITTING
 ) -> sa.ColumnElement[bool]:
-    """Return the SQL condition for the objects of a delivery in the given state."""
+    """Return the SQL condition for the objects of a delivery that are in `state`."""
     return sa.and_(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.state == state,

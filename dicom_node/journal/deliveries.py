@@ -200,12 +200,13 @@ class Deliveries:
         return requested
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
-        """Return whether destinations want kinds of objects that were not made.
+        """Return whether a destination wants a kind of object that was not made.
 
-        This happens if the settings of destinations were changed. If the instance has a
-        result, only the kinds that are made for every finding count. Otherwise only the
-        kinds that report that there is no result count. If the instance has neither
-        objects nor a result, the return value is False.
+        This can be the case after the settings of the destinations were changed. For an
+        instance with a result, the method considers only the kinds that are made for
+        every finding. For an instance without a result, it considers only the kinds
+        that say so. If the instance has neither objects nor a result, the return value
+        is False.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         query = sa.select(instance.c.probability).where(instance.c.id == instance_id)

@@ -167,9 +167,9 @@ def is_tried_again() -> sa.ColumnElement[bool]:
 
 
 def _reason(rows: Sequence[sa.Row[Any]]) -> str:
-    """Return the comments of objects, joined into one text.
+    """Return the comments in the rows of delivered objects as one text.
 
-    The name of the destination precedes each comment. Repetitions are omitted. A
-    comment may quote the destination.
+    Each comment follows the name of the destination. Repetitions are omitted. A comment
+    may contain text from the response of the destination.
     """
     return "; ".join(dict.fromkeys(f"{row.destination}: {row.comment}" for row in rows))

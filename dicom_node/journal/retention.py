@@ -124,10 +124,11 @@ def _files(
 ) -> int:
     """Remove the files of a batch of instances; return the number of instances.
 
-    The stored drawings of their results are deleted, and the time of the removal is
-    recorded. The instances stay locked until the commit. Until then, no other process
-    can restore a file or request an analysis. If the commit fails after the files were
-    removed, the next call records the time.
+    The files of their results are removed, too. The rows from which the study page
+    draws their findings are deleted, and the time of the removal is recorded. The
+    instances stay locked until the commit. Until then, no other process can restore a
+    file or request an analysis. If the commit fails after the files were removed, the
+    next call records the time.
     """
     query = (
         sa.select(instance.c.id, instance.c.path)

@@ -42,8 +42,9 @@ class CallerActivity:
 def callers(engine: sa.Engine) -> list[CallerActivity]:
     """Return the activity of the callers in the last 30 days, the latest first.
 
-    The list has at most MOST entries of accepted and MOST of rejected associations. The
-    limits are separate, so that rejected callers do not displace accepted callers.
+    The list has at most `MOST` entries for accepted associations, and at most `MOST`
+    entries for rejected associations. The limits are separate, so that rejected callers
+    do not displace accepted callers.
     """
     with reading(engine) as connection:
         rows = [

@@ -220,7 +220,11 @@ _IMAGE, _SAME, _NEWER = (instance.alias(name) for name in ("image", "same", "new
 
 
 def _outcome(name: str) -> sa.ColumnElement[Any]:
-    """Return a column of the revision with the same picture, else of the image."""
+    """Return the column `name` of the outcome of an image.
+
+    If another revision with the same picture has the result (`same_picture_as`), the
+    value is from that revision; otherwise it is from the image itself.
+    """
     has_other = _SAME.c.id.is_not(None)
     return sa.case((has_other, _SAME.c[name]), else_=_IMAGE.c[name])
 
@@ -352,24 +356,19 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
 
 
 def _has_image(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions that an examination has an image, and one that matches.
+    """Return two conditions on the images of an examination.
 
-    The criteria are the text, the time and the sender. An image that matches may be a
-    result that was sent back, if the text is its UID.
+    The first condition is that the examination has an image that is no result of the
+    node. The second one is that the text, the time and the sender in `criteria` match
+    an image. This image may be a result that was sent back, if the text is the SOP
+    Instance UID of the result. Without these criteria, there is no second condition.
     """
     images = sa.select(instance.c.examination_id)
     of_examination = instance.c.examination_id == examination.c.id
     received = images.where(of_examination, IS_IMAGE, instance.c.returned.is_(None))
     found: list[sa.ColumnElement[bool]] = [received.exists()]
-    if (
-        criteria.text
-        or criteria.sender
-        or (criteria.since, criteria.until)
-        != (
-            None,
-            None,
-        )
-    ):
+    has_time = criteria.since is not None or criteria.until is not None
+    if criteria.text or criteria.sender or has_time:
         source = NAMED_INSTANCE if criteria.text else instance
         images = images.select_from(source).where(*shown_image(criteria))
         found.append(examination.c.id.in_(images))

@@ -44,15 +44,16 @@ class Failures:
 
     Attributes:
         destination: Name of the destination; empty for analyses.
-        reason: The reason of the analyses, or all reasons of each delivery in one text.
-            The text may quote the peer.
+        reason: The reason that the analyses share. A delivery may have several reasons,
+            one for each object; this is the text of all reasons that the deliveries
+            share. The text may quote the peer.
         count: Number of analyses or deliveries.
         first: Time when the first instance was received, in seconds since 1970.
         last: Time when the last instance was received, in seconds since 1970.
         waiting: True if the deliveries are tried again automatically; False if the
             analyses or deliveries failed.
-        reasons: Each reason of the deliveries, with the kinds of object; empty for
-            analyses.
+        reasons: The reasons of the deliveries one by one, each with the kinds of the
+            objects that it is about; empty for analyses.
         summaries: How many of `count` are about the summary of an examination, not
             about an image.
     """

@@ -60,10 +60,11 @@ def _whole(examination: Examination) -> OrderAnswer:
 def _part(
     study: StudyValues, images: Sequence[SourceImage], read: ExaminationSource
 ) -> OrderAnswer:
-    """Return the answer for the images of one of several orders.
+    """Return the answer for the images of one order, if there are several orders.
 
-    The answer for the whole examination is only in the text, because a receiver shows a
-    coded answer as a result of the order.
+    The coded answer is about the images of this order only, because a receiver shows it
+    as a result of the order. The answer for the whole examination is added to the words
+    (`OrderAnswer.summary`).
     """
     # Images that are not listed cannot change the answer: none of them is more serious
     # than a listed one.

@@ -1,6 +1,6 @@
 """The encoding of HL7 v2 segments, fields and components (HL7 v2.5.1 2.5 and 2.7).
 
-The node encodes messages itself. Of the usual libraries, `hl7` 0.4.5 writes characters
+The node encodes messages itself. The library `hl7` 0.4.5 writes characters
 that are not ASCII as code points in hexadecimal escape sequences, which peers read as
 bytes. `hl7apy` 1.3.5 does not escape a backslash if the value itself looks like an
 escape sequence, so a peer would read another value. Tests read the messages with

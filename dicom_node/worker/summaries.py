@@ -244,7 +244,7 @@ def _encoded(pipeline: Pipeline, examination: Examination) -> Sequence[ResultObj
 def _predecessors(
     pipeline: Pipeline, examination: Examination, made: Sequence[ResultObject]
 ) -> list[Predecessor]:
-    """Return references to the objects for the next revision of the summary."""
+    """Return references to `made`. The next revision says that it replaces them."""
     model, options = pipeline.classifier.identity, pipeline.result_options
     return [
         Predecessor(
