@@ -327,6 +327,22 @@ def test_captures_and_unexpected_images_do_not_count(
     assert [each.record.id for each in inputs.images] == [radiograph.id]
 
 
+def test_a_summary_does_not_wait_for_a_result_that_was_sent_back(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    radiograph = receive("a")
+    journal.record(radiograph)
+    analyze(journal, radiograph)
+    returned = receive("b", sop_class_uid=SecondaryCaptureImageStorage)
+    journal.record(returned)
+    came_back = instance.update().where(instance.c.id == returned.id)
+    with engine.begin() as connection:
+        connection.execute(came_back.values(returned=1))
+
+    inputs = begin(journal, engine) or pytest.fail("the summary waits")
+    assert [each.record.id for each in inputs.images] == [radiograph.id]
+
+
 def test_a_new_analysis_requests_the_summary(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:

@@ -299,8 +299,9 @@ def test_notice_is_created_if_readers_expect_a_result(
     work.analyze(received.id, 1)
 
     assert [title for _, title, _ in pipeline.notices_about] == titles
-    state = row_of(work, received).state
-    assert state in {InstanceState.NOT_ANALYZED, InstanceState.FAILED}
+    row = row_of(work, received)
+    assert row.state in {InstanceState.NOT_ANALYZED, InstanceState.FAILED}
+    assert row.not_meant == (1 if isinstance(error, NotMeantError) else None)
 
 
 def test_results_of_a_later_run_or_revision_are_corrections(
