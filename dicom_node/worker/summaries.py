@@ -19,7 +19,6 @@ from dbos import DBOS
 from dicom_node.analysis.pipeline import Pipeline
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.errors import AnalysisError, NotAnalyzedError
-from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.summaries import (
     ImageOutcome,
@@ -46,7 +45,7 @@ from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import InstanceState
 from dicom_node.worker.retry import retry_until_available
-from dicom_node.worker.workflows import MOST_ATTEMPTS, MOST_CHILD_DEATHS
+from dicom_node.worker.workflows import MOST_ATTEMPTS, MOST_CHILD_DEATHS, store_result
 from inference.drawing.thumbnail import Thumbnail
 from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
 
@@ -141,7 +140,7 @@ class Summarizer:
                 return
             made = _encoded(pipeline, examination)
             objects = _predecessors(pipeline, examination, made)
-        results = [self._store(record, each) for each in made]
+        results = [store_result(self.spool, record.id, each) for each in made]
         if self.journal.summaries.record_summary(inputs, answer, results, objects):
             seconds = time.monotonic() - began
             log_step(logger, "summarized", answer.text, seconds=seconds)
@@ -202,16 +201,6 @@ class Summarizer:
         has_all = {each.kind for each in inputs.made} == _wanted(pipeline)
         return bool(files and has_all) and retry_until_available(
             lambda: all(map(file_exists, files))
-        )
-
-    def _store(self, record: InstanceRecord, made: ResultObject) -> StoredResult:
-        name = f"{record.id}-{made.kind}-{made.sop_instance_uid}"
-        store = partial(self.spool.store_result, name, made.content, made.extension)
-        return StoredResult(
-            kind=made.kind,
-            sop_class_uid=made.sop_class_uid,
-            sop_instance_uid=made.sop_instance_uid,
-            path=retry_until_available(store),
         )
 
 

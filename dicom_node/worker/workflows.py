@@ -245,7 +245,7 @@ class Work:
             finding,
             decoded.picture_digest,
             decoded.identity_digest,
-            [self._store(instance, each) for each in analysis.output],
+            [store_result(self.spool, instance.id, each) for each in analysis.output],
             analysis.seconds,
             overlay_of(finding, (rows, columns)),
         )
@@ -319,19 +319,7 @@ class Work:
                 "No notice was made of %s: %s", record.sop_instance_uid, error
             )
             return []
-        return [self._store(instance, each) for each in made]
-
-    def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
-        # The name contains the UID, because results of two models have different UIDs.
-        # So a new result does not replace a file that is being delivered.
-        name = f"{instance.id}-{result.kind}-{result.sop_instance_uid}"
-        store = partial(self.spool.store_result, name, result.content, result.extension)
-        return StoredResult(
-            kind=result.kind,
-            sop_class_uid=result.sop_class_uid,
-            sop_instance_uid=result.sop_instance_uid,
-            path=retry_until_available(store),
-        )
+        return [store_result(self.spool, instance.id, each) for each in made]
 
     def _check_for_presentation_image(self, record: InstanceRecord) -> None:
         """Check that a For Processing image has no analyzed For Presentation image.
@@ -450,6 +438,26 @@ class Work:
         level = logging.WARNING if failed else logging.INFO
         log_step(logger, step, message, level=level)
         return True
+
+
+def store_result(spool: Spool, instance_id: str, made: ResultObject) -> StoredResult:
+    """Store the file of a result in the spool; wait while the disk fails.
+
+    Args:
+        spool: The spool.
+        instance_id: Id of the instance or examination that the result is about.
+        made: The result.
+    """
+    # The name contains the UID, because results of two models have different UIDs. So a
+    # new result does not replace a file that is being delivered.
+    name = f"{instance_id}-{made.kind}-{made.sop_instance_uid}"
+    store = partial(spool.store_result, name, made.content, made.extension)
+    return StoredResult(
+        kind=made.kind,
+        sop_class_uid=made.sop_class_uid,
+        sop_instance_uid=made.sop_instance_uid,
+        path=retry_until_available(store),
+    )
 
 
 def _move(
