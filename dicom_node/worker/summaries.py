@@ -51,6 +51,7 @@ from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
 
 logger = logging.getLogger(__name__)
 
+_NO_HEATMAP = np.zeros((1, 1), np.float32)
 NO_FILE = Path(os.devnull)
 """The path of an image without a file. The decoder finds no header in it."""
 _REMOVED = (
@@ -146,9 +147,10 @@ class Summarizer:
             log_step(logger, "summarized", answer.text, seconds=seconds)
 
     def _examination(self, pipeline: Pipeline, inputs: SummaryInputs) -> Examination:
-        """Return the examination, with a thumbnail of each image that is listed.
+        """Return the examination, with heatmap and thumbnail of each listed image.
 
-        Thumbnails are drawn only for the images that `conclude` lists.
+        A study may have any number of images. So heatmaps, 0.2 MB each at 224 x 224,
+        are kept only of the images that `conclude` lists.
         """
         card = pipeline.classifier.card
         thresholds = Thresholds(card.doubtful, card.definite)
@@ -162,15 +164,30 @@ class Summarizer:
         examination = conclude(
             images, inputs.revision, inputs.predecessors, inputs.patient_key
         )
+        records = {each.record.id: each.record for each in inputs.images}
+        listed = [
+            self._with_heatmap(each, records[each.instance.id])
+            for each in examination.images
+        ]
         drawn = [
             each
             if each.instance.id in undrawn
             else replace(each, thumbnail=_thumbnail(pipeline, each))
-            for each in examination.images
+            for each in listed
         ]
         return replace(examination, images=tuple(drawn))
 
+    def _with_heatmap(
+        self, image: ExaminationImage, record: InstanceRecord
+    ) -> ExaminationImage:
+        """Return an image of `_image` with the stored heatmap of its finding."""
+        drawing = image.finding and self.journal.summaries.drawing(record.id)
+        if not drawing:
+            return image
+        return replace(image, finding=_finding(record, drawing))
+
     def _image(self, outcome: ImageOutcome, thresholds: Thresholds) -> ExaminationImage:
+        """Return an image with its outcome, without the heatmap of the finding."""
         record = outcome.record
         instance = self.journal.received_instance(record)
         if not file_exists(instance.path):  # removed by retention
@@ -181,7 +198,8 @@ class Summarizer:
             state = "Failed" if failed else "Not analyzed"
             state_and_reason = state, record.reason
         elif drawing := self.journal.summaries.drawing(record.id):
-            finding, shape = _finding(record, drawing), drawing.picture_shape
+            shape = drawing.picture_shape
+            finding = replace(_finding(record, drawing), saliency=_NO_HEATMAP)
         elif finding_without_drawing := _undrawn(record, thresholds):
             finding = finding_without_drawing
         else:
@@ -281,8 +299,7 @@ def _undrawn(record: InstanceRecord, thresholds: Thresholds) -> Finding | None:
     probability = record.probability or 0.0
     if thresholds.operating_point(probability) != record.operating_point:
         return None
-    nothing = np.zeros((1, 1), np.float32)
-    return Finding(probability, thresholds, nothing, None, _model(record))
+    return Finding(probability, thresholds, _NO_HEATMAP, None, _model(record))
 
 
 def _model(record: InstanceRecord) -> ModelIdentity:

@@ -1,6 +1,6 @@
 """Summaries of examinations, with a real journal and a real decoder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,10 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.summaries import Summaries
+from dicom_node.results import examination as examination_module
 from dicom_node.results.encode import encode_examination
+from dicom_node.results.encoding import ResultObject
+from dicom_node.results.examination import Examination, ExaminationImage
 from dicom_node.results.overlay_data import overlay_of
 from dicom_node.storage.records import InstanceRecord, ResultRecord
 from dicom_node.storage.spool import Spool
@@ -34,6 +37,7 @@ from dicom_node.storage.tables import (
     read_records,
     result,
 )
+from dicom_node.worker import summaries as summaries_module
 from dicom_node.worker.summaries import MOST_ATTEMPTS, Summarizer
 from inference.finding import Finding
 from tests.support.databases import create_migrated
@@ -44,6 +48,7 @@ from tests.support.examinations import (
     NEGATIVE,
     OPTIONS,
     PHANTOM,
+    SALIENCY,
     Studies,
 )
 from tests.support.journals import destination
@@ -203,6 +208,36 @@ def test_negative_examination_has_an_answer_for_each_image(
     assert (record.state, record.reason) == (state, reason)
     assert (record.probability is None) == bool(reason)
     assert node.objects().keys() == {"exam_summary", "exam_report"}
+
+
+def test_only_the_heatmaps_of_listed_images_are_kept(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination_module, "MOST_IMAGES", 1)
+    kept: list[tuple[int, ...]] = []
+
+    def encode(images: Examination, *_: object) -> tuple[ResultObject, ...]:
+        kept.extend(
+            each.finding.saliency.shape for each in images.images if each.finding
+        )
+        return ()
+
+    monkeypatch.setattr(summaries_module, "encode_examination", encode)
+    shapes: list[tuple[int, ...]] = []
+
+    def conclude(images: Sequence[ExaminationImage], *others: Any) -> Examination:  # noqa: ANN401
+        shapes.extend(each.finding.saliency.shape for each in images if each.finding)
+        return examination_module.conclude(images, *others)
+
+    monkeypatch.setattr(summaries_module, "conclude", conclude)
+    monkeypatch.setattr(node.child, "run", lambda call, *args: call(*args))
+    for number in (1, 2, 3):
+        node.add(number, DEFINITE)
+
+    node.summarize()
+
+    assert shapes == [(1, 1)] * 3
+    assert kept == [SALIENCY.shape]
 
 
 def test_late_image_makes_a_revision_that_names_the_first(node: Node) -> None:
