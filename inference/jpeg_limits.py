@@ -71,7 +71,7 @@ def _find_excess_in_jpeg(content: bytes) -> str:
 
 def _find_excess_in_png(content: bytes) -> str:
     position = len(_PNG)
-    for _ in range(MOST_CHUNKS):
+    for _ in range(MOST_CHUNKS + 1):
         if position + _CHUNK.size > len(content):
             return ""
         position += _CHUNK.unpack_from(content, position)[0] + _CHUNK.size + 4

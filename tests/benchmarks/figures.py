@@ -1,7 +1,8 @@
 """`make bench`: time and memory for a 12.5 MB radiograph, measured on this machine.
 
-Each figure is the median of several runs, with one thread. There are no assertions: the
-figures are for people to compare.
+The times of the parts of an analysis are medians of several runs, with one thread. The
+other figures come from one run of a whole node. There are no assertions: the figures
+are for people to compare.
 """
 
 import os
@@ -42,14 +43,14 @@ IDLE_S = 30.0
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all figures, and print them."""
     configure_logging("bench")
     torch.set_num_threads(1)
     dataset = phantom_dataset(draw_phantom(broken=True, rows=SIDE, columns=SIDE))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "phantom.dcm"
         dataset.save_as(path, enforce_file_format=True)
-        print_table("seconds a 12.5 MB DX", parts(path))
+        print_table("one DX image of 12.5 MB", parts(path))
         print_table("the whole node", whole_node(dataset, Path(folder)))
 
 
@@ -61,9 +62,9 @@ def print_table(title: str, rows: dict[str, str]) -> None:
 
 
 def median_ms(call: Callable[[], object]) -> str:
-    """Return the median time of several runs of a call, as text.
+    """Return the median time of RUNS calls in milliseconds, as text.
 
-    The first run is not counted.
+    A call before the measurement is not counted.
     """
     call()
     seconds = []
@@ -146,7 +147,7 @@ def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
 def send_one(
     dataset: Dataset, folder: Path, address: Address, archive: Archive
 ) -> float:
-    """Send a new instance, and wait for its result.
+    """Send the dataset with a new SOP Instance UID, and wait for its result.
 
     Returns:
         The seconds from the response of the node until the archive has stored the
@@ -171,7 +172,10 @@ def is_ready(port: int) -> bool:
 
 
 def works(config: Path) -> bool:
-    """Return whether a worker sends heartbeats."""
+    """Return whether a worker of the node sends heartbeats.
+
+    `config` is the file with the settings of the node.
+    """
     engine = open_engine(load(config).storage.database_url)
     with reading(engine) as connection:
         found = alive_workers(connection, "worker")

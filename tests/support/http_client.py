@@ -1,4 +1,4 @@
-"""An application with access control, and requests to it from any address."""
+"""The API with access control, and requests to it from any address."""
 
 import asyncio
 import socket
@@ -37,7 +37,7 @@ operators = ["anna"]
 
 
 class Site:
-    """An application, and requests to it.
+    """The application of the API, and methods that send requests to it.
 
     Attributes:
         events: The audit events that the application has recorded.
@@ -53,7 +53,7 @@ class Site:
         Args:
             folder: The folder for the settings.
             api: The keys of the section [api], as TOML.
-            checks: The health checks by name; None means none.
+            checks: The health checks by name. If None, there are no checks.
         """
         self.events = list[AccessEvent]()
         config = folder / "node.toml"
@@ -79,7 +79,7 @@ class Site:
     ) -> httpx.Response:
         """Send one request from the address `peer`; return the response.
 
-        The URL has the host name localhost.
+        `url` is the path and the query. The host is localhost:8000.
         """
         # Return a response for unexpected errors, as uvicorn does.
         transport = httpx.ASGITransport(
@@ -124,16 +124,18 @@ def bearing(token: str) -> dict[str, str]:
 def serve(
     app: ASGIApp, stack: ExitStack, *, lifespan: Literal["on", "off"] = "off"
 ) -> int:
-    """Serve an application with the server settings of api/__main__.py.
+    """Serve an application in a thread until `stack` closes; return the port.
 
-    Returns:
-        The port.
+    The server has the settings of api/__main__.py.
     """
     config = uvicorn.Config(
         app,
         http=TimeoutH11Protocol,
+        ws="none",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
+        server_header=False,
         lifespan=lifespan,
     )
     server = uvicorn.Server(config)
@@ -150,7 +152,10 @@ def serve(
 
 
 def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
-    """Connect to a server of this machine, and send some bytes; return the socket."""
+    """Connect to a server of this machine, and send `content`; return the socket.
+
+    `stack` closes the socket. Its operations time out after 20 seconds.
+    """
     client = socket.create_connection(("127.0.0.1", port), timeout=20)
     stack.enter_context(client)
     client.sendall(content)

@@ -278,7 +278,7 @@ def jpeg(**options: object) -> bytes:
 
 
 def scans(count: int) -> bytes:
-    """Return a progressive JPEG with its last scan repeated up to `count` scans."""
+    """Return a progressive JPEG of `count` scans. Its last scan is repeated."""
     content = jpeg(progressive=True)
     present = content.count(b"\xff\xda")
     last = content[content.rindex(b"\xff\xda") : -2]
@@ -296,7 +296,10 @@ def png(chunks: int) -> bytes:
 
 
 def bmp(size: int) -> bytes:
-    """Return a BMP of 64 x 64 pixels with 8 bits, run-length encoded (BI_RLE8)."""
+    """Return a BMP of 64 x 64 pixels with 8 bits, run-length encoded (BI_RLE8).
+
+    `size` is the length of the encoded pixels in bytes.
+    """
     data = b"\0\0" * (size // 2)
     info = struct.pack("<LllHHLLllLL", 40, 64, 64, 1, 8, 1, len(data), 0, 0, 256, 0)
     start = 14 + len(info) + 1024
@@ -362,6 +365,8 @@ def test_formats_that_pillow_decodes_in_python_are_limited(
         pytest.param(jpeg() + b"\xff\xda\0\x02" * 1000, id="trailer"),
         pytest.param(jpeg(exif=b"Exif\0\0" + b"\xff\xda" * 1000), id="EXIF"),
         pytest.param(png(1000), id="PNG"),
+        # A PNG without further chunks has three.
+        pytest.param(png(MOST_CHUNKS - 3), id="most-chunks"),
         pytest.param(tiff(1000), id="TIFF"),
     ],
 )

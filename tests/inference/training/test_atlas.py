@@ -110,7 +110,7 @@ def test_folds_keep_groups_together_and_distribute_fractures_evenly(
     assert [sum(each.is_fractured for each in part) for part in parts] == [8, 8, 8]
 
 
-def test_rows_of_selects_a_split_or_a_fold(
+def test_select_split_returns_a_split_or_a_fold(
     tmp_path: Path,
 ) -> None:
     samples = read_manifest(write_atlas(tmp_path / "atlas", 24))
