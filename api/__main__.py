@@ -73,19 +73,21 @@ def main() -> None:
 
 
 def preload(weights: str, device: str) -> Callable[[], None]:
-    """Load the model in the server of the roles (`role_server`).
+    """Load the model in the process that forks the roles (`role_server`).
 
-    The roles that this server forks later share the memory of the model.
+    The roles that it forks later share the memory of the model. If a GPU may be used,
+    nothing is loaded: see `classifier.preload`.
 
     Args:
         weights: The path of the weights file. "" stands for the shipped weights.
         device: The device, as in `Classifier.load`.
 
     Returns:
-        The function that `classifier.preload` returns.
+        A function that waits until the model has been tested. It raises a ModelError if
+            the test fails.
 
     Raises:
-        ModelError: The model cannot be used.
+        ModelError: The model cannot be loaded.
     """
     return classifier.preload(Path(weights) if weights else None, device)
 

@@ -46,8 +46,8 @@ _shared = APIRouter()
 for _router in ROUTERS:
     _shared.include_router(_router)
 _known_parameters: dict[tuple[str, str], dict[str, bool]] = {}
-"""The query parameters of the shared routes that were used; see `api.auth.parameters`.
-To read them takes 0.1 s for each route."""
+"""The query parameters of the shared routes that were requested, as a cache for
+`api.auth.parameters`. Reading them takes 0.1 s for each route."""
 
 
 @asynccontextmanager

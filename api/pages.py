@@ -63,7 +63,7 @@ def index(request: Request, _user: Viewer, templates: TemplatesDep) -> Response:
 
 
 def page(request: Request, _user: Viewer, templates: TemplatesDep) -> Response:
-    """Show the page of DATA_PAGES whose name is the path."""
+    """Show the page of DATA_PAGES that the path names."""
     name = request.scope["route"].path.removeprefix("/")
     return templates.TemplateResponse(request, f"{name}.html")
 

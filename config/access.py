@@ -9,15 +9,18 @@ from config.base import Host, Name, Network, Port, Table, is_loopback
 from config.destinations import FromEnvironment
 
 SHORTEST_TOKEN = 20
-"""Minimum length in characters of a token that an environment variable contains.
+"""Minimum length of a token in characters.
 
 A random token of this length cannot be guessed over a network.
 """
 
 Role = Literal["viewer", "operator"]
-"""A viewer may read everything, analyze images with /predict and give feedback. An
+"""The role of a user.
+
+A viewer may read everything, analyze images with /predict and give feedback. An
 operator may also upload instances, request new analyses and deliveries, and test and
-pause destinations."""
+pause destinations.
+"""
 
 
 class Token(Table):
@@ -53,8 +56,8 @@ class Token(Table):
     def digest(self) -> bytes:
         """The SHA-256 of the token, 32 bytes.
 
-        A slow hash, as for passwords that people choose, is not needed, because tokens
-        are random and long.
+        Tokens are random and long. They need no slow hash, unlike passwords that people
+        choose.
         """
         if self.env is None:
             return bytes.fromhex(self.sha256)

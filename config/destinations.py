@@ -1,7 +1,7 @@
-"""The destinations of results: one class of frozen tables for each type of destination.
+"""The settings of destinations: one class for each type of destination.
 
-The key `type` of a table selects the class. A common base class holds the shared keys.
-The modules of `dicom_node/delivery` implement the protocols.
+The key `type` of a table selects the class. The common base class has the keys that all
+types share. The modules of `dicom_node/delivery` implement the protocols.
 """
 
 import re
@@ -36,11 +36,15 @@ ResultKind = Literal[
     "exam_summary",
     "exam_report",
 ]
-"""The kinds of result. Those with "exam" are made of each examination, not image."""
+"""The kinds of result objects.
+
+Objects of the kinds that begin with "exam_" are about an examination. Objects of the
+other kinds are about an image.
+"""
 
 
 ConnectionTest = Literal["echo", "search", "connect"]
-"""How a connection is tested.
+"""The methods to test a connection.
 
 "echo" is a C-ECHO to each AE. "search" is a DICOMweb search for a study that does not
 exist. "connect" opens a TCP or TLS connection and closes it.
@@ -70,8 +74,8 @@ class CommitmentCaller(Table):
     """An AE that reports storage commitments in place of another AE.
 
     Attributes:
-        ae_title: The calling AE title, in the form in which the log and the pages show
-            it. In this form, characters that cannot be printed are replaced.
+        ae_title: The calling AE title, as the log and the pages show it: characters
+            that cannot be printed are replaced.
         network: The addresses that the AE may call from. None means the addresses of
             the host that got the request for commitment.
     """
@@ -81,7 +85,7 @@ class CommitmentCaller(Table):
 
 
 def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
-    """Convert a bare AE title to the table of a caller without a network."""
+    """Return the table of a caller if the value is a bare AE title, else the value."""
     return {"ae_title": value} if isinstance(value, str) else value
 
 
@@ -97,8 +101,8 @@ class TcpPeer(Table):
         tls_check_host_name: Whether the certificate of the peer must name `host`.
         tls_certificate: PEM file of the node's certificate, for a peer that requires
             one. None means that the node presents no certificate.
-        tls_private_key: PEM file of the private key; None if it is in the file of the
-            certificate.
+        tls_private_key: PEM file of the private key; None if the file `tls_certificate`
+            contains the private key.
     """
 
     host: Host
@@ -160,8 +164,7 @@ class _Destination(Table):
         modality: The modality of Secondary Captures: "OT", or "source" for the modality
             of the radiograph.
         send_negative: Whether to send results without a fracture. If False, the
-            destination gets a notice if an analysis ends without a result although one
-            is expected. Without the notice, the image would look negative.
+            destination also gets notices, as `result_types` explains.
         transfer_syntax: The transfer syntax in which images are sent if the peer
             accepts it.
         commitment: Whether a result counts as delivered only after the archive has
@@ -179,28 +182,28 @@ class _Destination(Table):
     commitment: bool = False
 
     connection_test: ClassVar[ConnectionTest]
-    """How the connection is tested."""
+    """The method to test the connection."""
 
     returns_to_sender: ClassVar[bool] = False
     """Whether the results go to the AE that sent the instance."""
 
     gets_messages: ClassVar[bool] = False
-    """Whether results are messages, which the receiver applies when it gets them.
+    """Whether results are HL7 messages, not DICOM objects.
 
-    An archive stores an object once, however often it is sent. But the receiver of
-    messages may apply a later one first, or refuse one that it has already accepted.
+    An archive stores an object once, even if it is sent several times. But a RIS may
+    apply messages in the wrong order, or refuse a message that it has already accepted.
     Therefore each worker sends messages one after another. If an image is received
-    again, a destination that has all messages gets none again.
+    again, its messages are not sent again to a destination that has all of them.
     """
 
     @property
     def result_types(self) -> tuple[str, ...]:
         """The types of the result objects that the destination receives.
 
-        A destination that gets no negative results also gets notices. Without notices,
-        a study without a result would look negative. A destination that gets only
-        objects about examinations gets no notices, because those objects name the
-        images without a result.
+        If `send_negative` is False, the destination also gets notices. Without a
+        notice, an image that could not be analyzed would look negative. A destination
+        that gets only objects about examinations gets no notices, because those objects
+        name the images without a result.
         """
         is_about_images = any(not each.startswith("exam_") for each in self.results)
         if self.send_negative or not is_about_images:
@@ -229,8 +232,8 @@ class _Destination(Table):
             sender_ae_title: AE title of the AE that sent the instance.
 
         Returns:
-            The address. None if results do not go to AEs. None also if they go to the
-            sender, and the sender is not among the peers.
+            The address. None if results do not go to AEs, or if they go to senders and
+            this sender is not in the settings.
         """
         return None
 
@@ -257,7 +260,7 @@ class DicomDestination(_Destination, Address):
         return (self,)
 
     def address_for(self, sender_ae_title: str) -> Address:  # noqa: ARG002
-        """Return the address of the AE."""
+        """Return this destination, which is the address of its only AE."""
         return self
 
 
@@ -271,7 +274,7 @@ def _check_peers(peers: tuple[Address, ...]) -> tuple[Address, ...]:
 
 
 class SenderDestination(_Destination):
-    """Sends the results by C-STORE to the AE that sent the instance.
+    """A destination that returns results by C-STORE to the AE that sent the instance.
 
     Attributes:
         peers: The addresses of the senders. A sender is identified by its AE title.
@@ -300,8 +303,8 @@ class Secret:
 
     Attributes:
         variable: The name of the variable.
-        value: The value of the variable; empty if it is not set. This is not an error,
-            because most commands and roles need no secret.
+        value: The value of the variable; empty if it is not set. A missing variable is
+            not an error, because most commands and roles need no secret.
     """
 
     variable: str
@@ -309,10 +312,11 @@ class Secret:
 
 
 def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value
-    """Convert the name of an environment variable to a secret with its value.
+    """Return the secret that an environment variable contains.
 
-    The environment is the context of the validation, which `load` passes to pydantic. A
-    value that is a secret already is returned unchanged.
+    Args:
+        value: The name of the variable. A Secret is returned unchanged.
+        info: Its context is the environment, which `load` passes to pydantic.
 
     Raises:
         ValueError: The value is not the name of a variable in capitals.
@@ -383,7 +387,7 @@ class StowDestination(_Destination):
 
     @property
     def address_text(self) -> str:
-        """The URL."""
+        """The base URL of the service."""
         return self.url
 
     @model_validator(mode="after")
@@ -447,7 +451,7 @@ class Hl7Destination(_Destination, TcpPeer):
 
     @property
     def result_types(self) -> tuple[str, ...]:
-        """The type of the message, which also reports that there is no result."""
+        """The type of the HL7 message. A message is sent even if there is no result."""
         return ("hl7_message",) if self.per == "image" else ("exam_hl7_message",)
 
     @property

@@ -39,7 +39,8 @@ class Problem:
 
     Attributes:
         keys: The path to the error: the names of tables and the indexes of lists, then
-            the key. If the error concerns a whole table, the path ends with its name.
+            the key. If the error concerns a whole table, the path ends with the name
+            of the table.
         description: A description of the error, in one line.
     """
 
@@ -47,12 +48,12 @@ class Problem:
     description: str
 
     def __str__(self) -> str:
-        """Return the key and the description as one line."""
+        """Return one line: the keys, joined by dots, and the description."""
         return f"{'.'.join(map(_printable, self.keys))}: {self.description}"
 
 
 def explain_errors(error: ValidationError, tree: Any) -> Iterator[Problem]:  # noqa: ANN401
-    """Describe every wrong key of a table.
+    """Yield a description of every wrong key of a table.
 
     Args:
         error: The error that pydantic raised for the table.
@@ -96,14 +97,18 @@ def _explain_error(problem: dict[str, Any], tree: Any) -> Problem:  # noqa: ANN4
 
 
 def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # noqa: ANN401
-    """Convert a location of pydantic to the keys of the file.
+    """Return the keys of the file for a location in an error of pydantic.
 
-    If a value may be of several types, pydantic adds the name of one of them to the
-    location. The file has no such level.
+    If a value may have several types, pydantic adds the name of one type to the
+    location. The keys do not contain this name.
+
+    Args:
+        tree: The class of the table: a pydantic model or a dataclass.
+        location: The location, from the root of the table.
 
     Returns:
-        The keys; the names that are allowed in the table of the last key; the type that
-            the value of the last key should have.
+        A tuple of the keys, the names that are allowed in the table of the last key,
+            and the type that the value of the last key should have.
     """
     keys: list[str | int] = []
     known_keys: list[str] = []
@@ -129,13 +134,18 @@ def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]: 
 
 
 def _type(table: Any) -> str:  # noqa: ANN401 - a class
-    """Return the value of the key `type` that selects a table."""
+    """Return the value of the key `type` that selects the class `table`."""
     (name,) = get_args(table.model_fields["type"].annotation)
     return str(name)
 
 
 def _describe_found(keys: Location, value: object) -> str:
-    """Describe a value that was found, without quoting tables and possible secrets."""
+    """Return a text about a value in the file, for an error message.
+
+    Strings, numbers, booleans and lists of these are quoted, up to LONGEST_QUOTE
+    characters. A value that may be secret is not quoted. For any other value, the text
+    is its kind, such as "a table".
+    """
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str | int | float) for each in values):
         return next(

@@ -22,7 +22,7 @@ NUMBERS = {int: "whole number", float: "number"}
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """A type annotation that was separated into its parts.
+    """The parts of a type annotation.
 
     Attributes:
         base: The type without `Annotated`.
@@ -36,10 +36,10 @@ class _Type:
 
 
 def keys_of(table: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
-    """Return the keys of a table with their types; empty if the type is no table.
+    """Return the keys of a table, with the types of their values.
 
     Args:
-        table: Any type. A pydantic model or a dataclass is a table.
+        table: A pydantic model or a dataclass. For any other type, the result is empty.
     """
     if isinstance(table, type) and issubclass(table, BaseModel):
         fields = table.model_fields.items()
@@ -53,7 +53,7 @@ def keys_of(table: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
 def alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401 - any type at all
     """Return the types that a value may have, without their `Annotated` parts.
 
-    For an optional value, NoneType is one of them.
+    For an optional value, NoneType is one of the types.
     """
     base = _unwrapped(annotation).base
     if get_origin(base) not in {Union, UnionType}:
@@ -70,9 +70,9 @@ def item_of(annotation: Any, index: int) -> Any:  # noqa: ANN401 - any type at a
 
 
 def expected(annotation: Any) -> str:  # noqa: ANN401 - any type at all
-    """Describe the allowed values of a type.
+    """Return a description of the allowed values of a type.
 
-    For example, the description of a port is "a whole number from 0 to 65535".
+    For example, the description of `Port` is "a whole number from 0 to 65535".
     """
     it = _unwrapped(annotation)
     origin = get_origin(it.base)

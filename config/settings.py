@@ -44,7 +44,7 @@ PATHS = frozenset(
 
 
 _Keys = tuple[str, str]
-"""The name of a section and of a key in it."""
+"""The names of a section and of one of its keys."""
 
 
 class SettingsError(Exception):
@@ -55,8 +55,8 @@ class Caller(Table):
     """An AE that may open an association.
 
     Attributes:
-        ae_title: The calling AE title, in the form in which the log and the pages show
-            it. In this form, characters that cannot be printed are replaced.
+        ae_title: The calling AE title, as the log and the pages show it: characters
+            that cannot be printed are replaced.
         network: The addresses that the AE may call from; None means any.
     """
 
@@ -65,7 +65,7 @@ class Caller(Table):
 
 
 def _caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
-    """Convert a bare AE title to a caller from any network."""
+    """Return the table of a caller if the value is a bare AE title, else the value."""
     return {"ae_title": value} if isinstance(value, str) else value
 
 
@@ -137,7 +137,7 @@ class WorkerSettings(Table):
 
 
 class ResultSettings(Table):
-    """The appearance of results; node.toml documents each key."""
+    """Image size and series number of results; node.toml documents each key."""
 
     long_side: int = Field(ge=256, le=8192)
     series_number: int = Field(ge=1, le=2**31 - 1)
@@ -200,8 +200,13 @@ class Settings(Table):
     def _check_examinations(
         cls, destinations: tuple[Destination, ...], info: ValidationInfo
     ) -> tuple[Destination, ...]:
-        """Check that a destination that gets only examinations gets something."""
-        exam = info.data.get("exam")  # absent if it is wrong
+        """Check that each destination gets results, and return them unchanged.
+
+        Raises:
+            ValueError: A destination gets only results about examinations, but there
+                are none because `quiet_s` is 0.
+        """
+        exam = info.data.get("exam")  # absent if the section [exam] is invalid
         if exam is None or exam.quiet_s:
             return destinations
         for each in destinations:
@@ -215,13 +220,13 @@ class Settings(Table):
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings.
+    """Return the settings from a TOML file and the environment.
+
+    A key that neither of them sets has the default of node.toml. Relative paths start
+    at the folder of the file. If there is no file, they start at the working directory.
 
     Args:
-        path: The TOML file; None means node.toml itself. Keys that the file omits have
-            the defaults of node.toml, except for destinations, which only come from the
-            file. Paths in the file are relative to its folder; paths in node.toml are
-            relative to the working directory.
+        path: The TOML file; None means no file. Destinations only come from the file.
         environment: Environment variables by name. Those with a name of the form
             FRACTURE_NODE__SECTION__KEY override the file. Others may contain the
             secrets of tokens and destinations.
@@ -271,8 +276,8 @@ class _File:
     """The file that the settings come from.
 
     Attributes:
-        name: The path of the file, or a text for the packaged node.toml.
-        sections: The sections of the file, and those that have defaults.
+        name: The path of the file, or "The packaged node.toml" if there is no file.
+        sections: The names of the sections that the file or node.toml has.
     """
 
     name: str
@@ -353,10 +358,10 @@ def _override(
 
 
 def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - any TOML value
-    """Return a copy of a TOML value, with the texts of all keys in PATHS as paths.
+    """Return a copy of a TOML value in which the strings of keys in PATHS are paths.
 
     A relative path becomes a path below `folder`. An absolute path stays as it is. "~"
-    becomes the home directory. An empty text becomes None.
+    becomes the home directory. An empty string becomes None.
     """
     if isinstance(value, list):
         return [_located(each, folder) for each in value]

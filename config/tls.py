@@ -46,7 +46,8 @@ def check_certificate(key: str, certificate: Path, private_key: Path | None) -> 
     Args:
         key: The settings key of the certificate.
         certificate: PEM file of the certificate and its chain to the authority.
-        private_key: PEM file; None if the key is in the certificate file.
+        private_key: PEM file of the private key; None if the file `certificate`
+            contains the private key.
 
     Raises:
         ValueError: The files cannot be used. The message says why, without quoting

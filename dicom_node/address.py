@@ -8,13 +8,13 @@ SUBSCRIBER_BITS = 64
 
 
 def parse_address(address: str) -> IPv4Address | IPv6Address:
-    """Return an IP address as an object.
+    """Return the IPv4Address or IPv6Address that a text contains.
 
-    An IPv6 socket reports an IPv4 client as "::ffff:192.0.2.1". Such a text is returned
-    as an IPv4 address.
+    An IPv6 socket reports an IPv4 client as "::ffff:192.0.2.1". For this text, the
+    function returns the IPv4Address 192.0.2.1.
 
     Raises:
-        ValueError: The text is not an IP address.
+        ValueError: `address` is not an IP address.
     """
     parsed = ip_address(address)
     return getattr(parsed, "ipv4_mapped", None) or parsed
@@ -23,9 +23,10 @@ def parse_address(address: str) -> IPv4Address | IPv6Address:
 def subscriber(address: str) -> str:
     """Return the text under which limits and statistics count an address.
 
-    For an IPv4 address, the text is the address itself. For an IPv6 address, it is the
-    network with a prefix of SUBSCRIBER_BITS bits, because a subscriber may use any
-    address in that network. A name or an empty text is returned unchanged.
+    For an IPv4 address, the text is the address itself. For an IPv6 address, the text
+    is a network with a prefix of SUBSCRIBER_BITS bits, such as "2001:db8::/64", because
+    one subscriber may use any address in that network. Text that is not an IP address,
+    such as a host name, is returned unchanged.
     """
     try:
         parsed = parse_address(address)

@@ -1,7 +1,7 @@
-"""The program `fracture-node`, which runs the module of a command.
+"""The program `fracture-node`, which runs the module that belongs to a command.
 
-This module imports almost nothing, so that a command starts quickly. `fracture-node
-COMMAND --help` shows the options of a command.
+`fracture-node COMMAND --help` shows the options of a command. This module imports
+almost nothing, so that a command starts quickly.
 """
 
 import os
@@ -36,9 +36,10 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Replace this process with the command's process, or print the help or version.
+    """Run the command that the first argument names, or print the help or the version.
 
-    The exit status is 2 if the command is unknown.
+    The command replaces this process (`os.execv`). If the command is unknown, this
+    function prints an error and exits with status 2.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:

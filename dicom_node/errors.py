@@ -10,15 +10,15 @@
     ├── ReportRefusedError           the archive's report is not recorded
     ├── NotAnalyzedError             nobody must act; the reason is recorded
     │   ├── NotMeantError            nobody expects a result
-    │   └── SamePictureError         another revision has the result already
+    │   └── SamePictureError         another revision already has a result
     └── AnalysisError                an operator must act: broken pixels, dead decoder
         └── TakesLongError           nobody must act; the slow lane analyzes the image
 
 A message says what was found, what was expected and what to do, in that order. It
 names attributes with their tags. Messages are written to the log and shown on the web
-pages. The first 64 characters of a refusal are sent to the peer as Error Comment
-(0000,0902). Therefore a message contains no patient data. Of the received data, it
-quotes only UIDs, numbers and code strings.
+pages. The first 64 characters of the message of a RefusedError are sent to the peer as
+Error Comment (0000,0902). Therefore a message contains no patient data. It quotes only
+UIDs, numbers and code strings of the received data.
 """
 
 from typing import ClassVar
@@ -36,14 +36,14 @@ class DicomNodeError(Exception):
     reason: Reason
 
     def __init__(self, message: str, reason: Reason | None = None) -> None:
-        """Store the message; if `reason` is given, it replaces that of the class."""
+        """Store the message. If `reason` is given, it replaces the class's reason."""
         super().__init__(message)
         if reason is not None:
             self.reason = reason
 
 
 class RefusedError(DicomNodeError):
-    """The node does not accept the instance.
+    """Raised if the node does not accept an instance.
 
     Attributes:
         status: The status of the C-STORE response (PS3.4 B.2.3).
@@ -53,38 +53,38 @@ class RefusedError(DicomNodeError):
 
 
 class OutOfResourcesError(RefusedError):
-    """The node cannot store the instance now; the sender may try again."""
+    """Raised if the node cannot store an instance now; the sender may try again."""
 
     status = 0xA700  # Refused: Out of Resources
     reason = Refusal.DISK
 
 
 class MismatchError(RefusedError):
-    """The command set, the SOP Class and the dataset do not agree."""
+    """Raised if the command set, the SOP Class and the dataset do not agree."""
 
     status = 0xA900  # Error: Data Set Does Not Match SOP Class
     reason = Refusal.MISMATCH
 
 
 class CannotUnderstandError(RefusedError):
-    """The dataset cannot be parsed, or is shorter than it declares."""
+    """Raised if a dataset cannot be parsed, or is shorter than it declares."""
 
     status = 0xC000  # Error: Cannot Understand
     reason = Refusal.UNREADABLE
 
 
 class EndsEarlyError(CannotUnderstandError):
-    """The dataset ends within an element or a sequence."""
+    """Raised if a dataset ends within an element or a sequence."""
 
 
 class TooManyElementsError(CannotUnderstandError):
-    """The dataset has more elements or items than the node reads."""
+    """Raised if a dataset has more elements or items than the node reads."""
 
     reason = Refusal.TOO_LARGE
 
 
 class ReportRefusedError(DicomNodeError):
-    """The node does not record a Storage Commitment report.
+    """Raised if the node does not record a Storage Commitment report.
 
     Attributes:
         status: The status of the N-EVENT-REPORT response (PS3.7 10.1.1.1.8).
@@ -98,28 +98,30 @@ class ReportRefusedError(DicomNodeError):
 
 
 class NotAnalyzedError(DicomNodeError):
-    """The instance is valid, but the model must not be applied to it.
+    """Raised if an instance is valid, but the model must not be applied to it.
 
-    The journal records it as not analyzed, with the reason.
+    The journal records the instance as not analyzed, with the reason.
     """
 
     reason = Unanalyzed.OTHER
 
 
 class NotMeantError(NotAnalyzedError):
-    """Nobody expects a result for the instance, so the node makes no notice.
+    """Raised if nobody expects a result for an instance.
 
-    The instance is a result of this software, or it is not a radiograph, or it is a For
-    Processing image whose For Presentation image was analyzed. A For Processing image
-    without an analyzed For Presentation image is analyzed itself.
+    The instance is a result of this software, or is not a radiograph, or is a For
+    Processing image and its For Presentation image was analyzed. The node makes neither
+    a notice nor an HL7 message about the instance.
     """
 
 
 class SamePictureError(NotAnalyzedError):
-    """Another revision with the same pixels, patient and study already has a result.
+    """Raised if another revision of the instance already has a result.
+
+    Both revisions have the same pixels, patient and study.
 
     Attributes:
-        known: The node's id of the revision that has the result.
+        known: `ReceivedInstance.id` of the revision that has the result.
     """
 
     reason = Unanalyzed.SAME_PICTURE
@@ -130,13 +132,13 @@ class SamePictureError(NotAnalyzedError):
 
 
 class AnalysisError(DicomNodeError):
-    """The instance should be analyzed, but it cannot be. An operator must act."""
+    """Raised if an instance should be analyzed, but cannot be; an operator must act."""
 
     reason = Failure.BROKEN
 
 
 class TakesLongError(AnalysisError):
-    """The image has too many pixels for the normal lane.
+    """Raised if an image has too many pixels for the normal lane.
 
     Nobody must act: the slow lane analyzes the image.
     """

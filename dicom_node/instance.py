@@ -12,8 +12,9 @@ from dicom_node.stored_attributes import StoredAttributes
 class InstanceHeader(StoredAttributes):
     """The attributes that the receiver reads from a dataset.
 
-    Texts are the values in the dataset, without padding. The text of an absent
-    attribute is empty.
+    Texts have no padding, and their unprintable characters are replaced. A text is
+    empty if the attribute is absent or if the receiver rejects the value, such as an
+    invalid UID.
 
     Attributes:
         source_sop_instance_uids: SOP Instance UIDs in Source Image Sequence
@@ -36,10 +37,10 @@ class InstanceHeader(StoredAttributes):
 
 @dataclass(frozen=True, slots=True)
 class ReceivedInstance:
-    """One SOP Instance, unchanged since it was received.
+    """One SOP Instance as the node received it.
 
-    `read_local_file` in dataset/local_file.py describes a local file by this class,
-    with other values of some attributes.
+    `read_local_file` in dataset/local_file.py returns this class for a local file. The
+    docstring of that function says which attributes then have another meaning.
 
     Attributes:
         id: The node's own UUID of the instance, hexadecimal. It is the name of the file

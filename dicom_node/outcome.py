@@ -52,9 +52,9 @@ class Outcome:
             patient: never log a comment. `log_text` is for the log.
         without_quote: The comment without the text of the destination, for the log.
             Empty if the comment quotes nothing.
-        was_sent: False if the node did not contact the destination, because it cannot
-            read the file or does not know the address. Then the outcome says nothing
-            about the destination.
+        was_sent: False if the node did not contact the destination, for example
+            because the node cannot read the file or does not know the address. Then the
+            outcome says nothing about the destination.
     """
 
     verdict: Verdict
@@ -65,7 +65,7 @@ class Outcome:
 
     @property
     def log_text(self) -> str:
-        """Describe the outcome for the log, without the destination's text."""
+        """The outcome as a text for the log, without the destination's text."""
         comment = self.without_quote or self.comment
         if self.verdict is Verdict.STORED:
             return f"stored, {comment}" if comment else "stored"
@@ -73,7 +73,7 @@ class Outcome:
 
     @property
     def journal_text(self) -> str:
-        """Describe the outcome for the journal and the web pages.
+        """The outcome as a text for the journal and the web pages.
 
         The text contains `comment`, which may quote the destination: never log it.
         """
@@ -94,15 +94,17 @@ class Outcome:
 
 
 def verdict_of(status: int) -> Verdict:
-    """Return the verdict for the status of a C-STORE response.
+    """Return the verdict for the status of a C-STORE or C-ECHO response.
+
+    - STORED: success, a warning (0xBxxx), or Duplicate SOP Instance, because each
+      attempt sends the same bytes.
+    - RETRY: a status in TRANSIENT.
+    - RETRY_BRIEFLY: 0xA701 to 0xA7FF. Some archives respond with these if the identity
+      of the patient is missing or in conflict, and waiting seldom solves that.
+    - REFUSED: any other status.
 
     Source:
-        PS3.4 B.2.3; PS3.7 9.1.1.1.9 and Annex C. A warning (0xBxxx) means stored.
-        Duplicate SOP Instance also means stored, because each attempt sends the same
-        bytes. After a status in TRANSIENT, the object is sent again. Some archives
-        respond with 0xA701 to 0xA7FF if the identity of the patient is missing or in
-        conflict. Because waiting seldom solves that, the object is sent again only
-        three times. Any other status means refused.
+        PS3.4 B.2.3; PS3.7 9.1.1.1.9 and Annex C.
     """
     if status in {0x0000, DUPLICATE_SOP_INSTANCE} or status in WARNINGS:
         return Verdict.STORED
@@ -117,8 +119,9 @@ def outcome_of(
     """Return the outcome that a response states.
 
     Args:
-        response: The status elements of the response; holds Status (0000,0900).
-        judge: Returns the verdict for a status. The default is for C-STORE and C-ECHO.
+        response: The status elements of the response, with Status (0000,0900).
+        judge: A function that returns the verdict for a status. The default is for
+            C-STORE and C-ECHO.
     """
     status = int(response.Status)
     meaning = status_text(status)
@@ -146,12 +149,14 @@ def printable(text: object) -> str:
 
 
 def rejection_text(rejection: A_ASSOCIATE_RJ, calling: str, called: str) -> str:
-    """Return why an association was rejected, and what to do.
+    """Return a text that says why a peer rejected an association.
+
+    If the peer does not know one of the AE titles, the text also says what to do.
 
     Args:
-        rejection: The response to our request.
-        calling: Our AE title.
-        called: The AE title that we called.
+        rejection: The response of the peer.
+        calling: The AE title of the node.
+        called: The AE title that the node called.
     """
     found = (int(rejection.source or 0), int(rejection.reason_diagnostic or 0))
     reason = REJECTION_REASONS.get(found, f"unknown source and reason {found}")

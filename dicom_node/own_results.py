@@ -14,10 +14,10 @@ it compares them.
 
 OVERLAY_FLAVOR, NOTICE_FLAVOR = "AI_OVERLAY", "AI_NOTICE"
 EXAMINATION_FLAVOR = "AI_EXAMINATION"
-"""Value 4 of Image Type (0008,0008).
+"""Value 4 of Image Type (0008,0008) in a page of an examination summary.
 
-The first is for an image with the finding, the second for a notice, and the third for a
-page of an examination summary.
+In an image with the finding, value 4 is OVERLAY_FLAVOR. In a notice, it is
+NOTICE_FLAVOR.
 """
 
 FLAVORS = frozenset({OVERLAY_FLAVOR, NOTICE_FLAVOR, EXAMINATION_FLAVOR})

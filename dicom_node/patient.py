@@ -24,7 +24,7 @@ from dicom_node.text import REPLACEMENT, replace_unprintable
 LONGEST = 1000
 """Maximum number of characters of a value; a name has three groups of 64 (PS3.5 6.2).
 
-A longer value is cut, and ends with CUT. Therefore it cannot equal a whole value.
+A longer value is cut and ends with CUT, so that it differs from every complete value.
 """
 
 LONGEST_BYTES = 4 * LONGEST
@@ -38,9 +38,9 @@ class Patient:
     """The attributes by which users search for an image.
 
     Attributes:
-        name: (0010,0010), decoded; its groups and components are unchanged.
-        patient_id: (0010,0020).
-        accession_number: (0008,0050).
+        name: Patient's Name (0010,0010), decoded, with its delimiters "=" and "^".
+        patient_id: Patient ID (0010,0020).
+        accession_number: Accession Number (0008,0050).
     """
 
     name: str = ""
@@ -63,11 +63,13 @@ class Patient:
 
 
 KEYWORDS = ("SpecificCharacterSet", "PatientName", "PatientID", "AccessionNumber")
-"""The attributes that a Patient is read from."""
+"""Keywords of the attributes that `patient_of` reads."""
 
 
 def patient_of(values: Mapping[str, bytes]) -> Patient:
-    """Return the patient of a dataset; undecodable characters are replaced.
+    """Return the patient of a dataset.
+
+    Undecodable and unprintable characters become U+FFFD.
 
     Args:
         values: The bytes of the attributes in KEYWORDS, by keyword. Any attribute may
@@ -89,16 +91,17 @@ def decode_value(
     is_name: bool = False,
     is_guessed: bool = False,
 ) -> str:
-    """Decode a text, without padding; undecodable characters become U+FFFD.
+    """Return a value as text, decoded and without padding.
 
-    No value raises an exception. A value of more than LONGEST characters is cut.
+    Undecodable characters become U+FFFD, so no value raises an exception. A value of
+    more than LONGEST characters or LONGEST_BYTES bytes is cut.
 
     Args:
         value: The value of the attribute.
         character_sets: The value of Specific Character Set (0008,0005).
         is_name: Whether the VR of the attribute is PN.
-        is_guessed: Whether Latin 1 is used if the character set is absent or unknown.
-            Otherwise only ASCII can then be decoded.
+        is_guessed: If the character set is absent or unknown, the value is decoded as
+            Latin 1 if `is_guessed`, else as ASCII.
     """
     value = value.strip(b" \0")
     is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]
@@ -148,7 +151,12 @@ def _joined(group: str) -> str:
 
 
 def _encodings(terms: list[str], is_guessed: bool) -> list[str]:  # noqa: FBT001 - private
-    """Return Python's names of character sets; see `decode_value`."""
+    """Return Python's names of the encodings for `terms`.
+
+    Args:
+        terms: The values of Specific Character Set (0008,0005), without padding.
+        is_guessed: See `decode_value`.
+    """
     known = [term if term in python_encoding else "" for term in terms]
     fallback = "latin_1" if is_guessed else "ascii"
     # pydicom reads the default repertoire as `default_encoding`, which is Latin 1.
@@ -159,6 +167,6 @@ def _encodings(terms: list[str], is_guessed: bool) -> list[str]:  # noqa: FBT001
 
 
 def _printable(value: bytes, character_sets: bytes, *, is_name: bool = False) -> str:
-    """Decode a value as `decode_value` does, and replace unprintable characters."""
+    """Return the text of `decode_value`, with unprintable characters replaced."""
     text = decode_value(value, character_sets, is_name=is_name, is_guessed=True)
     return replace_unprintable(text).strip()

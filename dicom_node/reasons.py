@@ -1,8 +1,8 @@
-"""Closed sets of reasons for failures, refusals and rejections: labels of the metrics.
+"""Closed sets of reasons for failures, refusals and rejections.
 
-The reason that a user sees is a sentence, and may quote a code or a peer. The label of
-a metric must not quote anything, because each new label would create another time
-series.
+The values are labels of metrics. The reason that a user sees is a sentence, and may
+quote a code or a peer. The label of a metric must not quote anything, because each new
+label would create another time series.
 """
 
 from collections.abc import Mapping
@@ -121,7 +121,7 @@ class Rejection(Enum):
     def __init__(
         self, result: int, source: int, diagnostic: int, reason: str = ""
     ) -> None:
-        """Store the codes; an empty reason becomes the text in REJECTION_REASONS."""
+        """Store the codes. If `reason` is empty, take it from REJECTION_REASONS."""
         self.result, self.source, self.diagnostic = result, source, diagnostic
         self.reason = reason or REJECTION_REASONS[source, diagnostic]
 

@@ -6,10 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StoredAttributes:
-    """The base class of InstanceHeader, InstanceRecord and WorklistEntry.
+    """The attributes of an instance that the header and the journal have in common.
 
-    Each field is an attribute of the header, and also a column of the journal's table
-    of instances. The text of an absent attribute is empty.
+    Each attribute is a column of the journal's table of instances. The text of an
+    absent attribute is empty. This class is the base class of InstanceHeader,
+    InstanceRecord and WorklistEntry.
 
     Attributes:
         sop_class_uid: SOP Class UID (0008,0016).
@@ -38,6 +39,6 @@ class StoredAttributes:
     laterality: str = ""
 
     def stored_values(self) -> dict[str, Any]:
-        """Return the values of the attributes of this class by their names."""
+        """Return the values of the attributes by name, without those of subclasses."""
         names = [each.name for each in fields(StoredAttributes)]
         return {name: getattr(self, name) for name in names}

@@ -12,24 +12,24 @@ from uuid import UUID
 from pydicom.uid import UID
 
 IMPLEMENTATION_CLASS_UID = UID("2.25.147690605699978986616040338110953462800")
-"""Identifies this software as the writer of a file (PS3.7 D.3.3.2).
+"""The UID that identifies this software as the writer of a file (PS3.7 D.3.3.2).
 
 It must never change.
 """
 
 RECIPE = 1
-"""A part of each derived UID. Increase it if results of the same input change.
+"""The version of the results. Increase it if the results of the same input change.
 
-The SOP Instance UID of a result depends on the content of the result, so it changes
-even if RECIPE does not: see `content_uid` in results/encoding.py. The UIDs of series,
-devices and tracking do not depend on the content. If RECIPE were not increased, results
-of two releases would be in one series.
+RECIPE is a part of each derived UID. The UIDs of series, devices and tracking do not
+depend on the content of a result. If RECIPE were not increased, the results of two
+releases would be in one series. The SOP Instance UID of a result also depends on its
+content: see `content_uid` in results/encoding.py.
 """
 
 IMPLEMENTATION_VERSION_NAME = f"FRACTURE_NODE_{RECIPE}"
-"""The version of the results, for files and associations (PS3.7 D.3.3.2.3).
+"""Implementation Version Name in files and associations (PS3.7 D.3.3.2.3).
 
-The standard allows at most 16 characters.
+It contains the version of the results. The standard allows at most 16 characters.
 """
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 PERCENTILES = (0.5, 99.5)
 """Percentiles of the values that are shown as black and as white.
 
-They are wide enough for bone and soft tissue, and exclude markers and noise.
+The range between them contains bone and soft tissue, but not markers and noise.
 """
 
 SAMPLE = 1_000_000
@@ -30,7 +30,8 @@ def exposed_area(pixels: NDArray[Any]) -> tuple[slice, slice]:
         pixels: (rows, columns).
 
     Returns:
-        Slices for rows and columns; the whole image if the area would be empty.
+        Slices for rows and columns. If every row is uniform, the first slice contains
+            all rows. The same applies to columns.
     """
     rows = _span(pixels.min(axis=1) != pixels.max(axis=1))
     columns = _span(pixels.min(axis=0) != pixels.max(axis=0))

@@ -1,4 +1,4 @@
-"""The result of the model for a radiograph."""
+"""The output of the model for a radiograph, and the thresholds to report it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -55,7 +55,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """The model and weights that produced a result.
+    """The model and the weights that produced a finding.
 
     Attributes:
         name: The name on the model card.
@@ -83,7 +83,7 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finding:
-    """The result for one radiograph.
+    """The output of the model for one radiograph.
 
     Attributes:
         probability: Probability of a fracture in [0, 1], calibrated with the
@@ -95,7 +95,7 @@ class Finding:
             on the radiograph.
         arrow: An arrow to the peak of the saliency; None if no fracture is reported, or
             if the saliency has no peak.
-        model: The model that produced the result.
+        model: The model that produced the finding.
     """
 
     probability: float
@@ -116,17 +116,17 @@ class Finding:
 
     @property
     def label(self) -> str:
-        """The result in the words of the API and the caption."""
+        """The label "Fracture" or "No Fracture", for the API and the caption."""
         return "Fracture" if self.is_fracture else "No Fracture"
 
     @property
     def confidence(self) -> float:
-        """The distance of the probability from the reporting threshold, in [0.5, 1].
+        """How far the probability is from the reporting threshold, from 0.5 to 1.
 
         The confidence is 0.5 if the probability p equals the threshold t
         (`thresholds.doubtful`), and 1 if p is 0 or 1. In between it is linear: 0.5 +
         0.5 (p - t) / (1 - t) for a fracture, 0.5 + 0.5 (t - p) / t for no fracture.
-        With t = 0.5, the confidence is the probability of the reported result.
+        With t = 0.5, the confidence is the probability of the label.
         """
         threshold = self.thresholds.doubtful
         if self.is_fracture:

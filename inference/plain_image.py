@@ -23,8 +23,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 BYTE = 8  # bits
 
 MOST_TILES = 100_000
-"""Maximum number of strips or tiles of a TIFF file. Pillow handles each of them in slow
-Python code. A strip may be a single row."""
+"""Maximum number of strips or tiles of a TIFF file. A strip may be a single row. Pillow
+handles each strip or tile in slow Python code."""
 
 MOST_RLE = 4_000_000
 """Maximum size in bytes of a BMP file with run-length encoding, which is slow to
@@ -107,7 +107,12 @@ def _check_parts(content: bytes) -> None:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """Open a file and read its header. The pixels are read later."""
+    """Return a file as a Pillow image. Only the header of the file is read.
+
+    Raises:
+        NotAnImageError: The file has none of the FORMATS.
+        TooLargeImageError: The header declares more pixels than Pillow allows.
+    """
     try:
         return Image.open(BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
@@ -131,7 +136,10 @@ def _check_size(image: Image.Image, max_megapixels: int) -> None:
 
 
 def _check_tiles(image: Image.Image, size: int) -> None:
-    """Raise TooLargeImageError if Pillow would decode the file in slow Python code."""
+    """Raise TooLargeImageError if slow Python code would take long to decode the file.
+
+    `size` is the size of the file in bytes.
+    """
     tiles = getattr(image, "tile", [])
     if len(tiles) > MOST_TILES:
         raise TooLargeImageError(
@@ -177,7 +185,7 @@ def _is_deep_color(image: Image.Image) -> bool:
 
 
 def _tiff_field(image: Image.Image, tag: Base) -> object:
-    """Return a field of the first image of a TIFF; None if absent or not a TIFF."""
+    """Return a field of a TIFF file; None if it is absent or the file is no TIFF."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return image.tag_v2.get(tag)
     return None
@@ -215,7 +223,13 @@ def _deep_luma(
 
 
 def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
-    """Decode to (rows, columns, 3 or 4): blue, green, red and, if present, alpha."""
+    """Return the decoded colors, (rows, columns, 3 or 4).
+
+    The channels are blue, green, red and, if present, alpha.
+
+    Raises:
+        BrokenImageError: The layout is not supported.
+    """
     decoded = None
     # OpenCV reads separate planes as if they were interleaved.
     if _tiff_field(image, Base.PlanarConfiguration) != SEPARATE_PLANES:
@@ -234,17 +248,17 @@ def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
 
 
 def _has_alpha_to_apply(image: Image.Image) -> bool:
-    """Return whether the fourth channel is an alpha that must be applied.
+    """Return whether the colors must be multiplied by the fourth channel.
 
-    The alpha is not applied if the file does not declare the channel as an alpha, or if
-    the colors have already been multiplied by the alpha.
+    Returns False if the file does not declare this channel as transparency, or if the
+    colors in the file have already been multiplied (associated alpha of a TIFF).
     """
     extra = _tiff_field(image, Base.ExtraSamples)
     return image.has_transparency_data and extra != (ASSOCIATED_ALPHA,)
 
 
 def _turned(pixels: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
-    """Rotate pixels upright according to the EXIF orientation of the image."""
+    """Return pixels rotated upright according to the EXIF orientation of the image."""
     turned = Image.fromarray(pixels)
     turned.getexif()[Base.Orientation] = image.getexif().get(Base.Orientation, 1)
     return np.asarray(ImageOps.exif_transpose(turned), np.uint16)
@@ -256,7 +270,7 @@ def _windowed(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def _gray(image: Image.Image) -> NDArray[np.uint8]:
-    """Blend transparent parts over black, then return the luma (ITU-R BT.601)."""
+    """Return the luma (ITU-R BT.601), with transparent parts blended over black."""
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         luma = cv2.cvtColor(rgba, cv2.COLOR_RGBA2GRAY)

@@ -20,8 +20,8 @@ class Radiograph:
             has one, else the value at the detector, else None.
         source_shape: (rows, columns) of the stored image. It differs from
             `pixels.shape` if the stored pixels are not square.
-        span: The source values at the two ends of the gray scale, if the node chose
-            them. None if the source defines the gray scale.
+        span: The source values that become black and white, if the node chose them for
+            a DICOM image. None if the source defines the gray scale.
         assumptions: Sentences that say how absent, contradictory or invalid attributes
             of the source were interpreted.
     """

@@ -19,7 +19,7 @@ FRACTURE = "Fracture"
 """Name of the class that the node reports."""
 
 SCALES = (1,), (1, 2)
-"""Allowed values of `scales`."""
+"""Allowed values of `ModelCard.scales`."""
 
 Text = Annotated[str, Field(min_length=1, max_length=64)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -115,11 +115,11 @@ class ModelCard:
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read a model card.
+    """Return the model card in a TOML file.
 
     Raises:
-        ModelError: The file does not exist, is not TOML, or has wrong, unknown or
-            missing keys. The message lists every wrong key.
+        ModelError: The file does not exist, cannot be read, is not TOML, or has wrong,
+            unknown or missing keys. The message lists every wrong key.
     """
     try:
         table = read_toml(path)

@@ -95,9 +95,9 @@ class Network:
 class TurnedFeatures(nn.Module):
     """Convolutions on four orientations of an image, with averaged results.
 
-    A radiograph can be stored in any of four orientations. If the input is turned by a
-    quarter, the output is turned by a quarter as well. The errors for the single
-    orientations differ, and the error of the mean is smaller.
+    A radiograph can be stored in any of four orientations, a quarter turn apart. If the
+    input is rotated by a quarter turn, the output is rotated by a quarter turn, too.
+    The errors for the single orientations differ, and the error of the mean is smaller.
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -105,7 +105,7 @@ class TurnedFeatures(nn.Module):
         self.features = features
 
     def forward(self, square: Tensor) -> Tensor:
-        """Compute features of squares: (N, 3, S, S) to (N, K, h, h)."""
+        """Return the features of square images: (N, 3, S, S) to (N, K, h, h)."""
         sides = [square.rot90(turns, (2, 3)) for turns in range(4)]
         maps = self.features(torch.cat(sides)).chunk(4)
         upright = [each.rot90(-turns, (2, 3)) for turns, each in enumerate(maps)]
@@ -115,10 +115,10 @@ class TurnedFeatures(nn.Module):
 class ScaledFeatures(nn.Module):
     """Convolutions on an image at full size and at half size, with averaged results.
 
-    Both maps come from the same weights. The map of the half-size image is enlarged to
-    the grid of the other map before the mean is computed. The head is linear in each
-    cell. Its scores are therefore the mean of the scores of the two maps, and Grad-CAM
-    needs no special case.
+    The same weights compute the maps of the two images. The map of the half-size image
+    is enlarged to the grid of the full-size map before the mean is computed. The head
+    is linear in each cell. Its scores are therefore the mean of the scores of the two
+    maps, and Grad-CAM needs no special case.
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -137,7 +137,7 @@ class ScaledFeatures(nn.Module):
 
 
 def enlarged(small: Tensor, large: Tensor) -> Tensor:
-    """Enlarge the map `small`, (N, K, h / 2, w / 2), to the grid of `large`.
+    """Return `small`, (N, K, h / 2, w / 2), enlarged to the grid of `large`.
 
     `large` has the shape (N, K, h, w). The values are interpolated bilinearly.
     """
@@ -149,12 +149,13 @@ def enlarged(small: Tensor, large: Tensor) -> Tensor:
 class Head(nn.Module):
     """The head of a network: scores each cell of the grid, and pools the scores.
 
-    The score of a cell is computed with one linear layer. With "average", the result is
-    the same as that of a usual ResNet, which averages the activations before the linear
-    layer. With "log_sum_exp", the score of the image is the logarithm of the
-    mean of the exponentials of the cell scores (Pinheiro and Collobert, "From
-    Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015). One
-    cell with a high score is then enough for a high score of the image.
+    One linear layer computes the scores of a cell. With the pooling "average", the
+    score of the image is the mean of the cell scores. This equals the score of a usual
+    ResNet, which averages the activations before the linear layer. With "log_sum_exp",
+    the score of the image is the logarithm of the mean of the exponentials of the cell
+    scores (Pinheiro and Collobert, "From Image-level to Pixel-level Labeling with
+    Convolutional Networks", CVPR 2015). One cell with a high score is then enough for a
+    high score of the image.
     """
 
     def __init__(self, linear: nn.Linear, pooling: str) -> None:
@@ -163,7 +164,7 @@ class Head(nn.Module):
         self.pooling = pooling
 
     def scores(self, activation: Tensor) -> Tensor:
-        """Score each cell: (N, K, h, w) to (N, classes, h, w)."""
+        """Return the scores of each cell: (N, K, h, w) to (N, classes, h, w)."""
         weight = self.linear.weight[:, :, None, None]
         return F.conv2d(activation, weight, self.linear.bias)
 
@@ -177,7 +178,7 @@ class Head(nn.Module):
 
 
 def pooled(scores: Tensor) -> Tensor:
-    """Pool cells by log-mean-exp: (N, classes, h, w) to (N, classes)."""
+    """Return log(mean(exp(scores))) over cells: (N, classes, h, w) to (N, classes)."""
     cells = scores.flatten(2)
     return cells.logsumexp(dim=2) - math.log(cells.shape[2])
 
@@ -187,7 +188,8 @@ def load_network(content: bytes, card: ModelCard) -> Network:
 
     The network is on the CPU, in float32 and in evaluation mode, and its weights need
     no gradients. Batch normalization is folded into the convolutions. The SHA-256 of
-    the file is checked if the card contains one.
+    the file is compared with that on the card. If the card has none, a warning is
+    logged.
 
     Args:
         content: The bytes of the file: a state dictionary as torch.save writes it, with
@@ -225,11 +227,11 @@ def build_network(card: ModelCard) -> ResNet:
 
 
 def split_network(network: ResNet, card: ModelCard) -> Network:
-    """Split a network into convolutions and head, after its last stage.
+    """Return a network split into convolutions and head, after its last stage.
 
     If the card requires several orientations or scales, the convolutions are applied to
-    each of them and the results are averaged. The result shares the weights of
-    `network`.
+    each orientation and scale, and their outputs are averaged. The returned network
+    shares the weights of `network`.
     """
     *convolutions, _pool, linear = network.children()
     assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type

@@ -1,9 +1,10 @@
 """ResNets with the same layers and names as those of torchvision.
 
-The import of torchvision would take time and memory. The initialization of weights on
-the meta device would, too, because torch imports a compiler for it. Without both, the
-imports of a role take 2.7 instead of 3.5 s, and 959 instead of 1,132 MB
-(docs/performance.md). A test checks that the networks are the same.
+The node does not import torchvision, because the import takes time and memory. Weights
+on the meta device are not initialized, because torch would import a compiler for this.
+Without these two imports, a role needs 2.7 instead of 3.5 s to import its libraries,
+and 959 instead of 1,132 MB (docs/performance.md). A test checks that the networks equal
+those of torchvision.
 
 Source:
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. The stride of
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 WIDTHS = 64, 128, 256, 512
-"""Channels of the four stages, before the expansion of a block."""
+"""Number of channels inside the blocks of each stage. The output of a block has
+`expansion` times as many."""
 
 
 def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2d:
@@ -25,7 +27,8 @@ def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2
         before: Number of input channels.
         after: Number of output channels.
         side: Side of the square kernel in pixels; odd.
-        stride: Step of the kernel in pixels. Rows and columns are divided by it.
+        stride: Step of the kernel in pixels. The numbers of rows and columns are
+            divided by it.
     """
     return nn.Conv2d(before, after, side, stride, side // 2, bias=False)
 
@@ -33,7 +36,7 @@ def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2
 def shortcut(before: int, after: int, stride: int) -> nn.Module | None:
     """Return a layer that maps the input of a block to the shape of the output.
 
-    Returns None if both shapes are equal.
+    Returns None if input and output have the same shape.
     """
     if stride == 1 and before == after:
         return None

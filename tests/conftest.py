@@ -1,4 +1,4 @@
-"""Common fixtures: real files if present, real peers, and a journal."""
+"""Common fixtures: real files, programs that tests use as peers, and a journal."""
 
 import os
 import shutil
@@ -94,7 +94,10 @@ DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real DICOM files and radiographs. Without it, a test is skipped."""
+    """Return the folder with real DICOM files, in `dicom`, and real radiographs.
+
+    Without this folder, the test is skipped.
+    """
     if not (SHARED / "dicom" / "MANIFEST.csv").exists():
         pytest.skip("../shared is absent: no real files to test with")
     return SHARED
@@ -102,7 +105,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def peer() -> Callable[[str], str]:
-    """A function that returns the path of a program of Debian, given its name.
+    """Return a function that returns the path of a program of Debian by its name.
 
     For example, it finds echoscu of DCMTK and not echoscu of pynetdicom. If the program
     is absent, the test is skipped. In CI, which installs every peer, the test fails.
@@ -121,7 +124,7 @@ def peer() -> Callable[[str], str]:
 
 @pytest.fixture(scope="module")
 def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
-    """Debian's Chromium, without background requests."""
+    """Yield Debian's Chromium, which makes no background requests."""
     expect.set_options(timeout=EXPECT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -135,13 +138,13 @@ def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
 def certificates(
     peer: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Certificates:
-    """Certificates for DICOM TLS."""
+    """Return certificates for DICOM TLS."""
     return make_certificates(peer, tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
 def complaints(peer: Callable[[str], str]) -> Complaints:
-    """A function that returns the errors of dciodvfy for a file.
+    """Return a function that returns the errors of dciodvfy for a file.
 
     An error names its attribute without the sequences that contain it.
     """
@@ -150,7 +153,10 @@ def complaints(peer: Callable[[str], str]) -> Complaints:
 
 @pytest.fixture(scope="session")
 def new_port() -> Callable[[], int]:
-    """A function that returns an unused TCP port, for peers that cannot choose one."""
+    """Return a function that returns an unused TCP port.
+
+    It is for peers that cannot choose a port themselves.
+    """
 
     def find() -> int:
         with socket.socket() as probe:
@@ -163,7 +169,7 @@ def new_port() -> Callable[[], int]:
 
 @pytest.fixture
 def free_port(new_port: Callable[[], int]) -> int:
-    """An unused TCP port."""
+    """Return an unused TCP port."""
     return new_port()
 
 
@@ -202,7 +208,10 @@ def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
 def create(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], StorageSettings]:
-    """A function that creates an empty database and returns settings for it."""
+    """Return a function that returns settings for a new database.
+
+    The database has no tables. On SQLite, its file does not exist yet.
+    """
 
     def make() -> StorageSettings:
         directory, url = tmp_path_factory.mktemp("database"), ""
@@ -219,7 +228,7 @@ def create(
 
 @pytest.fixture(scope="module")
 def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
-    """A migrated database for all tests of a file."""
+    """Create a migrated database for all tests of a file; return its settings."""
     storage = create()
     create_migrated(storage)
     return storage
@@ -227,7 +236,10 @@ def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
 
 @pytest.fixture(scope="module")
 def common_engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
-    """The engine for all tests of a file. It keeps the statements that it compiled."""
+    """Yield the engine for all tests of a file.
+
+    The tests share it, because it keeps the statements that it compiled.
+    """
     engine = open_engine(migrated.database_url)
     yield engine
     engine.dispose()
@@ -235,9 +247,9 @@ def common_engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
 
 @pytest.fixture
 def engine(common_engine: sa.Engine) -> sa.Engine:
-    """The engine of a database without rows.
+    """Return the common engine, with a database without rows.
 
-    The rows of earlier tests are deleted, because a new database takes longer.
+    The rows of earlier tests are deleted, because a new database would take longer.
     """
     with common_engine.begin() as connection:
         leaves = commitment, delivered_object, delivery, result, event, patient, finding

@@ -19,7 +19,7 @@ ANYONE = User("anyone on this machine", "operator")
 
 
 class Access:
-    """Identifies users by proxy header, token or session cookie.
+    """The authentication of users by proxy header, token or session cookie.
 
     Attributes:
         api: The settings of the web application.

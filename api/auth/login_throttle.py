@@ -24,7 +24,7 @@ forgotten first."""
 
 
 class Throttle:
-    """Counts failed logins by address, and tells how long an address must wait.
+    """The failed logins of each address, and the resulting delay.
 
     Must only be used from the event loop, because it has no lock.
     """
@@ -39,10 +39,7 @@ class Throttle:
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def wait_s(self, address: str) -> int:
-        """Return the seconds that an address must wait until its next attempt.
-
-        0 if the address may try at once.
-        """
+        """Return the seconds that an address must wait; 0 if it may try at once."""
         count, last = self._failures.get(subscriber(address), (0, -math.inf))
         if count < FREE_ATTEMPTS:
             return 0

@@ -25,12 +25,12 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz", "/login", "/logout"})
 OPEN_FOLDER = "/static/"
-"""The middleware lets requests without a user pass to these paths: OPEN_TO_ALL, and
-paths that begin with OPEN_FOLDER."""
+"""The public paths: those in OPEN_TO_ALL, and those that begin with OPEN_FOLDER. The
+middleware does not refuse requests without a user to these paths."""
 
 
 class AuthMiddleware:
-    """ASGI middleware that identifies the user of each request, or refuses it.
+    """ASGI middleware that identifies the user of a request, or refuses the request.
 
     The middleware stores a RequestUser in the state of the request.
     """

@@ -55,8 +55,8 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
 
     Addresses to the left of it are ignored, because any client can write them. The
     header is read from right to left, up to the first invalid address. If all addresses
-    read are trusted proxies, the leftmost of them is returned. If no address could be
-    read, `peer` is returned.
+    that were read are trusted proxies, the leftmost of them is returned. If no address
+    was read, `peer` is returned.
     """
     addresses = ",".join(headers.getlist("x-forwarded-for")).split(",")
     for address in map(str.strip, reversed(addresses)):

@@ -1,10 +1,9 @@
 """Browser sessions: signed cookies, each valid for 12 hours.
 
 A session belongs to a token and its role. If either changes in the settings, the
-signature of the cookie becomes invalid. The server does not store sessions. If a
-session ends by logout, the server keeps its cookie in memory, at least until the cookie
-expires, to refuse it. After a restart of the server, such a cookie is valid again until
-it expires.
+signature of the cookie becomes invalid. The server does not store sessions. After a
+logout, the server keeps the cookie in memory until it expires, and refuses it. After a
+restart of the server, the cookie of a logout is valid again until it expires.
 """
 
 import hmac
@@ -26,7 +25,7 @@ KEY_BYTES = 32
 
 
 class Sessions:
-    """Creates, checks and ends sessions.
+    """The sessions of all browsers.
 
     Must only be used from the event loop.
     """
@@ -37,7 +36,7 @@ class Sessions:
         directory: Path,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Store the arguments. The key is read on first use.
+        """Store the arguments. The key that signs cookies is read on first use.
 
         Args:
             tokens: The tokens that a session can belong to: those in the settings.
@@ -76,7 +75,7 @@ class Sessions:
         return None if ended else token
 
     def end(self, cookie: str) -> None:
-        """End a session before it expires; an invalid cookie is ignored."""
+        """End the session of a cookie before it expires; ignore an invalid cookie."""
         if self.holder(cookie):
             now = self._now()
             self._ended = {key: t for key, t in self._ended.items() if t > now}

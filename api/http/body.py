@@ -52,7 +52,7 @@ SMALL = BodyLimit(
 )
 
 Limits = Mapping[tuple[str, str], BodyLimit]
-"""Limits by method and path."""
+"""The body limits of routes, by method and path."""
 
 
 def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
@@ -115,7 +115,7 @@ class BodyLimits:
 
 
 class LimitedBody:
-    """Receives the body of one request within its limits of size and time."""
+    """The body of one request, which is received within limits of size and time."""
 
     def __init__(self, headers: Headers, receive: Receive, limit: BodyLimit) -> None:
         """Wrap the receive function of a request.
@@ -206,13 +206,13 @@ def _too_slow() -> HTTPException:
 
 
 async def small_form(request: Request) -> dict[str, str]:
-    """Read a form of at most eight fields (application/x-www-form-urlencoded).
+    """Return the first value of each field of a form, by the name of the field.
 
-    Returns:
-        The first value of each field, by name. Empty fields are omitted.
+    Empty fields are omitted.
 
     Raises:
-        HTTPException: 400 if the body is not a form. 408 or 413 as in LimitedBody.
+        HTTPException: 400 if the body is not a form of at most eight fields
+            (application/x-www-form-urlencoded). 408 or 413 as in LimitedBody.
     """
     try:
         body = (await request.body()).decode()

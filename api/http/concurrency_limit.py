@@ -17,7 +17,7 @@ RETRY_AFTER_S = 5
 
 
 class QueueLimit:
-    """Limits the requests that are served at a time, and serves the users in turn.
+    """A limit on the requests that are served at a time. Users are served in turn.
 
     Must only be used from the event loop.
     """
@@ -137,7 +137,7 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 
 class UploadLimit:
-    """Limits the uploads in progress, because each one takes space on disk.
+    """A limit on the uploads in progress, because each upload takes space on disk.
 
     One user may hold at most half of the slots. Must only be used from the event loop.
     """

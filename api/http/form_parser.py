@@ -1,4 +1,4 @@
-"""Reads one field of a multipart form as a file.
+"""Read one field of a multipart form as a file.
 
 Starlette has no hook for the headers of a part. This module therefore uses a private
 attribute of Starlette, `_current_part`. tests/project/test_private_names.py lists it,

@@ -56,7 +56,7 @@ def problem(description: str, error: str) -> dict[str, Any]:
 UNAUTHENTICATED = problem(
     "The user is unknown; see `token`", "This token is not known."
 )
-"""The 401 response of a route that needs a login."""
+"""The OpenAPI description of the 401 response of a route that needs a login."""
 
 
 def install_error_handlers(app: FastAPI) -> None:

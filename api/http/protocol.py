@@ -32,7 +32,7 @@ not the response (RFC 9112 9.6). LINGER_BYTES is above the size of any upload.""
 FREE_CHUNKS = 64
 SMALLEST_CHUNK = 256
 """Minimum average size of a chunk in bytes, after the first FREE_CHUNKS chunks. Each
-chunk costs as much processor time as some kilobytes."""
+chunk costs as much processor time as some kilobytes of its content."""
 
 FREE_FRAMING = 2**16
 """Bytes of chunk headers and extensions that are allowed in addition to the size of the
@@ -43,11 +43,11 @@ CLOSE = (b"connection", b"close")
 
 
 class StrictConnection(h11.Connection):
-    """Parses the requests of one connection, as h11 does, and refuses more of them.
+    """A parser of the requests of one connection that is stricter than h11.
 
-    It also refuses ambiguous heads, which two parsers could read differently, bodies in
-    chunks that are too small, and chunk headers and extensions that are too large. The
-    constants of this module are the limits.
+    It also refuses heads that two parsers could read differently, chunks that are too
+    small, and chunk headers and extensions that are too large. The constants of this
+    module are the limits.
 
     Attributes:
         refusal: The reason why this class refused a request; empty if it did not.
@@ -86,7 +86,7 @@ class StrictConnection(h11.Connection):
         return event
 
     def send(self, event: Any) -> Any:  # noqa: ANN401 - as in h11
-        """Serialize a part of a response, as h11 does.
+        """Return a part of a response as bytes, as h11 does.
 
         A response that begins before the end of the request body gets the header
         `Connection: close`, because the rest of the body is not needed.
@@ -124,14 +124,14 @@ class StrictConnection(h11.Connection):
 
 
 def ambiguity(head: bytes, version: bytes) -> str:
-    """Return what two parsers could read differently in the head of a request.
+    """Return an error text if two parsers could read the head of a request differently.
 
     Args:
         head: The request line and the header fields, as sent.
         version: The HTTP version, such as b"1.1".
 
     Returns:
-        A sentence; empty if the head is unambiguous (RFC 9112 2.2, 2.3, 5.2, 6.1, 6.3).
+        An empty text if the head is unambiguous (RFC 9112 2.2, 2.3, 5.2, 6.1, 6.3).
     """
     if version not in VERSIONS:
         return "The HTTP version must be 1.0 or 1.1."
@@ -318,9 +318,9 @@ class TimeoutH11Protocol(H11Protocol):
 
 
 class _Closing:
-    """The transport of one response, with another function as `close`.
+    """A wrapper of a transport, for one response, with another function as `close`.
 
-    The other methods are those of the transport.
+    The methods `write` and `is_closing` are those of `transport`.
     """
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:

@@ -75,7 +75,8 @@ def storage_checks(storage: StorageSettings) -> dict[str, Check]:
     With PostgreSQL, a third check verifies that the storage directory belongs to the
     database.
     """
-    checks: dict[str, Check] = {  # spool first: it may contain the SQLite file
+    checks: dict[str, Check] = {
+        # The first check creates the folder, which may contain the SQLite file.
         "spool": partial(check_spool, storage),
         "database": partial(check_database, storage.database_url),
     }
@@ -143,7 +144,9 @@ def check_database(url: str) -> None:
 
 
 def check_spool(storage: StorageSettings) -> None:
-    """Check that the spool is writable and has enough free space.
+    """Check that the storage directory is writable and has enough free space.
+
+    The directory is created if it does not exist.
 
     Raises:
         NotReadyError: An instance that is sent now would be refused.
@@ -156,6 +159,8 @@ def check_spool(storage: StorageSettings) -> None:
 
 def check_storage(storage: StorageSettings) -> None:
     """Check that the storage directory belongs to the database.
+
+    If the database has no storage id yet, `verify_storage_id` stores one.
 
     Raises:
         NotReadyError: The directory belongs to another database or cannot be read, or
@@ -187,7 +192,7 @@ class Readiness:
     def __init__(
         self, own: Mapping[str, Check], roles: Mapping[str, Check] = NONE
     ) -> None:
-        """Store the checks. None runs yet.
+        """Store the checks without running them.
 
         Args:
             own: The checks of the web process itself, by name.
@@ -272,7 +277,11 @@ def states_of(checks: Mapping[str, Check]) -> dict[str, str]:
 
 
 def state_of(check: Check) -> str:
-    """Run a check and return "ok" or an error text."""
+    """Run a check, and return "ok" or an error text.
+
+    Raises:
+        AbsentError: The node does not need what is checked.
+    """
     try:
         check()
     except NotReadyError as error:

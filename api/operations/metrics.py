@@ -55,7 +55,7 @@ OPEN_METRICS = "application/openmetrics-text"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeCollector(Collector):
-    """Collects all metrics at each scrape.
+    """The collector of all metrics, which Prometheus calls at each scrape.
 
     Attributes:
         storage: The settings of the storage.
@@ -74,7 +74,7 @@ class NodeCollector(Collector):
     model: Callable[[], ModelIdentity | None]
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing, so that registration does not query the database."""
+        """Return no metrics, so that registration does not query the database."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -143,7 +143,7 @@ class NodeCollector(Collector):
 
 
 def metrics_registry(collector: Collector) -> CollectorRegistry:
-    """Return a registry that contains one collector. Nothing is collected yet."""
+    """Return a registry that contains `collector`. Nothing is collected yet."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return registry

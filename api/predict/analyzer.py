@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class Analyzer:
-    """Analyzes files, with a model, threads and a decoder of its own.
+    """The analysis of uploaded files, with a model, threads and a decoder of its own.
 
     An analyzer is a context manager, and works only within its block.
 
@@ -143,14 +143,14 @@ class Analyzer:
             return await asyncio.wrap_future(submit(self._analyze, decoded))
 
     async def _read_slowly(self, file: Path) -> DecodedInstance:
-        """Read a slow file. Only one is read at a time.
+        """Decode a slow file in another thread and child process, and return it.
 
-        `_slow_file` shows whether a file is being read. The reading continues even if
-        the request is cancelled.
+        Only one slow file is decoded at a time. The decoding continues even if the
+        request is cancelled.
 
         Raises:
             DicomNodeError, PlainImageError: As in `Pipeline.read`.
-            HTTPException: 503 if another slow file is being read.
+            HTTPException: 503 if another slow file is being decoded.
         """
         if self._slow_file is not None and not self._slow_file.done():
             raise HTTPException(
@@ -176,7 +176,7 @@ class Analyzer:
 
 
 def _read_in_own_child(pipeline: Pipeline, file: Path) -> DecodedInstance:
-    """Read a file in a new child process, with the full time limit of the settings."""
+    """Decode a file in a new child process within decode_timeout_s, and return it."""
     with slow_pipeline(pipeline) as slow:
         return slow.read(file)
 

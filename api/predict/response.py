@@ -81,7 +81,7 @@ def prediction_response(analysis: Analysis[Annotated], *, original: bool) -> Pre
 
 
 def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowResponse | None:
-    """Convert an arrow to the pixels of the stored image; None stays None.
+    """Return an arrow in pixels of the stored image; None if there is no arrow.
 
     The pixels of the stored image may not be square. The coordinates of `arrow` are in
     the pixels of `radiograph`, which are square.

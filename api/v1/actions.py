@@ -1,4 +1,4 @@
-"""Routes to request the analysis and the deliveries of an instance again."""
+"""Routes to request a new analysis or new deliveries of an instance."""
 
 from typing import Annotated, Any
 
@@ -69,7 +69,7 @@ async def send(  # noqa: PLR0913, PLR0917 - one for each dependency
         Text, Query(description="Only to this destination. If empty, to all.")
     ] = "",
 ) -> AcceptedResponse:
-    """Queue the results of an instance again, even if they were delivered."""
+    """Queue new deliveries of the results of an instance, even of delivered ones."""
     details = await run_in_threadpool(find_instance, engine, instance_id)
     if destination:
         find_destination(destinations, destination)

@@ -41,7 +41,7 @@ REMEDIES = {
     listener.CROWDED: "Too many connections from its address sent no request. If it is "
     "a port scanner, block it.",
 }
-"""What to do, by the reason why no association was established."""
+"""Advice to users, by the reason why no association was established."""
 
 router = v1_router("destinations")
 
@@ -50,7 +50,7 @@ router = v1_router("destinations")
 def list_callers(
     _user: Viewer, engine: EngineDep, receiver: ReceiverDep
 ) -> list[CallerResponse]:
-    """List the callers of the last 30 days, and why some were rejected."""
+    """Return the callers of the last 30 days, and why some were rejected."""
     return [
         CallerResponse(
             ae_title=each.ae_title,

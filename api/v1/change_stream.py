@@ -27,9 +27,10 @@ InstanceIds = list[str]
 
 
 class ChangeStream:
-    """Polls the journal every half second, and sends the changes to all listeners.
+    """A sender of the ids of changed instances to any number of listeners.
 
-    Must only be used from the event loop.
+    It polls the journal every POLL_S seconds while there are listeners. It must only be
+    used from the event loop.
     """
 
     def __init__(self, feed: ChangeFeed, ended: Callable[[], bool]) -> None:
@@ -37,7 +38,7 @@ class ChangeStream:
 
         Args:
             feed: The change feed of the journal.
-            ended: Returns whether the process is shutting down. All streams then end.
+            ended: Returns whether the process is shutting down. If so, all streams end.
         """
         self._feed = feed
         self._ended = ended
@@ -101,14 +102,17 @@ class ChangeStream:
                 ids = []
             for queue in list(self._listeners) if ids else ():
                 # A listener that has MOST_UNREAD unread lists does not get this list.
-                # The page behind it reloads everything when it reconnects.
+                # Its page reloads everything when the stream reconnects.
                 with suppress(asyncio.QueueFull):
                     queue.put_nowait(ids)
             await asyncio.sleep(POLL_S)
 
 
 async def _next(queue: asyncio.Queue[InstanceIds]) -> InstanceIds:
-    """Return the ids of the next changes; an empty list after POLL_S without one."""
+    """Return the next ids of changed instances.
+
+    Return an empty list if none arrive within POLL_S seconds.
+    """
     try:
         return await asyncio.wait_for(queue.get(), POLL_S)
     except TimeoutError:

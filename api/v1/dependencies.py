@@ -38,7 +38,7 @@ async def _journal(request: Request) -> Journal:
 
 
 JournalDep = Annotated[Journal, Depends(_journal)]
-"""The journal, to request work."""
+"""The journal, which queues analyses and deliveries."""
 
 
 async def _history(engine: EngineDep) -> History:
@@ -46,7 +46,7 @@ async def _history(engine: EngineDep) -> History:
 
 
 HistoryDep = Annotated[History, Depends(_history)]
-"""Counts and finds instances, and lists paused destinations."""
+"""The queries that count and find instances, and list paused destinations."""
 
 
 async def _worklist(engine: EngineDep) -> Worklist:
@@ -54,7 +54,7 @@ async def _worklist(engine: EngineDep) -> Worklist:
 
 
 WorklistDep = Annotated[Worklist, Depends(_worklist)]
-"""Finds and lists instances."""
+"""The queries that find and list instances."""
 
 
 async def _examinations(engine: EngineDep) -> Examinations:
@@ -62,7 +62,7 @@ async def _examinations(engine: EngineDep) -> Examinations:
 
 
 ExaminationsDep = Annotated[Examinations, Depends(_examinations)]
-"""Finds and lists examinations."""
+"""The queries that find and list examinations."""
 
 
 async def _feedback(engine: EngineDep) -> Feedback:
@@ -70,7 +70,7 @@ async def _feedback(engine: EngineDep) -> Feedback:
 
 
 FeedbackDep = Annotated[Feedback, Depends(_feedback)]
-"""Stores and reads the opinions of readers."""
+"""The store of the opinions of readers."""
 
 
 async def _storage(request: Request) -> StorageSettings:
@@ -119,7 +119,7 @@ def find_instance(engine: Engine, instance_id: str) -> InstanceDetails:
 
 
 def find_destination(destinations: Sequence[Destination], name: str) -> Destination:
-    """Return the destination with a name.
+    """Return the destination with the name `name`.
 
     Raises:
         HTTPException: 404 if there is no destination with this name.

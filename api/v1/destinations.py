@@ -70,7 +70,10 @@ async def echo(  # noqa: PLR0913, PLR0917 - one for each dependency
     receiver: ReceiverDep,
     engine: EngineDep,
 ) -> list[EchoResponse]:
-    """Test the connection to a destination (C-ECHO or DICOMweb search)."""
+    """Test the connection to a destination (C-ECHO, DICOMweb search or TCP).
+
+    Return the results of the last tests, including this one.
+    """
     destination = find_destination(configured, name)
     await audit_access(request, AuditEventType.TESTED, name)
     await run_in_threadpool(

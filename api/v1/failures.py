@@ -33,7 +33,7 @@ from dicom_node.queries.worklist import (
 from dicom_node.storage.database import Engine
 
 MOST_RETRIES = 200
-"""Maximum number of failed items, and also of waiting items, that one request retries.
+"""Maximum number of failures that one request retries, and also of waiting deliveries.
 The number is limited because the client waits until all of them are queued."""
 
 MOST_LISTED = 100
@@ -42,12 +42,15 @@ MOST_LISTED = 100
 
 @dataclass(frozen=True, slots=True)
 class FailureCriteria:
-    """Which work to list or retry. Each criterion that is None is ignored.
+    """The criteria for the analyses and deliveries to list or retry.
+
+    A criterion that is None is ignored.
 
     Attributes:
         destination: Only deliveries to this destination. If empty, only analyses.
         reason: Only this reason, in full.
-        waiting: True for only work that waits for a retry, False for only failed work.
+        waiting: True for only deliveries that wait for their next attempt, False for
+            only analyses and deliveries that have failed.
     """
 
     destination: str | None
@@ -89,9 +92,10 @@ router = v1_router("actions")
 async def failures(
     request: Request, _user: Viewer, engine: EngineDep
 ) -> list[FailureGroupResponse]:
-    """Return failed work, and work that waits for its next attempt, in groups.
+    """Return failed analyses, failed deliveries and waiting deliveries, in groups.
 
-    The work of a group has the same destination and the same reason.
+    A waiting delivery waits for its next attempt. All members of a group have the same
+    destination and the same reason.
     """
     found = await run_in_threadpool(grouped, engine)
     await audit_access(request, AuditEventType.VIEWED, "/api/v1/failures")
@@ -123,7 +127,7 @@ async def members(
     engine: EngineDep,
     worklist: WorklistDep,
 ) -> list[InstanceResponse]:
-    """List instances with failed work, or work that waits for its next attempt.
+    """Return the instances with failed analyses, or failed or waiting deliveries.
 
     At most 100 instances are returned. Use `destination`, `reason` and `waiting` of
     a group to list only the instances of that group.
@@ -146,7 +150,7 @@ async def retry(
     engine: EngineDep,
     journal: JournalDep,
 ) -> AcceptedResponse:
-    """Retry failed work now, and also work that waits for its next attempt.
+    """Retry failed analyses, failed deliveries and waiting deliveries now.
 
     Use `destination`, `reason` and `waiting` of a group to retry only that group.
     """
@@ -189,10 +193,12 @@ def _members(
 def _retry(
     engine: Engine, journal: Journal, criteria: FailureCriteria
 ) -> AcceptedResponse:
-    """Retry at most MOST_RETRIES failed items and MOST_RETRIES waiting items.
+    """Retry failures and waiting deliveries, at most MOST_RETRIES of each.
 
-    `left` does not count waiting items: the first delivery that succeeds starts the
-    other deliveries that wait for its destination.
+    Returns:
+        How many were queued, refused and left. `left` does not count waiting
+            deliveries, because the first delivery that succeeds starts the others to
+            the same destination.
     """
     lists = partial(failed, engine, criteria.destination, criteria.reason)
     ended = [] if criteria.waiting else lists(MOST_RETRIES + 1, waiting=False)

@@ -46,11 +46,12 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, _QUALITY)
 
 
 class ImageCache:
-    """Decodes radiographs for display, and caches them.
+    """A cache of radiographs for display, and the process that decodes them.
 
     One child process decodes the images in turn. /predict has its own child process. If
-    an image takes long, its decoding is stopped and repeated in another child process,
-    and the other images do not wait for it. Must only be used from the event loop.
+    an image takes long, its decoding is stopped and repeated in another child process.
+    The other images do not wait for it. The cache must only be used from the event
+    loop.
 
     Attributes:
         queue: Limits the requests. A route must hold a slot of this queue while it
@@ -96,7 +97,7 @@ class ImageCache:
         return view
 
     async def attributes(self, path: Path) -> list[Attribute]:
-        """List the attributes of the instance in a file.
+        """Return the attributes of the instance in a file.
 
         Raises:
             HTTPException: 422 if the file cannot be read; 503 as in `view`.
@@ -116,7 +117,9 @@ class ImageCache:
             raise HTTPException(code, str(error)) from None
 
     async def _run_slowly(self, call: Callable[[DecoderProcess], T]) -> T:
-        """Repeat a call in a new child process, with the full time limit.
+        """Repeat a call in a new child process, and return its result.
+
+        The time limit is decode_timeout_s, which is longer than for the first try.
 
         Raises:
             HTTPException: 503 if another call is being repeated.
@@ -147,7 +150,7 @@ class ImageCache:
             return call(child)
 
     def _store(self, key: Key, view: View) -> None:
-        """Add a view, and drop the least recently used ones beyond CACHE_BYTES."""
+        """Add a view. Drop the least recently used views beyond CACHE_BYTES."""
         self._views[key] = view
         self._views.move_to_end(key)
         while len(self._views) > 1 and self._bytes() > CACHE_BYTES:
@@ -166,7 +169,7 @@ class ImageCache:
 
 
 def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
-    """Encode a gray image as JPEG.
+    """Return a gray image as a JPEG file.
 
     Args:
         pixels: The image, (rows, columns).
@@ -185,7 +188,7 @@ def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
 
 
 def heatmap_png(overlay: OverlayData) -> bytes:
-    """Encode a heatmap as PNG: a transparent tint at the resolution of the heatmap."""
+    """Return a heatmap as a PNG file: a transparent color for each of its values."""
     rgba = tinted(overlay.levels)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     return encoded.tobytes()

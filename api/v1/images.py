@@ -40,7 +40,7 @@ def _content(*media_types: str) -> dict[int | str, dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InstanceFiles:
-    """Finds the files of instances.
+    """The files of instances in the storage directory.
 
     Attributes:
         engine: Engine of the journal.
@@ -55,7 +55,7 @@ class InstanceFiles:
 
         Raises:
             HTTPException: 404 if there is no such instance, or if it is the summary of
-                an examination. 410 if its files were removed.
+                an examination. 410 if its files were removed or are missing.
         """
         details, path = await self.found(instance_id)
         if details.entry.is_summary:
@@ -63,7 +63,14 @@ class InstanceFiles:
         return details, path
 
     async def found(self, instance_id: str) -> tuple[InstanceDetails, Path]:
-        """Return what `opened` returns, also for a summary, which has no file."""
+        """Return the details of an image or of a summary, and the path of its file.
+
+        The path of a summary must not be used, because a summary has no file.
+
+        Raises:
+            HTTPException: 404 if there is no such instance. 410 if its files were
+                removed or are missing.
+        """
         details = await run_in_threadpool(find_instance, self.engine, instance_id)
         path, entry = self.folder / details.entry.path, details.entry
         is_lost = not (entry.is_summary or path.exists())
@@ -89,7 +96,7 @@ ImagesDep = Annotated[ImageCache, Depends(_images)]
 
 @dataclass(frozen=True, slots=True)
 class _Rendering:
-    """How a radiograph is displayed.
+    """The window and the size in which a radiograph is displayed.
 
     Attributes:
         ends: The modality values at the ends of the gray scale. None selects the window
@@ -192,7 +199,7 @@ async def attributes(
     files: FilesDep,
     images: ImagesDep,
 ) -> list[AttributeResponse]:
-    """List the DICOM attributes of the received instance."""
+    """Return the DICOM attributes of the received instance."""
     async with images.queue.slot(request):
         _, path = await files.opened(instance_id)
         found = await images.attributes(path)
@@ -263,7 +270,7 @@ def _file(path: Path, uid: str) -> FileResponse:
     """Return a response with a DICOM file or an HL7 message.
 
     The client saves it under the name UID.dcm or UID.hl7. If the UID is invalid, the
-    name is instance.dcm.
+    name is instance.dcm or instance.hl7.
     """
     media_type = HL7 if path.suffix == ".hl7" else DICOM
     name = f"{uid if _UID.fullmatch(uid) else 'instance'}{path.suffix}"

@@ -61,7 +61,7 @@ async def worklist(  # noqa: PLR0913, PLR0917 - one for each dependency
 
 @router.get("/senders", response_description="AE titles")
 def senders(_user: Viewer, instances: WorklistDep) -> list[str]:
-    """List the AE titles that have sent instances."""
+    """Return the AE titles of all senders of instances, sorted."""
     return list(instances.senders())
 
 

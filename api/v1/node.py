@@ -42,7 +42,7 @@ def node(  # noqa: PLR0913, PLR0917 - one for each dependency
 ) -> NodeResponse:
     """Return the current state of the node.
 
-    It consists of the results of the checks, the states of the destinations, the
+    The state consists of the results of the checks, the states of the destinations, the
     numbers of instances by state, the disk space and the versions.
     """
     confinement = offered()

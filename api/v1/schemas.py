@@ -84,7 +84,7 @@ class InstanceResponse(BaseModel):
 
 
 class WorklistResponse(BaseModel):
-    """A page of the worklist."""
+    """A page of the worklist of images."""
 
     instances: list[InstanceResponse]
     total: int = Field(description="Number of instances on all pages.")
@@ -163,7 +163,7 @@ class ExaminationResponse(BaseModel):
 
 
 class ExaminationsResponse(BaseModel):
-    """A page of the worklist, by examination."""
+    """A page of the worklist of examinations."""
 
     examinations: list[ExaminationResponse]
     total: int = Field(description="Number of examinations on all pages.")
@@ -172,7 +172,7 @@ class ExaminationsResponse(BaseModel):
 
 
 class UnansweredResponse(BaseModel):
-    """An image of an examination without an answer, after the end of its analysis."""
+    """An image that has no answer although its analysis has ended."""
 
     instance_id: str
     state: State
@@ -234,7 +234,7 @@ class ObjectResponse(BaseModel):
 
 
 class DeliveryResponse(BaseModel):
-    """The delivery of all results to one destination."""
+    """The delivery of the results of an instance to one destination."""
 
     destination: str
     state: str
@@ -314,7 +314,7 @@ class AttributeResponse(BaseModel):
 
 
 class AcceptedResponse(BaseModel):
-    """The numbers of analyses and deliveries that were queued, refused and left."""
+    """The numbers of analyses and deliveries: queued, refused, and left for later."""
 
     asked: int
     gone: int = Field(description="Refused, because the files were removed.")
@@ -331,7 +331,10 @@ class FailureReasonResponse(BaseModel):
 
 
 class FailureGroupResponse(BaseModel):
-    """A group of instances with the same reason of failure at the same destination."""
+    """Analyses, or deliveries to one destination, with the same reason.
+
+    All of them have failed, or all wait for their next attempt.
+    """
 
     destination: str = Field(description="Empty if their analysis failed.")
     reason: str = Field(description="All reasons of one of the instances.")
@@ -399,7 +402,10 @@ class DestinationResponse(BaseModel):
 
 
 class CallerResponse(BaseModel):
-    """An AE that called from one address in the last 30 days."""
+    """The associations of one AE from one address in the last 30 days.
+
+    They were all accepted, or all rejected for the same reason.
+    """
 
     ae_title: str = Field(description="Empty if the caller sent none.")
     address: str
@@ -470,4 +476,4 @@ class UploadResponse(BaseModel):
 
 
 Text = Annotated[str, Field(max_length=LONGEST_UID, pattern=r"^[^\x00]*$")]
-"""Text for a search, of at most LONGEST_UID characters and without NUL."""
+"""A request parameter: a text of at most LONGEST_UID characters, without NUL."""

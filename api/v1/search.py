@@ -16,7 +16,10 @@ MOST_IDS = 100
 LARGEST_PAGE = 200
 LAST_PAGE = 100_000
 SEARCH_PARAMETERS = ("q", "state", "answer", "since", "until", "sender", "destination")
-"""Query parameters of a search. Their names are audited, and their values are not."""
+"""The query parameters that make a request a search in the audit trail.
+
+Their names are audited. Their values are not, because they may be patient data.
+"""
 
 
 async def _criteria(  # noqa: PLR0913, PLR0917 - one for each criterion
@@ -85,7 +88,10 @@ PagingDep = Annotated[Paging, Depends(_paging)]
 
 
 async def audit_list(request: Request, path: str) -> None:
-    """Audit that a list was viewed, and searched if the request has criteria."""
+    """Audit that the user viewed a list, and that the user searched it.
+
+    The search is audited only if the request has search parameters.
+    """
     if used := _search_parameters(request):
         about = f"{path} by {', '.join(used)}"
         await audit_access(request, AuditEventType.SEARCHED, about)

@@ -37,22 +37,22 @@ from dicom_node.storage.records import DeliveryRecord
 
 
 def utc_time(seconds: float) -> datetime:
-    """Convert seconds since 1970 to a time in UTC."""
+    """Return seconds since 1970 as a time in UTC."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
 def seconds_of(time: datetime) -> float:
-    """Convert a time to seconds since 1970. A time without a time zone is in UTC."""
+    """Return a time as seconds since 1970. A time without a time zone is in UTC."""
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def utc_time_or_none(seconds: float | None) -> datetime | None:
-    """Convert seconds since 1970 to a time in UTC; None stays None."""
+    """Return seconds since 1970 as a time in UTC; None if `seconds` is None."""
     return None if seconds is None else utc_time(seconds)
 
 
 def instance_response(entry: WorklistEntry) -> InstanceResponse:
-    """Convert an instance in a worklist to a response."""
+    """Return the response for an instance in a worklist."""
     return InstanceResponse.model_validate(_instance_fields(entry))
 
 
@@ -82,14 +82,14 @@ def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
 
 
 def examination_response(entry: ExaminationEntry) -> ExaminationResponse:
-    """Convert an examination in a worklist to a response."""
+    """Return the response for an examination in a worklist."""
     return ExaminationResponse.model_validate(_examination_fields(entry))
 
 
 def examination_details_response(
     details: ExaminationDetails,
 ) -> ExaminationDetailsResponse:
-    """Convert an examination and its images without an answer to a response."""
+    """Return the response for an examination and its images without an answer."""
     return ExaminationDetailsResponse(
         **_examination_fields(details.entry),
         unanswered=[
@@ -140,7 +140,7 @@ def _turnaround(seconds: float | None) -> float | None:
 def instance_details_response(
     details: InstanceDetails, opinions: Sequence[Opinion]
 ) -> InstanceDetailsResponse:
-    """Convert the details of an instance, and opinions on its result, to a response.
+    """Return the response for the details of an instance and opinions on its result.
 
     Args:
         details: The instance with its results, deliveries and events.
@@ -169,7 +169,7 @@ def instance_details_response(
 
 
 def opinion_response(opinion: Opinion) -> OpinionResponse:
-    """Convert the opinion of a reader to a response."""
+    """Return the response for the opinion of a reader."""
     return OpinionResponse(
         who=opinion.who,
         at=utc_time(opinion.at),

@@ -1,4 +1,4 @@
-"""Creates and closes the services that the routes of /api/v1 depend on."""
+"""Create and close the services that the routes of /api/v1 depend on."""
 
 from starlette.datastructures import State
 

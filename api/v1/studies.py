@@ -49,9 +49,9 @@ async def examinations(  # noqa: PLR0913, PLR0917 - one for each dependency
     """Return a page of the examinations that match all criteria.
 
     An examination is the images of one patient in one study. It matches a text, a time,
-    a sender, a destination or an id if one of its images matches. Its answer is that of
-    the most serious image. By default, the examination with the newest image is the
-    first.
+    a sender, a destination or an id if one of its images matches. The id may also be
+    that of the examination. The answer of an examination is that of its most serious
+    image. By default, the examination with the newest image is the first.
     """
     found = await run_in_threadpool(
         examined.page,
@@ -81,7 +81,7 @@ async def study(
     instances: WorklistDep,
     examined: ExaminationsDep,
 ) -> StudyResponse:
-    """List the instances of a study in the order of their receipt, and examinations."""
+    """Return the instances of a study in the order of receipt, and its examinations."""
     rows = await run_in_threadpool(instances.study, study_instance_uid)
     if not rows:
         raise HTTPException(

@@ -38,7 +38,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UploadStore:
-    """Stores uploaded files.
+    """The storage of uploaded files.
 
     Attributes:
         storage: The settings of the storage.
@@ -46,7 +46,7 @@ class UploadStore:
         journal: Records the instances.
         history: Finds instances that the node already has.
         in_progress: Limits the uploads in progress.
-        queue: Limits the files that are checked at a time to four, each of another
+        queue: Limits the files that are checked at a time to four, each of a different
             user. A file that takes long to check delays only other files of its user.
     """
 

@@ -3,7 +3,7 @@
 Source ─decode─▶ Radiograph ─classify─▶ Finding ─report─▶ result objects, or a picture
 
 The worker, the command `analyze` and /predict use this sequence, with different sources
-and reports. The worker also passes a check of the decoded instance.
+and reports. The worker also passes a function that checks the decoded instance.
 
 Decoding and encoding read data from a sender, so they run in the decoder, a confined
 child process. The model runs in this process.
@@ -47,7 +47,7 @@ from models.card import ModelCard
 T = TypeVar("T")
 
 Source = ReceivedInstance | Path | DecodedInstance
-"""What is analyzed: an instance, a file, or the result of `Pipeline.read`.
+"""The input of an analysis: an instance, a file, or the result of `Pipeline.read`.
 
 A file may be DICOM or a plain image. The node decides this by the content of the file,
 not by its name.
@@ -56,7 +56,7 @@ not by its name.
 Check = Callable[[DecodedInstance], None]
 
 Report = Callable[[Radiograph, Finding], T]
-"""Converts a finding to the output of the analysis."""
+"""A function that converts a finding to the output of the analysis."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,9 +64,9 @@ class Analysis(Generic[T]):
     """The input, the finding and the output of one analysis.
 
     Attributes:
-        decoded: The input of the model.
+        decoded: The decoded instance, which the model classified.
         finding: The output of the model.
-        output: The report of the finding.
+        output: The result of `Report` for the finding.
         seconds: The duration of each stage in seconds, by its name: "decode",
             "classify", and "encode" for the report.
     """
@@ -87,7 +87,8 @@ class Pipeline:
         limits: The settings of the worker, with the limits of size and time, and the
             number of the window or VOI LUT to use.
         result_options: The kinds and the size of the result objects.
-        max_study_age_days: Older studies are not analyzed; 0 means no limit.
+        max_study_age_days: Maximum age of a study in days; 0 means no limit. Images of
+            older studies are not analyzed.
         intended_use: The patients and images that may be analyzed.
         lane: The context managers in which the decoder is called for an instance. The
             methods of this class also raise the exceptions of these context managers.
@@ -104,7 +105,7 @@ class Pipeline:
     def analyze(
         self, source: Source, report: Report[T], check: Check = lambda _: None
     ) -> Analysis[T]:
-        """Analyze one radiograph.
+        """Decode and classify one radiograph, and return the analysis.
 
         Args:
             source: The radiograph.
@@ -115,8 +116,8 @@ class Pipeline:
 
         Raises:
             NotAnalyzedError: The model must not be applied to this radiograph.
-            AnalysisError, PlainImageError, OSError: As in `read`, or as `report`
-                raises them.
+            AnalysisError, PlainImageError, OSError: `read` or `report` raised this
+                error.
         """
         watch = Stopwatch()
         with watch.stage("decode"):
@@ -129,7 +130,7 @@ class Pipeline:
         return Analysis(decoded, finding, output, watch.seconds)
 
     def read(self, source: Source) -> DecodedInstance:
-        """Screen and decode a radiograph.
+        """Screen and decode a radiograph. A plain image is not screened.
 
         Returns:
             The radiograph and its digests, which are empty for a plain image. If the
@@ -137,8 +138,7 @@ class Pipeline:
 
         Raises:
             NotAnalyzedError: The model must not be applied to this radiograph.
-            AnalysisError: The source should be analyzed, but it is broken, or the
-                decoder died.
+            AnalysisError: The source is broken, or the decoder died.
             PlainImageError: The file is neither DICOM nor a plain image that can be
                 read.
             OSError: A decoder does not start, or the file cannot be opened.
@@ -169,7 +169,7 @@ class Pipeline:
             raise NotAnalyzedError(str(reason), Unanalyzed.UNFAMILIAR) from None
 
     def draw(self, radiograph: Radiograph, finding: Finding) -> Annotated:
-        """Return a picture of the radiograph with the finding, for people."""
+        """Return a picture for people that shows the radiograph and the finding."""
         return render(radiograph, finding, long_side=self.result_options.long_side)
 
     def encode(
@@ -189,7 +189,7 @@ class Pipeline:
             is_correction: Whether an earlier analysis or revision may have a result.
 
         Raises:
-            AnalysisError: As in `encode_file`, or the decoder died.
+            AnalysisError: `encode_file` raised this error, or the decoder died.
             OSError: A decoder does not start, or the file cannot be opened.
         """
         options = replace(self.result_options, is_correction=is_correction)
@@ -203,9 +203,9 @@ class Pipeline:
         *,
         is_correction: bool = False,
     ) -> tuple[ResultObject, ...]:
-        """Make the objects that state why an instance has no result.
+        """Return the objects that state why an instance has no result.
 
-        The result is empty if no destination gets notices or HL7 messages.
+        The tuple is empty if no destination gets notices or HL7 messages.
 
         Args:
             instance: The instance in the spool.
@@ -233,11 +233,11 @@ def make_pipeline(
     ignore_age: bool = False,
     child: type[DecoderProcess] = DecoderProcess,
 ) -> Pipeline:
-    """Load and test the model, start the decoder, and return them as a pipeline.
+    """Load and test the model, start a decoder, and return a pipeline with them.
 
     Args:
         settings: The settings of the node.
-        ignore_age: Whether to analyze studies of any age, for users who name a file.
+        ignore_age: Whether to analyze studies of any age.
         child: The class that runs the decoder.
 
     Raises:
@@ -265,7 +265,7 @@ def make_pipeline(
 
 
 def intended_use(card: ModelCard, settings: ModelSettings) -> IntendedUse:
-    """Return the intended use of the card, narrowed by the settings."""
+    """Return the intended use on the model card, narrowed by the settings."""
     return IntendedUse(
         body_parts=card.body_parts,
         views=(card.views, settings.views),
@@ -276,8 +276,8 @@ def intended_use(card: ModelCard, settings: ModelSettings) -> IntendedUse:
 def normal_pipeline(settings: Settings, images: SlowImages) -> Pipeline:
     """Load the model, start a decoder, and return the pipeline of the normal lane.
 
-    The method `analyze` of this pipeline raises SeparateLaneError if an instance
-    belongs in the separate lane.
+    The methods `analyze` and `read` of this pipeline raise SeparateLaneError if an
+    instance belongs in the separate lane.
 
     Args:
         settings: The settings of the node.
@@ -300,8 +300,8 @@ def slow_pipeline(pipeline: Pipeline) -> Iterator[Pipeline]:
     After the block, the decoder is ended.
 
     Args:
-        pipeline: The new pipeline uses the model, the options, the limits and the fork
-            server of this one.
+        pipeline: A pipeline. The new pipeline uses its model, its options, its limits
+            and its fork server.
 
     Raises:
         OSError: The decoder does not start.
@@ -316,9 +316,9 @@ def separate_pipelines(
 ) -> tuple[Pipeline, Pipeline]:
     """Start a decoder, and return the two pipelines of the separate lane that share it.
 
-    The first pipeline is for images of addresses that sent no slow image. The second is
-    for images that come last. The time limits of the decoder follow the usual times of
-    the normal lane.
+    The first pipeline is for images of addresses that sent no slow image. The second
+    pipeline is for images of addresses that sent one. The time limits of the decoder
+    follow the usual times of the normal lane.
 
     Args:
         pipeline: The pipeline of the normal lane. The new pipelines use its model, its

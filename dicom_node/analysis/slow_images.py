@@ -1,4 +1,4 @@
-"""Keeps images that may be slow out of the normal lane.
+"""Keep images that may be slow out of the normal lane.
 
 The normal lane stops the decoding of an image if it takes much longer than usual
 (decoder/quick_client.py). Until then, the slow image delays other images. Many slow
@@ -13,15 +13,15 @@ A new image is probably quick if it is similar to a quick image of the same addr
 has the same transfer syntax, and at most SIMILAR_SIZE times as many bytes.
 
 A slow image was misjudged if it was similar to a quick image of the same address. Then
-the quick images with this address and transfer syntax are forgotten. If MAX_MISJUDGED
-images of an address were misjudged in the last RECENT_S seconds, none of its images
-counts as probably quick. A slow image that was not misjudged does not change which
-images of its address are probably quick. So if a modality sends many slow images, they
-do not delay its images that are similar to quick ones.
+the node forgets the quick images with this address and transfer syntax. If
+MAX_MISJUDGED images of an address were misjudged in the last RECENT_S seconds, no image
+of this address counts as probably quick. A slow image that was not misjudged has no
+such effect. So if a modality sends many slow images, its images that are similar to
+quick ones are still analyzed in the normal lane.
 
 As a result, the normal lane is delayed within RECENT_S seconds by one slow image, and
-by up to MAX_MISJUDGED misjudged images of each address. In the separate lane, each
-address delays the images of the others by one slow image. In each lane, the addresses
+by up to MAX_MISJUDGED misjudged images of each address. In the separate lane, one slow
+image of each address delays the images of other addresses. In each lane, the addresses
 take turns (journal/fair_order.py). So if an address has several slow images, an image
 of another address does not wait for all of them.
 
@@ -42,7 +42,8 @@ RECENT_S = 600.0
 LONGEST_S = 1.0
 """Maximum result of `UsualTimes.usual` in the normal and the separate lane, in seconds.
 
-It is less than in the api, because a slow image delays the images of all addresses.
+The maximum is lower than in the api, because a slow image delays the images of all
+addresses.
 """
 MAX_MISJUDGED = 2
 SIMILAR_SIZE = 2
@@ -68,11 +69,11 @@ Check = Callable[[ReceivedInstance], None]
 
 
 class SeparateLaneError(Exception):
-    """The image may be slow, and belongs in the separate lane; the text says why.
+    """The image may be slow, and belongs in the separate lane. The message says why.
 
     Attributes:
-        comes_last: Whether the image comes after those of addresses that sent no slow
-            image.
+        comes_last: Whether the image comes after the images of addresses that sent no
+            slow image.
     """
 
     def __init__(self, reason: str, *, comes_last: bool = False) -> None:
@@ -82,7 +83,7 @@ class SeparateLaneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What a lane does around each call to a decoder.
+    """The context managers around each call to a decoder in a lane.
 
     Each attribute is a function that takes an instance and returns a context manager.
     The call to the decoder runs inside the context manager. By default, the context
@@ -137,7 +138,8 @@ class SlowImages:
         instance is checked only after the node knows whether this one was slow.
 
         Args:
-            child: The decoder of the lane. Its usual times are replaced by new ones.
+            child: The decoder of the lane. This method replaces its attribute `times`
+                by an empty UsualTimes.
         """
         child.times = UsualTimes(LONGEST_S)
         return self._lane(child, Lock(), self._check)
@@ -150,11 +152,10 @@ class SlowImages:
 
         Returns:
             The part for images of addresses that sent no slow image, and the part for
-            images that come last. The context manager of `decode` in the first part
-            raises SeparateLaneError if the address recently sent a slow image. The
-            image is then queued again, for the second part. The second part has the
-            largest time limit, for addresses whose images usually take longer than
-            those of others.
+            images of addresses that sent one. The context manager of `decode` in the
+            first part raises SeparateLaneError if the address recently sent a slow
+            image. In the second part, the time limit is at least LONGEST_S, because
+            the images of some addresses usually take longer than those of others.
         """
         lock = Lock()
         first = self._lane(child, lock, self._check_separate)
@@ -252,7 +253,7 @@ class SlowImages:
 
 
 def _no_check(_instance: ReceivedInstance) -> None:
-    """Accept the instance."""
+    """Accept any instance."""
 
 
 def _syntax(instance: ReceivedInstance) -> str:

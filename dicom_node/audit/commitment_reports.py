@@ -1,4 +1,4 @@
-"""Creates the audit event of a refused Storage Commitment report."""
+"""Create the audit event of a refused Storage Commitment report."""
 
 from dicom_node.audit.event import AuditEvent, AuditEventType
 from dicom_node.audit.trail import RecordEvent

@@ -1,4 +1,4 @@
-"""Limits the number of rows that a flood of events adds to the audit trail.
+"""Limit the number of rows that a flood of events adds to the audit trail.
 
 This module drops no event. For each type of event, it limits how many different events
 are written in full per minute. Repetitions of an event do not count towards the limit.
@@ -30,8 +30,8 @@ The number is negative if too few bytes are free.
 Key = tuple[int, AuditEventType, str]
 """The events that one count covers: (form, event type, address).
 
-The form is the index of an event in the result of `shortened`; 0 is the whole event.
-The address is empty if the count covers all addresses.
+The form is an index in the result of `shortened`; 0 is the whole event. The address is
+empty if the count covers all addresses.
 """
 
 FURTHER_CALLERS = "(further callers)"  # too long for an AE title (16 characters)
@@ -61,10 +61,9 @@ BYTES_PER_EVENT = 2_000  # two rows with their index entries, and two messages
 
 
 class Folding:
-    """Limits the number of different events that one process writes in full.
+    """The limits on the number of different events that one process writes in full.
 
-    The docstring of the module describes the limits. This class is not thread-safe, so
-    callers must hold a lock.
+    The docstring of the module describes the limits. This class is not thread-safe.
 
     Attributes:
         spare_bytes: Bytes of disk that may be used. A small number lowers the limits.
@@ -82,8 +81,9 @@ class Folding:
     def fold(self, event: AuditEvent) -> AuditEvent:
         """Return the form in which an event is written.
 
-        This is the most detailed form of `shortened` that the limits allow. The form
-        counts towards the limits until `forget` is called with it.
+        This is the first form in the result of `shortened` that the limits allow. It
+        counts towards the limits until `forget` is called with it. The last form is
+        always allowed, and does not count.
         """
         *fuller, last = shortened(event)
         for level, each in enumerate(fuller):
@@ -100,7 +100,7 @@ class Folding:
     def forget(self, event: AuditEvent) -> None:
         """Stop counting a form of an event towards the limits.
 
-        The caller calls this method a minute after `fold` first returned the form.
+        Call this method a minute after `fold` first returned the form.
 
         Args:
             event: The form that `fold` returned.
@@ -126,9 +126,9 @@ class Folding:
 def shortened(event: AuditEvent) -> Sequence[AuditEvent]:
     """Return the forms in which an event can be written, from long to short.
 
-    The first form is the event itself. The second form is the same for many events from
-    one address, and the third form for many events from all addresses. For event types
-    in CALLERS, the short forms have the details up to the first colon, which are the
+    The first form is the event itself. The second form is equal for many events from
+    one address. The third form is equal for many events from all addresses. For event
+    types in CALLERS, these two forms contain the details up to the first colon: the
     reason for a rejection. The start of a process has only the first form, so that its
     settings are always written.
     """

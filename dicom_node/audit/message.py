@@ -1,4 +1,4 @@
-"""Converts an event to a DICOM audit message: XML in the schema of PS3.15 A.5.1.
+"""Convert an event to a DICOM audit message: XML in the schema of PS3.15 A.5.1.
 
 The message DICOM Instances Transferred names source, destination, study and patient, as
 A.5.3.7 requires. The message DICOM Instances Accessed deviates from A.5.3.6: it does
@@ -95,7 +95,7 @@ KINDS: Mapping[AuditEventType, Kind] = MappingProxyType(
         AuditEventType.NOT_STORED: Kind(TRANSFERRED, None, "R", MINOR_FAILURE),
     }
 )
-"""The events that have a message in PS3.15 A.5.3.
+"""The codes of each type of event that has a message in PS3.15 A.5.3.
 
 The opening of an association has no message: Network Entry (A.5.3.9) is for a system
 that enters or leaves the network. The test of a connection has no message, either. An
@@ -132,8 +132,8 @@ def message(
         source: The process that reports the event.
         at: Time in seconds since 1970; for a transfer, the time of its completion.
         times: Number of occurrences of the event that this message reports.
-        instances: All instances of a transfer, of one study and one patient. If there
-            are none, the message contains only the instance of the event.
+        instances: All instances of a transfer, of one study and one patient. If empty,
+            the message contains only the instance of the event.
     """
     root = Element("AuditMessage")
     _identification(root, event, at, times)
@@ -221,7 +221,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
     """Add the study, with the number and UIDs of `instances` for each SOP Class.
 
-    An HL7 message has no SOP Class, so the study has no description of it.
+    An HL7 message has no SOP Class, so it is not counted.
     """
     uid = replace_unprintable(instances[0].study_instance_uid)
     study = SubElement(

@@ -1,4 +1,4 @@
-"""Writes the audit trail in a separate thread, so that reporting an event never blocks.
+"""Write the audit trail in a separate thread, so that recording an event never blocks.
 
 Each event becomes a row of the audit table. If the setting `audit.file` is set, most
 events are also written to that file as a message. If the same event happens again
@@ -62,12 +62,12 @@ LONGEST_END_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row to write.
+    """An event that waits to be written: a row of the table, and perhaps a message.
 
     Attributes:
         event: The event.
         at: Time in seconds since 1970.
-        times: Number of occurrences of the event.
+        times: Number of occurrences of the event that the row reports.
     """
 
     event: AuditEvent
@@ -121,7 +121,8 @@ def auditing(
         role: The role of this process.
         by_hand: Whether a user, not the supervisor, started this process. If so, the
             start and the end of the process are recorded, too.
-        process: The id of the process that the events are about; None for this one.
+        process: The id of the process that the events are about; None means this
+            process.
 
     Yields:
         The function that records an event.
@@ -148,7 +149,7 @@ def record(
 
     If the database does not accept the row of the event within LONGEST_END_S seconds,
     the row is lost. `process` is the id of the process that the event is about; None
-    stands for this one.
+    means this process.
     """
     engine = open_engine(settings.storage.database_url)
     with auditing(settings, engine, role, process=process) as record_event:
@@ -167,7 +168,7 @@ def stopped() -> AuditEvent:
 
 
 class Trail:
-    """The audit trail of one process."""
+    """The audit trail of one process, which a thread writes until `close` is called."""
 
     def __init__(
         self,
@@ -267,7 +268,7 @@ class Trail:
         return fresh
 
     def _add(self, event: AuditEvent) -> None:
-        """Count an event if it repeats an event of the last minute; else add it."""
+        """Add an event; if it repeats an event of the last minute, only count it."""
         event = self._folding.fold(event)
         if known := self._seen.get(event):
             self._seen[event] = replace(known, times=known.times + 1)
@@ -369,7 +370,9 @@ class Trail:
 
 
 def _append(path: Path, content: bytes) -> None:
-    """Append to a file. The file is opened each time, because it may be rotated.
+    """Append to a file, and create it if it is absent.
+
+    The file is opened each time, because it may be rotated.
 
     Raises:
         OSError: The file cannot be opened, or only a part of `content` was written.

@@ -1,4 +1,4 @@
-"""Creates audit events of received instances and of sent results (PS3.15 A.5.3.7)."""
+"""Create audit events of received instances and of sent results (PS3.15 A.5.3.7)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class SentStudy:
     Attributes:
         study_instance_uid: The UID of the study.
         patient: The patient of the analyzed instance.
-        sop_classes: SOP Class UIDs of the results, by SOP Instance UID. That of an HL7
-            message is empty.
+        sop_classes: SOP Class UIDs of the results, by SOP Instance UID. The text is
+            empty for an HL7 message.
     """
 
     study_instance_uid: str
@@ -36,10 +36,10 @@ class SentStudy:
     sop_classes: Mapping[str, str]
 
     def sop_class(self, uid: str) -> str | None:
-        """Return the SOP Class UID of a result for `AuditedInstance`.
+        """Return the SOP Class UID of a result, as in `AuditedInstance`.
 
-        None means that the result is an HL7 message. The text is empty if the result is
-        not known.
+        None means that the result is an HL7 message. The text is empty if `uid` is not
+        known.
         """
         return self.sop_classes[uid] or None if uid in self.sop_classes else ""
 
@@ -50,7 +50,7 @@ def received_event(
     """Return the event of a received instance.
 
     Args:
-        received: The instance, with the patient that its header names.
+        received: The instance.
         user_id: The AE title of the AE, or the name of the user, that sent the
             instance.
         again: Whether the node had the same bytes already.
@@ -93,7 +93,7 @@ def auditing_sent(
 def ignore(
     _instance_id: str, _outcomes: Mapping[str, Outcome], _peer: tuple[str, str]
 ) -> None:
-    """Do nothing: without an audit file, transfers are not recorded."""
+    """Do nothing: an OnSent for a node without an audit file."""
 
 
 def sent_events(
@@ -101,8 +101,8 @@ def sent_events(
 ) -> Iterator[AuditEvent]:
     """Yield an event for each result that the peer stored or refused.
 
-    A result that got no response with a status has no event. For example, there was no
-    association, or the association ended before the response.
+    If a result got no response with a status, no event is yielded. For example, there
+    was no association, or the association ended before the response.
 
     Args:
         outcomes: The outcome of each result, by SOP Instance UID.

@@ -1,1 +1,1 @@
-"""The commands of `fracture-node`, one file per command."""
+"""The commands of `fracture-node`, one module per command, and common modules."""

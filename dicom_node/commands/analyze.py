@@ -69,8 +69,9 @@ class Line:
 def main() -> None:
     """Analyze the named files, and print one line for each.
 
-    The exit status is 0 if no file failed, 1 if at least one failed, and 2 if the model
-    cannot be used or the decoder does not start.
+    The exit status is 0 if no file failed. It is 1 if a file failed or the folder for
+    the results cannot be created. It is 2 if the settings are invalid, the model cannot
+    be used or the decoder does not start.
     """
     parser = role_parser("analyze", __doc__)
     parser.add_argument(
@@ -184,9 +185,10 @@ def _write(
     radiograph: Radiograph,
     finding: Finding,
 ) -> tuple[str, ...]:
-    """Write the result objects and the picture of a finding, and return the paths.
+    """Write the result objects and the picture of a finding, and return their paths.
 
-    Result objects are written only if the source is an instance.
+    Result objects are written only if `source` is an instance. Each path is `target`
+    with a suffix.
     """
     written = []
     if isinstance(source, ReceivedInstance):
@@ -200,10 +202,10 @@ def _write(
 
 
 def _unused_name(target: Path) -> Path:
-    """Return `target`; if its name is already used, append a number.
+    """Return `target`, with a number appended if the name is already used.
 
-    A name counts as used if a picture with this name exists. For example, two input
-    files in different folders may have the same name.
+    A name is used if the file NAME.png exists beside it. For example, two input files
+    in different folders may have the same name.
     """
     number, free = 1, target
     while free.with_name(f"{free.name}.png").exists():

@@ -18,7 +18,7 @@ COLUMNS = ("what", "who", "address", "about", "times")
 
 
 def main() -> None:
-    """Print the newest rows of the audit trail."""
+    """Print the newest rows of the audit trail, as a table or as JSON."""
     parser = role_parser("audit", __doc__)
     parser.add_argument(
         "--limit", type=int, default=50, help="number of events to list"

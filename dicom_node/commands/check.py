@@ -1,11 +1,12 @@
 """Validates the settings, tests the model on phantoms, and tests the destinations.
 
 The command reports who may use the web pages, and whether the kernel confines the
-process that decodes images. It lists the body parts of the model's intended use. It
-checks the spool and the database. A SQLite database is first migrated to this release.
+process that decodes images. It lists the ages, views and body parts of the model's
+intended use. It checks the spool and the database. A SQLite database is first migrated
+to this release.
 
-An AE is tested by C-ECHO, a DICOMweb service by a search with our credentials. A RIS
-is tested by opening a connection.
+An AE is tested by C-ECHO. A DICOMweb service is tested by a search with the credentials
+from the settings. A RIS is tested by opening a connection.
 
 `--record` writes the SHA-256 of your own weights, and the model's results for the
 phantoms, into the model card. Use it once for new weights.
@@ -38,7 +39,11 @@ class CheckError(Exception):
 
 
 def main() -> None:
-    """Print the result of each check; the exit status is 0 if all pass, else 1."""
+    """Print the result of each check.
+
+    The exit status is 0 if all checks pass, and 1 if one fails. It is 2 if the settings
+    are invalid, or if `--record` cannot use the model.
+    """
     parser = role_parser("check", __doc__)
     parser.add_argument("--record", action="store_true", help="complete the model card")
     arguments = parser.parse_args()

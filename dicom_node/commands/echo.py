@@ -1,8 +1,8 @@
 """Tests the connection to a destination.
 
 An AE is tested by C-ECHO. If results go back to senders, each sender is tested. A
-DICOMweb service is tested with our credentials by a search for a study that does not
-exist.
+DICOMweb service is tested by a search for a study that does not exist, with the
+credentials from the settings. A RIS is tested by opening a connection.
 """
 
 import sys
@@ -14,7 +14,10 @@ from dicom_node.runtime.process import load_or_exit, role_parser
 
 
 def main() -> None:
-    """Test a destination. The exit status is 0 if all connections respond, else 1."""
+    """Test each connection of a destination, and print the results.
+
+    The exit status is 0 if all tests succeed, and 1 if one fails.
+    """
     parser = role_parser("echo", __doc__)
     parser.add_argument("peer", help="a destination's name, or AE@host:port")
     arguments = parser.parse_args()

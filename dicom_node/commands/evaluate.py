@@ -69,7 +69,8 @@ def _judged(
 ) -> tuple[list[Judged], list[str]]:
     """Compare the classifier's findings with the labels of the images.
 
-    The process exits with a message if no image can be read.
+    A message about each unreadable image is printed. The process exits with a message
+    if no image can be read.
 
     Returns:
         The comparison for each readable image, and a message for each unreadable image.

@@ -17,9 +17,9 @@ ABSENT = "There is no such file or folder. Check the path."
 def input_files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield the named files and the files below the named folders.
 
-    The files below one folder are sorted by path. A path that is not a readable file is
-    yielded, too, so that `file_problem` reports it. Such a path does not exist, or is a
-    folder that contains no file, cannot be read, or is a link within another folder.
+    The files below one folder are sorted by path. Some paths are yielded only so that
+    `file_problem` reports them: named paths that do not exist, named folders without
+    files, folders that cannot be read, and links to folders.
     """
     for path in paths:
         yield from sorted(_below(path)) or [path]
@@ -34,10 +34,10 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def file_problem(path: Path) -> str:
-    """Return why a path is not a readable file, and what to do.
+    """Return why a path cannot be used as an input file, and what to do.
 
     Returns:
-        Sentences; empty if the path is a readable file.
+        Sentences; an empty text if the path is a readable file that is not empty.
     """
     try:
         mode = path.stat().st_mode

@@ -1,6 +1,6 @@
 """Migrates the database to the schema of this release.
 
-It is safe to repeat the command.
+A repeated migration changes nothing.
 """
 
 from dicom_node.log.format import configure_logging

@@ -1,20 +1,21 @@
-"""Runs all roles on one machine, each in a process that is restarted if it dies.
+"""Runs all roles on one machine, each in a process that is restarted if it dies."""
 
-The supervisor binds the sockets, and the roles inherit them. If a role is killed, no
-waiting connection is lost, and the new process does not have to bind the port again.
-The supervisor imports neither the model nor the api nor the libraries for the database:
-a fork of the first server migrates the database (commands/node_database.py). The
-supervisor stores no state, because the journal records everything.
-
-Two servers fork the roles (runtime/role_server.py). The first server has imported the
-libraries of the receivers, and forks the receivers. Then it imports the codecs, and
-forks the process from which the decoding servers of all roles are forked
-(decoder/common_server.py). The second server is a fork of the first, and forks the
-other roles. So the receivers neither wait for the import of torch nor end if that
-import fails, and the codecs are imported once. If the import of the codecs ends the
-first server, the receivers end, too. They are restarted, and the codecs are then
-imported by their own process only.
-"""
+# The supervisor binds the sockets, and the roles inherit them. If a role is killed, no
+# waiting connection is lost, and the new process does not have to bind the port. The
+# supervisor imports neither the model nor the api nor the libraries for the database: a
+# fork of the first server migrates the database (commands/node_database.py). The
+# supervisor stores no state, because the journal records everything.
+#
+# Two servers fork the roles (runtime/role_server.py):
+# - The first server has imported the libraries of the receivers, and forks the
+#   receivers. Then it imports the codecs, and forks the common decoding server
+#   (decoder/common_server.py). So the codecs are imported only once.
+# - The second server is a fork of the first server, and forks the other roles. It
+#   imports torch. The receivers do not wait for this import, and they continue if it
+#   fails.
+#
+# If the import of the codecs ends the first server, the receivers end, too. They are
+# restarted. The common decoding server then imports the codecs itself.
 
 import json
 import logging
@@ -58,7 +59,7 @@ COMMON_SERVER_END_S = 1.0
 # receivers, so a receiver must start quickly: when all roles start at once, and when a
 # receiver was killed while the workers use all cores. If two processes compete for a
 # core, the one with a niceness higher by 10 gets a tenth of the core. Without a
-# competitor, it gets the whole core.
+# competitor, a process with any niceness gets the whole core.
 LOWER_PRIORITY = 10
 
 
@@ -142,8 +143,8 @@ class Node:
 
         The addresses are logged, the ports are written to ports.json, and the start is
         recorded in the audit trail. The process exits with a message if the storage
-        cannot be written. No role that needs the database is started: `watch`,
-        `watched` or `start_roles` does that.
+        cannot be written. The server of the receivers is started, but no role: `watch`,
+        `watched` or `start_roles` starts the roles.
         """
         self.receivers.start_server()
         if status := self._run_step("start"):
@@ -157,10 +158,14 @@ class Node:
     def _run_step(self, step: str) -> int:
         """Run a step of node_database.py in a fork of the server of the receivers.
 
-        If the fork fails or is killed, the step runs in this process.
+        If there is no server, or the fork fails or is killed, the step runs in this
+        process.
+
+        Args:
+            step: "start" or "end".
 
         Returns:
-            The exit status of the step.
+            The exit status of the step; 0 if it succeeded.
         """
         process = RoleProcess(
             *("database", DATABASE, [*self._arguments, step, str(os.getpid())])
@@ -181,7 +186,8 @@ class Node:
     def __exit__(self, *_: object) -> None:
         """End the roles after they have finished their work in progress.
 
-        A role that does not end within DRAIN_S seconds is killed.
+        A role that does not end within DRAIN_S seconds is killed. The end of the node
+        is recorded in the audit trail, and the sockets are closed.
         """
         for group in (self.receivers, self.others):
             group.terminate()
@@ -213,9 +219,9 @@ class Node:
         """Start the roles, and restart those that die, within the block.
 
         After the block, the roles continue until the context of the node ends. There is
-        one exception: if the server of the receivers died in the block, a thread of
-        this method started the new server. This thread ends with the block. The kernel
-        then kills the new server and all roles.
+        one exception: if the server of the receivers died in the block, all roles are
+        killed at the end of the block. The reason is that a thread of this method has
+        started the new server. The kernel kills the server when this thread ends.
         """
         done = threading.Event()
         self.start_roles(done)
@@ -230,9 +236,8 @@ class Node:
     def start_roles(self, stop: threading.Event) -> bool:
         """Start each role that does not run, unless its restart is delayed.
 
-        Call this method repeatedly until it returns True. It does not wait until a
-        server has imported libraries, which takes some seconds after the start of the
-        node.
+        Call this method repeatedly until it returns True. It returns early while a
+        server imports libraries, which takes some seconds after the start of the node.
 
         Args:
             stop: If it is set, no further role is started.
@@ -344,10 +349,10 @@ def _variables(names: Iterable[str]) -> dict[str, str]:
 def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
     """Return the names of the environment variables that hold secrets.
 
-    The first set has the variables with tokens for the web pages and the API. The
-    second set has the variables with credentials for archives.
-
-    The api needs both, because it tests connections to archives.
+    Returns:
+        The variables with tokens for the web pages and the API, and the variables with
+        credentials for archives. The api needs both sets, because it tests connections
+        to archives.
     """
     pages = (token.env for token in settings.api.tokens)
     archives = (

@@ -1,8 +1,8 @@
 """Migrates the database of a node, and records the start and the end of the node.
 
-The supervisor runs this module in a process that is forked from the fork server of the
-receivers (commands/node.py). The fork server has already imported the libraries for the
-database, so the supervisor does not have to.
+The supervisor runs this module in a fork of the fork server of the receivers
+(commands/node.py). This fork server has already imported the libraries for the
+database, so the supervisor does not import them.
 """
 
 import argparse
@@ -28,14 +28,14 @@ def main() -> None:
 
 
 def run(step: str, settings: Settings, process: int | None = None) -> None:
-    """Run one step.
+    """Record the start or the end of the node in the audit trail.
 
     Args:
-        step: "start" migrates the database if it is SQLite, and records the start of
-            the node in the audit trail. It exits with a message if the storage cannot
-            be written. "end" records the end.
+        step: "start" or "end". "start" first migrates the database if it is SQLite. The
+            process exits with a message if the storage cannot be written at the start.
         settings: The settings of the node.
-        process: The id of the supervisor for the audit trail; None for this process.
+        process: The id of the supervisor, for the audit trail. None means that this
+            process is the supervisor.
     """
     process = process or os.getpid()
     if step == "end":

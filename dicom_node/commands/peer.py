@@ -13,7 +13,7 @@ ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
 
 
 def parse_peer(text: str, settings: Settings) -> Destination:
-    """Return the destination that a text names, or exit with a message.
+    """Return the destination that a text names. If there is none, exit with a message.
 
     Args:
         text: The name of a destination in the settings, or AE@host:port.

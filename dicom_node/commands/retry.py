@@ -1,8 +1,8 @@
 """Retries failed work: one instance, a destination's deliveries, or everything.
 
 Deliveries that wait for their next attempt are tried at once. With `--uid`, an instance
-that was not analyzed is analyzed, too. If another revision with the same image already
-has a result, the instance gets its own result.
+that was not analyzed is analyzed, too. The instance then gets its own result, even if
+another revision with the same picture has a result.
 """
 
 import sys
@@ -22,7 +22,8 @@ from dicom_node.storage.tables import InstanceState
 def main() -> None:
     """Queue the selected work again. A running worker starts it at once.
 
-    The exit status is 0 if there was work and all of it was queued, else 1.
+    The exit status is 0 if there was work and all of it was queued. Otherwise it is 1,
+    or 2 if the settings are invalid or the database cannot be used.
     """
     parser = role_parser("retry", __doc__)
     work = parser.add_mutually_exclusive_group(required=True)
@@ -69,6 +70,8 @@ def _retry(
 ) -> list[bool]:
     """Queue the failed and waiting work that the command line selects.
 
+    The request is recorded in the audit trail, once for each instance.
+
     Returns:
         For each analysis or delivery, whether it was queued.
     """
@@ -94,11 +97,11 @@ def _retry(
 
 
 def _is_omitted(row: InstanceRecord) -> bool:
-    """Return whether an instance is retried although `failed_analyses` omits it.
+    """Return whether `--uid` retries an instance that `failed_analyses` omits.
 
-    This applies to `--uid` only. The instance was not analyzed, or its analysis failed
-    and its files were removed. For the summary of an examination, the return value is
-    False, because its state follows from the images.
+    Such an instance was not analyzed, or its analysis failed and its files were
+    removed. A summary of an examination is not retried, because its state follows from
+    the images.
     """
     if row.is_summary:
         return False

@@ -1,4 +1,4 @@
-"""Finds the instance that a command line names by its SOP Instance UID."""
+"""Finds the revisions of the instance with the SOP Instance UID on a command line."""
 
 import sys
 from collections.abc import Sequence

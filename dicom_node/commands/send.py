@@ -1,7 +1,7 @@
 """Sends DICOM files to an AE: `fracture-node send PATH… --to AE@host:port`.
 
-The files are sent by C-STORE. A destination without a fixed AE (a DICOMweb service, or
-the senders) cannot be used.
+The files are sent by C-STORE. A destination without a fixed AE cannot be used: a
+DICOMweb service, a RIS, or the senders of the images.
 """
 
 import json
@@ -20,7 +20,11 @@ from dicom_node.runtime.process import load_or_exit, role_parser
 
 
 def main() -> None:
-    """Send files and folders. The exit status is 0 if all files are stored, else 1."""
+    """Send files and folders, and print the outcome for each file.
+
+    The exit status is 0 if all files are stored. Otherwise it is 1, or 2 if the
+    settings are invalid.
+    """
     parser = role_parser("send", __doc__)
     parser.add_argument(
         "paths", nargs="+", type=Path, help="DICOM files, and folders of them"
@@ -59,7 +63,7 @@ def main() -> None:
 def report(
     paths: Sequence[Path], outcomes: Sequence[Outcome], *, as_json: bool
 ) -> None:
-    """Print one line for each file with its outcome, as text or as a JSON object.
+    """Print one line with the outcome for each file, as text or as a JSON object.
 
     Args:
         paths: The files.

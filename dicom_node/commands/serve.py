@@ -1,9 +1,9 @@
 """Runs all roles on one machine.
 
-The supervisor (commands/node.py) and the server of the receivers
-(runtime/role_server.py) both import libraries: the server for more than a second, the
-supervisor for some tenths of a second. To let both import at the same time, this module
-itself imports almost nothing, starts the server, and then imports the supervisor.
+The server of the receivers (runtime/role_server.py) imports libraries for more than a
+second. The supervisor (commands/node.py) imports libraries for some tenths of a second.
+To let the two import at the same time, this module imports almost nothing itself. It
+starts the server, and then imports the supervisor.
 """
 
 import argparse
@@ -60,10 +60,12 @@ def begin_server() -> RoleServer | None:
 
 
 def _variables(value: Any) -> Iterator[str]:  # noqa: ANN401 - any TOML value
-    """Yield the values of all keys that may name an environment variable.
+    """Yield the texts of all keys that may name an environment variable.
+
+    These are the keys that end with "env".
 
     Args:
-        value: A table or a list of the settings file, or any value in one of them.
+        value: A table or a list of the settings file, or any value in it.
     """
     if isinstance(value, dict):
         for key, each in value.items():

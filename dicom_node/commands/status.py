@@ -36,7 +36,7 @@ INSTANCE_COLUMNS = (
 
 
 def main() -> None:
-    """Print the state of the node according to the journal."""
+    """Print the state of instances and deliveries from the journal, as text or JSON."""
     parser = role_parser("status", __doc__)
     parser.add_argument(
         "--limit", type=int, default=20, help="number of instances to list"
@@ -123,7 +123,10 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _attempts(name: str, destination: dict[str, Any]) -> Iterator[str]:
-    """Yield sentences about the last delivery attempts to a destination."""
+    """Yield sentences about the last delivery attempts to a destination.
+
+    `destination` is a `DestinationState` as a dictionary.
+    """
     for each in destination["outages"]:
         since, last = format_age(each["since"]), format_age(each["last_attempt"])
         line = f"{each['peer']} has failed for {since}: {each['reason']}"

@@ -18,11 +18,11 @@ from models.card import ModelError
 FEWEST = 2  # folds
 
 LOG_INTERVAL_S = 600
-"""Minimum seconds between two progress lines in a log, which has no progress bar."""
+"""Minimum seconds between two progress lines of a stage, if the output is a log."""
 
 
 def main() -> None:
-    """Train weights; write them with their card and the evaluation of the folds."""
+    """Train weights, and write them with their card and the evaluation of the folds."""
     arguments = _parser().parse_args()
     if arguments.out.suffix != ".pth":
         sys.exit(f"--out is {arguments.out}; expected a name that ends with .pth")

@@ -60,7 +60,8 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float | None, ...]:
 
     Returns:
         The values in their order, None for each value that is not a finite number.
-        Empty if the attribute is absent or empty. At most 65,536 bytes are read.
+        Empty if the attribute is absent or empty. At most 65,536 bytes are read, or
+        65,536 values if pydicom has parsed them already.
     """
     return tuple(_finite(one) for one in _values(dataset, keyword))
 
@@ -90,8 +91,8 @@ def signed_16(value: float, *, signed: bool) -> int:
     """Return the low 16 bits of a value as an SS if `signed`, else as a US (PS3.5 6.2).
 
     The VR of some attributes is US or SS, depending on Pixel Representation
-    (0028,0103). If a sender wrote US in place of SS, or SS in place of US, the bits of
-    the value are right.
+    (0028,0103). If a sender wrote the wrong VR of the two, only the 16 bits of the
+    value are right.
     """
     bits = int(value) % 2**16
     return bits - 2**16 if signed and bits >= 2**15 else bits
@@ -143,7 +144,7 @@ def _finite(value: object) -> float | None:
 def text(dataset: Dataset, keyword: str) -> str:
     """Return the first value of a text or UID attribute, without padding.
 
-    The result is empty if the attribute is absent.
+    The result is empty if the attribute is absent or empty.
     """
     return texts(dataset, keyword)[0]
 
@@ -151,7 +152,7 @@ def text(dataset: Dataset, keyword: str) -> str:
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """Return all values of a text or UID attribute, without padding.
 
-    The result is `("",)` if the attribute is absent.
+    The result is `("",)` if the attribute is absent or empty.
     """
     try:
         value = dataset.get(keyword)
@@ -168,7 +169,7 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def uid_text(value: bytes) -> str:
-    """Return the whole value of a UID as it was sent, without padding (PS3.5 9.1).
+    """Return the whole value of a UID as text, without padding (PS3.5 9.1).
 
     The padding of a UID is NUL. Spaces are removed, too, because some senders pad with
     them. If a sender wrote several UIDs, the result contains all of them, separated by
@@ -192,13 +193,14 @@ def uid(dataset: Dataset, keyword: str) -> str:
 
 
 def uid_fault(uid: str) -> str:
-    """Name the rule of PS3.5 9.1 that a UID breaks.
+    """Return a phrase that names a rule of PS3.5 9.1 that a UID breaks.
 
     Args:
         uid: A value that matches UID_PATTERN.
 
     Returns:
-        A phrase to follow "it has"; empty if the UID breaks no rule.
+        A phrase that continues "The UID has", such as "an empty component". Empty if
+        the UID breaks no rule.
     """
     components = uid.split(".")
     if len(uid) > STANDARD_UID_LENGTH:
@@ -220,23 +222,23 @@ def code(dataset: Dataset, keyword: str) -> str:
 
 
 def put(dataset: Dataset, keyword: str, value: object) -> None:
-    """Set an attribute, with the VR of the standard in place of the VR as sent."""
+    """Set an attribute, with the VR of the data dictionary; do not check the value."""
     tag = Tag(keyword)
     vr = dictionary_VR(tag)
     dataset[tag] = DataElement(tag, vr, value, validation_mode=IGNORE)
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Return the items of a sequence; empty if the attribute is not a sequence."""
+    """Return the items of a sequence; empty if it is absent or not a sequence."""
     value = dataset.get(keyword)
     return list(value) if isinstance(value, Sequence) else []
 
 
 def quoted(value: str) -> str:
-    """Return a text for a message: the value if it is a code or a UID.
+    """Return a value for a message: unchanged if it is a code string or a UID.
 
-    If it is another text, the result is "not a valid code", because the text may be
-    patient data. If the value is empty, the result is "absent".
+    Any other value may be patient data, so the result is "not a valid code". If the
+    value is empty, the result is "absent".
     """
     if not value:
         return "absent"
@@ -244,5 +246,5 @@ def quoted(value: str) -> str:
 
 
 def loggable(uid: str) -> str:
-    """Return a SOP Instance UID for a log line; a phrase if UID_PATTERN rejects it."""
+    """Return a UID for a log line, or a phrase if `uid` does not match UID_PATTERN."""
     return uid if UID_PATTERN.fullmatch(uid) else "an instance without a valid UID"

@@ -1,7 +1,7 @@
 """Reads the elements of a dataset that may be hostile (PS3.5 section 7).
 
-pydicom reads datasets for the rest of the node. This module reads a received dataset
-first, because pydicom has four weaknesses:
+The other modules read datasets with pydicom. This module reads a received dataset
+before pydicom, because pydicom has four weaknesses:
 
 - It inflates a deflated dataset as a whole, without a limit.
 - It reads every sequence of undefined length into memory, by recursion.
@@ -10,7 +10,7 @@ first, because pydicom has four weaknesses:
 
 ElementReader limits its memory and time. It yields the requested values as bytes, and
 raises EndsEarlyError if the dataset ends early. It counts elements and items, including
-those in skipped sequences and those after the pixels.
+those in skipped sequences. `ElementReader.count_rest` counts those after the pixels.
 
 ElementReader is as lenient as pydicom: if an element of an explicit VR dataset has no
 VR, it is read as implicit VR, because some modalities write such elements.
@@ -68,7 +68,7 @@ class ByteSource(Protocol):
     """The bytes of a dataset, in order.
 
     Attributes:
-        position: Number of bytes read or skipped so far.
+        position: Number of bytes that were read or skipped.
     """
 
     position: int
@@ -105,12 +105,12 @@ class FileSource:
 
 
 class InflatedSource:
-    """A deflated dataset (PS3.5 A.5), inflated in pieces, never as a whole."""
+    """The bytes of a deflated dataset (PS3.5 A.5), which is inflated in pieces."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         """Start at the file's current position.
 
-        If the dataset inflates to more than `limit` bytes, `read` raises
+        If the dataset inflates to more than `limit` bytes, `read` and `skip` raise
         CannotUnderstandError.
         """
         self.position = 0
@@ -181,8 +181,8 @@ class InflatedSource:
 class Element:
     """The header of an element or of a delimiter.
 
-    When ElementReader has returned it, the position of the source is the start of the
-    value.
+    After ElementReader has returned an Element, the position of the source is the start
+    of the value.
 
     Attributes:
         tag: Group and element number as one number, such as 0x00100010.
@@ -225,16 +225,16 @@ class _Container:
 
 
 class ElementReader:
-    """One pass over a dataset, from its first element.
+    """A reader that passes once over a dataset, from its first element to its end.
 
     Attributes:
         source: The bytes of the dataset; its position is the current position.
-        foreign: Start and end of each element of FOREIGN_GROUPS that `values` has found
-            on the top level so far, as positions in the source.
+        foreign: (start, end) of each element of FOREIGN_GROUPS that `values` has found
+            on the top level, as positions in the source.
     """
 
     def __init__(self, source: ByteSource, transfer_syntax: UID) -> None:
-        """Start at the dataset's first element."""
+        """Start at the first element of the dataset, the position of `source`."""
         self.source = source
         self.foreign: list[tuple[int, int]] = []
         self._elements = self._items = 0
@@ -258,8 +258,8 @@ class ElementReader:
             until: The tag of a top-level element. Reading stops before its value.
 
         Yields:
-            The values, except those longer than LONGEST_VALUE. If the element `until`
-            is present, its header comes last.
+            The values, except those of more than LONGEST_VALUE bytes. If the element
+            `until` is present, its header comes last.
 
         Raises:
             CannotUnderstandError: The dataset ends early, has too many elements or
@@ -332,7 +332,7 @@ class ElementReader:
         return Element(tag, vr, length)
 
     def count_rest(self) -> None:
-        """Count the elements and items up to the end of the dataset.
+        """Count the remaining elements and items, to check that there are not too many.
 
         Counting stops without an error if the dataset ends early.
 
@@ -375,7 +375,11 @@ class ElementReader:
                     self.source.skip(element.length)
 
     def _file_meta_element(self, head: bytes) -> Element:
-        """Read the header of an element in Explicit VR Little Endian."""
+        """Return the header of an element that is in Explicit VR Little Endian.
+
+        Args:
+            head: The first HEAD bytes of the element, which were read already.
+        """
         group, number, vr, length = struct.unpack("<HH2sH", head)
         if vr in LONG_VRS:
             (length,) = struct.unpack("<L", self._read_exactly(4))

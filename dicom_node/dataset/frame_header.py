@@ -24,9 +24,9 @@ _MOST_SEGMENTS, _RLE_HEADER = 15, 64  # PS3.5 G.5
 def begins_frame(item: bytes) -> bool:
     """Return whether an item of Pixel Data starts a frame of a supported codec.
 
-    Use this for the first item. It should be the Basic Offset Table (PS3.5 A.4), which
-    is empty or starts with the value 0. But some equipment omits the table, so that the
-    first item is the start of a frame.
+    Use this function for the first item. The first item should be the Basic Offset
+    Table (PS3.5 A.4), which is empty or starts with the value 0. But some equipment
+    omits the table, so that the first item is the start of a frame.
     """
     starts = (_JPEG + b"\xff", _JPEG_2000, _JP2)
     return item.startswith(starts) or declared_segments(item) is not None
@@ -36,9 +36,8 @@ def declared_size(frame: bytes) -> tuple[int, int] | None:
     """Return (rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Returns:
-        The size. None if the frame has no such header, or if the header does not
-        contain the size. A damaged frame is not reported here, because the codec
-        reports it later.
+        The size in pixels. None if the frame has no such header, or if the header does
+        not contain the size. Other damage is not reported, because the codec does that.
     """
     if frame.startswith(_JPEG):
         return _of_jpeg(frame)
@@ -65,10 +64,10 @@ class Samples:
 
 
 def declared_samples(frame: bytes) -> Samples | None:
-    """Return the samples declared in the header of a JPEG, JPEG-LS or JPEG 2000 frame.
+    """Return the samples that a JPEG, JPEG-LS or JPEG 2000 frame declares.
 
     Returns:
-        The samples; None if the frame has no such header.
+        The samples; None if the frame does not have the header of one of these codecs.
 
     Source:
         ISO/IEC 10918-1 B.2.2, ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1.
@@ -87,7 +86,8 @@ def declared_samples(frame: bytes) -> Samples | None:
 def declared_segments(frame: bytes) -> int | None:
     """Return the number of segments of an RLE Lossless frame (PS3.5 G.5).
 
-    Each segment contains one byte of one sample of all pixels (PS3.5 G.2).
+    A segment contains one byte for each pixel: the same byte of the same sample (PS3.5
+    G.2). So an RGB image with 16 bits per sample has 6 segments.
 
     Returns:
         The number; None if the frame does not start with an RLE header.

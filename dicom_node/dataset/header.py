@@ -68,7 +68,8 @@ NUMBERS = {
 WORD_VRS = frozenset({b"", b"US", b"SS", b"UL", b"SL", b"UN", b"OB", b"OW"})
 """VRs with which this module reads NUMBERS; b"" stands for an implicit VR.
 
-If a number has another VR, this module treats it as absent. The worker reads it later.
+If a number has another VR, this module treats the attribute as absent. The worker reads
+the number later.
 """
 PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
 HEADER_TAGS = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
@@ -79,7 +80,7 @@ A longer text is read as empty. It is not cut, because two different texts could
 equal.
 """
 CUT_UID = 64
-"""Number of characters that DCMTK writes of a longer UID in a command."""
+"""Number of characters to which DCMTK cuts a longer UID in a command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class NegotiatedIdentity:
 def read_header(
     path: Path, offset: int, negotiated: NegotiatedIdentity, *, inflated_limit: int
 ) -> InstanceHeader:
-    """Read the header of a dataset, and check that the dataset is complete.
+    """Check that a received dataset is complete, and return its header.
 
     Args:
         path: The file that contains the dataset.
@@ -248,16 +249,16 @@ def _declared_bytes(
     negotiated: NegotiatedIdentity,
     length: int,
 ) -> int:
-    """Return the number of bytes that Pixel Data must have (PS3.5 8.1.1).
+    """Return the number of bytes that Pixel Data must have at least (PS3.5 8.1.1).
 
     Args:
         values: The values of the attributes by tag, as bytes.
-        texts: The values of TEXTS by keyword, as text.
+        texts: The values of the attributes in TEXTS by keyword, as text.
         negotiated: The declared UIDs, with the transfer syntax.
         length: The length of the received Pixel Data, in bytes.
 
     Returns:
-        The number of bytes. 0 if the header does not declare an image. 1 for a
+        The minimum number of bytes. 0 if the header does not declare an image. 1 for a
         compressed image, because the header does not determine the compressed size.
     """
     order: Literal["little", "big"] = (
@@ -290,8 +291,8 @@ def check_pixels(
     Args:
         reader: A reader that has just read the header of Pixel Data.
         pixel_data: The header of Pixel Data; None if Pixel Data is absent.
-        declared: Minimum length of Pixel Data in bytes, if it is not encapsulated; 0 if
-            Pixel Data may be absent.
+        declared: Minimum length of Pixel Data in bytes, if it is not encapsulated. If
+            0, Pixel Data may be absent and may have any length.
 
     Raises:
         EndsEarlyError: The dataset ends within Pixel Data.

@@ -1,7 +1,7 @@
 """Completes and checks the Image Pixel Module before decoding (PS3.3 C.7.6.3).
 
-Equipment omits attributes, or writes them in a way that violates the standard. If an
-attribute can have only one meaning, the node completes it and records the assumption.
+Some equipment omits attributes, or writes values that violate the standard. If only one
+value of an attribute is possible, the node sets this value and records the assumption.
 Otherwise an error names the attribute. The result is the same image that DCMTK shows.
 """
 
@@ -31,9 +31,10 @@ SAMPLES = {
 """Samples per Pixel (0028,0002) of each Photometric Interpretation (0028,0004)."""
 
 MOST_BEYOND = 0.05
-"""Share of the pixels of a compressed image that may exceed Bits Stored (0028,0101).
+"""Maximum share of pixels that need more bits than Bits Stored (0028,0101).
 
-It is not 0, because a lossy codec may return too large values at edges.
+It applies to compressed images. It is not 0, because a lossy codec may return too large
+values at edges.
 """
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,16}")
@@ -73,15 +74,16 @@ def is_encapsulated(dataset: Dataset) -> bool:
 
 
 def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
-    """Complete and correct the Image Pixel Module, and change the dataset itself.
+    """Complete and correct the Image Pixel Module in the dataset itself.
 
-    After this, the attributes describe the pixels that the codec will return.
+    After the call, the attributes describe the pixels that the codec will return.
 
     Args:
         dataset: The image, with its File Meta Information and Pixel Data.
 
     Returns:
-        One sentence for each assumption.
+        One sentence for each attribute that was changed: the value that was found, and
+        the value that is assumed.
 
     Raises:
         AnalysisError: An attribute without a default is absent, an attribute has a
@@ -108,13 +110,14 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
         pixels: Stored values as the codec returned them.
 
     Returns:
-        One sentence for each assumption.
+        A tuple with one sentence if High Bit was corrected, else an empty tuple.
 
     Raises:
-        AnalysisError: The values of a compressed image do not fit into Bits Stored, so
-            the position of the image bits is unknown. Native pixels do not cause this
-            error, because their bits beyond Bits Stored are undefined (PS3.5 8.1.1). An
-            image with an overlay in its pixels does not cause it, either.
+        AnalysisError: More than MOST_BEYOND of the values of a compressed image do not
+            fit into Bits Stored, so the position of the image bits is unknown. Native
+            pixels do not cause this error, because their bits beyond Bits Stored are
+            undefined (PS3.5 8.1.1). Images with an overlay in unused bits of the pixels
+            do not cause it, either.
     """
     bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
     some = pixels[::4, ::4]
@@ -208,10 +211,11 @@ def _complete_bits(dataset: Dataset, stream: Samples | None) -> None:
 
 
 def _stream(dataset: Dataset) -> Samples | None:
-    """Return the samples that a compressed image declares in its own header.
+    """Return the samples that the header of a compressed frame declares.
 
     Returns:
-        The samples; None if the image is not compressed or does not declare them.
+        The samples; None if the image is not compressed, or if its compressed data does
+        not declare them.
     """
     if not is_encapsulated(dataset):
         return None

@@ -17,7 +17,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
     """Return the header of a file, which may be hostile.
 
-    Run this function in the decoder. Only the UIDs and Modality are filled in.
+    Run this function in the decoder. The header contains only the UIDs and Modality.
 
     Args:
         path: A DICOM file, with or without preamble and File Meta Information.

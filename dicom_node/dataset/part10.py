@@ -1,22 +1,22 @@
 """Reads DICOM files, which may be hostile.
 
-The whole node reads files by one rule: `locate` finds the dataset in the file, and the
-encoding of the dataset. The preamble and File Meta Information (PS3.10 7.1) may be
-missing or wrong:
+All modules of the node read files by one rule. `locate` finds the dataset in the file
+and the encoding of the dataset. The preamble and File Meta Information (PS3.10 7.1) may
+be missing or wrong:
 
 - File Meta Information ends where its group length says. If no element ends there, or
   if no Transfer Syntax UID comes before that position, File Meta Information ends with
   the last element of group 0002.
 - The Transfer Syntax UID (0002,0010) of the File Meta Information is used. If it is
-  missing, the node detects the encoding from the first element of the dataset. If it
-  names an uncompressed transfer syntax, but the dataset is encoded in another one, the
-  detected encoding is used, too.
+  missing or invalid, or names an uncompressed transfer syntax other than Deflated, the
+  node uses the encoding of the first element of the dataset instead: Implicit VR Little
+  Endian, Explicit VR Little Endian or Explicit VR Big Endian.
 - The SOP Class UID and the SOP Instance UID are read from the dataset.
 - Elements of groups 0000 and 0002 within the dataset are ignored.
 
 pydicom parses the dataset. Before that, the node checks that the file is DICOM and that
-a deflated dataset does not exceed a size limit. pydicom's warnings, which quote values,
-are suppressed.
+a deflated dataset does not exceed a size limit. `pydicom_silenced` suppresses pydicom's
+warnings, because they quote values.
 """
 
 import logging
@@ -102,12 +102,12 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity of the instance that a file holds.
+    """The SOP UIDs of a dataset, and the positions of its foreign elements.
 
     Attributes:
-        sop_class_uid: (0008,0016) of the dataset; empty if it is absent.
-        sop_instance_uid: (0008,0018) of the dataset; empty if it is absent.
-        foreign: Start and end of each element of groups 0000 and 0002 before the
+        sop_class_uid: SOP Class UID (0008,0016); empty if it is absent.
+        sop_instance_uid: SOP Instance UID (0008,0018); empty if it is absent.
+        foreign: (start, end) of each element of groups 0000 and 0002 before the
             pixels, in bytes from the start of the dataset. In a deflated dataset, these
             are inflated bytes.
     """
@@ -118,7 +118,9 @@ class Identity:
 
 
 def locate(file: BinaryIO) -> Location:
-    """Find the dataset of a DICOM file, by the rule in the docstring of this module.
+    """Return the position and the encoding of the dataset in a DICOM file.
+
+    The docstring of this module states the rule.
 
     Raises:
         AnalysisError: The file is not DICOM, ends early in its first elements, or
@@ -193,7 +195,15 @@ def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -
 
 
 def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
-    """Yield sentences about missing or wrong File Meta Information."""
+    """Yield a sentence for each UID of the File Meta Information that is not used.
+
+    A UID is not used if it differs from the dataset. If Transfer Syntax UID is absent,
+    there is a sentence, too.
+
+    Args:
+        location: The result of `locate` for the file.
+        identity: The result of `identify` for the file.
+    """
     meta, syntax = location.file_meta, location.transfer_syntax
     declared = meta.get(META_SYNTAX, "")
     if declared != syntax:
@@ -215,7 +225,9 @@ def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
 def read_part10(
     path: Path, max_inflated: int, tags: Iterable[BaseTag] | None = None
 ) -> Dataset:
-    """Read a DICOM file, by the rule in the docstring of this module.
+    """Return the dataset of a DICOM file.
+
+    The docstring of this module states the rule by which the file is read.
 
     Args:
         path: The file.
@@ -224,8 +236,8 @@ def read_part10(
             attributes, including Pixel Data and those after it.
 
     Returns:
-        The dataset. Its File Meta Information contains only the Transfer Syntax UID
-        (0002,0010) of the encoding.
+        The dataset, without elements of groups 0000 and 0002. Its File Meta Information
+        contains only the Transfer Syntax UID (0002,0010) of the encoding.
 
     Raises:
         AnalysisError: The file is not DICOM, or inflates beyond the limit.
@@ -253,10 +265,10 @@ def read_part10(
 
 
 def looks_like_dicom(head: bytes) -> bool:
-    """Return whether the first 132 bytes of a file look like DICOM.
+    """Return whether `head`, the first 132 bytes of a file, looks like DICOM.
 
-    Without a preamble, the first attribute must be of group 0002 or 0008, in either
-    byte order.
+    The bytes must end with the prefix DICM, or begin with an attribute of group 0002 or
+    0008 in either byte order.
     """
     return head[PREFIX_POSITION] == b"DICM" or head[:2] in {
         b"\x02\x00",
@@ -267,7 +279,7 @@ def looks_like_dicom(head: bytes) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file looks like DICOM.
+    """Return whether the first 132 bytes of a file look like DICOM.
 
     Raises:
         OSError: The file cannot be read.
@@ -395,7 +407,7 @@ def _as_analysis_error() -> Iterator[None]:
 
 
 def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
-    """Return an inflated dataset (PS3.5 A.5).
+    """Return the inflated bytes of a deflated dataset (PS3.5 A.5).
 
     Raises:
         AnalysisError: The dataset inflates to more than `limit` bytes.
@@ -430,7 +442,7 @@ def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
 
 @contextmanager
 def pydicom_silenced() -> Iterator[None]:
-    """Prevent pydicom from quoting values in warnings and log lines."""
+    """Suppress warnings and pydicom's log lines in a block; they may quote values."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

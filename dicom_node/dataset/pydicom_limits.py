@@ -23,9 +23,9 @@ from dicom_node.errors import AnalysisError
 TEXT_LISTS = frozenset(
     ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI")
 )
-"""VRs that hold several values of text (PS3.5 6.2).
+"""VRs with which an element can have several values of text (PS3.5 6.2).
 
-Their length is limited, because pydicom makes an object of each value.
+The length of such an element is limited, because pydicom makes an object of each value.
 """
 
 

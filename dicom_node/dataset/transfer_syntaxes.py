@@ -84,16 +84,16 @@ DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS_DECODERS, *LOSSY_DECODERS
 
 PS3.8 lets the acceptor choose one of the proposed transfer syntaxes. The node chooses
 the proposed one that comes first in this tuple. The lossy ones are last. So a modality
-that also proposes others does not compress an image with loss.
+compresses an image with loss only if it proposes only lossy transfer syntaxes.
 """
 
 
 def decode_pixels(dataset: Dataset) -> NDArray[Any]:
-    """Decode the first frame of an image.
+    """Return the decoded pixels of the first frame of an image.
 
     Args:
         dataset: The image, with File Meta Information and a complete Image Pixel
-            Module.
+            Module. The dataset itself is changed: see `join_fragments`.
 
     Returns:
         An integer array, (rows, columns), of stored values; its item size is Bits
@@ -103,6 +103,7 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
     Raises:
         AnalysisError: The node does not decode the transfer syntax, or the pixel data
             is damaged.
+        MemoryError: Decoding needs more memory than the process may use.
     """
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     if syntax not in DECODABLE:
@@ -169,12 +170,10 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
 
 
 def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
-    """Check that compressed pixels have a transfer syntax for compressed pixels.
+    """Check that the pixels are compressed if and only if the transfer syntax says so.
 
     Raises:
-        AnalysisError: The pixels are compressed, but the transfer syntax is one for
-            uncompressed pixels; or the pixels are not compressed, but the transfer
-            syntax is one for compressed pixels.
+        AnalysisError: The pixels and the transfer syntax do not agree.
     """
     is_encapsulated = dataset["PixelData"].is_undefined_length
     if is_encapsulated != syntax.is_encapsulated:
@@ -189,8 +188,7 @@ def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
 def _precision(dataset: Dataset, syntax: UID) -> int:
     """Return the bits per sample that a compressed frame declares, else Bits Stored.
 
-    The result is passed to pydicom, because some codecs cut samples to this number of
-    bits.
+    Some codecs cut samples to the number of bits that they get from pydicom.
     """
     found = declared_samples(_frame(dataset)) if syntax.is_encapsulated else None
     return found.bits if found else int(dataset.BitsStored)
@@ -235,7 +233,10 @@ def _is_8_bit_jpeg(frame: bytes) -> bool:
 
 
 def _decode_12_bit_jpeg(dataset: Dataset) -> NDArray[np.uint16]:
-    """Decode 12-bit JPEG Extended with GDCM, because pydicom's plug-ins reject it."""
+    """Return the pixels, (rows, columns), of an image in 12-bit JPEG Extended.
+
+    GDCM decodes the image, because pydicom's plug-ins reject it.
+    """
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
     fragment = gdcm.Fragment()

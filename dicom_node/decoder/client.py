@@ -1,8 +1,7 @@
 """Runs the decoder: a child process that decodes bytes from untrusted sources.
 
-The decoding of a file from a sender may crash in a codec, never end, or take all
-memory. Then this module kills and replaces the child, and only the call in progress
-fails.
+If a call to the child crashes in a codec, takes too long or needs too much memory, this
+module kills and replaces the child. Only that call fails.
 
 The child is a fork of a process that has imported the codecs (decoder/server.py), so a
 new child starts in milliseconds. A child is replaced after CALLS calls.
@@ -12,10 +11,10 @@ parent's main module again, and the main module of the worker imports torch. The
 of a pool copy each image three times. This module uses one child at a time and one
 socket, in one thread.
 
-An attacker may use a fault of a codec to take control of the child. Then the child can
-send wrong responses to its remaining calls, but little else. It has no secrets in its
-environment, gets an open file instead of a path, and is confined
-(decoder/confinement.py). The parent builds the results from plain values
+An attacker may use a fault of a codec to take control of the child. The attacker can
+then send wrong responses to the next calls of this child, but can do little else. The
+child has no secrets in its environment, gets an open file instead of a path, and is
+confined (decoder/confinement.py). The parent builds the results from plain values
 (decoder/messages.py).
 """
 
@@ -95,7 +94,7 @@ class ChildDiedError(AnalysisError):
 class ChildTimeoutError(ChildDiedError):
     """A call took longer than its time limit.
 
-    QuickDecoder also raises this error if the image has too many pixels for the limit.
+    QuickDecoder also raises this error if an image is larger than `pixel_limit` allows.
     """
 
 
@@ -104,9 +103,10 @@ class ChildStartError(OSError):
 
 
 class DecoderProcess:
-    """Runs functions in a child process, one at a time.
+    """A child process that runs functions, one at a time.
 
-    Any thread may use this object. One internal thread makes all calls.
+    A child that died or served CALLS calls is replaced. Any thread may use this object.
+    One internal thread makes all calls.
 
     Attributes:
         server: The fork server of the children.
@@ -120,7 +120,9 @@ class DecoderProcess:
         niceness: int = 0,
         server: DecoderServer | None = None,
     ) -> None:
-        """Start a child, and its fork server if the fork server does not run.
+        """Start a child, and wait until it is confined.
+
+        The fork server is started first if it does not run.
 
         Args:
             timeout_s: The time limit of one call, in seconds.
@@ -169,7 +171,8 @@ class DecoderProcess:
                 be opened.
             AnalysisError: The function raised an unexpected error, or a file does not
                 exist.
-            DicomNodeError, PlainImageError: The function raised it.
+            DicomNodeError, PlainImageError: The function raised this error.
+            ValueError: The arguments contain more than MAX_FILES paths.
             CancelledError, RuntimeError: This object was closed.
         """
         # The log records of the child get the context of the caller: see
@@ -242,7 +245,10 @@ class DecoderProcess:
             raise
 
     def _stop(self, patience_s: float = 0.0) -> int:
-        """Let the child end, or kill it after `patience_s`; return its exit status."""
+        """End the child; return its exit status, or 0 if there is no child.
+
+        The child gets `patience_s` seconds to end by itself. Then it is killed.
+        """
         if self._child is None:
             return 0
         child, self._child = self._child, None
@@ -294,7 +300,7 @@ class DecoderProcess:
             TimeoutError: The response is not complete at the deadline.
             MalformedResponseError: The child sent something that its code does not
                 send.
-            EOFError, OSError: The child has ended.
+            EOFError, OSError: The child has closed its socket, or has ended.
         """
         # To make a response, the child needs several times the memory of the response.
         max_size = self._memory_mb * 2**20 // 4
@@ -359,7 +365,9 @@ class DecoderProcess:
 
 @contextmanager
 def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
-    """Yield descriptors of open files for the child, which cannot open files.
+    """Open files for the child, yield their descriptors, and close the files.
+
+    The child cannot open files itself.
 
     Raises:
         AnalysisError: A file does not exist.

@@ -1,12 +1,12 @@
-"""The process from which the fork servers of all decoding children are forked.
+"""The common decoding server: the process that forks the fork servers of all decoders.
 
 The supervisor starts this process as a role, as a fork of the server of the receivers
 (commands/node.py). The process has imported the codecs, and has no secrets. Each role
 that decodes images requests its own fork server from this process (decoder/server.py).
-So the codecs are imported once, and all roles share their memory. If a role or its fork
-server dies, the other roles are not affected. If this process dies, the decoders of all
-roles die. The supervisor then restarts this process, and each image in progress is
-decoded again.
+So the codecs are imported once, and all decoders share the memory of the codecs. If a
+role or its fork server dies, the other roles are not affected. If this process dies,
+the decoders of all roles die. The supervisor then restarts this process, and each image
+in progress is decoded again.
 """
 
 import argparse
@@ -27,8 +27,9 @@ from dicom_node.runtime.prctl import LIBC
 OTHER_LIBRARIES_MB = 112
 """Address space in MB that the libraries of the receivers occupy in this process.
 
-It is added to the limit of each child, because a child inherits these libraries, but
-does not use them. A new child occupies 460 MB without them, and 560 MB with them.
+This number is added to the memory limit of each child, because a child inherits these
+libraries, but does not use them. A new child occupies 460 MB without the libraries, and
+560 MB with them.
 """
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -67,7 +68,7 @@ def _restrict_environment() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep large memory blocks, as KEEPING_MEMORY does."""
+    """Let the C library keep large memory blocks: see KEEPING_MEMORY in server.py."""
     with suppress(AttributeError):  # the C library has no mallopt
         LIBC.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
         LIBC.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)

@@ -113,7 +113,7 @@ class Confinement:
 
     @property
     def is_complete(self) -> bool:
-        """Whether both Landlock and the filter are in force."""
+        """Whether Landlock and the filter of system calls are both in force."""
         return self.seccomp and self.landlock > 0
 
     def __str__(self) -> str:
@@ -220,7 +220,7 @@ def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:
 
     Args:
         machine: One of MACHINES.
-        process: The id of the process that the filter is for.
+        process: The id of the process that will use the filter.
 
     Yields:
         Each instruction, a struct sock_filter.

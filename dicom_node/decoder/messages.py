@@ -45,9 +45,9 @@ from inference.plain_image import (
 )
 
 MAX_HEAD = 16 * 2**20
-"""Maximum bytes of a head. A list of 2,000 long attributes needs a third of them."""
+"""Maximum bytes of a head. A list of 2,000 long attributes needs a third of this."""
 MAX_BUFFERS = 256
-"""Maximum number of buffers. Each page of an examination summary is one."""
+"""Maximum number of buffers. Each page of an examination summary needs a buffer."""
 MAX_FILES = 253
 """Maximum number of open files in a call: SCM_MAX_FD of Linux, see unix(7)."""
 ROWS_AND_COLUMNS = 2
@@ -93,7 +93,7 @@ class Channel:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the other end is closed, or has sent data without a call."""
+        """Whether the other end is closed, or has sent data although no call runs."""
         self._socket.settimeout(None)
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -209,7 +209,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFile:
-    """A file that the parent opened; the child gets it instead of a `Path`.
+    """A file that the parent opened, which the child gets instead of a `Path`.
 
     Attributes:
         descriptor: The descriptor of the open file.
@@ -232,7 +232,7 @@ class ReceivedFile:
 
 
 class _CallPickler(pickle.Pickler):
-    """Pickles a call, with a number instead of each path."""
+    """A pickler for calls, which writes a number instead of each path."""
 
     def __init__(self, file: BytesIO) -> None:
         self.buffers: list[pickle.PickleBuffer] = []
@@ -247,7 +247,7 @@ class _CallPickler(pickle.Pickler):
 
 
 class _CallUnpickler(pickle.Unpickler):
-    """Unpickles a call, with an open file instead of each path."""
+    """An unpickler for calls, which returns an open file instead of each path."""
 
     def __init__(
         self, head: bytes | bytearray, buffers: Sequence[bytearray], files: list[int]
@@ -260,9 +260,10 @@ class _CallUnpickler(pickle.Unpickler):
 
 
 def pack_call(call: object) -> tuple[bytes, list[memoryview], list[Path]]:
-    """Encode a call: the tuple (function, args).
+    """Encode a call.
 
-    `args` is the tuple of the arguments.
+    Args:
+        call: The tuple (function, args). `args` is the tuple of the arguments.
 
     Returns:
         The head, the buffers, and the paths of the files to open for the child.
@@ -290,7 +291,16 @@ def unpack_call(
 
 
 def pack_response(kind: str, content: object) -> tuple[bytes, list[memoryview]]:
-    """Encode a response of the child as JSON and buffers."""
+    """Encode a response of the child.
+
+    Args:
+        kind: LOG, RETURNED or RAISED (decoder/client.py).
+        content: The content of the response: JSON values, arrays, bytes objects, or
+            dataclasses, lists and tuples of these.
+
+    Returns:
+        The head, which is JSON, and the buffers.
+    """
     buffers: list[memoryview] = []
     return json.dumps([kind, _plain(content, buffers)]).encode(), buffers
 
@@ -319,10 +329,10 @@ def _plain(value: object, buffers: list[memoryview]) -> object:
 
 
 def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
-    """Convert an error to JSON values: its class, its message, and its reason.
+    """Return the name of an error's class, its message, and its reason, as JSON values.
 
-    The class is the first class of the error's method resolution order that
-    `unpack_error` knows. The message is cut to MAX_TEXT characters.
+    The class is the first one in the method resolution order that `unpack_error` knows.
+    The message is cut to MAX_TEXT characters. If there is no reason, it is None.
     """
     known = next(each for each in type(error).__mro__ if each.__name__ in _ERRORS)
     reason = getattr(error, "reason", None)
@@ -331,7 +341,7 @@ def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
 
 
 def read_response(head: bytes | bytearray) -> tuple[str, Any]:
-    """Parse the JSON of a response; return its kind, and its unchecked content.
+    """Return the kind of a response, and its content, which is not checked.
 
     Raises:
         MalformedResponseError: The head is not the JSON of a response.
@@ -362,7 +372,7 @@ def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - any value from th
 
 
 def printable(text: Any) -> str:  # noqa: ANN401 - any value from the child
-    """Cut a text to MAX_TEXT characters; replace unprintable characters by spaces.
+    """Return at most MAX_TEXT characters of a text, with spaces for unprintable ones.
 
     Raises:
         TypeError: The value is not a text.
@@ -394,13 +404,13 @@ def unpack_result(
     Args:
         kind: The type of the result: bool, int, float, str, bytes, an array, a
             dataclass, a tuple or list of these, or a union of one of these and None. If
-            it is Any, the result may be a str, int, float, bool or None. An array has
-            rows and columns, or the number of dimensions that its type states.
+            `kind` is Any, the result may be a str, int, float, bool or None. An array
+            has two dimensions if its type does not state another number.
         content: The JSON value that the child sent.
         buffers: The buffers that the child sent.
 
     Raises:
-        MalformedResponseError: The content is not of this type.
+        MalformedResponseError: The content is not of the type `kind`.
     """
     try:
         return _built(kind, content, buffers)
@@ -415,7 +425,7 @@ def _fields(made: type) -> dict[str, Any]:
 
 
 def _built(kind: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401, PLR0911
-    """Convert data from the child to the type that the parent expects.
+    """Return `value`, which the child sent, as an object of the type `kind`.
 
     Raises:
         ValueError, TypeError, IndexError: The value is not of this type.
@@ -482,7 +492,7 @@ def _number(value: Any) -> float:  # noqa: ANN401
 
 
 def _expected(value: Any, *kinds: type) -> Any:  # noqa: ANN401
-    """Return a value if its type is one of `kinds`.
+    """Return `value` unchanged if its type is one of `kinds`.
 
     A subclass is another type. So a bool does not count as an int.
 

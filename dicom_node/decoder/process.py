@@ -1,8 +1,8 @@
 """The decoder: runs the function calls that its parent sends (decoder/client.py).
 
-The fork server runs this module, and each child is a fork of it
-(runtime/fork_server.py). A child cannot open files, so this module imports everything
-that a child will need.
+The fork server runs this module (runtime/fork_server.py). Each decoder is a fork of
+this server. A decoder cannot open files, so this module imports everything that a
+decoder will need.
 """
 
 import codecs
@@ -57,7 +57,7 @@ from inference.plain_image import PlainImageError
 
 
 class _Relay(logging.Handler):
-    """Sends log records to the parent, at most MAX_RECORDS during a call."""
+    """A handler that sends at most MAX_RECORDS log records per call to the parent."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def prepare() -> None:
-    """Prepare this process, so that its forks can run calls."""
+    """Ignore SIGINT, SIGTERM and warnings; load the modules that the forks need."""
     # Ctrl-C and `systemctl stop` send a signal to every process, but the parent decides
     # when a decoder ends. If a decoder died during a call, the image would be blamed.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -90,12 +90,15 @@ def prepare() -> None:
 
 
 def serve(orders: int, parent: int, additional_mb: int = 0) -> None:
-    """Serve the orders of `serve_forks`. Each fork is a child that runs calls.
+    """Fork a decoder for each order. This function never returns.
+
+    The server ends when its parent has ended. A fork runs calls until its parent closes
+    the socket, and then ends.
 
     Args:
-        orders: The descriptor of the socket for orders.
+        orders: The descriptor of the socket for orders: see `serve_forks`.
         parent: The process id of the parent of this process.
-        additional_mb: Added to the limit on the address space of each child, in MB.
+        additional_mb: MB to add to the memory limit in an order.
     """
     order = serve_forks(orders, parent)
     # From here on, this process is a child. It ends without the cleanup of the
@@ -114,14 +117,17 @@ def serve(orders: int, parent: int, additional_mb: int = 0) -> None:
 
 
 def _limit_memory(size: int) -> None:
-    """Limit the address space of this process, within the limit that it already has."""
+    """Limit the address space to `size` bytes, or to the hard limit if it is lower."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = size if hard == resource.RLIM_INFINITY else min(size, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _serve(end: socket.socket) -> None:
-    """Confine this process, and run the calls that arrive until the socket closes."""
+    """Confine this process, report the confinement to the parent, and run its calls.
+
+    Return when the parent has ended or has closed the socket.
+    """
     channel = Channel(end)
     relay = _Relay(channel)
     for name in LOGGED_PACKAGES:
@@ -164,7 +170,10 @@ def _load_lazy_modules() -> None:
 
 
 def _serve_one_call(channel: Channel) -> None:
-    """Receive one call, run its function, and send the result or error."""
+    """Receive one call, run its function, and send the result or error.
+
+    After a MemoryError, end this process with the status OUT_OF_MEMORY.
+    """
     head, buffers, files = channel.receive_call()
     try:
         function, args = unpack_call(head, buffers, files)
@@ -189,7 +198,7 @@ def _serve_one_call(channel: Channel) -> None:
 def _position(error: Exception) -> str:
     """Return the function, file and line where an error was raised, as a text.
 
-    The message of the error is not logged, because it may quote values of the image.
+    The message of the error is omitted, because it may quote values of the image.
     """
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]

@@ -50,11 +50,14 @@ FEWEST, LAST = 3, 25
 RECENT_S = 3600.0
 MAX_ADDRESSES = 100
 UNKNOWN_S = 1.0
-# The decoders of the separate and the slow lane yield to that of the normal lane. Good
-# images of the separate lane need enough processor time not to exceed their limits.
+# The decoder of the normal lane has priority over those of the separate and the slow
+# lane. The separate lane needs enough processor time to decode good images in time.
 SEPARATE_NICENESS, SLOW_NICENESS = 5, 10
 ORDINARY_MEGAPIXELS = 16.0
-"""Maximum megapixels of an ordinary image: a plate of 43 x 35 cm at 0.1 mm has 15."""
+"""Maximum megapixels of an ordinary image.
+
+A plate of 43 x 35 cm with pixels of 0.1 mm has 15 megapixels.
+"""
 
 
 @dataclass
@@ -73,8 +76,9 @@ class _Durations:
 class UsualTimes:
     """The durations of calls, from which the time limits are derived.
 
-    They are recorded for each kind of call, which is its function, and for each address
-    that sent the image. Safe to share between decoders.
+    The durations are recorded by kind and address. The kind of a call is its function.
+    The address is that of the sender of the image. Several decoders may share an object
+    of this class.
     """
 
     def __init__(
@@ -95,10 +99,11 @@ class UsualTimes:
         self._durations = defaultdict[Hashable, dict[str, _Durations]](dict)
 
     def usual(self, kind: Hashable) -> float:
-        """Return the time limit for calls of a kind, to which the allowance is added.
+        """Return the time limit for calls of a kind in seconds, without the allowance.
 
-        The limit is twice the usual time, at least SHORTEST_S and at most `longest_s`,
-        in seconds. It is UNKNOWN_S until FEWEST calls for one address have succeeded.
+        The limit is twice the usual time, at least SHORTEST_S and at most `longest_s`.
+        Addresses without a call in the last RECENT_S seconds do not count. The limit is
+        UNKNOWN_S if no other address has FEWEST successful calls.
         """
         since = self._clock() - RECENT_S
         with self._lock:
@@ -112,7 +117,11 @@ class UsualTimes:
         return min(max(2 * min(medians), SHORTEST_S), self._longest_s)
 
     def note(self, kind: Hashable, address: str, seconds: float) -> None:
-        """Note the duration of a successful call for an image of an address."""
+        """Note the duration of a successful call for an image of an address.
+
+        If there are more than MAX_ADDRESSES addresses, forget the one with the oldest
+        last call.
+        """
         with self._lock:
             durations = self._durations[kind]
             known = durations.pop(address, None) or _Durations()
@@ -124,9 +133,9 @@ class UsualTimes:
 
 
 class Allowance:
-    """The seconds for which slow calls of one decoder may exceed their limit.
+    """The seconds by which slow calls of one decoder may exceed their base limits.
 
-    The limit is the result of `UsualTimes.usual`.
+    The allowance grows by REFILL seconds per second, up to its maximum.
     """
 
     def __init__(
@@ -151,25 +160,28 @@ class Allowance:
         return self._left
 
     def use(self, seconds: float) -> None:
-        """Reduce the allowance by `seconds`, to at least 0.
+        """Reduce the allowance by `seconds`, but not below 0.
 
         Args:
-            seconds: The time that a call took beyond its limit. If it is negative, the
-                allowance does not change.
+            seconds: The duration of a call minus its base limit: see QuickDecoder. If
+                negative, the allowance does not change.
         """
         self._left = max(self._left - max(seconds, 0), 0)
 
 
 class QuickDecoder(DecoderProcess):
-    """Runs functions in a decoder, and stops slow calls early.
+    """A decoder that stops slow calls early.
+
+    The base limit of a call is the result of `UsualTimes.usual`, but at least
+    `shortest_s`. The call is stopped after its base limit plus what is left of
+    the allowance.
 
     Attributes:
         times: The usual times of calls.
-        was_slow: Whether the last call took at least twice its limit without the
-            allowance, or reached its limit with the allowance.
+        was_slow: Whether the last call was stopped, or took at least twice its base
+            limit.
         address: The address that sent the image of the next call.
-        shortest_s: The minimum limit of the next call without the allowance. The limit
-            is the result of `UsualTimes.usual` if that is longer.
+        shortest_s: The minimum base limit of the next call, in seconds.
     """
 
     def __init__(
@@ -195,9 +207,9 @@ class QuickDecoder(DecoderProcess):
         )
 
     def use_times_of(self, other: "QuickDecoder") -> None:
-        """Use the usual times of another decoder, without an allowance.
+        """Share the usual times of another decoder, and give this decoder no allowance.
 
-        So a slow call of this decoder does not reduce the allowance of the other one.
+        The allowance of the other decoder does not change.
         """
         self.times, self._allowance = other.times, Allowance(0)
 
@@ -232,10 +244,10 @@ class QuickDecoder(DecoderProcess):
 
 
 def pixel_limit(usual_s: float, left_s: float) -> float:
-    """Return the maximum size of an image that is decoded now, in megapixels.
+    """Return the maximum size of an image for one call of QuickDecoder, in megapixels.
 
     Args:
-        usual_s: The limit of the call without the allowance, in seconds.
+        usual_s: The base limit of the call, in seconds: see QuickDecoder.
         left_s: What is left of the allowance, in seconds.
     """
     return ORDINARY_MEGAPIXELS * (usual_s + left_s) / usual_s
@@ -249,7 +261,7 @@ def _kind(function: Callable[..., object]) -> Callable[..., object]:
 
 
 def _limited(argument: object, megapixels: float) -> object:
-    """Return an argument of a call, with a limit on pixels if it is a DecodeOptions."""
+    """Return an argument of a call. A DecodeOptions gets the limit `megapixels`."""
     if isinstance(argument, DecodeOptions):
         return replace(argument, megapixels_in_time=megapixels)
     return argument

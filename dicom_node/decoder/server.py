@@ -73,11 +73,12 @@ def use_common_server(descriptor: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DecodingChild:
-    """A running child.
+    """A child that a DecoderServer forked.
 
     Attributes:
         pid: The process id.
-        end: Ends the child and returns its exit status, as `ForkServer.end` does.
+        end: Waits until the child ends, kills it after the given seconds, and returns
+            its exit status, as `ForkServer.end` does.
     """
 
     pid: int
@@ -106,7 +107,7 @@ class DecoderServer:
         return server.pid if server else None
 
     def fork(self, descriptor: int, *, memory_mb: int, niceness: int) -> DecodingChild:
-        """Fork a child.
+        """Fork a child, and return it.
 
         Args:
             descriptor: The child's end of a socket. It stays open in this process.
@@ -164,7 +165,7 @@ class DecoderServer:
 
 
 def _requested() -> ForkServer | None:
-    """Get a fork server from the common server; None if that is not possible."""
+    """Return a fork server from the common server; None if that is not possible."""
     if _common is None:
         return None
     try:
@@ -179,7 +180,7 @@ def _requested() -> ForkServer | None:
 
 
 def _started() -> ForkServer:
-    """Start a fork server.
+    """Start a fork server, wait until it can fork, and return it.
 
     Raises:
         OSError: The fork server does not start.

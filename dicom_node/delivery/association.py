@@ -2,7 +2,7 @@
 
 pynetdicom starts the DIMSE timeout before it sends the first byte of an object. On a
 slow line, that timeout would end in the middle of a large object. The socket of
-pynetdicom has no timeout. If a peer stopped reading, the sender would wait without a
+pynetdicom has no timeout. If a peer stopped reading, the node would wait without a
 limit.
 
 This module does not limit the total time of sending an object, but the length of each
@@ -111,7 +111,7 @@ class Peer:
 
     Attributes:
         accepted: (SOP Class, transfer syntax) of each accepted presentation context.
-            The attribute is set after `call`.
+            The method `call` sets this attribute.
     """
 
     accepted: frozenset[tuple[UID, UID]]
@@ -125,7 +125,7 @@ class Peer:
         self._moved = threading.Event()
 
     def call(self, contexts: Sequence[PresentationContext]) -> Association:
-        """Open the association and return it; used by `associated`.
+        """Open the association and return it. `associated` uses this method.
 
         Args:
             contexts: Presentation contexts to propose, at most 128.
@@ -157,9 +157,10 @@ class Peer:
         return association
 
     def end(self, action: Callable[[], None]) -> None:
-        """Release or abort the association by `action`; used by `associated`.
+        """Call `action`, which releases or aborts the association.
 
-        The connection is cut if `action` takes longer than END_TIMEOUTS timeouts.
+        The connection is cut if `action` takes longer than END_TIMEOUTS times the
+        timeout. The function `associated` uses this method.
         """
         assert self._association  # noqa: S101 - set by `call`
         with self._watched(self._association, END_TIMEOUTS * self._timeout_s):
@@ -323,7 +324,7 @@ class Peer:
         return f"{self} broke the connection"
 
     def __str__(self) -> str:
-        """Return the AE title, host and port of the peer, for messages."""
+        """Return the AE title, host and port of the peer, for log lines and reasons."""
         at = f"{self._destination.host}:{self._destination.port}"
         return f"{self._destination.ae_title} at {at}"
 

@@ -3,9 +3,9 @@
 The objects are sent in one association, or in several if they need more than
 MOST_CONTEXTS presentation contexts. If the destination accepts the transfer syntax of a
 file, its dataset is sent unchanged, but without the elements of groups 0000 and 0002 at
-its start. Otherwise a transcoded copy is sent. Each attempt makes the copy anew, with
-the same bytes. outcome.py says what each status means. delivery/association.py has the
-limits on waiting.
+its start. Otherwise a transcoded copy is sent. Each attempt makes an identical copy.
+outcome.py says what each status means. delivery/association.py has the limits on
+waiting.
 """
 
 import logging
@@ -124,7 +124,7 @@ def send(
         calling_ae_title: Our AE title.
         timeout_s: Timeout in seconds for a connection, for each response, and for each
             pause in sending a file. The total time is not limited.
-        on_outcome: Called in this thread for each outcome.
+        on_outcome: Called in this thread with each path and its outcome.
 
     Returns:
         One outcome for each path, in the order of the paths.
@@ -268,12 +268,12 @@ def _instance(
 
 
 def _leading(foreign: Sequence[tuple[int, int]]) -> int:
-    """Return `Instance.leading`: the size of the foreign elements at the start.
+    """Return the size in bytes of the foreign elements at the start of a dataset.
 
     Foreign elements belong to group 0000 or 0002, which a dataset must not contain.
 
     Args:
-        foreign: As `Identity.foreign`.
+        foreign: Start and end of each foreign element, as in `Identity.foreign`.
     """
     leading = 0
     for start, end in foreign:
@@ -286,7 +286,8 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
     """Send an instance, and return the outcome.
 
     If the peer does not accept the transfer syntax of the instance, a copy in one of
-    the transfer syntaxes PLAIN is sent.
+    the transfer syntaxes PLAIN is sent. If the peer does not accept these, either,
+    nothing is sent, and the verdict is REFUSED.
     """
     for syntax in (instance.syntax, *PLAIN):
         if (instance.sop_class, syntax) in peer.accepted:

@@ -1,4 +1,4 @@
-"""The protocol that each type of destination implements."""
+"""The interface of clients: objects that send results to destinations."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ It returns an outcome with the verdict STORED if the peer responded with success
 
 
 class DestinationClient(Protocol):
-    """Sends results to a destination, and tests its connections.
+    """An object that sends results to a destination, and tests its connections.
 
     Each type of destination has a class with these methods (see `clients.CLIENTS`). If
     the peer cannot be reached or refuses a request, a method does not raise an error,
@@ -30,10 +30,11 @@ class DestinationClient(Protocol):
     def deliver(
         self, files: Mapping[str, Path], sender_ae_title: str, /
     ) -> dict[str, Outcome]:
-        """Send Part 10 files; return the outcome of each file by SOP Instance UID.
+        """Send files; return the outcome of each file by SOP Instance UID.
 
         Args:
-            files: The files by SOP Instance UID.
+            files: The files by SOP Instance UID: HL7 messages if the type of the
+                destination is `hl7`, otherwise Part 10 files.
             sender_ae_title: AE title of the sender of the instance.
 
         Raises:
@@ -41,7 +42,7 @@ class DestinationClient(Protocol):
         """
 
     def connection_tests(self, name: str, /) -> list[tuple[str, ConnectionTest]]:
-        """Return (name, test) for each peer of the destination.
+        """Return a pair (name, test) for each peer of the destination.
 
         Args:
             name: The beginning of each returned name, such as the name of the
@@ -59,7 +60,8 @@ class DestinationClient(Protocol):
     ) -> Outcome:
         """Request Storage Commitment for objects that the destination has stored.
 
-        The settings allow `commitment` only for types that support it.
+        The clients of some types of destinations do not support Storage Commitment. The
+        settings do not allow `commitment` for these types.
 
         Args:
             request: The objects and the Transaction UID, already recorded in the
@@ -67,14 +69,16 @@ class DestinationClient(Protocol):
             sender_ae_title: AE title of the sender of the instance.
             record_report: Called in another thread if a report comes on the association
                 of the request. Many archives report later, on another association.
-            on_refused: Called for each report on this association that is refused.
+            on_refused: Called for each report on the association of the request that
+                the node refuses.
 
         Returns:
             An outcome with the verdict STORED if the destination accepted the request.
+            If the client does not support Storage Commitment, the verdict is REFUSED.
         """
 
     def peer(self, sender_ae_title: str, /) -> tuple[str, str]:
-        """Return the AE title or URL, and the host, of the peer of a delivery.
+        """Return the AE title or the URL of the peer of a delivery, and its host.
 
-        The host is empty if the address is not known.
+        The host is empty if the address of the peer is not known.
         """

@@ -19,7 +19,7 @@ AT_ONCE = 2
 
 
 class ConcurrencyLimits:
-    """Limits the concurrent deliveries of one worker to each peer."""
+    """The limits on the concurrent deliveries of one worker to each peer."""
 
     def __init__(self) -> None:
         self._free: dict[str, threading.Semaphore] = {}
@@ -30,8 +30,9 @@ class ConcurrencyLimits:
         """Return the semaphore that a delivery must hold while it runs.
 
         Each peer has one semaphore. It admits one delivery at a time if the destination
-        gets messages, else AT_ONCE deliveries. If a destination returns results to
-        senders, each sender is a peer, so a sender that hangs does not delay others.
+        gets HL7 messages, else AT_ONCE deliveries. If a destination returns results to
+        senders, each sender is a peer. So a sender that hangs does not delay deliveries
+        to other senders.
 
         Args:
             destination: The destination of the delivery.

@@ -1,4 +1,4 @@
-"""Tests the connections to the peers of a destination, if a user requests this."""
+"""Tests the connections to the peers of a destination, at the request of a user."""
 
 import time
 from dataclasses import dataclass

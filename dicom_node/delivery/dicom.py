@@ -15,7 +15,7 @@ from dicom_node.outcome import Outcome
 
 @dataclass(frozen=True, slots=True)
 class DicomClient:
-    """Sends results to one AE; see DestinationClient.
+    """A client that sends results to one AE; see DestinationClient.
 
     Attributes:
         address: The address of the AE.
@@ -38,7 +38,7 @@ class DicomClient:
         return dict(zip(files, outcomes, strict=True))
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
-        """Return `name`, and a function that tests the AE by C-ECHO, as one pair."""
+        """Return a list with one pair: `name` and a function that sends a C-ECHO."""
         test = partial(echo, self.address, calling_ae_title=self.calling_ae_title)
         return [(name, test)]
 

@@ -51,10 +51,12 @@ def deliver(
 ) -> dict[str, Outcome]:
     """Send results to a destination, in the transfer syntax of its settings.
 
-    If the destination refuses a compressed copy, the uncompressed file is sent.
+    If the destination refuses a compressed copy, the uncompressed file is sent. If a
+    file cannot be read or copied, all files get the verdict RETRY.
 
     Args:
-        files: Part 10 files by SOP Instance UID.
+        files: The files by SOP Instance UID: Part 10 files, or HL7 messages if the type
+            of the destination is `hl7`.
         destination: A destination of the settings.
         sender_ae_title: AE title of the AE that sent the analyzed instance. If the type
             of the destination is `sender`, this AE gets the results.
@@ -85,11 +87,12 @@ def deliver(
 def _compressed(
     files: Mapping[str, Path], destination: Destination
 ) -> Iterator[Mapping[str, Path]]:
-    """Yield the files by SOP Instance UID, after compression if the settings say so.
+    """Yield the path of each file to send, by SOP Instance UID.
 
-    Only images are compressed. A compressed image is a temporary copy. Each attempt
-    produces the same copy. If a peer does not accept the transfer syntax,
-    `c_store.send` sends the image uncompressed.
+    If the settings name a lossless transfer syntax, a compressed temporary copy
+    replaces each uncompressed image. Images that the encoder cannot compress, and all
+    other files, stay as they are. Each attempt makes the same copies. If a peer does
+    not accept the transfer syntax, `c_store.send` sends the image uncompressed.
     """
     syntax = LOSSLESS.get(destination.transfer_syntax)
     if syntax is None:

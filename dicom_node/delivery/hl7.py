@@ -37,7 +37,7 @@ class _NotCalledError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hl7Client:
-    """Sends HL7 messages to one peer; see DestinationClient.
+    """A client that sends HL7 messages to one peer; see DestinationClient.
 
     Attributes:
         destination: The address of the peer, and the settings of the messages.
@@ -50,16 +50,16 @@ class Hl7Client:
     def deliver(
         self, files: Mapping[str, Path], _sender_ae_title: str
     ) -> dict[str, Outcome]:
-        """Send the messages in the files; return the outcomes by their UIDs."""
+        """Send the HL7 message in each file; return the outcome of each file by UID."""
         return {
             uid: send(path.read_bytes().decode(), self.destination, SEND_TIMEOUT_S)
             for uid, path in files.items()
         }
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
-        """Return `name`, and a function that tests the peer, as one pair.
+        """Return a list with one pair: `name` and a function that tests the peer.
 
-        The test is `check_connection`.
+        The function calls `check_connection`.
         """
         return [(name, partial(check_connection, self.destination))]
 
@@ -76,7 +76,7 @@ class Hl7Client:
         return Outcome(Verdict.REFUSED, None, reason, was_sent=False)
 
     def peer(self, _sender_ae_title: str) -> tuple[str, str]:
-        """Return the address and the host of the peer."""
+        """Return the address of the peer, such as mllp://ris:2575, and its host."""
         return self.destination.address_text, self.destination.host
 
 
@@ -167,7 +167,10 @@ def _lost(destination: Hl7Destination, error: Exception, timeout_s: float) -> Ou
 
 
 def _failure_reason(error: Exception, timeout_s: float) -> str:
-    """Return why there is no response. The text quotes nothing of the peer."""
+    """Return why there is no response, as a text that follows the peer's address.
+
+    The text quotes nothing that the peer sent.
+    """
     match error:
         case MllpError():
             reason = str(error)

@@ -1,4 +1,4 @@
-"""Writes an HL7 message for its destination: the MSH segment and the character set.
+"""Adapts an HL7 message to its destination: sets fields of MSH and the character set.
 
 The message is stored once, as UTF-8, for all destinations. The bytes that a destination
 gets depend only on this message and on the settings of the destination. So each attempt
@@ -35,14 +35,14 @@ Python's codec returns to ASCII before each delimiter, because delimiters are AS
 """
 
 _NOT_IN_IR_87 = frozenset("\N{YEN SIGN}\N{OVERLINE}")
-"""Characters that Python's codec writes with ISO IR14, which MSH-18 does not name."""
+"""Characters that Python's codec encodes in ISO IR14, which MSH-18 does not name."""
 
 _MULTIPLE_SETS = "ISO 2022-1994"  # MSH-20, HL7 table 0356
 _LAST_FIELD = 20
 
 
 class UnwritableError(Exception):
-    """The character set cannot express a value. The message names its field."""
+    """A field of an HL7 message cannot be written. The error text names the field."""
 
 
 def written_message(stored: str, destination: Hl7Destination) -> bytes:
@@ -54,7 +54,7 @@ def written_message(stored: str, destination: Hl7Destination) -> bytes:
 
     Raises:
         UnwritableError: The character set of the settings does not have a character of
-            the message, or a value of the source could not be decoded.
+            the message, or a text of the image could not be decoded.
     """
     header, separator, body = stored.partition("\r")
     text = f"{_header(header, destination)}{separator}{body}"
@@ -109,6 +109,7 @@ def _encoded(text: str, character_set: CharacterSet) -> bytes:
 
 
 def _field_at(text: str, position: int) -> str:
-    """Return the name of the field that contains a character, such as PID-5."""
+    """Return the name of the field with the character at `position`, such as PID-5."""
+    # In MSH, the number would be one too low. But all characters of MSH are ASCII.
     segment = text[:position].rpartition("\r")[2]
     return f"{segment[:3]}-{segment.count('|')}"

@@ -20,7 +20,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "CR": "Commit Reject",
     }
 )
-"""The acknowledgment codes (HL7 table 0008)."""
+"""The meaning of each acknowledgment code (HL7 table 0008)."""
 
 ACCEPTED = frozenset({"AA", "CA"})
 
@@ -45,8 +45,8 @@ class _Acknowledgment:
 def acknowledgment_outcome(response: str, control_id: str, peer: str) -> Outcome:
     """Return the outcome that an acknowledgment states.
 
-    If the response is no acknowledgment of the message, it does not show whether the
-    message was accepted. Then the message is sent again.
+    If the response is not an acknowledgment of our message, or has an unknown code, it
+    does not show whether the peer accepted the message. Then the verdict is RETRY.
 
     Args:
         response: The response, without the frame of MLLP.
@@ -74,7 +74,7 @@ def _unclear(reason: str) -> Outcome:
 
 
 def _read(text: str) -> _Acknowledgment | None:
-    """Return the content of an acknowledgment; None if the text has no MSH and MSA."""
+    """Return the content of an acknowledgment; None if MSH or MSA is missing."""
     segments = [each for each in text.replace("\n", "\r").split("\r") if each]
     if (
         not segments

@@ -36,7 +36,7 @@ class ResponseTooSlowError(OSError):
 
 
 class BoundedAdapter(HTTPAdapter):
-    """Sends requests, and limits the size and the duration of their responses."""
+    """An adapter of `requests` that limits the size and the duration of a response."""
 
     def init_poolmanager(self, *args: Any, **keys: Any) -> None:  # noqa: ANN401 - as in requests
         """Create the connection pools; called by the constructor."""
@@ -48,7 +48,7 @@ class BoundedAdapter(HTTPAdapter):
 
 
 class _Bounded(io.RawIOBase):
-    """Reads from a connection, and raises an error if a limit is exceeded."""
+    """The bytes of a response, as a stream that raises an error beyond a limit."""
 
     def __init__(self, content: io.RawIOBase, connection: socket.socket) -> None:
         self._content = content

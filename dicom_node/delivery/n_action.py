@@ -1,4 +1,4 @@
-"""The Storage Commitment SCU: requests that an archive commits to stored objects.
+"""The Storage Commitment SCU: asks archives to commit to objects that they have stored.
 
 A request is an N-ACTION of the Storage Commitment Push Model (PS3.4 J.3.2), on a
 separate association. Some archives report at once on the same association, so the node
@@ -51,7 +51,10 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     record_report: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
-    """Request that an archive commits to objects that it has stored.
+    """Ask an archive to commit to objects that it has stored.
+
+    If the archive accepts the request, the function waits up to REPORT_AT_ONCE_S
+    seconds for a report.
 
     Args:
         request: The objects and the Transaction UID, already recorded in the journal.
@@ -59,13 +62,14 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
         calling_ae_title: Our AE title. The archive sends the report to the AE with this
             title.
         timeout_s: Timeout in seconds for the connection, and for the response.
-        record_report: Called in another thread if a report comes on this association.
-            Many archives report later, on another association.
-        on_refused: Called for each report on this association that is refused.
+        record_report: Called in another thread if a report comes on the association of
+            the request. Many archives report later, on another association.
+        on_refused: Called for each report on the association of the request that the
+            node refuses.
 
     Returns:
         An outcome with the verdict STORED if the archive accepted the request. The
-        report of the archive comes separately.
+        outcome does not say whether a report came.
     """
     called = Reporter(destination.ae_title, destination.host, called=destination)
     listener = _ReportListener(record_report, called, on_refused)
@@ -96,8 +100,8 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
 def verdict_of(status: int) -> Verdict:
     """Return the verdict for the status of an N-ACTION response.
 
-    STORED means that the request is accepted, RETRY that it is to be repeated, and
-    REFUSED that it failed.
+    STORED means that the archive accepted the request. RETRY means that the node must
+    repeat the request. REFUSED means that the request failed.
     """
     if status == 0 or status in WARNINGS or status in LESSER_WARNINGS:
         return Verdict.STORED
@@ -106,10 +110,10 @@ def verdict_of(status: int) -> Verdict:
 
 
 class _ReportListener:
-    """Receives a Storage Commitment report on the association of the N-ACTION request.
+    """A handler for a Storage Commitment report on the association of the request.
 
     An archive may also report later, on an association that it opens itself. The
-    receiver handles such a report.
+    receiver process handles such a report.
     """
 
     def __init__(
@@ -129,7 +133,7 @@ class _ReportListener:
         )
 
     def wait(self) -> None:
-        """Wait up to REPORT_AT_ONCE_S seconds for a report, and until it is handled."""
+        """Wait up to REPORT_AT_ONCE_S seconds for a report, and for its handling."""
         if self._received.wait(REPORT_AT_ONCE_S) and self._thread:
             self._thread.join()
 

@@ -50,7 +50,7 @@ class _Socket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Whether `recv` returns at once, because of data or the end of the connection.
+        """Whether data has arrived, or the connection has ended.
 
         If only a TLS record without data has arrived, such as a session ticket, the
         value is False.
@@ -65,7 +65,7 @@ class _Socket(AssociationSocket):
         super().close()
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read `nr_bytes` bytes, or fewer if the connection ends first.
+        """Return the next `nr_bytes` bytes; fewer if the connection ends first.
 
         If `nr_bytes` is more than MAX_RESPONSE_BYTES, the association is aborted, and
         no bytes are returned.
@@ -108,7 +108,7 @@ class _Responses(queue.Queue[Any]):
         self._completed: set[tuple[type, int | None, int | None]] = set()
 
     def expect(self, request: DimseServiceType) -> None:
-        """From now on, accept only the response to this request."""
+        """Accept only the response to `request`, until the next call of this method."""
         self._open = type(request), request.MessageID
         # Message IDs start again after 65,535, so an earlier request may have this ID.
         self._completed = {each for each in self._completed if each[:2] != self._open}
@@ -121,7 +121,8 @@ class _Responses(queue.Queue[Any]):
     ) -> None:
         """Queue the response to our last request, or serve a request of the peer.
 
-        Any other response is not queued: see `_accept_response`.
+        Any other response is not queued: see `_accept_response`. The item (None, None),
+        which wakes a waiting thread, is always queued.
         """
         context_id, message = item
         if message is None:
@@ -132,14 +133,14 @@ class _Responses(queue.Queue[Any]):
             super().put(item, block, timeout)
 
     def _accept_response(self, response: DimseServiceType) -> bool:
-        """Return whether a response belongs to the open request.
+        """Return whether a response is the first response to our last request.
 
-        A response that repeats an earlier response is ignored. If a response belongs to
+        A response that repeats an earlier response is dropped. If a response belongs to
         no request, the association is aborted.
         """
         key = type(response), response.MessageIDBeingRespondedTo
         name = key[0].__name__.replace("_", "-")
-        if not response.is_valid_response:
+        if not response.is_valid_response:  # pynetdicom aborts the association later
             self._association.dul.set_abort_reason(
                 "a response without a status was received"
             )
@@ -158,7 +159,7 @@ class _Responses(queue.Queue[Any]):
 
 
 class _Messages(MessageReader):
-    """Sends our requests, receives the responses, and limits what the peer may send."""
+    """A MessageReader that drops wrong responses, and limits what the peer may send."""
 
     def __init__(self, association: "RequestedAssociation") -> None:
         super().__init__(association)
@@ -185,7 +186,10 @@ class _Messages(MessageReader):
         return super()._begin_message()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
-        """Process a fragment; abort the association if the dataset becomes too long."""
+        """Process a fragment.
+
+        The association is aborted if the dataset has more than LONGEST_COMMAND bytes.
+        """
         dataset = self.message.data_set if self.message else None
         if dataset and dataset.tell() + len(fragment) > LONGEST_COMMAND:
             reason = f"a dataset of more than {LONGEST_COMMAND} bytes was received"
@@ -260,7 +264,7 @@ class RequestedAssociation(BaseAssociation):
 
     @property
     def is_over(self) -> bool:
-        """True if no more requests can be sent."""
+        """Whether the association has ended, so that no request can be sent."""
         return self.dul.state_machine.current_state not in OPEN_STATES
 
     def release(self) -> None:

@@ -13,10 +13,10 @@ from dicom_node.outcome import Outcome, Verdict
 
 @dataclass(frozen=True, slots=True)
 class SenderClient:
-    """Sends results to the sender of each instance; see DestinationClient.
+    """A client that sends results to the sender of each instance.
 
-    If the sender is not among the peers of the settings, each outcome has the verdict
-    REFUSED.
+    See DestinationClient for the methods. If the sender is not among the peers of the
+    settings, each outcome has the verdict REFUSED.
 
     Attributes:
         destination: The destination, with the addresses of its peers.
@@ -64,7 +64,10 @@ class SenderClient:
         )
 
     def peer(self, sender_ae_title: str) -> tuple[str, str]:
-        """Return the AE title and the host of the sender; an unknown host is empty."""
+        """Return the AE title and the host of the sender.
+
+        The host is empty if the sender is not among the peers of the settings.
+        """
         client = self._client(sender_ae_title)
         return client.peer(sender_ae_title) if client else (sender_ae_title, "")
 

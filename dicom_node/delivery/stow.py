@@ -3,7 +3,7 @@
 This module is a STOW-RS user agent (PS3.18 10.5). Each attempt sends the bytes of the
 files unchanged. delivery/stow_response.py reads the response of the service.
 
-This module uses the library `requests`, not a DICOMweb client. The usual client encodes
+This module uses the library `requests`, not `dicomweb-client`. That library encodes
 each dataset again, repeats requests by itself, and follows redirects. After a redirect,
 a POST becomes a GET, and a login page looks like success. This module calls the adapter
 of a `requests` session directly. The session itself would read the whole payload of a
@@ -47,8 +47,8 @@ from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 TIMEOUT_S = 30.0
-# Maximum size of a request. A larger object is sent in a request of its own. Windows
-# web servers accept 30 MB by default.
+# Maximum size of a request in bytes. A larger object is sent in a request of its own.
+# Windows web servers accept 30 MB by default.
 MOST_BYTES = 25_000_000
 MAX_PAYLOAD_BYTES = 1_000_000
 
@@ -62,7 +62,7 @@ class NoResponseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StowClient:
-    """Sends results to a DICOMweb service; see DestinationClient.
+    """A client that sends results to a DICOMweb service; see DestinationClient.
 
     Attributes:
         service: The address and credentials of the service.
@@ -79,9 +79,9 @@ class StowClient:
         return store(files, self.service, timeout_s=SEND_TIMEOUT_S)
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:
-        """Return `name`, and a function that tests the service, as one pair.
+        """Return a list with one pair: `name` and a function that tests the service.
 
-        The test is `check_connection`.
+        The function calls `check_connection`.
         """
         return [(name, partial(check_connection, self.service))]
 
@@ -113,9 +113,9 @@ def store(
 ) -> dict[str, Outcome]:
     """Store objects in a service, in requests of at most MOST_BYTES if possible.
 
-    If the service refuses a whole request with several objects, each object is sent
-    again in a request of its own. If a request gets no response, sending ends, and all
-    objects without an outcome get the verdict RETRY.
+    If the service refuses all objects of a request, each object is sent again in a
+    request of its own. If a request gets no response, or if a file cannot be read,
+    sending ends. All objects without an outcome then get the verdict RETRY.
 
     Args:
         files: Part 10 files by SOP Instance UID.
@@ -163,7 +163,7 @@ def check_connection(
 
 
 def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
-    """Yield the contents of the files for each request, by SOP Instance UID."""
+    """Yield one batch for each request: contents of files by SOP Instance UID."""
     batch: dict[str, bytes] = {}
     for uid, path in files.items():
         content = path.read_bytes()
@@ -282,7 +282,7 @@ def _content(response: requests.Response) -> bytes:
 
 
 def _failure_reason(error: Exception, timeout_s: float) -> str:
-    """Return why there is no response.
+    """Return why there is no response, as a text that follows the name of the host.
 
     The text of the error itself is not used, because it may quote the service.
     """
@@ -321,6 +321,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _credentials_advice(service: StowDestination) -> str:
-    """Return advice for a user if the service refuses our credentials."""
+    """Return the advice to show to users if the service refuses our credentials."""
     secret = service.token_env or service.password_env
     return f"check {secret.variable}" if secret else "it may require token_env"

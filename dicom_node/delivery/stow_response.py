@@ -2,9 +2,9 @@
 
 delivery/stow.py sends the requests. A Store Instances Response Module (PS3.18 Annex I)
 lists the objects that were stored and those that failed. If a response has no list, the
-HTTP status applies to all objects (PS3.18 table 10.5.3-1). A service must list the
-objects that it stored. If an object is not listed, the service has not confirmed that
-the object is stored. As with C-STORE, only a definite failure is permanent.
+HTTP status applies to all objects (PS3.18 table 10.5.3-1). If a list lacks an object,
+the service has not confirmed that the object is stored. Then the object is sent again.
+As with C-STORE, only a definite failure is permanent.
 """
 
 import json
@@ -74,7 +74,7 @@ class StowResponse:
 
     @property
     def is_from_service(self) -> bool:
-        """True if the service itself, not a proxy, may have sent this response."""
+        """Whether the service itself, not a proxy, may have sent this response."""
         return self.media_type in SERVICE_MEDIA_TYPES or not (
             self.content or self.media_type
         )
@@ -91,7 +91,7 @@ class StowResponse:
     def standard_status(self) -> str:
         """The status with the reason phrase of RFC 9110, for the log.
 
-        The reason phrase of the server may contain any text.
+        It omits the reason phrase of the server, which may contain any text.
         """
         known = {each.value: each.phrase for each in HTTPStatus}
         return f"HTTP {self.code} {known.get(self.code, '')}".rstrip()
@@ -127,7 +127,8 @@ def search_outcome(response: StowResponse, credentials_advice: str) -> Outcome:
 def _unlisted(response: StowResponse, credentials_advice: str) -> Outcome:
     """Return the outcome of the objects that a response does not list.
 
-    The HTTP status determines this outcome.
+    The outcome depends on the HTTP status. After status 200, it also depends on the
+    media type and on whether there is a payload.
     """
     code = response.code
     if code == HTTPStatus.OK and not response.is_from_service:
@@ -163,7 +164,10 @@ def _unclear(response: StowResponse, verdict: Verdict, more: str) -> Outcome:
 
 
 def _listed(response: StowResponse) -> Iterator[tuple[str, Outcome]]:
-    """Yield UID and outcome of each entry in the Store Instances Response Module."""
+    """Yield UID and outcome of each entry in the Store Instances Response Module.
+
+    If the response has no such module, nothing is yielded.
+    """
     if (
         response.code not in {200, 202, 409}
         or response.media_type not in READABLE_MEDIA_TYPES
@@ -185,9 +189,11 @@ def _stored(warning: int | None) -> Outcome:
 
 
 def _failed(reason: int | None) -> Outcome:
-    """Return the outcome for a Failure Reason, or for None if there is no reason.
+    """Return the outcome of an object that was not stored.
 
-    A Failure Reason has the values of a C-STORE status (PS3.18 I.2.2).
+    Args:
+        reason: The Failure Reason, which has the values of a C-STORE status (PS3.18
+            I.2.2); None if there is no reason.
     """
     if reason is None:
         text = "not stored, without a reason"
@@ -200,7 +206,10 @@ def _failed(reason: int | None) -> Outcome:
 
 
 def _values(item: Any, tag: str) -> list[Any]:  # noqa: ANN401 - any JSON value
-    """Return the values of an attribute of the DICOM JSON Model (PS3.18 F.2)."""
+    """Return the values of an attribute of the DICOM JSON Model (PS3.18 F.2).
+
+    If the attribute is absent or malformed, the list is empty.
+    """
     attribute = item.get(tag) if isinstance(item, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     return values if isinstance(values, list) else []

@@ -96,7 +96,7 @@ class Archive:
 
     @property
     def log(self) -> tuple[Stored, ...]:
-        """Every C-STORE so far, including those of earlier runs."""
+        """The lines of the log, in order, including those of earlier runs."""
         with self._changed:
             return tuple(self._log)
 
@@ -114,7 +114,7 @@ class Archive:
             return tuple(self._log)
 
     def serve(self, ae_title: str, host: str, port: int) -> None:
-        """Start to listen, in background threads; used by `start_archive`."""
+        """Start to listen in background threads, and set `port`."""
         self._server = listen(ae_title, (host, port), self._on_store)
         self.port = self._server.server_address[1]
 
@@ -219,7 +219,7 @@ def _study(file: bytes) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run an archive until SIGTERM or SIGINT, and return the exit status 0."""
+    """Run an archive until SIGTERM or SIGINT, then return the exit status 0."""
     parser = argparse.ArgumentParser(
         prog="fracture-node archive",
         description="Runs a small archive, as a PACS for tests.",

@@ -24,7 +24,10 @@ class _Server(ThreadedAssociationServer):
 
 
 class _Connections:
-    """Closes connections that pynetdicom leaves open if the peer closed them first."""
+    """The open connections of a server.
+
+    pynetdicom leaves a connection open if the peer closes it first. `closed` closes it.
+    """
 
     def __init__(self) -> None:
         self._close: dict[object, Callable[[], None]] = {}
@@ -44,7 +47,8 @@ def listen(
     """Start a server of C-STORE and C-ECHO in background threads, and return it.
 
     Args:
-        ae_title: Our AE title. Associations that call another title are accepted, too.
+        ae_title: AE title of the server. Associations that call another title are
+            accepted, too.
         address: Host and port to bind; port 0 is any free port.
         on_store: Processes a C-STORE, and returns the status of the response. It is
             called from the threads of the associations.
@@ -80,8 +84,8 @@ def stop_listening(server: ThreadedAssociationServer) -> None:
 def _support_proposed_contexts(event: evt.Event) -> None:
     """Support each proposed storage class, with its proposed transfer syntaxes.
 
-    The alternative, a list of all classes with all transfer syntaxes, is slower:
-    pynetdicom would copy it for each association, which takes 0.1 s.
+    A list of all classes with all transfer syntaxes would be slower, because pynetdicom
+    would copy the list for each association. A copy takes 0.1 s.
     """
     supported: dict[str, PresentationContext] = {}
     for context in event.assoc.requestor.requested_contexts:

@@ -75,7 +75,7 @@ class Sent:
     Attributes:
         name: Description of the phantom, for the table.
         sop_instance_uid: SOP Instance UID of the phantom.
-        study_instance_uid: The study that will contain the result.
+        study_instance_uid: Study Instance UID of the phantom and of its result.
         at: Time of the C-STORE response, in seconds of time.monotonic().
     """
 
@@ -99,7 +99,10 @@ class Arrived:
 
 
 def main() -> None:
-    """Run the demo; the exit status is 0 if both results arrived, else 1."""
+    """Run the demo, and end the process.
+
+    The exit status is 0 if both results and the HL7 message arrived in time, else 1.
+    """
     parser = argparse.ArgumentParser("fracture-node demo", description=__doc__)
     parser.add_argument(
         "--directory",
@@ -232,7 +235,7 @@ def _configure(directory: Path, archive: Archive, ris: Hl7Server) -> Path:
 
 
 def _free_port(port: int) -> int:
-    """Return the port; 0, which means any free port, if the port is in use."""
+    """Return `port`; if it is in use, return 0, which means any free port."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
@@ -245,11 +248,11 @@ def _free_port(port: int) -> int:
 def _show(node: Node, settings: Settings, peers: Peers, stop: threading.Event) -> bool:
     """Send the phantoms, wait for their results, and print them.
 
-    The results are printed as a table. The HL7 message about the examination of the
-    first phantom follows, with one segment per line.
+    The results are printed as a table, followed by the HL7 message about the
+    examination of the broken bone, with one segment per line.
 
     Returns:
-        Whether all results arrived in time.
+        Whether both results and the HL7 message arrived in time.
     """
     console.print("Loading the model …")
     _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz", stop)
@@ -297,7 +300,7 @@ def _wait_until_ready(address: str, stop: threading.Event) -> None:
     """Wait at most TIMEOUT_S seconds until the node is ready.
 
     A node is ready after it has loaded the model, so the times in the table do not
-    include the loading. A message is printed if the node is not ready in time.
+    include the loading. If the node is not ready in time, print a message and return.
 
     Args:
         address: The URL of the health check of the node.

@@ -10,7 +10,10 @@ LARGEST_MESSAGE = 1_048_576  # bytes
 TIMEOUT_S = 60.0  # without a byte of the client
 
 Answer = Callable[[str], str | None]
-"""Returns the acknowledgment of a message; None to close the connection instead."""
+"""A function that returns the acknowledgment of a message, or None.
+
+None means that the server closes the connection without a reply.
+"""
 
 
 def accept(message: str) -> str:
@@ -50,7 +53,7 @@ class Hl7Server:
         """Start the server.
 
         Args:
-            answer: Returns the acknowledgment of each message.
+            answer: Returns the acknowledgment of each message: see `Answer`.
             port: The port to listen on; 0 means any free port.
             encoding: Python's name of the character set.
         """
@@ -74,7 +77,7 @@ class Hl7Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and wait until the thread of the server has ended."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -97,7 +100,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 def _read_block(read: Callable[[int], bytes]) -> bytes:
-    """Return the next message; empty if it is incomplete or too long.
+    """Return the bytes of the next message; empty if it is incomplete or too long.
 
     Args:
         read: Returns the given number of bytes; fewer at the end of the connection.

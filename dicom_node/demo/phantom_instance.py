@@ -1,7 +1,7 @@
-"""The phantom as a SOP Instance, as a modality would send it.
+"""Make a SOP Instance of a phantom, as a modality would send it.
 
-`make run` sends this instance, and most tests use it. Its patient data may be printed,
-because the patient is invented.
+`make run` sends such instances, and most tests use them. Their patient data may be
+printed, because the patients are invented.
 """
 
 from datetime import datetime
@@ -26,7 +26,7 @@ SPACING_MM = 0.3
 """Side of a phantom's pixel at the detector in mm; its 900 columns are 27 cm."""
 
 MODALITY = {ComputedRadiographyImageStorage: "CR", SecondaryCaptureImageStorage: "RG"}
-"""Modality (0008,0060) by SOP Class, for the SOP Classes other than those of DX."""
+"""Modality (0008,0060) by SOP Class. It is DX for all other SOP Classes."""
 
 REGION = {
     "LEG": ("30021000", "Lower leg"),
@@ -101,7 +101,7 @@ def _identity(condition: str) -> Dataset:
 
 
 def _acquisition(sop_class_uid: UID, body_part: str) -> Dataset:
-    """Return the attributes of Series and Equipment."""
+    """Return the attributes that say how the phantom was acquired, such as Modality."""
     acquisition = Dataset()
     acquisition.Modality = MODALITY.get(sop_class_uid, "DX")
     acquisition.Manufacturer = "fracture-node"

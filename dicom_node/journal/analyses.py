@@ -89,7 +89,7 @@ class Conclusion:
 
 
 class Analyses:
-    """Starts and ends analyses in the journal."""
+    """The part of the journal that starts and ends analyses."""
 
     def __init__(
         self,
@@ -119,10 +119,10 @@ class Analyses:
             slow: Whether the attempt is made in the slow lane.
 
         Returns:
-            The instance, with this attempt counted. None if the work is stale, or if
-            the analysis belongs in the slow lane and `slow` is False. In the latter
-            case, the attempt is counted, and the analysis is queued in the slow lane
-            unless it is queued there already.
+            The instance, with this attempt counted. None if the work is stale. None
+            also if the analysis belongs in the slow lane and `slow` is False. Then the
+            attempt is counted, and the analysis is queued in the slow lane unless it is
+            queued there already.
         """
         which = _of_run(instance_id, run)
         with writing(self._engine) as connection:
@@ -178,8 +178,8 @@ class Analyses:
     def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
         """Move the analysis of an instance to the slow lane after the decoder died.
 
-        Nothing changes if the work is stale, or if the analysis is already in the slow
-        lane.
+        The death is counted, too. Nothing changes if the work is stale, or if the
+        analysis is already in the slow lane.
 
         Args:
             instance_id: Id of the instance.
@@ -304,8 +304,8 @@ class Analyses:
         other: InstanceRecord | None = None
         with writing(self._engine) as connection:
             if run == 1:
-                # If two revisions get a result at the same time, the second waits here
-                # for the result of the first.
+                # If two revisions get a result at the same time, the second transaction
+                # waits for this lock, and then finds the result of the first.
                 query = _revisions(instance_id).with_for_update(key_share=True)
                 revisions = read_records(InstanceRecord, connection.execute(query))
                 self._refuse_analyzed(revisions, instance_id, *digests)
@@ -335,11 +335,12 @@ class Analyses:
     ) -> None:
         """Raise an error if the results of another revision are valid for an instance.
 
-        They are valid if the other revision has a result, the same picture and the same
-        identity. A revision with another identity does not count, because its results
-        name another patient, study or description. If a destination returns results
-        to senders, a revision from another sender does not count, either. An analysis
-        after the first run, such as one that a user requests, is never refused.
+        The results are valid if the other revision has a result, the same picture and
+        the same identity. A revision with another identity does not count, because its
+        results name another patient, study or description. If a destination returns
+        results to senders, a revision from another sender does not count, either. An
+        analysis after the first run, such as one that a user requests, is never
+        refused.
 
         Args:
             record: The instance.
@@ -386,7 +387,7 @@ class Analyses:
 
     @waits
     def find_for_presentation_image(self, record: InstanceRecord) -> str | None:
-        """Find the analyzed For Presentation image of a For Processing image.
+        """Return the UID of a For Presentation image made from a For Processing image.
 
         The For Presentation image must have a result. Both images must have the same
         patient, study and sender. The Source Image Sequence of the For Presentation
@@ -398,7 +399,7 @@ class Analyses:
             record: The For Processing image.
 
         Returns:
-            SOP Instance UID of such a For Presentation image; None if there is none.
+            The SOP Instance UID; None if there is no such image.
         """
         is_source = (sa.literal(" ") + instance.c.source_uids + " ").contains(
             f" {record.sop_instance_uid} ", autoescape=True
@@ -456,7 +457,7 @@ def _result_columns(analyzed: AnalysisResult) -> dict[str, Any]:
 def _replace_drawing(
     connection: sa.Connection, record: InstanceRecord, drawing: OverlayData | None
 ) -> None:
-    """Replace the stored drawing of an instance; delete it if `drawing` is None."""
+    """Replace the OverlayData of an instance; delete it if `drawing` is None."""
     if record.run > 1:  # the first run has nothing to replace
         is_old = finding_table.c.instance_id == record.id
         connection.execute(finding_table.delete().where(is_old))
@@ -478,9 +479,15 @@ def _revisions(instance_id: str) -> sa.Select[Any]:
 def _under_other_identity(
     revisions: Sequence[InstanceRecord], instance_id: str, picture: str, identity: str
 ) -> InstanceRecord | None:
-    """Return the newest other revision with this picture, but another identity.
+    """Return the newest other revision with the same picture, but another identity.
 
-    Only revisions with a result count. Return None if there is none.
+    Only revisions with a result count. Return None if there is no such revision.
+
+    Args:
+        revisions: All revisions with the SOP Instance UID of the instance.
+        instance_id: Id of the instance.
+        picture: `picture_digest` of the instance.
+        identity: `identity_digest` of the instance.
     """
     others = [
         each
@@ -493,7 +500,7 @@ def _under_other_identity(
 def _same_picture(
     revisions: Sequence[InstanceRecord], instance_id: str, picture: str
 ) -> list[InstanceRecord]:
-    """Return the other revisions that have this picture and a result."""
+    """Return the revisions except `instance_id` that have the picture and a result."""
     return [
         each
         for each in revisions

@@ -21,7 +21,7 @@ def retry_delay_s(attempts: int) -> float:
     call an archive at the same moment.
 
     Args:
-        attempts: Number of attempts so far, at least 1.
+        attempts: Number of attempts that were made, at least 1.
     """
     longest = backoff_s(attempts, RETRY_INITIAL_DELAY_S, RETRY_MAX_DELAY_S)
     return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
@@ -39,9 +39,10 @@ def of_delivery(
 def is_waiting() -> sa.ColumnElement[bool]:
     """Return the SQL condition that a delivery waits for its next attempt.
 
-    The condition is true if the delivery waits for a failing peer, or if it is queued
-    with a delay. The condition is false during an attempt, and also if the delivery
-    waits for a Storage Commitment report.
+    The condition is true if the delivery waits for a failing peer, or if its state is
+    QUEUED and its next attempt is due later. The condition is false during an attempt.
+    It is also false if the delivery waits for a Storage Commitment report, or for a
+    scheduled commitment request.
     """
     waits = delivery.c.waits_for.is_not(None)
     is_delayed = sa.and_(

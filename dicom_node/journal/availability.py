@@ -13,14 +13,14 @@ P = ParamSpec("P")
 
 
 class UntilAvailable(Protocol):
-    """Makes a call, and may repeat it while the database does not respond."""
+    """A function that makes a call, and repeats it if the database does not respond."""
 
     def __call__(self, call: Callable[[], T], /) -> T:
-        """Return the result of the call."""
+        """Call `call`, perhaps several times, and return its result."""
 
 
 def call_once(call: Callable[[], T]) -> T:
-    """Return the result of a call, without repeating it."""
+    """Call `call` once, and return its result."""
     return call()
 
 

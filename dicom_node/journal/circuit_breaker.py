@@ -72,7 +72,7 @@ class Change:
 
 
 class CircuitBreaker:
-    """Lets deliveries wait while their peer fails, and releases them afterwards."""
+    """The part of the journal that lets deliveries wait while their peer fails."""
 
     def __init__(
         self,
@@ -126,9 +126,11 @@ class CircuitBreaker:
     ) -> None:
         """Schedule the next attempt of a delivery, or let it wait for its peer.
 
-        The delivery waits if the peer fails. If the peer works, the next attempt is
-        scheduled after the back-off of the delivery. It is also scheduled if this
-        attempt made the peer start to fail, and was not the first attempt.
+        If the peer works, the next attempt is scheduled after the back-off of the
+        delivery. If the peer fails, the delivery waits, and a new probe is chosen if
+        the peer has no other probe. There is one exception: if this attempt made the
+        peer start to fail, and was not the first attempt of the delivery, the next
+        attempt is scheduled as if the peer worked.
 
         Args:
             connection: Connection in the transaction of `record`.
@@ -166,7 +168,7 @@ class CircuitBreaker:
 
         Call this method after the transaction of `record` is committed. At most BATCH
         deliveries are released, and none if the database does not respond. `maintain`
-        releases the rest later.
+        releases the remaining deliveries later.
         """
         if change.is_failing:
             logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
@@ -182,10 +184,12 @@ class CircuitBreaker:
         """Replace lost probes, and release deliveries that need not wait.
 
         Call this method regularly. A probe is lost if it is neither scheduled nor being
-        tried, for example because its instance was analyzed again. `_need_not_wait`
-        says which deliveries need not wait. Such a delivery may still wait, for example
-        because a worker was killed before it released the delivery. One call releases
-        at most BATCH deliveries.
+        tried, for example because its instance was analyzed again. Probes of paused
+        destinations are not replaced.
+
+        `_need_not_wait` defines which deliveries need not wait. Such a delivery may
+        still wait, for example because a worker was killed before it released the
+        delivery. One call releases at most BATCH deliveries.
         """
         with reading(self._engine) as connection:
             query = sa.select(delivery.c.instance_id)
@@ -325,7 +329,7 @@ def _failing(connection: sa.Connection, peer: str) -> PeerStateRecord | None:
 
 
 def _forget(connection: sa.Connection, peer_row: PeerStateRecord) -> None:
-    """Remove the state of a peer. `maintain` then releases deliveries that wait."""
+    """Remove the state of a peer. `maintain` then releases the peer's deliveries."""
     connection.execute(peer_state.delete().where(peer_state.c.peer == peer_row.peer))
 
 

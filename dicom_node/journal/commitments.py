@@ -87,7 +87,7 @@ class RequestRecord(CommitmentRecord):
 
 
 class Commitments:
-    """Records commitment requests and the reports on them in the journal."""
+    """The part of the journal that records commitment requests and reports."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class Commitments:
         is stale, for example because the report has already arrived, nothing changes.
 
         Returns:
-            True if the delivery failed.
+            Whether the delivery failed.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -184,9 +184,9 @@ class Commitments:
     def record_report(self, report: Report, reporter: Reporter) -> None:
         """Record a report of an archive.
 
-        A repeated report changes nothing. A report on any request, even an old one, may
-        state a failure for an object that counts as delivered. Then the archive no
-        longer keeps the object, and `_reopen` says what happens.
+        A repeated report changes nothing, with one exception. A report on any request,
+        even an old one, may state a failure for an object that counts as delivered.
+        Then the archive no longer keeps the object: see `_reopen`.
 
         Raises:
             ReportRefusedError: The transaction is unknown, or the reporter may not
@@ -351,7 +351,8 @@ class Commitments:
     ) -> bool:
         """Apply the remedy for a failure reason to objects that wait for commitment.
 
-        If `retry_days` have passed, the objects fail.
+        `code` is the Failure Reason (0008,1197). If the delivery was requested more
+        than `retry_days` days ago, the objects fail.
 
         Returns:
             Whether to request the commitment of these objects again.
@@ -440,10 +441,7 @@ def _set_comment(connection: sa.Connection, row: DeliveryRecord, reason: str) ->
 def _waiting(
     connection: sa.Connection, row: DeliveryRecord
 ) -> tuple[tuple[str, str], ...]:
-    """Return the UIDs of each object that waits for commitment.
-
-    The UIDs are the SOP Class UID and the SOP Instance UID, in this order.
-    """
+    """Return (SOP Class UID, SOP Instance UID) of objects that wait for commitment."""
     query = results_in(DeliveryState.COMMITTING, row.instance_id, row.destination)
     rows = connection.execute(query)
     return tuple((each.sop_class_uid, each.sop_instance_uid) for each in rows)
@@ -461,9 +459,10 @@ def _record(connection: sa.Connection, row: DeliveryRecord) -> str:
 def _mark_committed(
     connection: sa.Connection, row: DeliveryRecord, committed: frozenset[str]
 ) -> None:
-    """Mark the objects of a delivery in `committed` (SOP Instance UIDs) as delivered.
+    """Mark objects of a delivery as delivered, because the archive committed to them.
 
-    Objects that failed because they were not committed are marked, too.
+    `committed` contains the SOP Instance UIDs of these objects. Objects that failed
+    because they were not committed earlier are marked, too.
     """
     objects = delivered_object.c
     had_failed = sa.and_(

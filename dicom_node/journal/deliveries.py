@@ -1,9 +1,10 @@
 """The part of the journal that requests deliveries of results.
 
-A delivery brings all results of one instance to one destination. Each queued work item
-for a delivery is a new run. Work is stale if its run is not the current run of the
-delivery. The state of each object is stored separately, so that a second attempt sends
-only the objects that have not arrived.
+A delivery brings the results of one instance to one destination: all results of the
+kinds that the destination wants. Each queued work item for a delivery is a new run.
+Work is stale if its run is not the current run of the delivery. The state of each
+object is stored separately, so that a second attempt sends only the objects that have
+not arrived.
 """
 
 import time
@@ -72,7 +73,7 @@ class StoredResult:
 
 
 class Deliveries:
-    """Requests, pauses and starts deliveries in the journal."""
+    """The part of the journal that requests, pauses and starts deliveries."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Deliveries:
 
     @property
     def go_to_senders(self) -> bool:
-        """True if a destination returns results to the sender of each instance."""
+        """Whether a destination returns results to the sender of each instance."""
         return any(each.returns_to_sender for each in self._destinations.values())
 
     def open(
@@ -136,12 +137,13 @@ class Deliveries:
 
         Each destination gets the kinds of results that it wants. Some destinations do
         not get negative results: see `_send`. Results that have already arrived are
-        sent again.
+        sent again. Deliveries to destinations that get none of the results are dropped,
+        unless they have succeeded.
 
         Args:
             connection: Connection in a transaction.
             instance_id: Id of the instance.
-            is_repetition: Whether an image was received again. Then nothing is sent
+            is_repetition: True if an image was received again. Then nothing is sent
                 again to a destination that gets messages and has all of them.
         """
         query = instance.select().where(instance.c.id == instance_id)
@@ -159,7 +161,7 @@ class Deliveries:
         update_instance_state(connection, self._machine, instance_id)
 
     def _kept(self, connection: sa.Connection, instance_id: str) -> set[str]:
-        """Return the destinations that get messages and have all of them."""
+        """Return the names of destinations that get messages and have all of them."""
         query = sa.select(delivery.c.destination).where(
             delivery.c.instance_id == instance_id,
             delivery.c.state == DeliveryState.DELIVERED,
@@ -183,7 +185,8 @@ class Deliveries:
         notice, or the positive result of an earlier analysis.
 
         Returns:
-            The names of the destinations to which deliveries are queued, and `kept`.
+            The names of the destinations to which deliveries are queued, and the names
+            in `kept`, to which nothing is sent.
         """
         trigger, requested = DeliveryTrigger.REQUESTED, []
         has_result = row.probability is not None
@@ -205,8 +208,8 @@ class Deliveries:
         This can be the case after the settings of the destinations were changed. For an
         instance with a result, the method considers only the kinds that are made for
         every finding. For an instance without a result, it considers only the kinds
-        that say so. If the instance has neither objects nor a result, the return value
-        is False.
+        that report this. If the instance has neither objects nor a result, the return
+        value is False.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         query = sa.select(instance.c.probability).where(instance.c.id == instance_id)
@@ -295,8 +298,8 @@ class Deliveries:
         Returns:
             The path of each object to send, relative to the storage directory, by SOP
             Instance UID. The dictionary is empty if the destination has stored all
-            objects. None if the work is stale, or if the destination is paused. In the
-            latter case, the state of the delivery becomes PAUSED.
+            objects. None if the work is stale. None also if the destination is paused.
+            Then the state of the delivery becomes PAUSED.
         """
         with writing(self._engine) as connection:
             if self._is_paused(connection, destination):

@@ -48,7 +48,7 @@ LOG_NAMES = {
 
 
 class DeliveryOutcomes:
-    """Records the outcomes of delivery attempts."""
+    """The part of the journal that records the outcomes of delivery attempts."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ def fail_delivery(
 def results_in(
     state: DeliveryState, instance_id: str, destination: str
 ) -> sa.Select[Any]:
-    """Return the query for those results of a delivery that are in a given state.
+    """Return the query for the results of a delivery that are in the state `state`.
 
     The query returns rows of the table `result`. `instance_id` and `destination`
     identify the delivery.
@@ -281,7 +281,7 @@ def note_objects(
     trigger: ObjectTrigger,
     detail: str,
 ) -> None:
-    """Write one event for several objects of a delivery with the same transition.
+    """Write one event for objects of a delivery that made the same transition.
 
     The text of the event consists of the name of the destination, the kinds of the
     objects, and `detail`. If the transition has no event, nothing is written.

@@ -26,7 +26,7 @@ def record_echo(  # noqa: PLR0913 - one for each column
 
 
 def recent_echoes(engine: sa.Engine, destination: str) -> list[EchoRecord]:
-    """Return the last MAX_RECENT tests of a destination, newest first."""
+    """Return the last MAX_RECENT connection tests of a destination, newest first."""
     query = echo.select().where(echo.c.destination == destination)
     query = query.order_by(echo.c.id.desc()).limit(MAX_RECENT)
     with reading(engine) as connection:

@@ -9,7 +9,7 @@ from dicom_node.storage.tables import event
 
 
 class EventKind(StrEnum):
-    """What happened to an instance or a destination, as pages and commands show it."""
+    """The kind of an event, with the name that pages and commands show."""
 
     RECEIVED = "received"
     RECEIVED_AGAIN = "received again"

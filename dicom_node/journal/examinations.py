@@ -7,7 +7,7 @@ before that time schedules the next run. So an examination has at most one sched
 run, and no thread waits.
 
 If a run finds an unfinished analysis, it ends, and no run is scheduled. The end of the
-analysis then requests one.
+analysis then requests a run.
 
 The summary has a row in the table of instances, because it is delivered like the
 results of an image. Its id is the id of the examination. The module
@@ -41,16 +41,17 @@ from dicom_node.storage.tables import (
 )
 from dicom_node.uids import derived_uid
 
-# Maximum age in seconds of images that a previous release recorded during an upgrade. A
-# summary is made of younger images when a worker assigns them.
+# The previous release records images without an examination during an upgrade. When a
+# worker assigns such an image, a summary is scheduled only if the image was received in
+# the last UPGRADE_S seconds.
 UPGRADE_S = 3600.0
 # Seconds after which an overdue summary is requested again: its work was lost, or a
 # previous release ended the analysis that the summary waited for.
 OVERDUE_S = 600.0
 # Maximum number of images to assign, or of summaries to request, in one transaction.
 BATCH = 200
-# The number of an advisory lock that only this program uses: two workers that assign
-# images would lock the same examinations in different orders.
+# The number of an advisory lock that only this program uses. Without the lock, two
+# workers that assign images would lock the same examinations in different orders.
 ASSIGNMENT_LOCK = 0x46524145
 
 _EMPTY = (
@@ -62,7 +63,9 @@ _EMPTY = (
 
 
 class Examinations:
-    """Assigns images to examinations, and requests their summaries.
+    """The part of the journal that assigns images to examinations.
+
+    It also requests the summaries of the examinations.
 
     Attributes:
         quiet_s: Seconds without a new image until a summary is made; 0 if no summaries
@@ -86,17 +89,16 @@ class Examinations:
         self.quiet_s = quiet_s
 
     def add_image(self, connection: sa.Connection, received: ReceivedInstance) -> str:
-        """Assign a received image to its examination, and schedule the summary.
+        """Return the id of the examination of an image, and schedule the summary.
 
-        The examination is created if it does not exist. A capture schedules no summary,
-        because it may be a result of the node that was sent back.
+        The examination is created if it does not exist. The caller must store the id in
+        the row of the image. An image with a SOP Class that results may have (see
+        `is_capture`) schedules no summary, because it may be a result of the node that
+        was sent back to it.
 
         Args:
             connection: Connection in a transaction.
-            received: The image.
-
-        Returns:
-            The id of the examination.
+            received: The received image.
         """
         header, at = received.header, received.received_at.timestamp()
         examined = _examination(
@@ -114,16 +116,19 @@ class Examinations:
     def repeat(self, connection: sa.Connection, row: InstanceRecord) -> None:
         """Schedule the summary because an image was received again.
 
-        Administrators resend images to recover lost results, summaries included.
+        Administrators resend images to recover lost results, summaries included. If
+        `add_image` would schedule no summary for the image, nothing is scheduled.
         """
         if self._is_on and not is_capture(row.sop_class_uid) and row.examination_id:
             self._schedule_by_id(connection, row.examination_id)
 
     def image_ended(self, connection: sa.Connection, row: InstanceRecord) -> None:
-        """Request the summary that waits for this analysis, or schedule a new one.
+        """Request or schedule the summary after the analysis of an image has ended.
 
-        A new one is scheduled if there is no unfinished summary, except after the first
-        analysis of an instance for which nobody expects a result.
+        If a run of the summary is scheduled already, nothing changes, because that run
+        finds the new result. If the summary waits for this analysis, a run is requested
+        without a delay. Otherwise a run is scheduled, except after the first analysis
+        of an instance for which nobody expects a result.
 
         Args:
             connection: Connection in the transaction that ended the analysis.
@@ -150,8 +155,8 @@ class Examinations:
         """Request the summary of an examination without a delay.
 
         Args:
-            connection: Connection in a transaction. If it has locked the summary, it
-                locked the examination before.
+            connection: Connection in a transaction. If the transaction has locked the
+                summary, it must have locked the examination first.
             examination_id: Id of the examination. If it does not exist or has no image
                 any more, nothing is requested.
         """
@@ -240,8 +245,10 @@ class Examinations:
     def request_overdue(self) -> int:
         """Request unfinished summaries again if no work for them is left.
 
-        Such a summary is overdue for OVERDUE_S, or no run is scheduled, and the
-        analyses of all its images have ended. At most BATCH summaries are requested.
+        A summary is requested again if the analyses of all its images have ended, and
+        if it has been due for more than OVERDUE_S seconds. If no run is scheduled, the
+        seconds count from the receipt of the first image. At most BATCH summaries are
+        requested.
 
         Returns:
             The number of requested summaries.
@@ -268,11 +275,11 @@ class Examinations:
         return len(found)
 
     def assign_missing(self) -> int:
-        """Assign images that a previous release recorded to examinations.
+        """Assign images that a previous release recorded without an examination.
 
         At most BATCH images are assigned, the newest first. A summary is scheduled for
-        images that were received in the last UPGRADE_S. If another worker assigns
-        images at the same time, nothing is done.
+        images that were received in the last UPGRADE_S seconds. If another worker
+        assigns images at the same time, nothing is done.
 
         Returns:
             The number of assigned images.
@@ -291,7 +298,7 @@ class Examinations:
         return len(rows)
 
     def _assign(self, connection: sa.Connection, row: InstanceRecord) -> None:
-        """Assign an image that has no examination."""
+        """Assign an image to its examination; if it is recent, schedule the summary."""
         query = patient.select().where(patient.c.instance_id == row.id)
         found = connection.execute(query).mappings().one_or_none()
         named: Mapping[Any, Any] = found or {"patient_id": "", "name": ""}
@@ -308,7 +315,7 @@ class Examinations:
 
 
 def patient_key(patient_id: str, name: str) -> str:
-    """Return the key of a patient: a digest of the ID, or of the name if it is empty.
+    """Return a key of a patient: a digest of the ID, or of the name if the ID is empty.
 
     The name is compared without case, accents and delimiters.
     """
@@ -349,7 +356,7 @@ def _examination(
         connection: Connection in a transaction.
         study: Study Instance UID; without one, the SOP Instance UID of the image.
         key: `patient_key` of the patient.
-        at: Time at which the image was received.
+        at: Time at which the image was received, in seconds since 1970.
     """
     c = examination.c
     new: dict[str, Any] = {
@@ -380,7 +387,7 @@ def _examination(
 def _last_sender(
     connection: sa.Connection, examination_id: str
 ) -> tuple[str, str] | None:
-    """Return AE title and address of the sender of the last image; None without one."""
+    """Return AE title and address of the last image's sender; None without images."""
     query = sa.select(instance.c.calling_ae_title, instance.c.calling_address)
     query = query.where(instance.c.examination_id == examination_id, IS_IMAGE)
     query = query.order_by(instance.c.received_at.desc()).limit(1)
@@ -391,7 +398,7 @@ def _last_sender(
 def _name(
     connection: sa.Connection, examination_id: str, values: Mapping[Any, Any]
 ) -> None:
-    """Store the patient of a summary, unless it is stored already.
+    """Store the patient of a summary, unless a patient is stored already.
 
     Args:
         connection: Connection in a transaction.

@@ -10,14 +10,14 @@ H. M. Vin and H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 from threading import Lock
 
 MAX_ADDRESSES = 1_000
-"""Maximum number of addresses whose last number a FairOrder stores.
+"""Maximum number of addresses for which a FairOrder stores the last number.
 
 A further address replaces the address that has sent no image for the longest time.
 """
 
 
 class FairOrder:
-    """Numbers the images of a lane; the waiting image with the lowest number is next.
+    """The order of the images in a lane: the image with the lowest number is next.
 
     Each image of an address gets a higher number than the previous image of this
     address. The first image of a new address gets the lowest number of the waiting

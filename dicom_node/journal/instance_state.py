@@ -22,7 +22,10 @@ from dicom_node.storage.tally import write
 
 NO_NOTICE = " The notice of it has not arrived: "
 FILES_REMOVED = "Its files were removed; send the image again"
-"""The end of the reason if a destination lost an object whose file was removed."""
+"""The end of a reason that tells the user to send the image again.
+
+A destination lost an object after the node had removed the files of the instance.
+"""
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:
@@ -54,10 +57,10 @@ def update_instance_state(
 ) -> None:
     """Derive the state of an instance from the states of its deliveries, and store it.
 
-    The caller has locked the instance. If the instance has a result, the reasons why
-    objects have not arrived become its reason. An instance without a result keeps its
-    state. If an attempt to deliver its notice failed, the cause is appended to its
-    reason.
+    The caller must have locked the instance. If the instance has a result, the reasons
+    why objects have not arrived become its reason. An instance without a result keeps
+    its state. If an attempt to deliver its notice failed, the cause is appended to its
+    reason. The function also sets `ended_at` and `delivered_at`.
     """
     rows = _deliveries_with_objects(connection, instance_id)
     states = {row.state for row in rows} - {DeliveryState.DROPPED}
@@ -158,7 +161,10 @@ def _append_notice_failure(
 
 
 def is_tried_again() -> sa.ColumnElement[bool]:
-    """Return the SQL condition that an object is tried again after a failed attempt."""
+    """Return the SQL condition that an object waits for an attempt after a failure.
+
+    The attempt sends the object again, or requests its commitment again.
+    """
     objects = delivered_object.c
     is_unsent = sa.and_(objects.state == DeliveryState.QUEUED, objects.comment != "")
     is_not_committed = objects.comment.startswith(NOT_COMMITTED, autoescape=True)

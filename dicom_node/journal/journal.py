@@ -196,7 +196,7 @@ class Journal:
             return uid, ae_title
 
     def stored_instances(self, instance_ids: Sequence[str]) -> set[str]:
-        """Return the ids of those instances that have a file according to the journal.
+        """Return those of `instance_ids` that have a file according to the journal.
 
         The cleanup of the spool removes the files of all other ids as orphans.
         """
@@ -207,7 +207,7 @@ class Journal:
             return set(connection.execute(query).scalars())
 
     def needed_result_files(self, paths: Sequence[str]) -> set[str]:
-        """Return the paths of those result files that are still needed.
+        """Return those of `paths` that belong to result files that are still needed.
 
         A file is needed if the journal names it, and if the files of its instance were
         not removed. Paths are relative to the storage directory.
@@ -223,12 +223,14 @@ class Journal:
     def analyze_again(self, instance_id: str) -> bool:
         """Queue a new analysis of an instance, even if it has a result.
 
+        If `instance_id` is the id of a summary, a new run of the summary is queued.
+
         Returns:
             False if the file of the instance was removed at the end of its retention
             period. Then nothing is queued, and the instance must be sent again.
         """
         with writing(self._engine) as connection:
-            # An examination has the id of its summary, and is locked before it.
+            # An examination has the id of its summary. The examination is locked first.
             lock_examination(connection, instance_id)
             lock_instance(connection, instance_id)
             has_files = has_stored_files(connection, instance_id)
@@ -246,7 +248,7 @@ class Journal:
             return self.analyze_again(failed.instance_id)
         if not failed.waiting:
             return self.deliveries.retry(failed.instance_id, failed.destination)
-        # If the delivery no longer waits, an attempt is already being made.
+        # If the delivery does not wait, an attempt is being made or is scheduled.
         self.deliveries.try_now(failed.instance_id, failed.destination)
         return True
 
@@ -259,7 +261,7 @@ class Journal:
         analysis.
         """
         with writing(self._engine) as connection:
-            # An examination has the id of its summary, and is locked before it.
+            # An examination has the id of its summary. The examination is locked first.
             lock_examination(connection, instance_id)
             lock_instance(connection, instance_id)
             query = sa.select(instance.c.state).where(instance.c.id == instance_id)
@@ -332,7 +334,7 @@ class Journal:
 
         Args:
             connection: Connection in a transaction.
-            row: The instance.
+            row: The instance that was received again.
             result_row: The revision that has the results for this instance. This is
                 `row` itself, unless the analysis found another revision with the same
                 picture.
@@ -373,6 +375,8 @@ class Journal:
         self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance
     ) -> bool:
         """Move the file of a duplicate to the path of the first file if that is gone.
+
+        The file is also moved if the journal says that the first file was removed.
 
         Returns:
             True if the file was moved.

@@ -75,7 +75,7 @@ EXPORTED = tuple(
 
 
 class Feedback:
-    """Records and reads the opinions in the journal."""
+    """The part of the journal that records and returns the opinions of readers."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -87,7 +87,9 @@ class Feedback:
         verdict: Judgement,
         point: tuple[float, float] | None = None,
     ) -> bool:
-        """Record the opinion of a reader; replace their earlier one on the instance.
+        """Record the opinion of a reader on an instance.
+
+        It replaces an earlier opinion of the same reader on the instance.
 
         Args:
             instance_id: Id of the instance.

@@ -46,8 +46,8 @@ DAY_S = 86400.0
 # and receivers wait for it. Between two batches, other processes can write.
 BATCH = 50
 PAUSE_S = 0.05
-# After this time, `delete_expired` starts no further batch. Workers call it once a
-# minute, so the removal of a large number of instances takes several minutes.
+# After this many seconds, `delete_expired` starts no further batch. Workers call it
+# once a minute, so the removal of a large number of instances takes several minutes.
 LONGEST_S = 20.0
 
 
@@ -124,8 +124,9 @@ def _files(
 ) -> int:
     """Remove the files of a batch of instances; return the number of instances.
 
-    The files of their results are removed, too. The rows from which the study page
-    draws their findings are deleted, and the time of the removal is recorded. The
+    The batch contains instances that match `condition`, and that ended more than `days`
+    days ago. The files of their results are removed, too. The rows from which the study
+    page draws their findings are deleted, and the time of the removal is recorded. The
     instances stay locked until the commit. Until then, no other process can restore a
     file or request an analysis. If the commit fails after the files were removed, the
     next call records the time.

@@ -48,7 +48,7 @@ _TABLES: Mapping[type[Trigger], sa.Table] = MappingProxyType(
 
 
 class StateMachine:
-    """Makes transitions of instances and deliveries.
+    """The state machine, which makes transitions of instances and deliveries.
 
     The same transaction writes the event and the counter of a transition, and queues
     its work.
@@ -100,8 +100,8 @@ class StateMachine:
             label: Value of the counter's label.
 
         Returns:
-            The changed instance. None if `which` selects no instance whose state is in
-            `Transition.before`. Then nothing is changed.
+            The changed instance. None if `which` selects no instance in one of the
+            states `Transition.before`. Then nothing is changed.
         """
         transition = only_transition(trigger)
         update = _update(transition, which).values(**values).returning(instance)
@@ -143,7 +143,9 @@ class StateMachine:
         instance_id: str,
         destination: str,
     ) -> DeliveryRecord | None:
-        """Queue a new run of a delivery, which is created if it does not exist.
+        """Queue a new run of a delivery.
+
+        A delivery that does not exist is created, unless the trigger is RESUMED.
 
         Args:
             connection: Connection in a transaction that has locked the instance.
@@ -152,8 +154,8 @@ class StateMachine:
             destination: Name of the destination.
 
         Returns:
-            The delivery. None if its state is not in `Transition.before`. Then nothing
-            is changed.
+            The delivery. None if the trigger cannot happen in the state of the
+            delivery. Then nothing is changed.
         """
         transition, now = only_transition(trigger), time.time()
         reset = {
@@ -285,7 +287,8 @@ def delete_rows(
 ) -> int:
     """Delete rows, and return their number.
 
-    A row that `which` selects is deleted only if its state is in `Transition.before`.
+    The type of `trigger` determines the table. A row that `which` selects is deleted
+    only if its state is in `Transition.before`.
     """
     transition = only_transition(trigger)
     table = _TABLES[type(trigger)]
@@ -306,7 +309,7 @@ def _update_or_insert(
     new: Mapping[str, Any],
     changes: Mapping[str, Any],
 ) -> sa.CursorResult[Any]:
-    """Change the row with a primary key, or insert it; return the row.
+    """Change the row with the primary key `key`, or insert it; return the row.
 
     A row changes only if its state is in `Transition.before`. If there is no row, and
     `Transition.before` contains None, the row is inserted. Otherwise nothing is
@@ -361,6 +364,6 @@ def _execute(
 ) -> sa.CursorResult[Any]:
     """Execute a statement that changes states, and return its result.
 
-    All such statements are executed here, so that a test can observe them.
+    This function executes all such statements, so that a test can observe them.
     """
     return connection.execute(statement)

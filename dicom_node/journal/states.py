@@ -9,9 +9,9 @@ The table does not contain the conditions of a transition, the texts of events, 
 measured durations. Some events have no transition and are not in the table. An example
 is RECEIVED_AGAIN.
 
-A row may be replaced or removed in every state, although the node itself does that only
-in some states. Otherwise a row would stay if an earlier release or a user of the
-database had written an unexpected state.
+The triggers REPLACED and REMOVED may happen in every state, although the node itself
+causes them only in some states. Otherwise a row would stay if an earlier release or a
+user of the database had written an unexpected state.
 """
 
 from collections.abc import Mapping
@@ -110,7 +110,7 @@ State = InstanceState | DeliveryState
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """Transitions with the same trigger, the same state after and the same effects.
+    """A trigger, the states before it, the state after it, and its effects.
 
     Attributes:
         trigger: The cause. Its type says whether this is a transition of an instance, a
@@ -201,7 +201,8 @@ def _of_instance() -> tuple[Transition, ...]:
 def _of_summary() -> tuple[Transition, ...]:
     """Return the transitions of the summary of an examination.
 
-    The transitions that follow from deliveries are the same as those of an image.
+    Transitions that follow from deliveries are not included: `_of_instance` lists them
+    for images and summaries.
     """
     on, at, event = InstanceTrigger, InstanceState, EventKind
     waits = (at.RECEIVED,)
@@ -242,8 +243,9 @@ def _of_delivery() -> tuple[Transition, ...]:
         ),
         Transition(on.PAUSED, unfinished, at.PAUSED),
         Transition(on.RESUMED, (at.PAUSED,), at.QUEUED, queues=DELIVER),
-        # If the archive reported an object as lost just before commitment of the others
-        # was requested, the delivery is COMMITTING while the object is sent.
+        # If the archive reported an object as lost just before the commitment of the
+        # other objects was requested, the delivery is COMMITTING while the lost object
+        # is sent.
         Transition(on.STORED, unfinished, at.COMMITTING, queues=DELIVER),
         Transition(on.ATTEMPT_FAILED, unfinished, at.QUEUED, queues=DELIVER),
         Transition(on.HELD_BACK, unfinished, at.QUEUED),

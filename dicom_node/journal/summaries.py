@@ -1,6 +1,6 @@
 """The part of the journal that starts and ends attempts to summarize examinations.
 
-The rows change only if the run of the work is the current one, as in
+A row changes only if the work names the current run of the summary, as in
 journal/analyses.py. Transactions lock the examination before its summary.
 """
 
@@ -39,12 +39,12 @@ from inference.finding import ModelIdentity, OperatingPoint
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageOutcome:
-    """One image of an examination, as the journal knows it.
+    """One image of an examination, with the outcome of its analysis.
 
     Attributes:
         record: The image, with its result or the reason why there is none.
         same_picture_as: Id of another image of the examination with the same picture,
-            which is counted instead of this one; None if there is none.
+            which is counted instead of this image; None if there is none.
     """
 
     record: InstanceRecord
@@ -53,18 +53,19 @@ class ImageOutcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SummaryInputs:
-    """What a summary is made from.
+    """The data from which a summary is made.
 
     Attributes:
-        record: The summary.
-        patient_key: `patient_key` of the patient.
-        images: The images that count, in the order of their receipt. Results of the
-            node that were sent back do not count, nor do instances for which nobody
-            expects a result, nor earlier revisions of an image.
-        digest: Digest of the images and their results.
+        record: The row of the summary in the table of instances.
+        patient_key: Key of the patient: see `patient_key` in journal/examinations.py.
+        images: The images that count, in the order of their receipt: see `_outcomes`.
+            Results of the node that were sent back to it, and instances for which
+            nobody expects a result, do not count.
+        digest: Digest of the images and of the runs of their analyses.
         revision: Revision of this summary, from 1.
-        predecessors: The objects of the summary that this one replaces.
-        made: The objects, if a summary of the same inputs was made before; else empty.
+        predecessors: The objects of the earlier summary that this summary replaces.
+        made: The objects of this summary, if the last summary has the same digest; else
+            empty.
     """
 
     record: InstanceRecord
@@ -84,7 +85,8 @@ class SummaryAnswer:
         probability: Probability of the most serious image; None if no fracture is
             reported and an image has no answer. Then the examination has no answer.
         operating_point: Operating point of that image; None as for `probability`.
-        model: The model of that image; that of the worker if there is no answer.
+        model: The model that analyzed that image; the model of the worker if there is
+            no answer.
         text: The answer as a sentence.
     """
 
@@ -95,7 +97,7 @@ class SummaryAnswer:
 
 
 class Summaries:
-    """Starts and ends attempts to summarize examinations."""
+    """The part of the journal that starts and ends attempts to make summaries."""
 
     def __init__(
         self,
@@ -113,13 +115,14 @@ class Summaries:
 
     @waits
     def begin(self, examination_id: str, run: int) -> SummaryInputs | None:
-        """Start an attempt to summarize an examination.
+        """Start an attempt to summarize an examination, and count the attempt.
+
+        No attempt is started in three cases. If the work is stale, nothing changes. If
+        the summary is due later, another run is queued. If the analysis of an image is
+        unfinished, the end of that analysis requests the summary again.
 
         Returns:
-            What to make the summary from, with this attempt counted. None if the work
-            is stale, or if the summary is due later: then another run is queued. None
-            also if the analysis of an image is unfinished: then the end of that
-            analysis requests the summary again.
+            The inputs of the summary; None in these three cases.
         """
         with writing(self._engine) as connection:
             examined = lock_examination(connection, examination_id)
@@ -127,7 +130,8 @@ class Summaries:
                 return None
             images = images_of(connection, examination_id)
             early_s = (examined.due_at or 0.0) - time.time()
-            # If it is even earlier, the clock was set back, and the summary is due.
+            # A larger `early_s` means that the clock was set back. Then the summary is
+            # due.
             if images and 0 < early_s <= self._examinations.quiet_s:
                 sender = images[-1].calling_ae_title, images[-1].calling_address
                 self._examinations.request(connection, examined, sender, early_s)
@@ -155,7 +159,7 @@ class Summaries:
 
     @waits
     def drawing(self, instance_id: str) -> OverlayData | None:
-        """Return the stored drawing of an image; None if there is none."""
+        """Return the stored OverlayData of an image; None if nothing is stored."""
         query = finding_table.select().where(finding_table.c.instance_id == instance_id)
         with reading(self._engine) as connection:
             row = connection.execute(query).mappings().one_or_none()
@@ -172,10 +176,11 @@ class Summaries:
         """End a summary, and queue the delivery of its objects.
 
         Args:
-            inputs: What the summary was made from.
+            inputs: The data from which the summary was made.
             answer: The answer of the summary.
-            results: The objects, already on disk.
-            objects: The objects as the next summary will name them.
+            results: The objects of the summary. Their files are already on disk.
+            objects: The same objects, in the form in which the next summary names them
+                as its predecessors.
 
         Returns:
             False if the work is stale. Then nothing is recorded.
@@ -197,7 +202,11 @@ class Summaries:
 
     @waits
     def send_again(self, inputs: SummaryInputs, answer: SummaryAnswer) -> None:
-        """End a summary with the objects that exist, and queue their delivery again."""
+        """End a summary with the objects that exist, and queue their delivery again.
+
+        If the work is stale, nothing changes. A destination that gets messages and has
+        all of them gets no message again.
+        """
         with writing(self._engine) as connection:
             record = self._end(connection, inputs.record, answer)
             if record is not None:
@@ -205,7 +214,7 @@ class Summaries:
 
     @waits
     def end_without_summary(self, examination_id: str, run: int, reason: str) -> None:
-        """End a summary without objects, because nobody expects one.
+        """End a summary without objects, because nobody expects a summary.
 
         If the work is stale, nothing changes. The objects of an earlier summary stay.
 
@@ -227,7 +236,7 @@ class Summaries:
         Args:
             examination_id: Id of the examination.
             run: Run of the summary.
-            reason: The reason for the operator.
+            reason: Why the summary failed, as a text for the operator.
         """
         trigger = InstanceTrigger.SUMMARY_FAILED
         self._end_without_objects(examination_id, run, reason, trigger)
@@ -300,7 +309,8 @@ def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
 
     Of the revisions of an image, the last one counts. If it has no result of its own
     because an earlier revision has the same picture, that revision counts. If several
-    images with an answer have the same picture, all except one of them name that one.
+    images with an answer have the same picture, `same_picture_as` is None for one of
+    them. For the other images, it is the id of that image.
     """
     by_id = {each.id: each for each in images}
     newest: dict[str, InstanceRecord] = {}

@@ -1,8 +1,9 @@
-"""Queues durable work in the transaction of the change that makes the work necessary.
+"""Queues durable work in a transaction of the caller.
 
-DBOS runs the work (see worker/workflows.py). The id of a workflow contains the number
-of the run. Each retry has a new number, because DBOS silently ignores work with an id
-that was used before.
+So the change that makes the work necessary is committed together with the work. DBOS
+runs the work (see worker/workflows.py). The id of a workflow contains the number of the
+run. Each retry has a new number, because DBOS silently ignores work with an id that was
+used before.
 """
 
 from collections import defaultdict
@@ -24,22 +25,24 @@ APPLICATION = "fracture-node"
 VERSION = "1"
 ANALYZE = "analyze"
 ANALYZE_SEPARATELY = "analyze-separately"
-# Work of the separate lane, in the same queue, that starts after all other work there.
+# The workflow for images that come last in the separate lane. It is in the queue
+# ANALYZE_SEPARATELY, and starts after all other work in that queue.
 ANALYZE_LAST = "analyze-separately-last"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
 SUMMARIZE = "summarize"
 QUEUES = (ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER, SUMMARIZE)
 WORKFLOWS = (*QUEUES, ANALYZE_LAST)
-# Images that come last have priorities above LAST. All other images have lower ones,
-# because no lane has so many images. The largest priority of DBOS is 2**31 - 1.
+# Images that come last in the separate lane have priorities above LAST. The priorities
+# of all other images are lower, because no lane has so many images. The largest
+# priority of DBOS is 2**31 - 1.
 LAST = 2**30
 
 refuse_pickles()
 
 
 class WorkQueue:
-    """Queues work inside a transaction of the caller."""
+    """A client of DBOS that queues work in a transaction of the caller."""
 
     def __init__(self, engine: sa.Engine, destinations: Sequence[Destination]) -> None:
         self._destinations = {each.name: each for each in destinations}
@@ -126,7 +129,7 @@ class WorkQueue:
     def peer(
         self, connection: sa.Connection, instance_id: str, destination: str
     ) -> str:
-        """Return the name of the peer that a delivery goes to (see `peer_for`).
+        """Return the name of the peer of a delivery (see `Destination.peer_for`).
 
         Each peer has its own partition of the queue, so that a peer that hangs does not
         delay deliveries to other peers. If the settings no longer contain the
@@ -157,7 +160,7 @@ def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
 
 
 def queues_with_work(engine: sa.Engine) -> set[str]:
-    """Return the names of the queues of this module in which work waits."""
+    """Return the names of the queues in QUEUES in which work waits."""
     query = sa.select(*(has_work(engine.dialect, each) for each in QUEUES))
     with reading(engine) as connection:
         found = connection.execute(query).one()
@@ -165,9 +168,9 @@ def queues_with_work(engine: sa.Engine) -> set[str]:
 
 
 def has_work(dialect: sa.Dialect, queue: str) -> sa.ColumnElement[bool]:
-    """Return the condition that work waits in a queue."""
+    """Return the SQL condition that work waits in a queue."""
     work = work_table(dialect)
-    # With the column of the index, SQLite does not read the table.
+    # The index contains the selected column, so SQLite does not read the table.
     waiting = sa.exists(work.c.queue_name)
     return waiting.where(work.c.queue_name == queue, *_is_enqueued(work))
 
@@ -181,7 +184,7 @@ def _is_enqueued(
 
 
 def queue_of(work: str) -> str:
-    """Return the name of the queue for work, given the name of its workflow."""
+    """Return the name of the queue for the workflow with the name `work`."""
     return ANALYZE_SEPARATELY if work == ANALYZE_LAST else work
 
 

@@ -1,4 +1,4 @@
-"""Logs one line for each processing step of an instance, with its duration.
+"""Log one line for each processing step of an instance, with its duration.
 
 Each of these lines contains the SOP Instance UID and the node's own id of the instance.
 The id is the same in all processes and for all steps, so users can find all lines of an
@@ -94,7 +94,7 @@ def summarize_exception(error: BaseException) -> str:
     """Return one line with the type and frames of an exception and of its causes.
 
     The line has at most MOST_FRAMES frames of each exception, the innermost frame
-    first. Folders of files and messages of exceptions are omitted.
+    first. It contains no messages of exceptions and no folders.
     """
     trace = traceback.extract_tb(error.__traceback__, limit=-MOST_FRAMES)
     frames = [f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in trace]
@@ -109,7 +109,7 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 class Stopwatch:
-    """Measures stages that run one after the other."""
+    """The durations of stages that run one after the other."""
 
     def __init__(self) -> None:
         """Create a stopwatch without measurements."""
@@ -117,12 +117,12 @@ class Stopwatch:
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """The duration of each stage in seconds, by its name."""
+        """The duration of each stage in seconds, by the name of the stage."""
         return dict(self._seconds)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the duration of the block. A block that raises is not recorded."""
+        """Record the duration of a block. A block that raises is not recorded."""
         began = monotonic()
         yield
         self._seconds[name] = monotonic() - began

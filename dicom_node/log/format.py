@@ -2,8 +2,8 @@
 
 Both formats show the type and position of an exception, never its message, because the
 message may quote text from a sender. Uncaught exceptions are logged in the same way. By
-default, Python would write them to standard error, with their messages, over several
-lines, and outside of the log.
+default, Python would write them to standard error with their messages, on several lines
+that do not have the format of the log.
 """
 
 import json
@@ -120,7 +120,7 @@ def _shorten(record: logging.LogRecord) -> bool:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes log lines, and a replacement for a line that cannot be formatted."""
+    """A handler that writes a replacement for a line that cannot be formatted."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Write that a line cannot be logged.
@@ -138,7 +138,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class TextFormatter(logging.Formatter):
-    """Formats lines for people: time, role, level, message and id of the instance."""
+    """A formatter for people: time, role, level, message and id of the instance."""
 
     def __init__(self, role: str) -> None:
         """Create a formatter that writes `role` in each line."""
@@ -146,7 +146,7 @@ class TextFormatter(logging.Formatter):
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, and further lines if the record has an exception."""
+        """Return one line. If the record has an exception, append lines about it."""
         time = self.formatTime(record)
         message, instance = _message(record), current_instance()
         if instance and instance.instance_id not in message:
@@ -156,7 +156,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats lines for programs: one JSON object per line, without empty fields."""
+    """A formatter for programs: one JSON object per line, without empty fields."""
 
     def __init__(self, role: str) -> None:
         """Create a formatter that writes `role` in each line."""

@@ -1,4 +1,4 @@
-"""Counts events that no transaction records, such as refusals and rejections.
+"""Count events that no transaction records, such as refusals and rejections.
 
 Counts are kept in memory and written every few seconds, so that a thousand rejections
 do not cause a thousand transactions. If the database fails, the counts stay in memory.
@@ -17,7 +17,7 @@ FLUSH_EVERY_S = 5.0
 
 
 class BufferedCounter:
-    """Counts the events of one process. Thread-safe.
+    """A counter of the events of one process, for use by any thread.
 
     An object of this class is a context manager. During the `with` block, a thread
     writes the counts to the database every FLUSH_EVERY_S seconds.

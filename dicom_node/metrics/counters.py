@@ -189,4 +189,4 @@ def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
 
 
 def ignore(_: Sample) -> None:
-    """Do nothing with a sample: the default if events are not to be counted."""
+    """Do nothing: a Count for code that does not count its events."""

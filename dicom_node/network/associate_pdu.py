@@ -1,9 +1,9 @@
-"""Rewrites A-ASSOCIATE, A-ASSOCIATE-RJ and A-ABORT PDUs before pynetdicom reads them.
+"""Rewrites A-ASSOCIATE (RQ, AC, RJ) and A-ABORT PDUs before pynetdicom reads them.
 
 PS3.8 9.3.1 tells a receiver to ignore unknown items, and not to test reserved fields.
-pynetdicom aborts the association instead. It also does that if an AE title is padded
-with NUL, if an Implementation Version Name has more than 16 characters, or if a
-presentation context ID is even. DCMTK and Orthanc accept all of these.
+pynetdicom aborts the association instead. pynetdicom also aborts it if an AE title is
+padded with NUL, if an Implementation Version Name has more than 16 characters, or if a
+presentation context ID is even. DCMTK and Orthanc accept all such PDUs.
 
 The functions of this module divide a PDU by the lengths of its items. They rewrite the
 items that the node uses, so that pynetdicom accepts them. They leave out invalid
@@ -61,7 +61,7 @@ MOST_SYNTAXES = 512
 
 
 class MalformedPduError(ValueError):
-    """The PDU cannot be divided into its items. The message says where."""
+    """The PDU cannot be divided into its items. The error text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +117,15 @@ def read_request(pdu: bytes) -> AssociateRequest:
 
 
 def complete_accept(pdu: bytes, request: AssociateRequest) -> bytes:
-    """Return the A-ASSOCIATE-AC for a request, completed from that of pynetdicom.
+    """Return pynetdicom's A-ASSOCIATE-AC with the parts that pynetdicom left out.
 
-    pynetdicom wrote `pdu` as the response to the rewritten request. The returned PDU
-    also has the results of the refused contexts, and the fields of the request that the
-    response repeats unchanged (PS3.8 9.3.3).
+    Args:
+        pdu: The A-ASSOCIATE-AC that pynetdicom wrote as the response to `request.pdu`.
+        request: The request of the peer.
+
+    Returns:
+        The PDU to send. It also has the results of the refused contexts, and the fields
+        of the request that the response repeats unchanged (PS3.8 9.3.3).
     """
     fixed, items = _parts(pdu)
     *before, user_information = (_item(*each) for each in items)
@@ -131,7 +135,7 @@ def complete_accept(pdu: bytes, request: AssociateRequest) -> bytes:
 
 
 def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
-    """Rewrite an A-ASSOCIATE-AC PDU for pynetdicom.
+    """Return an A-ASSOCIATE-AC PDU, rewritten for pynetdicom.
 
     Args:
         pdu: The response to a request of the node.
@@ -194,7 +198,7 @@ def read_abort(pdu: bytes) -> bytes:
 
 
 def pdu_name(kind: int) -> str:
-    """Return the name of a PDU type, for messages."""
+    """Return the name of a PDU type, for error texts and the log."""
     return PDU_NAMES.get(kind, f"a PDU of the unknown type 0x{kind:02X}")
 
 
@@ -202,10 +206,10 @@ def pdu_name(kind: int) -> str:
 class _Proposal:
     """The proposal of a presentation context: all items with one context ID."""
 
-    number: int
+    number: int  # the context ID
     abstract_syntaxes: set[str] = field(default_factory=set)
     transfer_syntaxes: dict[str, None] = field(default_factory=dict)  # in order
-    is_whole: bool = True
+    is_whole: bool = True  # no sub-item reaches beyond the end of its item
 
     def add(self, content: bytes) -> None:
         try:
@@ -219,7 +223,7 @@ class _Proposal:
             self.is_whole = False
 
     def refusal(self) -> tuple[int, str] | None:
-        """Return the result and the reason if the context is refused; else None."""
+        """Return the result and the reason if the context is invalid; else None."""
         if not self.is_whole:
             return NO_REASON, "a sub-item reaches beyond its end"
         if len(self.abstract_syntaxes) > 1:
@@ -278,7 +282,7 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
 
 
 def _result(number: int, result: int, syntax: str = "") -> bytes:
-    """Encode the result of the context with the ID `number`, for an A-ASSOCIATE-AC.
+    """Return the item of an A-ASSOCIATE-AC for the context with the ID `number`.
 
     The item always has a transfer syntax. If the context is not accepted, the transfer
     syntax has no meaning (PS3.8 9.3.3.2).
@@ -288,10 +292,11 @@ def _result(number: int, result: int, syntax: str = "") -> bytes:
 
 
 def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes:
-    """Encode a user information item: the peer's Maximum Length, and the items `more`.
+    """Return a user information item: the peer's Maximum Length, and the items `more`.
 
     A Maximum Length below SMALLEST_PDU or above LARGEST_PDU is replaced by the bound.
-    If the peer announced none, USUAL_PDU is used.
+    If the peer announced 0, which means no limit, LARGEST_PDU is used. If the peer
+    announced no Maximum Length, USUAL_PDU is used.
     """
     lengths = [value[:4] for value in _user_items(items, _MAXIMUM_LENGTH)]
     whole = [int.from_bytes(each, "big") for each in lengths if len(each) == 4]  # noqa: PLR2004 - bytes
@@ -304,7 +309,10 @@ def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes
 def _roles(
     items: Iterable[tuple[int, bytes]], contexts: Iterable[_Proposal]
 ) -> list[bytes]:
-    """Encode the valid role selections of the proposed SOP Classes (PS3.7 D.3.3.4)."""
+    """Return the items of the valid role selections (PS3.7 D.3.3.4).
+
+    Only role selections for the SOP Classes that `contexts` propose are valid.
+    """
     proposed = {uid for each in contexts for uid in each.abstract_syntaxes}
     roles: dict[str, bytes] = {}
     for value in _user_items(items, _ROLE_SELECTION):
@@ -359,7 +367,7 @@ def _divided(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _uid(value: bytes) -> str:
-    """Decode a UID; empty if it is invalid, or longer than PS3.5 9.1 allows.
+    """Return a UID as text; empty if it is invalid, or longer than PS3.5 9.1 allows.
 
     The UID ends at the first NUL, as in a C string.
     """
@@ -369,7 +377,7 @@ def _uid(value: bytes) -> str:
 
 
 def _title(field: bytes) -> str:
-    """Decode an AE title to printable text.
+    """Return an AE title as printable text.
 
     The title ends at the first NUL, as in a C string. PS3.8 allows only ASCII. Other
     bytes are read as UTF-8 if possible, else as Latin-1. Characters that cannot be
@@ -384,7 +392,7 @@ def _title(field: bytes) -> str:
 
 
 def _ascii_title(field: bytes) -> bytes:
-    """Encode an AE title as 16 bytes that pynetdicom accepts.
+    """Return an AE title as 16 bytes that pynetdicom accepts.
 
     Backslashes and characters beyond ASCII become question marks, and an empty title
     becomes one question mark.

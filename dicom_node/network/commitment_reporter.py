@@ -1,10 +1,10 @@
-"""Checks whether a storage commitment report comes from the requested archive.
+"""Checks whether a storage commitment report comes from the archive that was asked.
 
 A Transaction UID is no secret: anybody who reads the network traffic knows it. So the
-node accepts a report only from the AE that got the request, or from an AE that the
-settings allow to report for that AE (`commitment_callers`). If the sender of the report
-opened the association, its AE title must be that of one of these AEs. The sender must
-also have an address of that AE, or a certificate that names the archive's host.
+node accepts a report only from the archive that got the request, or from an AE that the
+settings allow to report for the archive (`commitment_callers`). If the reporter opened
+the association, it must have the AE title of one of these AEs. The reporter must also
+have an address of that AE, or a certificate that names the archive's host.
 """
 
 import socket
@@ -18,13 +18,14 @@ from dicom_node.address import parse_address
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """The sender of a report.
+    """The peer that sent a Storage Commitment report.
 
     Attributes:
-        ae_title: AE title of the sender. If the sender opened the association, anybody
-            could have sent this title.
-        address: Network address of the sender.
-        names: The host names and addresses in the certificate of the sender. Empty if
+        ae_title: AE title of the reporter. If the reporter opened the association,
+            anybody could have sent this title.
+        address: Network address of the reporter; if `called` is set, its host in the
+            settings.
+        names: The host names and addresses in the certificate of the reporter. Empty if
             the node has not verified a certificate.
         called: The AE that the node called, if the report came on an association that
             the node opened; otherwise None.
@@ -37,10 +38,10 @@ class Reporter:
 
 
 def may_report(reporter: Reporter, archive: Address) -> bool:
-    """Return whether the node accepts a report from this sender.
+    """Return whether the node accepts a report of `reporter` on a request to `archive`.
 
     Args:
-        reporter: The sender of the report.
+        reporter: The peer that sent the report.
         archive: The AE that the request was sent to.
 
     Raises:
@@ -75,7 +76,10 @@ def _has_address(reporter: Reporter, caller: CommitmentCaller, host: str) -> boo
 
 
 def _has_certificate_for(reporter: Reporter, host: str) -> bool:
-    """Return whether the certificate of the sender names a host (RFC 9525 6.3)."""
+    """Return whether the reporter's certificate names `host` (RFC 9525 6.3).
+
+    A wildcard in the certificate stands for the first label of a host name.
+    """
     wanted, names = _name(host), {_name(each) for each in reporter.names}
     _, _, domain = wanted.partition(".")
     is_address = isinstance(wanted, str) and wanted.replace(".", "").isdecimal()

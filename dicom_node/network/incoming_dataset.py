@@ -31,6 +31,7 @@ class IncomingDataset(BytesIO):
             are discarded.
         received: Number of bytes received, including the discarded bytes.
         began: Time when the first bytes arrived, in seconds of the monotonic clock.
+            Before that, the time when this object was created.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 pynetdicom ignores a request that lacks a required parameter. The peer would then wait
 for the response until a timeout. If this module cannot answer a request either,
-`answer_invalid` raises NotServedError, and its caller aborts the association.
+`answer_invalid` raises NotServedError. The calling code then aborts the association.
 """
 
 import logging
@@ -55,11 +55,11 @@ def answer_invalid(
         request: The request. If the Priority of a C-STORE is absent, this function sets
             it to medium. The SOP Class UID of a C-ECHO is set to Verification.
         context_id: ID of the presentation context of the request.
-        caller: AE title and address of the peer, for the log.
+        caller: The peer as the log names it, such as its AE title and address.
 
     Returns:
-        True if the request was answered with a failure. False if the request is valid;
-        then the caller of this function lets pynetdicom serve the request.
+        True if the request was answered with a failure. False if the request is valid,
+        and pynetdicom can serve it.
 
     Raises:
         NotServedError: The request cannot be answered. The message says why.

@@ -46,7 +46,9 @@ SMALLEST_FRAGMENT = 256
 
 
 class MessageReader(DIMSEServiceProvider):
-    """Receives the messages of one association, and aborts it if they are invalid.
+    """A reader of the messages of one association.
+
+    If a message is invalid, the reader aborts the association.
 
     Attributes:
         fragments: Number of fragments since `since`. A P-DATA-TF PDU without fragments
@@ -97,7 +99,7 @@ class MessageReader(DIMSEServiceProvider):
         self.since = time.monotonic()
 
     def _excess(self) -> str:
-        """Return a reason to abort if there were too many fragments; else empty."""
+        """Return a reason to abort if too many fragments came; else an empty text."""
         if self.fragments <= SPARE_FRAGMENTS + self.received // SMALLEST_FRAGMENT:
             return ""
         return f"{self.fragments} fragments came with {self.received} bytes"
@@ -133,7 +135,10 @@ class MessageReader(DIMSEServiceProvider):
 
 
 def _fault(message: DIMSEMessage, context_id: int, fragment: bytes) -> str:
-    """Return why a fragment cannot belong to a message; else empty (PS3.8 E.1)."""
+    """Return why a fragment cannot belong to a message (PS3.8 E.1).
+
+    If it can belong to the message, the text is empty.
+    """
     control, size = fragment[0], len(fragment) - 1
     if message.context_id is None:  # its command is not complete
         size += message.encoded_command_set.tell()

@@ -23,16 +23,18 @@ class MllpError(Exception):
 def exchange(connection: socket.socket, message: bytes, timeout_s: float) -> bytes:
     """Send a message, and return the message that the peer responds with.
 
+    Both messages are bytes without the characters of the frame.
+
     Args:
         connection: The connection to the peer. The function changes its timeout.
-        message: The message; without the characters of the frame.
+        message: The message to send.
         timeout_s: Time limit in seconds for sending, and for the whole response.
 
     Raises:
-        MllpError: The response is larger than LARGEST_RESPONSE or is no block, or the
-            peer closed the connection before the end of the block.
-        TimeoutError: The message was not accepted, or the response was not complete, in
-            time.
+        MllpError: The response is larger than LARGEST_RESPONSE or is not a block, or
+            the peer closed the connection before the end of the block.
+        TimeoutError: In the time limit, the peer did not accept the message, or the
+            response was not complete.
         OSError: The connection broke.
     """
     connection.settimeout(timeout_s)

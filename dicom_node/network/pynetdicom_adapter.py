@@ -35,7 +35,10 @@ def allow_long_uids() -> None:
 
 
 def send_files_unchanged() -> None:
-    """Let pynetdicom send datasets of files unparsed, in the whole process."""
+    """Let pynetdicom send the datasets of files without parsing them.
+
+    The setting applies to the whole process.
+    """
     _config.STORE_SEND_CHUNKED_DATASET = True
 
 
@@ -56,7 +59,7 @@ class BaseUpperLayer(DULServiceProvider):
     """pynetdicom's upper layer. A subclass may override its public methods."""
 
     def process_received_data(self) -> bool:
-        """Read a PDU if data has arrived.
+        """Read and queue a PDU if data has arrived.
 
         Returns:
             True if data has arrived, if the connection has ended, or if the connection
@@ -113,9 +116,10 @@ class BaseAssociation(Association):
         super()._abort_blocking(block)
 
     def set_loop_event(self, event: threading.Event) -> None:
-        """Set the event for which the association's thread waits in each loop pass.
+        """Set the event that the association's thread waits for in each loop pass.
 
-        The default event of pynetdicom is always set. With it, the thread polls.
+        If the peer opened the association, pynetdicom's own event is always set. With
+        that event, the thread would never wait.
         """
         self._reactor_checkpoint = event
 

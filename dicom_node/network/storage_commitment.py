@@ -84,22 +84,24 @@ class Report:
 
 
 RecordReport = Callable[[Report, Reporter], None]
-"""A function that records the report of a sender.
+"""A function that records a report.
+
+The arguments are the report and its reporter, the peer that sent it.
 
 Raises:
-    ReportRefusedError: The node did not request the transaction, or the sender may not
-        report on it.
+    ReportRefusedError: The node did not request the transaction, or the reporter may
+        not report on it.
 """
 
 OnRefused = Callable[[Reporter, ReportRefusal], None]
 """A function that is called for each refused report.
 
-The arguments are the sender of the report and the reason for the refusal.
+The arguments are the reporter, which sent the report, and the reason for the refusal.
 """
 
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:
-    """Return the next step for a Failure Reason (0008,1197), and its meaning as text.
+    """Return the next step for a Failure Reason (0008,1197), and the reason as text.
 
     The next step for an unknown reason is REQUEST_AGAIN.
     """
@@ -143,11 +145,13 @@ def handle_report(
 ) -> tuple[int, None]:
     """Record a Storage Commitment report, and return the status of the response.
 
+    No exception is raised. If the report cannot be recorded, the status is a failure.
+
     Args:
         event: pynetdicom's EVT_N_EVENT_REPORT. The negotiation of the association has
             already decided whether the peer may send reports on this association.
         record_report: Records the report. Several threads may call it at once.
-        reporter: The sender of the report.
+        reporter: The peer that sent the report.
         on_refused: Called if the report is refused. Several threads may call it at
             once.
 

@@ -121,7 +121,7 @@ class TlsSocket(SSLSocket):
 
 
 def server_context(settings: TlsSettings) -> SSLContext:
-    """Return the TLS context for callers, with the certificate of the settings.
+    """Return the TLS context of the receiver, with the certificate of the settings.
 
     If the settings name `client_authorities`, callers must present a certificate.
 
@@ -194,8 +194,9 @@ def close_notify(connection: socket.socket | None) -> None:
     """Send a close_notify alert before a TLS connection is closed.
 
     Without the alert, the peer could not distinguish a regular end from a broken
-    connection (RFC 8446 6.1). The function does not wait for the response. Only the
-    thread that reads and writes may call the function. Without TLS, nothing happens.
+    connection (RFC 8446 6.1). The function makes the socket non-blocking, so it does
+    not wait for the response. Only the thread that reads and writes may call the
+    function. Without TLS, nothing happens.
     """
     if isinstance(connection, TlsSocket):
         connection.settimeout(0)

@@ -88,7 +88,10 @@ class UpperLayer(BaseUpperLayer):
             self.on_abort(reason)
 
     def abort_because(self, reason: str) -> None:
-        """Abort the association because of invalid data, and record the reason."""
+        """Record a reason, and let the upper layer abort the association.
+
+        The upper layer sends the A-ABORT later, in its own thread.
+        """
         self.set_abort_reason(reason)
         self.event_queue.put(INVALID_PDU)
 
@@ -115,10 +118,11 @@ class UpperLayer(BaseUpperLayer):
     def decode_pdu(self, content: bytearray) -> tuple[Any, str]:
         """Rewrite a PDU, then decode it.
 
-        If the PDU is not valid, the reason is recorded, and an exception is raised.
+        If the PDU is not valid, the reason is recorded, and an exception of any type is
+        raised.
 
         Returns:
-            The PDU, and the name of its event.
+            The PDU, and the name of its event (PS3.8 9.2.2).
         """
         kind = content[0]
         try:
@@ -181,9 +185,9 @@ class _StateMachine(StateMachine):
         """Ignore an event that the current state does not allow.
 
         If the event is a request or response of the node, that message is removed from
-        its queue. The message came too late, for example because the peer has already
-        aborted the association, or has requested the release. If the message is a
-        release request of the node, the thread that waits for the response is woken.
+        its queue. The node queued the message too late, for example after the peer had
+        aborted the association, or had requested the release. If the message is a
+        release request, the thread that waits for the response is woken.
         """
         if event not in OURS:
             return

@@ -26,13 +26,14 @@ US_OR_SS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 
 
 def attribute_assumptions(dataset: Dataset) -> tuple[str, ...]:
-    """Describe how the node reads display attributes that violate the standard.
+    """Return sentences about display attributes that violate the standard.
 
     Args:
         dataset: The image as it was read, before its attributes are corrected.
 
     Returns:
-        The sentences, which quote only numbers, codes and VRs.
+        The sentences, which say how the node reads these attributes. They quote only
+        numbers, codes and VRs. Empty if no attribute violates the standard.
     """
     return (
         *_odd_numbers(dataset),

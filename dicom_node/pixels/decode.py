@@ -90,10 +90,10 @@ class DecodeOptions:
     """Options for decoding instances.
 
     Attributes:
-        window: The number of the window or VOI LUT to use, from 1. If there are fewer,
-            the last one is used. If the image has none that is usable, or if the chosen
-            one hides too much of the image, the node chooses the gray scale: see
-            `apply_display_pipeline`.
+        window: The number of the window or VOI LUT to use, from 1. If the image has
+            fewer windows, the last one is used. If the image has no usable window or
+            VOI LUT, or if the chosen one hides too much of the image, the node
+            chooses the gray scale: see `apply_display_pipeline`.
         max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
             Larger images are not analyzed.
         megapixels_in_time: The largest image that the decoder can probably decode
@@ -110,6 +110,8 @@ class DecodeOptions:
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedInstance:
     """The parts of an instance that an analysis needs.
+
+    For a plain image, both digests are empty.
 
     Attributes:
         radiograph: The image as displayed.
@@ -129,7 +131,7 @@ class DecodedInstance:
 def decode_file(
     path: Path, rules: ScreeningRules, options: DecodeOptions
 ) -> DecodedInstance:
-    """Read, screen and decode one DICOM file.
+    """Read, screen and decode one DICOM file, and return the decoded instance.
 
     Raises:
         NotAnalyzedError: The model must not be applied to the image; the error says
@@ -166,12 +168,12 @@ def _check_time(dataset: Dataset, megapixels: float | None) -> None:
 
 
 def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
-    """Decode the only frame of a radiograph to gray levels, as its attributes specify.
+    """Return the only frame of a radiograph as gray levels, as its attributes specify.
 
     Args:
         dataset: The instance, with File Meta Information. The Image Pixel Module is
-            completed in the dataset itself.
-        options: The window and `max_megapixels`; the other limit is ignored.
+            completed in this dataset.
+        options: The options. `megapixels_in_time` is ignored.
 
     Raises:
         NotAnalyzedError: The image is blank, or too large after resampling to square
@@ -200,7 +202,7 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
 def to_display_image(
     dataset: Dataset, stored: NDArray[Any], window: int | Window
 ) -> DisplayImage:
-    """Convert a gray or color image to gray levels, as its attributes specify.
+    """Return the gray levels of a gray or color image, as its attributes specify.
 
     Args:
         dataset: The image's attributes, with a complete Image Pixel Module.
@@ -278,8 +280,8 @@ def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
         bits: The bits of an entry, from the descriptor of the palette.
 
     Raises:
-        AnalysisError: The segments expand to more than 65,536 entries, or one is
-            indirect.
+        AnalysisError: The segments expand to more than MOST_ENTRIES entries, or a
+            segment is indirect.
     """
     data = dataset.get(keyword)
     if not isinstance(data, bytes):
@@ -311,7 +313,7 @@ def picture_digest(radiograph: Radiograph) -> str:
 
 
 def _digest(dataset: Dataset) -> str:
-    """Return `DecodedInstance.identity_digest`.
+    """Return `DecodedInstance.identity_digest` of a dataset.
 
     The values are hashed as decoded text, so their character set has no influence. If a
     value contains bytes that are invalid in its character set, the raw value is hashed,

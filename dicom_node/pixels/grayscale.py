@@ -61,7 +61,7 @@ PROJECTIONS = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
 """SOP Classes for which the Modality LUT Sequence is ignored (PS3.4 N.2.1.2)."""
 
 PLAIN_BITS = 8
-"""Images with at most this many bits are shown unchanged if they have no VOI."""
+"""Maximum bits of an image that is shown unchanged if it has no VOI: see `_range`."""
 
 COMPARED_PIXELS = 100_000
 """Approximate number of pixels on which a VOI is compared with the reference display.
@@ -98,10 +98,10 @@ class DisplayImage:
             Processing. None if a VOI of the image or the window of a user was used.
             None also for color images.
         ends: The modality values at the two ends of the gray scale. If `span` is not
-            None, they are `span`. If the window of a user was used, they are the ends
-            of that window. If a VOI of the image was used, they are the smallest and
-            the largest value that is shown neither black nor white. (0, 255) for color
-            images.
+            None, `ends` is the same. If the window of a user was used, `ends` are the
+            ends of that window. If a VOI of the image was used, they are the smallest
+            and the largest value that is shown neither black nor white. (0, 255) for
+            color images.
         assumptions: Sentences that say how invalid attributes were interpreted.
     """
 
@@ -114,7 +114,7 @@ class DisplayImage:
 def apply_display_pipeline(
     dataset: Dataset, pixels: NDArray[Any], window: int | Window
 ) -> DisplayImage:
-    """Convert a monochrome image to gray levels, as its attributes specify.
+    """Return the gray levels of a monochrome image, as its attributes specify.
 
     Args:
         dataset: The image's attributes.
@@ -123,10 +123,11 @@ def apply_display_pipeline(
             by a user, which is used even if it hides too much of the image.
 
     Returns:
-        The gray levels. If the image has no usable VOI, or if its VOI hides too much of
-        the image, the node chooses the gray scale: see `_range`. `structure_kept` and
-        LEAST_STRUCTURE define how much is too much. If the node always used the VOI,
-        the model could receive a black image. A human reader would change the window.
+        The gray levels and the gray scale. If `window` is a number, the node chooses
+        the gray scale in three cases: the image has no usable VOI, its VOI hides too
+        much of the image, or it is For Processing. See `_range` and `_fault`. If the
+        node always used the VOI, the model could receive a black image. A human reader
+        would change the window.
     """
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
     modality = modality_values(dataset, pixels.itemsize)
@@ -183,8 +184,7 @@ def _fault(
             Both arrays are indexed by the bit pattern.
 
     Returns:
-        A text that completes a sentence beginning with "The image"; empty if the VOI is
-        used.
+        The end of a sentence that begins with "The image"; empty if the VOI is used.
     """
     instead = "it is displayed as if it had neither."
     if gray.min() == gray.max() and patterns.min() < patterns.max():
@@ -240,9 +240,10 @@ def is_inverted(dataset: Dataset) -> bool:
 def _assumptions(
     dataset: Dataset, itemsize: int, modality: Values, window: int | Window
 ) -> Iterator[str]:
-    """Yield a sentence for each contradictory or invalid display attribute.
+    """Yield sentences about Presentation LUT Shape and LUT Descriptors.
 
-    Each sentence says which value is used instead.
+    A sentence is yielded for each contradictory or invalid value. It says which value
+    is used instead.
     """
     shape = code(dataset, "PresentationLUTShape")
     if shape in {"IDENTITY", "INVERSE"} - {
@@ -289,7 +290,10 @@ def _descriptor_assumptions(
 
 
 def _apply_table(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
-    """Return the gray level of each pixel; inverted if the image is MONOCHROME1."""
+    """Return the gray level of each pixel, inverted if the image is MONOCHROME1.
+
+    `table` has the gray level of each bit pattern, before the inversion.
+    """
     table = 255 - table if is_inverted(dataset) else table
     # cv2.LUT takes a seventh of the time of NumPy's indexing, which converts each index
     # to eight bytes.
@@ -336,7 +340,7 @@ def modality_values(dataset: Dataset, itemsize: int) -> Values:
 
 
 def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] | None:
-    """Return the index of the item of the Modality LUT (from 0), and the table.
+    """Return (item index from 0, table) of the Modality LUT.
 
     The result is None if the image has no usable Modality LUT, or if its SOP Class is
     one of PROJECTIONS.
@@ -351,10 +355,10 @@ def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] 
 
 
 def _logarithm(dataset: Dataset, values: Values) -> Values:
-    """Convert values that are proportional to X-ray intensity to a logarithmic scale.
+    """Convert values that are linear in X-ray intensity to a logarithmic scale.
 
-    Film shows radiographs on this scale, too. The order of the values does not change,
-    so the polarity is not affected.
+    Film shows radiographs on this scale, too. The largest value stays the largest, so
+    the polarity does not change.
 
     Source:
         PS3.3 C.8.11.3.1.2: if Pixel Intensity Relationship Sign is 1, larger values
@@ -395,7 +399,7 @@ def _display(
 
 
 def _levels(display: LookUpTable | Window, values: Values) -> Values:
-    """Map modality values to display values in [0, 1]."""
+    """Return the display value in [0, 1] of each modality value."""
     if isinstance(display, Window):
         return display.apply(values)
     return display.apply_to_display(values)
@@ -404,13 +408,13 @@ def _levels(display: LookUpTable | Window, values: Values) -> Values:
 def voi_table(
     dataset: Dataset, values: Values, requested: int
 ) -> tuple[int, LookUpTable] | None:
-    """Return the index of the item of the chosen VOI LUT (from 0), and the table.
+    """Return (item index from 0, table) of the chosen VOI LUT.
 
     The result is None if the image has no usable VOI LUT.
 
     Args:
         dataset: The image's attributes.
-        values: Every modality value that may be looked up.
+        values: All modality values that may be looked up.
         requested: The number of the table, from 1; see `_chosen`.
     """
     return _chosen(list(_tables(dataset, "VOILUTSequence", values)), requested)
@@ -478,9 +482,9 @@ def _tables(
 def _first_value(written: float, count: int, values: Values) -> int:
     """Return the input value of the first entry of a table.
 
-    If any of `values` is negative, the written number is read as signed (PS3.3
-    C.11.1.1.1, C.11.2.1.1). Its VR is ignored. If the table would then contain none of
-    `values`, the number is read with the other signedness.
+    The VR of the number in LUT Descriptor is ignored. If any of `values` is negative,
+    the number is read as signed, else as unsigned (PS3.3 C.11.1.1.1, C.11.2.1.1). If no
+    value would lie in the table, the other of these two readings is tried.
 
     Args:
         written: The second number of LUT Descriptor (0028,3002).
@@ -496,16 +500,17 @@ def _first_value(written: float, count: int, values: Values) -> int:
 
 
 def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
-    """Read LUT Data (0028,3006): 16 bits per entry, or 8 if the data are half as long.
+    """Return the entries in LUT Data (0028,3006) of an item.
 
     Args:
         dataset: The dataset that contains the item.
         item: An item of a Modality or VOI LUT Sequence.
-        count: The number of entries that LUT Descriptor declares. If the data hold
-            another number of 16-bit entries, all of these are used, as DCMTK does.
+        count: The number of entries that LUT Descriptor declares.
 
     Returns:
-        The entries; an empty array if the data are not numbers.
+        The entries. An entry has 16 bits, or 8 bits if the data are half as long as
+        `count` entries of 16 bits. If the data have another number of 16-bit entries,
+        all of them are returned, as DCMTK does. Empty if the data are not numbers.
     """
     tag = Tag("LUTData")
     element = item.get_item(tag) if tag in item else None
@@ -528,7 +533,7 @@ def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
 def _read_words(
     dataset: Dataset, element: DataElement | RawDataElement, data: bytes
 ) -> NDArray[np.uint16]:
-    """Read the 16-bit words of a value. A value of VR OB is always little endian."""
+    """Return the 16-bit words of a value. A value of VR OB is always little endian."""
     is_little = UID(dataset.file_meta.TransferSyntaxUID).is_little_endian
     if isinstance(element, RawDataElement):
         is_little = element.is_little_endian
@@ -548,7 +553,7 @@ def _range(
     Args:
         dataset: The image's attributes.
         patterns: The bit patterns of the pixels.
-        values: The value of each bit pattern, on the scale of the result.
+        values: The value of each bit pattern. The result has the same unit.
     """
     bits = number(dataset, "BitsStored", 8 * patterns.itemsize)
     if bits <= PLAIN_BITS and not is_for_processing(dataset):

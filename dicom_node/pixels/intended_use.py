@@ -1,8 +1,8 @@
-"""The patients and images for which the model may answer, by attributes of an image.
+"""The patients and images that the model may analyze, by attributes of an image.
 
-The model card states the intended use, and the settings may narrow it. An image without
-the attribute that a limit needs is analyzed. If the age of the patient is unknown, the
-results say so.
+The model card states the intended use, and the settings may narrow it. If an attribute
+that a limit needs is absent, the image is analyzed. If the age of the patient is
+unknown, the results say so.
 """
 
 import re
@@ -72,7 +72,10 @@ def outside_intended_use(dataset: Dataset, use: IntendedUse) -> Iterator[Exclusi
 
 
 def unknown_age(dataset: Dataset, use: IntendedUse) -> tuple[str, ...]:
-    """Return a sentence if there is a minimum age and the age is unknown, else none."""
+    """Return a sentence for the results if the age of the patient is unknown.
+
+    The tuple is empty if the age is known or if `use` has no minimum age.
+    """
     if not use.min_age_years or patient_age(dataset) is not None:
         return ()
     sentence = (
@@ -85,9 +88,9 @@ def unknown_age(dataset: Dataset, use: IntendedUse) -> tuple[str, ...]:
 def patient_age(dataset: Dataset) -> float | None:
     """Return the age of the patient at the time of the study in years, at least 0.
 
-    Patient's Age (0010,1010) counts first, then Patient's Birth Date (0010,0030) and
-    Study Date (0008,0020). The age by dates is in whole years. None if neither gives an
-    age.
+    The age is that of Patient's Age (0010,1010). If that is absent or invalid, it is
+    the number of whole years from Patient's Birth Date (0010,0030) to Study Date
+    (0008,0020). Return None if these dates give no age, either.
     """
     stated = re.fullmatch(r"(\d{1,3})([DWMY])", text(dataset, "PatientAge").upper())
     if stated:
@@ -100,7 +103,7 @@ def patient_age(dataset: Dataset) -> float | None:
 
 
 def date_of(dataset: Dataset, keyword: str) -> date | None:
-    """Return the value of an attribute; None if it is not a date (DA)."""
+    """Return the value of a DA attribute as a date; None if it is absent or invalid."""
     digits = text(dataset, keyword).replace(".", "")  # as ACR-NEMA wrote it
     if not re.fullmatch(r"\d{8}", digits):
         return None
@@ -111,9 +114,9 @@ def date_of(dataset: Dataset, keyword: str) -> date | None:
 
 
 def _is_listed(value: str, values: tuple[str, ...]) -> bool:
-    """Return whether a list contains a value or one of its words, as in ELBOW LT.
+    """Return whether `values` contains `value` or a word of it, regardless of case.
 
-    An empty value is in every list. An empty list contains every value.
+    For example, ELBOW is a word of ELBOW LT. True if `value` or `values` is empty.
     """
     known, value = {each.upper() for each in values}, value.upper()
     return (

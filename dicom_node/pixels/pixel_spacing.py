@@ -30,7 +30,8 @@ class PixelShape:
     Attributes:
         height: Distance between rows, above 0.
         width: Distance between columns, above 0.
-        in_mm: Whether the unit is millimeters; otherwise only the ratio is known.
+        in_mm: Whether the unit is millimeters. If False, only the ratio of the two
+            distances is known.
     """
 
     height: float
@@ -52,7 +53,8 @@ def pixel_shape(dataset: Dataset) -> PixelShape:
     """Return the shape of a pixel.
 
     The shape comes from the first of SPACINGS that `sides` can read, else from Pixel
-    Aspect Ratio. If there is none, the pixel is assumed to be square.
+    Aspect Ratio (0028,0034). If `sides` can read none of these attributes, the pixel is
+    assumed to be square, of unknown size.
 
     Source:
         PS3.3 10.7.1.1 (row spacing first) and C.7.6.3.1.7 (the ratio, vertical side
@@ -80,13 +82,14 @@ def sides(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
 def made_square(
     pixels: NDArray[np.uint8], shape: PixelShape, max_megapixels: int
 ) -> NDArray[np.uint8]:
-    """Resample an image to square pixels.
+    """Return an image, resampled to square pixels.
 
     The image is enlarged in the direction of the longer side of its pixels.
 
     Args:
         pixels: Gray levels, (rows, columns).
-        shape: The shape of a pixel. If it is nearly square, `pixels` are returned.
+        shape: The shape of a pixel. If it is nearly square, `pixels` are returned
+            unchanged.
         max_megapixels: Maximum size of the result in megapixels.
 
     Raises:

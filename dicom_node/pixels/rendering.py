@@ -42,7 +42,8 @@ class View:
         pixels: uint8, (rows, columns), dense tissue bright, with square pixels. Apart
             from the window, this is the image that the model analyzes.
         ends: The modality values that are shown as black and as white, in this order.
-            If the source is MONOCHROME1, the first one is larger than the second.
+            If the source is MONOCHROME1, the first one is larger than the second. For a
+            color image, they are (0, 255).
     """
 
     pixels: NDArray[np.uint8]
@@ -73,7 +74,7 @@ class Attribute:
 def view_file(
     path: Path, window: int | tuple[float, float], max_megapixels: int
 ) -> View:
-    """Decode the first frame of an instance to gray levels, through a window.
+    """Return the first frame of an instance as gray levels, through a window.
 
     Args:
         path: The file.
@@ -99,9 +100,10 @@ def view_file(
 
 
 def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
-    """List the first MOST_ATTRIBUTES attributes of an instance, in the order of tags.
+    """Return the first MOST_ATTRIBUTES attributes of an instance, in the order of tags.
 
-    After a sequence, the list contains the attributes of the items of the sequence.
+    A sequence is followed by the attributes of its items. The list does not contain
+    File Meta Information.
 
     Args:
         path: The file.
@@ -162,7 +164,7 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
 
 
 def _value_text(element: DataElement) -> str:
-    """Return a value as printable text. For bytes, return only their number.
+    """Return a value as printable text, such as "12 bytes" for a value of 12 bytes.
 
     A text of more than LONGEST_VALUE characters is cut, and "…" is appended.
     """

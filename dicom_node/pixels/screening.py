@@ -1,4 +1,4 @@
-"""Decide which instances the model may analyze, and why it must not analyze others."""
+"""Decide whether the model may analyze an instance; if not, say why."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,7 +73,8 @@ class ScreeningRules:
         max_study_age_days: Maximum age of a study in days; 0 means no limit. Images of
             older studies are not analyzed.
         intended_use: Limits of the model card and the settings.
-        today: The age of a study is the number of days from Study Date to this date.
+        today: The current date. The age of a study is the number of days from Study
+            Date (0008,0020) to this date.
     """
 
     max_study_age_days: int
@@ -156,7 +157,7 @@ def _not_an_image(dataset: Dataset) -> Iterator[Exclusion]:
 
 
 def _class(dataset: Dataset) -> str:
-    """Return the name of the SOP Class for a message, or a phrase if it is invalid."""
+    """Return the name of the SOP Class for a message; if its UID is invalid, say so."""
     uid = text(dataset, "SOPClassUID")
     return UID(uid).name if UID(uid).is_valid else "no valid SOP Class UID (0008,0016)"
 
@@ -164,11 +165,11 @@ def _class(dataset: Dataset) -> str:
 def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
     """Yield an exclusion if an instance is a result of this node or of another one.
 
-    The evidence is a model name, or Image Type together with the form of a UID. One of
-    the two is sufficient, because an archive may change the UIDs, and because
+    The evidence is a model name, or Image Type together with the form of a UID. Each is
+    sufficient without the other, because an archive may change the UIDs, and because
     de-identification removes Contributing Equipment (PS3.15 table E.1-1). The form of a
-    UID alone is not evidence, because one in 64 random UIDs under 2.25 has the same
-    form.
+    UID alone is not evidence, because one in 64 random UIDs under 2.25 has this form,
+    too.
     """
     models = [
         text(dataset, "ManufacturerModelName"),
@@ -262,9 +263,10 @@ def _unsupported_image(dataset: Dataset, max_megapixels: int) -> Iterator[Exclus
 def _invalid_uids(dataset: Dataset) -> Iterator[Exclusion]:
     """Yield an exclusion for each UID that the node cannot use.
 
-    These are an absent Study Instance UID, and a UID of the study, the series or the
-    instance that does not match UID_PATTERN. If a UID matches but breaks another rule
-    of PS3.5 9.1, it is used unchanged: see `uid_fault` in dataset/attributes.py.
+    The node cannot do without Study Instance UID. It cannot use a UID of the study, the
+    series or the instance that does not match UID_PATTERN. If a UID matches but breaks
+    another rule of PS3.5 9.1, it is used unchanged: see `uid_fault` in
+    dataset/attributes.py.
     """
     if not text(dataset, "StudyInstanceUID"):
         yield Exclusion(

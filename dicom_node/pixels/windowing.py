@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 LEAST_SHARE = 1 / 8
-"""Minimum share of its height that a step must keep: see `structure_kept`.
+"""Minimum height of a step that counts as kept: see `structure_kept`.
 
-The height in a display is compared with the height in the reference display.
+The unit is the height of the same step in the reference display.
 """
 
 LEAST_STRUCTURE = 1 / 4
@@ -47,7 +47,7 @@ FEWEST_ENTRY_BITS = 8
 
 
 class VoiLutFunction(StrEnum):
-    """VOI LUT Function (0028,1056)."""
+    """The defined terms of VOI LUT Function (0028,1056)."""
 
     LINEAR = "LINEAR"
     LINEAR_EXACT = "LINEAR_EXACT"
@@ -63,7 +63,7 @@ class Window:
         width: Window Width (0028,1051), above 0. For the function LINEAR, the standard
             requires a width of at least 1. A window with LINEAR and a smaller width is
             applied as LINEAR_EXACT.
-        function: The function that maps values between the two ends.
+        function: The function that maps modality values to display values.
     """
 
     center: float
@@ -71,7 +71,7 @@ class Window:
     function: VoiLutFunction = VoiLutFunction.LINEAR
 
     def apply(self, values: NDArray[Any]) -> Values:
-        """Map modality values to display values in [0, 1]; 0 is the low end.
+        """Return display values in [0, 1] for modality values; low values become 0.
 
         Source:
             PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2
@@ -109,7 +109,10 @@ class LookUpTable:
     bits: int
 
     def apply(self, values: NDArray[Any]) -> Values:
-        """Return the entry for each value; beyond an end, the entry at that end."""
+        """Return the entry for each value, as a float.
+
+        A value below the table gets the first entry; a value above it, the last one.
+        """
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
         return np.asarray(self.entries[index.astype(np.int64)], np.float64)
 
@@ -140,8 +143,8 @@ def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Va
             (0028,0103).
 
     Returns:
-        (2 ** width,), indexed by pattern. Bits outside the stored ones are ignored,
-        because older versions of the standard allowed overlays there.
+        The values, (2 ** width,), indexed by bit pattern. Bits that are not stored bits
+        are ignored, because older versions of the standard allowed overlays there.
     """
     shift = high_bit + 1 - stored
     shift = shift if 0 <= shift <= width - stored else 0

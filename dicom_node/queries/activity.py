@@ -27,11 +27,11 @@ class Interval:
 
     Attributes:
         start: Start of the interval, in seconds since 1970.
-        received: Number of all instances, including those whose analysis has not ended.
+        received: Number of all instances, including those with an unfinished analysis.
         reported: Number of instances with a doubtful or definite fracture as result.
         negative: Number of instances with a result without a fracture.
         not_analyzed: Number of instances in the state NOT_ANALYZED.
-        failed: Number of instances whose analysis failed.
+        failed: Number of instances with a failed analysis.
     """
 
     start: float
@@ -63,8 +63,8 @@ class Figures:
 def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figures:
     """Return the statistics of the instances that were received in a period.
 
-    Results of the node that were sent back to it are not counted, nor are summaries of
-    examinations.
+    Results of the node that were sent back to it are not counted. Summaries of
+    examinations are not counted, either.
 
     Args:
         engine: Engine of the journal.

@@ -82,7 +82,7 @@ class LastFailure:
 
 @dataclass(frozen=True, slots=True)
 class DestinationState:
-    """How the last deliveries to a destination ended, and which of its peers fail.
+    """The state of a destination: how its last deliveries ended, and which peers fail.
 
     Attributes:
         last_success: Time of the last successful delivery, in seconds since 1970; None

@@ -13,7 +13,7 @@ LATE = 200
 
 
 class ChangeFeed:
-    """Reads new events of the journal.
+    """A reader of new events in the journal.
 
     Only one thread at a time may use a feed.
     """
@@ -29,8 +29,8 @@ class ChangeFeed:
 
         Each id is listed once, in the order of the first new event of each instance.
         The id of an examination is listed if its summary has an event. The first call
-        returns an empty list. One call reads at most MOST events. If there are more,
-        the next call reads the rest.
+        returns an empty list. One call reads at most MOST events. The next call reads
+        further events.
         """
         begin = 0 if self._last is None else self._last - LATE
         newest = sa.select(sa.func.max(event.c.id))

@@ -1,9 +1,10 @@
 """Searches and sorts examinations, and divides them into pages.
 
 An examination is the images of one patient in one study. Each image counts once: of its
-revisions, the latest counts. If that has no result of its own because an earlier
-revision has the same picture, the earlier one counts. Results of the node that were
-sent back to it do not count, nor do instances for which nobody expects a result.
+revisions, the latest counts. If the latest revision has no result of its own because an
+earlier revision has the same picture, the earlier revision counts. Results of the node
+that were sent back to it do not count. Instances for which nobody expects a result do
+not count, either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -151,7 +152,7 @@ class ExaminationDetails:
 
 
 class Examinations:
-    """Reads examinations."""
+    """Queries for pages of examinations, and for the details of some examinations."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -161,12 +162,16 @@ class Examinations:
     ) -> ExaminationPage:
         """Return one page of the examinations that match the criteria.
 
-        An examination matches if one of its images matches the text, the time and the
-        sender, one of its images or the summary has a delivery to the destination, and
-        the ids contain the id of the examination or of one of its images. The states
-        are values of ExaminationState. The points are those of the most serious image.
-        An examination is omitted if all its images are results of the node that were
-        sent back to it.
+        An examination matches if all of these conditions are true:
+
+        - One of its images matches the text, the time and the sender.
+        - One of its images, or its summary, has a delivery to the destination.
+        - The ids contain the id of the examination or of one of its images.
+        - The state of the examination is one of the states (ExaminationState).
+        - The operating point of its most serious image is one of the points.
+
+        Conditions on empty criteria are ignored. An examination is omitted if all its
+        images are results of the node that were sent back to it.
 
         Args:
             criteria: The search criteria.
@@ -194,7 +199,10 @@ class Examinations:
             return ExaminationPage(entries, number_of_all)
 
     def details(self, ids: Sequence[str]) -> Sequence[ExaminationDetails]:
-        """Return examinations by their ids, in the same order."""
+        """Return the details of the examinations with these ids, in the same order.
+
+        Ids of examinations that do not exist are ignored.
+        """
         c = OUTCOMES.c
         ended = c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
         query = sa.select(c.examination_id, c.id, c.state, c.reason).where(
@@ -241,11 +249,11 @@ def _urgency() -> sa.ColumnElement[int]:
 
 
 def _outcomes() -> sa.Subquery:
-    """Return the query for the outcomes of images and summaries.
+    """Return the subquery for the outcomes of images and summaries.
 
-    Results of the node that were sent back and earlier revisions are omitted. Other
-    images that do not count are included, because the state of an examination without
-    other images depends on them.
+    Earlier revisions, and results of the node that were sent back to it, are omitted.
+    Instances for which nobody expects a result are included with `counts` = 0, because
+    an examination may have no other images. Then its state depends on them.
     """
     probability = _outcome("probability")
     point = sa.case(
@@ -289,7 +297,12 @@ OUTCOMES = _outcomes()
 
 
 def _totals() -> sa.Select[Any]:
-    """Return the query for the numbers and extreme values of each examination."""
+    """Return the query for the totals of the images and summary of each examination.
+
+    The totals are the numbers of images and of answers, and the highest urgency,
+    seriousness, probability and turnaround. Seriousness and probability are NULL if the
+    examination has no answer.
+    """
     c = OUTCOMES.c
     images, answered = sa.func.sum(c.counts), sa.func.count(c.probability)
     seriousness = sa.func.max(c.seriousness)
@@ -356,12 +369,13 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
 
 
 def _has_image(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
-    """Return two conditions on the images of an examination.
+    """Return one or two conditions on the images of an examination.
 
     The first condition is that the examination has an image that is no result of the
-    node. The second one is that the text, the time and the sender in `criteria` match
-    an image. This image may be a result that was sent back, if the text is the SOP
-    Instance UID of the result. Without these criteria, there is no second condition.
+    node. The second condition is that the text, the time and the sender in `criteria`
+    match an image. This image may be a result that was sent back, if the text is the
+    SOP Instance UID of the result. If these criteria are empty, there is no second
+    condition.
     """
     images = sa.select(instance.c.examination_id)
     of_examination = instance.c.examination_id == examination.c.id
@@ -392,7 +406,10 @@ def _is_one_of(
 def _entries(
     connection: sa.Connection, ids: Sequence[str]
 ) -> Sequence[ExaminationEntry]:
-    """Return the examinations with these ids, in the same order."""
+    """Return the examinations with these ids, in the same order.
+
+    Ids of examinations that do not exist are ignored.
+    """
     of = OUTCOMES.c.examination_id.in_(ids)
     totals = {row.id: row for row in connection.execute(_totals().where(of))}
     known = connection.execute(examination.select().where(examination.c.id.in_(ids)))
@@ -439,7 +456,11 @@ def _first(
     ids: Sequence[str],
     order: Sequence[sa.ColumnElement[Any]],
 ) -> dict[str, sa.Row[Any]]:
-    """Return the first image or summary in an order, by the id of its examination."""
+    """Return each examination's first outcome in `order`, by examination id.
+
+    The outcome is that of an image or of the summary. Each row also contains the name
+    and ID of the patient.
+    """
     of = OUTCOMES.c.examination_id
     place = sa.func.row_number().over(partition_by=of, order_by=order).label("place")
     placed = sa.select(OUTCOMES, place).where(of.in_(ids)).subquery("placed")
@@ -452,7 +473,11 @@ def _first(
 def _values(
     connection: sa.Connection, ids: Sequence[str]
 ) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the values of the images' attributes, by examination and attribute."""
+    """Return the sorted values of four attributes of the images of examinations.
+
+    The outer keys are ids of examinations, the inner keys are fields of
+    ExaminationEntry. Empty values are omitted.
+    """
     columns = {
         "accession_numbers": patient.c.accession_number,
         "modalities": instance.c.modality,

@@ -94,7 +94,7 @@ class _Delivery:
 
     @property
     def reason(self) -> str:
-        """Return all reasons in one text."""
+        """All reasons in one text."""
         return SEPARATOR.join(sorted(self.kinds))
 
 
@@ -175,8 +175,9 @@ def _deliveries(
 ) -> Iterable[_Delivery]:
     """Return deliveries that failed, or that wait after a failure, the oldest first.
 
-    If the files of an instance were removed, its deliveries are omitted, except those
-    of which a destination lost objects after the removal. These are at the end.
+    If the files of an instance were removed, its deliveries are omitted, with one
+    exception: deliveries with an object that the destination lost after the removal are
+    at the end.
 
     Args:
         connection: Connection in a transaction.

@@ -50,7 +50,7 @@ class History:
         """Return the number of received instances by state.
 
         A state without instances has no key. Summaries of examinations are not counted,
-        except if `uid` names one.
+        except if `uid` is the UID of a summary.
 
         Results of the node that were sent back to it are counted as RETURNED, not by
         their state.
@@ -126,7 +126,7 @@ class History:
     def by_uid(self, sop_instance_uid: str) -> Sequence[InstanceRecord]:
         """Return all instances with a SOP Instance UID, in the order of revisions.
 
-        The summary of an examination is found by the UID that the journal gave it.
+        A summary of an examination is found by its UID, too: see InstanceRecord.
         """
         query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
         return self._instances(query.order_by(instance.c.revision))
@@ -152,8 +152,8 @@ class History:
     def failed_deliveries(self) -> Sequence[tuple[str, str]]:
         """Return (instance id, destination) of each permanently failed delivery.
 
-        Deliveries of summaries of examinations are included.
-        Instances that no longer have their files are left out.
+        Deliveries of summaries of examinations are included. Deliveries of instances
+        that no longer have their files are left out.
         """
         query = sa.select(delivery.c.instance_id, delivery.c.destination).where(
             delivery.c.state == DeliveryState.FAILED,

@@ -131,7 +131,7 @@ class Page:
 
 
 class Worklist:
-    """Reads pages of the worklist, the instances of a study, and the senders."""
+    """Queries for pages of the worklist, the instances of a study, and the senders."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -221,7 +221,10 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
 
 
 def _is_shown(text: str) -> sa.ColumnElement[bool]:
-    """Return the condition that excludes returned results that a text does not name."""
+    """Return the SQL condition that an instance is not a returned result.
+
+    A returned result matches, too, if `text` is its SOP Instance UID.
+    """
     is_named = instance.c.sop_instance_uid == text
     return sa.or_(~IS_RETURNED, is_named) if text else ~IS_RETURNED
 
@@ -252,8 +255,8 @@ def displayed_state(record: InstanceRecord) -> str:
     """Return the state that the worklist shows for an instance.
 
     The worklist shows RETURNED for a result of the node that was sent back to it. It
-    shows ANALYZING for an instance in RECEIVED whose analysis has begun. For all other
-    instances, it shows the InstanceState.
+    shows ANALYZING for an instance in the state RECEIVED after an analysis has begun.
+    For all other instances, it shows the InstanceState.
     """
     if record.returned:
         return RETURNED
@@ -280,6 +283,8 @@ def is_delivered_to(
     destination: str, instance_id: sa.ColumnElement[str]
 ) -> sa.ColumnElement[bool]:
     """Return the SQL condition that an instance has a delivery to a destination.
+
+    Dropped deliveries do not count.
 
     Args:
         destination: Name of the destination.

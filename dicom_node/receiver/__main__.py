@@ -86,7 +86,7 @@ def main() -> None:
 def _instance_recorder(
     journal: Journal, spool: Spool, record_event: RecordEvent
 ) -> Accept:
-    """Return a function that records an instance and wakes the worker.
+    """Return a function that records an instance, and wakes the workers.
 
     The returned function records the instance in the journal and in the audit trail. If
     the same bytes are already stored, it removes the new file.
@@ -128,8 +128,8 @@ def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
 ) -> None:
     """Serve until `stop` is set, then wait until open associations end.
 
-    A signal sets `stop`. Associations that are still open after another DRAIN_S seconds
-    are aborted. See `start_receiver` for the other arguments.
+    SIGTERM or SIGINT sets `stop`. Associations that are still open DRAIN_S seconds
+    later are aborted. See `start_receiver` for the other arguments.
     """
     allow_many_threads()
     remove_partial_files(spool)

@@ -115,19 +115,17 @@ def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
     """Return the networks from which allowed_callers lets an AE title call.
 
-    The result is empty if no entry of the title has a network. The callers of this
-    function show the networks to users if a listed caller called from another one.
+    The list is empty if no entry of the title has a network.
     """
     same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
     return [str(each.network) for each in same if each.network is not None]
 
 
 def open_to_anyone(settings: Settings) -> list[str]:
-    """Return a warning if anybody who can reach the receiver may send instances.
+    """Return a list with a warning if anybody may send instances to the receiver.
 
-    Returns:
-        A list with the warning. It is empty if the receiver listens on loopback, if
-        callers are listed, or if each caller must present a certificate.
+    The list is empty if the receiver listens on loopback, if callers are listed, or if
+    each caller must present a certificate.
     """
     receiver, tls = settings.receiver, settings.tls
     known_by_certificate = tls.only and tls.client_authorities is not None

@@ -74,7 +74,8 @@ class _Socket(AssociationSocket):
     """The connection of an association. Its first PDU has already been read.
 
     Attributes:
-        associate_request: The request that an A-ASSOCIATE-AC responds to.
+        associate_request: The peer's request for an association. `send` needs it to
+            complete the A-ASSOCIATE-AC.
     """
 
     associate_request: AssociateRequest
@@ -109,7 +110,7 @@ class _Socket(AssociationSocket):
         return is_readable and (tls is None or tls.has_data())
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read `nr_bytes` bytes; fewer if the connection ends first.
+        """Return the next `nr_bytes` bytes; fewer if the connection ends first.
 
         Raises:
             OSError: `nr_bytes` is more than LONGEST_PDU, the bytes did not arrive
@@ -122,10 +123,10 @@ class _Socket(AssociationSocket):
         return receive(self._connection, nr_bytes, deadline)
 
     def fragments(self) -> memoryview | None:
-        """Read the next PDU if it is a P-DATA-TF; return its content without the head.
+        """Return the next PDU without its header if it is a P-DATA-TF, otherwise None.
 
-        The memory of the result is reused for the next PDU. If the PDU is of another
-        type, the result is None, and the next calls of `recv` read that PDU.
+        The memory of the result is reused for the next PDU. A PDU of another type is
+        not removed: the next calls of `recv` return it.
 
         Raises:
             OSError: The PDU is longer than LONGEST_PDU, did not arrive within

@@ -88,7 +88,13 @@ class AssociationSlots:
         return callers
 
     def acquire(self, caller: bytes) -> AssociationSlot:
-        """Acquire a slot without checking any limit. Call this inside `lock`."""
+        """Return a new slot for a caller, without a check of limits.
+
+        Call this method inside `lock`.
+
+        Args:
+            caller: The key of the caller: see `caller_key`.
+        """
         self._callers.append(caller)
         self._write_file()
         return AssociationSlot(self, caller)
@@ -130,17 +136,17 @@ def caller_key(ae_title: str, address: str) -> bytes:
 
 
 def title_key(ae_title: str) -> bytes:
-    """Return the part of a caller's key that stands for this AE title."""
+    """Return the part of a caller's key that stands for the AE title `ae_title`."""
     return _digest(ae_title)
 
 
 def title_of(caller: bytes) -> bytes:
-    """Return the part of a caller's key that stands for its AE title."""
+    """Return the part of the key `caller` that stands for the caller's AE title."""
     return caller[:HALF]
 
 
 def address_of(caller: bytes) -> bytes:
-    """Return the part of a caller's key that stands for its address."""
+    """Return the part of the key `caller` that stands for the caller's address."""
     return caller[HALF:]
 
 
@@ -157,6 +163,9 @@ def count_open_associations(folder: Path) -> int:
     """Return the number of open associations of a machine.
 
     The function does not take the lock, so the number may be out of date.
+
+    Args:
+        folder: The folder of the slot files: see `slots_folder`.
     """
     return sum(len(_callers(path) or []) for path in _files(folder))
 
@@ -170,7 +179,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _callers(path: Path) -> list[bytes] | None:
-    """Read the caller keys in the file of a process; None if the process has died."""
+    """Return the caller keys in the file of a process; None if the process has died."""
     try:
         with path.open("rb", buffering=0) as file:
             try:

@@ -46,7 +46,7 @@ Accept = Callable[[ReceivedInstance], None]
 
 @dataclass(frozen=True, slots=True)
 class Storing:
-    """Serves C-STORE requests. Safe to share between threads.
+    """The handler of C-STORE requests. Safe to share between threads.
 
     Attributes:
         spool: Stores the instances.
@@ -171,7 +171,7 @@ def _failure(error: RefusedError) -> Dataset:
 
 
 def _comment(message: str) -> str:
-    """Convert a message to an Error Comment: ASCII, at most LONGEST_COMMENT characters.
+    """Return a message as an Error Comment: at most LONGEST_COMMENT ASCII characters.
 
     A message that is too long is cut, after a sentence if possible. Characters that are
     not ASCII are replaced by question marks.

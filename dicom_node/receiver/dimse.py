@@ -39,7 +39,7 @@ LONGEST_DATASET = 2**32
 
 
 class SpoolingDimseProvider(MessageReader):
-    """Receives the messages of one association and stores datasets in the spool."""
+    """A MessageReader that stores datasets in the spool as they arrive."""
 
     def __init__(self, association: Association, spool: Spool, limit: int) -> None:
         """Prepare to receive the messages of an association.

@@ -75,7 +75,7 @@ YIELD_S = 0.003
 LONGEST_YIELD_S = 0.006
 
 OnFailed = Callable[[str, str], None]
-"""Called for a connection that did not become an association.
+"""A function that is called for a connection that did not become an association.
 
 The arguments are the address of the peer and the reason.
 """
@@ -111,7 +111,7 @@ class _NoRequestError(Exception):
 
 
 class Listener:
-    """Accepts connections, and serves those that request an association."""
+    """The threads that accept connections, and wait for requests for an association."""
 
     def __init__(
         self,
@@ -267,7 +267,9 @@ class Listener:
         connection.close()
 
     def _read_request(self, connection: socket.socket, address: str) -> bytes:
-        """Read the A-ASSOCIATE-RQ. If the connection uses TLS, do the handshake first.
+        """Return the A-ASSOCIATE-RQ of a connection.
+
+        If the connection uses TLS, do the handshake first.
 
         Raises:
             _NoRequestError: The handshake failed, the connection broke, or no valid
@@ -289,7 +291,7 @@ class Listener:
     def _do_handshake(self, connection: TlsSocket, address: str) -> None:
         """Wait for the first byte from the peer, and then do the TLS handshake.
 
-        Each of the two may take DEADLINE_S.
+        The wait and the handshake may each take DEADLINE_S seconds.
 
         Raises:
             _NoRequestError: The peer closed without data, or the handshake failed.
@@ -310,7 +312,10 @@ class Listener:
             raise _NoRequestError(NO_TLS, reason) from None
 
     def _fail(self, address: str, reason: str, detail: str = "") -> None:
-        """Log, report and count a connection that did not become an association."""
+        """Log, report and count a connection that did not become an association.
+
+        A connection that closed without data is only counted.
+        """
         text = f"{reason}: {detail}" if detail else reason
         if reason not in {SILENT, NO_TLS}:  # NO_TLS is logged earlier
             self._no_association.record(address, text)
@@ -320,7 +325,9 @@ class Listener:
 
 
 def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:
-    """Read the first PDU, which must be an A-ASSOCIATE-RQ.
+    """Return the first PDU of a connection, which must be an A-ASSOCIATE-RQ.
+
+    If the PDU has another type or is too long, the function sends an A-ABORT.
 
     Raises:
         _NoRequestError: The PDU is not an A-ASSOCIATE-RQ, is incomplete, or is too

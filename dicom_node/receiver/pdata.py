@@ -64,7 +64,7 @@ class FragmentReader(UpperLayer):
         self.overdue: Callable[[], str] = lambda: ""
 
     def idle_timer_expired(self) -> bool:
-        """Return whether pynetdicom must abort the association as overdue or idle."""
+        """Return whether to abort the association because it is overdue or idle."""
         if reason := self.overdue():
             self.set_abort_reason(reason)
             return True

@@ -24,7 +24,10 @@ TLS_FD = "--tls-fd"
 
 
 def open_ports(settings: Settings) -> dict[str, socket.socket]:
-    """Listen on the ports of the settings. Exit with a message if that fails.
+    """Listen on the ports of the settings, and return the sockets.
+
+    If a port cannot be opened, the process exits with a message. If anybody may send
+    instances, a warning is logged.
 
     Returns:
         The sockets, by the command-line option that passes them to a receiver. FD is
@@ -47,9 +50,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def listening(arguments: argparse.Namespace, settings: Settings) -> Listening:
-    """Return the sockets that the supervisor passed, or open them if it passed none.
+    """Return the listening sockets, each with the TLS context of its connections.
 
-    The process exits with a message if a port cannot be opened, or if a TLS socket was
+    If the supervisor passed no sockets in the arguments, the sockets are opened. The
+    process exits with a message if a port cannot be opened, or if a TLS socket was
     passed and the settings have no certificate.
     """
     inherited = {

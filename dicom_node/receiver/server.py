@@ -73,10 +73,11 @@ REFUSALS: Mapping[int | None, str] = {
 }
 
 OnAssociationRequest = Callable[[str, str, str], None]
-"""Called for each caller with its AE title, its address and the reason for a rejection.
+"""A function that is called for each caller.
 
-The reason is empty if the caller gets an association. The title is empty if the caller
-did not send one.
+The arguments are the AE title of the caller, its address, and the reason for its
+rejection. The reason is empty if the caller gets an association. The title is empty if
+the caller did not send a title.
 """
 
 
@@ -95,7 +96,9 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> "Receiver":
-    """Start to serve C-ECHO, C-STORE and commitment reports, in background threads.
+    """Start threads that serve C-ECHO, C-STORE and commitment reports.
+
+    Return the Receiver, which can stop the threads.
 
     Args:
         settings: Our AE title, the allowed callers and the limits.
@@ -105,8 +108,8 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
             once.
         sockets: The listening sockets, plain or TLS. Other processes may share them.
         on_request: Called for each caller: see OnAssociationRequest.
-        record_report: Records the storage commitment report of an archive. If the node
-            never requests commitment, it is None, and no report is accepted.
+        record_report: Records the storage commitment report of an archive. If this
+            argument is None, no report is accepted.
         on_refused: Called for each storage commitment report that is refused.
         count: Counts events that the journal does not record.
     """

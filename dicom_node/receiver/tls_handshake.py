@@ -17,18 +17,19 @@ MOST_LOGGED = 100
 
 
 class HandshakeFailureLog:
-    """Logs failed connections, at most MOST_LOGGED lines in LOG_INTERVAL_S.
+    """A log of failed connections, with at most MOST_LOGGED lines per LOG_INTERVAL_S.
 
-    In each interval of LOG_INTERVAL_S, the same reason is logged only once for the same
-    address. All other failures are only counted. Their number is logged with the first
-    failure after the interval.
+    In each interval of LOG_INTERVAL_S seconds, the same reason is logged only once for
+    the same address. Failures that are not logged are counted. Their number is logged
+    at the first failure after the interval.
     """
 
     def __init__(self, missing: str, more: str) -> None:
         """Create an empty log.
 
         Args:
-            missing: What was not established, for the log: "TLS" or "association".
+            missing: The text that follows "No" in each log line about a failure: "TLS"
+                or "association".
             more: The text that follows "N more" in the log line about N failures that
                 were only counted, such as "TLS handshakes failed".
         """
@@ -61,11 +62,9 @@ class HandshakeFailureLog:
 
 
 def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket | None:
-    """Wrap a connection in TLS, without the handshake.
+    """Return a connection wrapped in TLS, without doing the handshake.
 
-    Returns:
-        The TLS connection. None if the peer has already closed the connection; the
-        socket is then closed, too.
+    If the peer has already closed the connection, close the socket and return None.
     """
     try:
         return context.wrap_socket(
@@ -82,9 +81,9 @@ def drain_before_close(connection: socket.socket) -> None:
     If bytes of the peer were left unread, closing would reset the connection, and the
     alert could be lost. A TLS 1.3 client sends its request before it learns that it was
     refused. So this function reads and discards what the peer sends. It returns when
-    the peer closes the connection or pauses for ALERT_S, and at the latest after about
-    twice ALERT_S. After that, nothing can be sent on the connection. The caller must
-    close it.
+    the peer closes the connection or pauses for ALERT_S seconds, and at the latest
+    after about twice ALERT_S. After that, nothing can be sent on the connection. The
+    calling code must close it.
     """
     connection.settimeout(ALERT_S)
     deadline = time.monotonic() + ALERT_S

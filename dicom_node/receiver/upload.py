@@ -34,7 +34,7 @@ CALLER = "UPLOAD"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Uploads:
-    """Stores uploads. Safe to share between threads.
+    """A store for uploaded DICOM files. Safe to share between threads.
 
     Attributes:
         spool: Stores the instances.
@@ -58,7 +58,7 @@ class Uploads:
 
         Returns:
             The instance. If the same bytes were already stored, the new file in the
-            spool has been removed.
+            spool has been removed, and the path of the instance does not exist.
 
         Raises:
             AnalysisError: The file is not DICOM, or its dataset cannot be located.

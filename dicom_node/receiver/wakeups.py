@@ -36,7 +36,7 @@ class NotifyingQueue(queue.Queue[Item], Generic[Item]):
 
 
 class SocketWakeup:
-    """Lets other threads wake a thread that waits for data on a socket (self-pipe)."""
+    """A self-pipe, with which threads wake a thread that waits for data of a socket."""
 
     def __init__(self, watched: socket.socket) -> None:
         """Create the self-pipe.
@@ -73,7 +73,7 @@ class SocketWakeup:
         return self._watched in events
 
     def close(self) -> None:
-        """Close the sockets of the self-pipe, but not the connection."""
+        """Close the sockets of the self-pipe, but not the watched socket."""
         self._receiving.close()
         self._sending.close()
 

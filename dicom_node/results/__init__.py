@@ -1,1 +1,1 @@
-"""The DICOM objects that report the result of an analysis, one file per object."""
+"""Makes the DICOM objects and HL7 messages that the node sends to destinations."""

@@ -64,13 +64,13 @@ def _words(source: Source) -> list[str]:
 
 
 def anatomy(source: Source) -> Elements:
-    """Return the anatomy as the General Series and General Image modules allow it.
+    """Return the attributes of body part and side, copied from the source.
 
     Laterality (0020,0060) is Type 2C (PS3.3 C.7.3.1). If the source lacks Laterality,
-    the result has an empty Laterality. But if the source has Image Laterality, or if
-    the body part is unpaired, the result has no Laterality. Anatomic Region Sequence
-    (0008,2218) is copied only if it has exactly one item, as C.7.6.1 requires. In a DX
-    image, this sequence may be empty.
+    Laterality is empty. If the source has Image Laterality instead, or if the body part
+    is unpaired, Laterality is absent. Anatomic Region Sequence (0008,2218) is copied
+    only if it has exactly one item, as C.7.6.1 requires. In a DX image, this sequence
+    may be empty.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
     has_laterality = "Laterality" in source.dataset or source.code("ImageLaterality")
@@ -81,12 +81,12 @@ def anatomy(source: Source) -> Elements:
 
 
 def image_anatomy(source: Source) -> Elements:
-    """Return the anatomy for a multi-frame image, with Image Laterality (0020,0062).
+    """Return the attributes of body part and side for a multi-frame image.
 
-    The value is taken from Image Laterality of the source, else from Laterality
-    (0020,0060), which is valid for each image of a series. If the source states no
-    side, Image Laterality is empty for a paired body part, and absent for an unpaired
-    body part.
+    The side is in Image Laterality (0020,0062). Its value is taken from Image
+    Laterality of the source, else from Laterality (0020,0060), which is valid for each
+    image of a series. If the source states no side, Image Laterality is empty for a
+    paired body part, and absent for an unpaired body part.
     """
     if source.code("ImageLaterality"):
         return _part(source) | copied(source, ["ImageLaterality"])

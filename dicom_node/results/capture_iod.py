@@ -1,4 +1,4 @@
-"""Encode an image that the node made as a Secondary Capture (PS3.3 A.8.1).
+"""Encodes a picture that the node has drawn as a Secondary Capture (PS3.3 A.8.1).
 
 `source.py` copies the attributes of the patient and study from the source, byte for
 byte. `provenance.py` describes the source instance and the software. This module adds
@@ -61,8 +61,8 @@ class Picture:
         series: Series Description.
         derivation: Derivation Description.
         comments: Image Comments.
-        elements: Further elements of the image, in addition to those that `capture`
-            makes.
+        elements: Further elements of the object, in addition to those that `capture`
+            or `encode_capture` makes.
         losses: (ratio, method) of each earlier lossy compression of the pixels, as in
             Lossy Image Compression Ratio (0028,2112) and Method (0028,2114).
     """
@@ -83,10 +83,10 @@ def capture(
     options: ResultOptions,
     kind: ResultKind,
 ) -> ResultObject:
-    """Return an image as a Secondary Capture in the study of its source.
+    """Return a picture as a Secondary Capture in the study of its source.
 
     Args:
-        source: The instance that the image is about.
+        source: The instance that the picture is about.
         model: The model that the object names.
         picture: The pixels and their description.
         options: The options; only the Series Number is used.
@@ -122,13 +122,13 @@ def encode_capture(
     """Return a picture as a Secondary Capture.
 
     Args:
-        source: The instance that determines the dates, times and equipment of the
-            object. No other attributes of it are copied.
+        source: The instance that determines the dates and times of the object. None of
+            its attributes are copied.
         model: The model that the object names.
         picture: The pixels and their description. `Picture.elements` contains all
-            attributes that are copied.
+            attributes that are copied from sources.
         kind: The kind of the object, and whether the pixels are written as JPEG.
-        described: The series, and the references to the sources.
+        described: The attributes of the series, and the references to the sources.
     """
     syntax = JPEGBaseline8Bit if kind.lossy else ExplicitVRLittleEndian
     result = Dataset()

@@ -1,4 +1,4 @@
-"""The codes in results. The texts below name their context groups (PS3.16)."""
+"""The codes in results. Most have a docstring with their context group (PS3.16)."""
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
@@ -6,17 +6,17 @@ from pydicom.sr.coding import Code
 from dicom_node.pixels import screening
 
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
-"""CID 7202, Source Image Purposes of Reference."""
+"""A code of CID 7202, Source Image Purposes of Reference."""
 
 SEGMENTATION = Code("113076", "DCM", "Segmentation")
-"""CID 7203, Image Derivation."""
+"""A code of CID 7203, Image Derivation."""
 
 PROCESSING_EQUIPMENT = Code(*screening.PROCESSING_EQUIPMENT, "Processing Equipment")
-"""CID 7005, Contributing Equipment Purposes of Reference."""
+"""A code of CID 7005, Contributing Equipment Purposes of Reference."""
 
 
 DEVICE = Code("121007", "DCM", "Device")
-"""CID 270, Observer Type."""
+"""A code of CID 270, Observer Type."""
 
 RADIOGRAPH = Code("43468-8", "LN", "XR unspecified body region")
 """The only code for X-ray in CID 100, Quantitative Diagnostic Imaging Procedures."""
@@ -27,10 +27,10 @@ PRESENCE = Code("121052", "DCM", "Presence of property")
 
 PRESENT = Code("52101004", "SCT", "Present")
 ABSENT = Code("272519000", "SCT", "Absent")
-"""CID 240, Present-Absent."""
+"""A code of CID 240, Present-Absent, like PRESENT."""
 
 SUSPECTED = Code("415684004", "SCT", "Suspected")
-"""CID 3770, Problem Status.
+"""A code of CID 3770, Problem Status.
 
 Between present and absent, CID 240 has only "Undetermined", which would mean that the
 image cannot be judged.
@@ -47,13 +47,13 @@ SOME_WITHOUT_FINDINGS = Code(
     "111243", "DCM", "Not all algorithms succeeded; without findings"
 )
 NO_RESULTS = Code("111245", "DCM", "No algorithms succeeded; without findings")
-"""CID 6047, CAD Processing and Finding Summary."""
+"""A code of CID 6047, CAD Processing and Finding Summary, like the four codes above."""
 
 OPERATING_POINT = Code("111081", "DCM", "CAD Operating Point Description")
-"""As in TID 4023, CAD Operating Points."""
+"""A concept name of TID 4023, CAD Operating Points."""
 
 EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
-"""As in TID 1500, Measurement Report."""
+"""A concept name of TID 1500, Measurement Report."""
 
 SOURCE = Code("260753009", "SCT", "Source")
 
@@ -64,13 +64,16 @@ PROBABILITY = Code("122157", "DCM", "Probability")
 NO_UNITS = Code("1", "UCUM", "no units")
 
 CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
-"""CID 7150, Segmentation Property Category, for properties that are not structures."""
+"""A code of CID 7150, Segmentation Property Category.
+
+The code is for properties that are not structures.
+"""
 
 GRAD_CAM = Code("130403", "DCM", "Gradient-weighted class activation")
-"""CID 217, Visual Explanation."""
+"""A code of CID 217, Visual Explanation."""
 
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
-"""CID 7162, Surface Processing Algorithm Family.
+"""A code of CID 7162, Surface Processing Algorithm Family.
 
 Results use this code for the model, although the model processes no surfaces.
 """
@@ -79,7 +82,7 @@ SIDES = {
     "L": Code("7771000", "SCT", "Left"),
     "R": Code("24028007", "SCT", "Right"),
 }
-"""CID 244, Laterality, by the value of Laterality (0020,0060)."""
+"""The codes of CID 244, Laterality, by the value of Laterality (0020,0060)."""
 
 BODY_PARTS = {
     "ANKLE": Code("70258002", "SCT", "Ankle joint"),

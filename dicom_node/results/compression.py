@@ -25,11 +25,14 @@ _DS = re.compile(r"(?=.{1,16}$)\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
 def compression(source: Source) -> Elements:
-    """Return the attributes of lossy compression (PS3.3 C.7.6.1.1.5).
+    """Return the attributes of a result that state lossy compression.
 
     If the source was compressed with loss, the result is marked as lossy, too.
     Otherwise the value of Lossy Image Compression (0028,2110) is copied if there is
     one.
+
+    Source:
+        PS3.3 C.7.6.1.1.5.
     """
     if _declares_lossy(source):
         return copied(source, [_KEYWORD, f"{_KEYWORD}Ratio", f"{_KEYWORD}Method"])

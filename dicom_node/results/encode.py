@@ -1,4 +1,4 @@
-"""Encode a finding, or the reason why there is none, as result objects."""
+"""Encodes a finding, the reason why there is none, or an examination as objects."""
 
 from collections.abc import Callable
 
@@ -47,7 +47,10 @@ _ENCODERS: dict[str, _Encoder] = {
     PRESENTATION_STATE: presentation_state,
     STRUCTURED_REPORT: structured_report,
 }
-"""The encoders of the types that have one kind each."""
+"""The functions that make objects about one image, by object type.
+
+Only object types with a single kind are in the mapping.
+"""
 
 
 def encode_file(
@@ -65,8 +68,8 @@ def encode_file(
         options: The objects to make, and their properties.
 
     Returns:
-        One object for each kind, in the order of the kinds; notices and the kinds of
-        examinations are ignored. The heatmap is omitted if there is nothing to show.
+        One object for each kind, in the order of `options.kinds`. Notices and the kinds
+        of examinations are ignored. The heatmap is omitted if there is nothing to show.
         The same arguments give the same bytes on machines with the same time zone.
 
     Raises:
@@ -135,14 +138,15 @@ def encode_examination(
             single images are ignored.
 
     Returns:
-        The objects in the order of the kinds. An examination summary has one object for
-        each page, and all pages have the same kind. The same arguments give the same
-        bytes on machines with the same time zone, in any order of the images.
+        The objects in the order of `options.kinds`. For the kind "exam_summary", there
+        is one object for each page. If the header of an image cannot be read, the
+        objects name the image, but do not copy its attributes. The same arguments give
+        the same bytes on machines with the same time zone. The order of the images does
+        not matter.
 
     Raises:
-        AnalysisError: No header can be read, none names a study, or a sequence for an
-            HL7 message cannot be read. If some headers cannot be read, the objects name
-            those images, but do not copy their attributes.
+        AnalysisError: No image has a header that can be read and names a study, or a
+            sequence for an HL7 message cannot be read.
     """
     with pydicom_silenced():
         read = read_examination(examination)

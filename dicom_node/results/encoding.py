@@ -1,4 +1,4 @@
-"""Encode the elements of a result, and the Part 10 file that they form.
+"""Encodes the elements of a result, and the Part 10 file that they form.
 
 The encoding is Explicit VR Little Endian. The elements of a result are a dictionary of
 encoded elements. Therefore a result can contain unchanged values of the source in
@@ -31,7 +31,7 @@ _UID = re.compile("[0-9.]{1,64}")  # PS3.5 9.1
 
 @dataclass(frozen=True, slots=True)
 class ResultOptions:
-    """Options for the result objects of a finding.
+    """The options with which result objects are made.
 
     Attributes:
         kinds: The objects to make, in this order. The functions of encode.py ignore the
@@ -92,15 +92,15 @@ class ResultObject:
 
 
 def encoded(tag: int, vr: str, value: bytes) -> bytes:
-    """Encode one element with a value in bytes (PS3.5 7.1.2).
+    """Return the bytes of one element (PS3.5 7.1.2).
 
     If the value is too long for its VR, the element gets the VR UN.
 
     Args:
         tag: Group and element number as one number.
         vr: The two letters of the VR.
-        value: The value in little endian. If its length is odd, one byte is appended,
-            as the VR requires.
+        value: The value in little endian. If its length is odd, NUL or a space is
+            appended, as the VR requires.
     """
     if len(value) % 2:
         value += b"\0" if vr in _PADDED_WITH_NULL else b" "
@@ -115,11 +115,13 @@ def encoded(tag: int, vr: str, value: bytes) -> bytes:
 
 
 def encapsulated(tag: int, fragments: bytes) -> bytes:
-    """Encode compressed pixels as an OB element of undefined length (PS3.5 A.4).
+    """Return the bytes of an OB element with compressed pixels (PS3.5 A.4).
+
+    The element has an undefined length.
 
     Args:
         tag: Group and element number as one number.
-        fragments: The encoded items that contain the compressed pixels.
+        fragments: The encoded items of Pixel Data: the offset table and the fragments.
     """
     group, element = tag >> 16, tag & 0xFFFF
     head = struct.pack("<HH2sHI", group, element, b"OB", 0, 0xFFFFFFFF)
@@ -127,18 +129,18 @@ def encapsulated(tag: int, fragments: bytes) -> bytes:
 
 
 def encoded_item(elements: Elements) -> bytes:
-    """Encode one item of a sequence (PS3.5 7.5.1)."""
+    """Return the bytes of one item of a sequence (PS3.5 7.5.1)."""
     body = b"".join(elements[tag] for tag in sorted(elements))
     return struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body
 
 
 def encoded_sequence(tag: int, *items: Elements) -> bytes:
-    """Encode a sequence of items (PS3.5 7.5)."""
+    """Return the bytes of a sequence of items (PS3.5 7.5)."""
     return encoded(tag, "SQ", b"".join(map(encoded_item, items)))
 
 
 def encoded_dataset(dataset: Dataset) -> Elements:
-    """Encode the elements of a dataset that the node made. Texts must be ASCII."""
+    """Return the encoded elements of a dataset. The texts in it must be ASCII."""
     elements = {}
     for element in dataset:
         buffer = DicomBytesIO()
@@ -149,7 +151,7 @@ def encoded_dataset(dataset: Dataset) -> Elements:
 
 
 def content_uid(kind: str, elements: Elements) -> UID:
-    """Return a SOP Instance UID that is derived from a kind and the whole content.
+    """Return a SOP Instance UID that is derived from the kind and content of an object.
 
     Objects with equal UIDs have equal bytes.
 
@@ -170,15 +172,15 @@ def result_object(
     elements: Elements,
     syntax: UID = ExplicitVRLittleEndian,
 ) -> ResultObject:
-    """Return a result object with its elements as a Part 10 file (PS3.10 7.1).
+    """Return a result object that contains a Part 10 file (PS3.10 7.1).
 
     Args:
         kind: `ResultKind.name` of the object.
         sop_class_uid: The SOP Class UID of the object.
         sop_instance_uid: The SOP Instance UID of the object.
-        elements: All other elements of the dataset.
-        syntax: The transfer syntax of the file. Only the encoding of Pixel Data depends
-            on it: all other elements are in Explicit VR Little Endian.
+        elements: All elements of the dataset except SOP Class UID and SOP Instance UID.
+        syntax: The transfer syntax of the file. It must fit the encoding of Pixel Data.
+            All other elements are in Explicit VR Little Endian.
     """
     named = Dataset()
     named.SOPClassUID, named.SOPInstanceUID = sop_class_uid, sop_instance_uid

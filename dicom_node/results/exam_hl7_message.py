@@ -1,8 +1,8 @@
 """The HL7 message about an examination: an ORU^R01 with all listed images.
 
 The images of each order follow the OBR segment of the order, and the coded answer of an
-order is that of its images. So a RIS that identifies results by the accession number
-shows no fracture under an order for another part of the body.
+order is about its images only. So a RIS that identifies results by the accession number
+does not show a fracture under the order for another part of the body.
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,7 +48,7 @@ def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObj
 
 
 def _whole(examination: Examination) -> OrderAnswer:
-    """Return the answer for all images of an examination with one order."""
+    """Return the answer for all images of an examination."""
     texts = (
         headline_of(examination.counts),
         unlisted_text(examination).removesuffix("."),
@@ -60,11 +60,16 @@ def _whole(examination: Examination) -> OrderAnswer:
 def _part(
     study: StudyValues, images: Sequence[SourceImage], read: ExaminationSource
 ) -> OrderAnswer:
-    """Return the answer for the images of one order, if there are several orders.
+    """Return the answer for one of several orders.
 
-    The coded answer is about the images of this order only, because a receiver shows it
-    as a result of the order. The answer for the whole examination is added to the words
-    (`OrderAnswer.summary`).
+    `OrderAnswer.answer` is about the images of this order only, because a receiver
+    shows it as a result of the order. `OrderAnswer.summary` also contains the answer
+    for the whole examination.
+
+    Args:
+        study: The values of the order.
+        images: The images of the order.
+        read: The examination.
     """
     # Images that are not listed cannot change the answer: none of them is more serious
     # than a listed one.
@@ -79,10 +84,10 @@ def _part(
 def _counted(
     images: Sequence[SourceImage], read: ExaminationSource
 ) -> Iterable[ExaminationImage]:
-    """Return each different picture of some images once.
+    """Return the images of an order, with each picture once.
 
-    If an image has the same picture as another image of the examination, the other one
-    is returned.
+    An image that has the same picture as another image of the examination is replaced
+    by that image.
     """
     by_id = {each.instance.id: each for each in read.examination.images}
     found = [by_id.get(each.image.same_picture_as or "", each.image) for each in images]
@@ -92,12 +97,13 @@ def _counted(
 def _by_order(
     read: ExaminationSource,
 ) -> Sequence[tuple[StudyValues, Sequence[SourceImage]]]:
-    """Return the images by order, each order with the values of its first image.
+    """Return (values, images) for each order of an examination.
 
-    In each order, the time of the report is the time at which the last image of the
-    examination was received. An image with several orders is in each of them. If there
-    are several orders, the images without a header that can be read follow under an
-    order without numbers.
+    The values are those of the first image of the order, but `reported_at` is the time
+    at which the last image of the examination was received. An image with several
+    orders is in each of them. If there is only one order, it has all images. If there
+    are several orders, images without a readable header are in a further order without
+    numbers, which is the last.
     """
     first = read_orders(read.first)
     orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}
@@ -119,7 +125,13 @@ def _by_order(
 
 
 def _without_order(each: SourceImage, first: StudyValues) -> StudyValues:
-    """Return the values of an image without a header, in the study of the others."""
+    """Return the values of an order without numbers, for images without a header.
+
+    Args:
+        each: An image without a readable header.
+        first: The values of another image. Study Instance UID and `reported_at` are
+            copied from them.
+    """
     (unknown,) = read_orders(each.source)
     study, reported_at = first.study_instance_uid, first.reported_at
     return replace(unknown, study_instance_uid=study, reported_at=reported_at)

@@ -43,7 +43,7 @@ SERIES_DESCRIPTION = "AI fracture examination report - not for diagnosis"
 def exam_report(
     read: ExaminationSource, model: ModelIdentity, options: ResultOptions
 ) -> ResultObject:
-    """Return the report on an examination.
+    """Return the structured report on an examination.
 
     Args:
         read: The examination.
@@ -67,7 +67,11 @@ def exam_report(
 
 
 def _document(read: ExaminationSource) -> Dataset:
-    """Return the description of the document and its evidence (PS3.3 C.17.2)."""
+    """Return the attributes of the SR Document General module (PS3.3 C.17.2).
+
+    They reference the images of the examination, and the reports that this report
+    replaces.
+    """
     examination = read.examination
     document = Dataset()
     document.InstanceNumber = examination.revision
@@ -106,7 +110,10 @@ def _predecessor(document: Predecessor) -> Dataset:
 
 
 def _requests(read: ExaminationSource) -> Elements:
-    """Return each order once, as Referenced Request Sequence (PS3.3 C.17.2)."""
+    """Return the orders of all images as Referenced Request Sequence (PS3.3 C.17.2).
+
+    Each order is in the sequence once. If there are no orders, the result is empty.
+    """
     items = distinct(
         in_character_set(item, source, read.first)
         for source in read.readable
@@ -119,10 +126,11 @@ def _requests(read: ExaminationSource) -> Elements:
 
 
 def _orders(source: Source) -> list[Elements]:
-    """Return the orders of an image, each with an accession number if there is one.
+    """Return the orders of an image, as items of Referenced Request Sequence.
 
-    If the image has an Accession Number, but no Request Attributes Sequence, the order
-    has only this number.
+    An order without an accession number gets the Accession Number of the image. If the
+    image has an Accession Number, but no Request Attributes Sequence, the result is one
+    order with this number only.
     """
     tag, stated = int(Tag("AccessionNumber")), source.text("AccessionNumber")
     own: Any = copied(source, ["AccessionNumber", "IssuerOfAccessionNumberSequence"])

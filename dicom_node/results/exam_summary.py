@@ -50,10 +50,10 @@ SERIES_DESCRIPTION = "AI fracture examination summary - not for diagnosis"
 TITLE = "AI fracture: examination summary"
 
 MOST_PAGES = 1000
-"""Instance Numbers of two revisions differ by this number."""
+"""Difference of the Instance Numbers of a page in two consecutive revisions."""
 
 MOST_LISTED = 20
-"""Maximum number of images and of accession numbers in the header of a page."""
+"""Maximum number of images, and of accession numbers, in a note on the pages."""
 
 
 def exam_summary(
@@ -62,13 +62,13 @@ def exam_summary(
     options: ResultOptions,
     kind: ResultKind,
 ) -> list[ResultObject]:
-    """Return the pages of an examination, in their order.
+    """Return the pages of an examination summary as Secondary Captures, in order.
 
     Args:
         read: The examination.
         model: The model of the node.
-        options: The options; the maximum size and the Series Number are used.
-        kind: The kind of the object, and whether the pixels are written as JPEG.
+        options: The options; `long_side` and `series_number` are used.
+        kind: The kind of the objects, and whether the pixels are written as JPEG.
     """
     summary = describe(read, model)
     pages = draw_pages(summary, page_scale(options.long_side))
@@ -99,7 +99,7 @@ def describe(read: ExaminationSource, model: ModelIdentity) -> Summary:
 
     Args:
         read: The examination.
-        model: The model of the node, for the case that no image was analyzed.
+        model: The model of the node. The pages name it if no image was analyzed.
     """
     examination, counts = read.examination, read.examination.counts
     unanswered = "; ".join(unanswered_texts(counts))
@@ -145,14 +145,14 @@ def _locations(read: ExaminationSource) -> str:
 
 
 def _enumerated(values: Sequence[object]) -> str:
-    """Join the first MOST_LISTED values, and say how many more there are."""
+    """Return the first MOST_LISTED values as text, as in "1, 2, 3 and 4 more"."""
     more = len(values) - MOST_LISTED
     ending = f" and {more} more" if more > 0 else ""
     return ", ".join(map(str, values[:MOST_LISTED])) + ending
 
 
 def _orders(numbers: list[str]) -> str:
-    """Return the accession numbers as a sentence; empty for less than two."""
+    """Return the accession numbers as a sentence; empty for fewer than two."""
     if len(numbers) <= 1:
         return ""
     return f"Accession numbers: {_enumerated(numbers)}."
@@ -164,7 +164,8 @@ def _row(each: SourceImage, read: ExaminationSource, *, several: bool) -> Row:
     Args:
         each: The image.
         read: The examination.
-        several: Whether the row names the accession number.
+        several: Whether the row names the accession numbers of the image, at most
+            three.
     """
     image = each.image
     order = accession_numbers([each.source]) if several else []
@@ -190,12 +191,15 @@ def _comments(read: ExaminationSource, number: int, count: int) -> str:
 
 
 def _instance_number(read: ExaminationSource, page: int) -> int:
-    """Return a number that increases with the revision, and then with the page."""
+    """Return the Instance Number of a page; `page` counts from 1.
+
+    It increases with the page, and by MOST_PAGES with each revision.
+    """
     return (read.examination.revision - 1) * MOST_PAGES + page
 
 
 def _references(read: ExaminationSource) -> Dataset:
-    """Return references to all images (PS3.3 C.7.6.1, C.12.2)."""
+    """Return references to all images that have valid UIDs (PS3.3 C.7.6.1, C.12.2)."""
     dataset = Dataset()
     images = [_source_image(each.source) for each in referable(read)]
     if images:
@@ -214,11 +218,12 @@ def _source_image(source: Source) -> Dataset:
 
 
 def _pixel_origin(read: ExaminationSource) -> Dataset:
-    """Return the attributes about the pixels of the thumbnails on the pages.
+    """Return the attributes that depend on the pixels of the thumbnails on the pages.
 
-    Only images with a thumbnail count. If one of them states YES, the pages state YES,
-    and if all state NO, the pages state NO. The same applies to lossy compression. If
-    the pages list accession numbers, these are burned in annotations, too.
+    These are Burned In Annotation, Recognizable Visual Features and Lossy Image
+    Compression. An attribute is YES (or 01) if the source of one thumbnail states that,
+    NO (or 00) if the sources of all thumbnails state that, and otherwise absent. Burned
+    In Annotation is also YES if the pages list accession numbers.
     """
     drawn = [each.source for each in read.images if each.image.thumbnail]
     dataset = Dataset()

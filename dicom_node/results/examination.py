@@ -1,7 +1,7 @@
 """The examination: the images of one patient in one study, with their answers.
 
 The pages (exam_summary.py), the report (exam_report.py) and the HL7 message
-(exam_hl7_message.py) are made of an examination.
+(exam_hl7_message.py) are made from an examination.
 """
 
 from collections import Counter
@@ -17,14 +17,13 @@ from inference.finding import Finding, OperatingPoint
 ResultName = Literal[
     "definite", "doubtful", "none", "not_analyzed", "failed", "same_picture"
 ]
-"""The names of the numbers in Counts."""
+"""The outcome of the analysis of an image: the name of a number in Counts."""
 
 MOST_IMAGES = 100
 """Maximum number of images that the pages, the report and the HL7 message list.
 
-The decoder gets the open file of each listed image. The call
-of the decoder contains a quarter of a megabyte for each image, and the result contains
-a megabyte for its row.
+The number limits what a call of the decoder transfers: for each listed image an open
+file and 0.25 MB, and in the result 1 MB for the row of the image.
 """
 
 FAILED = "Failed"
@@ -33,7 +32,7 @@ FAILED = "Failed"
 _SERIOUSNESS: tuple[ResultName, ...] = (
     *("definite", "doubtful", "failed", "not_analyzed", "none", "same_picture"),
 )
-"""The names, the most serious outcome first. The first MOST_IMAGES are listed."""
+"""The outcomes, the most serious one first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +45,8 @@ class ExaminationImage:
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text; None if
             there is a finding.
         thumbnail: The image with its finding, as `draw_thumbnail` returns it. None if
-            it was not drawn. Then its row has no picture, and the report has no region.
+            it was not drawn. Then the row of the image has no picture, and the report
+            has no region of the image.
         displayed_shape: (rows, columns) of the radiograph as displayed; None if it is
             not known.
         same_picture_as: Id (`ReceivedInstance.id`) of another image of the examination
@@ -54,7 +54,7 @@ class ExaminationImage:
             is none.
 
     Raises:
-        ValueError: There are neither a finding nor a reason nor another image.
+        ValueError: `finding`, `state_and_reason` and `same_picture_as` are all None.
     """
 
     instance: ReceivedInstance
@@ -65,14 +65,14 @@ class ExaminationImage:
     displayed_shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the image has no outcome."""
+        """Raise ValueError if the image has no finding, reason or other image."""
         if not (self.finding or self.state_and_reason or self.same_picture_as):
             raise ValueError("An image needs a finding, a reason or another image")
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The number of images by outcome.
+    """The numbers of images by outcome.
 
     Attributes:
         definite: Images with a definite fracture.
@@ -93,30 +93,31 @@ class Counts:
 
     @property
     def fractures(self) -> int:
-        """Images for which a fracture is reported."""
+        """The number of images for which a fracture is reported."""
         return self.definite + self.doubtful
 
     @property
     def analyzed(self) -> int:
-        """Images with an answer."""
+        """The number of images with an answer."""
         return self.fractures + self.none
 
     @property
     def unanswered(self) -> int:
-        """Images without an answer."""
+        """The number of images without an answer, except `same_picture`."""
         return self.not_analyzed + self.failed
 
     @property
     def total(self) -> int:
-        """All images."""
+        """The number of all images."""
         return self.analyzed + self.unanswered + self.same_picture
 
     @property
     def reported_answer(self) -> OperatingPoint | None:
-        """The most serious answer, as results state it as a code, flag or color.
+        """The most serious answer, which results state as a code, flag or color.
 
-        None if no fracture is reported and an image has no answer, because the answer
-        would look as if no image had a fracture.
+        None if no fracture is reported and an image has no answer. OperatingPoint.NONE
+        would then look as if no image had a fracture. Also None if no image was
+        analyzed.
         """
         if self.definite:
             return OperatingPoint.DEFINITE
@@ -125,7 +126,7 @@ class Counts:
         return OperatingPoint.NONE if self.none and not self.unanswered else None
 
     def __add__(self, other: "Counts") -> "Counts":
-        """Return the sums of the numbers."""
+        """Return Counts in which each number is the sum of the two numbers."""
         names = [each.name for each in fields(self)]
         return Counts(*(getattr(self, name) + getattr(other, name) for name in names))
 
@@ -134,14 +135,14 @@ class Counts:
 class Examination:
     """The images of one patient in one study, and the revision of their summary.
 
-    `conclude` makes it.
+    The function `conclude` makes examinations.
 
     Attributes:
         images: The listed images, at most MOST_IMAGES. All are in the same study and
             have the same patient.
         revision: The revision of the summary, from 1.
-        predecessors: The objects of the revision that this one replaces.
-        unlisted: The numbers of images that are not in `images`.
+        predecessors: The objects of the revision that `revision` replaces.
+        unlisted: The numbers of the images that are not in `images`, by outcome.
         patient_key: A text that differs between the patients of a study.
     """
 
@@ -153,7 +154,7 @@ class Examination:
 
     @property
     def counts(self) -> Counts:
-        """The numbers of all images, listed or not."""
+        """The numbers of all images by outcome, listed or not."""
         return count(self.images) + self.unlisted
 
     @property
@@ -170,14 +171,14 @@ def conclude(
 ) -> Examination:
     """Return the examination of images of one patient in one study.
 
-    If there are more than MOST_IMAGES, those with the most serious outcome are listed,
-    and the others are only counted. If the image that `same_picture_as` names is absent
-    or is not counted itself, `same_picture_as` is removed.
+    If there are more than MOST_IMAGES, those with the most serious outcomes are listed,
+    and the others are only counted. If an image has a finding or a reason, and names an
+    absent or uncounted image in `same_picture_as`, this attribute is set to None.
 
     Args:
         images: The images in any order, at least one.
         revision: The revision of the summary, from 1.
-        predecessors: The objects of the revision that this one replaces.
+        predecessors: The objects of the revision that `revision` replaces.
         patient_key: A text that differs between the patients of a study.
     """
     checked = _with_known_pictures(tuple(images))
@@ -193,7 +194,7 @@ def _rank(image: ExaminationImage) -> int:
 
 
 def result_name(image: ExaminationImage) -> ResultName:
-    """Return the name of the number in Counts that an image belongs to."""
+    """Return the outcome of an image: the name of the number in Counts."""
     if image.same_picture_as:
         return "same_picture"
     if image.finding:
@@ -210,7 +211,7 @@ def count(images: Iterable[ExaminationImage]) -> Counts:
 def _with_known_pictures(
     images: tuple[ExaminationImage, ...],
 ) -> Iterator[ExaminationImage]:
-    """Yield the images; remove `same_picture_as` if that image is not counted."""
+    """Yield the images. Set `same_picture_as` to None as `conclude` describes."""
     counted = {
         each.instance.id
         for each in images

@@ -72,7 +72,7 @@ def examination_content(read: ExaminationSource, model: ModelIdentity) -> Datase
 
 
 def _measurements(read: ExaminationSource, model: ModelIdentity) -> Dataset:
-    """Return the root with one measurement group for each analyzed image."""
+    """Return the root content item, with the measurement groups of the images."""
     groups = [_group(each) for each in read.images if _has_group(each)]
     # highdicom requires a group. If there is none, the container with the placeholder
     # is removed, because TID 1500 allows no empty one.
@@ -99,7 +99,7 @@ def _has_group(each: SourceImage) -> bool:
 
 
 def _group(each: SourceImage) -> Any:  # noqa: ANN401 - one of two templates
-    """Return the measurement group of an image, with a sentence that names it."""
+    """Return the measurement group of an image, with a comment that names the image."""
     finding, thumbnail = each.image.finding, each.image.thumbnail
     assert finding is not None  # noqa: S101 - see _has_group
     shape = thumbnail.source_shape if thumbnail else None
@@ -109,10 +109,11 @@ def _group(each: SourceImage) -> Any:  # noqa: ANN401 - one of two templates
 
 
 def _evaluations(read: ExaminationSource) -> ContainerContentItem:
-    """Return the answer for the examination, and the images without a group.
+    """Return a container with the answer for the examination.
 
-    If the examination has no answer, the code for the presence and the operating point
-    are omitted. The code of the summary and the headline state the reason.
+    It also names the images without a measurement group. If the examination has no
+    answer, the code for the presence and the operating point are omitted. The code of
+    the summary and the headline state the reason.
     """
     examination = read.examination
     container = ContainerContentItem(
@@ -139,7 +140,10 @@ def _evaluations(read: ExaminationSource) -> ContainerContentItem:
 
 
 def _without_group(each: SourceImage, read: ExaminationSource) -> TextContentItem:
-    """Return the answer or the reason for an image that has no measurement group."""
+    """Return a text item with the answer or reason for an image without a group.
+
+    The item references the image if the image has valid UIDs.
+    """
     answer, details = outcome(each.image, read.numbers)
     item = _text(COMMENT, f"{each.label}: {answer}. {details}")
     if each.can_be_referenced:
@@ -155,7 +159,7 @@ def _without_group(each: SourceImage, read: ExaminationSource) -> TextContentIte
 
 
 def _summary(counts: Counts) -> Code:
-    """Return the code for the success of the analyses, and for findings."""
+    """Return the code that says if all analyses succeeded and if there are findings."""
     if not counts.analyzed:
         return NO_RESULTS
     if counts.unanswered:

@@ -1,4 +1,4 @@
-"""Decode an image of an examination again, and draw its thumbnail."""
+"""Decodes an image of an examination from its file, and draws its thumbnail."""
 
 from datetime import date
 from pathlib import Path
@@ -20,8 +20,7 @@ def examination_picture(
 ) -> Thumbnail:
     """Return the thumbnail of an image of an examination.
 
-    An image outside the intended use of the model was not analyzed, but has a
-    thumbnail.
+    Images outside the intended use of the model are not analyzed, but get a thumbnail.
 
     Args:
         path: The file of the image.
@@ -29,7 +28,7 @@ def examination_picture(
         finding: The finding for the image; None if it was not analyzed.
 
     Raises:
-        NotAnalyzedError: The node does not decode such images.
+        NotAnalyzedError: The instance is not a radiograph that the node can decode.
         TakesLongError: The image is larger than `options.megapixels_in_time`.
         AnalysisError: The file is broken.
     """

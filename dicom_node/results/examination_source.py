@@ -1,8 +1,8 @@
-"""The headers of the images of an examination, and what the examination copies.
+"""The headers of the images of an examination, and what results copy from them.
 
-The attributes of patient and study are those of the first image. The caller guarantees
-that all images have the same patient and study. Attributes in which the images of a
-study may differ are copied only if all images agree.
+The objects about an examination copy the attributes of patient and study from the first
+image. The caller guarantees that all images have the same patient and study. Attributes
+in which the images of a study may differ are copied only if all images agree.
 """
 
 from collections.abc import Iterable, Iterator
@@ -52,9 +52,9 @@ class SourceImage:
 
     @property
     def place(self) -> str:
-        """The position of the image in the examination, and its place in the study.
+        """The number of the image, with its Series Number and Instance Number.
 
-        For example, "Image 3 (series 2, number 1)".
+        For example, "Image 3 (series 2, number 1)". Invalid numbers are omitted.
         """
         labels = ("series", "SeriesNumber"), ("number", "InstanceNumber")
         values = [(label, self.source.text(keyword)) for label, keyword in labels]
@@ -72,7 +72,7 @@ class SourceImage:
 
     @property
     def label(self) -> str:
-        """The place and the anatomy."""
+        """`place` and `anatomy`, as in "Image 3 (series 2, number 1), ANKLE, AP"."""
         return ", ".join(each for each in (self.place, self.anatomy) if each)
 
     @property
@@ -97,9 +97,9 @@ class ExaminationSource:
     Attributes:
         examination: The examination.
         images: Its images, sorted by Series Number and Instance Number.
-        first: The first image with a header that can be read, with the time at which
-            the last image was received. Objects about the examination copy its
-            attributes of patient and study.
+        first: The first image with a header that can be read. Objects about the
+            examination copy its attributes of patient and study. Its `received_at` is
+            replaced by the time at which the last image was received.
     """
 
     examination: Examination
@@ -118,7 +118,7 @@ class ExaminationSource:
 
 
 def read_examination(examination: Examination) -> ExaminationSource:
-    """Read the headers of the images of an examination.
+    """Return an examination with the headers of its images, which are read from files.
 
     Raises:
         AnalysisError: No header can be read.
@@ -163,8 +163,9 @@ def _is_number(text: str) -> bool:
 def identity(read: ExaminationSource) -> Elements:
     """Return the attributes of patient and study, and the orders of all images.
 
-    Accession Number (0008,0050) is empty unless all images have the same one. Request
-    Attributes Sequence (0040,0275) has each order of an image once.
+    If the images differ in Accession Number (0008,0050), it is empty. Request
+    Attributes Sequence (0040,0275) contains each order of the images once. Images
+    without a readable header are ignored.
     """
     keywords = [each for each in TYPE_3 if each != REQUESTS]
     elements = empty(TYPE_2) | copied(read.first, (*TYPE_2, *keywords))
@@ -195,7 +196,7 @@ def accession_numbers(sources: Iterable[Source]) -> list[str]:
 
 
 def in_character_set(item: Elements, source: Source, first: Source) -> Elements:
-    """Return an item with its character set, if that differs from the dataset's.
+    """Return an item, with its Specific Character Set if the dataset has another one.
 
     Args:
         item: Elements of the item.
@@ -220,7 +221,7 @@ def _agree(sources: Iterable[Source], keyword: str) -> bool:
 
 
 def referenced_series(read: ExaminationSource, keyword: str) -> list[Dataset]:
-    """Return the series of the images, with references to the images.
+    """Return an item for each series of the images, with references to the images.
 
     Args:
         read: The examination. Images that cannot be referenced are omitted.
@@ -243,5 +244,5 @@ def _series(uid: str, keyword: str, references: list[Dataset]) -> Dataset:
 
 
 def referable(read: ExaminationSource) -> Iterator[SourceImage]:
-    """Yield the images that can be referenced."""
+    """Yield the images for which `can_be_referenced` is true."""
     return (each for each in read.images if each.can_be_referenced)

@@ -25,7 +25,10 @@ def headline(counts: Counts) -> str:
 
 
 def answer_text(counts: Counts) -> str:
-    """Return the part of the headline about the analyzed images."""
+    """Return the part of the headline about the analyzed images.
+
+    If no image was analyzed, the text says that, and contains the other numbers.
+    """
     if not counts.analyzed:
         kinds = (counts.not_analyzed, "not analyzed"), (counts.failed, "failed")
         numbers = ", ".join(f"{number} {kind}" for number, kind in kinds if number)
@@ -41,7 +44,8 @@ def answer_text(counts: Counts) -> str:
 def unanswered_texts(counts: Counts) -> list[str]:
     """Return the parts of the headline about the images without an answer.
 
-    The list is empty if no image was analyzed, because `answer_text` states that.
+    The list is empty if no image was analyzed, because `answer_text` then contains
+    these numbers.
     """
     if not counts.analyzed:
         return []
@@ -54,7 +58,10 @@ def unanswered_texts(counts: Counts) -> list[str]:
 
 
 def outcome(image: ExaminationImage, numbers: Mapping[str, int]) -> tuple[str, str]:
-    """Return the answer, and the probability or the reason, as texts.
+    """Return (answer, details) of an image as texts.
+
+    The details are the probability, or the reason why there is no answer. If the image
+    has the same picture as another one, the texts say so.
 
     Args:
         image: The image.
@@ -83,9 +90,9 @@ def _were(number: int) -> str:
 
 
 def revision_text(examination: Examination) -> str:
-    """Return the revision, and which one it replaces, as a sentence.
+    """Return two sentences: the revision, and the revision that it replaces.
 
-    The text is empty for the first revision.
+    The text is empty if the revision replaces no other one.
     """
     if not examination.predecessors:
         return ""
@@ -97,7 +104,7 @@ def revision_text(examination: Examination) -> str:
 
 
 def unlisted_text(examination: Examination) -> str:
-    """Return the numbers of the images that are not listed; empty if there are none."""
+    """Return the numbers of unlisted images as a sentence; empty if there are none."""
     counts = examination.unlisted
     if not counts.total:
         return ""

@@ -28,9 +28,10 @@ The unit is the width or the height of the displayed area.
 
 
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
-    """Return the arrow and the outline in one graphic layer, the caption in another.
+    """Return the graphic layers of a finding, and the annotations in them.
 
-    If the finding has no arrow, there is only the layer of the caption.
+    One layer contains the arrow and the outline, the other one the caption. If the
+    finding has no arrow, there is only the layer of the caption.
 
     Source:
         PS3.3 C.10.5, C.10.7.

@@ -45,8 +45,8 @@ class OrderResult:
 
     Attributes:
         study: The patient, the order and the study.
-        answers: The images, in their order.
-        answer: The answer for all of them; None if the message is about one image.
+        answers: What the message says about each image, in the order of the images.
+        answer: The answer for all images; None if the message is about one image.
     """
 
     study: StudyValues
@@ -65,8 +65,8 @@ def oru_message(
 
     Args:
         orders: What the message says about each order, at least one. The patient is
-            that of the first.
-        model: The model.
+            that of the first order.
+        model: The model that the message names.
         control_id: Message Control ID (MSH-10).
         is_correction: Whether the message may replace an earlier message (OBR-25 C).
     """
@@ -87,7 +87,7 @@ def oru_message(
 def _order_segments(
     order: OrderResult, number: int, model: ModelIdentity, status: str
 ) -> str:
-    """Return OBR, and an OBX segment for each observation (ORDER_OBSERVATION)."""
+    """Return an OBR segment, and an OBX segment for each observation of the order."""
     observations = [
         *study_observations(order.study, model),
         *order_observations(order.answer),
@@ -172,7 +172,7 @@ def _observation(
 
 
 def _time(moment: datetime) -> str:
-    """Return a time as the data type TS (HL7 v2.5.1 2.A.77), in seconds."""
+    """Return a time as the data type TS (HL7 v2.5.1 2.A.77), to the second."""
     return f"{moment:%Y%m%d%H%M%S%z}"[: len("YYYYMMDDhhmmss+zzzz")]
 
 
@@ -183,7 +183,7 @@ def _name(name: HumanName) -> str:
 
 
 def _provider(name: HumanName) -> str:
-    """Return a name as the data type XCN from its second component on."""
+    """Return a name as the components of the data type XCN, without the first (ID)."""
     parts = (name.family, name.given, name.middle, name.suffix, name.prefix)
     return components(*parts, *[""] * 8, name.representation)
 

@@ -1,6 +1,6 @@
 """The observations of an HL7 message: the content of its OBX segments.
 
-They are coded as in the structured report.
+The observations have the same codes as in the structured report.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,10 @@ FINDING_SITE = Code("363698007", "SCT", "Finding Site")
 SOP_INSTANCE_UID = Code("SOP_INSTANCE_UID", "L", "SOP Instance UID")
 ARROW = Code("ARROW", "L", "Point to which the arrow points")
 NOTICE = Code("NOTICE", "L", "Notice")
-"""No standard code names the last three, so the coding system is "L", local."""
+"""A local code (coding system "L"), as SOP_INSTANCE_UID and ARROW.
+
+No standard has a code for these three concepts.
+"""
 
 NOTICE_TEXT = f"{DISCLAIMER}. For research only."
 
@@ -40,7 +43,7 @@ _ANSWERS = {
     OperatingPoint.DOUBTFUL: (SUSPECTED, "A"),
     OperatingPoint.DEFINITE: (PRESENT, "A"),
 }
-"""The observation value, and the abnormal flag (HL7 table 0078)."""
+"""(observation value, abnormal flag) by operating point; flags of HL7 table 0078."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,8 @@ class ImageAnswer:
         arrow: The point to which the arrow points, in words; empty without an arrow.
         group: The number of the image in the message (OBX-4).
         is_counted: False if another image with the same picture is counted instead.
-            Then there is no observation of the answer, because that of the other image
-            applies.
+            Then this image has no observation of the answer, because the answer of the
+            other image applies.
     """
 
     image: ImageValues
@@ -90,7 +93,7 @@ class Observation:
         value: The encoded value (OBX-5).
         value_type: The data type of the value (OBX-2).
         group: The number of the image (OBX-4); empty for all images.
-        units: OBX-6.
+        units: The encoded unit of the value (OBX-6).
         flag: Abnormal flag (OBX-8).
         has_result: False if there is no answer (OBX-11 X).
     """
@@ -105,7 +108,7 @@ class Observation:
 
 
 def study_observations(study: StudyValues, model: ModelIdentity) -> list[Observation]:
-    """Return the observations of the study: the notice, its UID and the model."""
+    """Return the observations of a study: the notice, the study's UID and the model."""
     return [
         Observation(NOTICE, escaped(NOTICE_TEXT), "TX"),
         Observation(STUDY_INSTANCE_UID, escaped(study.study_instance_uid)),
@@ -115,7 +118,7 @@ def study_observations(study: StudyValues, model: ModelIdentity) -> list[Observa
 
 
 def order_observations(order: OrderAnswer | None) -> list[Observation]:
-    """Return the observations about all images of an order; empty if there are none."""
+    """Return the observations about an order's images; empty if `order` is None."""
     if order is None:
         return []
     return [
@@ -125,7 +128,10 @@ def order_observations(order: OrderAnswer | None) -> list[Observation]:
 
 
 def image_observations(answer: ImageAnswer) -> list[Observation]:
-    """Return the observations of one image. Only the answer may have no value."""
+    """Return the observations of one image.
+
+    Observations without a value are omitted, except the answer.
+    """
     image, group = answer.image, answer.group
     site = image.body_part or Code("", "", image.body_part_text)
     probability = "" if answer.probability is None else f"{answer.probability:.4f}"

@@ -51,7 +51,7 @@ def hl7_message_without_result(
     model: ModelIdentity,
     options: ResultOptions,
 ) -> ResultObject:
-    """Return the message that reports that an image has no answer.
+    """Return the message that says why an image has no answer.
 
     Args:
         source: The instance that has no answer.
@@ -89,13 +89,13 @@ def message_object(
     *,
     is_correction: bool,
 ) -> ResultObject:
-    """Return a message as a result object. Its UID is derived from its content.
+    """Return a message as a result object, with a UID derived from the content.
 
     Args:
         kind: `ResultKind.name` of the object.
-        orders: As for `oru_message`.
-        model: The model.
-        is_correction: Whether the message replaces an earlier message.
+        orders: What the message says about each order, at least one.
+        model: The model that the message names.
+        is_correction: Whether the message may replace an earlier message.
     """
     content = oru_message(orders, model, "", is_correction=is_correction)
     uid = derived_uid(kind, hashlib.sha256(content.encode()).hexdigest())

@@ -49,7 +49,7 @@ class Identifier:
 
     Attributes:
         value: The identifier; empty if the source has none.
-        authority: The authority.
+        authority: The authority that assigned the identifier.
         type_code: The type of the identifier (HL7 table 0203), such as "MR".
         facility: The facility that assigned the identifier.
     """
@@ -89,8 +89,9 @@ class StudyValues:
         study_instance_uid: Study Instance UID (0020,000D).
         patient_id: Patient ID (0010,0020), with its issuer.
         names: The representations of Patient's Name (0010,0010).
-        birth_date: Patient's Birth Date (0010,0030); empty if it is no date.
-        sex: Patient's Sex (0010,0040); empty if it is no valid code string.
+        birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; empty if it is not a
+            date.
+        sex: Patient's Sex (0010,0040); empty if it is not a valid code string.
         placer: Placer Order Number (0040,2016).
         filler: Filler Order Number (0040,2017).
         accession: Accession Number (0008,0050).
@@ -120,21 +121,21 @@ class StudyValues:
 
     @property
     def order_numbers(self) -> tuple[str, str, str]:
-        """Accession, filler and placer order number; empty if the source has none."""
+        """Accession number, filler and placer order number; each empty if absent."""
         return self.accession.value, self.filler.value, self.placer.value
 
 
 @dataclass(frozen=True, slots=True)
 class ImageValues:
-    """What an image shows.
+    """What the header of an image says about the content of the image.
 
     Attributes:
         sop_instance_uid: SOP Instance UID of the image.
         side: The code of left or right; None if the source states no side.
         body_part: The code of the body part; None if it is unknown.
-        body_part_text: Body Part Examined (0018,0015); empty if it is no valid code
+        body_part_text: Body Part Examined (0018,0015); empty if it is not a valid code
             string.
-        view: View Position (0018,5101); empty if it is no valid code string.
+        view: View Position (0018,5101); empty if it is not a valid code string.
     """
 
     sop_instance_uid: str
@@ -149,12 +150,13 @@ def read_orders(source: Source) -> list[StudyValues]:
 
     The orders are the first MOST_ORDERS items of Request Attributes Sequence
     (0040,0275), because one acquisition may be for several orders. Attributes that an
-    item lacks are read from the dataset itself. Items with the same numbers are one
-    order, such as the steps of a procedure. An item without any number is ignored if
-    another one has a number.
+    item lacks are read from the dataset itself. Items with the same order numbers, such
+    as the steps of a procedure, are one order. Items without an order number are
+    ignored if another item has one.
 
     Returns:
-        At least one order. If there are no items, it is that of the dataset itself.
+        At least one element. If the sequence has no items, the order is read from the
+        dataset itself.
 
     Raises:
         AnalysisError: A sequence cannot be read.
@@ -235,9 +237,14 @@ def _patient_id(source: Source) -> Identifier:
 
 
 def _authority(source: Source, item: Dataset | None, keyword: str) -> Authority:
-    """Return the first item of a sequence with HL7v2 Hierarchic Designators.
+    """Return the authority in the first item of a sequence (PS3.3 table 10-17).
 
-    The sequence may be absent (PS3.3 table 10-17).
+    If the sequence is absent, all texts of the Authority are empty.
+
+    Args:
+        source: The instance.
+        item: The item that contains the sequence; None for the dataset itself.
+        keyword: The keyword of the sequence.
     """
     found = items(source.dataset if item is None else item, keyword)
     if not found:
@@ -268,17 +275,18 @@ def _order_text(source: Source, order: Dataset | None, keyword: str) -> str:
 
 
 def _text(source: Source, item: Dataset | None, keyword: str) -> str:
-    """Return a text of an order; empty if it is absent or the null value of HL7.
+    """Return the text of an attribute; empty if it is absent or HL7's null value.
 
-    So another attribute is used instead of the null value.
+    The attribute is in `item`, or in the dataset itself if `item` is None.
     """
     return without_null(decoded_text(source, keyword, item))
 
 
 def _procedure(source: Source, order: Dataset | None) -> Code:
-    """Return the code or description of the requested or performed procedure.
+    """Return the code of the requested or performed procedure.
 
-    If the source has neither, the code is that of a radiograph in LOINC.
+    If the source only describes the procedure, the Code contains only the description.
+    If the source has no description, either, the code is RADIOGRAPH.
     """
     sequences = [
         *(items(order, "RequestedProcedureCodeSequence") if order is not None else ()),
@@ -296,7 +304,7 @@ def _procedure(source: Source, order: Dataset | None) -> Code:
 
 
 def _names(name: str) -> tuple[HumanName, ...]:
-    """Return the groups of a PN (PS3.5 6.2.1).
+    """Return the groups of a PN as names (PS3.5 6.2.1).
 
     Groups that are empty or contain only null values of HL7 are omitted.
     """
@@ -313,9 +321,9 @@ def _names(name: str) -> tuple[HumanName, ...]:
 
 
 def _date(text: str) -> str:
-    """Return a DA as the data type DT; empty if it is no date.
+    """Return a DA as YYYYMMDD, the data type DT of HL7; empty if it is not a date.
 
-    Dates of old instances contain periods (PS3.5 6.2).
+    Old instances contain dates as YYYY.MM.DD (PS3.5 6.2).
     """
     date = text.replace(".", "")
     return date if _DATE.fullmatch(date) else ""

@@ -91,8 +91,8 @@ def measurement_report(
 def load_tables() -> None:
     """Make highdicom load its tables of the DICOM standard, by creating a region.
 
-    The decoder calls this function before its confinement, because after that it cannot
-    open files.
+    The decoder calls this function before its confinement, because a confined decoder
+    cannot open files.
     """
     image = ComputedRadiographyImageStorage, derived_uid("image")
     triangle = np.array([[0, 0], [1, 0], [1, 1], [0, 0]])
@@ -187,7 +187,7 @@ def _algorithm(finding: Finding) -> AlgorithmIdentification:
 
 
 def _sentences(finding: Finding) -> list[TextContentItem]:
-    """Return content items: the operating point, and the headline with disclaimer."""
+    """Return two text items: the operating point, and the headline with disclaimer."""
     comment = f"{headline(finding)}. {DISCLAIMER}."
     return [
         TextContentItem(name, text, RelationshipTypeValues.CONTAINS)

@@ -1,8 +1,9 @@
 """The notice: a Secondary Capture with the reason why an image has no result.
 
 A destination with `send_negative = false` gets no result if the node finds no fracture.
-If an instance that the node should analyze has no result, this destination gets a
-notice. Without the notice, the study would look as if the node had found no fracture.
+If users expect a result for an image, but it was not analyzed or its analysis failed,
+such a destination gets a notice. Without the notice, the study would look as if the
+node had found no fracture.
 """
 
 from pydicom import Dataset
@@ -64,7 +65,11 @@ def notice(
 
 
 def _describe(source: Source) -> str:
-    """Return number, modality, body part and view of the image as text."""
+    """Return the known ones of number, modality, body part and view as text.
+
+    For example, "Image 3, Modality DX, Body part ANKLE, View AP". If none is known, the
+    text is "An image of this study".
+    """
     header = source.instance.header
     number = source.text("InstanceNumber")
     labels = (

@@ -14,7 +14,7 @@ from inference.finding import Arrow, Finding
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OverlayData:
-    """Heatmap, arrow and thresholds of a finding.
+    """The heatmap, the arrow and the thresholds of a finding.
 
     Attributes:
         picture_shape: (rows, columns) of the radiograph as displayed.
@@ -32,7 +32,7 @@ class OverlayData:
     levels: NDArray[np.uint8]
 
     def values(self) -> dict[str, Any]:
-        """Return the columns of the journal's table of findings, by name."""
+        """Return the values for the journal's table of findings, by column name."""
         arrow = self.arrow and json.dumps([self.arrow.tip, self.arrow.tail])
         return {
             "picture_rows": self.picture_shape[0],
@@ -61,7 +61,7 @@ def overlay_of(finding: Finding, picture_shape: tuple[int, int]) -> OverlayData:
 
 
 def overlay_in(columns: Mapping[Any, Any]) -> OverlayData:
-    """Return the overlay data of a row that has the columns of `OverlayData.values`."""
+    """Return the OverlayData in a row with the columns of `OverlayData.values`."""
     ends = json.loads(columns["arrow"]) if columns["arrow"] else None
     arrow = ends and Arrow(*(tuple(end) for end in ends))
     levels = np.frombuffer(zlib.decompress(columns["map"]), np.uint8)

@@ -149,8 +149,8 @@ def _laterality(source: Source) -> Elements:
     """Return the anatomy of the series, without attributes of a single image.
 
     If the source has Image Laterality but no Laterality (0020,0060), Laterality is
-    empty, because other images of the series may show the other side. If the body part
-    is unpaired, Laterality is absent then.
+    empty, because other images of the series may show the other side. But if the body
+    part is unpaired, Laterality is absent.
     """
     of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
     elements = anatomy(source)
@@ -191,9 +191,9 @@ def _voi_lut(
 ) -> Elements:
     """Return the VOI LUT or window that the decoder used (PS3.3 C.11.8).
 
-    If the decoder chose the gray scale itself, because the source has no usable window,
-    the result is a window with the ends of that scale. If the decoder used no window,
-    the result is empty.
+    If the source has no usable window, and the decoder chose the gray scale itself, the
+    result is a window with the ends of that scale. If the decoder used no window, the
+    result is empty.
     """
     dataset = deepcopy(source.dataset)
     tag = Tag("SoftcopyVOILUTSequence")
@@ -221,7 +221,8 @@ def _table(source: Source, keyword: str, index: int, table: LookUpTable) -> Elem
     """Return a LUT of the source, with the descriptor as the decoder interpreted it.
 
     The descriptor in the source may be invalid. A viewer that uses the invalid
-    descriptor would not show the image that the model analyzed.
+    descriptor would not show the image that the model analyzed. A VOI LUT with a depth
+    other than 8 or 16 bits is scaled to 16 bits.
 
     Args:
         source: The instance.

@@ -64,10 +64,10 @@ def moment(source: Source) -> datetime:
 
 
 def times(source: Source) -> Dataset:
-    """Return the creation date and time of a result: the time of receipt of the source.
+    """Return the creation and content dates and times of a result.
 
-    Series Date and Series Time are omitted, because the instances of a series are made
-    at different times.
+    They are the time of receipt of the source: see `moment`. Series Date and Series
+    Time are omitted, because the instances of a series are made at different times.
     """
     made = moment(source)
     dataset = Dataset()
@@ -77,7 +77,13 @@ def times(source: Source) -> Dataset:
 
 
 def equipment(source: Source, model: ModelIdentity) -> Dataset:
-    """Return the name and version of node and model (PS3.3 C.7.5.1, C.12.1)."""
+    """Return the attributes that name the node and the model, with their versions.
+
+    Content Qualification (0018,9004) is RESEARCH.
+
+    Source:
+        PS3.3 C.7.5.1, C.12.1.
+    """
     versions = [
         IMPLEMENTATION_VERSION_NAME,
         plain(f"{model.name:.48} {model.version}"),
@@ -101,7 +107,7 @@ def equipment(source: Source, model: ModelIdentity) -> Dataset:
 
 
 def reference(source: Source) -> Dataset:
-    """Return references to the analyzed instance (PS3.3 C.7.6.1, C.12.2).
+    """Return references to the source (PS3.3 C.7.6.1, C.12.2).
 
     One reference is in Source Image Sequence, the other in Referenced Series Sequence.
     Referenced Series Sequence is omitted if the source has no valid Series Instance
@@ -117,14 +123,14 @@ def reference(source: Source) -> Dataset:
 
 
 def source_image(source: Source) -> Dataset:
-    """Return a reference to the instance as a source image (PS3.3 C.7.6.16.2.6)."""
+    """Return a reference to the source, with its purpose (PS3.3 C.7.6.16.2.6)."""
     image = source_instance(source)
     image.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
     return image
 
 
 def source_series(source: Source) -> Dataset:
-    """Return an item of Referenced Series Sequence for the instance (PS3.3 C.12.2)."""
+    """Return an item of Referenced Series Sequence for the source (PS3.3 C.12.2)."""
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
     series.ReferencedInstanceSequence = [source_instance(source)]
@@ -132,7 +138,7 @@ def source_series(source: Source) -> Dataset:
 
 
 def source_instance(source: Source) -> Dataset:
-    """Return a reference to the analyzed instance (PS3.3 10.8)."""
+    """Return a reference to the source, by its SOP UIDs (PS3.3 10.8)."""
     item = Dataset()
     header = source.instance.header
     item.add(uid_element("ReferencedSOPClassUID", header.sop_class_uid))

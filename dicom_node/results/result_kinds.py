@@ -14,7 +14,7 @@ HL7_MESSAGE, EXAM_HL7_MESSAGE = "hl7_message", "exam_hl7_message"
 CAPTURES = SECONDARY_CAPTURE, NOTICE
 """Object types that are Secondary Captures of one image.
 
-Each of them has several kinds.
+Each of them has several kinds, which differ in modality and compression.
 """
 
 HL7_MESSAGES = HL7_MESSAGE, EXAM_HL7_MESSAGE
@@ -29,13 +29,13 @@ WITHOUT_RESULT = NOTICE, HL7_MESSAGE
 WITH_RESULT = SECONDARY_CAPTURE, "presentation_state", "structured_report", HL7_MESSAGE
 """Object types that are made for every finding.
 
-A heatmap is omitted if there is nothing to show.
+A heatmap is made only if there is something to show.
 """
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ResultKind:
-    """A kind of result object.
+    """A kind of result object: an object type with its variant.
 
     Attributes:
         object_type: "heatmap", "presentation_state", "secondary_capture",
@@ -76,14 +76,18 @@ _LABELS = {
 
 
 def kind_label(name: str) -> str:
-    """Return the label for `ResultKind.name`, as in "Secondary Capture (jpeg)"."""
+    """Return the label of a kind for users, such as "Secondary Capture (jpeg)".
+
+    Args:
+        name: `ResultKind.name` of the kind.
+    """
     object_type, *unusual = name.split("-")
     label = _LABELS.get(object_type, object_type or "an object")
     return f"{label} ({', '.join(unusual)})" if unusual else label
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
-    """Return the kinds of the objects to make of each image for a destination."""
+    """Return the kinds of the objects about each image that a destination gets."""
     lossy = destination.transfer_syntax == "jpeg_baseline"
     return frozenset(
         ResultKind(each, destination.modality, lossy)
@@ -95,7 +99,7 @@ def kinds_for(destination: Destination) -> frozenset[ResultKind]:
 
 
 def examination_kinds_for(destination: Destination) -> frozenset[ResultKind]:
-    """Return the kinds of the objects to make of each examination for a destination.
+    """Return the kinds of the objects about each examination that a destination gets.
 
     The modality of an examination summary is always "OT", because its images may have
     several modalities.
@@ -119,10 +123,10 @@ def names_for(destination: Destination) -> frozenset[str]:
 
 
 def all_kinds(destinations: Iterable[Destination]) -> tuple[ResultKind, ...]:
-    """Return the kinds of all objects to make for destinations, sorted.
+    """Return the kinds of all objects that destinations get, sorted.
 
-    If there are no destinations, the result is the Secondary Capture alone, for the
-    command `analyze`.
+    If there are no destinations, the result contains only the Secondary Capture, which
+    the command `analyze` then writes.
     """
     wanted = {
         kind

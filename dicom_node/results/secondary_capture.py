@@ -1,4 +1,4 @@
-"""Encode the annotated radiograph as a Secondary Capture."""
+"""Encodes the annotated radiograph as a Secondary Capture."""
 
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
@@ -39,7 +39,7 @@ def secondary_capture(
         source: The instance that was analyzed.
         radiograph: The pixels of the instance as displayed.
         finding: The finding for the radiograph.
-        options: The options; the maximum size and the Series Number are used.
+        options: The options; `long_side` and `series_number` are used.
         kind: The kind of the object, with its modality, and whether the pixels are
             written as JPEG.
     """
@@ -65,10 +65,11 @@ def secondary_capture(
 
 
 def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> Elements:
-    """Return the pixel spacing of the source, scaled to the written pixels.
+    """Return the pixel spacing of the source, scaled to the pixels of the result.
 
-    If Pixel Spacing (0028,0030) is absent, Imager Pixel Spacing is used, without the
-    attributes of a calibration. If both are absent, the result is empty.
+    If the source has no usable Pixel Spacing (0028,0030), Imager Pixel Spacing
+    (0018,1164) is used, without the attributes of a calibration. If the source has
+    neither of them, the result is empty.
     """
     calibrated = sides(source.dataset, "PixelSpacing")
     spacing = calibrated or sides(source.dataset, "ImagerPixelSpacing")

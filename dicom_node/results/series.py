@@ -10,7 +10,7 @@ from dicom_node.uids import derived_uid
 from inference.finding import ModelIdentity
 
 DIGITS = 9
-"""Maximum number of digits of an IS value that always fits into 31 bits (PS3.5 6.2)."""
+"""Number of decimal digits that always fit into an IS value, 31 bits (PS3.5 6.2)."""
 
 
 def result_series(
@@ -22,10 +22,10 @@ def result_series(
 ) -> Dataset:
     """Return Modality, Series Instance UID and Series Number of a result.
 
-    Each combination of source series, model, kind, modality and series number has a
-    different Series Instance UID. Therefore the sources of all results in a series are
-    in one series. So the laterality, the body part and the order (Request Attributes)
-    of a source, which each result copies, are valid for the whole series of results.
+    The Series Instance UID differs between source series, models, kinds, modalities and
+    series numbers. Therefore all results in a series come from images of one series.
+    Each result copies the laterality, the body part and the order (Request Attributes)
+    of its source. So these attributes are valid for the whole series of results.
 
     Args:
         source: The instance that the result is about.
@@ -79,7 +79,8 @@ def examination_series_uid(
 ) -> str:
     """Return the Series Instance UID of an examination object.
 
-    Two patients in one study have different series.
+    Two patients in one study have different series. All revisions of the examination
+    summary by one model have the same series.
     """
     study = examination.images[0].instance.header.study_instance_uid
     return derived_uid(

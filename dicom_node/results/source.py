@@ -100,7 +100,7 @@ _READ_TOO = (
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
-"""Attributes that are copied only under conditions, or only used to make the result."""
+"""Attributes that are copied only under conditions, or are read but not copied."""
 
 _READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
 
@@ -159,7 +159,7 @@ def read_source(instance: ReceivedInstance) -> Source:
 
 
 def copied(source: Source, keywords: Iterable[str]) -> Elements:
-    """Encode attributes of the source with unchanged values.
+    """Return attributes of the source, encoded with unchanged values.
 
     An attribute is omitted if the source lacks it, or if its value is an invalid UID.
 
@@ -172,7 +172,7 @@ def copied(source: Source, keywords: Iterable[str]) -> Elements:
 
 
 def copied_item(source: Source, keyword: str, number: int) -> Elements:
-    """Encode the elements of one item of a sequence with unchanged values.
+    """Return the elements of one item of a sequence, encoded with unchanged values.
 
     Elements are omitted as in `copied`.
 
@@ -219,14 +219,14 @@ def item_count(source: Source, keyword: str) -> int:
 
 
 def empty(keywords: Iterable[str]) -> Elements:
-    """Encode attributes with an empty value."""
+    """Return encoded attributes with empty values."""
     tags = [Tag(keyword) for keyword in keywords]
     return {tag: encoded(tag, dictionary_VR(tag), b"") for tag in tags}
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Suppress warnings of pydicom, and replace all errors by AnalysisError.
+    """Suppress the warnings of a block, and replace all its errors by AnalysisError.
 
     Warnings and errors of pydicom may quote values, which may name the patient.
 
@@ -256,7 +256,7 @@ def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
 
 
 def _is_no_uid(value: bytes) -> bool:
-    """Return whether a value contains an invalid UID. Empty UIDs are ignored."""
+    """Return whether a UI value contains an invalid UID; empty UIDs are ignored."""
     uids = [each for each in uid_text(value).split("\\") if each]
     return not all(map(UID_PATTERN.fullmatch, uids))
 
@@ -276,11 +276,11 @@ def _vr(dataset: Dataset, tag: BaseTag) -> str:
 
 
 def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
-    """Encode the items of a sequence; None if there is nothing to copy.
+    """Return the encoded items of a sequence; None if the sequence must be omitted.
 
-    The items are encoded again, because VRs, lengths and byte order depend on the
-    transfer syntax of the source. Only the values in the items are copied unchanged. If
-    an item references an instance by an invalid UID, the item is omitted.
+    The headers of elements are written in Explicit VR Little Endian; only the values in
+    the items are copied unchanged. An item that references an instance by an invalid
+    UID is omitted. The sequence must be omitted if all its items are.
     """
     sequence = dataset[tag].value
     if not isinstance(sequence, Sequence):
@@ -336,7 +336,8 @@ def _tags(item: Dataset) -> list[BaseTag]:
 def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:
     """Return the raw value of an element in little endian.
 
-    Return None if pydicom has decoded the element, so that no raw value is left.
+    Return None if pydicom has decoded the element, and no raw value is left. Specific
+    Character Set is an exception: its decoded value is encoded again.
     """
     element = dataset.get_item(tag, keep_deferred=True)
     if tag == _CHARACTER_SET and isinstance(element, DataElement):

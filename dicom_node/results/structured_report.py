@@ -66,7 +66,7 @@ _REQUEST_TAGS = {Tag(each) for each in (*REQUEST, *_REQUEST_TYPE_3, "StudyInstan
 def structured_report(
     source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
 ) -> ResultObject:
-    """Return the report of a finding.
+    """Return the structured report of a finding.
 
     Args:
         source: The instance that was analyzed.
@@ -99,7 +99,10 @@ def structured_report(
 
 
 def _document(source: Source) -> Dataset:
-    """Return the description of the document and its evidence (PS3.3 C.17.2)."""
+    """Return the attributes of the SR Document General module (PS3.3 C.17.2).
+
+    They reference the source as the evidence of the report.
+    """
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
     series.ReferencedSOPSequence = [source_instance(source)]
@@ -117,7 +120,10 @@ def _document(source: Source) -> Dataset:
 
 
 def _requests(source: Source) -> Elements:
-    """Return the orders of the source as Referenced Request Sequence (PS3.3 C.17.2)."""
+    """Return the orders of the source as Referenced Request Sequence (PS3.3 C.17.2).
+
+    If the source has no orders, the result is empty.
+    """
     items = request_items(source)
     if not items:
         return {}

@@ -68,7 +68,7 @@ POLL_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a fork gets from the process that ordered it.
+    """The data that a fork gets from the process that ordered the fork.
 
     Attributes:
         content: The bytes that `ForkServer.fork` was called with.
@@ -92,7 +92,7 @@ class ForkServer:
     def __init__(
         self, orders: socket.socket, pid: int, kill: Callable[[], int]
     ) -> None:
-        """Connect to a server that was started. Call `wait_until_ready` next.
+        """Use a server that was started. Call `wait_until_ready` next.
 
         Args:
             orders: This process's end of the socket on which the server gets orders.
@@ -151,16 +151,16 @@ class ForkServer:
 
     @classmethod
     def request(cls, requests: socket.socket, start_s: float) -> Self:
-        """Get a fork server from a process that runs `serve_requests`.
+        """Return a new fork server, forked by a process that runs `serve_requests`.
 
         The server ends when this process ends or calls `close`.
 
         Args:
-            requests: A socket to that process. Several processes may share it.
+            requests: A socket to the other process. Several processes may share it.
             start_s: Maximum time to wait, in seconds.
 
         Raises:
-            OSError: The process has ended, or does not respond in time.
+            OSError: The other process has ended, or does not respond in time.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -228,7 +228,7 @@ class ForkServer:
         """Order a fork as `fork` does, without waiting for it.
 
         Call `forked` to get the process id. Do not order another fork before `forked`
-        has returned it. Orders of other kinds wait until this fork runs.
+        has returned the id. Orders of other kinds wait until this fork runs.
 
         Raises:
             OSError: The server has ended.
@@ -370,21 +370,23 @@ def serve_forks(
     prepare: Callable[[bytes], None] = lambda _: None,
     load: Callable[[], None] = lambda: None,
 ) -> Order:
-    """Serve the four kinds of orders; in a process that was forked, return its order.
+    """Carry out orders. This function returns only in a new fork, with its order.
 
-    An order forks a process, asks for the exit status of a fork, sends it a signal, or
-    ends it. Only an order of the first kind makes a process. In the server, this
-    function does not return. It ends the server when the process that sends orders has
-    ended.
+    There are orders to fork a process, to report the exit status of a fork, to send a
+    signal to a fork, and to end a fork. The server ends when the process that sends the
+    orders has ended.
 
     Args:
         descriptor: The descriptor of the socket for orders.
         parent: The id of the process that started or forked this server. If it dies,
             the kernel kills the server.
-        prepare: Called in the server before each fork, with the content of its order.
-            What it does is shared by this fork and all later ones, such as an import.
-        load: Called in the server after it has reported that it is ready, and before
-            its first order.
+        prepare: Called in the server before each fork, with the content of the order.
+            What it imports is in the memory of this fork and of all later forks.
+        load: Called in the server before the first order, but after the server has
+            reported that it is ready.
+
+    Returns:
+        In a new fork, the order that `ForkServer.fork` sent.
     """
     die_with(parent)
     gc.disable()
@@ -406,10 +408,10 @@ def serve_forks(
 
 
 def serve_requests(descriptor: int, parent: int) -> int:
-    """Fork a fork server for each request, and return in the new process.
+    """Fork a fork server for each request. This function returns only in a new fork.
 
-    In this process, the function does not return. It ends this process when all
-    processes that have the other end of the socket for requests have ended.
+    The calling process ends when all processes that have the other end of the socket
+    have ended.
 
     Args:
         descriptor: The descriptor of the socket for requests, a SOCK_SEQPACKET socket.
@@ -417,8 +419,8 @@ def serve_requests(descriptor: int, parent: int) -> int:
             the kernel kills this process.
 
     Returns:
-        The descriptor of the socket on which the new process gets its orders. The new
-        process must call `serve_forks` with it.
+        In a new fork, the descriptor of the socket for its orders. The fork must call
+        `serve_forks` with this descriptor.
     """
     die_with(parent)
     gc.disable()
@@ -437,7 +439,7 @@ def serve_requests(descriptor: int, parent: int) -> int:
 
 
 def _introduce(orders: int) -> None:
-    """Send the process id of this process, and a descriptor of it, as a reply."""
+    """Send the id and a pidfd of this process on the socket `orders`."""
     process = os.pidfd_open(os.getpid())
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, os.dup(orders)) as end:
         socket.send_fds(end, [_REPLY.pack(os.getpid())], [process])
@@ -445,7 +447,10 @@ def _introduce(orders: int) -> None:
 
 
 def _kill(process: int) -> int:
-    """Kill a process, wait until it has ended, and close its descriptor."""
+    """Kill a process, wait until it has ended, and close its pidfd `process`.
+
+    Return -SIGKILL, the exit status.
+    """
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(process, signal.SIGKILL)
     ended = select.poll()
@@ -467,7 +472,7 @@ def share_memory() -> None:
 
 
 def _received(orders: socket.socket) -> tuple[bytes, list[int]] | None:
-    """Wait for an order; return the header and the open files of the order.
+    """Wait for an order; return its header, and the descriptors of its open files.
 
     Return None if the process that sends orders has ended.
     """

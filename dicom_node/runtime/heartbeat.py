@@ -1,6 +1,6 @@
-"""Heartbeats: each receiver and each worker regularly writes the time to its row.
+"""Heartbeats: each receiver and each worker regularly writes the time to the database.
 
-storage/heartbeat_rows.py explains what the rows are used for.
+storage/heartbeat_rows.py explains what the rows with these times are used for.
 """
 
 import logging

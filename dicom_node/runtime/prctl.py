@@ -26,9 +26,9 @@ def die_with_parent() -> None:
 def keep_memory_private() -> None:
     """Protect this process's memory and environment from other processes of its user.
 
-    Both contain secrets. An attacker may control another role, or a decoder on a kernel
-    that cannot confine it. The setting is lost if this process executes another
-    program. Root can still read everything.
+    Memory and environment contain secrets. An attacker may control another role, or a
+    decoder on a kernel that cannot confine it. The setting is lost if this process
+    executes another program. Root can still read everything.
     """
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

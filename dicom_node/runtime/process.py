@@ -48,7 +48,7 @@ class Stop(threading.Event):
     """
 
     def __init__(self) -> None:
-        """Install the handlers of both signals; call this in the main thread."""
+        """Install the handlers of SIGTERM and SIGINT. Call this in the main thread."""
         super().__init__()
         self._drain_s: float | None = None
         self._drained = threading.Event()
@@ -80,9 +80,10 @@ class Stop(threading.Event):
         self._drained.set()
 
     def _end(self, receiving: socket.socket) -> None:
-        """Wait for SIGTERM or SIGINT, and set the event.
+        """Wait for SIGTERM or SIGINT, set the event, and end the process later.
 
-        The process is ended if it does not end by itself within the drain.
+        The process is ended at once if `ready` was not called. Otherwise it is ended
+        CLOSE_S seconds after `drained` was called or the time of the drain is over.
         """
         while receiving.recv(1)[0] not in {signal.SIGTERM, signal.SIGINT}:
             pass  # another signal with a Python handler
@@ -105,7 +106,7 @@ def _exit(level: int, message: str) -> None:
 
 
 def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
-    """Configure the log and signals of this role; make its files and memory private.
+    """Configure log and signals of this process; make its files and memory private.
 
     Args:
         name: The name in each log line.
@@ -167,7 +168,10 @@ def listen_or_exit(host: str, port: int) -> socket.socket:
 
 
 def load_or_exit(config: Path | None) -> Settings:
-    """Return the settings; if they are invalid, write why and end with status 2."""
+    """Return the settings from the file `config` and the environment: see `load`.
+
+    If the settings are invalid, write why, and end the process with status 2.
+    """
     try:
         return load(config)
     except SettingsError as error:
@@ -176,7 +180,7 @@ def load_or_exit(config: Path | None) -> Settings:
 
 
 def verify_access_or_exit(api: ApiSettings) -> None:
-    """If `access_problems` finds any, write them, and end with status 2."""
+    """If there are `access_problems`, write them, and end the process with status 2."""
     if problems := access_problems(api):
         sys.stderr.write("".join(f"{line}\n" for line in problems))
         sys.exit(2)

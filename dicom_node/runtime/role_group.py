@@ -25,14 +25,14 @@ RESTART_MAX_DELAY_S = 30.0
 FORK_S = 0.1
 """Maximum time that `start_roles` waits for a fork, in seconds.
 
-A fork takes milliseconds. If the server first imports a library, it takes longer, and
-`start_roles` returns before the fork.
+A fork takes milliseconds. If the server imports a library first, the fork takes longer,
+and `start_roles` returns before the fork.
 """
 
 
 @dataclass
 class Restarts:
-    """Decides when a process that died is started again.
+    """The delays before a process that died is started again.
 
     Attributes:
         name: The name of the process in log lines.
@@ -48,7 +48,15 @@ class Restarts:
         self._started = time.monotonic()
 
     def died(self, code: int) -> None:
-        """Note that the process died; `code` is its exit status."""
+        """Log that the process died, and decide when it may be started again.
+
+        The restart is delayed if the process died early at least twice in succession:
+        within STABLE_AFTER_S seconds after its start, and not by SIGKILL.
+
+        Args:
+            code: The exit status; if a signal ended the process, the negative number
+                of the signal.
+        """
         now = time.monotonic()
         quick = now - self._started < STABLE_AFTER_S and code != -signal.SIGKILL
         self._early_exits = self._early_exits + 1 if quick else 0
@@ -58,7 +66,7 @@ class Restarts:
         logger.warning("%s exited with status %s; restarting it", self.name, code)
 
     def failed(self, error: OSError) -> None:
-        """Note that the process could not be started; delay the next attempt.
+        """Log that the process could not be started, and delay the next attempt.
 
         Args:
             error: The reason.
@@ -73,7 +81,7 @@ class Restarts:
 
 
 class Role:
-    """One role of the node. If its process ends, another process is started.
+    """One role of the node, with its process. A process that ends is replaced.
 
     Attributes:
         process: The process to start.
@@ -96,10 +104,10 @@ class Role:
         Returns:
             True if a process was ordered. Then call `is_settled` until it returns True.
             False if the process still runs, if its restart is delayed, or if the order
-            failed. In the last case, the failure is logged and delays the next order.
+            failed. A failed order is logged and delays the next order.
 
         Raises:
-            OSError: The server has ended, or does not respond.
+            ConnectionError, TimeoutError: The server has ended, or does not respond.
         """
         if self.pid is not None:
             code = server.status(self.pid)
@@ -114,14 +122,14 @@ class Role:
         return False
 
     def is_settled(self, server: RoleServer) -> bool:
-        """Wait for the ordered process for at most FORK_S.
+        """Wait at most FORK_S seconds for the process that `begin_if_ended` ordered.
 
         Returns:
-            True if the process was started, or could not be started. In the latter
-            case, `pid` is None. False if the server has not replied yet.
+            True if the process was started, or if it could not be started: then `pid`
+            is None. False if the server has not replied yet.
 
         Raises:
-            OSError: The server has ended, or does not respond.
+            ConnectionError, TimeoutError: The server has ended, or does not respond.
         """
         with self._refusals_noted():
             self.pid = server.begun(FORK_S)
@@ -145,11 +153,11 @@ class Role:
             self._restarts.failed(error)
 
     def import_alone(self) -> None:
-        """From now on, let the role itself import its module, and not the server."""
+        """Let each future process import the module of the role itself."""
         self.process = replace(self.process, is_shared=False)
 
     def died(self, code: int) -> None:
-        """Note that the process died; `code` is its exit status."""
+        """Note that the process died with the exit status `code`."""
         self.pid = None
         self._restarts.died(code)
 
@@ -167,7 +175,9 @@ class Role:
 
 
 class RoleGroup:
-    """A server and the roles that are its forks. Each is restarted if it ends.
+    """A server and the roles that are its forks.
+
+    `start_roles` also restarts a server or roles that have ended.
 
     Attributes:
         roles: The roles, in the order of their start.
@@ -195,14 +205,14 @@ class RoleGroup:
 
     @property
     def is_starting(self) -> bool:
-        """Whether the server still starts a role. Then other orders would wait."""
+        """Whether the server still starts a role. It carries out other orders later."""
         return self._starting is not None
 
     def start_server(self) -> RoleServer | None:
         """Start the server if none runs, unless its restart is delayed.
 
         Returns:
-            The server; None if none runs.
+            The running server; None if its start is delayed or failed.
         """
         if self.server is None and self._restarts.are_due:
             try:
@@ -252,7 +262,10 @@ class RoleGroup:
         return self._starting is None
 
     def _ended_with(self, server: RoleServer) -> None:
-        """Close a server that ended or does not respond; note that its roles died."""
+        """Close a server that ended or does not respond; note that its roles died.
+
+        If the server was starting a role, that role later imports its module itself.
+        """
         self._restarts.died(server.close())
         if self._starting is not None and not server.has_lost_its_parent:
             self._starting.import_alone()  # its import may have ended the server
@@ -282,7 +295,8 @@ class RoleGroup:
         """Wait until the roles end, then kill the server.
 
         Args:
-            deadline: Roles that still run at this time of time.monotonic() are killed.
+            deadline: The time after which roles are killed, in seconds of
+                time.monotonic().
         """
         if self.server is None:
             return

@@ -76,8 +76,8 @@ PASSED_PREFIXES = (
 
 Python, the C library, a preloaded library and the libraries of the receivers read these
 variables when they are loaded. The first server gets no other variables of the
-supervisor, because they may contain secrets, such as the password of the database, and
-each fork has the memory of the server.
+supervisor. They may contain secrets, such as the password of the database, and each
+fork has the memory of the server.
 """
 
 # If the OpenMP threads of several processes wait in busy loops, they slow each other
@@ -87,7 +87,7 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
 
 @dataclass(frozen=True, slots=True)
 class RoleProcess:
-    """How to start a process: a role or another server.
+    """The description of a process to start: a role or another server.
 
     Attributes:
         name: The name that `ps -e` shows, at most 15 characters.
@@ -95,18 +95,19 @@ class RoleProcess:
         arguments: The arguments of the command line.
         file_options: One option of the command line for each file that the process
             inherits. The value of the option is the descriptor of the file.
-        niceness: The niceness of the process, as in nice(2).
+        niceness: Added to the niceness of the server that forks the process, as in
+            nice(2).
         environment: Environment variables that only this process gets.
         has_environment: Whether the process gets the environment of the supervisor,
             without the secrets. If False, the process gets only the variables that the
             server has: those of PASSED_VARIABLES, PASSED_PREFIXES and ENVIRONMENT. In
-            both cases, it also gets those of `environment`.
+            both cases, the process also gets the variables of `environment`.
         is_shared: Whether the server imports the module, so that all forks share it. If
             False, the process imports the module itself.
-        preload: Arguments of the function `preload` of the module. The server calls
-            this function after it has imported the module. The function returns another
-            one, which the server calls before the first fork. If None, it calls
-            nothing.
+        preload: Arguments for the function `preload` of the module; None if the server
+            must not call it. The server calls `preload` after it has imported the
+            module. The call returns a function. The server calls this function, too,
+            before the next fork.
     """
 
     name: str
@@ -160,7 +161,7 @@ class RoleServer:
         log_format: str = "text",
         imports: Sequence[str] = (),
     ) -> Self:
-        """Start a server, and wait until it can fork; see `begin_start`."""
+        """Start a server, wait until it can fork, and return it; see `begin_start`."""
         server = cls.begin_start(secrets, log_format, imports)
         server.wait_until_ready()
         return server
@@ -212,21 +213,24 @@ class RoleServer:
         self._server.wait_until_ready(START_S)
 
     def suits(self, secrets: Collection[str], log_format: str) -> bool:
-        """Return whether the server was started with these arguments of `begin_start`.
+        """Return whether the server can be used with these arguments of `begin_start`.
 
-        The server may have been started with further secrets, too.
+        The log format must be equal. The server must have been started with all of
+        these secrets, and may have been started with more.
         """
         return self._secrets.issuperset(secrets) and self._log_format == log_format
 
     def fork_server(
         self, name: str, niceness: int, roles: Sequence[RoleProcess] = ()
     ) -> "RoleServer":
-        """Fork another server, so that it shares the libraries of this one.
+        """Fork another server, which shares the libraries of this one, and return it.
 
         Args:
             name: The name that `ps -e` shows, at most 15 characters.
-            niceness: The niceness of the server and its roles, as in nice(2).
-            roles: The server imports and preloads their modules before its first order.
+            niceness: Added to the niceness of this server, as in nice(2). The roles of
+                the new server inherit the sum.
+            roles: Roles that the new server will fork. Before its first order, the new
+                server imports and preloads their modules.
 
         Raises:
             OSError: This server has ended, or has too few resources to fork.
@@ -270,7 +274,7 @@ class RoleServer:
 
         Args:
             process: The process.
-            files: The descriptors of the files that it inherits, in the order of
+            files: The descriptors of the files to inherit, in the order of
                 `process.file_options`.
 
         Raises:
@@ -287,7 +291,7 @@ class RoleServer:
         """Order a process as `fork_role` does, without waiting for it.
 
         Call `begun` to get the process id. Do not order another process before `begun`
-        has returned it. Orders of other kinds wait until this process runs.
+        has returned the id. Orders of other kinds wait until this process runs.
 
         Raises:
             OSError: The server has ended.
@@ -308,8 +312,8 @@ class RoleServer:
             timeout_s: Maximum time to wait, in seconds.
 
         Returns:
-            The process id. None if the process does not run after `timeout_s`. For
-            example, the server may still import the module of the role.
+            The process id. None if the process does not run after `timeout_s`, for
+            example because the server still imports the module of the role.
 
         Raises:
             OSError: The server has ended, has imported for more than IMPORT_S seconds,
@@ -370,7 +374,7 @@ def _is_passed(name: str) -> bool:
 
 
 def _memory_file(name: str) -> int:
-    """Create a file in memory; return its descriptor."""
+    """Create an empty file in memory; return its descriptor."""
     try:
         # The kernel may refuse files that could be executed (vm.memfd_noexec).
         return os.memfd_create(name, os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
@@ -396,7 +400,7 @@ def _file_of(content: bytes) -> Iterator[int]:
 
 
 def main() -> None:
-    """Serve the orders of the supervisor (`serve_forks`); run a role in each fork."""
+    """Carry out the orders of the supervisor, and run a role in each fork."""
     parser = command_line()
     parser.add_argument("log_format")
     parser.add_argument("imports", nargs="*")
@@ -416,9 +420,16 @@ def main() -> None:
 def _import_all(
     modules: Sequence[str], preload: Mapping[str, Sequence[str] | None]
 ) -> None:
-    """Import modules, and call their functions `preload` with the given arguments.
+    """Import modules, and call their functions `preload`.
 
-    While another process tests what a module has preloaded, the next one is imported.
+    A call of `preload` may start a test in another process. It returns a function that
+    waits for the end of the test. The next module is imported during the test. Errors
+    are suppressed, because the fork of the role fails in the same way.
+
+    Args:
+        modules: The names of the modules.
+        preload: The arguments of `preload`, by module. If they are None or absent, the
+            module is only imported.
     """
 
     def wait() -> None:
@@ -436,6 +447,8 @@ def _import_all(
 
 def _import_role(content: bytes) -> None:
     """Import the module of a role in the server, so that all forks share the module.
+
+    Do nothing if `RoleProcess.is_shared` is False, or if the module is imported.
 
     Args:
         content: The content of the order, a RoleProcess as JSON.
@@ -467,7 +480,7 @@ def _run(order: Order) -> None:
 
 
 def _arguments(process: RoleProcess, files: Sequence[int]) -> list[str]:
-    """Return the command line of a role, with options for its files and its parent."""
+    """Return the arguments of a role, with options for its files and its parent."""
     pairs = zip(process.file_options, files, strict=True)
     inherited = [f"{option}={number}" for option, number in pairs]
     return [*process.arguments, *inherited, f"--supervisor={os.getppid()}"]

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Run `main` of the module that the command line names."""
+    """Import the module that the command line names, and run its `main`."""
     gc.disable()
     module: Any = importlib.import_module(sys.argv.pop(1))
     module.main()

@@ -33,10 +33,11 @@ WATCHED_POLL_S = 5.0
 
 
 class PollWakeup:
-    """Replaces the stop event of a polling thread, and can also wake the thread.
+    """A replacement of a polling thread's stop event, which can also wake the thread.
 
     Attributes:
-        is_watched: Whether the thread is woken if its queue has work, and at the stop.
+        is_watched: Whether `watch_queues` wakes the thread. If so, `wait` may wait
+            longer.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class PollWakeup:
         return self
 
     def wake(self) -> None:
-        """End the current call of `wait`; if there is none, end the next one early."""
+        """End the current call of `wait`. If there is none, end the next call early."""
         self._woken.set()
 
     def is_set(self) -> bool:
@@ -61,9 +62,9 @@ class PollWakeup:
     def wait(self, timeout: float) -> bool:
         """Wait until `wake` is called, for at most `timeout` seconds.
 
-        If the queue is watched, wait for at most WATCHED_POLL_S seconds instead. A call
-        of `wake` ends the wait, but not in the first GAP_S seconds. The stop event ends
-        the wait only in the first GAP_S seconds.
+        If `is_watched` is True, the maximum is WATCHED_POLL_S seconds instead. A call
+        of `wake` does not end the wait in its first GAP_S seconds. The stop event ends
+        the wait only in these first seconds.
 
         Returns:
             Whether the stop event is set.
@@ -77,7 +78,7 @@ class PollWakeup:
 
 
 def patch_queue_polling(*queues: str) -> tuple[PollWakeup, ...]:
-    """Let wakeups end the waits of the threads that poll DBOS queues.
+    """Make the threads that poll DBOS queues use wakeups, and return the wakeups.
 
     Call this function before DBOS is launched. If this version of DBOS cannot be
     patched, the wakeups have no effect, and a warning is logged.
@@ -86,7 +87,7 @@ def patch_queue_polling(*queues: str) -> tuple[PollWakeup, ...]:
         *queues: The names of the queues.
 
     Returns:
-        The wakeup of each queue, in the same order.
+        The wakeup of each queue, in the order of `queues`.
     """
     wakeups = {each: PollWakeup() for each in queues}
 
@@ -110,8 +111,8 @@ def watch_queues(
 ) -> Iterator[None]:
     """Wake the polling threads of the queues that have work, while a block runs.
 
-    The threads are also woken to stop. If the database fails, all threads are woken at
-    each interval, so that DBOS handles the failure.
+    A thread is also woken if its stop event is set. If the database fails, all threads
+    are woken at each interval, so that DBOS handles the failure.
 
     Args:
         wakeups: The wakeup of each queue, by the name of the queue.
@@ -149,8 +150,10 @@ def listen_for_notifications(
 ) -> Iterator[None]:
     """Let other processes of this machine trigger a wakeup, while a block runs.
 
+    If the socket cannot be made, the block runs without notifications.
+
     Args:
-        folder: Folder that the processes share. Only this user may access it.
+        folder: The folder for the socket, which only this user may access.
         name: Name of the socket in this folder, without SUFFIX.
         wakeup: The wakeup that a notification triggers.
     """
@@ -172,7 +175,7 @@ def listen_for_notifications(
 
 
 def notify_workers(folder: Path) -> None:
-    """Wake all threads that listen in a folder: see `listen_for_notifications`.
+    """Wake all threads with a socket in `folder`: see `listen_for_notifications`.
 
     Raises:
         OSError: The folder does not exist.

@@ -207,8 +207,8 @@ def upsert_statement(  # noqa: PLR0913 - the parts of one statement
 ) -> sa.UpdateBase:
     """Return the statement of `upsert`.
 
-    If `where` is given, an existing row is changed only if it matches. Otherwise the
-    statement changes nothing, and returns no row.
+    If `where` is given and an existing row does not match it, the statement changes
+    nothing, and returns no row.
     """
     module = postgresql if dialect.name == "postgresql" else sqlite
     insert = module.insert(table).values(**values)

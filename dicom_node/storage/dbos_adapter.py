@@ -46,7 +46,7 @@ def refuse_pickles() -> None:
 
     Each row of DBOS's tables names the serializer of its values. DBOS loads the values
     with that serializer, even if the DBOS client was created with another one. Loading
-    a pickle can run code, so anybody who can write a row could run code here.
+    a pickle can run code, so anybody who can write a row could run code in the process.
     """
     DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
 

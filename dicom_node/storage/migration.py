@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
 
 
-# Releases whose schema has this version or a later one can work on the schema of this
-# release.
+# A release can work on the schema of this release if the version of its own schema is
+# at least WORKS_FROM.
 WORKS_FROM = 10
 
 
@@ -99,9 +99,9 @@ def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
 
 @contextmanager
 def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
-    """Exit with a message if the `with` block cannot write to the disk or the database.
+    """Exit with a message if the `with` block raises an OSError or a DBAPIError.
 
-    A process makes its first writes in this block.
+    Use this block for the first writes of a process to the disk and the database.
     """
     try:
         yield

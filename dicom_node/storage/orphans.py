@@ -26,7 +26,7 @@ Known = Callable[[Sequence[str]], Collection[str]]
 def remove_partial_files(spool: Spool) -> int:
     """Remove unfinished files of dead processes, and return their number.
 
-    A living process holds a lock on each of its unfinished files, so they stay.
+    The files of a living process stay, because it holds a lock on each of them.
     """
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]
@@ -36,7 +36,7 @@ def remove_partial_files(spool: Spool) -> int:
 def remove_orphans(
     spool: Spool, instances: Known, results: Known, *, older_than_s: float
 ) -> int:
-    """Remove files that no row of the journal names, and unfinished files.
+    """Remove files that are not needed, and unfinished files of dead processes.
 
     Args:
         spool: The spool with the files.

@@ -128,7 +128,7 @@ class ExaminationRecord:
         revision: Number of different summaries that were made, from 0.
         inputs: Digest of the images and results that the last summary was made from.
         objects: The objects of the last summary, as JSON.
-        predecessors: The objects that they replaced, as JSON.
+        predecessors: The objects that the last summary replaced, as JSON.
     """
 
     id: str = field(metadata=PRIMARY_KEY)
@@ -249,8 +249,7 @@ class PeerStateRecord:
         destination: Name of the destination.
         failing_since: Time since which the peer fails; None if the peer does not fail.
         failures: How often a probe was chosen since `failing_since`.
-        probe: Id of the instance whose delivery is the probe; None if there is no
-            probe.
+        probe: Id of the instance that the probe belongs to; None if there is no probe.
         failed_at: Time of the last failure.
         reason: Reason for the last failure. The text may quote the peer.
     """
@@ -339,7 +338,7 @@ class EchoRecord:
         destination: Name of the destination.
         at: Time at which the test began.
         who: Name of the user.
-        seconds: Duration of the test.
+        seconds: Duration of the test in seconds.
         comment: Reason for the failure; empty if the test succeeded. The text may quote
             the peer.
     """
@@ -357,7 +356,7 @@ class HeartbeatRecord:
     """The last heartbeat of a process.
 
     Attributes:
-        id: Name of the process, the same after a restart.
+        id: Name of the process. It is the same after a restart, unless it is random.
         role: Role of the process: "receiver" or "worker".
         at: Time of the heartbeat.
         since: Time of the first heartbeat after the last gap. None if an earlier

@@ -9,9 +9,10 @@ from pathlib import Path
 from config.settings import StorageSettings
 
 SINGLE_MACHINE = "local"
-"""The name of the machine with SQLite, which serves a single machine.
+"""The name of this machine if the database is SQLite.
 
-The name does not depend on the host name, which may change.
+With SQLite, the node runs on one machine. The host name of the machine is not used,
+because it may change.
 """
 
 
@@ -27,7 +28,8 @@ def run_folder(storage: StorageSettings) -> Path:
     several machines may share the storage directory, and locks on a remote file system
     are slow. Therefore the folder is then `fracture-node-<user id>/<name>-<digest>` in
     this machine's directory for temporary files. `<name>` is the name of the machine,
-    and `<digest>` is made from the path of the storage directory.
+    and `<digest>` is made from the path of the storage directory. This function creates
+    only `fracture-node-<user id>`.
 
     Raises:
         PermissionError: `fracture-node-<user id>` is a link or belongs to another user.

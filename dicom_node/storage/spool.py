@@ -119,7 +119,7 @@ class SpoolFile:
         id: UUID of the instance, hexadecimal.
         path: Path of the file: `<id>.part`, and `<id>.dcm` after `commit`.
         offset: Offset of the dataset in the file, in bytes.
-        size: Number of bytes of the dataset so far.
+        size: Number of bytes of the dataset that were written.
     """
 
     def __init__(self, spool: Spool, preamble: bytes) -> None:
@@ -147,7 +147,7 @@ class SpoolFile:
 
     @property
     def digest(self) -> str:
-        """BLAKE3 hash of the dataset's bytes so far, hexadecimal."""
+        """BLAKE3 digest of the bytes of the dataset that were written, hexadecimal."""
         return self._digest.hexdigest()
 
     @property

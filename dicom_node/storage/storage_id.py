@@ -24,9 +24,10 @@ class StorageMismatchError(Exception):
 
 
 def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
-    """Call `verify_storage_id`, and exit with the message of an error.
+    """Call `verify_storage_id`; exit with a message if the storage directory is wrong.
 
-    An error of the database is raised instead.
+    The process also exits if the directory cannot be read or written. An error of the
+    database is raised.
     """
     try:
         verify_storage_id(engine, storage)

@@ -52,8 +52,8 @@ RETURNED = "returned"
 class DeliveryState(StrEnum):
     """State of a delivery, or of one object in a delivery.
 
-    A delivery brings the results of one instance that a destination wants to this
-    destination.
+    A delivery brings the results of one instance to one destination, except results
+    that the destination does not want.
     """
 
     QUEUED = "queued"
@@ -65,12 +65,12 @@ class DeliveryState(StrEnum):
 
 
 UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
-"""In these states a delivery has queued or running work, or waits for its peer."""
+"""The states of a delivery that has queued or running work, or waits for its peer."""
 
 UNFINISHED_OR_PAUSED = (*UNFINISHED, DeliveryState.PAUSED)
 
 UNFINISHED_INSTANCE = (InstanceState.RECEIVED, InstanceState.DELIVERING)
-"""In these states an instance has an unfinished analysis or delivery."""
+"""The states of an instance with an unfinished analysis or delivery."""
 
 metadata = sa.MetaData()
 

@@ -25,7 +25,7 @@ def write(connection: sa.Connection, *samples: Sample) -> None:
 
 
 def read(connection: sa.Connection) -> list[Sample]:
-    """Return one sample with all counts for each name, label and bucket."""
+    """Return one sample for each name, label and bucket, with the sums of all rows."""
     key = tally.c.name, tally.c.label, tally.c.le
     total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
     rows = connection.execute(sa.select(*key, *total).group_by(*key))
@@ -46,7 +46,7 @@ def compact(connection: sa.Connection) -> None:
 
 
 def aggregate(samples: Iterable[Sample]) -> list[Sample]:
-    """Return one sample with all counts for each name, label and bucket."""
+    """Return one sample for each name, label and bucket, with the sums of `samples`."""
     sums: dict[tuple[str, str, str], Sample] = {}
     for each in samples:
         key = each.name, each.label, each.le

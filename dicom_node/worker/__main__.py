@@ -96,8 +96,8 @@ SLOW_POLL_S = 0.5
 # While one instance is classified, another one is decoded, and a third one is written.
 ANALYSES_AT_ONCE = 3
 MAINTENANCE_INTERVAL_S = 5.0
-CLEANUP_EVERY = 12
-FILES_EVERY = 12 * 60
+CLEANUP_EVERY = 12  # rounds of the maintenance
+FILES_EVERY = 12 * 60  # rounds of the maintenance
 DRAIN_S = 30
 # Maximum number of PostgreSQL connections of DBOS; its default is 20. DBOS holds one to
 # listen, and another one for its regular tasks. A thread that finds none free waits.
@@ -132,7 +132,8 @@ def main() -> None:
 def preload(weights: str, device: str) -> Callable[[], None]:
     """Load the model in the server of the roles (`role_server`).
 
-    The roles that this server forks later share the memory of the model.
+    The roles that this server forks later share the memory of the model. In some cases,
+    nothing is loaded: see `classifier.preload`.
 
     Args:
         weights: The path of the weights file. "" stands for the shipped weights.
@@ -154,9 +155,14 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
         settings: The settings of the node.
         slot: The number of this worker on its machine. The worker continues the
             unfinished work of an earlier worker with the same number.
-        stop: When it is set, work in progress has DRAIN_S to finish. Then the process
-            ends, even if the database or the disk does not respond. Another worker, or
-            the next worker with this slot, repeats the unfinished work.
+        stop: When it is set, work in progress has DRAIN_S seconds to finish. Then the
+            process ends, even if the database or the disk does not respond. Another
+            worker, or the next worker with this slot, repeats the unfinished work.
+
+    Raises:
+        ModelError: The model cannot be used.
+        SchemaError: The database cannot be opened, or this release cannot work with its
+            schema.
     """
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
@@ -171,11 +177,11 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
 def _with_audit(
     settings: Settings, engine: Engine, work: Work, record_event: RecordEvent
 ) -> Work:
-    """Return the work with callbacks that record events in the audit trail.
+    """Return a copy of `work` with callbacks that record events in the audit trail.
 
-    The events are rejected Storage Commitment reports and sent results. Rejected
-    reports are also counted for the metrics. Sent results are recorded only if the
-    settings name an audit file.
+    The events are refused Storage Commitment reports and sent results. Refused reports
+    are also counted for the metrics. Sent results are recorded only if the settings
+    name an audit file.
     """
     audit = auditing_refused(record_event)
 
@@ -260,11 +266,11 @@ def _exit_as_duplicate(name: str) -> None:
 
 
 def _finish(engine: Engine) -> bool:
-    """Wait until the work in progress is finished, for at most DRAIN_S.
+    """Wait until the work in progress is finished, for about DRAIN_S seconds at most.
 
     Returns:
-        Whether the database responded within DATABASE_TIMEOUT_S. If not, this function
-        does not wait for the work in progress.
+        Whether the database responded within DATABASE_TIMEOUT_S seconds. If not, this
+        function does not wait for the work in progress.
     """
     logger.info("Finishing the work in progress")
     stop_retrying()
@@ -280,7 +286,11 @@ def _finish(engine: Engine) -> bool:
 
 
 def _within(seconds: float, call: Callable[[], None]) -> bool:
-    """Make a call in a thread; return whether it succeeds within `seconds`."""
+    """Make a call in a thread; return whether it succeeds within `seconds`.
+
+    The call fails if it raises DatabaseError. A call that takes longer than `seconds`
+    continues in its thread.
+    """
     returned = []
 
     def run_call() -> None:
@@ -299,8 +309,9 @@ def _run_maintenance(
 ) -> None:
     """Take over the work of dead workers, and clean up, until `stop` is set.
 
-    Both are done at intervals. Only the worker with slot number 0 on its machine
-    removes orphans from the spool.
+    There is a round every MAINTENANCE_INTERVAL_S seconds, but not every round cleans
+    up. Only the worker with slot number 0 on its machine removes orphans from the
+    spool.
     """
     # This journal does not repeat a call if the database fails. Later rounds repeat a
     # task that failed.
@@ -377,8 +388,8 @@ def _summarizer(settings: Settings, work: Work) -> Summarizer:
 def _once(make: Callable[[], T]) -> Callable[[], T]:
     """Return a function that returns the result of `make`, and calls `make` only once.
 
-    Several threads may call the function. If `make` raises an exception, the next call
-    calls it again.
+    Several threads may call the returned function. If `make` raises an exception, the
+    function raises this exception, and its next call calls `make` again.
     """
     lock, cached = Lock(), cache(make)
 
@@ -431,9 +442,10 @@ def _open_queues(settings: Settings) -> None:
 
 @contextmanager
 def _slot(folder: Path, slot: int) -> Iterator[None]:
-    """Lock a slot of this machine while the block runs; wait until it is free.
+    """Lock the worker slot with the number `slot` while the block runs.
 
-    Two workers with the same slot would repeat each other's work.
+    If another worker of this machine holds the slot, wait until it is free. Two workers
+    with the same slot would repeat each other's work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"worker-{slot}.lock").open("w") as lock:

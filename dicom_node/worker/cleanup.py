@@ -1,6 +1,6 @@
-"""The cleanup that workers do: files every hour, everything else every minute.
+"""The cleanup that workers do: orphans every hour, everything else every minute.
 
-The cleanup removes orphans, work that ended in an error, work that finished more than
+The cleanup removes orphans, work that ended in an error, work that succeeded more than
 KEEP_FINISHED ago, and data at the end of their retention period. It also merges the
 rows of counters.
 """
@@ -48,7 +48,10 @@ def remove_files(journal: Journal, spool: Spool) -> None:
 
 
 def delete_expired_instances(engine: Engine, settings: Settings) -> None:
-    """Remove files and rows at the end of their retention period."""
+    """Remove files and rows at the end of their retention period: see `delete_expired`.
+
+    After about LONGEST_S seconds, the function returns even if files or rows are left.
+    """
     removed = delete_expired(engine, settings.storage.directory, settings.retention)
     if removed.files or removed.rows:
         logger.info(
@@ -59,11 +62,12 @@ def delete_expired_instances(engine: Engine, settings: Settings) -> None:
 
 
 def delete_finished_workflows(journal: Journal) -> None:
-    """Delete finished work, and record failures in the journal.
+    """Delete finished work from the queue, and record failures in the journal.
 
-    If work ended in an error, its analysis or delivery is recorded as failed. Work that
-    succeeded is kept for KEEP_FINISHED. The rows of each counter are merged, too.
-    Several workers may do this at the same time.
+    If work ended in an error, its analysis, summary or delivery is recorded as failed.
+    Work that succeeded is kept for KEEP_FINISHED. One call deletes at most BATCH work
+    items that failed and BATCH that succeeded. The rows of each counter are merged,
+    too. Several workers may call this function at the same time.
     """
     broken = DBOS.list_workflows(
         status=BROKEN, limit=BATCH, load_input=False, load_output=False
@@ -85,7 +89,10 @@ def delete_finished_workflows(journal: Journal) -> None:
 
 
 def assign_examinations(journal: Journal) -> None:
-    """Assign images of a previous release to examinations, for about LONGEST_S."""
+    """Assign each image that a previous release recorded to its examination.
+
+    After about LONGEST_S seconds, the function returns even if images are left.
+    """
     until = time.monotonic() + LONGEST_S
     while journal.examinations.assign_missing() == ASSIGNED and (
         time.monotonic() < until
@@ -118,7 +125,9 @@ def release_future_workflows_after_clock_change() -> None:
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
-    """Record that an analysis or delivery failed by an error of this program.
+    """Record that an analysis, a summary or a delivery failed.
+
+    The recorded reason is an error of this program.
 
     Args:
         journal: The journal.

@@ -62,7 +62,7 @@ _REMOVED = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summarizer:
-    """Makes the summaries of examinations.
+    """The workflow that makes summaries, and the objects that it uses.
 
     Attributes:
         journal: The journal that records all work.
@@ -82,9 +82,10 @@ class Summarizer:
     def summarize(self, examination_id: str, run: int) -> None:
         """Make the summary of an examination, and record it in the journal.
 
-        If this run is stale, or if the summary is due later, no summary is made. The
-        same applies if the analysis of an image is unfinished. In the last two cases,
-        another run is queued, at once or at the end of that analysis.
+        No summary is made in three cases. If this run is stale, nothing happens. If the
+        summary is due later, another run is queued. If the analysis of an image is
+        unfinished, the end of that analysis queues another run. An error is recorded as
+        a failure, and not raised.
 
         Args:
             examination_id: Id of the examination.
@@ -147,15 +148,16 @@ class Summarizer:
             log_step(logger, "summarized", answer.text, seconds=seconds)
 
     def _examination(self, pipeline: Pipeline, inputs: SummaryInputs) -> Examination:
-        """Return the examination, with heatmap and thumbnail of each listed image.
+        """Return the examination, with the heatmaps and thumbnails of listed images.
 
-        A study may have any number of images. So heatmaps, 0.2 MB each at 224 x 224,
-        are kept only of the images that `conclude` lists.
+        Images that failed or were slow get no thumbnail. A study may have any number of
+        images. So heatmaps, 0.2 MB each at 224 x 224, are kept only for the images that
+        `conclude` lists.
         """
         card = pipeline.classifier.card
         thresholds = Thresholds(card.doubtful, card.definite)
         images = [self._image(each, thresholds) for each in inputs.images]
-        # A failed or slow image would fail or be slow again.
+        # Decoding a failed or slow image again would fail or be slow.
         undrawn = {
             each.record.id
             for each in inputs.images
@@ -180,14 +182,21 @@ class Summarizer:
     def _with_heatmap(
         self, image: ExaminationImage, record: InstanceRecord
     ) -> ExaminationImage:
-        """Return an image of `_image` with the stored heatmap of its finding."""
+        """Return `image` with the stored heatmap of its finding.
+
+        If no heatmap is stored, or if there is no finding, return `image` unchanged.
+        """
         drawing = image.finding and self.journal.summaries.drawing(record.id)
         if not drawing:
             return image
         return replace(image, finding=_finding(record, drawing))
 
     def _image(self, outcome: ImageOutcome, thresholds: Thresholds) -> ExaminationImage:
-        """Return an image with its outcome, without the heatmap of the finding."""
+        """Return the image of an outcome, without the heatmap of its finding.
+
+        If the finding is no longer known (see `_undrawn`), the image has a reason
+        instead.
+        """
         record = outcome.record
         instance = self.journal.received_instance(record)
         if not file_exists(instance.path):  # removed by retention
@@ -214,7 +223,11 @@ class Summarizer:
         )
 
     def _is_made(self, inputs: SummaryInputs, pipeline: Pipeline) -> bool:
-        """Return whether objects of all wanted kinds exist for these inputs."""
+        """Return whether a summary of these inputs exists.
+
+        It exists if its objects have exactly the wanted kinds, and if no file is
+        missing.
+        """
         files = [self.directory / each.path for each in inputs.made]
         has_all = {each.kind for each in inputs.made} == _wanted(pipeline)
         return bool(files and has_all) and retry_until_available(
@@ -232,7 +245,8 @@ def _encoded(pipeline: Pipeline, examination: Examination) -> Sequence[ResultObj
     """Return the objects of an examination; repeat the encoding if the decoder dies.
 
     Raises:
-        AnalysisError: As in `encode_examination`, or the decoder died too often.
+        AnalysisError: As in `encode_examination`; or the decoder died MOST_CHILD_DEATHS
+            times, or took too long.
     """
     model = pipeline.classifier.identity
     for deaths in range(1, MOST_CHILD_DEATHS + 1):
@@ -251,7 +265,7 @@ def _encoded(pipeline: Pipeline, examination: Examination) -> Sequence[ResultObj
 def _predecessors(
     pipeline: Pipeline, examination: Examination, made: Sequence[ResultObject]
 ) -> list[Predecessor]:
-    """Return references to `made`. The next revision says that it replaces them."""
+    """Return references to the objects in `made`, which the next revision replaces."""
     model, options = pipeline.classifier.identity, pipeline.result_options
     return [
         Predecessor(
@@ -266,7 +280,11 @@ def _predecessors(
 
 
 def _thumbnail(pipeline: Pipeline, image: ExaminationImage) -> Thumbnail | None:
-    """Return the thumbnail of an image; None if it cannot be drawn."""
+    """Return the thumbnail of an image.
+
+    Return None if another image with the same picture is counted instead, if the file
+    was removed, or if the image cannot be decoded.
+    """
     if image.same_picture_as or image.instance.path == NO_FILE:
         return None
     options = DecodeOptions(pipeline.limits.window, pipeline.limits.max_megapixels)
@@ -291,10 +309,15 @@ def _finding(record: InstanceRecord, drawing: OverlayData) -> Finding:
 
 
 def _undrawn(record: InstanceRecord, thresholds: Thresholds) -> Finding | None:
-    """Return the finding of an image if its stored drawing was removed.
+    """Return the finding of an image that has no stored drawing.
 
-    The thresholds of the analysis are not stored, either. If those of the current card
-    give another answer, the return value is None.
+    The finding has no heatmap and no arrow. The thresholds of the analysis were removed
+    together with the drawing. If `thresholds` give another answer than the analysis,
+    return None.
+
+    Args:
+        record: The image.
+        thresholds: The thresholds of the current model card.
     """
     probability = record.probability or 0.0
     if thresholds.operating_point(probability) != record.operating_point:

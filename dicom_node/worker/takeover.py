@@ -1,11 +1,11 @@
 """Puts the work of dead workers back into the queue.
 
-A worker is dead if it owns pending work and has sent no heartbeat for DEAD_AFTER_S, or
-if it shut down before its work was done. A worker that was only suspended may continue
-later, so that two workers do the same work. The transactions of the journal detect
-this, and the worker that finishes last records nothing (see journal/analyses.py and
-journal/delivery_outcomes.py). If both deliver an object, the copies are identical to
-the last byte.
+A worker is dead if it owns pending work and has sent no heartbeat for DEAD_AFTER_S
+seconds, or if it shut down before its work was done. A worker that was only suspended
+may continue later. Then two workers do the same work. The transactions of the journal
+detect this, and the worker that finishes last records nothing (see journal/analyses.py
+and journal/delivery_outcomes.py). If both workers deliver an object, the copies are
+identical to the last byte.
 """
 
 import logging
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 # The number of an advisory lock that only this program uses. Without the lock, two
 # workers could requeue the same work one after the other. If a third worker begins the
 # work in between, the second requeue takes it from that worker. SQLite has no advisory
-# locks. There this is accepted: only a few workers of one machine use the database, and
-# the cost is a second analysis.
+# locks, so this can happen with SQLite. It is accepted, because only a few workers of
+# one machine use the database, and the cost is only a second analysis.
 TAKEOVER_LOCK = 0x46524144
 
 
@@ -35,8 +35,8 @@ def requeue_stalled_work(engine: Engine, name: str) -> int:
     Args:
         engine: Engine of the journal.
         name: Name of the calling worker. Nothing is requeued until this worker has sent
-            heartbeats for DEAD_AFTER_S without a gap. Otherwise, after the database was
-            unavailable, this worker would consider all other workers dead.
+            heartbeats for DEAD_AFTER_S seconds without a gap. Otherwise, after a
+            failure of the database, this worker would consider all other workers dead.
 
     Returns:
         The number of work items that were requeued.

@@ -80,7 +80,8 @@ class Work:
         on_sent: Called after each attempt to send results. It may raise
             DatabaseError, but only before it has recorded anything, because the call
             may be repeated.
-        on_refused: Called when the node rejects a Storage Commitment report.
+        on_refused: Called when the node refuses a Storage Commitment report that came
+            on the association of the request.
         concurrency_limits: Limits the number of concurrent deliveries.
         on_moved: Called when an instance was moved to another lane, or to the end of
             the separate lane, because the next instance can begin.
@@ -152,10 +153,11 @@ class Work:
         separate.analyze(instance_id, run)
 
     def analyze_slowly(self, instance_id: str, run: int) -> None:
-        """Analyze one instance with the whole decode_timeout_s, in the slow lane.
+        """Analyze one instance in the slow lane, and record the result or conclusion.
 
-        The result or conclusion is recorded. The instance is not moved to another lane.
-        The instances in this lane wait for each other, but delay no other lane.
+        Each call to the decoder may take `decode_timeout_s`. The instance is not moved
+        to another lane. The instances in this lane wait for each other, but delay no
+        other lane. If this run is stale, nothing is changed.
 
         Args:
             instance_id: Id of the instance.
@@ -273,10 +275,13 @@ class Work:
         error: NotAnalyzedError | AnalysisError,
         began: float,
     ) -> None:
-        """Record why an instance has no result, and make notices if users expect one.
+        """Record why an instance has no result.
+
+        If users expect a result, notices are made first.
 
         Raises:
-            ChildDiedError: The decoder of the normal lane died or took too long.
+            ChildDiedError: The decoder of the normal or separate lane died or took too
+                long while it made the notices.
         """
         failed = isinstance(error, AnalysisError)
         state = InstanceState.FAILED if failed else InstanceState.NOT_ANALYZED
@@ -304,7 +309,8 @@ class Work:
             The objects; empty if no destination gets them, or if none can be made.
 
         Raises:
-            ChildDiedError: The decoder of the normal lane died or took too long.
+            ChildDiedError: The decoder of the normal or separate lane died or took too
+                long.
         """
         instance = self.journal.received_instance(record)
         state_and_reason = _state_label(conclusion.state), conclusion.reason
@@ -344,8 +350,10 @@ class Work:
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
         """Send an instance's results to one destination, or request commitment to them.
 
-        A run sends the objects that the destination has not stored. If all are stored,
-        the run requests commitment to the objects in the state `committing`.
+        A run sends the objects that the destination has not stored. If the destination
+        has stored all objects, the run requests commitment to those in the state
+        `committing`. If this run is stale, or the destination is paused, nothing is
+        sent. If the file of an object is missing, a new analysis is queued instead.
 
         Args:
             instance_id: Id of the instance.
@@ -441,12 +449,14 @@ class Work:
 
 
 def store_result(spool: Spool, instance_id: str, made: ResultObject) -> StoredResult:
-    """Store the file of a result in the spool; wait while the disk fails.
+    """Store the file of a result object in the spool, and return the stored result.
+
+    While the disk fails, the function waits and tries again.
 
     Args:
         spool: The spool.
-        instance_id: Id of the instance or examination that the result is about.
-        made: The result.
+        instance_id: Id of the instance or examination that the object is about.
+        made: The object.
     """
     # The name contains the UID, because results of two models have different UIDs. So a
     # new result does not replace a file that is being delivered.

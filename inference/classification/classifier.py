@@ -41,12 +41,13 @@ ABSOLUTE, RELATIVE = 0.05, 0.02
 TEST_S = 60
 """Maximum duration of the self-test of a preloaded classifier, in seconds.
 
-It takes about one second.
+The self-test usually takes about one second.
 """
 
 
 _preloaded: "Classifier | None" = None
-"""The classifier that `preload` has loaded and tested, also in forks of the process."""
+"""The classifier that `preload` has loaded and tested; None if there is none. Forks of
+the process have it, too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,9 +90,9 @@ class Classifier:
 
     @classmethod
     def from_card(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
-        """Create a classifier from a card and the bytes of a weights file.
+        """Return a classifier for a card and the bytes of a weights file.
 
-        `device` is the same as for `load`.
+        `device` has the same meaning as for `load`.
 
         Raises:
             ModelError: Weights or device cannot be used.
@@ -105,7 +106,7 @@ class Classifier:
         return cls(network, card, identity, target_device)
 
     def suits(self, card: ModelCard, content: bytes, device: str) -> bool:
-        """Return whether `from_card` would create an equal classifier.
+        """Return whether the classifier has this card, these weights and this device.
 
         Raises:
             ModelError: The device cannot be used.
@@ -170,22 +171,22 @@ class Classifier:
 
 
 def preload(weights: Path | None, device: str) -> Callable[[], None]:
-    """Load a classifier, so that forks of this process share it.
+    """Load a classifier that forks of this process share, and begin its self-test.
 
-    A fork of this process tests the classifier. Meanwhile this process can do other
-    work, such as imports.
+    A fork of this process runs the self-test. So this process can import libraries at
+    the same time. No thread is started, because a process with threads cannot be forked
+    safely.
 
-    Nothing is loaded in two cases. If a GPU may be used, each process must load the
-    classifier itself, because a fork cannot use a GPU that its parent has used. If the
-    card has no SHA-256, each process loads the classifier itself to log the warning
-    that the SHA-256 is missing.
+    Nothing is loaded if a GPU may be used, because a fork cannot use a GPU that its
+    parent has used. Nothing is loaded either if the card has no SHA-256, so that each
+    process logs a warning when it loads the classifier itself.
 
-    The arguments are the same as for `Classifier.load`. No thread is started, because
-    a process with threads cannot be forked safely.
+    The arguments are the same as for `Classifier.load`.
 
     Returns:
-        A function that waits for the test. After that, `Classifier.load` returns the
-        classifier. It raises a ModelError if the test fails.
+        A function that waits for the self-test. If the test succeeds, `Classifier.load`
+        then returns this classifier for the same weights, card and device. If the test
+        fails, the function raises a ModelError. If nothing was loaded, it does nothing.
 
     Raises:
         ModelError: Weights or card cannot be used.
@@ -201,8 +202,8 @@ def preload(weights: Path | None, device: str) -> Callable[[], None]:
 def _begin_test(classifier: Classifier) -> int:
     """Test a classifier in a fork of this process; return the process id of the fork.
 
-    The exit status of the fork is 0 if the test succeeds. The test fails after TEST_S
-    seconds, so that a fork that does not end cannot prevent the start of the node.
+    The exit status of the fork is 0 if the test succeeds. A fork that still runs after
+    TEST_S seconds is killed, so that nothing waits for it forever.
     """
     pid = os.fork()
     if pid == 0:
@@ -218,7 +219,11 @@ def _begin_test(classifier: Classifier) -> int:
 
 
 def _use_tested(classifier: Classifier, pid: int) -> None:
-    """Wait for the test of `_begin_test`; preload the classifier if it succeeds."""
+    """Wait until the fork `pid` has tested the classifier, and set `_preloaded`.
+
+    Raises:
+        ModelError: The test failed.
+    """
     global _preloaded  # noqa: PLW0603 - a fork shares the memory, but gets no arguments
     if os.waitpid(pid, 0)[1] != 0:
         raise ModelError("The self-test of the preloaded model failed.")
@@ -266,7 +271,10 @@ def self_test(classifier: Classifier) -> None:
 
 
 def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
-    """Return the logits for the phantoms "whole" and "broken", with four decimals."""
+    """Return the logits for the phantoms by name, "whole" and "broken".
+
+    The logits are rounded to four decimals.
+    """
     return {
         name: _rounded(classifier.logits(phantom.radiograph()))
         for name, phantom in zip(
@@ -276,9 +284,9 @@ def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
 
 
 def record(weights: Path, device: str = "cpu") -> ModelCard:
-    """Write the SHA-256 and the phantom logits of the weights onto the card.
+    """Write the SHA-256 and the phantom logits of the weights into the card file.
 
-    Earlier values on the card are replaced without a comparison.
+    Earlier values in the file are replaced without a comparison.
 
     Args:
         weights: The .pth file. The card is the .toml file beside it.

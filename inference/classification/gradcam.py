@@ -5,9 +5,9 @@ Localization", ICCV 2017, equations 1 and 2.
 
 The head is one linear layer and a pooling over the grid. The gradient of a logit with
 respect to an activation, averaged over the grid, is therefore the weight of the layer
-divided by the number of cells. For average pooling, the reason is that the gradient is
-the same in every cell. For log-sum-exp, the reason is that the softmax weights of the
-cells add up to one. The computation needs no backward pass and stores nothing in the
+divided by the number of cells. With average pooling, the gradient is the same in every
+cell. With log-sum-exp, the gradients of the cells are weighted by a softmax, and these
+weights add up to one. The computation needs no backward pass and stores nothing in the
 network, so threads may share the network.
 """
 
@@ -22,7 +22,7 @@ def grad_cam(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the logits of an image and the Grad-CAM map of one class.
 
-    Both come from one forward pass.
+    Logits and map are computed in one forward pass.
 
     Args:
         network: The network, in eval mode.

@@ -11,13 +11,15 @@ LENGTH = 0.17
 """Maximum length of the arrow, as a share of the long side of the image."""
 
 MARGIN = 0.02
-"""Minimum distance of the tail from the edge, as a share of the long side."""
+"""Minimum distance of the tail from the edge of the image, as a share of its long
+side."""
 
 DIRECTIONS = 48
 """Number of directions that are tried: every 7.5 degrees."""
 
 PREVIEW = 256
-"""Approximate long side in pixels of the image on which brightness is measured."""
+"""Approximate long side, in pixels, of the reduced image in which brightness is
+measured."""
 
 
 def point_at_peak(
@@ -45,9 +47,10 @@ def point_at_peak(
 
 
 def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
-    """Return the tail of an arrow that covers little bright tissue, in pixels.
+    """Return the tail of the arrow as (column, row), in pixels.
 
-    Between arrows that cover equally bright tissue, the longer one is chosen.
+    The tail is chosen so that the arrow covers little bright tissue. If two arrows
+    cover equally bright tissue, the longer one is chosen.
     """
     rows, columns = pixels.shape
     long_side = max(rows, columns)
@@ -95,7 +98,10 @@ def _reach(
 def _brightness(
     pixels: NDArray[np.uint8], path: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the mean gray level on n paths of m points: (m, n, 2) to (n,)."""
+    """Return the mean gray level on each of n paths: (m, n, 2) to (n,).
+
+    A path has m points, each (column, row) in pixels.
+    """
     step = max(1, max(pixels.shape) // PREVIEW)
     # Blur: an arrow is wider than a line, and single pixels are noisy.
     preview = cv2.blur(np.ascontiguousarray(pixels[::step, ::step]), (5, 5))

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 DIRECTIONS = 200
-"""Maximum number of directions in which distances are measured: those of the largest
-variance of the training images."""
+"""Maximum number of directions in which distances are measured. In these directions,
+the features of the training images have the largest variances."""
 
 LEAST = 1e-3
 """Minimum standard deviation of a direction, relative to the largest one. Directions
@@ -64,7 +64,7 @@ def channel_means(activation: Tensor) -> Tensor:
 
 
 def fit_statistics(features: Sequence[Tensor]) -> FeatureStatistics:
-    """Compute the statistics from the `channel_means` vectors of training images."""
+    """Return the statistics of training images, from their `channel_means` vectors."""
     table = torch.stack(list(features)).double()
     center, spread = table.mean(dim=0), table.std(dim=0).clamp(min=1e-6)
     _, size, directions = torch.linalg.svd(

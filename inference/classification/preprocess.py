@@ -1,9 +1,9 @@
 """Convert a radiograph to the input of a network, and map heatmaps back to it.
 
 The input of a network is called the canvas: the resized radiograph with black padding.
-Images are resized for a network only here, both in training and in use. On radiograph
-and canvas, points are measured from the top left corner of the first pixel, so that
-scaling them needs no offset of half a pixel.
+Images are resized for a network only in this module, both in training and in use.
+Points on radiograph and canvas are measured from the top left corner of the first
+pixel, so that scaling them needs no offset of half a pixel.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,12 @@ FLAT = 1e-3
 to its peak. A smaller difference is numerical noise."""
 
 SAMPLE = 100_000
-"""Approximate number of pixels for the percentiles of gray levels."""
+"""Approximate number of pixels from which percentiles of gray levels are computed."""
 
 STEP = 32
-"""Side of a cell of the coarser map of a network with two scales, in pixels of the
-canvas. The sides of the canvas are multiples of this number."""
+"""Side, in canvas pixels, of a cell of the half-size map of a fine network with two
+scales (models/network.py). The sides of the canvas are rounded up to a multiple of this
+number."""
 
 MIN_PEAK = 0.5
 """Minimum peak of a heatmap on the radiograph, relative to its peak on the canvas.
@@ -62,16 +63,16 @@ class ModelInput:
     height: int
 
     def saliency(self, heatmap: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map a heatmap of the canvas back to the radiograph.
+        """Return the part of a heatmap that lies on the radiograph, with a peak of 1.
 
         Args:
             heatmap: (h, w), non-negative, a coarse grid over the whole canvas.
 
         Returns:
-            float32, (height, width); covers the whole radiograph, with a peak of 1. All
-                zeros if the heatmap gives no position: it is zero, constant or not
-                finite, or its peak is in the padding and much higher than the values on
-                the radiograph (see MIN_PEAK).
+            float32, (height, width), in [0, 1]; covers the whole radiograph. All zeros
+                if the heatmap gives no position: it is zero, constant or not finite, or
+                its peak is in the padding and much higher than the values on the
+                radiograph (see MIN_PEAK).
         """
         empty = np.zeros((self.height, self.width), np.float32)
         if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():
@@ -90,7 +91,7 @@ class ModelInput:
 
 
 def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
-    """Fit a radiograph into the canvas that the card defines.
+    """Return a radiograph, resized and centered on the canvas that the card defines.
 
     The canvas is a square with a side of `input_size` times the largest scale of the
     card. For a network with two scales and one orientation, each side is only as long
@@ -134,7 +135,10 @@ def _canvas_shape(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
 def _stretch_gray_levels(
     pixels: NDArray[np.uint8], card: ModelCard
 ) -> NDArray[np.uint8]:
-    """Stretch the gray levels if `exposure` of the card is "percentiles"."""
+    """Return pixels with stretched gray levels if the `exposure` is "percentiles".
+
+    If it is "as_shown", the pixels are returned unchanged.
+    """
     if card.exposure == "as_shown":
         return pixels
     low, high = percentile_range(thinned(pixels[exposed_area(pixels)], SAMPLE))
@@ -142,7 +146,7 @@ def _stretch_gray_levels(
 
 
 def normalized(gray: Tensor, card: ModelCard) -> Tensor:
-    """Convert gray canvases to the input of the network.
+    """Return gray canvases as the normalized input of the network.
 
     Args:
         gray: uint8, (N, rows, columns), on any device.

@@ -1,1 +1,1 @@
-"""Draw a finding as an image: heatmap, arrow, caption, contour."""
+"""Draw findings, notices and examination summaries as images."""

@@ -1,4 +1,4 @@
-"""The arrow of the result image: white with a dark rim, legible on bone and air."""
+"""The arrow of the result image: white with a dark rim, visible on bone and on air."""
 
 import math
 
@@ -32,7 +32,8 @@ def draw_arrow(
         image: RGB, uint8, (rows, columns, 3); modified.
         arrow: The arrow in pixels of the image. It is not drawn if its length is zero.
         dashed: Whether to draw a dashed shaft, which marks a doubtful finding.
-        size: Size of head and shaft, relative to those for the size of the image.
+        size: Factor for the size of the head and the width of the shaft, which are also
+            proportional to the long side of the image.
     """
     side = max(image.shape[:2]) * size
     polygons = [_fixed(outline) for outline in _polygons(arrow, side, dashed=dashed)]
@@ -52,7 +53,16 @@ def draw_arrow(
 
 
 def _polygons(arrow: Arrow, side: float, *, dashed: bool) -> list[Polygon]:
-    """Return the outlines of head and shaft, each (corners, 2) as (column, row)."""
+    """Return the outlines of the head and of each dash of the shaft.
+
+    Args:
+        arrow: The arrow in pixels of the image.
+        side: Long side of the image in pixels, times the `size` of `draw_arrow`.
+        dashed: Whether the shaft consists of dashes. If not, it is one dash.
+
+    Returns:
+        Polygons (corners, 2) as (column, row); none if the arrow has no length.
+    """
     length = math.dist(arrow.tip, arrow.tail)
     if length == 0:
         return []
@@ -73,7 +83,11 @@ def _polygons(arrow: Arrow, side: float, *, dashed: bool) -> list[Polygon]:
 
 
 def _strokes(start: float, end: float, dash: float) -> list[tuple[float, float]]:
-    """Return the dashes of the shaft as (start, end), in distances from the tip."""
+    """Return the dashes of the shaft as (start, end).
+
+    All numbers are in pixels; `start` and `end` are distances from the tip. `dash` is
+    the length of a dash.
+    """
     strokes = []
     while start < end:
         strokes.append((start, min(start + dash, end)))

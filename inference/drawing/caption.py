@@ -12,24 +12,24 @@ from inference.finding import Finding, ModelIdentity, OperatingPoint
 DISCLAIMER = "AI result, not for diagnostic use"
 
 _INK = ((245, 245, 245), (168, 172, 176), (222, 184, 112))
-"""Colors of headline, model and disclaimer; brighter is more important."""
+"""RGB colors of headline, model and disclaimer. More important texts are brighter."""
 
 _SIZES = (1.0, 0.75, 0.75)
 """Sizes of headline, model and disclaimer, relative to the headline."""
 
 
 def headline(finding: Finding) -> str:
-    """Return the result and the probability of a fracture, as one line of text.
+    """Return the label and the probability of a fracture, as one line of text.
 
-    For a fracture, the text also contains the operating point. The number is the
-    calibrated probability (`Finding.probability`) for both positive and negative
-    results. `Finding.confidence` is not shown.
+    For a fracture, the text also contains the operating point, as in "Fracture:
+    definite, probability of a fracture 94.3%". The number is always
+    `Finding.probability`, never `Finding.confidence`.
     """
     return describe(finding.operating_point, finding.probability)
 
 
 def describe(point: OperatingPoint, probability: float) -> str:
-    """Return the sentence of `headline` for an operating point and a probability."""
+    """Return the text of `headline` for an operating point and a probability."""
     probability_text = f"probability of a fracture {percent(probability)}"
     if point is OperatingPoint.NONE:
         return f"No Fracture: {probability_text}"
@@ -37,12 +37,15 @@ def describe(point: OperatingPoint, probability: float) -> str:
 
 
 def model_line(model: ModelIdentity) -> str:
-    """Return name and version of the model, cut to 48 and 32 characters."""
+    """Return the sentence with name and version of the model.
+
+    The name is cut to 48 characters, and the version to 32.
+    """
     return f"Model {model.name:.48}, version {model.version:.32}"
 
 
 def percent(probability: float) -> str:
-    """Format a probability in percent with one decimal.
+    """Return a probability as text, in percent with one decimal.
 
     Probabilities that would be rounded to 0 or 100 % become "<0.1%" or ">99.9%".
     """
@@ -53,8 +56,6 @@ def percent(probability: float) -> str:
 
 def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
     """Draw the caption: the headline, the model and the disclaimer, in a dark band.
-
-    The caller puts the band below the radiograph.
 
     Args:
         finding: The finding to describe.

@@ -2,7 +2,7 @@
 
 A page is at most as high as it is wide. So its text is legible if the page is shown in
 a square of WIDTH pixels. Each page repeats the headline, because a reader may open any
-of them.
+page first.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,17 @@ from inference.drawing.thumbnail import RgbImage
 Ink = tuple[int, int, int]
 
 Tone = Literal["definite", "doubtful", "none", "unanswered", "same_picture"]
-"""The kind of answer in a row or the headline. It determines colors and bars."""
+"""The kind of answer in a row or the headline. It determines colors and bars.
+
+"unanswered" means that there is no answer. "same_picture" means that the image is not
+counted, because it shows the same picture as another image.
+"""
 
 WIDTH = 1024
-"""Width of a page, and its maximum height, in units. A unit is at least one pixel."""
+"""Width and maximum height of a page in units. A unit is 1 to MAX_SCALE pixels."""
 
 MAX_SCALE = 1.5
-"""Maximum number of pixels of a unit."""
+"""Maximum size of a unit in pixels."""
 
 MARGIN, GAP = 24, 8
 THUMBNAIL = 104
@@ -35,7 +39,7 @@ BAR = 8
 """Width of the bar at the left of a row, in units."""
 
 TITLE, HEADLINE, ANSWER, TEXT, SMALL = 19, 31, 25, 19, 17
-"""Sizes of the font in units. SMALL is still legible on a screen with WIDTH pixels."""
+"""Sizes of the font in units. SMALL is still legible if a page is WIDTH pixels wide."""
 
 LINE = 1.32
 """Height of a line, relative to the size of its font."""
@@ -102,7 +106,7 @@ class _Line:
     """One line of text.
 
     Attributes:
-        text: The text, which fits into the width.
+        text: The text; short enough for the width of its block.
         size: The size of the font in pixels.
         ink: The color.
     """
@@ -130,21 +134,21 @@ class _Block:
 
 
 def page_scale(long_side: int) -> float:
-    """Return the number of pixels of a unit, from 1 to MAX_SCALE.
+    """Return the size of a unit in pixels, from 1 to MAX_SCALE.
 
     Args:
-        long_side: Maximum side of a page in pixels. A page is larger if its text would
-            not be legible.
+        long_side: Maximum side of a page in pixels. If it is below WIDTH, the page is
+            larger than this, so that its text is legible.
     """
     return min(max(long_side / WIDTH, 1.0), MAX_SCALE)
 
 
 def draw_pages(summary: Summary, scale: float) -> tuple[NDArray[np.uint8], ...]:
-    """Draw the pages.
+    """Draw the pages of an examination summary.
 
     Args:
         summary: The content.
-        scale: The number of pixels of a unit.
+        scale: The size of a unit in pixels; see `page_scale`.
 
     Returns:
         RGB, uint8, (rows, WIDTH * scale, 3). If there are several pages, all have the
@@ -154,7 +158,7 @@ def draw_pages(summary: Summary, scale: float) -> tuple[NDArray[np.uint8], ...]:
 
 
 class _Painter:
-    """Draws pages at a scale."""
+    """A painter of pages. The scale is the size of a unit in pixels."""
 
     def __init__(self, scale: float) -> None:
         self._scale = scale
@@ -184,7 +188,12 @@ class _Painter:
         return round(units * self._scale)
 
     def _block(self, texts: Sequence[tuple[str, int, Ink]], width: float) -> _Block:
-        """Wrap texts with their sizes and colors to a width; both are in units."""
+        """Return texts as a block of lines.
+
+        Args:
+            texts: (text, size of the font, color) of each text. The size is in units.
+            width: Maximum width of a line, in units.
+        """
         lines = []
         for text, size, ink in texts:
             pixels = self._px(size)
@@ -263,10 +272,10 @@ class _Painter:
         self._write(page, text, self._px(self._text_left()), top + offset)
 
     def _draw_bar(self, page: Image.Image, tone: Tone, top: int, height: int) -> None:
-        """Draw a bar that also distinguishes the answers without their colors.
+        """Draw the bar of a row. It distinguishes the answers even without color.
 
-        The bar is solid for a definite fracture, dashed for a doubtful one, hollow
-        without an answer, and absent otherwise.
+        The bar is solid for a definite fracture, dashed for a doubtful fracture, and
+        hollow if there is no answer. For other tones, no bar is drawn.
         """
         draw, left = ImageDraw.Draw(page), self._px(MARGIN)
         right, bottom = left + self._px(BAR) - 1, top + height - 1
@@ -305,7 +314,7 @@ class _Painter:
 
 
 def _grouped(heights: Sequence[int], room: int) -> list[list[int]]:
-    """Distribute rows to pages.
+    """Return which rows are on which page.
 
     Args:
         heights: The heights of the rows in pixels.

@@ -2,9 +2,9 @@
 
 The radiograph stays readable. The heatmap is a tint that is transparent at low values
 and never opaque, and the caption is a band below the radiograph. A negative result
-shows only the radiograph and the caption, without the heatmap. The reason is that a
-heatmap is scaled to its own peak, so it always has a bright spot, which readers would
-take for a fracture.
+shows only the radiograph and the caption, without the heatmap. Each heatmap is scaled
+to its own peak, so it always has a bright spot. Readers would take this spot for a
+fracture.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from inference.radiograph import Radiograph
 RGB = tuple[int, int, int]
 
 _LEGIBLE = 640
-"""Approximate long side in pixels to which small radiographs are enlarged.
+"""Approximate long side, in pixels, to which a small radiograph is enlarged.
 
 The factor is an integer, at most _MAX_ENLARGEMENT.
 """
@@ -30,20 +30,20 @@ The factor is an integer, at most _MAX_ENLARGEMENT.
 _MAX_ENLARGEMENT = 8
 
 _MIN_WIDTH = 360
-"""Minimum width of a result image in pixels. A narrower radiograph is padded with black
-on the right, so that the caption fits."""
+"""Minimum width of a result image in pixels, unless `long_side` is smaller. A narrower
+radiograph is padded with black on the right, so that the caption fits."""
 
 _TEXT = 0.021
 """Size of the headline relative to the long side of the radiograph."""
 
 _ONSET, _PLATEAU, _OPACITY = 0.30, 0.95, 0.40
-"""Saliency at which the tint starts, saliency from which the opacity is at its maximum,
-and this maximum."""
+"""Saliency above which the tint is visible, saliency from which its opacity is at the
+maximum, and the maximum opacity. All three are in [0, 1]."""
 
 _FAINT: RGB = (255, 200, 70)
 _STRONG: RGB = (236, 60, 40)
-"""Amber to red. They also differ in lightness, so that color-blind readers can
-distinguish them."""
+"""Colors of the tint at low saliency (amber) and at high saliency (red). They also
+differ in lightness, so that color-blind readers can distinguish them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,10 +52,10 @@ class Annotated:
 
     Attributes:
         pixels: RGB, uint8, (rows, columns, 3).
-        image_area: (rows, columns) of the radiograph, which starts in the top left
-            corner. The caption is below. A very narrow radiograph has black on its
-            right.
-        scale: Size of a pixel of the radiograph, in pixels of the image.
+        image_area: (rows, columns) of the area with the radiograph, which starts in the
+            top left corner. The caption is below this area. To the right of a very
+            narrow radiograph, the image is black.
+        scale: Size of a pixel of the radiograph, in pixels of the result image.
     """
 
     pixels: NDArray[np.uint8]
@@ -69,10 +69,10 @@ def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annot
     Args:
         radiograph: The radiograph that was classified.
         finding: The finding for this radiograph.
-        long_side: Maximum long side of the whole image in pixels; at least 256.
+        long_side: Maximum long side of the result image in pixels; at least 256.
 
     Returns:
-        The image, with heatmap and arrow only if a fracture is reported.
+        The result image, with heatmap and arrow only if a fracture is reported.
     """
     scale, caption = _fitted(radiograph, finding, long_side)
     image = annotate(radiograph, finding, scale)
@@ -97,7 +97,8 @@ def annotate(
         finding: The finding for this radiograph. Heatmap and arrow are drawn if a
             fracture is reported. If it is None, neither is drawn.
         scale: Size of a pixel of the radiograph, in pixels of the result.
-        arrow_size: Size of head and shaft of the arrow, relative to the usual one.
+        arrow_size: Factor for the size of the head and the width of the shaft of the
+            arrow. With 1, the arrow looks as in a result image.
 
     Returns:
         RGB, uint8, (rows, columns, 3).
@@ -111,7 +112,7 @@ def annotate(
 
 
 def tinted(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Color a heatmap for use as a separate layer over a radiograph.
+    """Return a heatmap in color, as a separate layer over a radiograph.
 
     Args:
         levels: Saliency from 0 to 255, of any shape.
@@ -131,10 +132,10 @@ def tinted(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _fitted(
     radiograph: Radiograph, finding: Finding, long_side: int
 ) -> tuple[float, NDArray[np.uint8]]:
-    """Return the scale of the radiograph, and the caption.
+    """Return the scale of the radiograph, and the drawn caption.
 
-    The scale is reduced until the heights of radiograph and caption together are at
-    most `long_side`.
+    The scale is reduced until radiograph and caption together are at most `long_side`
+    pixels high.
     """
     rows, columns = radiograph.pixels.shape
     scale = _scale(max(rows, columns), long_side)
@@ -169,11 +170,16 @@ def _resized(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
 def _tint(
     image: NDArray[np.uint8], gray: NDArray[np.uint8], saliency: NDArray[np.float32]
 ) -> None:
-    """Blend the heatmap into the radiograph, in 8-bit arithmetic.
+    """Blend the heatmap into `image`, in 8-bit arithmetic.
 
-    The image is modified, but only in the rectangle in which the heatmap is visible.
-    There, each pixel becomes gray * (1 - alpha) + color * alpha. Lookup tables contain
-    1 - alpha and color * alpha.
+    Each pixel becomes gray * (1 - alpha) + color * alpha. Lookup tables contain
+    1 - alpha and color * alpha. Pixels outside the rectangle in which the heatmap is
+    visible are not changed.
+
+    Args:
+        image: RGB, (rows, columns, 3); modified.
+        gray: The radiograph in the size of `image`, (rows, columns).
+        saliency: (h, w), in [0, 1]; covers the whole radiograph.
     """
     rows, columns = gray.shape
     coarse = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
@@ -205,7 +211,7 @@ def _draw(
 
 
 def _ramp(saliency: NDArray[Any]) -> NDArray[Any]:
-    """Map saliency to [0, 1]: _ONSET and below to 0, _PLATEAU and above to 1."""
+    """Return 0 for saliency up to _ONSET, 1 from _PLATEAU on, and a linear ramp."""
     return np.clip((saliency - _ONSET) / (_PLATEAU - _ONSET), 0, 1)
 
 

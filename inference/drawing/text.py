@@ -44,7 +44,7 @@ class Sentence:
 def draw_sentences(
     sentences: Sequence[Sentence], width: int, size: int
 ) -> NDArray[np.uint8]:
-    """Draw sentences one below the other, and wrap those that are too long.
+    """Draw sentences one below the other. Sentences that are too long are wrapped.
 
     Args:
         sentences: The sentences from top to bottom.
@@ -92,10 +92,10 @@ def _height(sentence: Sentence, size: int) -> int:
 
 
 def filled(text: str, font: Font, width: int) -> list[str]:
-    """Break a text into as few lines of at most `width` pixels as possible.
+    """Break a text into lines of at most `width` pixels; return the lines.
 
-    Lines end between words, but a word that is wider than a line is broken, too. The
-    lines are less even than those of `draw_sentences`, but take less time to find.
+    Each line contains as many words as fit. A word that is wider than a line is broken.
+    The lines of `draw_sentences` are more equal in length, but take more time to find.
     """
     lines = [""]
     for word in text.split():
@@ -108,7 +108,7 @@ def filled(text: str, font: Font, width: int) -> list[str]:
 
 
 def _pieces(word: str, font: Font, width: int) -> list[str]:
-    """Break a word into pieces of at most `width` pixels, or one character."""
+    """Return the pieces of a word, each at most `width` pixels or one character."""
     pieces = []
     while word:
         ends = range(2, len(word) + 1)
@@ -121,9 +121,9 @@ def _pieces(word: str, font: Font, width: int) -> list[str]:
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Break a sentence into lines of at most `width` pixels.
+    """Break a sentence into lines of at most `width` pixels; return the lines.
 
-    Lines end between words, but a word that is wider than a line is broken, too.
+    Lines end between words. Only a word that is wider than a line is broken.
     """
     characters = len(text)
     while True:
@@ -139,5 +139,5 @@ def _font(relative: float, size: int) -> Font:
 
 @lru_cache(maxsize=64)
 def load_font(size: int) -> Font:
-    """Return the font with a size in pixels."""
+    """Return the font of all drawn texts; `size` is in pixels."""
     return ImageFont.load_default(size)

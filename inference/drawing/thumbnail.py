@@ -1,4 +1,4 @@
-"""Draw the thumbnail of a radiograph, for the page of an examination summary."""
+"""Draw the thumbnail of a radiograph for the pages of an examination summary."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,8 @@ SIDE = 288
 """The long side of a thumbnail in pixels."""
 
 _ARROW = 2.2
-"""Factor by which the arrow is larger than that of a result image of the same size."""
+"""Factor for the size of the arrow head and the width of the shaft, compared with a
+result image of the same size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +33,7 @@ class Thumbnail:
 
 
 def draw_thumbnail(radiograph: Radiograph, finding: Finding | None) -> Thumbnail:
-    """Draw a radiograph with a long side of SIDE pixels.
+    """Draw the thumbnail of a radiograph.
 
     Args:
         radiograph: The radiograph.

@@ -34,7 +34,7 @@ from inference.radiograph import Radiograph
 Box = tuple[int, int, int, int]
 
 NEAR = 0.05
-"""Extent of the box of a break along the bone, to either side of the cut."""
+"""Distance along the bone from the cut to each end of the bounding box of the break."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,15 +63,15 @@ class Phantom:
 def draw_phantom(
     *, broken: bool, rows: int = 1200, columns: int = 900, seed: int = 0
 ) -> Phantom:
-    """Draw one radiograph.
+    """Draw one phantom.
 
     Args:
-        broken: Whether the bone is broken. Everything else is the same for the same
-            seed.
+        broken: Whether the bone is broken. With the same seed, a whole and a broken
+            phantom differ only in the break.
         rows: Height in pixels.
         columns: Width in pixels; the bone runs along the longer side.
         seed: Determines all random choices: position, thickness, exposure, noise and
-            break. Seed 0 is the phantom of the self-test and of the demonstration.
+            break. Seed 0 gives the phantom of the self-test and of the demonstration.
     """
     (phantom,) = draw_phantoms([broken], rows, columns, seed)
     return phantom
@@ -80,12 +80,12 @@ def draw_phantom(
 def draw_phantoms(
     broken: Sequence[bool], rows: int = 1200, columns: int = 900, seed: int = 0
 ) -> Iterator[Phantom]:
-    """Draw radiographs that differ only in the break, faster than one by one.
+    """Draw phantoms that differ only in the break, faster than one by one.
 
-    The arguments are those of `draw_phantom`.
+    The arguments have the same meaning as for `draw_phantom`.
 
     Yields:
-        One radiograph for each value of `broken`.
+        One phantom for each value of `broken`.
     """
     random = np.random.default_rng(seed)
     scene = choose_scene(
@@ -108,7 +108,7 @@ def draw_phantoms(
 
 
 def _axes(scene: Scene, rows: int, columns: int) -> tuple[Plane, Plane]:
-    """Return the coordinates of pixel centers along and across the limb."""
+    """Return the coordinates of all pixel centers: along the limb, and across it."""
     short = min(rows, columns)
     row, column = np.indices((rows, columns), dtype=np.float32)
     down = _measured(row, rows, short, scene.center[0])

@@ -1,4 +1,4 @@
-"""The content of a phantom: bones, soft tissue and break, drawn at random.
+"""The content of a phantom: bones, soft tissue and break, chosen at random.
 
 Lengths are in units of the short side of the image. The order of the random choices
 must not change: otherwise every seed gives a different phantom.
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Bone:
-    """A tube, wider at its ends.
+    """A bone: a tube that is wider at its ends.
 
     Attributes:
         half_width: Half width at mid-shaft.
@@ -32,7 +32,8 @@ class Bone:
 class Break:
     """An oblique cut across the main bone, and the position of the far fragment.
 
-    The far fragment is the part of the bone beyond the cut.
+    The far fragment is the part of the bone on the side of larger positions along the
+    limb.
 
     Attributes:
         along: Position along the limb at which the cut crosses the axis of the bone.
@@ -57,7 +58,7 @@ class Exposure:
     """Parameters of the exposure.
 
     Attributes:
-        contrast: Steepness of the film curve, as a factor of the absorption.
+        contrast: Steepness of the film curve: a factor for the absorption.
         gradient: Relative change of the exposure from the middle to the edge, (down,
             right).
         noise: Standard deviation of the noise, as a share of the range of pixel values.
@@ -73,7 +74,8 @@ class Exposure:
 class Scene:
     """The randomly chosen parameters of a phantom.
 
-    The texture of the marrow and the noise are random, too, but are drawn later.
+    The texture of the marrow and the noise are random, too, but are no part of the
+    scene.
 
     Attributes:
         center: Shift of the limb from the center of the image, (down, right).
@@ -98,7 +100,7 @@ class Scene:
 
 
 def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> Scene:
-    """Draw the parameters of a phantom at random.
+    """Return randomly chosen parameters of a phantom.
 
     Args:
         random: The random number generator.

@@ -23,11 +23,11 @@ SOFT, CORTEX, MARROW = 0.8, 5.6, 0.25
 
 
 def rotated(along: Plane, across: Plane, angle: float) -> tuple[Plane, Plane]:
-    """Return the coordinates of the same points along and across rotated axes.
+    """Return the coordinates of points in a rotated coordinate system.
 
     Args:
-        along: Coordinates along the first axis.
-        across: Coordinates along the second axis.
+        along: Coordinates of the points along the first axis.
+        across: Coordinates of the points along the second axis.
         angle: Angle in radians by which both axes are rotated. If it is positive, the
             second axis is rotated towards the first.
     """
@@ -48,17 +48,18 @@ def chord(half_width: Plane, across: Plane) -> Plane:
 def fragments(
     along: Plane, across: Plane, cut: Break | None, origin: float
 ) -> Iterator[tuple[Plane, Plane, Plane]]:
-    """Yield (along, across, filled) for each fragment of a bone.
-
-    `along` and `across` are the positions of the pixels in the whole bone, before the
-    fragment was moved. `filled` is the share of each pixel that lies on the side of the
-    cut to which the fragment belongs.
+    """Yield the position and the extent of each fragment of a bone.
 
     Args:
-        along: Coordinates along the bone.
-        across: Coordinates across the bone.
-        cut: The break. None leaves the bone in one piece.
+        along: Coordinates of the pixels along the limb.
+        across: Coordinates of the pixels across the limb.
+        cut: The break. If None, the bone is in one piece, which is yielded.
         origin: Position across the limb at which the cut meets the axis of the bone.
+
+    Yields:
+        (along, across, filled). The first two are the coordinates that the pixels had
+            before the fragment was moved. `filled` is the share of each pixel, in
+            [0, 1], that lies on the fragment's side of the cut.
     """
     if cut is None:
         yield along, across, np.ones_like(along)
@@ -91,7 +92,7 @@ def edge(distance: Plane) -> Plane:
 
 
 def grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
-    """Return smooth noise around 0: fine streaks along the limb, like trabeculae."""
+    """Return smooth noise with mean 0: fine streaks along the limb, like trabeculae."""
     rows, columns = shape
     short = min(shape)
     total = np.zeros(shape, np.float32)

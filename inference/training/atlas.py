@@ -27,7 +27,7 @@ the unit: pixels, or shares of the width and the height of the image."""
 
 
 class ManifestError(Exception):
-    """The folder cannot be used. The message says why."""
+    """The folder or an image in it cannot be used. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Sample:
         boxes: Bounding boxes of the fractures, in shares of width and height.
         group: Name of the group of the image. Images of a group may show the same
             patient and are always in the same fold.
-        split: "train", "val" or another name from the manifest.
+        split: "train", "val" or another name from the manifest; may be empty.
         traits: The other columns by name, for statistics by subgroup.
     """
 
@@ -52,7 +52,7 @@ class Sample:
     traits: Mapping[str, str]
 
     def read(self) -> Radiograph:
-        """Read the image in the same way as an uploaded image.
+        """Return the image, read in the same way as an uploaded image.
 
         Raises:
             ManifestError: The image cannot be read.
@@ -67,12 +67,13 @@ class Sample:
 
 
 def read_manifest(folder: Path) -> tuple[Sample, ...]:
-    """Return the rows of a manifest as samples. Images are read later.
+    """Return the rows of a folder's manifest as samples, without reading the images.
 
     Rows with `use` = 0 are omitted.
 
     Raises:
-        ManifestError: There is no manifest, columns are missing, or rows are invalid.
+        ManifestError: There is no manifest, columns are missing, or rows are invalid,
+            for example because an image does not exist.
     """
     path = folder / "manifest.csv"
     rows = _rows(path)
@@ -120,12 +121,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ...]:
-    """Divide samples into folds with similar numbers of images and of fractures.
+    """Return `count` folds with similar numbers of images and of fractured images.
 
     A group is never divided. The result is deterministic. Groups are assigned in
-    decreasing order of fractures, each to the fold with the fewest fractures. If
-    several folds have equally few fractures, the one with the fewest images is chosen.
-    Groups without fractures come last, each to the fold with the fewest images.
+    decreasing order of fractured images, each to the fold with the fewest fractured
+    images. If several folds have equally few, the fold with the fewest images is
+    chosen. Groups without fractures are assigned last, each to the fold with the fewest
+    images.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -145,11 +147,12 @@ def select_split(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
 
     Args:
         samples: All samples of a folder.
-        split: A split of the manifest; "fold-1" to "fold-5" for a fold held out in
-            training; or "" for all samples.
+        split: A split of the manifest; or "fold-1" to "fold-5" for one of FOLDS folds
+            of a training, if the manifest has no split of this name; or "" for all
+            samples.
 
     Returns:
-        The samples; empty if there is no such split.
+        The samples; empty if there is no split or fold of this name.
     """
     in_split = tuple(each for each in samples if not split or each.split == split)
     parts = folds(samples, FOLDS)

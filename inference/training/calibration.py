@@ -17,8 +17,8 @@ from models.card import ModelCard
 
 SENSITIVE, SPECIFIC = 0.91, 0.955
 """Sensitivity at the threshold `doubtful`, and specificity at the threshold `definite`,
-on the data to which both are fitted. The numbers are slightly above 0.90 and 0.95,
-which are required on other data."""
+on the data to which the thresholds are fitted. On other data, 0.90 and 0.95 are
+required, so these numbers are slightly higher."""
 
 ROUNDS = 50
 SURE = 1e-6
@@ -41,9 +41,9 @@ class Calibration:
     definite: float
 
     def apply(self, judged: Judged) -> Judged:
-        """Return a calibrated copy of a result.
+        """Return a calibrated copy of `judged`.
 
-        The result must have been computed with temperature 1 and no shift. The copy has
+        `judged` must have been computed with temperature 1 and no shift. The copy has
         no arrow if no fracture is reported.
         """
         odds = _log_odds(np.array([judged.probability]))
@@ -77,7 +77,7 @@ class Calibration:
 
 
 def calibrate(judged: Sequence[Judged]) -> Calibration:
-    """Fit a calibration to results for radiographs that the network has not seen.
+    """Return a calibration fitted to results for radiographs unseen in training.
 
     Args:
         judged: Results with temperature 1, for radiographs with and without fractures.
@@ -102,9 +102,9 @@ def calibrate(judged: Sequence[Judged]) -> Calibration:
 
 
 def uncalibrated(draft: ModelCard) -> ModelCard:
-    """Return a card with temperature 1, to compute results for `calibrate`.
+    """Return `draft` with temperature 1, to compute results for `calibrate`.
 
-    `doubtful` is 1e-6, so that nearly every radiograph gets an arrow.
+    The threshold `doubtful` is 1e-6, so that nearly every radiograph gets an arrow.
     """
     return replace(draft, temperature=1.0, doubtful=SURE, definite=1 - SURE)
 

@@ -1,4 +1,4 @@
-"""Batches for training: two random views of each drawn radiograph, and some phantoms.
+"""Batches for training: two random views of each chosen radiograph, and some phantoms.
 
 A view is a part of a radiograph, rotated and exposed at random (training/views.py). Two
 consecutive views in a batch are called a pair: two views of the same radiograph, or
@@ -31,7 +31,8 @@ FIRST_PHANTOM = 1_000_000
 """Seed of the first phantom for training. Lower seeds are free for tests."""
 
 MOST_WORKERS = 15
-"""Maximum number of workers. Each holds two batches of 6 MB in shared memory."""
+"""Maximum number of worker processes. Each of them holds two batches of 6 MB in shared
+memory."""
 
 BATCH_TIMEOUT_S = 300
 """Timeout for a batch in seconds. If the shared memory is full, no batch arrives."""
@@ -43,6 +44,8 @@ PAIR = 2
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """A batch of N views, which are N / 2 pairs.
+
+    S is `canvas_side`, and G is S / CELL.
 
     Attributes:
         gray: uint8, (N, S, S): the output of `prepare`, in the top left corner of a
@@ -72,7 +75,7 @@ class Example:
 
     @staticmethod
     def joined(examples: "Sequence[Example]") -> "Example":
-        """Join several batches into one."""
+        """Return several batches joined into one."""
         columns = (each.columns() for each in examples)
         return Example(*map(torch.cat, zip(*columns, strict=True)))
 
@@ -85,7 +88,7 @@ class Example:
 class _Drawn:
     """A pair of views to compute: its sample and its random number generator."""
 
-    sample: Sample | None  # None: a phantom
+    sample: Sample | None  # None: a pair of phantoms
     random: np.random.Generator
 
 
@@ -165,10 +168,10 @@ def _workers() -> int:
 
 
 def _server() -> ForkServerContext:
-    """Return a context that forks workers from a process without threads.
+    """Return a multiprocessing context that forks workers from a fork server.
 
-    That process has already imported this module. Forking a process with threads, such
-    as one that uses torch, may deadlock.
+    The fork server has no threads, and has already imported this module. Forking a
+    process with threads, such as one that uses torch, may deadlock.
     """
     server = get_context("forkserver")
     server.set_forkserver_preload([__name__])
@@ -180,7 +183,7 @@ def _use_one_thread(_worker: int) -> None:
 
 
 def _joined(made: "list[Example | str]") -> "Example | str":
-    """Join pairs into one batch, or return the error text of a failed pair."""
+    """Return the pairs joined into one batch, or the error text of a failed pair."""
     examples = [each for each in made if isinstance(each, Example)]
     error = next((each for each in made if isinstance(each, str)), None)
     return Example.joined(examples) if error is None else error
@@ -195,7 +198,7 @@ def steps(samples: Sequence[Sample], recipe: Recipe) -> int:
 def _chosen(
     samples: Sequence[Sample], recipe: Recipe, random: np.random.Generator
 ) -> list[Sample | None]:
-    """Return the samples of an epoch, with None for each phantom."""
+    """Return the samples of an epoch. None stands for a pair of phantoms."""
     fractured = [each for each in samples if each.is_fractured]
     intact = [each for each in samples if not each.is_fractured]
     count = round(len(intact) * recipe.whole_share)

@@ -27,8 +27,9 @@ FEW = 200
 """Number of bootstrap resamples for a subgroup."""
 
 SMALL, LARGE = 0.06, 0.12
-"""Limits between the size groups of fractures. The size of a fracture is the larger of
-the width and the height of its box, each as a share of the same side of the image."""
+"""Limits between the size groups of fractures. The size of a fracture is the width of
+its box as a share of the image width, or its height as a share of the image height,
+whichever is larger."""
 
 Rows = NDArray[np.intp]
 
@@ -58,17 +59,18 @@ class _Table:
 def evaluation(
     judged: Sequence[Judged], on_figure: OnFigure = _nothing
 ) -> dict[str, Any]:
-    """Compute the figures of an evaluation, overall and by subgroup.
+    """Return the figures of an evaluation, overall and by subgroup.
 
     Args:
         judged: The results for the radiographs.
         on_figure: Called after each figure, `figures_in(judged)` times in all.
 
     Returns:
-        A JSON-compatible dictionary with `margin`, `overall`, `reliability`, and
-            `subgroups` by trait and value. A figure is [value, low, high]. `low` and
-            `high` are the ends of the 95 % interval from a bootstrap that draws whole
-            groups (`Sample.group`).
+        A JSON-compatible dictionary: `margin` is MARGIN, `overall` contains the figures
+            of all radiographs (see `figures`), `subgroups` contains figures by trait
+            and value, and `reliability` is that of `statistics.reliability`. A figure
+            is [value, low, high]. `low` and `high` are the ends of the 95 % interval
+            from a bootstrap that draws whole groups (`Sample.group`).
     """
     table = _table([each for each in judged if not each.refused])
     return {
@@ -124,7 +126,8 @@ def means(
         on_figure: Called after each figure.
 
     Returns:
-        A dictionary as from `figures`.
+        A dictionary as from `figures`, with the counts of all folds together. A figure
+            is None if it is undefined in one fold.
     """
     return _counted(parts, resampled, on_figure)
 
@@ -155,14 +158,12 @@ def _counted(
 
 
 def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged]]]:
-    """Group radiographs by each trait of the manifest, and fractures by size.
+    """Return the results by trait and value.
 
-    Each group of fractures by size also contains all radiographs without a fracture.
-    Traits with only one value are omitted. Traits with more than MOST_VALUES values are
-    omitted, except those in ALWAYS.
-
-    Returns:
-        The results by trait and value.
+    The traits are those of the manifest, the size of the largest fracture, and the body
+    part of radiographs without hardware. Each group of fractures by size also contains
+    all radiographs without a fracture. Traits with only one value are omitted. Traits
+    with more than MOST_VALUES values are omitted, except those in ALWAYS.
     """
     found: dict[str, dict[str, list[Judged]]] = {}
     for each in judged:

@@ -13,7 +13,7 @@ Pixels = NDArray[np.uint8]
 
 BLURRED, SHARPENED, NOISY, COLLIMATED = 0.25, 0.25, 0.4, 0.3
 WITH_MARKER, WITH_HARDWARE, INVERTED, COMPRESSED = 0.15, 0.15, 0.03, 0.3
-"""Probabilities of the changes."""
+"""Probabilities of the changes that the names describe."""
 
 GAMMA = 0.5
 """Maximum absolute logarithm of the gamma of the film curve."""
@@ -26,14 +26,13 @@ DEEPEST = 0.2
 
 
 def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Apply a random window and film curve, and sometimes blur, sharpening or noise.
+    """Return pixels with a random window and film curve.
+
+    Sometimes they are also blurred or sharpened, or get noise.
 
     Args:
         pixels: uint8, (rows, columns); not modified.
         random: Determines all changes.
-
-    Returns:
-        The changed pixels, uint8, (rows, columns).
     """
     gray = _curve(random)[pixels]
     chance = random.random()
@@ -66,7 +65,7 @@ def collimated(
     """Sometimes cover everything outside a rectangle that contains all boxes.
 
     Args:
-        pixels: uint8, (rows, columns).
+        pixels: uint8, (rows, columns); not modified.
         boxes: Areas that must stay visible, in pixels.
         random: Determines whether and how much is covered.
 
@@ -107,7 +106,7 @@ def with_painted_objects(pixels: Pixels, random: np.random.Generator) -> Pixels:
 
 
 def _paint_marker(gray: Pixels, random: np.random.Generator) -> None:
-    """Paint the letter that marks the side of the body."""
+    """Paint the letter that marks the side of the body, L or R, into the image."""
     rows, columns = gray.shape
     size = max(rows, columns) * random.uniform(0.05, 0.12)
     at = int(random.uniform(0, columns - size)), int(random.uniform(size, rows))
@@ -124,7 +123,7 @@ def _paint_marker(gray: Pixels, random: np.random.Generator) -> None:
 
 
 def _paint_hardware(gray: Pixels, random: np.random.Generator) -> None:
-    """Paint a bright line of random size that looks like a wire, a screw or a plate."""
+    """Paint a bright line of random size, like a wire or a plate, into the image."""
     rows, columns = gray.shape
     long_side = max(rows, columns)
     angle = random.uniform(0, math.pi)
@@ -137,10 +136,9 @@ def _paint_hardware(gray: Pixels, random: np.random.Generator) -> None:
 
 
 def stored(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Return the image after storage: sometimes inverted, and sometimes JPEG-coded.
+    """Return the image as after storage: sometimes inverted, sometimes JPEG-compressed.
 
-    `random` determines whether the image is inverted and whether it is compressed as
-    JPEG.
+    `random` determines these changes and the JPEG quality.
     """
     if random.random() < INVERTED:
         pixels = 255 - pixels

@@ -1,4 +1,4 @@
-"""Train one network, from its initial weights to the final ones.
+"""Train one network, from its initial weights to its final weights.
 
 A training can be stopped after any step and resumed later. A resumed training ends with
 the same result as an uninterrupted one: a checkpoint contains everything that the next
@@ -30,7 +30,7 @@ from models.network import COUNTER, build_network
 from models.resnet import BasicBlock, ResNet
 
 Progress = Callable[[int, int, float], None]
-"""Called after each step with the finished steps, the total steps and the loss."""
+"""Called after each step with the finished and all steps of the epoch, and the loss."""
 
 
 NETWORK_KEYS = (
@@ -46,7 +46,8 @@ NETWORK_KEYS = (
 
 
 FINE = 2
-"""Weight of an epoch at both scales in the schedule of the learning rate."""
+"""Length of an epoch at both scales in the schedule of the learning rate, in epochs at
+one scale."""
 
 
 class Fitting:
@@ -55,7 +56,7 @@ class Fitting:
     On a CPU, the same seed gives the same result.
 
     Attributes:
-        done: Number of finished epochs.
+        done: Number of finished epochs of all generations.
         step: Number of finished steps in the current epoch.
     """
 
@@ -75,8 +76,8 @@ class Fitting:
             samples: The radiographs to learn from.
             start: A .npz file of weights with the key names of torchvision. It must
                 contain the stem (conv1 and bn1), and may contain weights of layer1 to
-                layer3. Other weights get new initial values. If None, no weights are
-                read: all get new initial values.
+                layer3. Other weights get new initial values. If None, all weights get
+                new initial values.
             seed: Determines all random choices.
             device: "cpu" or "cuda".
 
@@ -93,7 +94,7 @@ class Fitting:
         self._learner = self._new_learner()
 
     def network(self) -> ResNet:
-        """Return a copy of the network with averaged weights."""
+        """Return a copy of the network with averaged weights, in eval mode."""
         return copy.deepcopy(self._learner.averaged)
 
     def epoch(self, progress: Progress = lambda *_: None) -> None:
@@ -128,7 +129,7 @@ class Fitting:
         return self.recipe.generations * self._length
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint that replaces the previous one."""
+        """Write a checkpoint to `path`. It replaces an earlier checkpoint there."""
         part = path.with_suffix(".part")
         teacher = None if self._teacher is None else self._teacher.state_dict()
         state = {"learner": self._learner.state(), "teacher": teacher}
@@ -137,7 +138,7 @@ class Fitting:
         part.rename(path)
 
     def resume(self, path: Path) -> None:
-        """Resume from a checkpoint, on any device.
+        """Restore the state of a checkpoint. Another device may have written it.
 
         Raises:
             ModelError: The checkpoint is damaged, or belongs to another training.
@@ -166,8 +167,8 @@ class Fitting:
     def _passed(self, epochs: float) -> float:
         """Return the finished share of a generation, in [0, 1], for the learning rate.
 
-        An epoch at both scales counts FINE times, so that the rate is not too low when
-        the epochs at both scales begin.
+        An epoch at both scales counts FINE times. Otherwise, the learning rate would be
+        too low when these epochs begin.
 
         Args:
             epochs: Finished epochs of the generation, with a fraction for the current
@@ -178,7 +179,7 @@ class Fitting:
         return passed / (self.recipe.epochs + FINE * self.recipe.fine_epochs)
 
     def _part(self, before: int) -> tuple[Recipe, ModelCard]:
-        """Return recipe and card for an epoch.
+        """Return the recipe and the card for an epoch at one scale or at both scales.
 
         `before` is the number of earlier epochs in the same generation.
         """
@@ -240,10 +241,14 @@ def halved(
 ) -> bytes:
     """Return the weights of a network as the bytes of a weights file in half precision.
 
-    `statistics` are the tensors of the out-of-distribution check, which are added.
     Only convolutions and matrices are converted, which halves the size. Vectors keep
     their precision, because variances of batch normalization may be too small for half
-    precision. The statistics of the check keep their precision, too.
+    precision.
+
+    Args:
+        network: The network; not modified.
+        statistics: Tensors for the out-of-distribution check, by name. They are added
+            to the file, and keep their precision.
     """
     state = {
         name: (value.half() if value.ndim > 1 else value).contiguous().cpu()

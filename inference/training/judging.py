@@ -1,4 +1,4 @@
-"""Compare the results of a classifier with the labels of radiographs."""
+"""Compare the findings of a classifier with the labels of radiographs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from inference.radiograph import Radiograph
 from inference.training.atlas import Box, Sample
 
 MARGIN = 0.03
-"""Maximum distance of the arrow tip from a box, as a share of the long side."""
+"""Maximum distance of the arrow tip from a box, as a share of the image's long side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Judged:
         sample: The radiograph with its label.
         probability: The probability of a fracture, in [0, 1].
         operating_point: The highest operating point that the probability reaches.
-        tip: Tip of the arrow, (column, row) in shares of width and height; None without
-            an arrow.
-        pointed: Whether the tip lies in a box or within MARGIN of one.
+        tip: Tip of the arrow, (column, row) in shares of width and height; None if
+            there is no arrow.
+        pointed: Whether the tip lies in a box, or at most MARGIN away from a box.
         heat_inside: Sum of the heatmap inside the boxes, as a share of the whole sum;
-            NaN if the heatmap is zero.
+            NaN if the heatmap is zero or the radiograph was refused.
         refused: Whether the classifier refused the radiograph. A refused radiograph
             counts as "No Fracture" with probability 0.
     """
@@ -53,7 +53,7 @@ def judge(
         classifier: The classifier to judge.
         samples: The labelled samples.
         change: A function that changes each radiograph before classification. The boxes
-            remain the same.
+            of the sample are not changed.
 
     Raises:
         ManifestError: An image cannot be read.
@@ -74,11 +74,7 @@ def _refused(sample: Sample) -> Judged:
 
 
 def judged(sample: Sample, radiograph: Radiograph, finding: Finding) -> Judged:
-    """Compare the finding for a radiograph with the label of its sample.
-
-    Returns:
-        The result of the comparison, with `refused` False.
-    """
+    """Return the comparison of a finding with the label of its sample."""
     rows, columns = radiograph.pixels.shape
     tip = None
     if finding.arrow is not None:

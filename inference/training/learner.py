@@ -3,10 +3,9 @@
 The network scores each cell of a grid. The score of the image is the logarithm of the
 mean of the exponentials of the cell scores. There are two losses. The first loss
 compares the score of the image with its label. The second loss is used only for images
-with a fracture. It considers the softmax of the scores over all cells, and is low if
-most of this softmax lies on the fracture. The arrow points to the peak of the scores,
-so the second loss moves the arrow to the fracture. Cells with low scores have little
-influence on either loss.
+with a fracture. It is low if most of the softmax of the scores over all cells lies on
+the fracture. The arrow points to the peak of the scores, so the second loss moves the
+arrow to the fracture. Cells with low scores have little influence on the two losses.
 
 A generation has two parts. In the first part, the network sees whole images at 224
 pixels and some close-ups, and its map has 14 x 14 cells. In the second part, it sees
@@ -50,7 +49,8 @@ WARM_UP = 0.08
 GRADIENT = 5.0
 
 CHUNK = 16
-"""Number of views at both scales that are computed at a time, to save memory."""
+"""Number of views that are computed at a time, to save memory. It is not used for
+training at one scale."""
 
 OUTSIDE_SCORE = -1e4
 """Score of a cell outside the canvas; its exponential is 0."""
@@ -98,7 +98,7 @@ class Learner:
     def step(
         self, batch: Example, card: ModelCard, passed: float, taught: Tensor | None
     ) -> Tensor:
-        """Train on one batch.
+        """Train the network on one batch, and update the averaged weights.
 
         Args:
             batch: Views with their labels.
@@ -158,7 +158,11 @@ class Learner:
             group["lr"] = group["top"] * share
 
     def _set_mode(self, *, is_fine: bool) -> None:
-        """Set the layers that are trained, and those that use batch statistics."""
+        """Set which layers are trained, and which of them use batch statistics.
+
+        At one scale, all trained layers use batch statistics. At both scales
+        (`is_fine`), layer1 is not trained, and no layer uses batch statistics.
+        """
         children = [*self._network.children()]
         frozen = FIRST_STAGE if is_fine else STEM
         self._network.eval()
@@ -219,7 +223,10 @@ def _scores(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
 
 
 def _pooled(scores: Tensor, inside: Tensor) -> Tensor:
-    """Pool the cells inside the canvas by log-mean-exp: (N, h, w) to (N,)."""
+    """Return log(mean(exp(scores))) over the cells inside the canvas.
+
+    The shape changes from (N, h, w) to (N,).
+    """
     cells = inside.flatten(1).sum(dim=1)
     return scores.flatten(1).logsumexp(dim=1) - cells.log()
 

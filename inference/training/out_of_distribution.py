@@ -26,7 +26,7 @@ ACCEPTED_SHARE = 0.997
 multiplied by MARGIN_FACTOR."""
 
 MARGIN_FACTOR = 1.4
-"""Factor of the limit, to accept images from the equipment of other hospitals."""
+"""Factor by which the limit is increased, to accept images from other hospitals."""
 
 PHANTOMS = 200
 """Number of phantoms in the statistics. The node must accept phantoms, because the
@@ -42,7 +42,7 @@ def fit_feature_statistics(
     seed: int,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> FeatureStatistics:
-    """Compute the statistics from the training radiographs and PHANTOMS phantoms.
+    """Return the statistics of the training radiographs and PHANTOMS phantoms.
 
     Every second radiograph is replaced by a random view of it.
 
@@ -71,10 +71,10 @@ def distance_limit(
     card: ModelCard,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
-    """Return the limit of the distance for the card.
+    """Return the maximum distance for `ModelCard.unfamiliar`.
 
-    The limit is MARGIN_FACTOR times the distance within which ACCEPTED_SHARE of the
-    given radiographs lie.
+    It is MARGIN_FACTOR times the distance within which ACCEPTED_SHARE of the given
+    radiographs lie.
 
     Args:
         statistics: The statistics of the training radiographs.

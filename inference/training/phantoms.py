@@ -41,7 +41,7 @@ def random_phantom(
 def _exposed(
     pixels: NDArray[np.uint8], random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Apply a random window and film curve."""
+    """Return pixels with a random window and film curve."""
     low, high = random.uniform(-0.15, 0.12), random.uniform(0.75, 1.3)
     gamma = np.exp(random.uniform(-0.45, 0.45))
     levels = np.clip((np.linspace(0, 1, 256) - low) / (high - low), 0, 1) ** gamma

@@ -34,11 +34,10 @@ class Recipe:
         rate: Maximum learning rate of layer1 to layer3, which may have initial weights.
         fresh_rate: Maximum learning rate of layer4 and the last layer.
         weight_decay: Weight decay of AdamW.
-        repeats: Number of times that each fractured radiograph is drawn in an epoch.
-        whole_share: Share of the radiographs without a fracture that is drawn in an
-            epoch.
-        close_share: Share of the drawn radiographs that give two close-ups. In epochs
-            at both scales, there are no close-ups.
+        repeats: Number of times that an epoch uses each radiograph with a fracture.
+        whole_share: Share of the radiographs without a fracture that an epoch uses.
+        close_share: Share of the radiographs in an epoch that give two close-ups. In
+            epochs at both scales, there are no close-ups.
         pointing: Weight of the loss for the location, relative to the loss for the
             label.
         smoothing: Label smoothing: the labels 0 and 1 become `smoothing` / 2 and
@@ -46,7 +45,8 @@ class Recipe:
         taught: Weight of the outputs of the previous generation in the target. The
             weight of the labels is 1 - `taught`.
         averaging: Decay of the moving average of the weights per step.
-        phantoms: Number of phantoms in an epoch, as a share of the radiographs.
+        phantoms: Number of pairs of phantoms in an epoch, as a share of the number of
+            radiographs in it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -70,10 +70,11 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe.
+    """Return the recipe in a TOML file.
 
     Raises:
-        ModelError: The file does not exist, or keys are wrong, unknown or missing.
+        ModelError: The file does not exist, cannot be read or is not TOML, or keys are
+            wrong, unknown or missing.
     """
     try:
         table = read_toml(path)

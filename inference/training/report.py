@@ -112,7 +112,10 @@ def _calibration(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
 
 
 def _sheet(path: Path, judged: Sequence[Judged], classifier: Classifier) -> None:
-    """Write a sheet of result images, with the labelled boxes in green."""
+    """Write a sheet of result images, with the labelled boxes in green.
+
+    If `judged` is empty, nothing is written.
+    """
     tiles = [_tile(each, classifier) for each in judged]
     tiles += [np.zeros((TILE, TILE, 3), np.uint8)] * (-len(tiles) % COLUMNS)
     rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]

@@ -60,7 +60,7 @@ def _switched_at(
     points: Sequence[OperatingPoint],
     before: Sequence[OperatingPoint],
 ) -> float:
-    """Return the share of results that have `point` in only one of the two lists."""
+    """Return the share of pairs from the two lists in which only one is `point`."""
     pairs = zip(points, before, strict=True)
     turned = [(one is point) != (other is point) for one, other in pairs]
     return round(share(np.array(turned)), 4)
@@ -72,14 +72,14 @@ def _changed(change: Callable[[Pixels], Pixels], radiograph: Radiograph) -> Radi
 
 
 def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:
-    """Apply a window; center and width are shares of the range of gray levels."""
+    """Return windowed pixels. Center and width are shares of the gray level range."""
     levels = (np.arange(256) / 255 - center) / width + 0.5
     table = np.clip(levels * 255, 0, 255).astype(np.uint8)
     return np.asarray(table[pixels], np.uint8)
 
 
 def _deeper(pixels: Pixels) -> Pixels:
-    """Return the gray levels of the same image with 12 bits and without a window."""
+    """Return the image as if it had been stored with 12 bits and without a window."""
     deep = pixels.astype(np.uint16) << 4
     return stretched(deep, *percentile_range(deep[exposed_area(deep)]))
 
@@ -90,7 +90,7 @@ def _compressed(pixels: Pixels, quality: int) -> Pixels:
 
 
 def _turned(pixels: Pixels, degrees: float) -> Pixels:
-    """Rotate the image on a canvas that contains all of it."""
+    """Return the image rotated on a larger canvas, so that nothing is cut off."""
     rows, columns = pixels.shape
     matrix = np.asarray(
         cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1), np.float64

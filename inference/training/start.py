@@ -12,14 +12,14 @@ from models.card import ModelError
 from models.network import COUNTER
 
 FROZEN = "conv1.", "bn1."
-"""Name prefixes of the layers that are never trained. They must be in the file."""
+"""Name prefixes of the layers that are never trained. The file must contain them."""
 
 USED = *FROZEN, "layer1.", "layer2.", "layer3."
 """Name prefixes of all layers that may have initial weights."""
 
 
 def read_start(path: Path) -> dict[str, Tensor]:
-    """Read the weights that a training can use.
+    """Return those weights of a file that a training can use.
 
     Args:
         path: A .npz file with weights of a torchvision ResNet18 by name. It must

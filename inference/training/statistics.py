@@ -44,10 +44,10 @@ def specificity_at_sensitivity(truth: Truth, score: Values) -> float:
 
 
 def average_precision(truth: Truth, score: Values) -> float:
-    """Return the average precision.
+    """Return the average precision; NaN if there are no fractures.
 
     For each fracture, the precision is computed for all images with at least the score
-    of the fracture. The result is the mean over the fractures; NaN if there is none.
+    of the fracture. The result is the mean over the fractures.
     """
     if not truth.any():
         return float("nan")
@@ -106,8 +106,8 @@ def interval(
         resampled: Number of resamples.
 
     Returns:
-        The 2.5th and 97.5th percentile; NaN if the figure is undefined in every
-            resample.
+        The 2.5th and the 97.5th percentile of the figure. Both are NaN if the figure is
+            undefined in every resample, or if there are no resamples.
     """
     random = np.random.default_rng(0)
     _, group = np.unique(np.asarray(groups), return_inverse=True)

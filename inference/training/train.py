@@ -50,9 +50,10 @@ SAVE_INTERVAL_S = 300
 """Seconds between checkpoints."""
 
 JUDGE_INTERVAL = 4
-"""A network that is trained without a fold is applied to this fold during the training,
-to report its performance. In the first part of a generation, this happens after every
-fourth epoch and after the last one. In the second part, it happens after each epoch."""
+"""Number of epochs between two reports of the performance, in the first part of a
+generation. A report is also made after the last epoch of this part, and after each
+epoch of the second part. For a report, a network is applied to the fold that is left
+out of its training."""
 
 
 class StoppedError(Exception):
@@ -61,7 +62,7 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The arguments of the command line.
+    """The arguments of the command line for a training.
 
     Attributes:
         out: The .pth file to write. Card, checkpoints and the evaluation of the folds
@@ -101,7 +102,7 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
     NAME.fold-1.pth is the network that was trained without the first fold, so that it
     can be measured on this fold. Its thresholds were fitted to results for the other
     folds. But the out-of-distribution limit of both cards was computed from the first
-    fold, so the share of refused images in this fold is too favorable.
+    fold, so the share of refused images in this fold is too low.
 
     Returns:
         The card that was written.
@@ -373,9 +374,10 @@ def _is_judged(fitting: Fitting) -> bool:
 def _report_performance(
     fitting: Fitting, part: Sequence[Sample], name: str, progress: Progress
 ) -> None:
-    """Report the AUC, and the share of arrows inside a box, for the held-out fold.
+    """Report the AUC for a held-out fold, and the share of arrows that point to a box.
 
-    All radiographs with a fracture are used, and at most as many without a fracture.
+    All radiographs of `part` with a fracture are used, and at most as many without a
+    fracture.
     """
     fractured = [each for each in part if each.is_fractured]
     others = [each for each in part if not each.is_fractured]
@@ -396,7 +398,7 @@ def _judged(
 ) -> Iterator[Judged]:
     """Yield the results for radiographs, with the weights in half precision.
 
-    Weights files have this precision.
+    The precision is the same as in a weights file.
     """
     return judge(_classifier(network, device), samples)
 
@@ -404,7 +406,7 @@ def _judged(
 def _collect(
     judged: Iterator[Judged], title: str, count: int, progress: Progress
 ) -> list[Judged]:
-    """Return the results as a list, and report the progress after each."""
+    """Return the results as a list, and report the progress after each result."""
     found: list[Judged] = []
     for each in judged:
         found.append(each)
@@ -433,9 +435,10 @@ def write(
     statistics: FeatureStatistics,
     out: Path,
 ) -> ModelCard:
-    """Write the weights and their card, with the values that the node checks at start.
+    """Write the weights and their card.
 
-    These values are the SHA-256 of the weights and the logits of the phantoms.
+    The SHA-256 of the weights and the logits of the phantoms are recorded on the card,
+    because the node checks them at start.
 
     Args:
         network: The trained network. Its last layer is changed.

@@ -1,8 +1,8 @@
 """Draw random views of radiographs for training.
 
 A view is a part of a radiograph, or all of it with a black margin. It is rotated at
-random, and its exposure is changed as if it had been taken differently. It includes the
-boxes of the visible fractures. All random choices of a view use one generator.
+random, and its exposure is changed as by other equipment. A view includes the boxes of
+its visible fractures. All random choices of a view use one generator.
 """
 
 import math
@@ -39,7 +39,7 @@ QUARTER_TURNED = 0.75
 orientations are then equally frequent."""
 
 AIMED = 0.75
-"""Probability that a close-up view shows a fracture if there is one."""
+"""Probability that a close-up is aimed at a fracture, if the radiograph has one."""
 
 ENOUGH = 0.5
 """Minimum visible share of a box. If less of a box is visible, a view omits the box."""
@@ -136,7 +136,7 @@ def draw_view(
 def _far(
     size: tuple[int, int], _boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """Return a window with most of the radiograph, or all of it in a black margin."""
+    """Return a window with most of the radiograph, or with all of it and a margin."""
     zoom = _between(FAR, random)
     spare = abs(1 - 1 / zoom) / 2
     center = tuple(side * (0.5 + random.uniform(-spare, spare)) for side in size)
@@ -149,7 +149,10 @@ def _far(
 def _close(
     size: tuple[int, int], boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """Return a square window. With the probability AIMED, it shows a box, if any."""
+    """Return a square window.
+
+    If there are boxes, the window is aimed at one of them with the probability AIMED.
+    """
     side = max(size) / _between(CLOSE, random)
     if boxes and random.random() < AIMED:
         box = boxes[int(random.integers(len(boxes)))]

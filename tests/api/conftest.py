@@ -1,4 +1,4 @@
-"""The page of the browser that the tests of a file share."""
+"""Fixtures for tests with a browser: a page that the tests of one file share."""
 
 from collections.abc import Iterator
 from urllib.parse import urljoin
@@ -11,7 +11,10 @@ BLANK = "about:blank"
 
 @pytest.fixture(scope="module")
 def shared_page(browser: Browser) -> Iterator[Page]:
-    """A page in its own context. To create both takes almost one second."""
+    """A browser page in its own context, for all tests of a file.
+
+    The creation of a page and a context takes almost one second.
+    """
     context = browser.new_context()
     yield context.new_page()
     context.close()
@@ -19,7 +22,10 @@ def shared_page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def tab(shared_page: Page) -> Iterator[Page]:
-    """The shared page, without the cookies and the routes of an earlier test."""
+    """The shared page without cookies and routes of earlier tests.
+
+    Its window has 1400 x 900 pixels.
+    """
     shared_page.context.clear_cookies()
     shared_page.set_viewport_size({"width": 1400, "height": 900})
     shared_page.mouse.move(0, 0)
@@ -29,8 +35,9 @@ def tab(shared_page: Page) -> Iterator[Page]:
 
 
 def leave(page: Page) -> None:
-    """Navigate to a small page of the same site, which ends the requests of a page.
+    """Open /healthz of the same site, which ends the requests of `page`.
 
-    For another site, such as about:blank, the browser would start a new process.
+    A blank page stays blank. From a page of a site, the browser would start a new
+    process to open another site, such as about:blank.
     """
     page.goto(urljoin(page.url, "/healthz") if page.url != BLANK else BLANK)

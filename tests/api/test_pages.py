@@ -116,7 +116,7 @@ def port(site: Review) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, port: int) -> Iterator[Page]:
-    """A page of a browser in which an operator is logged in."""
+    """A browser page with the session of an operator."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     page = context.new_page()
     page.set_default_timeout(10_000)
@@ -138,11 +138,11 @@ def show(page: Page, port: int, path: str, theme: str = "dark") -> None:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A page of the browser that shows a page of the node in the dark theme.
+    """A browser page that shows a page of the node in the dark theme.
 
     Attributes:
-        page: The page of the browser.
-        requested: The URLs that it has requested.
+        page: The browser page.
+        requested: The URLs that the browser page has requested.
     """
 
     page: Page
@@ -151,7 +151,7 @@ class Shown:
 
 @pytest.fixture(scope="module", params=PAGES)
 def shown(request: pytest.FixtureRequest, page: Page, port: int) -> Iterator[Shown]:
-    """One page of the node, loaded once for several tests."""
+    """Each of PAGES, loaded once for several tests."""
     requested: list[str] = []
     own = page.context.new_page()
     own.on("request", lambda request: requested.append(request.url))
@@ -161,7 +161,10 @@ def shown(request: pytest.FixtureRequest, page: Page, port: int) -> Iterator[Sho
 
 
 def serious_violations(page: Page) -> list[tuple[str, list[str]]]:
-    """Return the rules that the page violates, each with the elements at fault."""
+    """Return the serious and critical violations that axe-core finds on a page.
+
+    Each tuple has the id of a rule, and the start of the HTML of each element at fault.
+    """
     return [
         (each["id"], [node["html"][:200] for node in each["nodes"]])
         for each in Axe().run(page).response["violations"]

@@ -1,4 +1,7 @@
-"""Run an attack while a good image is sent, and add a row to the table of results."""
+"""Attacks during which a good image is sent, and the table of their results.
+
+A good image is a phantom that an honest modality sends.
+"""
 
 import math
 import threading
@@ -45,8 +48,10 @@ class Seen:
         attack: Description of the attack.
         sent: Bytes that the attacker sent.
         seconds: Duration of the attack.
-        before: Turnaround of a good image without the attack, in seconds.
-        during: Turnaround during the attack; infinite if it took too long.
+        before: Turnaround of a good image without the attack, in seconds. It is NaN if
+            it was not measured.
+        during: Turnaround of a good image during the attack, in seconds. It is infinite
+            if it took too long, and NaN if it was not measured.
         growth: Growth of the processes in megabytes, by role.
         note: Other results.
         failures: Expectations that do not hold.
@@ -68,7 +73,11 @@ class Seen:
             self.failures.append(failure)
 
     def check(self) -> None:
-        """Fail if a good image waited, a process grew, or an expectation failed."""
+        """Raise AssertionError if the attack did harm.
+
+        Harm is a delay of the good image by more than LONGEST_DELAY_S, a process that
+        grew by more than LARGEST_GROWTH_MB, or an expectation that does not hold.
+        """
         if self.during - self.before > LONGEST_DELAY_S:
             self.failures.append("a good image waited")
         for role, megabytes in self.growth.items():
@@ -86,7 +95,10 @@ ROWS: list[Seen] = []
 
 
 def note(item: int, attack: str) -> Seen:
-    """Add a row to the table, without a good image that is timed; return the row."""
+    """Add a row for an attack to the table, and return the row.
+
+    No good image is sent. See `Seen` for the arguments.
+    """
     seen = Seen(item, attack)
     ROWS.append(seen)
     return seen
@@ -96,6 +108,8 @@ def assault(
     target: Target, item: int, name: str, attack: Attack, *, at_least_s: float = 0
 ) -> Seen:
     """Attack a node, and send a good image during the attack.
+
+    If the attack delays the image or does not end, `target.damaged` is set.
 
     Args:
         target: A running node.

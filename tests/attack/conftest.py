@@ -17,7 +17,7 @@ COLUMNS = ("attack", "attacker", "good image", "memory (MB)", "result")
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Target]:
-    """The node of a test file."""
+    """Yield a running node for all tests of a file."""
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         target = Target(Path(folder))
         try:
@@ -28,7 +28,10 @@ def running() -> Iterator[Target]:
 
 @pytest.fixture
 def target(running: Target) -> Target:
-    """The node of a test file; a new one if the previous attack did damage."""
+    """Return the node of a test file.
+
+    If the previous attack did damage, the node is restarted with an empty storage.
+    """
     running.renew()
     return running
 

@@ -68,7 +68,8 @@ class Target:
 
     Attributes:
         folder: The folder of its settings, log and storage.
-        usual_s: The turnaround of a good image without an attack.
+        usual_s: The turnaround of a good image without an attack, in seconds; NaN
+            before it is measured.
         damaged: Whether an attack left work behind, so that the next attack needs a new
             node.
     """
@@ -197,8 +198,12 @@ class Target:
 
         If the node refuses the image, it is sent again.
 
+        Args:
+            longest_s: Seconds to wait for the result.
+            image: Arguments of the method `image`.
+
         Returns:
-            The elapsed seconds; infinity if it takes too long.
+            The elapsed seconds; infinity if there is no result after `longest_s`.
         """
         path, study = self.image(**image)  # type: ignore[arg-type]
         start = time.monotonic()
@@ -225,7 +230,7 @@ class Target:
 
 
 class Memory:
-    """Monitors the memory of all processes of a node during a block."""
+    """A context manager that measures the memory of all processes of a node."""
 
     def __init__(self, supervisor: int) -> None:
         self._supervisor = supervisor

@@ -128,7 +128,11 @@ def dripping_accept(connection: socket.socket, cost: Cost) -> None:
 
 @contextmanager
 def hostile_archive(play: Play) -> Iterator[tuple[int, Cost]]:
-    """Run an archive that calls `play` for each connection; yield its port and cost."""
+    """Run an archive that calls `play` for each connection.
+
+    Yields:
+        The port of the archive, and the `Cost` that each call gets.
+    """
     cost = Cost()
 
     def serve(listener: socket.socket) -> None:
@@ -195,7 +199,7 @@ def test_hostile_archive_does_not_exhaust_memory_or_delay_images(
 
 
 def _attack_of(archive_cost: Cost) -> Callable[[Cost], None]:
-    """Return an attack that copies the cost of the archive until the attack is over."""
+    """Return an attack that reports the bytes that the archive sends."""
 
     def attack(cost: Cost) -> None:
         cost.ready.set()

@@ -123,7 +123,10 @@ def test_a_good_image_does_not_wait_for_twenty_slow_ones_of_ordinary_size(
 def test_a_good_image_does_not_wait_for_slow_ones_of_its_own_modality(
     target: Target, syntax: UID
 ) -> None:
-    """The slow images have transfer syntax JPEG 2000, as the good ones may have."""
+    """The slow images have the transfer syntax JPEG 2000.
+
+    The good images have the same one, or Explicit VR Little Endian.
+    """
     samples = noise_images(MANY, 3500)
     name = f"{MANY} slow images from the good image's own address; it is {syntax.name}"
     with target.sending_as(syntax):
@@ -142,7 +145,18 @@ def slow_images(
     senders: Sequence[RawSender],
     earlier: int,
 ) -> Seen:
-    """Send slow images, each from the next address, and a good one after `earlier`."""
+    """Send slow images, and a good image after the first `earlier` slow images.
+
+    Args:
+        target: A running node.
+        name: Name of the attack in the table.
+        samples: The slow images.
+        senders: The senders that send one slow image each, in turn.
+        earlier: Number of slow images that are sent before the good image.
+
+    Returns:
+        The row of the attack in the table.
+    """
 
     def attack(cost: Cost) -> None:
         send_in_turn(samples[:earlier], senders)
@@ -192,7 +206,10 @@ def test_a_good_image_does_not_wait_for_many_that_are_almost_slow(
 
 
 def decoding_s(folder: Path, side: int) -> float:
-    """Return the seconds that decoding a square of noise takes on this machine."""
+    """Return the seconds to decode a square of noise: the fewest of three attempts.
+
+    `side` is the height and width of the square in pixels.
+    """
     path = folder / "noise.dcm"
     path.write_bytes(noise_images(1, side)[0].part10)
     rules = ScreeningRules(
@@ -214,7 +231,7 @@ def decoding_s(folder: Path, side: int) -> float:
 def analyzed(
     target: Target, senders: Sequence[RawSender], samples: Sequence[Sample]
 ) -> None:
-    """Send images from the addresses in turn.
+    """Send images, each with the next of the senders, and wait for their analyses.
 
     Each image is sent after the analysis of the previous image has ended.
     """
@@ -225,7 +242,7 @@ def analyzed(
 
 
 def send_in_turn(samples: Sequence[Sample], senders: Sequence[RawSender]) -> None:
-    """Send images from the addresses in turn, without waiting for their analysis."""
+    """Send images, each with the next of the senders, without waiting for analyses."""
     for each, sender in zip(samples, cycle(senders), strict=False):
         assert sender.send(each).status == 0
 
@@ -278,7 +295,10 @@ def test_decoder_has_no_secret_and_runs_with_a_seccomp_filter(
 
 
 def holds_secret(pid: int) -> bool:
-    """Return whether the secret is in the environment or the memory of a process."""
+    """Return whether the secret is in the environment or the memory of a process.
+
+    If the process has ended or cannot be read, the result is False.
+    """
     with suppress(OSError):
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         return SECRET.encode() in environment + memory(pid)
@@ -292,7 +312,7 @@ def seccomp(pid: int) -> int:
 
 
 class Pickled:
-    """Creates a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -330,7 +350,10 @@ def test_worker_does_not_unpickle_a_database_row(target: Target) -> None:
 
 
 def denoiser() -> Dataset:
-    """Return the equipment item of a denoiser, which detects no fractures."""
+    """Return a Contributing Equipment item of a denoiser.
+
+    A denoiser detects no fractures, so the node must analyze its images.
+    """
     purpose, item = Dataset(), Dataset()
     purpose.CodeValue, purpose.CodingSchemeDesignator = "1110003", "99IHE"
     purpose.CodeMeaning = "Processing Algorithm"

@@ -1,4 +1,7 @@
-"""Requests of other origins, and requests that a proxy reads differently."""
+"""Requests of other web origins, with contradictory lengths, or with a false host.
+
+A proxy might read contradictory lengths differently from the node.
+"""
 
 import pytest
 

@@ -17,7 +17,10 @@ def connect(port: int, address: str = ATTACKER) -> socket.socket:
 
 
 def pour(connection: socket.socket, content: bytes, cost: Cost) -> bool:
-    """Send bytes; return whether the node still accepts them."""
+    """Send bytes, and return whether they were sent.
+
+    If the node has already responded or closed the connection, nothing is sent.
+    """
     if is_answered(connection):
         return False
     try:
@@ -39,7 +42,10 @@ def is_open(connection: socket.socket) -> bool:
 
 
 def answer(connection: socket.socket, longest_s: float = PATIENCE_S) -> bytes:
-    """Return what arrives until the connection ends, or within `longest_s` seconds."""
+    """Return all bytes that arrive within `longest_s` seconds.
+
+    If the connection ends earlier, return at once.
+    """
     connection.settimeout(longest_s)
     content, end = b"", time.monotonic() + longest_s
     try:

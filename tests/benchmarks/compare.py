@@ -3,7 +3,7 @@
 Node and baseline are measured alternately, in pairs, so that other load on the machine
 slows both. Each row of the output has the median of the node, the median of the
 baseline, the median of the ratios of the pairs, and for some rows the floor: the
-minimum that the hardware needs.
+minimum that the hardware needs. The row of images per second is measured only once.
 """
 
 import statistics
@@ -60,7 +60,7 @@ class Implementation:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each row, and print it."""
     configure_logging("bench")
     torch.set_num_threads(1)
     dataset = phantom_dataset(draw_phantom(broken=True, rows=SIDE, columns=SIDE))
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def parts(folder: Path) -> None:
-    """Compare the time to process one image, without an association."""
+    """Print a row for each part of an analysis that is compared."""
     path = folder / "phantom.dcm"
     settings = load(None)
     pipeline = make_pipeline(settings, ignore_age=True)
@@ -146,7 +146,10 @@ def seconds(call: Call) -> float:
 
 
 def line(name: str, times: Sequence[Sequence[float]]) -> None:
-    """Print a row of times: the node, the baseline, and the floor if there is one."""
+    """Print a row with the medians of times, and the median ratio.
+
+    `times` has (node, baseline) or (node, baseline, floor) of each pair, in seconds.
+    """
     medians = [1000 * statistics.median(each) for each in zip(*times, strict=True)]
     ratio = statistics.median(each[1] / each[0] for each in times)
     floor = f"{medians[2]:>7.0f} ms" if len(medians) > 2 else ""
@@ -175,12 +178,15 @@ def both(folder: Path) -> Iterator[tuple[Implementation, Implementation]]:
 
 
 def address(title: str, port: int) -> Address:
-    """Return the address of an implementation."""
+    """Return the address of an AE on this machine."""
     return Address(ae_title=title, host="127.0.0.1", port=port)
 
 
 def fresh(dataset: Dataset, path: Path) -> Path:
-    """Write the phantom with a new SOP Instance UID; return the path."""
+    """Write the dataset to `path` with a new SOP Instance UID; return `path`.
+
+    The dataset is changed, too.
+    """
     dataset.SOPInstanceUID = generate_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.save_as(path, enforce_file_format=True)
@@ -192,9 +198,9 @@ def idle(
     dataset: Dataset,
     folder: Path,
 ) -> None:
-    """Compare the time from the first byte sent until the result is stored.
+    """Print the time from the start of sending until the archive has stored the result.
 
-    The baseline responds when all work is done, so both are timed from the start.
+    The response would be no common start: the baseline responds when all work is done.
     """
     times = []
     for number in range(PAIRS + 2):
@@ -216,9 +222,9 @@ def sustained(
     dataset: Dataset,
     folder: Path,
 ) -> None:
-    """Compare the images per second from several senders.
+    """Print the images per second with several senders.
 
-    The time ends when the archive has stored the last result.
+    The measurement ends when the archive has stored the last result.
     """
     paths = [
         [fresh(dataset, folder / f"{sender}-{n}.dcm") for n in range(EACH)]

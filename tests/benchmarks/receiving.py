@@ -1,10 +1,10 @@
-"""`make bench`: compare receiving with storescp of DCMTK.
+"""`make bench`: compare the receivers of the node with storescp of DCMTK.
 
 storescp forks and does not fsync. Each sender is a storescu process of DCMTK that sends
 its share of the instances over one association. The node runs two receivers, which
-fsync and record each instance. Each acceptor receives some instances before the
-measurement, because a node runs for months. There is no analysis, so that the machine
-only receives. Node and storescp run in turn, in pairs, and the output has medians.
+fsync and record each instance. A node runs for months, so each acceptor receives some
+instances before the measurement. There is no analysis, so that the machine only
+receives. Node and storescp run in turn, in pairs, and the output has medians.
 """
 
 import statistics
@@ -59,7 +59,7 @@ Way = Callable[[Path], AbstractContextManager[int]]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each row, and print it."""
     configure_logging("bench")
     say(f"{'receiving, MB/s':<44}{'ours':>10}{'storescp':>10}{'ratio':>8}")
     for side, count in SIZES.items():
@@ -70,7 +70,10 @@ def main() -> None:
 
 
 def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
-    """Send instances alternately to the node and to storescp."""
+    """Send instances alternately to the node and to storescp, and print a row.
+
+    `count` instances are sent over as many associations as there are `senders`.
+    """
     first = written(dataset, folder / "first", FIRST, FIRST)
     shares = written(dataset, folder / "sent", senders, count)
     pairs = [
@@ -85,7 +88,7 @@ def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
 
 
 def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Path]:
-    """Write instances into one folder for each sender; return the folders."""
+    """Write `count` instances to one folder for each sender; return the folders."""
     for number in range(count):
         share = folder / str(number % senders)
         share.mkdir(parents=True, exist_ok=True)
@@ -111,7 +114,10 @@ def seconds(
 
 
 def send(port: int, shares: Sequence[Path]) -> None:
-    """Send all shares at the same time, each over its own association."""
+    """Send the files of each folder over an association, all folders at the same time.
+
+    If a sender fails, the program ends.
+    """
     call = [STORESCU, "-R", "+sd", "-aec", TITLE, "127.0.0.1", str(port)]
     senders = [subprocess.Popen([*call, str(share)]) for share in shares]
     if any(codes := [each.wait() for each in senders]):
@@ -166,7 +172,7 @@ def count_receivers(engine: sa.Engine) -> int:
 
 
 def wait_for_echo(port: int) -> None:
-    """Wait until an acceptor responds."""
+    """Wait until the acceptor on a port responds to C-ECHO."""
     address = Address(ae_title=TITLE, host="127.0.0.1", port=port)
     while echo(address, calling_ae_title="BENCH").verdict is not Verdict.STORED:
         time.sleep(0.05)

@@ -2,8 +2,8 @@
 
 Each analysis is a fixed sleep, so that two cores can run eight workers. This measures
 whether the queue, the journal and the deliveries slow down the workers. There are one
-PostgreSQL server, which fsyncs, and one archive. Statements and their milliseconds are
-counted by PostgreSQL (pg_stat_statements). Those of idle workers are subtracted.
+PostgreSQL server, which fsyncs, and one archive. PostgreSQL counts the statements and
+their milliseconds (pg_stat_statements). The load of idle workers is subtracted.
 """
 
 import os
@@ -56,9 +56,12 @@ port = {port}
 
 @dataclass(frozen=True, slots=True)
 class DatabaseLoad:
-    """Counts of PostgreSQL's statements and transactions.
+    """The load on PostgreSQL.
 
-    `ms` is the time that the statements took, in milliseconds.
+    Attributes:
+        statements: Number of statements.
+        transactions: Number of committed transactions.
+        ms: Time that the statements took, in milliseconds.
     """
 
     statements: int
@@ -73,7 +76,7 @@ class DatabaseLoad:
         )
 
     def over(self, divisor: float) -> "DatabaseLoad":
-        """Return the load divided by a number, such as that of seconds or images."""
+        """Return the load divided by a number of seconds or images."""
         statements = round(self.statements / divisor)
         return DatabaseLoad(
             statements, round(self.transactions / divisor), self.ms / divisor
@@ -81,7 +84,7 @@ class DatabaseLoad:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each number of workers, and print a row for it."""
     say(f"analysis: a sleep of {SLEEP_S:.0f} s. Of an image: statements, commits, ms;")
     say("idle: statements and ms a second; connections of all workers and this program")
     say("workers  images/s  of linear    image             idle        connections")
@@ -98,11 +101,11 @@ def main() -> None:
 
 
 def measured(folder: Path, count: int) -> tuple[float, DatabaseLoad, DatabaseLoad, int]:
-    """Measure a number of workers.
+    """Measure `count` workers.
 
     Returns:
-        Images per second, the load of an image, the load of an idle second, and the
-            number of connections.
+        Images per second, the load for an image, the load in an idle second, and the
+            number of connections to the database.
     """
     with ExitStack() as stack:
         database = stack.enter_context(serving(folder))
@@ -129,7 +132,11 @@ def measured(folder: Path, count: int) -> tuple[float, DatabaseLoad, DatabaseLoa
 
 
 def analyzed(settings: Settings, archive: Archive, images: int) -> float:
-    """Enqueue instances at once; return the seconds until the last result."""
+    """Record `images` instances in the journal, which queues their analyses.
+
+    Returns:
+        The seconds until the archive has the last result.
+    """
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     spool = Spool(settings.storage)
@@ -144,7 +151,7 @@ def analyzed(settings: Settings, archive: Archive, images: int) -> float:
 
 
 def instance(spool: Spool) -> ReceivedInstance:
-    """Create an instance as a receiver would; its file is empty and never read."""
+    """Create a received instance, and return it. Its file is empty and never read."""
     identity = uuid4().hex
     spool.path(identity).touch()
     dx, plain = DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
@@ -162,7 +169,7 @@ def instance(spool: Spool) -> ReceivedInstance:
 
 @contextmanager
 def working(config: Path, count: int) -> Iterator[None]:
-    """Run workers during the block, which starts when all are ready."""
+    """Run `count` workers during the block, which starts when all workers are ready."""
     module = "tests.benchmarks.sleeping_worker"
     command = [sys.executable, "-m", module, str(SLEEP_S), f"--config={config}"]
     processes, logs = [], []
@@ -223,7 +230,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def database_load(database: str) -> DatabaseLoad:
-    """Return the current counts of PostgreSQL."""
+    """Return the load that PostgreSQL has counted since its start."""
     with psycopg.connect(database) as connection:
         row = connection.execute(
             "SELECT sum(calls)::bigint, sum(total_exec_time) FROM pg_stat_statements"

@@ -166,7 +166,7 @@ def fill(node: Node, folder: Path) -> UID:
 
 
 def send_phantom(phantom: Sent, address: Address, folder: Path) -> None:
-    """Send a phantom. It is broken for every third seed."""
+    """Send a phantom. It is broken if its seed is 1 modulo 3."""
     is_broken = phantom.seed % 3 == 1
     drawn = draw_limb(
         phantom.limb, broken=is_broken, columns=phantom.columns, seed=phantom.seed
@@ -184,7 +184,10 @@ def send_phantom(phantom: Sent, address: Address, folder: Path) -> None:
 
 
 def shoot(api: str, study: UID, folder: Path) -> None:
-    """Take all screenshots."""
+    """Take the screenshots of SHOTS, and write them to a folder.
+
+    `api` is the base URL of the node. `study` is the UID of the study to show.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -203,7 +206,7 @@ def shoot(api: str, study: UID, folder: Path) -> None:
 
 
 def waiting(api: str) -> int:
-    """Return the number of unfinished instances."""
+    """Return the number of unfinished instances. `api` is the base URL of the node."""
     states: dict[str, int] = httpx.get(f"{api}/api/v1/node").json()["states"]
     return states.get("received", 0) + states.get("delivering", 0)
 
@@ -216,7 +219,7 @@ def unfinished_examinations(api: str) -> int:
 
 
 def is_ready(address: str) -> bool:
-    """Return whether the node is ready."""
+    """Return whether a node is ready. `address` is the URL of its /readyz."""
     try:
         urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - own server
     except OSError:

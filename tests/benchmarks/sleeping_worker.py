@@ -37,7 +37,10 @@ FINDING = Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SleepingPipeline:
-    """A pipeline that sleeps for `seconds` instead of analyzing, and always reports."""
+    """A pipeline that sleeps for `seconds` instead of analyzing.
+
+    Each instance has the same finding, and one small Secondary Capture as its result.
+    """
 
     seconds: float
     classifier: None = None
@@ -48,7 +51,7 @@ class SleepingPipeline:
         report: Report[tuple[ResultObject, ...]],
         check: Check,
     ) -> Analysis[tuple[ResultObject, ...]]:
-        """Sleep instead of decoding, inference and encoding."""
+        """Sleep, and return an analysis with FINDING. The instance is not read."""
         drawn = draw_phantom(broken=True, rows=SIDE, columns=SIDE)
         digest = instance.content_digest
         decoded = DecodedInstance(drawn.radiograph(), digest, digest)
@@ -65,7 +68,7 @@ class SleepingPipeline:
 
     @staticmethod
     def notices(*_: object, **_options: object) -> tuple[ResultObject, ...]:
-        """Return nothing: every instance has a result."""
+        """Return an empty tuple: every instance has a result."""
         return ()
 
 

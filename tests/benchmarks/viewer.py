@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def measure(page: Page) -> None:
-    """Measure the frame times of windowing, moving and zooming."""
+    """Print the frame times of windowing, moving and zooming."""
     box = page.locator("canvas").bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

@@ -29,7 +29,7 @@ def seen() -> Callable[[str], None]:
 
 @pytest.fixture
 def night() -> Iterator[Night]:
-    """The folder, settings and destinations of a node that is not started."""
+    """Yield the `Night` of a node in a new folder. The node is not started."""
     folder = Path(tempfile.mkdtemp(prefix="night-"))
     with Night(folder) as night:
         yield night

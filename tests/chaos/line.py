@@ -20,7 +20,7 @@ class State(Enum):
 
 
 class Line:
-    """Forwards data between its own port and another port or a Unix socket."""
+    """A proxy that forwards data between its port and another port or a Unix socket."""
 
     def __init__(self, target: int | Path) -> None:
         """Forward to a port of this host, or to a Unix socket."""
@@ -40,8 +40,8 @@ class Line:
     def state(self, state: State) -> None:
         """Set the state, for open and new connections.
 
-        Open connections are closed if the line transferred nothing in the previous
-        state, or if the new state is DOWN.
+        Open connections are closed if the previous state was neither GOOD nor SLOW, or
+        if the new state is DOWN.
         """
         with self._changed:
             before, self._state = self._state, state

@@ -35,7 +35,7 @@ class Machine:
         self.config = night.folder / f"{name}.toml"
 
     def runs(self, module: str, environment: Mapping[str, str] = NOTHING) -> None:
-        """Start the role with this module."""
+        """Start the role of a module, such as "dicom_node.worker", as the process."""
         command = [sys.executable, "-P", "-m", module, f"--config={self.config}"]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -68,7 +68,10 @@ class Machine:
             line.state = State.GOOD
 
     def said(self, words: str) -> list[float]:
-        """Return the times of log lines with this prefix, in seconds since 1970."""
+        """Return the times of the log messages that begin with `words`.
+
+        The times are in seconds since 1970.
+        """
         lines = stamped(self.log.read_text())
         return [at for at, _, said in lines if said.startswith(words)]
 
@@ -110,7 +113,10 @@ def all_run(receivers: Sequence[Machine], workers: Sequence[Machine]) -> None:
 
 
 def migrate(machine: Machine, environment: Mapping[str, str] = NOTHING) -> None:
-    """Migrate the database to the schema of the release that `environment` runs."""
+    """Migrate the database of a machine.
+
+    `environment` has further variables. PYTHONPATH can select another release.
+    """
     command = [sys.executable, "-P", "-m", "dicom_node.commands.migrate"]
     subprocess.run(
         [*command, f"--config={machine.config}"],

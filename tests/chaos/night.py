@@ -65,7 +65,10 @@ STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (\S+) \S+ (.*)")
 
 
 class Night:
-    """The folder of a node and all its processes; they end with the context."""
+    """The folder of a node, and all its processes.
+
+    It is a context manager that ends the processes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,7 +86,7 @@ class Night:
         self._stack.close()
 
     def archive(self, name: str = "archive", **options: object) -> Archive:
-        """Start an archive in this process; return it. It stops with this object."""
+        """Start an archive in this process, and return it. `close` stops it."""
         started = start_archive(self.folder / name, **options)  # type: ignore[arg-type]
         self._stack.callback(started.stop)
         return started
@@ -106,14 +109,14 @@ class Night:
         self.config.write_text(text)
 
     def start(self, environment: Mapping[str, str] = NOTHING) -> Served:
-        """Start the node."""
+        """Start the node, and return it. `close` kills it."""
         node = Served(self.config, ORDINARY, environment)
         self._stack.callback(lambda: node.kill() if hasattr(node, "process") else None)
         node.start()
         return node
 
     def ends(self) -> tuple[int, str]:
-        """Start a node that cannot run; return its exit status and its output."""
+        """Start a node that cannot run; return its exit status and standard error."""
         command = [*ORDINARY, *START, f"--config={self.config}"]
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False
@@ -121,7 +124,10 @@ class Night:
         return ended.returncode, ended.stderr
 
     def run(self, *command: str | Path) -> subprocess.Popen[bytes]:
-        """Start a peer; its output is stored beside the log."""
+        """Start a program as a peer, and return its process. `close` kills it.
+
+        Its output is written to a file beside the log.
+        """
         with (self.folder / f"{Path(command[0]).name}.log").open("a") as log:
             peer = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
         self._stack.callback(peer.wait)
@@ -150,11 +156,11 @@ class Night:
         return time.monotonic() - start
 
     def lines(self) -> list[tuple[float, str, str]]:
-        """Return the lines of the log: seconds since 1970, role, message."""
+        """Return (seconds since 1970, role, message) of each line of the log."""
         return stamped((self.folder / "log").read_text())
 
     def said(self, role: str, words: str) -> int:
-        """Return how often a role logged a message."""
+        """Return how often a role, such as "worker-0", logged the message `words`."""
         return sum(line[1:] == (role, words) for line in self.lines())
 
     def orphans(self) -> list[str]:
@@ -162,7 +168,7 @@ class Night:
 
         Returns:
             The paths of files that the journal does not name, and the paths in the
-                journal without a file.
+                journal without a file. They are relative to the storage directory.
         """
         settings = load(self.config, {})
         engine = open_engine(settings.storage.database_url)
@@ -184,7 +190,10 @@ class Night:
 
 
 def stamped(log: str) -> list[tuple[float, str, str]]:
-    """Return the seconds since 1970, the role and the message of each line of a log."""
+    """Return (seconds since 1970, role, message) of each line of a log.
+
+    Lines without a time, such as those of a traceback, are left out.
+    """
     found = map(STAMP.match, log.splitlines())
     return [
         (datetime.strptime(m[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), m[2], m[3])  # noqa: DTZ007 - the node's local time
@@ -195,11 +204,14 @@ def stamped(log: str) -> list[tuple[float, str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Instances to send: `paths` has the file of each one by SOP Instance UID."""
+    """Instances to send.
+
+    Attributes:
+        answered: SOP Instance UIDs of the instances that are analyzed and get a result.
+        paths: The file of each instance by SOP Instance UID.
+    """
 
     answered: frozenset[str]
-    """SOP Instance UIDs of the instances that are analyzed and get a result."""
-
     paths: Mapping[str, Path]
 
     @property
@@ -213,10 +225,11 @@ class Sent:
 def mixed(
     folder: Path, count: int, real: Iterable[Path] = (), *, chests: bool = True
 ) -> Sent:
-    """Write `count` instances: phantoms of several sizes, and the radiographs `real`.
+    """Write `count` instances to a folder, and return them.
 
-    If `chests` is true, every tenth instance has the body part CHEST, which the node
-    does not analyze.
+    They are phantoms of several sizes, in turn with the radiographs `real`. If `chests`
+    is true, every tenth instance has the body part CHEST, which the node does not
+    analyze.
     """
     folder.mkdir(exist_ok=True)
     sources = [_phantom(number) for number in range(8)] + [*map(dcmread, real)]
@@ -263,7 +276,7 @@ def push(path: Path, node: Served) -> int:
 
 
 def side_by_side(works: Iterable[Callable[[], None]]) -> None:
-    """Run functions at the same time; raise the first of their errors."""
+    """Run functions at the same time, and wait for all; raise the first error."""
     errors: list[BaseException] = []
 
     def guarded(work: Callable[[], None]) -> None:
@@ -284,7 +297,10 @@ def side_by_side(works: Iterable[Callable[[], None]]) -> None:
 def kill(node: Served, role: str, choose: Callable[[list[int]], int]) -> bool:
     """Kill a process of a role; return whether there was one.
 
-    `choose` selects one of the process ids of the role.
+    Args:
+        node: The node.
+        role: A key of MODULES, "server" for the servers of the roles, or "supervisor".
+        choose: Selects one of the process ids of the role.
     """
     if role == "supervisor":
         node.kill()
@@ -312,7 +328,7 @@ def lost(sent: Sent, studies: Collection[str]) -> list[str]:
 
 
 def studies_in(archive: Archive) -> set[str]:
-    """Return the studies of the objects in an archive."""
+    """Return the Study Instance UIDs of the objects in an archive."""
     return {each.study_instance_uid for each in archive.log if each.path}
 
 
@@ -332,11 +348,10 @@ def has_each_once(archive: Archive, sent: Sent) -> str:
 
 
 def twice(archive: Archive) -> tuple[list[tuple[float, float]], int]:
-    """Return the repeated objects of an archive.
+    """Return the repeats of objects in an archive, and the number of altered objects.
 
-    Returns:
-        The times (first, next) of each repeat, and the number of objects that came with
-            different bytes.
+    A repeat is (earlier, later), the times in seconds since 1970 at which the same
+    object arrived. An object is altered if it came with different bytes.
     """
     times: dict[str, list[float]] = {}
     digests: dict[str, set[str]] = {}

@@ -33,7 +33,7 @@ LATE_S = 2.0  # the queue polls once a second, and sending takes time
 
 
 class FailingArchive:
-    """Responds to C-STORE with a failure until `is_well` is set, then with success."""
+    """A handler that responds to C-STORE with a failure until `is_well` is set."""
 
     def __init__(self, status: int) -> None:
         self._status = status
@@ -110,9 +110,9 @@ def test_results_are_delivered_after_archive_faults_and_a_restart(
 
 
 def two_steps(night: Night, destination: str) -> float:
-    """Return the maximum seconds of the current and the next back-off together.
+    """Return the maximum of the current and the next back-off together, in seconds.
 
-    LATE_S is added.
+    The result includes LATE_S.
     """
     failed_attempts = max(
         failures(night, destination), *attempts(night, destination), 1
@@ -124,7 +124,7 @@ def two_steps(night: Night, destination: str) -> float:
 
 
 def failures(night: Night, destination: str) -> int:
-    """Return the number of failed probes since the archive began to fail."""
+    """Return the number of probes that were chosen since the archive began to fail."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     query = sa.select(peer_state.c.failures).where(peer_state.c.peer == destination)
     with reading(engine) as connection:

@@ -22,7 +22,10 @@ SLEEP = Path(__file__).with_name("clock_nanosleep.c")
 
 @pytest.fixture
 def faketime(peer: Callable[[str], str], tmp_path: Path) -> str:
-    """A value of LD_PRELOAD. It gives a process a fake clock; sleeps take real time."""
+    """Return a value of LD_PRELOAD that gives a process a fake clock.
+
+    Sleeps take real time.
+    """
     found = sorted(Path("/").glob(LIBRARY.removeprefix("/")))
     if not found and os.environ.get("CI"):
         pytest.fail("libfaketime is absent, and CI must install every peer")

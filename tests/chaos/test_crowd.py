@@ -1,4 +1,4 @@
-"""Many clients at the same time: silent ones, and ones that send."""
+"""Many clients that are connected at the same time, silent or sending."""
 
 import socket
 import subprocess
@@ -157,7 +157,7 @@ def test_receiver_accepts_associations_up_to_the_limit_and_rejects_others(
 
 
 def scraped(api_port: int) -> str:
-    """Return the response of /metrics; empty while the api starts."""
+    """Return the text of /metrics; an empty text if the api does not respond."""
     url = f"http://127.0.0.1:{api_port}/metrics"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -23,7 +23,7 @@ MB = 1_000_000
 
 @pytest.fixture
 def small_disk(night: Night) -> Iterator[Path]:
-    """Mount a disk of 48 MB as the folder of the node."""
+    """Mount a disk of 48 MB as the storage directory; yield the directory."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     disk = night.folder / "node"
@@ -35,7 +35,10 @@ def small_disk(night: Night) -> Iterator[Path]:
 
 
 def readiness(port: int) -> dict[str, str]:
-    """Return the content of /readyz."""
+    """Return the status of each check of /readyz, by name.
+
+    If the api does not respond, there is one check, "api".
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://127.0.0.1:{port}/readyz", timeout=20) as response:

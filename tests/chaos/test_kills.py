@@ -35,7 +35,7 @@ SEED = 20261126
 KILLS = 50
 INSTANCES = 500
 SENDERS = 4
-SMALL = 400_000  # bytes; larger files are compressed, which storescu needs options for
+SMALL = 400_000  # bytes; larger files are compressed, and storescu would need options
 PROCESSES = {"receiver": 2, "worker": 1, "api": 1}
 ROLES = (*PROCESSES, "server", "supervisor")
 # If one of these is killed, all roles end.
@@ -45,7 +45,7 @@ ON_ITS_WAY_S = 5.0
 
 
 class RoleKiller:
-    """Kills roles at random times, and restarts the supervisor.
+    """A record of kills and C-ECHOs, and methods that kill roles and send C-ECHOs.
 
     Attributes:
         killed: Time and role of each kill, in seconds since 1970.
@@ -150,7 +150,10 @@ def test_fifty_kills_lose_no_instance_and_store_no_result_twice(
 
 
 def real_files(request: pytest.FixtureRequest) -> list[Path]:
-    """Return real radiographs that the node analyzes; empty without shared files."""
+    """Return real radiographs that the node analyzes.
+
+    Without the shared files, the list is empty.
+    """
     try:
         shared: Path = request.getfixturevalue("shared")
     except pytest.skip.Exception:
@@ -192,7 +195,7 @@ def explained(pair: tuple[float, float], killed: list[tuple[float, str]]) -> boo
 
 
 def altered_files(kept: Path) -> int:
-    """Return the number of objects that DCMTK stored with different contents."""
+    """Return the number of objects that DCMTK stored with more than one content."""
     forms: dict[str, set[str]] = {}
     for path in kept.iterdir():
         uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
@@ -202,11 +205,11 @@ def altered_files(kept: Path) -> int:
 
 
 def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
-    """Return the seconds from each kill to recovery.
+    """Return the seconds from each kill to each sign of recovery, by name of the sign.
 
     "respawned" is the restart of the role, "accepts" the next successful C-ECHO, and
-    "ready" the next ready worker. For "ready", a kill is left out if another one came
-    before the worker was ready.
+    "ready" the next ready worker. "ready" leaves out a kill if another kill came before
+    the worker was ready.
     """
     lines = night.lines()
     respawned = [at for at, _, words in lines if "restarting it" in words]

@@ -25,7 +25,16 @@ TAKEN_OVER_IN_S = 30.0
 
 @dataclass
 class Hospital:
-    """All machines, and the faults that are injected while results are stored."""
+    """All machines, and methods that inject faults while results are stored.
+
+    Attributes:
+        receivers: The machines that receive.
+        workers: The machines that analyze and deliver.
+        archives: The archives by name.
+        restart_database: Restarts PostgreSQL.
+        seen: Adds a line to the table of observations.
+        began: Start of the test, in seconds since 1970.
+    """
 
     receivers: Sequence[Machine]
     workers: Sequence[Machine]
@@ -85,7 +94,8 @@ class Hospital:
     def wait_until_taken_over(self, since: float, others: Sequence[Machine]) -> None:
         """Wait until one of `others` has taken over the work of a machine.
 
-        `since` is the time in seconds since 1970 at which the machine failed.
+        `since` is the time in seconds since 1970 at which the machine failed. The
+        method raises AssertionError if the takeover took TAKEN_OVER_IN_S or longer.
         """
 
         def takeovers() -> list[float]:

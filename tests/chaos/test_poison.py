@@ -44,7 +44,7 @@ AT_WORK_S = 0.3  # a decoder with more processor time than this has begun an ima
 
 
 def make_large(path: Path) -> None:
-    """Make an instance small on the wire and large in memory."""
+    """Change an instance so that its file is small and its decoded pixels are large."""
     dataset = dcmread(path)
     dataset.Rows = dataset.Columns = SIDE
     pixels = np.zeros((SIDE, SIDE), np.uint16)
@@ -52,7 +52,8 @@ def make_large(path: Path) -> None:
     dataset.save_as(path, enforce_file_format=True)
 
 
-# The slow image needs 1.4 GB of address space, so each image has a node with one limit.
+# Each image has a node with one of the limits, because the slow image needs 1.4 GB of
+# address space, more than MEMORY_MB.
 POISON: Mapping[str, tuple[str, Callable[[Path], None], str]] = {
     "hangs": (
         f"decode_timeout_s = {TIMEOUT_S}",

@@ -1,4 +1,4 @@
-"""Valid settings are read, and all errors in invalid ones are reported at once."""
+"""Reading of settings. All errors in invalid settings are reported at once."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def read(tmp_path: Path, text: str, **environment: str) -> Settings:
 
 
 def reported_errors(tmp_path: Path, text: str, **environment: str) -> list[str]:
-    """Return the lines about wrong keys, without the heading."""
+    """Return the lines of the error for invalid settings, without its heading."""
     with pytest.raises(SettingsError, match=r"node\.toml cannot be used") as caught:
         read(tmp_path, text, **environment)
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
@@ -62,7 +62,7 @@ OF_EVERY_TYPE = {
 
 
 def with_examples() -> str:
-    """Return the packaged file with its examples enabled."""
+    """Return the text of the packaged node.toml, with its examples uncommented."""
     return re.sub("(?m)^#(?! )", "", packaged("node.toml")).replace("#    {", "    {")
 
 
@@ -729,7 +729,7 @@ def test_database_is_sqlite_inside_the_directory_unless_one_is_named(
 
 
 def tls(certificates: Certificates, **changes: object) -> str:
-    """Return a [tls] section, by default a valid one."""
+    """Return the text of a [tls] section with a valid certificate and `changes`."""
     given: dict[str, object] = {
         "certificate": certificates.node.certificate,
         "private_key": certificates.node.key,

@@ -1,4 +1,4 @@
-"""Every error about a wrong setting is in plain words, without phrases of libraries."""
+"""Errors about wrong settings are in plain words, without phrases of libraries."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,8 @@ KEYS = [
 
 
 PEER = 'ae_title = "A", host = "h", port = 1'
-# Valid tables in lists, by path. A word after the path is the type of the destination.
+# Valid tables in lists, by path. If a word follows the path, it is the type of the
+# destination.
 NESTED = {
     "receiver.allowed_callers.0": 'ae_title = "A"',
     "api.tokens.0": f'name = "a", role = "viewer", sha256 = "{"0" * 64}"',
@@ -69,7 +70,12 @@ NESTED = {
 
 
 def nested(table: str, pairs: str) -> str:
-    """Return settings in which a table of a list has these keys."""
+    """Return the text of settings with one table in a list.
+
+    Args:
+        table: A key of NESTED: where the table is.
+        pairs: The content of the table, as `key = value, …`.
+    """
     path = table.split(" ", maxsplit=1)[0]
     if path == "destinations.0.peers.0":
         pairs = f'name = "a", type = "sender", peers = [{{ {pairs} }}]'
@@ -80,7 +86,7 @@ def nested(table: str, pairs: str) -> str:
 
 
 def type_at(table: str) -> Any:  # noqa: ANN401 - a class
-    """Return the settings class of a table in a list."""
+    """Return the settings class of a table in a list; `table` is a key of NESTED."""
     path, _, tag = table.partition(" ")
     wanted: Any = Settings
     for part in path.split("."):
@@ -94,7 +100,7 @@ def type_at(table: str) -> Any:  # noqa: ANN401 - a class
 
 
 def error_of(file: Path, text: str, environment: dict[str, str]) -> str:
-    """Return the error for settings; an empty text if they are valid."""
+    """Return the message of the error for settings; an empty text if there is none."""
     file.write_text(text, "utf-8")
     try:
         load(file, environment)
@@ -104,7 +110,13 @@ def error_of(file: Path, text: str, environment: dict[str, str]) -> str:
 
 
 def check(message: str, source: str, key: str) -> None:
-    """Check the source, the key and the phrases of an error."""
+    """Assert that an error is plain, and begins with its source and its key.
+
+    Args:
+        message: The message of the error.
+        source: What cannot be used, such as the path of the file.
+        key: The beginning of a line after the heading.
+    """
     heading, *lines = message.splitlines()
     assert heading == f"{source} cannot be used:"
     assert any(line.startswith(f"  {key}") for line in lines), message

@@ -47,7 +47,8 @@ def tiff_of(
     Args:
         samples: (rows, columns) or (rows, columns, channels).
         order: "<" for little, ">" for big endian.
-        fields: Numbers of TIFF 6.0 fields, SHORT each, and their values.
+        fields: Values of TIFF 6.0 fields by tag number, each of type SHORT. They are
+            added, or replace the values that the function chooses.
     """
     rows, columns, channels = np.atleast_3d(samples).shape
     data = samples.astype(f"{order}u2").tobytes()
@@ -64,7 +65,10 @@ def tiff_of(
 
 
 def colored(gray: NDArray[np.uint16], alpha: int | None = None) -> NDArray[np.uint16]:
-    """Return equal red, green and blue channels, and a constant alpha channel."""
+    """Return equal red, green and blue channels, (rows, columns, 3 or 4).
+
+    If `alpha` is not None, the fourth channel has this value in each pixel.
+    """
     rgb = np.repeat(gray[..., np.newaxis], 3, axis=2)
     if alpha is None:
         return rgb
@@ -311,7 +315,7 @@ def test_blank_image_is_refused() -> None:
 
 
 def png_header(columns: int, rows: int) -> bytes:
-    """Return a PNG with a header that declares a size, and without pixel data."""
+    """Return a PNG without pixel data. Its header declares the given size."""
     header = struct.pack(">IIBBBBB", columns, rows, 16, 0, 0, 0, 0)
     check = zlib.crc32(b"IHDR" + header)
     chunk = struct.pack(">I", len(header)) + b"IHDR" + header

@@ -1,4 +1,4 @@
-"""The model card is validated completely before use."""
+"""Reading of model cards. The message of an error names every wrong key."""
 
 from dataclasses import replace
 from pathlib import Path

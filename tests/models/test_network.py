@@ -1,4 +1,4 @@
-"""Loading of weights that match the model card, and error messages for others."""
+"""Loading of weights, and errors for weights that do not match their model card."""
 
 import io
 import subprocess
@@ -32,7 +32,10 @@ def random_network(card: ModelCard = DRAFT) -> ResNet:
 
 
 def randomize_normalization(network: ResNet) -> None:
-    """Set the batch normalization to values as after training."""
+    """Set weights and statistics of batch normalization to random values.
+
+    With its initial values, batch normalization has almost no effect in eval mode.
+    """
     generator = torch.Generator().manual_seed(4)
     for each in network.modules():
         if isinstance(each, nn.BatchNorm2d):
@@ -87,7 +90,7 @@ def test_architecture_equals_that_of_torchvision(architecture: str) -> None:
 
 
 def test_inference_imports_neither_torchvision_nor_the_compiler() -> None:
-    """Both imports would take 190 MB and one second in each process."""
+    """The two imports would take 190 MB and one second in each process."""
     program = """
 import sys, torch, api.__main__, dicom_node.worker.__main__
 from inference.classification.classifier import Classifier, self_test
@@ -146,7 +149,7 @@ def test_features_of_two_scales_are_the_mean_of_both() -> None:
 
 
 def test_features_of_a_tile_equal_those_of_the_image_away_from_borders() -> None:
-    """Features of the whole image equal those of tiles, except at the tile borders."""
+    """Features of tile and image are equal, except near the borders of the tile."""
     card = replace(DRAFT, architecture="resnet16_fine")
     network = load_network(bytes_of(random_network(card).state_dict()), card)
     image = torch.rand(1, 3, 448, 448, generator=torch.Generator().manual_seed(2))
@@ -203,7 +206,7 @@ def test_model_card_without_digest_is_accepted_with_a_warning(
 
 
 class CodePickle:
-    """A pickle that runs code when it is loaded."""
+    """An object that runs code when it is loaded from a pickle."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return print, ("code was executed",)

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.acceptance
 TOKEN = "a-token-of-a-viewer-0123456789"  # noqa: S105 - of this test
 ACTING = "a-token-of-an-operator-0123456789"
 TAKEN, REFUSED, UPLOADED = "2.25.101", "2.25.102", "2.25.103"
-"""Study Instance UIDs, by the outcome of the study."""
+"""Study Instance UIDs: a study with stored results, one with refused results, and an
+uploaded one."""
 CONFIG = """
 [receiver]
 host = "127.0.0.1"
@@ -53,7 +54,7 @@ ae_title = "ARCHIVE"
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Archive]:
-    """An archive that refuses the results of one study."""
+    """Yield an archive that refuses the results of the study REFUSED."""
     archive = start_archive(
         tmp_path / "archive",
         respond=lambda event: (
@@ -135,10 +136,10 @@ def test_node_audits_associations_logins_and_transfers(
 def transferred(
     node: Served, client: httpx.Client, folder: Path, storescu: str
 ) -> dict[str, list[str]]:
-    """Send two studies, the first twice, and upload a third; wait for the results.
+    """Send TAKEN twice and REFUSED once, and upload UPLOADED; wait for the results.
 
     Returns:
-        The SOP Instance UIDs of each study.
+        The SOP Instance UIDs of each study, by Study Instance UID.
     """
     uids: dict[str, list[str]] = {}
     for study, count in ((TAKEN, 2), (REFUSED, 1), (UPLOADED, 1)):
@@ -209,7 +210,10 @@ def transfers(file: Path) -> list[Transfer]:
 
 
 def expect_transfers(found: list[Transfer], uids: dict[str, list[str]]) -> None:
-    """Check the transfers of new, repeated, sent and refused instances."""
+    """Assert that the transfers are those of new, repeated and refused instances.
+
+    `uids` has the SOP Instance UIDs of each study.
+    """
     assert all(each.patient == f"ID of {each.study}" for each in found)
     arrived = {
         (each.study, each.peer, each.action, uid)

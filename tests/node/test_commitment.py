@@ -57,15 +57,15 @@ class ArchiveProcess:
     port: int = 0
 
     def requests(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """Return the Transaction UID and the objects of each received request.
+        """Return (Transaction UID, objects) of each received request.
 
-        An object is its SOP Class UID and its SOP Instance UID.
+        An object is (SOP Class UID, SOP Instance UID).
         """
         path = self.folder / "asked"
         return list(json.loads(path.read_text())) if path.exists() else []
 
     def report(self, port: int, transaction: str, reasons: dict[str, int]) -> int:
-        """Report to a node on a new association; return the status of the response.
+        """Send a commitment report to a node; return the status of the response.
 
         Args:
             port: The port of the node.
@@ -113,7 +113,7 @@ def states(config: Path) -> dict[str, int]:
 
 
 def refusals(config: Path) -> set[tuple[str, str]]:
-    """Return the senders of refused reports in the audit trail, and the reasons."""
+    """Return (sender, reason) of each refused report in the audit trail."""
     engine = open_engine(load(config, {}).storage.database_url)
     refused = audit.c.what == AuditEventType.REPORT_REFUSED
     query = sa.select(audit.c.who, audit.c.about).where(refused)

@@ -69,7 +69,7 @@ def test_work_of_an_earlier_release_is_continued(tmp_path: Path) -> None:
 
 
 def states_before(database: Path) -> dict[str, int]:
-    """Count the instances by state, in the schema of the earlier release."""
+    """Return the number of instances in each state, in the schema of that release."""
     query = "SELECT state, COUNT(*) FROM instance GROUP BY state"
     with closing(sqlite3.connect(database)) as connection:
         return dict(connection.execute(query))

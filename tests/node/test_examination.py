@@ -80,7 +80,10 @@ def transfer(node: Served, *paths: Path) -> None:
 
 
 def objects(archive: Archive, count: int) -> dict[str, Dataset]:
-    """Wait until the archive has so many objects; return the last one of each class."""
+    """Wait until the archive has `count` objects; return the last one of each class.
+
+    The keys are SOP Class UIDs.
+    """
     lines = archive.wait(count, timeout_s=MOST_S)
     read = [dcmread(archive.directory / each.path) for each in lines]
     return {each.SOPClassUID: each for each in read}
@@ -121,7 +124,7 @@ def test_examination_is_summarized_once_after_a_kill_and_again_after_a_late_imag
 
 
 def unfinished(folder: Path) -> int:
-    """Return the number of images without the end of an analysis."""
+    """Return the number of images with an analysis that has not ended."""
     query = "SELECT COUNT(*) FROM instance WHERE is_summary IS NULL AND state = ?"
     return int(rows(folder, query, "received")[0][0])
 

@@ -1,4 +1,4 @@
-"""A node and a RIS: nothing is lost if the worker or the RIS ends."""
+"""A node and a RIS: no message is lost if the worker or the RIS is killed."""
 
 import os
 import signal
@@ -66,7 +66,10 @@ def ris(answer: Callable[[str], str | None], port: int = 0) -> Iterator[Hl7Serve
 
 
 def phantoms(folder: Path, surnames: tuple[str, ...]) -> list[Dataset]:
-    """Save one phantom for each name; the last one is no radiograph of a limb."""
+    """Save one phantom for each surname, and return the datasets.
+
+    The last phantom has the body part CHEST, so the node does not analyze it.
+    """
     datasets = []
     for number, surname in enumerate(surnames):
         dataset = phantom_dataset(

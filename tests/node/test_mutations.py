@@ -1,7 +1,7 @@
 """Every input of the node handles mutated instances.
 
-Each instance gets a response or a refusal, and ends in a state. No process crashes.
-chaos/test_mutations.py sends thousands of them, and every real file.
+Each instance is refused, or ends in a final state. No process crashes.
+chaos/test_mutations.py sends thousands of mutated instances, and every real file.
 """
 
 from collections.abc import Iterator

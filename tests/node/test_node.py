@@ -84,7 +84,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def config(tmp_path: Path, archive: Archive) -> Path:
-    """Settings of a node without the role api, because the api starts slowly."""
+    """Return settings of a node without the role api, because the api starts slowly."""
     path = tmp_path / "node.toml"
     path.write_text(CONFIG.format(port=archive.port, api=0))
     return path
@@ -92,7 +92,7 @@ def config(tmp_path: Path, archive: Archive) -> Path:
 
 @pytest.fixture
 def config_with_api(tmp_path: Path, archive: Archive) -> Path:
-    """Settings of a node with all roles."""
+    """Return settings of a node with all roles."""
     path = tmp_path / "node.toml"
     path.write_text(CONFIG.format(port=archive.port, api=1))
     return path
@@ -111,7 +111,7 @@ class Hospital:
         return self.folder / "node.toml"
 
     def wait(self, source: Path) -> Stored:
-        """Return the first result in the study of an instance when it has arrived."""
+        """Wait for a result in the study of `source`, and return the first one."""
         study = dcmread(source).StudyInstanceUID
         found: list[Stored] = []
 
@@ -126,7 +126,7 @@ class Hospital:
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    """Run a node for all tests that tolerate the images of other tests."""
+    """Run and yield a node for all tests that tolerate the images of other tests."""
     folder = tmp_path_factory.mktemp("hospital")
     archive = start_archive(folder / "archive")
     text = CONFIG.format(port=archive.port, api=1) + '[log]\nformat = "json"\n'
@@ -188,7 +188,10 @@ def with_foreign_elements(draft: Draft) -> None:
 
 
 def in_several_fragments(draft: Draft) -> None:
-    """Split the frame into fragments, with an offset for each fragment."""
+    """Split the frame into fragments, with one offset for each fragment.
+
+    The standard requires one offset for each frame.
+    """
     pixels = draft.find(0x7FE00010)
     assert pixels is not None
     items = draft.data[pixels.value : pixels.end - 8]
@@ -210,7 +213,7 @@ NONCONFORMANT: list[tuple[int, Damage, str, str]] = [
     (0, unchanged, "1.2.7.5", LONG[:67]),
     (1, unchanged, LONG[:66], "1.02..8"),
 ]
-"""Number of the phantom, change to it, SOP and Study Instance UID."""
+"""(number of the phantom, change to it, SOP Instance UID, Study Instance UID)."""
 
 
 @pytest.mark.filterwarnings("ignore:The value length")  # the sender's pydicom

@@ -93,14 +93,17 @@ class Orthanc:
     dicom_port: int
 
     def upload(self, dataset: Dataset) -> dict[str, str]:
-        """Upload an instance as the web page does; return its Orthanc identifiers."""
+        """Upload an instance; return the identifiers that Orthanc gave it."""
         content = io.BytesIO()
         dataset.save_as(content, enforce_file_format=True)
         response = self.rest.post("/instances", content=content.getvalue())
         return dict(response.raise_for_status().json())
 
     def send(self, resource: str, modality: str) -> dict[str, Any]:
-        """Make Orthanc send a resource to a modality by C-STORE; return its report."""
+        """Make Orthanc send a resource to a modality by C-STORE; return the counts.
+
+        The counts are those of the JSON response of Orthanc.
+        """
         order = {"Resources": [resource], "Synchronous": True}
         response = self.rest.post(f"/modalities/{modality}/store", json=order)
         return dict(response.raise_for_status().json())
@@ -181,7 +184,7 @@ def orthanc(
 def orthanc_web(
     tmp_path: Path, peer: Callable[[str], str], new_port: Callable[[], int]
 ) -> Iterator[Orthanc]:
-    """An Orthanc with its DICOMweb plug-in and a user with a password."""
+    """Yield an Orthanc with its DICOMweb plug-in and a user with a password."""
     if not PLUGIN.exists() and os.environ.get("CI"):
         pytest.fail(f"{PLUGIN} is absent, and CI must install every peer")
     if not PLUGIN.exists():

@@ -31,7 +31,7 @@ OTHERS = ("/readyz", "/healthz", "/metrics", "/", "/nothing")
 
 
 def plain(draft: Draft) -> None:
-    """Leave the instance valid."""
+    """Change nothing: the instance is valid."""
 
 
 def malformed(draft: Draft) -> None:
@@ -91,7 +91,7 @@ CHANGES: tuple[Callable[[Draft], None], ...] = (
 
 
 def marked(number: int, change: Callable[[Draft], None]) -> Sample:
-    """Return a phantom that has the markers as identity and is changed by `change`."""
+    """Return a phantom with the markers as its identity, changed by `change`."""
     sample = phantoms()[0]
     draft = opened(sample, random.Random(0))
     uid = f"1.2.826.0.1.5.{number}"
@@ -110,7 +110,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 def http_output(node: Node, samples: list[Sample]) -> str:
-    """Return all HTTP responses, including errors, as text."""
+    """Upload samples to /predict, request OTHERS, and return all responses as text."""
     ports = json.loads((node.folder / "node" / "run" / "ports.json").read_text())
     with httpx.Client(base_url=f"http://127.0.0.1:{ports['api']}", timeout=60) as api:
         wait_for(lambda: api.get("/readyz").status_code == httpx.codes.OK)

@@ -65,7 +65,10 @@ ALL_KINDS = f"results = {sorted(KINDS)}"
 
 
 class Peer:
-    """A Storage SCP of some SOP Classes and transfer syntaxes. It refuses one class."""
+    """A Storage SCP that accepts some SOP Classes and transfer syntaxes.
+
+    It responds with a failure to the objects of the SOP Class `refused`.
+    """
 
     def __init__(
         self, classes: set[UID], syntaxes: Sequence[UID], refused: UID
@@ -163,10 +166,11 @@ class Deliveries:
 
 @pytest.fixture(scope="module")
 def deliveries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deliveries]:
-    """Deliver the results of one instance to five peers.
+    """Deliver the results of one instance to five peers, and yield the deliveries.
 
     One peer does not accept reports, one accepts Implicit VR only, and one refuses
-    heatmaps. The settings of the others ask for JPEG 2000, which one of them accepts.
+    heatmaps. The settings of the other two ask for JPEG 2000, which only one of these
+    accepts.
     """
     folder = tmp_path_factory.mktemp("node")
     config = folder / "node.toml"
@@ -221,7 +225,7 @@ def test_only_objects_that_an_archive_refuses_fail(deliveries: Deliveries) -> No
 def test_images_are_sent_in_the_configured_transfer_syntax_if_accepted(
     deliveries: Deliveries,
 ) -> None:
-    """Other objects, and images for other peers, are sent uncompressed."""
+    """Presentation states, reports, and images for other peers are not compressed."""
     jpeg_2000 = deliveries.peers["jpeg_2000"].syntaxes
     no_jpeg_2000 = deliveries.peers["no_jpeg_2000"].syntaxes
     compressed = {each for each in CLASSES if jpeg_2000[each] == JPEG2000Lossless}

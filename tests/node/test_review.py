@@ -106,7 +106,7 @@ def hospital(
 
 @pytest.fixture
 def open_page(browser: Browser, hospital: Hospital) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a page in a new browser context."""
+    """Yield a function that logs in and opens a page in a new browser context."""
     with ExitStack() as stack:
 
         def open_as(path: str, token: str = ACTING) -> Page:
@@ -312,13 +312,13 @@ def test_upload_of_a_single_file_opens_its_study(
 
 @pytest.fixture(scope="module")
 def secret(hospital: Hospital) -> Dataset:
-    """An instance that the node has received."""
+    """Return the dataset of an instance that the node has received."""
     return hospital.send("Secret^Sam", seed=40)
 
 
 @pytest.fixture(scope="module")
 def stranger(browser: Browser) -> Iterator[Page]:
-    """A page without a session."""
+    """Yield a page without a session."""
     context = browser.new_context()
     yield context.new_page()
     context.close()

@@ -113,7 +113,7 @@ def test_worker_without_a_database_writes_sent_objects_to_the_audit_file(
 
 @pytest.fixture
 def endless_model(tmp_path: Path) -> Path:
-    """The settings of a node whose weights are a pipe, so that loading never ends."""
+    """Return settings of a node with a pipe as weights, so that loading never ends."""
     os.mkfifo(tmp_path / "slow.pth")
     card = read_card(SHIPPED.with_suffix(".toml"))
     (tmp_path / "slow.toml").write_text(card_text(card))
@@ -160,7 +160,7 @@ def test_api_ends_on_a_signal_before_its_server_installs_handlers(
 
 @pytest.fixture
 def far_database(postgresql: str, tmp_path: Path) -> Iterator[tuple[Line, Path]]:
-    """A database behind a connection that tests can interrupt, and its settings."""
+    """Yield a line to a new database, and settings of a node that uses the line."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgresql, autocommit=True) as administration:
         administration.execute(f"CREATE DATABASE {name}")

@@ -1,4 +1,4 @@
-"""Rules for the code: imports between packages, module names, and docstrings."""
+"""Rules for the code: imports, module names, docstrings, and writers of states."""
 
 import ast
 import subprocess
@@ -339,7 +339,10 @@ def test_only_the_settings_distinguish_types_of_destinations() -> None:
 
 
 def class_names(node: ast.Call | ast.MatchClass) -> set[str]:
-    """Return the classes that isinstance or a class pattern tests for, by name."""
+    """Return the names of the classes that isinstance or a class pattern tests for.
+
+    For any other call, the set is empty.
+    """
     if isinstance(node, ast.MatchClass):
         return {ast.unparse(node.cls)}
     if ast.unparse(node.func) != "isinstance":
@@ -353,7 +356,7 @@ TABLES_WITH_STATES = {"instance", "delivery", "delivered_object"}
 
 
 def test_only_the_state_machine_writes_states() -> None:
-    """test_state_machine.py also finds what this test cannot see in the source."""
+    """This test reads the source. test_state_machine.py checks states at run time."""
     found = [
         f"{path}:{node.lineno}"
         for path in SOURCES

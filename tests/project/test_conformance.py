@@ -65,7 +65,7 @@ def store_response(
     stored: dict[str, int | None],
     failed: dict[str, int | None] = {},  # noqa: B006 - not modified
 ) -> bytes:
-    """Return a Store Instances Response Module in DICOM JSON."""
+    """Return a Store Instances Response Module in DICOM JSON: see `module`."""
     return json.dumps(module(stored, failed)).encode()
 
 
@@ -79,7 +79,10 @@ def section(title: str) -> str:
 
 
 def last_column(title: str) -> list[str]:
-    """Return the last column of the table under a heading, without the table head."""
+    """Return the cells in the last column of the table under a heading.
+
+    The table head is left out.
+    """
     rows = [line for line in section(title).splitlines() if line.startswith("|")]
     return [row.strip("|").split("|")[-1].strip() for row in rows[2:]]
 

@@ -10,7 +10,10 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def rows(heading: str) -> list[list[str]]:
-    """Return the rows of cells of the table under a heading, without the table head."""
+    """Return the cells of each row of the table under a heading.
+
+    The table head is left out.
+    """
     section = TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]

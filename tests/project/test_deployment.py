@@ -33,7 +33,7 @@ def compose() -> dict[str, Any]:
 
 
 def instructions(name: str) -> list[str]:
-    """Return the arguments of each instruction of that name in the Dockerfile."""
+    """Return the arguments of each instruction `name` in the Dockerfile."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     return re.findall(rf"(?m)^{name}\s+(.*)$", text)
 
@@ -130,7 +130,10 @@ def test_docker_environment_has_valid_settings() -> None:
 
 
 def secrets_of(settings: Settings) -> set[str]:
-    """Return the environment variables of the tokens. Nothing else may give access."""
+    """Return the names of the environment variables with tokens.
+
+    The function asserts that nothing else gives access.
+    """
     assert settings.api.guarded
     assert not settings.api.trusted_proxies
     return {each.env.variable for each in settings.api.tokens if each.env}

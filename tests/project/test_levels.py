@@ -1,4 +1,4 @@
-"""Every test has one level. A unit test can open no socket and no database."""
+"""Every test has one level. A unit test cannot bind a socket or open a database."""
 
 import socket
 import sqlite3

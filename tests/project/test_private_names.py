@@ -43,10 +43,10 @@ class PrivateName:
         owner: The module, or the module and a class, as "module:class".
         name: The name in its owner.
         use: What the node uses it for.
-        used_by: Functions of the dependency that use the name. If they do not use the
-            name any more, its replacement by the node has no effect.
-        parameters: The parameters of a function; None for other values, and for
-            functions that the node replaces by one with any parameters.
+        used_by: Functions of the dependency that use the name. If they no longer use
+            the name, its replacement by the node has no effect.
+        parameters: The names of the parameters of a function. If they are not checked,
+            it is None.
     """
 
     owner: str
@@ -301,7 +301,10 @@ NAMES = [
 
 
 def change(private: PrivateName) -> str:
-    """Return what has changed about a name, and its use; empty if nothing has."""
+    """Return what has changed about a name, and what the node needs it for, as text.
+
+    If nothing has changed, the text is empty.
+    """
     installed = f"{private.distribution} {version(private.distribution)}"
     needed = (
         f"The node needs {private.owner}.{private.name}: {private.use}. The "
@@ -431,7 +434,7 @@ def is_dependency(module: str) -> bool:
 
 
 class Scan(ast.NodeVisitor):
-    """Finds the private names of dependencies in the source of a module.
+    """A visitor that finds the private names of dependencies in a module.
 
     Attributes:
         found: The private names, and "owner.name" of each attribute of a dependency
@@ -472,7 +475,10 @@ class Scan(ast.NodeVisitor):
         self._inherited = inherited
 
     def _private_names_of(self, name: str) -> set[str]:
-        """Return the private names that a class inherits from dependencies."""
+        """Return the private names of dependencies that a class inherits.
+
+        They include the private names that the inherited methods use.
+        """
         module = importlib.import_module(self._module)
         bases = inspect.getmro(getattr(module, name, object))
         names: set[str] = set()

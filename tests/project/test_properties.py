@@ -1,4 +1,4 @@
-"""Property tests of windows, saliency maps, UIDs and settings."""
+"""Property-based tests of windows, saliency maps, UIDs and settings."""
 
 import re
 import tomllib

@@ -45,7 +45,7 @@ def pod_of(role: str) -> dict[str, Any]:
 
 
 def secrets_of(container: dict[str, Any]) -> set[str]:
-    """Return the keys of the Kubernetes secret that a container gets."""
+    """Return the keys of the secret `fracture-node` that a container gets."""
     if "envFrom" in container:
         assert container["envFrom"] == [{"secretRef": {"name": "fracture-node"}}]
         return {*SECRET}
@@ -58,7 +58,7 @@ def secrets_of(container: dict[str, Any]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The settings of the pods."""
+    """Return the settings of the pods, from their ConfigMap and SECRET."""
     file = tmp_path_factory.mktemp("settings") / "node.toml"
     file.write_text(named("ConfigMap", "fracture-node")["data"]["node.toml"])
     return load(file, SECRET)

@@ -1,4 +1,4 @@
-"""Each statement of SECURITY.md names an existing test, and its limits are correct."""
+"""SECURITY.md has a test for each statement, and the limits of the code."""
 
 import ast
 import re

@@ -45,7 +45,10 @@ main()
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, because a build leaves files in its folder."""
+    """Build the wheel, and return its path.
+
+    It is built from a copy of the project, because a build leaves files in its folder.
+    """
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(
@@ -60,7 +63,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment with the wheel and its dependencies."""
+    """Install the wheel in a new virtual environment; return its bin folder."""
     folder = tmp_path_factory.mktemp("installed")
     builder = venv.EnvBuilder(symlinks=True)
     builder.create(folder)
@@ -79,7 +82,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def working_directory(tmp_path: Path) -> Path:
-    """A working directory with a package `config` that must not be imported."""
+    """Return a folder with settings, and a package `config` that raises if imported."""
     (tmp_path / "config").mkdir()
     for name in ("__init__", "settings"):
         (tmp_path / "config" / f"{name}.py").write_text("raise SystemExit('not ours')")
@@ -93,7 +96,10 @@ def pip(*arguments: str | Path) -> None:
 
 
 def run(folder: Path, *command: str | Path) -> str:
-    """Run a command in a folder; return its output."""
+    """Run a command in a folder, and return its standard output.
+
+    If the command fails, an AssertionError is raised.
+    """
     done = subprocess.run(
         command, cwd=folder, check=False, capture_output=True, text=True
     )

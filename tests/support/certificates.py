@@ -1,4 +1,7 @@
-"""Certificates made with openssl: an authority, two signed ones, one self-signed."""
+"""Certificates made with openssl.
+
+There is an authority, two certificates that it signed, and a self-signed certificate.
+"""
 
 import subprocess
 from collections.abc import Callable
@@ -18,13 +21,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Certificates for the tests.
+    """Certificates for the tests, with their private keys.
 
     Attributes:
         authority: The authority that signed `node` and `modality`.
-        node: For 127.0.0.1 and localhost.
-        modality: For the host name dx1, which does not exist.
-        stranger: Self-signed, for 127.0.0.1 and localhost.
+        node: A certificate for 127.0.0.1 and localhost.
+        modality: A certificate for the host name dx1, which does not exist.
+        stranger: A self-signed certificate for 127.0.0.1 and localhost.
     """
 
     authority: Pair
@@ -34,7 +37,9 @@ class Certificates:
 
 
 def make_certificates(peer: Find, folder: Path) -> Certificates:
-    """Create the certificates, with RSA: DCMTK 3.6.7 has only RSA for TLS 1.2.
+    """Create the certificates, and return them.
+
+    They have RSA keys, because DCMTK 3.6.7 supports only RSA with TLS 1.2.
 
     Args:
         peer: Returns the path of a program by its name, or skips the test.

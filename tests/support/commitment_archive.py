@@ -1,8 +1,9 @@
 """An archive with Storage Commitment, made with pynetdicom, as a peer for tests.
 
-It also runs as a separate process, `python -m tests.support.commitment_archive FOLDER`.
-It then prints its port, writes the received requests to a file in the folder, and sends
-reports as the lines of its input define.
+The archive also runs as a separate process with the command
+`python -m tests.support.commitment_archive FOLDER`. It then prints its port, writes the
+received requests to the file `asked` in the folder, and sends one report for each line
+of its input: see `main`.
 """
 
 import json
@@ -25,7 +26,15 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class CommitmentRequest:
-    """A received N-ACTION request and its caller."""
+    """A received N-ACTION request and its caller.
+
+    Attributes:
+        transaction: Transaction UID.
+        objects: (SOP Class UID, SOP Instance UID) of each object in the request.
+        action_type: Action Type ID.
+        instance: Requested SOP Instance UID of the N-ACTION.
+        caller: Calling AE title.
+    """
 
     transaction: str
     objects: tuple[tuple[str, str], ...]
@@ -36,18 +45,19 @@ class CommitmentRequest:
 
 @dataclass
 class Committing:
-    """The archive.
+    """An archive with C-STORE and Storage Commitment.
 
     Attributes:
         status: The status of its response to an N-ACTION.
         at_once: Called with the SOP Instance UID of each requested object. It returns
-            the failure reason that is reported on the same association, or 0 to commit.
-            If None, nothing is reported.
+            the failure reason that is reported on the association of the request, or 0
+            to commit. If `at_once` is None, nothing is reported.
         during: Called before an N-ACTION gets its response.
         stored: SOP Instance UIDs of the received objects.
         asked: The received requests.
-        answers: The status of each response to a report; -1 if there was none.
-        port: The port that the archive listens on.
+        answers: The status of each response to a report of `at_once`; -1 if there was
+            no response.
+        port: The port that the archive listens on; 0 before `start`.
     """
 
     status: int = 0
@@ -78,7 +88,7 @@ class Committing:
         self._reporting: list[threading.Thread] = []
 
     def stop(self) -> None:
-        """Stop after the reports in progress. May be called twice."""
+        """Wait for the reports in progress, and stop. May be called twice."""
         for thread in self._reporting:
             thread.join()
         if self._server in self._server.ae._servers:
@@ -120,7 +130,8 @@ class Committing:
 def information(transaction: str, reasons: Mapping[str, int]) -> Dataset:
     """Return the Event Information of a commitment report (PS3.4 J.3.3).
 
-    `reasons` has the Failure Reason by SOP Instance UID; 0 for a committed object.
+    `reasons` has the Failure Reason of each object by SOP Instance UID; 0 for a
+    committed object.
     """
     dataset = Dataset()
     dataset.TransactionUID = transaction
@@ -142,7 +153,7 @@ def information(transaction: str, reasons: Mapping[str, int]) -> Dataset:
 def report_on(
     association: Association, transaction: str, reasons: Mapping[str, int]
 ) -> int:
-    """Report on an association; return the status of the response.
+    """Send a commitment report, and return the status of the response.
 
     Args:
         association: An association on which the archive is SCP.
@@ -161,12 +172,16 @@ def report_on(
 def call(
     port: int, roles: tuple[bool, bool] | None = (False, True), title: str = "ARCHIVE"
 ) -> Association:
-    """Open an association to a node, to report on Storage Commitment.
+    """Request an association with a node, to send commitment reports.
 
     Args:
         port: The port of the node on 127.0.0.1.
-        roles: (SCU, SCP), the roles that are proposed. If None, no roles are proposed.
+        roles: Whether to propose the SCU role, and whether to propose the SCP role. If
+            None, the request has no role selection.
         title: The calling AE title.
+
+    Returns:
+        The association, which the node may have rejected.
     """
     ae = AE(title)
     ae.dimse_timeout = ae.acse_timeout = PATIENCE_S
@@ -181,7 +196,10 @@ def call(
 
 
 def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
-    """Report to a node as `report_on` does, on a new association of `call`."""
+    """Send a commitment report to a node, and return the status of the response.
+
+    The report has an association of its own. -1 means that there was no response.
+    """
     association = call(port)
     assert association.is_established
     status = report_on(association, transaction, reasons)
@@ -190,10 +208,10 @@ def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run until the input ends.
+    """Run an archive until standard input ends.
 
-    Each line of the input is the arguments of `report`, as a JSON list. The status that
-    it returns is printed.
+    Each line of the input has the arguments of `report`, as a JSON list. The status
+    that `report` returns is printed.
     """
     folder = Path(arguments[0])
     archive = Committing()

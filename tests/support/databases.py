@@ -1,4 +1,4 @@
-"""Migrated databases for tests that need an empty one each."""
+"""Empty databases with the schema of this release, one for each test that needs it."""
 
 from functools import cache
 from pathlib import Path
@@ -15,8 +15,8 @@ from dicom_node.storage.migration import migrate
 def create_migrated(storage: StorageSettings) -> None:
     """Create a database with the schema of this release.
 
-    It is a copy of a migrated one, because a copy takes much less processor time than
-    the migration. A PostgreSQL database must exist already, and is replaced.
+    It is a copy of a migrated database, because a copy takes much less processor time
+    than the migration. A PostgreSQL database must exist already, and is replaced.
     """
     if storage.database:
         _copy_on_postgresql(make_url(storage.database))
@@ -36,7 +36,10 @@ def _copy_on_postgresql(url: URL) -> None:
 
 @cache
 def _template(administration: str) -> str:
-    """Create a migrated database on a server; return its name."""
+    """Create a migrated database on a server, once per process; return its name.
+
+    `administration` is the URL of the database "postgres" of the server.
+    """
     name = f"template_{uuid4().hex}"
     with psycopg.connect(administration, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")

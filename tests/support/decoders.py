@@ -1,9 +1,8 @@
-"""Fixtures: one decoding server for all tests that one pytest process runs.
+"""Fixtures: one common decoding server for all tests of a pytest process.
 
 A test file gets its decoders from this server if it uses the fixture `common_decoders`.
-The server imports the codecs once, which takes two seconds of processor time.
-Otherwise, each decoder of a test has a fork server of its own, which imports them
-again.
+The server imports the codecs once, which takes two seconds of processor time. Without
+the fixture, each decoder has a fork server that imports the codecs itself.
 """
 
 import os

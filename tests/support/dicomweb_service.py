@@ -16,7 +16,7 @@ JSON = "application/dicom+json"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A received request, with its parts if it is multipart/related (RFC 2387)."""
+    """A received request. The names of its headers are in lower case."""
 
     method: str
     path: str
@@ -25,7 +25,7 @@ class Request:
 
     @property
     def parts(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers and the content of each part."""
+        """Return (headers, content) of each part of a multipart body (RFC 2387)."""
         boundary = self.headers["content-type"].partition("boundary=")[2]
         before, *parts, after = self.body.split(b"--" + boundary.encode())
         assert (before, after) == (b"", b"--\r\n")
@@ -83,16 +83,17 @@ def module(
 
 
 def said(code: int, content: object) -> Reply:
-    """Return a reply with a value as DICOM JSON."""
+    """Return a reply with a status code, and with `content` as DICOM JSON."""
     return Reply(code, json.dumps(content).encode())
 
 
 class Service:
-    """A running service.
+    """A running DICOMweb service.
 
     Attributes:
-        requests: The requests received so far.
-        replies: The replies in order. The last one is repeated.
+        requests: The received requests, oldest first.
+        replies: The replies to the next requests. Each one is removed when it is sent,
+            except the last one, which is repeated.
         url: The base URL of the service.
     """
 

@@ -1,8 +1,8 @@
 """Examinations and summaries for tests, written directly to the tables.
 
-The journal assigns received images to examinations by patient and study, and a worker
-makes the summaries. The tests of queries need examinations with other images, and only
-the rows.
+In a node, the journal assigns received images to examinations by patient and study, and
+a worker makes the summaries. Tests of queries need only the rows, and they choose the
+images of an examination.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from dicom_node.storage.tables import examination, instance, patient
 
 
 def examine(engine: sa.Engine, images: Sequence[str], **changes: object) -> str:
-    """Move images to a new examination; return its id.
+    """Create an examination, and move images to it; return its id.
 
     Args:
         engine: Engine of the journal.
-        images: Ids of the images. They are in the journal.
-        changes: Values of columns of the examination that differ from the default.
+        images: Ids of the images, which must be in the journal.
+        changes: Values of columns of the examination, instead of the defaults below.
     """
     of_images = instance.c.id.in_(images)
     examination_id = uuid4().hex
@@ -51,13 +51,13 @@ def examine(engine: sa.Engine, images: Sequence[str], **changes: object) -> str:
 def summarize(
     engine: sa.Engine, examination_id: str, state: str = "received", **changes: object
 ) -> None:
-    """Write the summary of an examination, in the given state.
+    """Write the summary of an examination, and its patient if an image has one.
 
     Args:
         engine: Engine of the journal.
         examination_id: Id of the examination.
         state: State of the summary.
-        changes: Values of columns of the summary that differ from the default.
+        changes: Values of columns of the summary, instead of the defaults below.
     """
     of_images = instance.c.examination_id == examination_id
     with engine.begin() as connection:

@@ -35,7 +35,10 @@ FAILED = ("Failed", "Pixel Data (7FE0,0010) ends early.")
 
 
 def finding(probability: float) -> Finding:
-    """Return a finding: none below 0.2, doubtful below 0.5, else definite."""
+    """Return a finding with an operating point that depends on the probability.
+
+    It is `none` below 0.2, `doubtful` below 0.5, and `definite` from 0.5 on.
+    """
     arrow = Arrow((75.0, 105.0), (30.0, 40.0)) if probability >= 0.2 else None
     return Finding(probability, Thresholds(0.2, 0.5), SALIENCY, arrow, MODEL)
 
@@ -45,7 +48,7 @@ DEFINITE, DOUBTFUL, NEGATIVE = map(finding, (0.943, 0.3, 0.02))
 
 @dataclass(frozen=True, slots=True)
 class Studies:
-    """Writes images of one study to a folder."""
+    """A folder, and methods that write images of one study to it."""
 
     folder: Path
 
@@ -62,10 +65,12 @@ class Studies:
 
         Args:
             number: The Instance Number.
-            outcome: The finding, or the state and the reason.
+            outcome: The finding, or (state, reason) of an image without a finding.
             series: The Series Number.
-            same_picture_as: As in ExaminationImage.
-            attributes: Attributes of the dataset by keyword. None removes one.
+            same_picture_as: Id of another image with the same picture, as in
+                ExaminationImage.
+            attributes: Attributes of the dataset by keyword. The value None removes an
+                attribute.
         """
         dataset = phantom_dataset(PHANTOM)
         dataset.StudyInstanceUID = STUDY
@@ -109,7 +114,11 @@ class Studies:
         return ReceivedInstance(key, path, header, *origin)
 
     def every_outcome(self) -> list[ExaminationImage]:
-        """Write six images: each outcome once."""
+        """Write six images, and return them.
+
+        They are definite, doubtful, negative, not analyzed, failed, and an image with
+        the same picture as the negative one.
+        """
         negative = self.image(1, NEGATIVE, series=2)
         return [
             self.image(1, DEFINITE),

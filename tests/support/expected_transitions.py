@@ -1,6 +1,6 @@
-"""The transitions that the tests expect, written apart from the table of the product.
+"""The transitions that the tests expect, as a second table.
 
-A state or an effect that is missing in dicom_node/journal/states.py makes a test fail.
+A test fails if a transition or an effect in dicom_node/journal/states.py differs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,17 +15,17 @@ from dicom_node.journal.states import (
 )
 
 Made = tuple[Trigger, str | None, str | None]
-"""A trigger, the state before and the state after; None if there is no row."""
+"""(trigger, state before, state after). A state is None if there is no row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """The effects of a transition; each is empty if there is none.
+    """The effects of a transition. An empty text means that there is no such effect.
 
     Attributes:
-        event: The kind of the event.
-        counter: The counter, without the prefix of the node.
-        queues: The name of the work.
+        event: The kind of the event that is recorded.
+        counter: The name of the counter that grows, without "fracture_node_".
+        queues: The name of the work that is queued, such as "analyze".
     """
 
     event: str = ""

@@ -1,4 +1,4 @@
-"""A decoder that an attacker controls: it runs the code in its calls.
+"""A decoder that an attacker controls. It runs the Python code in each call.
 
 It imports no codecs, so that it starts quickly.
 """
@@ -16,19 +16,22 @@ END: socket.socket
 
 
 def send(*parts: bytes) -> None:
-    """Send bytes without framing."""
+    """Send bytes to the parent process, without framing."""
     END.sendall(b"".join(parts))
 
 
 def answer(content: Any, *buffers: bytes) -> None:  # noqa: ANN401 - any JSON value
-    """Send a message. Its head is `content`, as JSON unless `content` is bytes."""
+    """Send a framed message: a head and buffers.
+
+    The head is `content`, which is encoded as JSON unless it is bytes.
+    """
     head = content if isinstance(content, bytes) else json.dumps(content).encode()
     sizes = [struct.pack("<Q", len(each)) for each in buffers]
     send(struct.pack("<IQ", len(buffers), len(head)), *sizes, head, *buffers)
 
 
 class Arguments(pickle.Unpickler):
-    """Reads a call without importing its function."""
+    """An unpickler of calls. It returns the name of a function, not the function."""
 
     def find_class(self, module: str, name: str) -> str:
         return f"{module}.{name}"
@@ -47,7 +50,7 @@ def serve(end: socket.socket) -> None:
 
 
 def main() -> None:
-    """Run the fork server; each fork serves calls."""
+    """Run the fork server. Each fork serves calls."""
     arguments, _ = command_line().parse_known_args()
     (end,) = serve_forks(arguments.orders, arguments.supervisor).files
     serve(socket.socket(fileno=end))

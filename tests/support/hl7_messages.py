@@ -1,4 +1,4 @@
-"""HL7 messages of the node: how they are made in tests, and how others read them."""
+"""Functions that create HL7 messages of the node, and read them as a receiver does."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -59,7 +59,7 @@ def made(
     finding: Finding | None = FINDING,
     is_correction: bool = False,
 ) -> ResultObject:
-    """Return the message about a phantom.
+    """Return the HL7 message about a phantom.
 
     Args:
         folder: A folder for the file of the phantom.
@@ -84,24 +84,31 @@ def made(
 
 
 def ris(port: int = 2575, **values: object) -> Hl7Destination:
-    """Return the settings of a destination on this machine."""
+    """Return the settings of an HL7 destination on this machine.
+
+    `values` are further settings, or replace the defaults below.
+    """
     address = {"name": "ris", "type": "hl7", "host": "127.0.0.1", "port": port}
     return Hl7Destination.model_validate({**address, "per": "image", **values})
 
 
 def written(result: ResultObject, **values: object) -> str:
-    """Return a message as a destination with these settings gets it, decoded."""
+    """Return the text of an HL7 message as the node sends it to `ris(**values)`."""
     return written_message(result.content.decode(), ris(**values)).decode()
 
 
 def segments(message: str, name: str) -> list[list[str]]:
-    """Return the fields of the segments with a name. MSH-n has the index n - 1."""
+    """Return the fields of each segment called `name`, and 25 empty fields after them.
+
+    In a segment, index 0 is the name, and index n is field n. In MSH, field n has the
+    index n - 1.
+    """
     lines = [each.split("|") for each in message.split("\r")]
     return [[*each, *[""] * 25] for each in lines if each[0] == name]
 
 
 def unescaped(encoded: str) -> str:
-    """Return the text of HL7 v2.5.1 2.7, as a receiver reads it."""
+    """Return a field with its escape sequences (HL7 v2.5.1 2.7) decoded."""
     delimiters = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\"}
     plain, *rest = encoded.split("\\")
     for sequence, after in zip(rest[::2], rest[1::2], strict=True):

@@ -47,21 +47,24 @@ Receive = Callable[..., ReceivedInstance]
 
 
 def destination(name: str, **changes: object) -> DicomDestination:
-    """Return a DICOM destination, with some settings; nothing listens at its port."""
+    """Return the settings of a DICOM destination. Nothing listens at its port.
+
+    `changes` are further settings.
+    """
     return DicomDestination(
         name=name, type="dicom", ae_title="X", host="localhost", port=104, **changes
     )
 
 
 def work(engine: sa.Engine) -> list[tuple[str, str]]:
-    """Return the id and the state of each work item of DBOS, sorted by id."""
+    """Return the id and the status of each workflow of DBOS, sorted by id."""
     query = work_item(engine).select().order_by("workflow_uuid")
     with engine.connect() as connection:
         return [(row[0], row[1]) for row in connection.execute(query)]
 
 
 def work_item(engine: sa.Engine) -> sa.TableClause:
-    """Return the work table of DBOS."""
+    """Return the table of workflows of DBOS, with some of its columns."""
     schema = "dbos" if engine.dialect.name == "postgresql" else None
     names = "workflow_uuid", "status", "queue_name", "priority"
     return sa.table("workflow_status", *map(sa.column, names), schema=schema)

@@ -1,4 +1,4 @@
-"""A role that ends the process that imports it, as a broken library would."""
+"""A role that kills the process that imports it, as a broken library would."""
 
 import os
 import signal
@@ -7,4 +7,4 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
-    """Do nothing: the import has ended the process."""
+    """Do nothing. This function never runs, because the import kills the process."""

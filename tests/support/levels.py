@@ -1,10 +1,11 @@
 """Hooks of pytest: the level of each test, and garbage collection.
 
-The level is unit, integration or acceptance.
+The level is unit, integration or acceptance. A test may be marked with its level. If
+not, the level follows from its other marks. A mark in WHOLE_NODES means acceptance, a
+mark in PEERS means integration, and no such mark means unit.
 
-A test without a mark of its level is a unit test, or an integration test if it is
-marked with a peer. In unit tests, an audit hook of Python raises if the test opens an
-internet socket or an SQLite database.
+In unit tests, an audit hook of Python raises RuntimeError if the test binds or connects
+an internet socket, or opens an SQLite database.
 """
 
 import gc
@@ -20,9 +21,10 @@ WHOLE_NODES = ("attack", "chaos", "mutations", "soak")
 
 
 class NoPeers:
-    """An audit hook (PEP 578) that refuses connections while it is active.
+    """An audit hook (PEP 578) that refuses connections while `is_active` is true.
 
-    It raises RuntimeError if the main thread uses an internet socket or SQLite.
+    It raises RuntimeError if the main thread binds or connects an internet socket, or
+    opens an SQLite database.
     """
 
     is_active = False
@@ -62,10 +64,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude all modules and tests from garbage collection.
+    """Exclude all existing objects from garbage collection.
 
-    They live until the end. With all tests collected, one full garbage collection would
-    take half a second.
+    Modules and collected tests live until the end of the run. If all tests are
+    collected, one full garbage collection would take half a second.
     """
     gc.collect()
     gc.freeze()

@@ -55,7 +55,7 @@ class SoftTissue:
         start: Start of the line.
         end: End of the line.
         widths: Half widths at start and end.
-        flat: Ratio of the thickness from front to back to that from side to side.
+        flat: Thickness from front to back, divided by the thickness from side to side.
     """
 
     start: Spot
@@ -74,7 +74,7 @@ class Anatomy:
         pebbles: The short bones.
         flesh: The soft tissue around the bones.
         cut: Position of the break in the first bone, as a share of its length.
-        contrast: Contrast of the film curve: thin limbs are exposed less.
+        contrast: Contrast of the film curve. It is higher for thinner limbs.
         body_part: Body Part Examined (0018,0015).
     """
 
@@ -88,7 +88,13 @@ class Anatomy:
 
 
 def _ray(points: Points, width: float, *, slim: float = 0.62) -> tuple[Shaft, ...]:
-    """Return the bones of a finger from the hand outwards, with gaps for the joints."""
+    """Return the bones of a finger from the hand outwards, with gaps for the joints.
+
+    Args:
+        points: The joints and the fingertip, from the hand outwards.
+        width: Sets the half widths of the bones, which decrease outwards.
+        slim: Half width in the middle of a bone, as a share of `width`.
+    """
     bones = []
     for number, (start, end) in enumerate(pairwise(points)):
         size = width * (1 - 0.13 * number)

@@ -1,7 +1,7 @@
 """Phantoms of hand, forearm and ankle: synthetic radiographs with several bones.
 
-They are for pages, pictures and demonstrations, for which a single bone shows too
-little. The self-test uses the long bone phantom.
+They are for screenshots and benchmarks of web pages, where a single bone shows too
+little. The self-test of the node uses the long bone phantom.
 """
 
 import math
@@ -34,19 +34,24 @@ from tests.support.limb_anatomy import (
 )
 
 SPONGE = 0.9
-"""Absorption of short bones and of the ends of long bones within their shell."""
+"""Absorption per unit length inside short bones and inside the ends of long bones."""
 
 SHELL = 0.0042
-"""Thickness of a shell where the cortex is thinnest."""
+"""Thickness of the cortex of short bones and at the ends of long bones.
+
+The unit is the short side of an upright image, as in `limb_anatomy`.
+"""
 
 NEAR = 0.045
-"""Radius of the visible area of a break, in short sides."""
+"""Radius of the area around a break that its box encloses, in short sides."""
 
 MIDDLE = 0.5
 
 MERGE = 2.2
-"""Exponent for overlapping bones. With 1 their absorption adds up; with more it is less
-than the sum."""
+"""Exponent for overlapping bones.
+
+With 1, their absorptions add up. With a larger number, the total is less than the sum.
+"""
 
 TUNGSTEN = Exposure(contrast=1.0, gradient=(0.06, -0.04), noise=0.009)
 
@@ -54,12 +59,12 @@ TUNGSTEN = Exposure(contrast=1.0, gradient=(0.06, -0.04), noise=0.009)
 def draw_limb(
     limb: Limb, *, broken: bool, columns: int = 1000, seed: int = 0
 ) -> Phantom:
-    """Draw one radiograph of a limb.
+    """Return a radiograph of a limb, and the box around the break if there is one.
 
     Args:
         limb: The limb.
-        broken: Whether the first bone is broken. Everything else is the same for the
-            same seed.
+        broken: Whether the first bone is broken. The rest of the picture depends only
+            on the other arguments.
         columns: Width in pixels. The height follows from the aspect ratio.
         seed: Determines position, size, tilt, break and grain. Images of odd seeds are
             mirrored.
@@ -100,7 +105,10 @@ def _points(
     *,
     is_mirrored: bool,
 ) -> tuple[Plane, Plane]:
-    """Return limb coordinates of each pixel, with a random shift, size and tilt."""
+    """Return the limb coordinates (down, right) of each pixel.
+
+    The limb has a random shift, size and tilt.
+    """
     row, column = np.indices((rows, columns), dtype=np.float32)
     down = (row + np.float32(0.5)) / np.float32(columns) - anatomy.aspect / 2
     right = (column + np.float32(0.5 - columns / 2)) / np.float32(columns)
@@ -160,14 +168,20 @@ def _pebble(pebble: ShortBone, down: Plane, right: Plane, texture: Plane) -> Pla
 
 
 def _within(a: Plane, b: Plane, radii: Spot, less: float) -> Plane:
-    """Return the depth of a rounded body at each pixel: 1 in its center, 0 outside."""
+    """Return the depth of a rounded body at each pixel: 1 in its center, 0 outside.
+
+    `a` and `b` are coordinates from the center. `less` is subtracted from the radii.
+    """
     u, v = np.abs(a) / (radii[0] - less), np.abs(b) / (radii[1] - less)
     depth = np.maximum(1 - u**2.4 - v**2.4, 0) ** 0.5
     return depth.astype(np.float32)
 
 
 def _flesh(flesh: tuple[SoftTissue, ...], down: Plane, right: Plane) -> Plane:
-    """Return the length of each ray in flesh. Adjacent parts blend smoothly."""
+    """Return the length of the ray of each pixel in soft tissue.
+
+    Adjacent parts blend smoothly.
+    """
     total = np.zeros_like(down)
     for part in flesh:
         along, across, length = _axes(part.start, part.end, down, right)

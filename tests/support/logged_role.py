@@ -9,7 +9,10 @@ import sys
 
 
 def main() -> None:
-    """Run the script. It gets its own arguments and --supervisor."""
+    """Run the script in its working directory, with its arguments and --supervisor.
+
+    Standard error goes to the inherited file. Standard output is discarded.
+    """
     script, folder, *arguments, log, supervisor = sys.argv[1:]
     descriptor = int(log.removeprefix("--log="))
     os.dup2(descriptor, sys.stderr.fileno())

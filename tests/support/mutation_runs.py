@@ -68,7 +68,7 @@ SURPRISES = re.compile(
 
 
 Row = tuple[str, str]
-"""The mutation of an instance, and its outcome."""
+"""(mutation, outcome) of an instance. The outcome is a short text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Node:
         return [each for each in self.log.splitlines() if SURPRISES.search(each)]
 
     def replaced(self) -> dict[str, list[int]]:
-        """Return the roles with other processes than at the start, with their ids."""
+        """Return the current process ids of each role that was restarted."""
         now = {role: self.served.roles(role) for role in ROLES}
         return {role: pids for role, pids in now.items() if pids != self.roles[role]}
 
@@ -105,11 +105,11 @@ class Node:
                 yield sender.send(each)
 
     def ends(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
-        """Wait until all accepted samples are finished; return the outcome of each.
+        """Wait until all accepted samples are finished; return a row for each sample.
 
         Args:
-            samples: The samples that `store` sent, all of this node.
-            answers: The responses to them, in the same order.
+            samples: All samples that `store` sent to this node.
+            answers: The responses to the samples, in the same order.
         """
         taken = sum(answer.status == 0 for answer in answers)
         wait_for(lambda: self._ended() >= taken)
@@ -120,7 +120,7 @@ class Node:
         ]
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Row]:
-        """Upload each sample to /predict, and yield its outcome."""
+        """Upload each sample to /predict, and yield its row."""
         ports = json.loads((self.folder / "node" / "run" / "ports.json").read_text())
         with httpx.Client(
             base_url=f"http://127.0.0.1:{ports['api']}", timeout=120
@@ -152,7 +152,7 @@ class Node:
 
 @contextmanager
 def mutated_node(folder: Path) -> Iterator[Node]:
-    """Run a node with an archive that receives every kind of result, and notices."""
+    """Run a node during the block, with an archive that gets KINDS and notices."""
     archive = start_archive(folder / "archive")
     text = CONFIG.format(port=archive.port, results=KINDS)
     (folder / "node.toml").write_text(text)
@@ -165,9 +165,9 @@ def mutated_node(folder: Path) -> Iterator[Node]:
 
 
 def analyzed(samples: Sequence[Sample], node: Path, folder: Path) -> list[Row]:
-    """Return the outcome of `fracture-node analyze` for each sample.
+    """Return a row with the outcome of `fracture-node analyze` for each sample.
 
-    The command gets the samples as files in `folder`. `node` is the folder with the
+    The command reads the samples from files in `folder`. `node` is the folder with the
     settings.
     """
     inputs = folder / "in"
@@ -210,13 +210,16 @@ def _brief(reason: str) -> str:
 
 
 def originals(largest: int) -> list[Sample]:
-    """Return phantoms, and the real files, if any, of at most `largest` bytes."""
+    """Return the files of at most `largest` bytes in shared/dicom, and the phantoms.
+
+    If shared/dicom does not exist, only the phantoms are returned.
+    """
     found = samples_in(SHARED, largest) if SHARED.exists() else []
     return [*found, *phantoms()]
 
 
 def phantoms() -> list[Sample]:
-    """Return a phantom in several encodings."""
+    """Return one phantom in three transfer syntaxes."""
     drawn = phantom_dataset(draw_phantom(broken=True, rows=300, columns=240))
     made = []
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless):

@@ -45,11 +45,11 @@ NOTHING = "2.25.0"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A dataset to send, and its description by the sender.
+    """A dataset to send, and what the sender states about it.
 
     Attributes:
         kind: The name of its mutation.
-        syntax: Transfer Syntax UID that it is sent in.
+        syntax: UID of the transfer syntax that it is sent in.
         sop_class_uid: SOP Class UID in the command.
         sop_instance_uid: SOP Instance UID in the command.
         dataset: The bytes, deflated if the transfer syntax requires it.
@@ -84,7 +84,7 @@ class Encoding:
         return struct.pack(f"{self.order}HH", number >> 16, number & 0xFFFF)
 
     def element(self, tag: int, vr: bytes, value: bytes, length: int = -1) -> bytes:
-        """Assemble an element.
+        """Return an element. Its value is padded to an even length.
 
         `length` is the length that the header states, which may be wrong. -1 stands for
         the real length.
@@ -118,8 +118,8 @@ def vr_of(keyword: str) -> bytes:
 class Field:
     """One top-level element, with its position in a dataset.
 
-    `start`, `value` and `end` are offsets: of the element, of its value, and of the
-    first byte after the value.
+    `vr` is empty if the element has no explicit VR. `start`, `value` and `end` are
+    offsets: of the element, of its value, and of the first byte after the value.
     """
 
     tag: int
@@ -164,7 +164,14 @@ def fields(data: bytes, encoding: Encoding) -> list[Field]:
 
 @dataclass(slots=True)
 class Draft:
-    """A dataset that is being mutated."""
+    """A dataset that is being mutated.
+
+    Attributes:
+        data: The bytes of the dataset, not deflated.
+        encoding: The encoding of the dataset.
+        syntax: UID of the transfer syntax that it will be sent in.
+        chance: The source of random choices.
+    """
 
     data: bytes
     encoding: Encoding
@@ -179,7 +186,7 @@ class Draft:
         return next((each for each in self.fields if each.tag == tag), None)
 
     def put(self, keyword: str, value: bytes, vr: bytes = b"") -> None:
-        """Write an attribute. It replaces an existing one or is inserted in order."""
+        """Replace an attribute, or insert it in the order of tags."""
         tag = int(Tag(keyword))
         self.put_element(tag, self.encoding.named(keyword, value, vr))
 
@@ -307,7 +314,7 @@ def disordered(draft: Draft) -> None:
 
 
 def nested(draft: Draft) -> None:
-    """Nest sequences, also deeper than a stack allows."""
+    """Write a sequence with up to 5000 levels, which a recursive parser cannot read."""
     keyword = draft.chance.choice(SEQUENCES)
     tag, encoding = int(Tag(keyword)), draft.encoding
     depth = draft.chance.choice((1, 3, 50, 500, 5000))
@@ -332,7 +339,7 @@ def many_items(draft: Draft) -> None:
 
 
 def invalid_items(draft: Draft) -> None:
-    """Write sequences with invalid items, or with bytes that are not items."""
+    """Write a sequence with an invalid item, or with bytes that are not items."""
     keyword = draft.chance.choice(SEQUENCES)
     encoding, chance = draft.encoding, draft.chance
     inner = chance.choice(
@@ -412,7 +419,7 @@ def invalid_window(draft: Draft) -> None:
 
 
 def invalid_table(draft: Draft) -> None:
-    """Write inconsistent modality, VOI and palette tables."""
+    """Write an inconsistent modality LUT, VOI LUT or color palette."""
     encoding, chance = draft.encoding, draft.chance
     descriptor = encoding.short(
         chance.choice((0, 1, 2, 256, 4096, 65_535)),
@@ -438,7 +445,7 @@ def invalid_table(draft: Draft) -> None:
 
 
 def other_vr(draft: Draft) -> None:
-    """Write an attribute with a VR that differs from the standard."""
+    """Write an attribute with a random VR instead of the VR of the standard."""
     keyword = draft.chance.choice(TEXTS + NUMBERS + SEQUENCES + TYPE_2 + TYPE_3)
     vr = draft.chance.choice((*SHORT, b"OB", b"OW", b"UN", b"SQ", b"UT", b"ZZ"))
     draft.put(keyword, draft.chance.choice(NASTY), vr)
@@ -454,7 +461,7 @@ def other_vr_in_place(draft: Draft) -> None:
 
 
 def invalid_identity(draft: Draft) -> None:
-    """Damage attributes that are copied to results."""
+    """Write unusual values to six of the attributes that are copied to results."""
     for keyword in draft.chance.sample(TYPE_2 + TYPE_3 + IMAGE_TYPE_3, 6):
         value = draft.chance.choice(NASTY)
         if vr_of(keyword) == b"SQ" and draft.chance.random() < 0.7:
@@ -487,9 +494,9 @@ def false_character_set(draft: Draft) -> None:
 
 
 def garbage(draft: Draft) -> None:
-    """Add random bytes: before or after the elements, or in a private element.
+    """Add random bytes before or after the elements, or in a private element.
 
-    Instead of random bytes, a wrong group length may be added.
+    Alternatively, write a random group length (gggg,0000).
     """
     chance = draft.chance
     some = chance.randbytes(chance.choice((1, 7, 100)))
@@ -532,7 +539,7 @@ def invalid_fragments(draft: Draft) -> None:
 
 
 def overwritten_codestream(draft: Draft) -> None:
-    """Overwrite the start of the frame, where codecs store sizes and depths."""
+    """Overwrite bytes at the start of the frame, where codecs store the image size."""
     pixels = draft.find(PIXEL_DATA)
     if pixels is None:
         return
@@ -590,10 +597,9 @@ HARMS: tuple[Harm, ...] = (
 def part10_sample(content: bytes, kind: str) -> Sample:
     """Return the dataset of a file as a sample that can be sent.
 
-    The file may be invalid. The transfer syntax and the UIDs are those of the file, if
-    they are found. A transfer syntax that is not in DECODABLE is replaced by a guess,
-    and a SOP Class that is not in STORED by Digital X-Ray For Presentation. An absent
-    SOP Instance UID is empty.
+    The file may be invalid. If the transfer syntax is not in DECODABLE, it is replaced
+    by a guess. If the SOP Class is not in STORED, it is replaced by Digital X-Ray For
+    Presentation. If the file has no SOP Instance UID, that of the sample is empty.
 
     Args:
         content: The bytes of the file.
@@ -628,7 +634,10 @@ def part10_sample(content: bytes, kind: str) -> Sample:
 
 
 def opened(sample: Sample, chance: random.Random) -> Draft:
-    """Return a dataset to be mutated: inflated, and with its encoding."""
+    """Return a draft of a sample, to be mutated. Its dataset is not deflated.
+
+    If the dataset of the sample cannot be inflated, that of the draft is empty.
+    """
     data = sample.dataset
     if sample.syntax == DeflatedExplicitVRLittleEndian:
         try:
@@ -643,7 +652,7 @@ def opened(sample: Sample, chance: random.Random) -> Draft:
 
 
 def closed(draft: Draft) -> bytes:
-    """Return the bytes to send, deflated if the transfer syntax requires it."""
+    """Return the dataset to send, deflated if the transfer syntax requires it."""
     if draft.syntax != DeflatedExplicitVRLittleEndian:
         return draft.data
     deflater = zlib.compressobj(wbits=-15)
@@ -651,10 +660,10 @@ def closed(draft: Draft) -> bytes:
 
 
 def _make_analyzable(draft: Draft, sample: Sample) -> str:
-    """Change most instances so that they would be analyzed.
+    """Change four of five instances so that the node would analyze them.
 
     Returns:
-        The SOP Class UID.
+        The SOP Class UID, which may differ from that of the sample.
     """
     sop_class = sample.sop_class_uid
     if draft.chance.random() < 0.8:
@@ -673,7 +682,7 @@ def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Samp
     """Yield mutated samples, with all mutations equally frequent.
 
     Each sample has a new SOP Instance UID in command and dataset. The mutation may
-    change it, like any other attribute.
+    change the UID in the dataset, like any other attribute.
 
     Args:
         samples: The samples to mutate. They are not changed.
@@ -693,7 +702,10 @@ def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Samp
 
 
 def samples_in(folder: Path, largest: int) -> list[Sample]:
-    """Return the files of at most `largest` bytes in a folder and its subfolders."""
+    """Return the files of at most `largest` bytes in a folder and its subfolders.
+
+    Files with the suffix .csv or .md are left out.
+    """
     paths = (each for each in sorted(folder.rglob("*")) if each.is_file())
     return [
         part10_sample(path.read_bytes(), "as it is")

@@ -27,8 +27,11 @@ SERVER = "dicom_node.runtime.role_server"
 START = (sys.executable, "-P", "-m", "dicom_node.commands.serve")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SLOW_ROWS, SLOW_COLUMNS = 10_000, 20_000
-"""Size of an image that takes more than 2 s to decode on a fast machine. The receiver
-accepts it by default; max_megapixels must be larger than the default."""
+"""Size of an image that takes more than 2 s to decode on a fast machine.
+
+The receiver accepts the image by default. The worker analyzes it only if the setting
+max_megapixels is at least 200. The default is 100.
+"""
 PATIENCE_S = 120.0  # for a busy machine; usually much shorter
 LOG_LINES = 60
 
@@ -53,7 +56,7 @@ class Served:
             config: The settings. The log is written to the file `log` beside it.
             before: A prefix of the command, such as `setpriv` and its options.
             environment: Further environment variables.
-            title: The calling AE title of a C-ECHO to the node.
+            title: The calling AE title of the C-ECHOs that `start` sends to the node.
         """
         self._config = config
         self._title = title
@@ -102,17 +105,18 @@ class Served:
     def role_servers(self) -> list[int]:
         """Return the process ids of the servers of the roles.
 
-        The first one is the server of the receivers. The second one, which is a fork of
-        it, is the server of the other roles.
+        The first one is the server of the receivers. Its fork, the second one, is the
+        server of the other roles.
         """
         first = children(self.process.pid, SERVER)
         forks = [pid for server in first for pid in children(server, SERVER)]
         return first + [pid for pid in forks if process_name(pid) == "roles"]
 
     def decoding_servers(self) -> list[int]:
-        """Return the process ids of the fork servers of the decoding children.
+        """Return the process ids of the fork servers of the decoders.
 
-        They are forks of a process that is a fork of the server of the receivers.
+        They are forks of the common decoding server, which is a fork of the server of
+        the receivers.
         """
         first = children(self.process.pid, SERVER)
         forks = [pid for server in first for pid in children(server, SERVER)]
@@ -125,7 +129,7 @@ class Served:
 
 
 def children(parent: int, module: str) -> list[int]:
-    """Return the ids of the child processes of a process that run a module."""
+    """Return the process ids of the children of `parent` that run `module`."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -146,7 +150,10 @@ def process_name(pid: int) -> str:
 
 
 def memory(pid: int) -> bytes:
-    """Return the writable memory of a process. Needs the permission to trace it."""
+    """Return the content of the writable memory of a process.
+
+    The caller needs the permission to trace the process.
+    """
     found = bytearray()
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as content:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
@@ -160,9 +167,12 @@ def memory(pid: int) -> bytes:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Poll a condition, because the state of another process can only be polled.
+    """Poll a condition until it is true.
 
     The interval grows, because polling takes processor time from the polled process.
+
+    Raises:
+        AssertionError: The condition was not true within PATIENCE_S seconds.
     """
     start = time.monotonic()
     while not condition():
@@ -187,9 +197,9 @@ def processor_s(pid: int) -> float:
 
 @contextmanager
 def serving(config: Path) -> Iterator[Served]:
-    """Run a node during the block, and yield it.
+    """Run a node during the block, and kill it afterwards; yield the node.
 
-    If the test fails, its error shows the end of the log of the node.
+    If the block raises, the exception gets a note with the end of the log of the node.
     """
     node = Served(config)
     try:
@@ -212,20 +222,20 @@ def counts(config: Path) -> dict[str, int]:
 
 
 def reasons(config: Path, sop_instance_uid: str) -> list[str]:
-    """Return the reasons of all revisions of an instance."""
+    """Return the reason of each revision of an instance, in the order of revisions."""
     with history(config) as opened:
         return [row.reason for row in opened.by_uid(sop_instance_uid)]
 
 
 def states(config: Path, sop_instance_uid: str) -> list[str]:
-    """Return the states of all revisions of an instance."""
+    """Return the state of each revision of an instance, in the order of revisions."""
     with history(config) as opened:
         return [row.state for row in opened.by_uid(sop_instance_uid)]
 
 
 @contextmanager
 def history(config: Path) -> Iterator[History]:
-    """Open the history in the journal of a node."""
+    """Yield the history in the journal of a node; close the database afterwards."""
     engine = open_engine(load(config, {}).storage.database_url)
     try:
         yield History(engine)
@@ -234,9 +244,9 @@ def history(config: Path) -> Iterator[History]:
 
 
 def made_slow(path: Path) -> None:
-    """Change an instance to an image of 200 megapixels that takes seconds to decode.
+    """Change the image in a file to 200 megapixels, which take seconds to decode.
 
-    Its pixels are deflated, so that the file is small.
+    The dataset is deflated, so that the file is small.
     """
     dataset = dcmread(path)
     dataset.Rows, dataset.Columns = SLOW_ROWS, SLOW_COLUMNS

@@ -12,6 +12,8 @@ from inference.training.phantoms import random_phantom
 def write_atlas(folder: Path, count: int) -> Path:
     """Write `count` phantoms, every second one broken, in groups of four.
 
+    The last quarter is for validation.
+
     Returns:
         The folder.
     """

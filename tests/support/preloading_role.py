@@ -1,11 +1,11 @@
-"""A role that writes to a file what it preloads and when it waits for that."""
+"""A role that writes to a file when it preloads, and when the server waits for that."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 
 def preload(path: str) -> Callable[[], None]:
-    """Note the call; the result notes that it is called, too."""
+    """Write "preloaded" to a file; return a function that writes "waited" to it."""
     write(path, "preloaded")
 
     def wait() -> None:

@@ -1,6 +1,6 @@
-"""Associations byte by byte: requests, responses and peers (PS3.8 9.3).
+"""PDUs that are built from bytes, and peers that exchange them (PS3.8 9.3).
 
-This module does not use pynetdicom, which would refuse to write most of these bytes.
+This module does not use pynetdicom, which would refuse to write most of these PDUs.
 """
 
 import socket
@@ -78,7 +78,7 @@ USER = user(MAXIMUM_LENGTH, CLASS_UID, VERSION_NAME)
 
 
 def title(text: bytes, padding: bytes = b" ") -> bytes:
-    """Return an AE title that is padded to 16 bytes."""
+    """Return an AE title, padded to 16 bytes."""
     return text.ljust(16, padding)
 
 
@@ -124,10 +124,11 @@ def accept(
         *contexts: The results of presentation contexts; without any, context 1 is
             accepted with Implicit VR Little Endian.
         titles: The two AE titles, 32 bytes.
-        application: As for `request`, like the arguments that follow.
+        application: The item of the application context.
         information: The item of the user information.
         more: Bytes after the last item.
-        reserved: The 32 reserved bytes after the titles.
+        reserved: The 32 reserved bytes after the titles. The first two are also the
+            reserved bytes before the titles.
     """
     results = b"".join(contexts or (answered(1, 0, syntax()),))
     fixed = b"\0\1" + reserved[:2] + titles + reserved
@@ -185,7 +186,10 @@ def echo(
 
 
 def c_store_command(instance: bytes, context: int = 1) -> bytes:
-    """Return a C-STORE request for a CR image (PS3.7 9.3.1.1), without its dataset."""
+    """Return a C-STORE request for a CR image (PS3.7 9.3.1.1), without its dataset.
+
+    `instance` is the Affected SOP Instance UID.
+    """
     return command(
         (0x0002, CR + b"\0"),
         (0x0100, short(0x0001)),
@@ -200,7 +204,10 @@ def c_store_command(instance: bytes, context: int = 1) -> bytes:
 def echoed(
     context: int = 1, dataset: int = NO_DATASET, status: int | None = 0
 ) -> bytes:
-    """Return a C-ECHO response (PS3.7 9.3.5.2); None omits its status."""
+    """Return a C-ECHO response (PS3.7 9.3.5.2).
+
+    If `status` is None, the response has no status.
+    """
     known = () if status is None else ((0x900, short(status)),)
     return command(
         (2, VERIFICATION + b"\0"),
@@ -213,7 +220,7 @@ def echoed(
 
 
 def received(connection: socket.socket) -> bytes:
-    """Read a PDU; return empty bytes at the end of the connection."""
+    """Read a PDU and return it; return empty bytes at the end of the connection."""
     head = _read(connection, 6)
     return head + _read(connection, int.from_bytes(head[2:], "big"))
 
@@ -232,7 +239,7 @@ def _read(connection: socket.socket, length: int) -> bytes:
 
 
 def results(response: bytes) -> Mapping[int, int]:
-    """Return the results in an A-ASSOCIATE-AC by presentation context ID."""
+    """Return the result of each presentation context in an A-ASSOCIATE-AC, by ID."""
     found: dict[int, int] = {}
     at = 6 + 68
     while at < len(response):
@@ -248,7 +255,7 @@ def results(response: bytes) -> Mapping[int, int]:
 
 @contextmanager
 def calling(port: int, content: bytes) -> Iterator[socket.socket]:
-    """Connect to a port of this machine, and send some bytes; yield the socket."""
+    """Connect to a port of this machine, and send `content`; yield the socket."""
     address = "127.0.0.1", port
     with socket.create_connection(address, SOON_S) as connection:
         connection.sendall(content)
@@ -256,9 +263,9 @@ def calling(port: int, content: bytes) -> Iterator[socket.socket]:
 
 
 def response_to(port: int, content: bytes) -> bytes:
-    """Send an association request, and return the response.
+    """Send `content`, which is an association request, and return the response.
 
-    If the request is accepted, send a C-ECHO, and release the association.
+    If the request is accepted, also send a C-ECHO, and release the association.
     """
     with calling(port, content) as connection:
         response = received(connection)
@@ -279,11 +286,11 @@ def response_to(port: int, content: bytes) -> bytes:
 
 @dataclass
 class Peer:
-    """A peer that the node connects to. It runs a function of the test, once.
+    """A peer that accepts one connection of the node: see `playing`.
 
     Attributes:
         port: The port that it listens on.
-        heard: The types of the PDUs that it received after the request.
+        heard: The types of the PDUs that `hear` has read.
     """
 
     port: int
@@ -295,7 +302,10 @@ Play = Callable[[socket.socket, Peer], None]
 
 @contextmanager
 def playing(play: Play) -> Iterator[Peer]:
-    """Run a peer that calls `play` after it has received a request."""
+    """Run a peer during the block, and wait until it has ended.
+
+    The peer accepts one connection, reads an association request, and calls `play`.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(SOON_S)
         peer = Peer(listener.getsockname()[1])
@@ -322,9 +332,9 @@ def hear(connection: socket.socket, peer: Peer) -> int:
 
 
 def serving(accept_pdu: bytes) -> Play:
-    """Return a function for `playing`.
+    """Return a function for `playing` that serves C-ECHO.
 
-    It sends an A-ASSOCIATE-AC, and then responds to each C-ECHO and to a release.
+    It sends `accept_pdu`, and then responds to each C-ECHO and to a release.
     """
 
     def play(connection: socket.socket, peer: Peer) -> None:
@@ -340,7 +350,14 @@ def serving(accept_pdu: bytes) -> Play:
 
 @dataclass
 class Node:
-    """A receiver, the callers that it reported, and its metrics."""
+    """A receiver, and what it reported.
+
+    Attributes:
+        receiver: The receiver.
+        reported: (AE title, address, reason for the rejection) of each caller. The
+            reason is empty if the caller got an association.
+        counted: The metrics that were counted.
+    """
 
     receiver: Receiver
     reported: list[tuple[str, str, str]]
@@ -351,13 +368,17 @@ class Node:
         return self.receiver.port
 
     def counts(self) -> list[tuple[str, str]]:
-        """Return the outcome of each connection, with the label of the metric."""
+        """Return the outcome of each connection, and the label of its metric.
+
+        The outcome is "accepted" or "rejected" for an association. It is "sent away" if
+        the connection ended without a valid request.
+        """
         names = {ACCEPTED.name: "accepted", REJECTED.name: "rejected"}
         names[NOT_ASSOCIATED.name] = "sent away"
         return [(names[each.name], each.label) for each in self.counted]
 
     def wait(self) -> None:
-        """Wait until each connection has been reported and counted."""
+        """Wait until there is a connection, and all are reported and counted."""
         until(lambda: len(self.reported) == len(self.counted) > 0)
 
 
@@ -365,7 +386,13 @@ class Node:
 def serving_node(
     folder: Path, record_report: RecordReport | None = None, **changes: object
 ) -> Iterator[Node]:
-    """Run a receiver during the block, then drain it."""
+    """Run a receiver during the block, and drain it afterwards.
+
+    Args:
+        folder: The storage directory.
+        record_report: As for `start_receiver`.
+        changes: Settings of the section [receiver].
+    """
     defaults = load(None, {})
     update = {"directory": folder, "min_free_mb": 0}
     reported: list[tuple[str, str, str]] = []
@@ -384,7 +411,7 @@ def serving_node(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Poll a condition, because the other thread sets no event."""
+    """Poll a condition until it is true; raise AssertionError after SOON_S seconds."""
     deadline = threading.Event()
     timer = threading.Timer(SOON_S, deadline.set)
     timer.start()

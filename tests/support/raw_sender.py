@@ -28,8 +28,8 @@ class Answer:
     """The response to a request.
 
     Attributes:
-        status: The status. None if no response came: the association ended, or
-            ANSWER_S seconds passed, after which the sender aborted it.
+        status: The status. None if the association ended without a response, or if the
+            sender aborted it after ANSWER_S seconds.
         comment: Error Comment (0000,0902).
     """
 
@@ -38,7 +38,10 @@ class Answer:
 
 
 class RawSender:
-    """Sends any bytes over an association, and opens a new one if it has ended."""
+    """An SCU that sends any bytes over an association.
+
+    If the association has ended, the next `send` opens a new association.
+    """
 
     def __init__(
         self,
@@ -75,8 +78,8 @@ class RawSender:
             and each.transfer_syntax == [sample.syntax]
         )
         uids = sample.sop_class_uid.encode(), sample.sop_instance_uid.encode("latin-1")
-        # The reactor of pynetdicom would take the response. send_c_store of pynetdicom
-        # stops the reactor, too.
+        # Stop the reactor of pynetdicom, as send_c_store does. Otherwise, the reactor
+        # would take the response.
         association._reactor_checkpoint.clear()
         try:
             for piece in fragments(command or c_store(*uids), COMMAND):
@@ -144,7 +147,11 @@ def _element(number: int, value: bytes) -> bytes:
 def fragments(message: bytes, kind: int) -> Sequence[bytes]:
     """Return the fragments of a command or dataset, each with its control header.
 
-    There is at least one fragment.
+    There is at least one fragment, even if the message is empty.
+
+    Args:
+        message: The bytes of the command set or dataset.
+        kind: COMMAND, or 0 for a dataset.
     """
     cuts = range(0, max(len(message), 1), PIECE)
     pieces = [message[start : start + PIECE] for start in cuts]

@@ -1,4 +1,4 @@
-"""A site with a journal of phantoms, in the states that a worker creates."""
+"""The API with a journal of phantoms, in the states that a worker creates."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -43,7 +43,10 @@ REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
 
 @contextmanager
 def served(site: "Review") -> Iterator[int]:
-    """Serve a site, including its event streams, during the block; yield the port."""
+    """Serve a site, including its event streams, during the block; yield the port.
+
+    The site is closed afterwards.
+    """
     with ExitStack() as stack:
         ended = False
         site.app.state.ending = lambda: ended
@@ -84,6 +87,7 @@ class Review(Site):
         """Record a phantom with a fracture as a received instance; return it.
 
         `number` is the seed of the phantom, and becomes the id of the instance.
+        `header` has further fields of InstanceHeader.
         """
         dataset = phantom_dataset(
             _phantom(number), photometric_interpretation=photometric_interpretation
@@ -116,7 +120,10 @@ class Review(Site):
         return received
 
     def answer(self, received: ReceivedInstance, probability: float = 0.75) -> str:
-        """Store an analysis with one result; return the UID of the result."""
+        """Record an analysis with one result; return the UID of the result.
+
+        The finding is a fracture if the probability is at least 0.5.
+        """
         uid = f"2.25.{1000 + int(received.id, 16)}"
         path = f"results/{received.id}-{uid}.dcm"
         (self.directory / path).write_bytes(b"a result")
@@ -141,7 +148,10 @@ class Review(Site):
     def record_outcome(
         self, received: ReceivedInstance, outcome: Outcome, name: str = "pacs"
     ) -> None:
-        """Record the outcome of a delivery."""
+        """Record an attempt to deliver the result of `answer`, with this outcome.
+
+        `name` is the name of the destination.
+        """
         run = next(
             each["run"]
             for each in self.runs(received.id)
@@ -155,13 +165,13 @@ class Review(Site):
         )
 
     def refuse(self, received: ReceivedInstance, why: str = "This is a chest.") -> None:
-        """Mark an instance as not analyzed."""
+        """Record that an instance was not analyzed, and why."""
         ended = Conclusion(InstanceState.NOT_ANALYZED, why)
         self.journal.analyses.begin(received.id, 1)
         self.journal.analyses.conclude(received.id, 1, ended)
 
     def fail(self, received: ReceivedInstance, why: str) -> None:
-        """Mark an analysis as failed."""
+        """Record that the analysis of an instance failed, and why."""
         self.journal.analyses.begin(received.id, 1)
         ended = Conclusion(InstanceState.FAILED, why)
         self.journal.analyses.conclude(received.id, 1, ended)
@@ -178,13 +188,16 @@ class Review(Site):
         method: str = "POST",
         **body: Any,  # noqa: ANN401 - arguments of httpx
     ) -> httpx.Response:
-        """Send a request that changes data; by default as an operator."""
+        """Send a request to /api/v1, and return the response.
+
+        By default, it is a POST request of an operator.
+        """
         return self.ask(method, f"/api/v1{path}", bearing(token), **body)
 
     def get(self, path: str, shown: Mapping[str, str] | None = None) -> httpx.Response:
-        """Send a GET request to /api/v1; by default as a viewer.
+        """Send a GET request to /api/v1, by default as a viewer; return the response.
 
-        `shown` are the headers of other credentials.
+        `shown` are headers with other credentials, or no headers.
         """
         headers = bearing(LOOKING) if shown is None else shown
         return self.ask("GET", f"/api/v1{path}", headers)
@@ -192,5 +205,8 @@ class Review(Site):
 
 @cache
 def _phantom(number: int) -> Phantom:
-    """Return the phantom of an instance. Drawing takes longer than recording it."""
+    """Return the phantom with the seed `number`.
+
+    It is cached, because drawing a phantom takes longer than recording it.
+    """
     return draw_phantom(broken=True, rows=300, columns=200, seed=number)

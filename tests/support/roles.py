@@ -44,7 +44,10 @@ class Fork:
         os.kill(self._pid, number)
 
     def wait(self, timeout: float) -> int:
-        """Return the exit status. A fork that runs longer is killed."""
+        """Wait until the fork ends, and return its exit status.
+
+        A fork that has not ended after `timeout` seconds is killed.
+        """
         self._has_ended = True
         return self._server.end(self._pid, timeout)
 
@@ -58,7 +61,7 @@ class Role:
     """A role in a separate process, and its log lines.
 
     Attributes:
-        process: The process, whose standard error is a pipe with the log.
+        process: The process. Its standard error is a pipe with the log.
     """
 
     def __init__(self, process: "subprocess.Popen[str] | Fork") -> None:
@@ -77,14 +80,18 @@ class Role:
                     self._news.notify_all()
 
     def has_logged(self, words: str) -> None:
-        """Wait until the role has logged these words."""
+        """Wait until the log of the role contains `words`.
+
+        Raises:
+            AssertionError: The role has not logged them within 120 seconds.
+        """
         with self._news:
             assert self._news.wait_for(lambda: words in "".join(self._lines), 120), (
                 "".join(self._lines)
             )
 
     def end(self, number: int) -> str:
-        """Send a signal, and require that the role ends soon with status 0.
+        """Send a signal, and require that the role ends within SOON_S with status 0.
 
         Returns:
             The log of the role.
@@ -93,7 +100,7 @@ class Role:
         return self.ended()
 
     def ended(self) -> str:
-        """Require that the role ends soon with status 0; return its log."""
+        """Require that the role ends within SOON_S with status 0; return its log."""
         start = time.monotonic()
         status = self.process.wait(60)
         took = time.monotonic() - start
@@ -128,7 +135,7 @@ def running(arguments: Sequence[str], folder: Path) -> Iterator[Role]:
 
 @pytest.fixture(scope="session")
 def role_server() -> Iterator[RoleServer]:
-    """A server that has imported worker and api, and loaded the shipped model."""
+    """Yield a server that has imported worker and api, and loaded the shipped model."""
     roles = [
         RoleProcess(*(module, module), preload=["", "cpu"]) for module in (WORKER, API)
     ]
@@ -149,8 +156,8 @@ def forked(
 
     Args:
         server: The fixture `role_server`.
-        script: For example the result of `main_of`. Its arguments are `config` and the
-            process id of the server, as in a node.
+        script: Python code, such as the result of `main_of`. Its arguments are `config`
+            and the process id of the server, as in a node.
         config: The settings.
         folder: The working directory.
     """
@@ -164,12 +171,12 @@ def forked(
 
 
 def main_of(module: str) -> str:
-    """Return a script that runs a role, such as "dicom_node.worker"."""
+    """Return Python code that runs a role, such as "dicom_node.worker"."""
     return f"from {module}.__main__ import main; main()"
 
 
 def configured(folder: Path, storage: str = "", model: str = "") -> Path:
-    """Write settings with any free ports, and return their file.
+    """Write settings to a file, and return its path. The roles choose free ports.
 
     Args:
         folder: The folder for the settings and the storage directory.

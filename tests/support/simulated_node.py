@@ -128,11 +128,15 @@ WHERE id > ? ORDER BY id
 
 
 class Killed(BaseException):
-    """Stands for a kill of the process; no handler of the product catches it."""
+    """A simulated kill of the process. No handler of the node catches it."""
 
 
 class Clock:
-    """The time of the computer, and the seconds that a test let pass."""
+    """A replacement for `time.time` that a test can advance.
+
+    Attributes:
+        passed_s: The seconds that are added to the time of the computer.
+    """
 
     def __init__(self) -> None:
         self._now = time.time
@@ -147,13 +151,13 @@ class Logged:
     """A row of the log: a transition, an event or a count.
 
     Attributes:
-        number: Its place in the log.
-        source: The table that was written.
+        number: The number of the row. It increases.
+        source: The name of the table that was written.
         instance_id: Id of the instance; None for a count.
         before: The state before a transition; None if there was no row.
         after: The state after a transition, the kind of an event, or the name of a
             counter.
-        trigger: The name of the trigger of a transition.
+        trigger: The name of the trigger of a transition; empty for an event or a count.
     """
 
     number: int
@@ -176,12 +180,12 @@ class Attempt:
 
     Attributes:
         item: Id of the work.
-        instance_id: Id of the instance.
-        run: Run of the analysis or delivery.
-        destination: The destination of a delivery; None for an analysis.
-        uids: The objects to send.
-        request: The commitment request to send.
-        summary: What a summary is made from.
+        instance_id: Id of the instance or, for a summary, of the examination.
+        run: Run of the analysis, summary or delivery.
+        destination: The destination of a delivery; otherwise None.
+        uids: SOP Instance UIDs of the objects to send.
+        request: The commitment request to send; None if there is none.
+        summary: The inputs of a summary; otherwise None.
     """
 
     item: str
@@ -199,9 +203,11 @@ class Attempt:
 
 @contextmanager
 def observing(clock: Clock) -> Iterator[None]:
-    """Replace the time by a clock, and log the trigger of each transition.
+    """Replace `time.time` by `clock` during the block, and log triggers.
 
-    The replacements end with the block.
+    The trigger of each transition is added to its rows in the log. If another module
+    than the state machine has written a state, the next transition raises
+    AssertionError.
     """
     execute = state_machine._execute
 
@@ -228,9 +234,10 @@ class SimulatedNode:
     Attributes:
         instances: The received instances that are not removed.
         attempts: The attempts in progress.
-        requests: The destination and the objects of each commitment request.
-        seen: The transitions that were committed.
-        allowed: The transitions that may be committed.
+        requests: By Transaction UID of each commitment request, the destination and the
+            SOP Instance UIDs of the objects.
+        seen: The transitions that `check` has found.
+        allowed: The transitions that `check` permits.
     """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
@@ -252,7 +259,7 @@ class SimulatedNode:
         self.reset()
 
     def reset(self) -> None:
-        """Return to the state of a new node.
+        """Make this node a new one: delete all rows, and reset the clock.
 
         The engine is kept, because it has compiled statements.
         """
@@ -278,10 +285,10 @@ class SimulatedNode:
         self.attempts.clear()
 
     def do(self, call: Callable[[], T], kill_after: int | None = None) -> T:
-        """Return the result of a call, which may be killed and then repeated.
+        """Call a function, and return its result.
 
-        If `kill_after` is a number, the call is killed after so many statements. None
-        means that it is not killed.
+        If `kill_after` is a number, the call is killed after so many SQL statements,
+        and repeated without a kill.
         """
         self._kill_after = kill_after
         try:
@@ -347,11 +354,11 @@ class SimulatedNode:
         return received.id
 
     def queue(self) -> list[str]:
-        """Return the ids of the work that waits."""
+        """Return the ids of the work that waits, sorted."""
         return self._items("ENQUEUED", "DELAYED")
 
     def finished(self) -> list[str]:
-        """Return the ids of the work that has ended."""
+        """Return the ids of the work that has ended, sorted."""
         return self._items("SUCCESS")
 
     def _items(self, *states: str) -> list[str]:
@@ -372,7 +379,10 @@ class SimulatedNode:
         return max(items, key=lambda item: int(item.split(":")[-1]))
 
     def delivery(self, instance_id: str, name: str) -> str:
-        """Return the id of the current work of a delivery."""
+        """Return the id of the work for the current run of a delivery.
+
+        `name` is the name of the destination.
+        """
         query = "SELECT run FROM delivery WHERE instance_id = ? AND destination = ?"
         ((run,),) = self._file.execute(query, (instance_id, name))
         return f"{DELIVER}:{instance_id}:{name}:{run}"
@@ -406,7 +416,11 @@ class SimulatedNode:
     def _begin_delivery(
         self, started: Attempt, name: str, kill_after: int | None
     ) -> Attempt | None:
-        """Begin a delivery as `Work.deliver` does; return as `begin` does."""
+        """Begin a delivery as a worker does.
+
+        Returns:
+            The attempt; None if the work has ended at once.
+        """
         journal, key, run = self.journal, (started.instance_id, name), started.run
         found = self.destinations.get(name)
         if found is None:
@@ -436,7 +450,15 @@ class SimulatedNode:
     def summarize(
         self, attempt: Attempt, end: str, kill_after: int | None = None
     ) -> None:
-        """End an attempt to summarize as a worker does; `end` as for `conclude`."""
+        """End an attempt to summarize as a worker does.
+
+        Args:
+            attempt: The attempt.
+            end: "positive", "negative" or "not analyzed" for a summary, "failed", or
+                "separate" if no summary is expected. With any other text, nothing
+                happens, and the attempt continues.
+            kill_after: As for `do`.
+        """
         summaries, inputs = self.journal.summaries, attempt.summary
         assert inputs is not None
         key = attempt.instance_id, attempt.run
@@ -470,12 +492,15 @@ class SimulatedNode:
     ) -> None:
         """End an attempt to analyze as a worker does.
 
+        If `end` cannot happen in the lane of the attempt, nothing changes, and the
+        attempt continues. It also continues if the decoder died in the slow lane.
+
         Args:
             attempt: The attempt.
             end: "positive" or "negative" for a result, "not analyzed", "failed", "died"
-                if the decoder died, "separate" if the image may be slow,
-                "last" if its address sent a slow image.
-            kill_after: Number of statements after which the process is killed.
+                if the decoder died, "separate" if the image may be slow, or "last" if
+                its address sent a slow image.
+            kill_after: As for `do`.
         """
         key, analyses = (attempt.instance_id, attempt.run), self.journal.analyses
 
@@ -556,12 +581,12 @@ class SimulatedNode:
         reasons: Sequence[int | None],
         kill_after: int | None = None,
     ) -> None:
-        """Record a report of an archive.
+        """Record a commitment report of an archive. A refused report changes nothing.
 
         Args:
             transaction_uid: Transaction UID of one of `requests`.
-            reasons: The failure reasons of the objects of the request, in their order.
-                An object whose reason is None or missing is committed.
+            reasons: The failure reason of each object of the request, in their order.
+                An object is committed if its reason is None or missing.
             kill_after: As for `do`.
         """
         name, uids = self.requests[transaction_uid]
@@ -594,7 +619,7 @@ class SimulatedNode:
         self.clock.passed_s += days * 86400
 
     def delete_expired(self, kill_after: int | None = None) -> None:
-        """Remove files and rows, as the cleanup of a worker does by RETENTION."""
+        """Remove the files and rows that are older than RETENTION, as a worker does."""
         self.do(
             lambda: delete_expired(self.engine, self._folder, RETENTION), kill_after
         )
@@ -608,9 +633,9 @@ class SimulatedNode:
         return self._file.execute(query).fetchall()
 
     def run(self, item: str) -> None:
-        """Do work from its beginning to its end, with success.
+        """Begin work, and end it with success.
 
-        The clock is first advanced so that a summary is due.
+        If the work is a summary, the clock is first advanced so that it is due.
         """
         if item.startswith(f"{SUMMARIZE}:"):
             self.clock.passed_s += QUIET_S
@@ -628,7 +653,7 @@ class SimulatedNode:
             self.report(attempt.request.transaction_uid, ())
 
     def run_all(self) -> None:
-        """Do all work with success, and check that everything ends.
+        """Do all queued work with success, and check that all work ends.
 
         Destinations are resumed first. Deliveries that wait for their peer are
         released, because the peer works again.
@@ -657,11 +682,12 @@ class SimulatedNode:
         assert {state for (state,) in states} <= ended
 
     def check(self) -> None:
-        """Check what happened since the last call, and that nothing is stuck now.
+        """Check the transitions since the last call, and that no work is stuck.
 
         Each committed transition must be one of `allowed`, with its event and its
-        count. Unfinished work must be queued, or wait for a peer or a new analysis. The
-        state of each analyzed instance must follow from its deliveries.
+        count. Each unfinished analysis, summary and delivery must be queued, or wait
+        for its peer, an analysis, or the end of a pause. The state of each analyzed
+        instance must follow from its deliveries.
 
         Raises:
             AssertionError: A condition does not hold.
@@ -724,7 +750,10 @@ class SimulatedNode:
             assert state == expected, (identity, deliveries)
 
     def force(self, table: str, instance_id: str, state: str) -> None:
-        """Set the state of all rows of an instance, as an earlier release could."""
+        """Set the state of all rows of an instance in a table.
+
+        The log does not record the changes. They stand for those of an earlier release.
+        """
         key = "id" if table == instance.name else "instance_id"
         update = _FORCE.format(table=table, key=key)
         self._file.execute(update, (state, instance_id))
@@ -745,7 +774,7 @@ def _check_event(expected: Effects, made: Logged, later: Sequence[Logged]) -> No
 
 
 def _check_counts(log: Sequence[Logged]) -> None:
-    """Check that each transition with a counter is counted once."""
+    """Check that each transition with a counter is counted once, and nothing else."""
     transitions = [each.made for each in log if each.made]
     expected = Counter(ALL_EXPECTED[made].counter for made in transitions)
     del expected[""]

@@ -1,4 +1,7 @@
-"""Writes docs/states.md from the table of transitions: `make states`."""
+"""The text of docs/states.md, made from the table of transitions.
+
+`make states` runs this module, which writes the file.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -80,7 +83,11 @@ def _section(entity: type[Trigger]) -> str:
 
 
 def _edges(transitions: list[Transition]) -> Iterator[str]:
-    """Yield one line of the figure for each pair of states with a transition."""
+    """Yield one line of the figure for each pair of different states with a transition.
+
+    The line has the triggers of all transitions from the first state to the second. If
+    a trigger may happen in every state, its first state is ANY.
+    """
     triggers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     existing = {state for each in transitions for state in each.before} - {None}
     for each in transitions:

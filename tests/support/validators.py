@@ -1,4 +1,4 @@
-"""Errors of DICOM validators, and the real files to validate."""
+"""Errors that a DICOM validator reports, and the real files to validate."""
 
 import csv
 import re
@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 Complaints = Callable[[Path], set[str]]
-"""Function that returns the errors of a file."""
+"""A function that returns the errors of a DICOM file."""
 
 
 def dciodvfy_errors(program: str, path: Path) -> set[str]:
-    """Return the errors that dciodvfy reports for a file; `program` is its path."""
+    """Return the errors that dciodvfy reports for the file `path`.
+
+    An error names its attribute without the sequences that contain it. `program` is the
+    path of dciodvfy.
+    """
     run = subprocess.run([program, "-new", path], capture_output=True, check=False)
     lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
     errors = [line for line in lines if line.startswith("Error")]
-    # The program has read the file.
+    # Without such a line, the program has not read the file.
     assert b"Warning" in run.stderr or b"Image" in run.stderr
     # Attributes copied into a sequence have the same errors as at the top level.
     return {re.sub(r"</.*/", "</", error) for error in errors}

@@ -1,7 +1,8 @@
 """A role that waits for a signal.
 
 With --report=FILE, it first writes what it inherited to FILE, as JSON: arguments,
-environment, open files, parent, blocked signals, and whether its memory is private.
+environment, open files, parent, blocked signals, and whether its memory is private (not
+"dumpable").
 """
 
 import json
@@ -18,14 +19,14 @@ PR_GET_DUMPABLE = 3  # linux/prctl.h
 def _open_files() -> list[Path]:
     """Return the links in /proc/self/fd to the open files of this process.
 
-    The descriptor with which the folder itself is read is left out. It is closed again
-    before `exists` is called, so its link does not exist any more.
+    The descriptor that reads this folder is left out: it is closed before `exists` is
+    called, so its link does not exist any more.
     """
     return [each for each in Path("/proc/self/fd").iterdir() if each.exists()]
 
 
 def main() -> None:
-    """Write what the process inherited, and wait."""
+    """Write what the process inherited, if requested, and wait for a signal."""
     paths = [
         each.partition("=")[2] for each in sys.argv if each.startswith("--report=")
     ]

@@ -1,4 +1,4 @@
-"""Settings of tokens and trusted proxies, and errors for wrong or missing ones."""
+"""Settings of tokens and trusted proxies; errors for wrong or absent settings."""
 
 from hashlib import sha256
 from ipaddress import ip_network

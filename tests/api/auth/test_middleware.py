@@ -39,7 +39,10 @@ def local(tmp_path: Path) -> Site:
 
 
 def add_user_routes(site: Site) -> FastAPI:
-    """Add two routes that return the authenticated user."""
+    """Add GET /look for viewers and POST /those/act for operators; return the app.
+
+    Both routes return the name and the role of the authenticated user.
+    """
 
     router = APIRouter(prefix="/those")
 
@@ -56,7 +59,7 @@ def add_user_routes(site: Site) -> FastAPI:
 
 
 def all_of(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
-    """Yield the routes, including those of nested routers."""
+    """Yield the routes of a list, with the routes of its nested routers."""
     for each in routes:
         router = getattr(each, "original_router", None)  # in newer FastAPI
         yield from [each] if router is None else all_of(router.routes)

@@ -46,7 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
 def refusal(
     site: Review, method: str, path: str, query: str, token: str = ACTING
 ) -> str:
-    """Send a request with a query; return the error message."""
+    """Send a request that must be refused with 400; return its error message."""
     address = re.sub("{.*?}", "x", path)
     response = site.ask(method.upper(), f"{address}?{query}", bearing(token))
     assert response.status_code == 400, response.text

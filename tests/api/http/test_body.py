@@ -35,9 +35,16 @@ UPLOAD = (
 def read(
     parts: list[bytes], most: int = 10**6, *, ends: bool = True, pause_s: float = 0
 ) -> bytes:
-    """Return a body that arrives in parts, with pauses, and is limited to `most` bytes.
+    """Return the body that a request receives in parts.
 
-    If `ends` is false, the body does not end after the parts.
+    Args:
+        parts: The parts of the body.
+        most: The size limit in bytes.
+        ends: Whether the body ends after the last part.
+        pause_s: The pause before each part.
+
+    Raises:
+        HTTPException: The body is too large or too slow.
     """
     left = list(parts)
 

@@ -33,7 +33,12 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=b"
 
 
 class PersonRequest:
-    """A request of a user, who disconnects when `gone` is set."""
+    """A request of a user.
+
+    Attributes:
+        gone: The user disconnects when a test sets this event.
+        request: The request.
+    """
 
     def __init__(self, name: str, *, auth_method: str = "token") -> None:
         self.gone = asyncio.Event()
@@ -169,7 +174,7 @@ def site(tmp_path: Path, stack: ExitStack) -> Review:
 
 
 def send_and_close(port: int, count: int, content: bytes) -> None:
-    """Send requests, then close their connections without reading."""
+    """Send `content` over `count` connections, then close them without reading."""
     with ExitStack() as connections:
         for _ in range(count):
             client = socket.create_connection(("127.0.0.1", port))

@@ -96,7 +96,10 @@ ENDLESS = {**FORM, "Transfer-Encoding": "chunked"}
 
 
 class Endless:
-    """A body that repeats a part without end, or never arrives if `arrives` is false.
+    """The ASGI receive function of a request with an endless body.
+
+    Each call returns `part`. If `arrives` is false, no call returns. A call fails the
+    test if the application has read 1 MB.
 
     Attributes:
         read: The number of bytes that the application has read.
@@ -164,7 +167,11 @@ def one(content: bytes) -> Receive:
 
 
 def drip(client: socket.socket) -> None:
-    """Send single bytes for twenty seconds, or until the peer closes the connection."""
+    """Send single bytes for at least 20 seconds.
+
+    Raises:
+        ConnectionError: The peer has closed the connection.
+    """
     for _ in range(2000):
         client.sendall(b"x")
         Event().wait(0.01)
@@ -402,7 +409,7 @@ def expire_sessions(access: Access) -> None:
 
 
 class TestChanges:
-    """The stream of changes ends with the access of its user, or after a time limit."""
+    """The stream of changes ends if its user loses access, or after a time limit."""
 
     @pytest.fixture
     def site(self, tmp_path: Path) -> Review:
@@ -411,7 +418,10 @@ class TestChanges:
     def lines_after(
         self, site: Review, headers: dict[str, str], end: Callable[[int], object]
     ) -> list[str]:
-        """Open the stream, call `end`, change data; return the changes that arrive."""
+        """Return the data lines that the stream sends after a call of `end`.
+
+        `end` gets the port. After the call of `end`, the site receives an instance.
+        """
         with served(site) as port, httpx.Client(timeout=20) as client:
             url = f"http://127.0.0.1:{port}/api/v1/changes"
             with client.stream("GET", url, headers=headers) as response:

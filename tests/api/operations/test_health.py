@@ -39,7 +39,7 @@ def fails() -> None:
 def fetched(
     path: str, checks: dict[str, Check], roles: dict[str, Check] | None = None
 ) -> httpx.Response:
-    """Return the response for a path of an application with only the health router.
+    """Return the response to GET `path` from an application with health routes only.
 
     The application requires no login.
     """

@@ -118,7 +118,11 @@ class Node:
 
 
 class Scraped:
-    """Samples by name and labels, as read by the parser of Prometheus."""
+    """The samples of a response, read by the parser of Prometheus.
+
+    A call returns the value of the sample with a name and exactly the given labels. The
+    name has no prefix fracture_node_.
+    """
 
     def __init__(self, text: str) -> None:
         self.samples = [

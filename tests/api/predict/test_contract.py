@@ -65,7 +65,7 @@ def load(analyzer: Analyzer) -> Pipeline:
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Site, str]]:
-    """Run an application, open to all or to viewers; yield it and its address."""
+    """Serve a site, open to all or guarded by tokens; yield the site and its URL."""
     guarded = request.param == "guarded"
     site = Site(tmp_path_factory.mktemp("site"), TOKENS if guarded else "")
     with ExitStack() as stack:

@@ -60,7 +60,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(tab: Page, address: str) -> Iterator[Page]:
-    """The opened page. The test fails if it requests another host or logs an error."""
+    """The upload page, open in the browser.
+
+    The test fails if the page requests another host or writes to the console. Only the
+    message of the browser about status 415 is allowed.
+    """
     urls, messages = list[str](), list[str]()
     listeners: dict[Any, Any] = {
         "request": lambda request: urls.append(request.url),
@@ -89,7 +93,7 @@ def png(*, broken: bool) -> bytes:
 
 
 def choose(page: Page, content: bytes, name: str = "phantom.png") -> None:
-    """Choose a file and wait for its result."""
+    """Choose a file, and wait for its result or for an error."""
     page.set_input_files(
         "#file",
         {"name": name, "mimeType": "application/octet-stream", "buffer": content},
@@ -98,7 +102,7 @@ def choose(page: Page, content: bytes, name: str = "phantom.png") -> None:
 
 
 def shown(page: Page) -> NDArray[np.int16]:
-    """Return a screenshot of the picture, RGB."""
+    """Return the RGB pixels of a screenshot of the picture."""
     content = page.locator("#stack").screenshot()
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16)
 

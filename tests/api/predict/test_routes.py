@@ -270,7 +270,7 @@ def test_16_bit_files_are_read(client: httpx.Client, kind: str) -> None:
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
-    """Return status and error text of a response that has no other field."""
+    """Return the status and the error text; assert that the body has no other field."""
     body = response.json()
     assert list(body) == ["error"]
     assert "Traceback" not in body["error"]
@@ -548,7 +548,7 @@ def test_confidence_is_relative_to_the_threshold_of_the_card(
 
 
 def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
-    """Return a PNG of zeros, which is a thousand times larger when decoded."""
+    """Return a PNG file of zeros. When decoded, it is about a thousand times larger."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = zlib.crc32(kind + data)

@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Review, str]]:
-    """A site with one delivered instance, and the URL of the site."""
+    """A site with a delivered instance and a delivered summary, and its URL."""
     site = Review(tmp_path_factory.mktemp("site"))
     received = site.receive(1)
     site.answer(received)

@@ -25,9 +25,11 @@ ANNA = Patient("Schmidt^Anna", "4711", "A-1")
 
 
 def two_examinations(site: Review) -> list[str]:
-    """Add examinations: one with three images of Anna, and one with another image.
+    """Add two examinations; return their ids.
 
-    The third image of Anna has no answer. The summary of her examination waits.
+    The first has three images of Anna. Two of them have an answer, and one is not
+    analyzed. The summary of the first examination waits. The second examination has one
+    image without an answer.
     """
     images = [
         site.receive(number, ANNA, study_instance_uid="1.2.3", body_part=part)

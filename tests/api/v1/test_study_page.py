@@ -37,16 +37,17 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
-    """A site with a shared study. Tests that change a study create another one."""
+    """A site with the study STUDY. Tests that change a study add another one."""
     site = Review(tmp_path_factory.mktemp("site"))
     fill(site, STUDY, 1)
     return site
 
 
 def fill(site: Review, study: str, number: int) -> None:
-    """Add a study of two images.
+    """Add a study with the images `number` and `number + 1`.
 
-    The first result is positive and delivered. The second is negative and refused.
+    The first image has a fracture, and its result is delivered. The second has no
+    fracture, and the archive refused its result.
     """
     anna = Patient("Schmidt^Anna", "4711", "A-1")
     first = site.receive(number, anna, study_instance_uid=study, view_position="AP")
@@ -94,7 +95,7 @@ def canvas(page: Page, number: int = 0) -> Locator:
 
 
 def drawn(page: Page, number: int = 0) -> Pixels:
-    """Return the pixels of a canvas after the next frame, RGB."""
+    """Return the RGB pixels of a canvas after the next animation frame."""
     page.evaluate(FRAME)
     png = base64.b64decode(canvas(page, number).evaluate(PIXELS))
     bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
@@ -127,7 +128,10 @@ def fitted(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
 
 
 def phantom(number: int = 1, low: float = 0, high: float = WHITE) -> Pixels:
-    """Return the gray levels of a phantom with a window applied."""
+    """Return a phantom with the window from `low` to `high`.
+
+    The gray levels are from 0 to 255.
+    """
     pixels = draw_phantom(broken=True, rows=SIZE[0], columns=SIZE[1], seed=number)
     return np.clip((pixels.pixels - low) / (high - low), 0, 1) * 255
 
@@ -406,9 +410,12 @@ def test_images_without_a_study_are_shown_separately(
 
 
 def add_summary(site: Review, number: int, state: str) -> str:
-    """Add a summary to the examination of an image; return its id.
+    """Add a summary to the examination of the image `number`.
 
     The summary has an event, a result and a delivery.
+
+    Returns:
+        The id of the examination, which is also the id of the summary.
     """
     record = site.journal.load(f"{number:032x}")
     assert record is not None

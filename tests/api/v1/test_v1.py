@@ -481,7 +481,7 @@ def test_worklist_without_search_terms_is_not_audited_as_a_search(
 
 
 def test_every_route_with_instance_data_is_audited(site: Review) -> None:
-    """Other routes return no patient and no image. /changes returns only ids."""
+    """The routes that are not audited return no patient data and no image."""
     received = site.receive(1)
     values = {
         "instance_id": received.id,

@@ -1,6 +1,6 @@
-"""The worker, an upload, `analyze` and /predict answer the same for the same picture.
+"""The worker, an upload, `analyze` and /predict give equal answers for a picture.
 
-Each of them calls `Pipeline.analyze`, with the shipped model and a decoding child.
+Each of them calls `Pipeline.analyze`, with the shipped model and a decoder.
 """
 
 from argparse import Namespace
@@ -108,7 +108,7 @@ def site(tmp_path: Path) -> Iterator[Review]:
 
 @pytest.fixture(scope="module")
 def expected() -> float:
-    """The answer of the model without the pipeline."""
+    """The probability that the model gives for RADIOGRAPH without the pipeline."""
     finding = Classifier.load(None, "cpu").classify(RADIOGRAPH)
     return round(finding.probability, 4)
 

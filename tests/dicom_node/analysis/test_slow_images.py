@@ -43,7 +43,7 @@ NUMBERS = count()
 
 @dataclass
 class Child:
-    """Stands for the decoder of the lanes; a test sets `was_slow`."""
+    """A stand-in for the decoder of the lanes. A test sets `was_slow`."""
 
     was_slow: bool = False
     address: str = ""
@@ -52,7 +52,10 @@ class Child:
 
 
 class Lanes:
-    """The normal lane and both parts of the separate lane, with one decoder."""
+    """The normal lane and the two parts of the separate lane, `separate` and `last`.
+
+    All lanes have the same decoder.
+    """
 
     def __init__(self, images: SlowImages, child: QuickDecoder) -> None:
         self._normal = images.normal_lane(child)
@@ -109,14 +112,20 @@ def image(
 
 
 def reason(lane: AbstractContextManager[object]) -> tuple[str, bool]:
-    """Return why a lane refuses an image, and whether the image then comes last."""
+    """Return why a lane refuses an image, and whether the image comes last.
+
+    An image that comes last goes to the last part of the separate lane.
+    """
     with pytest.raises(SeparateLaneError) as caught, lane:
         pass
     return str(caught.value), caught.value.comes_last
 
 
 def is_analyzed(images: Lanes, one: ReceivedInstance) -> bool:
-    """Return whether the normal lane analyzes an image; the analysis is not slow."""
+    """Return whether the normal lane accepts an image.
+
+    The analysis of an accepted image is quick.
+    """
     with suppress(SeparateLaneError), images.normal(one):
         return True
     return False

@@ -179,9 +179,9 @@ def code(root: ET.Element, path: str) -> str:
 
 
 def test_every_event_has_a_message_if_the_standard_defines_one() -> None:
-    """PS3.15 A.5.3 defines none for associations and tests.
+    """PS3.15 A.5.3 defines no message for associations and connection tests.
 
-    An upload has the message of its transfer.
+    An upload is reported by the message about the received instance.
     """
     assert (EVENTS | MOVED).keys() == set(AuditEventType)
     assert KINDS.keys() == set(AuditEventType) - {
@@ -647,7 +647,7 @@ def flood(
 def test_flood_of_rejections_does_not_displace_other_events(
     engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Regression test: 1,010 rejections kept the next association out of the trail."""
+    """Regression test: after 1,010 rejections, the trail missed an association."""
     others = [each for each in EVENTS if each is not AuditEventType.REJECTED]
 
     with writing(engine, tmp_path / "audit.xml") as trail:

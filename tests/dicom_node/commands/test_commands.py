@@ -115,9 +115,10 @@ Command = Callable[..., tuple[int, str]]
 def in_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """A function that runs a command in the test process, as `fracture_node` does.
+    """A function that runs a command in the test process.
 
-    The test process has imported torch already, so commands start quickly.
+    It returns what `fracture_node` returns. It is faster, because the test process has
+    already imported torch.
     """
 
     def run(*arguments: str | Path) -> Done:
@@ -178,7 +179,7 @@ def configure(folder: Path, port: int, weights: str = "") -> Path:
 
 @pytest.fixture
 def phantom(tmp_path: Path) -> Path:
-    """A phantom with a fracture, in an old study."""
+    """The file of a phantom with a fracture, with a study date in 2001."""
     dataset = phantom_dataset(draw_phantom(broken=True))
     dataset.StudyDate = "20010203"
     path = tmp_path / "phantom.dcm"

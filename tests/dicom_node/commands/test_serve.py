@@ -29,7 +29,10 @@ WAITING = "tests.support.waiting_role"
 
 @contextmanager
 def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]:
-    """Yield a node that has bound its sockets and started no process."""
+    """Yield a node that has bound its sockets and started no process.
+
+    `api` is the number of API processes, and `file` the settings file.
+    """
     variables = {
         "FRACTURE_NODE__STORAGE__DIRECTORY": str(folder),
         "FRACTURE_NODE__RECEIVER__PORT": "0",

@@ -108,13 +108,13 @@ def test_file_that_is_not_dicom_is_rejected(content: bytes, tmp_path: Path) -> N
 
 
 def meta_element(element: int, value: bytes, vr: bytes = b"UI") -> bytes:
-    """Encode an element of File Meta Information: Explicit VR LE (PS3.10 7.1)."""
+    """Return an element of File Meta Information in Explicit VR LE (PS3.10 7.1)."""
     value += b"\0" * (len(value) % 2)
     return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
 
 
 def command_element(element: int, value: bytes) -> bytes:
-    """Encode an element of a command: Implicit VR LE (PS3.7 6.3)."""
+    """Return an element of a command in Implicit VR LE (PS3.7 6.3)."""
     return struct.pack("<HHL", 0, element, len(value)) + value
 
 
@@ -146,13 +146,16 @@ MIXED = [
 
 
 def own_elements(encoding: Encoding) -> bytes:
-    """Return elements of groups 0000 and 0002 in the encoding of a dataset."""
+    """Return elements of groups 0000 and 0002 in the given encoding of a dataset."""
     command = encoding.element(0x00000002, b"UI", b"1.2.3")
     return command + encoding.element(0x00020010, b"UI", JPEG)
 
 
 def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
-    """Return the file header that the node writes, and the encoded dataset."""
+    """Return the file header that the node writes, and the encoded dataset.
+
+    `dataset` loses its File Meta Information.
+    """
     encoding = ENCODINGS[syntax]
     if not syntax.is_little_endian:
         dataset["PixelData"].VR = "OW"
@@ -166,7 +169,7 @@ def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
 
 
 def put(content: bytes, syntax: UID, elements: bytes, before: str) -> bytes:
-    """Return an encoded dataset with elements inserted before an element."""
+    """Return encoded dataset `content` with `elements` inserted before `before`."""
     tag = ENCODINGS[syntax].tag(int(Tag(before)))
     position = content.index(tag)
     return content[:position] + elements + content[position:]

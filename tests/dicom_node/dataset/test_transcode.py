@@ -30,7 +30,10 @@ PIXELS = np.arange(6, dtype=np.uint16).reshape(2, 3) * 1000
 
 
 def write_instance(path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
-    """Write a small object with values of many kinds, some nested or private."""
+    """Write a small object to `path`, and return `path`.
+
+    The object has nested and private elements.
+    """
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -59,7 +62,10 @@ def write_instance(path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
 
 
 def dataset_bytes(path: Path) -> bytes:
-    """Return a file without its File Meta Information, which names the writer."""
+    """Return the dataset in a file, without the File Meta Information.
+
+    The File Meta Information names the program that wrote the file.
+    """
     content = path.read_bytes()
     return content[144 + int.from_bytes(content[140:144], "little") :]
 

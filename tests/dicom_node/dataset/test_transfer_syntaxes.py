@@ -94,7 +94,10 @@ HIGH_THROUGHPUT = {
 
 
 def drawing() -> NDArray[np.uint16]:
-    """Return 12-bit values that no codec can predict from neighboring values."""
+    """Return 16 rows and 12 columns of 12-bit values.
+
+    No codec can predict a value from its neighbors.
+    """
     row, column = np.indices((16, 12))
     return ((row * 253 + column * column * 17) % 4096).astype(np.uint16)
 
@@ -248,7 +251,7 @@ def table(*offsets: int) -> bytes:
 
 
 def layouts(frame: bytes) -> dict[str, bytes]:
-    """Return encapsulations of a frame by name: valid, unusual and invalid ones."""
+    """Return encapsulations of a frame by name. Some are unusual or invalid."""
     size = len(frame) // 6 * 2
     pieces = [frame[start : start + size] for start in range(0, len(frame), size)]
     fragments = b"".join(map(item, pieces))

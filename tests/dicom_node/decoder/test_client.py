@@ -310,7 +310,7 @@ def test_codec_without_memory_names_the_setting(
 
 @pytest.fixture
 def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
-    """A decoder that runs the code in its calls; see forging_child.py."""
+    """A decoder that executes the argument of a call as code; see forging_child.py."""
     monkeypatch.setattr(server, "MODULE", "tests.support.forging_child")
     child = DecoderProcess(timeout_s=2, memory_mb=512)
     yield child
@@ -318,10 +318,10 @@ def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
 
 
 def decoded(code: str) -> DecodedInstance:
-    """Stand for a call that returns a DecodedInstance. The function is never run.
+    """Raise NotImplementedError. The tests use only the return type of this function.
 
-    The forging child runs `code` instead. The parent process checks the response
-    against the return type of this function.
+    The forging child executes `code` instead. The parent process compares the response
+    with the return type.
     """
     raise NotImplementedError(code)
 
@@ -331,7 +331,7 @@ def number(code: str) -> float:
 
 
 class Marker:
-    """A pickle that creates a file when it is loaded."""
+    """An object that creates a file when its pickle is loaded."""
 
     def __init__(self, path: Path) -> None:
         self._call = open, (os.fspath(path), "w")

@@ -23,7 +23,7 @@ TAKES_1200_MB = "len(bytes(1200 * 2**20))"  # calloc: the pages are not used
 
 
 class Common:
-    """The common server, and the socket for requests to it."""
+    """The common decoding server, and the socket for requests to the server."""
 
     def __init__(self, roles: RoleServer) -> None:
         self._roles = roles
@@ -116,7 +116,7 @@ def test_child_has_no_secret_and_does_not_import_torch(child: DecoderProcess) ->
     allowed = {*server.PASSED_VARIABLES, *server.ONE_THREAD}
     assert set(names.split()) <= allowed
     assert not is_torch
-    # The child is a fork of all other processes that must not have the password.
+    # The child was forked from the other processes that must not have the password.
     assert child.pid is not None
     assert PASSWORD.encode() not in memory(child.pid)
 

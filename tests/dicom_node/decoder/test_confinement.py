@@ -43,7 +43,7 @@ def child() -> Iterator[DecoderProcess]:
 
 @pytest.fixture(scope="module")
 def confined(child: DecoderProcess) -> DecoderProcess:
-    """A child on a kernel that offers both Landlock and seccomp."""
+    """A decoder on a kernel that offers both Landlock and seccomp."""
     if not child.confinement.is_complete:
         pytest.skip(f"this kernel has {child.confinement}")
     return child

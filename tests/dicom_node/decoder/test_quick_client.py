@@ -53,7 +53,7 @@ class Clock:
 
 
 def times_after_calls(seconds: float, clock: Clock) -> UsualTimes:
-    """Return the usual times after successful calls of a duration for one address."""
+    """Return the usual times after FEWEST calls of `seconds` each for one address."""
     times = UsualTimes(clock=clock)
     for _ in range(FEWEST):
         times.note("decode", "10.0.9.9", seconds)
@@ -134,7 +134,7 @@ def test_each_function_has_its_own_usual_time() -> None:
 
 @pytest.fixture
 def decoders() -> Iterator[tuple[QuickDecoder, QuickDecoder]]:
-    """The decoder of the normal lane, and one that uses its usual times."""
+    """The decoder of the normal lane, and a decoder that uses the same usual times."""
     with ExitStack() as stack:
         normal = QuickDecoder(timeout_s=60, memory_mb=1024)
         stack.callback(normal.close)
@@ -213,7 +213,10 @@ def use_up_allowance(child: QuickDecoder) -> None:
 
 
 def saved(path: Path, rows: int, columns: int) -> Path:
-    """Save an image that declares the given size."""
+    """Save an image that declares `rows` and `columns`; return `path`.
+
+    The file has fewer pixels than it declares.
+    """
     dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
     dataset.Rows, dataset.Columns = rows, columns
     dataset.save_as(path, enforce_file_format=True)

@@ -253,9 +253,9 @@ def test_a_abort_with_unknown_codes_is_an_abort(codes: bytes) -> None:
 
 
 def scripted(*parts: bytes) -> Play:
-    """Return a peer that accepts the association, and then responds from a script.
+    """Return a peer that accepts an association and responds with `parts`.
 
-    After each PDU that it receives, the peer sends the next of the `parts`.
+    The peer sends one part after each PDU that it receives.
     """
 
     def play(connection: socket, peer: Peer) -> None:
@@ -386,14 +386,18 @@ def test_node_answers_c_echo_of_the_peer_before_the_response() -> None:
 def stored(
     message: int, status: int | None = 0, field: int = 0x8001, context: int = 3
 ) -> bytes:
-    """Encode the response to a message. Its Command Field is by default C-STORE-RSP."""
+    """Return the encoded response to the request with Message ID `message`.
+
+    `field` is the Command Field, by default C-STORE-RSP. If `status` is None, the
+    response has no Status.
+    """
     elements = (0x100, short(field)), (0x120, short(message)), (0x800, short(0x101))
     known = () if status is None else ((0x900, short(status)),)
     return command(*elements, *known, context=context)
 
 
 def archive(*responses: bytes) -> Play:
-    """Return an archive that sends the next of the responses after each object."""
+    """Return an archive that sends one of the responses after each object."""
     remaining = list(responses)
 
     def play(connection: socket, peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""The Storage SCU over real sockets: sent instances, and outcomes of failures.
+"""The Storage SCU over real sockets: sent instances, and outcomes of failed transfers.
 
 Waiting and broken associations are tested in test_association.py.
 """
@@ -73,7 +73,7 @@ def write_instance(
 
 
 def digest(path: Path) -> str:
-    """Return the digest of the dataset, without the File Meta Information."""
+    """Return the SHA-256 of the dataset in a file, without File Meta Information."""
     content = path.read_bytes()
     is_file = content[128:132] == b"DICM"
     dataset = content[split_dataset(path)[1] if is_file else 0 :]

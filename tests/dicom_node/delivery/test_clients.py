@@ -41,8 +41,8 @@ class Peer:
 
     Attributes:
         port: The port that the peer listens on.
-        stored: One entry for each C-STORE request, POST request or HL7 message, after
-            the peer has ended.
+        stored: One entry for each C-STORE request, POST request or HL7 message. The
+            list is empty until the peer has ended.
     """
 
     port: int
@@ -105,7 +105,7 @@ SETTINGS = {"dicom": dicom, "hl7": hl7, "sender": sender, "stow": stow}
 
 
 def message(folder: Path) -> Mapping[str, Path]:
-    """Return the file of a message by its UID."""
+    """Write an HL7 message to a file; return the path by the UID of the message."""
     result = made(folder)
     path = folder / "result.hl7"
     path.write_bytes(result.content)
@@ -114,7 +114,7 @@ def message(folder: Path) -> Mapping[str, Path]:
 
 @pytest.fixture
 def files(type_: str, tmp_path: Path) -> Mapping[str, Path]:
-    """The file of a result that a destination of this type gets, by its UID."""
+    """The path of a result that a destination of type `type_` gets, by its UID."""
     if type_ == "hl7":
         return message(tmp_path)
     dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))

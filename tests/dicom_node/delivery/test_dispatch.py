@@ -244,7 +244,7 @@ def test_results_of_an_unlisted_sender_arrive_after_it_is_listed_and_retried(  #
 
 @pytest.fixture
 def capture(tmp_path: Path) -> tuple[str, Path]:
-    """Write a Secondary Capture; return its UID and path."""
+    """The SOP Instance UID and the path of a Secondary Capture."""
     dataset = phantom_dataset(draw_phantom(broken=True, rows=300, columns=240))
     dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage

@@ -1,4 +1,4 @@
-"""Delivery of HL7 messages, also to servers that are not ours."""
+"""Delivery of HL7 messages, also to servers of hl7apy and python-hl7."""
 
 import asyncio
 import socket
@@ -216,7 +216,10 @@ def test_a_peer_that_hangs_is_left_in_time(
 
 @contextmanager
 def tls_server(certificates: Certificates, *, own: bool = True) -> Iterator[int]:
-    """Yield the port of a server with TLS that accepts one message."""
+    """Yield the port of a server with TLS that accepts one message.
+
+    If `own` is false, the certificate of the server is not of the trusted authority.
+    """
     pair = certificates.node if own else certificates.stranger
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)

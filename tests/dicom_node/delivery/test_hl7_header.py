@@ -60,7 +60,7 @@ def test_every_character_set_of_the_settings_is_known_to_python() -> None:
 
 
 def test_delimiters_of_japanese_text_are_ascii() -> None:
-    """So a receiver that splits the bytes finds each delimiter."""
+    """A receiver can split the bytes at ASCII delimiters before it decodes them."""
     content = written_message(message("山田^太郎"), ris(character_set="iso-2022-jp"))
 
     (pid,) = (each for each in content.split(b"\r") if each.startswith(b"PID"))

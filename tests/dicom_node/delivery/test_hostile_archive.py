@@ -67,9 +67,9 @@ def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def flood(connection: socket.socket, piece: bytes) -> None:
-    """Send a piece repeatedly until the node disconnects.
+    """Send `piece` repeatedly until the node disconnects.
 
-    The timeout is needed because the kernel may report the disconnection after minutes.
+    The timeout is needed because the kernel may report the disconnection minutes later.
     """
     connection.settimeout(TIMEOUT_S)
     with suppress(OSError):
@@ -78,7 +78,10 @@ def flood(connection: socket.socket, piece: bytes) -> None:
 
 
 def drip(connection: socket.socket, content: bytes) -> None:
-    """Send single bytes, four in each timeout, until the node disconnects."""
+    """Send `content` byte by byte, four bytes per TIMEOUT_S.
+
+    The function returns early if the node disconnects.
+    """
     with suppress(OSError):
         for each in content:
             connection.sendall(bytes([each]))
@@ -112,9 +115,9 @@ def at_once(act: Callable[[socket.socket, bytes], None], content: bytes) -> Play
 
 
 def at_the_end(act: Callable[[socket.socket, bytes], None], content: bytes) -> Play:
-    """Return an archive that answers C-ECHOs.
+    """Return an archive that answers one C-ECHO.
 
-    The archive calls `act` after a release request.
+    The archive calls `act` when it has received the release request.
     """
 
     def play(connection: socket.socket, _: Peer) -> None:

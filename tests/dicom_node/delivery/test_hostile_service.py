@@ -45,7 +45,10 @@ def flood(piece: bytes, first: bytes = b"") -> Act:
 
 
 def drip(piece: bytes, first: bytes = b"") -> Act:
-    """Return a function that sends single bytes, four in each timeout, without end."""
+    """Return a function that sends `first`, and then `piece` repeatedly, byte by byte.
+
+    It sends four bytes of `piece` per TIMEOUT_S, until the node disconnects.
+    """
 
     def act(connection: socket.socket) -> None:
         with suppress(OSError):
@@ -71,7 +74,7 @@ def encoded_response(coding: str, content: bytes) -> bytes:
 def bomb(coding: str) -> bytes:
     """Return content in this coding that inflates to at least 200 MB of zeros.
 
-    It is made when the first test needs it, because it takes seconds.
+    The content is made when a test first needs it, because this takes seconds.
     """
     if coding == "deflate":
         return zlib.compress(bytes(200 * MB))

@@ -109,7 +109,7 @@ class Node:
         self._record()
 
     def set(self, **changes: object) -> None:
-        """Restart the worker with changed settings of the destination."""
+        """Change settings of the destination, as after a restart of the worker."""
         pacs = self._pacs = self._pacs.model_copy(update=changes)
         self.settings = self.settings.model_copy(update={"destinations": (pacs,)})
         self.journal = Journal(self.engine, self._directory, [pacs])
@@ -155,10 +155,10 @@ class Node:
         return StoredResult(kind, SecondaryCaptureImageStorage, uid, f"{uid}.dcm")
 
     def go_on(self, times: int = 1) -> str:
-        """Do the next work of the delivery without waiting for its time.
+        """Do the next work of the delivery at once, before it is due.
 
         Args:
-            times: Number of pieces of work, one after the other.
+            times: How often to do the next work.
 
         Returns:
             The state of the delivery.
@@ -168,7 +168,10 @@ class Node:
         return str(self.row.state)
 
     def record_report(self, transaction: str, reason: int = 0) -> None:
-        """Record a report: all objects committed, or all failed with a `reason`."""
+        """Record a report on all objects.
+
+        They are committed if `reason` is 0. Otherwise, they failed for this reason.
+        """
         if reason:
             report = Report(transaction, frozenset(), dict.fromkeys(UIDS, reason))
         else:
@@ -176,7 +179,7 @@ class Node:
         self.journal.commitments.record_report(report, ARCHIVE)
 
     def let_days_pass(self, days: float) -> None:
-        """Move the end of finished instances into the past."""
+        """Move the end of finished instances `days` into the past."""
         earlier = {"ended_at": received.c.ended_at - days * DAY_S}
         with self.engine.begin() as connection:
             connection.execute(received.update().values(earlier))

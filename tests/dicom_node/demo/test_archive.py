@@ -45,7 +45,7 @@ def write_instance(path: Path) -> Path:
 
 
 def dataset_bytes(path: Path) -> bytes:
-    """Return the bytes after the File Meta Information."""
+    """Return the bytes of a file after its File Meta Information."""
     return path.read_bytes()[split_dataset(path)[1] :]
 
 

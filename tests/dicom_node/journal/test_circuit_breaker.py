@@ -47,7 +47,10 @@ def journal(engine: sa.Engine, tmp_path: Path) -> Journal:
 
 @pytest.fixture
 def queue(journal: Journal, receive: Receive) -> Queue:
-    """Return a function that queues `count` results and returns their instance ids."""
+    """A function that queues `count` results and returns their instance ids.
+
+    Its keyword arguments are fields of the instances.
+    """
 
     def make(count: int, **changes: object) -> list[str]:
         made = [replace(receive(digest=str(n)), **changes) for n in range(count)]  # type: ignore[arg-type]
@@ -94,7 +97,10 @@ def fail_once(journal: Journal, engine: sa.Engine, instances: Sequence[str]) -> 
 
 
 def scheduled(engine: sa.Engine) -> dict[str, float]:
-    """Return the seconds until each scheduled attempt, by instance id."""
+    """Return the seconds until each scheduled attempt, by instance id.
+
+    The number is negative if the attempt is overdue.
+    """
     pending = {each for each, _ in work(engine)}
     return {
         row.instance_id: row.next_at - time.time()
@@ -383,7 +389,7 @@ def test_each_peer_of_a_destination_has_its_own_next_attempt(
 def test_an_outage_is_forgotten_a_day_after_the_last_attempt_if_nothing_waits(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
-    """Otherwise an AE that sends no more images would be listed as failing forever."""
+    """An AE that sends no more images must not be listed as failing forever."""
     journal = Journal(engine, tmp_path, [senders("DX1")])
     instance = replace(receive(), calling_ae_title="DX1")
     record_result(journal, instance)

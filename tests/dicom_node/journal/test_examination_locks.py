@@ -33,7 +33,7 @@ Action = Callable[[ReceivedInstance], object]
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What workers, receivers and users do with the images of one examination."""
+    """The actions of workers, receivers and users on the images of one examination."""
 
     engine: sa.Engine
     journal: Journal

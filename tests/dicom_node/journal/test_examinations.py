@@ -63,7 +63,7 @@ def summary_of(journal: Journal, engine: sa.Engine) -> InstanceRecord:
 
 
 def runs(engine: sa.Engine, status: str) -> list[str]:
-    """Return the ids of the work for summaries in a status, sorted."""
+    """Return the sorted ids of the work items of the queue "summarize" in a status."""
     item = work_item(engine).c
     query = sa.select(item.workflow_uuid).where(
         item.queue_name == "summarize", item.status == status
@@ -73,7 +73,7 @@ def runs(engine: sa.Engine, status: str) -> list[str]:
 
 
 def of(received: ReceivedInstance, who: Patient, seconds: int = 0) -> ReceivedInstance:
-    """Return the instance as one of a patient, received some seconds later."""
+    """Return a copy of the instance for the patient `who`, received `seconds` later."""
     at = received.received_at.timestamp() + seconds
     return replace(
         received,
@@ -158,7 +158,7 @@ def test_a_summary_is_due_if_the_clock_was_set_back(
 
 
 def advance(engine: sa.Engine, seconds: float) -> None:
-    """Advance the clock that the examinations read."""
+    """Move the due times of all examinations `seconds` into the past."""
     due_at = examination.c.due_at - seconds
     with engine.begin() as connection:
         connection.execute(examination.update().values(due_at=due_at))
@@ -536,7 +536,7 @@ def test_retention_removes_summaries_and_then_examinations(
 def test_a_removed_summary_starts_again_with_new_work(
     repeats: int, journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
-    """DBOS ignores work with an id that it has seen."""
+    """The new work needs a new id, because DBOS ignores ids that it has seen."""
     for number in range(repeats):
         journal.record(receive(f"{number}"))
         remove_summary(engine)

@@ -23,7 +23,11 @@ class Lane:
         return heapq.heappop(self._waiting)[2]
 
     def until(self, address: str) -> list[str]:
-        """Return the addresses of the images before the next image of an address."""
+        """Remove all images up to the first image of `address`.
+
+        Returns:
+            The addresses of the images before this image.
+        """
         before = []
         while (each := self.next()) != address:
             before.append(each)

@@ -395,7 +395,7 @@ def test_a_paused_destination_holds_its_deliveries_until_it_is_resumed(
 
 @pytest.fixture
 def paused(journal: Journal, analyzed: ReceivedInstance) -> ReceivedInstance:
-    """An analyzed instance. Its delivery to a paused destination is held."""
+    """An analyzed instance with a paused delivery to "pacs"."""
     journal.deliveries.pause("pacs")
     journal.deliveries.begin(analyzed.id, "pacs", 1)
     return analyzed
@@ -408,7 +408,7 @@ def test_a_delivery_that_ends_while_its_destination_is_resumed_is_not_sent_again
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def end_before_lock(connection: sa.Connection, instance_id: str) -> None:
-        """Stand for `lock_instance` that waited until the delivery had ended."""
+        """End the delivery as if it ended while `lock_instance` waited for a lock."""
         ended = delivery.update().where(of_delivery(delivery, instance_id, "pacs"))
         connection.execute(ended.values(state=DeliveryState.DELIVERED))
 
@@ -637,7 +637,7 @@ def test_negative_answer_is_delivered_after_a_partial_delivery(
 def test_instance_with_only_an_hl7_message_is_not_outdated(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
-    """The PACS gets no object about an image without a result, but the RIS does."""
+    """The PACS gets nothing about an image without a result. The RIS gets a message."""
     ris = Hl7Destination(name="ris", type="hl7", per="image", host="ris", port=2575)
     journal = Journal(engine, tmp_path, [destination("pacs"), ris])
     one = receive()
@@ -900,7 +900,11 @@ HEADER = (*ACQUIRED, "study_instance_uid", "sop_class_uid")
 
 
 def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance:
-    """Return an instance with the patient and the sender of `given`."""
+    """Return an instance with changed patient and sender.
+
+    `given` has fields of Patient and of ReceivedInstance. The default patient is
+    Doe^Jane with the id 4711.
+    """
     identity = {"patient_id": "4711", "name": "Doe^Jane"}
     identity |= {key: given[key] for key in identity if key in given}
     sender = {key: value for key, value in given.items() if key not in identity}

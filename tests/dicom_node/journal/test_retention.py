@@ -58,7 +58,10 @@ def row(event: AuditEvent) -> dict[str, object]:
 
 
 class Keeper:
-    """A journal and its files. `pass_days` lets instances age; `sweep` removes them."""
+    """A journal and its files.
+
+    `pass_days` lets instances age, and `sweep` removes expired files and rows.
+    """
 
     def __init__(self, engine: sa.Engine, journal: Journal, folder: Path) -> None:
         self.engine, self.journal, self.folder = engine, journal, folder
@@ -108,7 +111,7 @@ class Keeper:
             return connection.execute(query).one()
 
     def pass_days(self, days: float) -> None:
-        """Move the ends of instances and the times of events into the past."""
+        """Move the ends of instances and the times of events `days` into the past."""
         with self.engine.begin() as connection:
             for column in (instance.c.ended_at, event.c.at):
                 earlier = {column: column - days * DAY_S}

@@ -62,7 +62,10 @@ pairs_of_reasons = st.tuples(reasons, reasons)
 
 
 class JournalMachine(RuleBasedStateMachine):
-    """Calls the journal in any order, with any outcome, and kills it anywhere."""
+    """Calls of the journal in any order, with any outcome.
+
+    A call may be killed before any of its database statements.
+    """
 
     def __init__(self, node: SimulatedNode) -> None:
         super().__init__()
@@ -78,7 +81,10 @@ class JournalMachine(RuleBasedStateMachine):
 
     @initialize(count=st.integers(0, 9))
     def receive_first(self, count: int) -> None:
-        """Receive an instance, and do some of its work, so that all states are met."""
+        """Receive an instance, and do `count` parts of its work.
+
+        The machine then reaches all states within few steps.
+        """
         self.node.receive()
         for _ in range(count):
             if queued := self.node.queue():
@@ -139,7 +145,7 @@ class JournalMachine(RuleBasedStateMachine):
     def report(
         self, number: int, reasons: tuple[int | None, ...], kill: int | None
     ) -> None:
-        """Report on any request, also on an older one, or on one a second time."""
+        """Report on any request, also on an older one or on the same request twice."""
         transaction = pick([*self.node.requests], number)
         self.node.report(transaction, reasons, kill)
 

@@ -1,4 +1,4 @@
-"""An image does not need more statements of the database than before.
+"""The number of database statements for an image is limited.
 
 At a high rate of images, each statement costs processor time of the worker and of the
 database server: see docs/scaling.md.
@@ -66,7 +66,10 @@ def test_an_image_needs_few_statements(
 
 @contextmanager
 def counting(engine: sa.Engine, counts: Counter[str], name: str) -> Iterator[None]:
-    """Count the statements of the block under a name, without BEGIN of SQLite."""
+    """Add the number of statements in the block to `counts[name]`.
+
+    BEGIN is not counted, because the node sends this statement only to SQLite.
+    """
 
     def count(_connection: object, _cursor: object, text: str, *_: object) -> None:
         counts[name] += not text.startswith("BEGIN")

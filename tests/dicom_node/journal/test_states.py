@@ -1,4 +1,4 @@
-"""The table of transitions: each of them happens, and the document lists them."""
+"""Each transition of the table happens, and the document lists the transitions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -72,7 +72,7 @@ def test_the_table_has_the_expected_transitions() -> None:
 
 
 def test_a_deletion_has_no_effects() -> None:
-    """`delete_rows` applies none."""
+    """`delete_rows` deletes rows without any effects."""
     for each in TRANSITIONS:
         if each.after is None:
             assert (each.event, each.counter, each.queues) == (None, None, None)
@@ -95,7 +95,10 @@ def analyzed(
     end: str = "positive",
     slow: bool = False,
 ) -> str:
-    """Receive and analyze an instance; return its id."""
+    """Receive and analyze an instance; return its id.
+
+    If `slow` is true, the decoder first dies, and the analysis ends in the slow lane.
+    """
     node.use(destinations)
     one = node.receive()
     if slow:
@@ -130,7 +133,7 @@ def begun(node: SimulatedNode, item: str) -> Attempt:
 
 
 def reach(node: SimulatedNode, state: str, *, slow: bool = False) -> str:
-    """Create an instance whose delivery to the archive has a state; return its id."""
+    """Create an instance with a delivery to the archive in `state`; return its id."""
     one = analyzed(node, ARCHIVE, slow=slow)
     match state:
         case "committing":
@@ -169,7 +172,7 @@ def reach_instance(node: SimulatedNode, state: str, *, slow: bool) -> str:
 
 
 def in_each_state(node: SimulatedNode, action: str, state: str) -> None:
-    """A user or the settings act on a delivery in a state."""
+    """Do `action` with a delivery in `state`."""
     act(node, reach(node, state), action)
 
 
@@ -200,7 +203,7 @@ def in_an_unfinished_state(node: SimulatedNode, action: str, state: str) -> None
 
 
 def analyses(node: SimulatedNode, state: str, *, slow: bool) -> None:
-    """A user requests an analysis of an instance in a state."""
+    """Request another analysis of an instance in `state`."""
     node.journal.analyze_again(reach_instance(node, state, slow=slow))
 
 
@@ -236,7 +239,7 @@ def destination_removed_before_analysis(node: SimulatedNode) -> None:
 
 
 def reports(node: SimulatedNode, state: str, reasons: Reasons) -> None:
-    """The archive reports on a delivery in a state."""
+    """Let the archive report on a delivery in `state`."""
     one = reach(node, "committing")
     transaction = request(node, one)
     if state == "paused":
@@ -250,7 +253,7 @@ def reports(node: SimulatedNode, state: str, reasons: Reasons) -> None:
 
 
 def late_report(node: SimulatedNode, reasons: Reasons) -> None:
-    """The archive reports after the node has given up."""
+    """Let the archive report after the node has given up the delivery."""
     one = reach(node, "committing")
     transaction = request(node, one)
     node.pass_days(5)
@@ -282,7 +285,10 @@ def pause_while_committing(node: SimulatedNode) -> None:
 def lost_before_request(
     node: SimulatedNode, outcome: Outcome, *, peer_fails: bool = False
 ) -> None:
-    """The archive loses an object just before commitment of the other is requested."""
+    """Let the archive report the loss of a committed object.
+
+    The report arrives just before the node requests commitment of the other object.
+    """
     one = reach(node, "committing")
     transaction = request(node, one)
     node.report(transaction, (None, PROCESSING_FAILURE))
@@ -301,7 +307,10 @@ def lost_before_request(
 
 
 def failing_peer(node: SimulatedNode, state: str) -> None:
-    """Two deliveries fail; the second is held back until a user tries it now."""
+    """Let two deliveries fail.
+
+    The second delivery is held back until a user tries it now.
+    """
     both = [reach(node, state), reach(node, state)]
     for one in both * 3:
         item = node.delivery(one, "archive")
@@ -320,7 +329,7 @@ def delayed_attempts(node: SimulatedNode) -> None:
 
 
 def summaries(node: SimulatedNode, state: str) -> None:
-    """A summary is requested again in a state."""
+    """Request another run of a summary in `state`."""
     one = analyzed(node, REVIEW)
     record = node.journal.load(one)
     assert record is not None
@@ -375,7 +384,7 @@ EXAMPLES: list[Callable[[SimulatedNode], None]] = [
         for state in InstanceState
         for slow in (False, True)
     ),
-    # The first one has no deliveries yet. All instances are in one examination.
+    # The first summary has no deliveries yet. All instances are in one examination.
     partial(summaries, state="analyzed"),
     *(
         partial(summaries, state=state)
@@ -411,7 +420,7 @@ def test_every_usual_transition_happens(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_rows_in_any_state_are_replaced_and_removed(tmp_path: Path) -> None:
-    """Such rows may have been written by an earlier release."""
+    """The test creates rows in states that only an earlier release may have left."""
     node = SimulatedNode(tmp_path, Clock())
     node.allowed |= OF_OLD_ROWS.keys()
     with observing(node.clock):
@@ -432,7 +441,7 @@ def test_rows_in_any_state_are_replaced_and_removed(tmp_path: Path) -> None:
 
 
 def remove_in_each_state(node: SimulatedNode) -> None:
-    """The retention period ends, whatever the states of the rows are."""
+    """Remove rows in each state after the end of the retention period."""
     forced = [
         *(("instance", reach(node, "delivered"), each) for each in InstanceState),
         *(("delivery", reach(node, "delivered"), each) for each in DeliveryState),

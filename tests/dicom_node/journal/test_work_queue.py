@@ -45,7 +45,7 @@ SERIALIZER = DBOSPortableJSONSerializer()
 
 
 class Marker:
-    """A pickle that creates a file when it is loaded."""
+    """An object that creates a file when its pickle is loaded."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -20,7 +20,7 @@ Act = Callable[[socket.socket], None]
 
 @contextmanager
 def peer(act: Act) -> Iterator[socket.socket]:
-    """Yield a connection to a peer that reads a message and then acts."""
+    """Yield a connection to a peer that reads a message and then calls `act`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -57,7 +57,7 @@ HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01"
 
 @dataclass
 class Node:
-    """A receiver with a plain port and one for TLS."""
+    """A receiver with a port for plain DICOM and a port for TLS."""
 
     receiver: Receiver
     ports: tuple[int, int]
@@ -149,7 +149,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(path: Path) -> bytes:
-    """Return the dataset of a Part 10 file, after the File Meta Information."""
+    """Return the encoded dataset of a Part 10 file, without File Meta Information."""
     data = path.read_bytes()
     length = int.from_bytes(data[140:144], "little")
     return data[144 + length :]
@@ -708,7 +708,7 @@ def test_authorities_file_deleted_after_the_start_is_a_retry(
 def scp(
     pair: Pair, version: ssl.TLSVersion, *handlers: evt.EventHandlerType
 ) -> Iterator[int]:
-    """Run an SCP of pynetdicom for Verification and DX images; yield its port."""
+    """Run a pynetdicom SCP with TLS for Verification and DX images; yield its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = context.maximum_version = version
     context.load_cert_chain(pair.certificate, pair.key)

@@ -79,7 +79,7 @@ def test_blank_image_is_not_analyzed(dataset: Dataset) -> None:
 
 
 def colored(dataset: Dataset, bits: int) -> Dataset:
-    """Replace the image by two RGB pixels: pure red and pure green."""
+    """Replace the image by a red and a green RGB pixel; return the dataset."""
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 1, 2, 3
     dataset.PhotometricInterpretation = "RGB"
     dataset.PlanarConfiguration = 0

@@ -238,7 +238,10 @@ def text_bomb() -> bytes:
 
 
 def huge_file(kind: str) -> bytes:
-    """Return a small file that declares 60,000 pixels a side, or 16,384 as WebP."""
+    """Return a small file that declares 60,000 x 60,000 pixels.
+
+    The WebP file declares 16,384 x 16,384 pixels, the most that WebP allows.
+    """
     buffer = io.BytesIO()
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(buffer, kind, lossless=True)
     content = bytearray(buffer.getvalue())

@@ -550,7 +550,7 @@ def test_center_and_width_of_different_pairs_are_not_combined() -> None:
 
 
 IMAGE = draw_phantom(broken=True, rows=200, columns=150).pixels
-"""Stored values of 12 bits."""
+"""The stored values of a phantom, of 12 bits."""
 
 
 def compressing_lut(levels: int) -> list[Dataset]:

@@ -31,7 +31,7 @@ SHIPPED = Path(__file__).parents[3] / "models" / "fracture_model.toml"
 
 @pytest.fixture
 def dataset() -> Dataset:
-    """An image whose patient was born on 2000-01-01, of a study of 2024-03-10."""
+    """An image of a study of 2024-03-10. Its patient was born on 2000-01-01."""
     dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
     dataset.PatientBirthDate, dataset.StudyDate = "20000101", "20240310"
     return dataset

@@ -156,7 +156,7 @@ CASES = {
     "voi_lut_16_data_12": 0,
     "voi_lut_16_data_12_window": 0,
     "voi_lut_ss_736": 0,
-    "voi_lut_12_data_14": 1,  # the picture was drawn with the entries of 12 bits
+    "voi_lut_12_data_14": 1,  # the expected picture was drawn with entries of 12 bits
     "padding_ss_unsigned": 0,
     "window_second_empty": 0,
     "photo_lead": 0,

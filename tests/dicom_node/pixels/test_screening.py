@@ -343,7 +343,7 @@ KINDS = "secondary_capture", "presentation_state", "structured_report", "heatmap
 
 @pytest.fixture(scope="module")
 def own_results(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """One result of each kind, and a notice."""
+    """The encoded results of an image: one of each kind in KINDS, and a notice."""
     source = phantom_dataset(draw_phantom(broken=True, rows=200, columns=150))
     path = tmp_path_factory.mktemp("source") / "source.dcm"
     source.save_as(path, enforce_file_format=True)
@@ -372,7 +372,7 @@ def with_other_uids(dataset: Dataset) -> None:
 
 
 def without_identity(dataset: Dataset) -> None:
-    """De-identify according to the Basic Profile (PS3.15 table E.1-1)."""
+    """Remove identifying attributes, as in the Basic Profile (PS3.15 table E.1-1)."""
     with_other_uids(dataset)
     dataset.PatientName = dataset.PatientID = ""
     for keyword in (

@@ -51,7 +51,7 @@ Image = Callable[..., ReceivedInstance]
 
 @pytest.fixture
 def image(journal: Journal, receive: Receive, engine: sa.Engine) -> Image:
-    """A function that records an image, and sets columns of its row."""
+    """A function that records an image, sets columns of its row, and returns it."""
     number = iter(range(1000))
 
     def make(
@@ -272,9 +272,10 @@ def test_examination_of_returned_results_is_omitted_but_not_one_of_other_objects
 
 @pytest.fixture
 def two(engine: sa.Engine, image: Image) -> dict[str, str]:
-    """Examinations: Anna's has a definite and a negative image, Ben's a doubtful one.
+    """The ids of two examinations: "anna" and "ben".
 
-    Only the summary of Ben's is sent to the archive.
+    Anna has a definite and a negative image, and Ben has a doubtful one. The deliveries
+    are Ben's summary to "pacs" and Anna's negative image to "backup".
     """
     of_anna = [image(**DEFINITE).id, image(sender="ROOM2", **NEGATIVE).id]
     of_ben = [image(BEN, **DOUBTFUL).id]
@@ -501,7 +502,10 @@ def test_first_page_of_100_000_images_is_fast(
 def many(
     create: Callable[[], StorageSettings], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[sa.Engine]:
-    """33,334 examinations with 100,000 images: 1 of 1000 images failed."""
+    """A database with 33,334 examinations and 100,000 images.
+
+    100 of the images failed.
+    """
     storage = create()
     create_migrated(storage)
     engine = open_engine(storage.database_url)

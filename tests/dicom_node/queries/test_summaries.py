@@ -40,7 +40,7 @@ def examination_id(engine: sa.Engine, image: ReceivedInstance) -> str:
 def send_summary(
     journal: Journal, engine: sa.Engine, examination_id: str, **changes: object
 ) -> None:
-    """Write an analyzed summary, and request its delivery to the archive."""
+    """Write an analyzed summary, and begin its delivery to "pacs"."""
     summarize(engine, examination_id, "analyzed", probability=0.9, **changes)
     values = {"instance_id": examination_id, "sop_instance_uid": "2.25.9"}
     values |= {"sop_class_uid": "1.2", "kind": "secondary_capture", "path": "s"}

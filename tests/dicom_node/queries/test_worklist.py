@@ -40,7 +40,11 @@ def worklist(engine: sa.Engine) -> Worklist:
 
 @pytest.fixture
 def three(journal: Journal, receive: Receive) -> dict[str, ReceivedInstance]:
-    """Instances: Anna's is delivered and positive, Ben's negative, Eva's received."""
+    """Three instances by accession number.
+
+    Anna's (A-1) is positive and delivered. Ben's (A-2) is negative, and its delivery
+    waits. Eva's (A_3) is not analyzed yet.
+    """
     received_by_number: dict[str, ReceivedInstance] = {}
     for hour, person in enumerate((ANNA, BEN, EVA)):
         received = receive(study_instance_uid=f"1.2.{hour}", modality="DX")
@@ -69,7 +73,10 @@ def negative(probability: float) -> AnalysisResult:
 def found(
     worklist: Worklist, wanted: SearchCriteria, sorting: Sorting | None = None
 ) -> str:
-    """Return the accession numbers on the first page in order, separated by spaces."""
+    """Return the accession numbers of all found instances, separated by spaces.
+
+    Assert that the first page, of ten instances, has all of them.
+    """
     page = worklist.page(wanted, sorting or Sorting(), number=1, size=10)
     assert page.total == len(page.entries)
     return " ".join(row.accession_number for row in page.entries)
@@ -239,7 +246,10 @@ def duration(worklist: Worklist, wanted: SearchCriteria, by: Order) -> float:
 def many(
     create: Callable[[], StorageSettings], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[sa.Engine]:
-    """100,000 instances of 1,000 patients: 1 of 100 failed, 99 of 100 are delivered."""
+    """A database with 100,000 instances of 1,000 patients.
+
+    1 of 100 instances failed, and 99 of 100 are delivered.
+    """
     storage = create()
     create_migrated(storage)
     engine = open_engine(storage.database_url)
@@ -299,7 +309,10 @@ def many(
 
 
 def row_like(folder: Path) -> dict[str, Any]:
-    """Return a row with the values that all instances have in common."""
+    """Return a row with the values that all instances have in common.
+
+    The other columns are None.
+    """
     return dict.fromkeys(instance.columns.keys()) | {
         "content_digest": "d",
         "revision": 1,

@@ -106,7 +106,10 @@ def test_association_with_only_c_echoes_is_aborted_after_the_timeout(
 
 
 def c_store(instance: str) -> tuple[bytes, bytes]:
-    """Return the PDU of a C-STORE request, and its dataset: a CR image of 32 kB."""
+    """Return the PDU of a C-STORE request, and its dataset: a CR image of 32 kB.
+
+    `instance` is the SOP Instance UID.
+    """
     uid = instance.encode() + b"\0" * (len(instance) % 2)
     sop_class = CR + b"\0"
     dataset = (

@@ -37,7 +37,10 @@ NAMES = [
 
 
 def named(name: bytes) -> Sample:
-    """Return the phantom. Its dataset has `name` as SOP and Series Instance UID."""
+    """Return the phantom with `name` as SOP and Series Instance UID of its dataset.
+
+    The UIDs of the command stay valid.
+    """
     draft = opened(PHANTOM, random.Random(0))
     draft.put("SOPInstanceUID", name)
     draft.put("SeriesInstanceUID", name)

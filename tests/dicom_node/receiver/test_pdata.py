@@ -6,7 +6,7 @@ from dicom_node.receiver.pdata import Fragments, is_fragments
 
 
 def value(context: int, control: int, fragment: bytes) -> bytes:
-    """Encode a presentation data value (PS3.8 9.3.5.1, E.2)."""
+    """Return an encoded presentation data value (PS3.8 9.3.5.1, E.2)."""
     content = bytes([context, control]) + fragment
     return len(content).to_bytes(4, "big") + content
 

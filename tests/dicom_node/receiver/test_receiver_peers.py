@@ -56,7 +56,7 @@ run(settings.receiver, Spool(settings.storage), accept, {listening: None}, stop)
 
 @dataclass
 class Process:
-    """A receiver process, or several on one socket."""
+    """A listening socket, and the receiver processes that serve it."""
 
     directory: Path
     listening: socket.socket
@@ -108,7 +108,7 @@ def processes(directory: Path) -> Iterator[Process]:
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
-    """A `Process` without a receiver, for tests that start and kill their own."""
+    """A `Process` that has started no receiver, for tests that kill receivers."""
     with processes(tmp_path) as process:
         yield process
 

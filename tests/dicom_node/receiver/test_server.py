@@ -74,7 +74,7 @@ SOON_S = 20.0
 
 
 class Inbox(list[ReceivedInstance]):
-    """The `accept` of a receiver, as a list of the accepted instances.
+    """A list of accepted instances. It is also the `accept` function of a receiver.
 
     Attributes:
         error: Raised by each call, if set.
@@ -817,7 +817,10 @@ def raw_socket(association: Association) -> socket.socket:
 def request(
     association: Association, phantom: Dataset, share: float = 1.0
 ) -> Iterator[bytes]:
-    """Yield the PDUs of a C-STORE request: its command, and a share of its dataset."""
+    """Yield the PDUs of a C-STORE request: its command, and a part of its dataset.
+
+    `share` is the part of the dataset, from 0 to 1.
+    """
     (context,) = (
         each for each in association.accepted_contexts if each.abstract_syntax == DX
     )

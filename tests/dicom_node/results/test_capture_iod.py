@@ -201,7 +201,7 @@ KINDS = [
 
 
 def valid(path: Path, kind: ResultKind, complaints: Complaints, folder: Path) -> bool:
-    """Return whether all errors of dciodvfy for a result are in its source, too."""
+    """Return whether the source has all errors that dciodvfy finds in a result."""
     with warnings.catch_warnings(action="ignore"):
         dataset = dcmread(path, stop_before_pixels=True)
         instance = received(path, dataset)

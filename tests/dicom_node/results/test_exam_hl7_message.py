@@ -53,7 +53,7 @@ def message(
 
 
 def answers(text: str) -> list[tuple[str, str, str, str]]:
-    """Return group, value, flag and status of each answer."""
+    """Return group, value, flag and status of each answer (OBX-4, 5, 8 and 11)."""
     return [
         (each[4], each[5], each[8], each[11])
         for each in segments(text, "OBX")
@@ -62,7 +62,7 @@ def answers(text: str) -> list[tuple[str, str, str, str]]:
 
 
 def groups_of(text: str) -> list[list[str]]:
-    """Return the groups of the answers after each OBR segment."""
+    """Return the groups (OBX-4) of the answers after each OBR segment."""
     parts = text.split("\rOBR|")[1:]
     return [[group for group, *_ in answers(part)] for part in parts]
 

@@ -59,7 +59,7 @@ def report(*images: ExaminationImage, **changes: object) -> Dataset:
 
 
 def evaluations(written: Dataset) -> list[tuple[str, Dataset]]:
-    """Return the evaluations of the examination by the meanings of their names."""
+    """Return (meaning of the concept name, content item) for each evaluation."""
     container = written.ContentSequence[-1]
     names = [each.ConceptNameCodeSequence[0] for each in container.ContentSequence]
     assert container.ConceptNameCodeSequence[0].CodeValue == "C0034375"

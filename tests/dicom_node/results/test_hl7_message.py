@@ -1,4 +1,4 @@
-"""The HL7 message of a result, as two libraries read it that are not ours."""
+"""The HL7 message of a result, also as hl7apy and python-hl7 read it."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -373,7 +373,7 @@ def test_invalid_codes_and_dates_are_omitted(tmp_path: Path) -> None:
 def test_bytes_of_an_undeclared_character_set_are_not_guessed(
     character_set: str, tmp_path: Path
 ) -> None:
-    """The bytes are Greek letters here, and would be other letters in Latin 1."""
+    """The bytes are Greek letters in ISO 8859-7, and other letters in Latin-1."""
     dataset = phantom_dataset(PHANTOM)
     dataset.SpecificCharacterSet = "ISO_IR 126"
     dataset.PatientName = "Διονυσιος"
@@ -411,7 +411,10 @@ def test_mutated_headers_give_messages_or_errors_of_the_analysis(
 def test_the_confined_decoder_decodes_names_in_every_character_set(
     tmp_path: Path,
 ) -> None:
-    """The decoder cannot load a codec, so all codecs must be loaded before."""
+    """The decoder must load all codecs before its confinement.
+
+    A confined decoder cannot load a codec.
+    """
     names = {
         "ISO_IR 100": "Müller",
         "ISO_IR 101": "Dvořák",

@@ -347,7 +347,10 @@ def test_state_displays_an_image_without_a_window_as_the_node_does(
 
 
 def curve(first: int, bits: int, vr: str = "US") -> Dataset:
-    """Return a sigmoid VOI LUT of 12 bits for 2,049 values from `first` on."""
+    """Return a sigmoid VOI LUT of 12 bits for 2,049 values from `first` on.
+
+    `bits` is the number of bits that LUT Descriptor states, and `vr` is its VR.
+    """
     share = np.linspace(-3, 3, 2049)
     entries = np.rint(4095 / (1 + np.exp(-share)) - 194).clip(0, 4095).astype("<u2")
     item = Dataset()

@@ -166,7 +166,7 @@ CHANGES = [
 def test_source_with_another_content_digest_gives_the_same_object(
     spool: Spool, dataset: Dataset
 ) -> None:
-    """Another system may have encoded the same instance again."""
+    """Another system may have encoded the same instance in other bytes."""
     instance = spool(dataset)
     other = replace(instance, content_digest="ef" * 32)
 

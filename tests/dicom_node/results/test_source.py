@@ -96,7 +96,7 @@ def raw_values(path: Path) -> dict[int, bytes]:
 
 
 def save(dataset: Dataset, path: Path, **texts: str) -> None:
-    """Save a dataset with texts by keyword, which may be invalid for their VR."""
+    """Save a dataset with `texts` by keyword. A text may be invalid for its VR."""
     for keyword, text in texts.items():
         tag = Tag(keyword)
         dataset[tag] = DataElement(tag, "LO", text, validation_mode=IGNORE)
@@ -112,7 +112,7 @@ def save(dataset: Dataset, path: Path, **texts: str) -> None:
 
 @contextmanager
 def log_lines() -> Iterator[list[str]]:
-    """Yield a list to which pydicom's log messages are added during the block."""
+    """Yield a list, and add the log messages of pydicom to it during the block."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -194,7 +194,11 @@ def test_values_in_an_unknown_character_set_are_copied_unchanged(
 
 
 def with_sequences(dataset: Dataset) -> Dataset:
-    """Add nested sequences: an order with numbers, and other patient IDs."""
+    """Add nested sequences: an order with numbers, and other patient IDs.
+
+    Returns:
+        The dataset.
+    """
     issuer = Dataset()
     issuer.UniversalEntityID = "1.2.3.4"
     issuer.UniversalEntityIDType = "ISO"
@@ -297,7 +301,7 @@ def test_instance_without_study_instance_uid_is_an_error(
 
 
 def in_sequence(dataset: Dataset, keyword: str, *items: bytes) -> bytes:
-    """Return a dataset as a file, with an added sequence of already encoded items."""
+    """Return a dataset as a file, with an added sequence of the encoded `items`."""
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     content = buffer.getvalue()

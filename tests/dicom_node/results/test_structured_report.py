@@ -70,7 +70,7 @@ def report(instance: ReceivedInstance, finding: Finding = POSITIVE) -> Dataset:
 
 
 def items(container: Dataset) -> Iterator[tuple[str, Dataset]]:
-    """Yield the content items below a container, with the meanings of their names."""
+    """Yield (meaning of the name, content item) for each item below a container."""
     for item in container.get("ContentSequence", []):
         names = item.get("ConceptNameCodeSequence")
         yield names[0].CodeMeaning if names else item.ValueType, item

@@ -1,4 +1,4 @@
-"""Heartbeats of processes: recent, old and missing ones."""
+"""Recent, old and missing heartbeats of processes."""
 
 import threading
 
@@ -32,7 +32,10 @@ def ids(engine: sa.Engine) -> set[str]:
 
 
 def steady_s(engine: sa.Engine, name: str) -> float:
-    """Return the seconds since the last gap in a worker's heartbeats; -1 if dead."""
+    """Return the seconds since the last gap in the heartbeats of a worker.
+
+    If the worker is dead, return -1.
+    """
     with reading(engine) as connection:
         return alive_workers(connection, "worker").get(name, -1.0)
 

@@ -34,7 +34,10 @@ def server() -> Iterator[RoleServer]:
 def group(
     server: RoleServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RoleGroup]:
-    """A group of one role with its own fork server. The parameter is the module."""
+    """A group of one role with its own fork server.
+
+    The parameter of the fixture is the module that the role runs.
+    """
     monkeypatch.setattr(role_group, "FORK_S", 60.0)  # the machine may be busy
     roles = [Role(RoleProcess("role", request.param))]
     group = RoleGroup("the server", roles, lambda: server.fork_server("server", 0))

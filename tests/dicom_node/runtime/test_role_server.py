@@ -50,7 +50,10 @@ def either(server: RoleServer, request: pytest.FixtureRequest) -> Iterator[RoleS
 
 
 def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Start a role and end it; return what it reported, its name and its niceness."""
+    """Start a role and end it; return what it reported, its name and its niceness.
+
+    `process` has fields of RoleProcess, and the inherited descriptors as `files`.
+    """
     path = folder / "report"
     files = process.pop("files", [])
     role = RoleProcess("a-role", WAITING, [f"--report={path}"], **process)

@@ -67,7 +67,7 @@ def test_wakeup_is_set_by_its_stop_event() -> None:
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> PollWakeup:
-    """A wakeup whose thread polls only if it is woken."""
+    """A wakeup. While a watch runs, its thread polls only if it is woken."""
     monkeypatch.setattr(work_signal, "WATCHED_POLL_S", LONG_S)
     return PollWakeup()
 
@@ -180,7 +180,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
 
 @pytest.fixture
 def started(tmp_path: Path) -> threading.Event:
-    """Configure DBOS with an analysis workflow; return the event that it sets."""
+    """The event that an analysis workflow of DBOS sets."""
     started = threading.Event()
     DBOS(config=dbos_config(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 
@@ -212,11 +212,11 @@ def test_wakeup_starts_the_work_in_a_dbos_queue(
 
 
 class PollingByClass:
-    """Stands for a version of DBOS without the polling function."""
+    """A stand-in for `dbos._queue` without the polling function."""
 
 
 class PollingWithClock:
-    """Stands for a version of DBOS with another parameter of the polling function."""
+    """A stand-in for `dbos._queue`. Its polling function has another parameter."""
 
     @staticmethod
     def queue_worker_thread(

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 @dataclass
 class StopAfter:
-    """Stands for a Stop that is set after some rounds of the maintenance."""
+    """A stand-in for a Stop that is set after `rounds` rounds of the maintenance."""
 
     rounds: int
     waited: list[float] = field(default_factory=list)

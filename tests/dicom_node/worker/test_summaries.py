@@ -61,7 +61,10 @@ PACS = destination("pacs", results=("exam_summary", "exam_report"))
 
 @dataclass
 class Child:
-    """A decoder that a test may let die."""
+    """A decoder that raises one of `errors` each time it encodes an examination.
+
+    If `errors` is empty, it encodes. `calls` has the names of the called functions.
+    """
 
     decoder: DecoderProcess
     errors: list[Exception]

@@ -123,7 +123,7 @@ def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patc
 
 
 def long_instance(spool: Spool) -> ReceivedInstance:
-    """Write an instance to the spool whose analysis takes seconds; return it."""
+    """Write an instance to the spool that takes seconds to analyze; return it."""
     instance = spooled(spool, rows=64, columns=48)
     made_slow(instance.path)
     return replace(instance, size=instance.path.stat().st_size)

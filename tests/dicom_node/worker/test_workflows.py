@@ -946,7 +946,7 @@ def test_interrupted_work_is_counted_once(
     work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
-        """Stands for a kill of the process; no code of the node catches it."""
+        """A simulated kill of the process. No code of the node catches it."""
 
     def killed(*_: object) -> None:
         raise Killed

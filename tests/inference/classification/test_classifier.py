@@ -85,14 +85,19 @@ for line in sys.stdin:
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""A process that runs each line of its input, a script and its arguments, in a fork."""
+"""The program of a process that runs scripts in forks.
+
+Each line of its input is a JSON list: a script, and the list of its arguments. For each
+line, it writes the exit status of the fork.
+"""
 
 
 @pytest.fixture(scope="module")
 def run_alone() -> Iterator[Callable[..., None]]:
-    """A function that runs a script that forks, in a process without threads.
+    """A function that runs a script in a process without threads, where it may fork.
 
-    A fork of a process with threads, such as this one, may wait forever for a lock.
+    A fork of a process with threads, such as the test process, may wait forever for a
+    lock. The function fails if the exit status of the script is not 0.
     """
     with subprocess.Popen(
         [sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -114,7 +119,7 @@ def shipped() -> Classifier:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the shipped weights and of their card."""
+    """The path of a copy of the shipped weights. A copy of their card is beside it."""
     shutil.copy(SHIPPED, tmp_path / "mine.pth")
     shutil.copy(SHIPPED.with_suffix(".toml"), tmp_path / "mine.toml")
     return tmp_path / "mine.pth"
@@ -134,7 +139,7 @@ def original_app(seed: int) -> ResNet:
 
 
 class TestShipped:
-    """The weights that the node ships."""
+    """The weights that come with the node."""
 
     def test_broken_phantom_is_a_fracture_with_an_arrow_at_the_break(
         self, shipped: Classifier
@@ -439,7 +444,7 @@ class TestPreload:
         monkeypatch.setattr(classifier, "_preloaded", None)
         threads = torch.get_num_threads()
         yield
-        # The tests of this process go on with their number of threads.
+        # Restore the number of threads for the next tests of this process.
         torch.set_num_threads(threads)
 
     def test_preloaded_classifier_is_used_and_not_tested_again(

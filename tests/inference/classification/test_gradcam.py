@@ -63,9 +63,10 @@ PeerMap = Callable[[nn.Module, nn.Module, torch.Tensor, int], NDArray[np.float64
 
 @pytest.fixture(scope="module")
 def peer_map() -> PeerMap:
-    """A function that returns the map of the package grad-cam before it is resized.
+    """A function that returns the map of the package grad-cam in its coarse grid.
 
-    Its arguments are the network, the layer of the map, the image and the label.
+    The arguments of the function are the network, the layer of the map, the image and
+    the label.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -76,7 +77,7 @@ def peer_map() -> PeerMap:
         )
 
     class RawGradCAM(GradCAM):  # type: ignore[misc]
-        """GradCAM that keeps in `raw` the last map before it is resized."""
+        """GradCAM with an attribute `raw`: the last map in its coarse grid."""
 
         raw: NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Preprocessing for the network, and mapping back to pixels of the radiograph."""
+"""Preprocessing for the network, and mapping of heatmaps back to the radiograph."""
 
 from dataclasses import replace
 

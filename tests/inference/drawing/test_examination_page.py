@@ -53,7 +53,7 @@ def summary(rows: Sequence[Row], headline: str = "No fracture suspected") -> Sum
 
 
 def rules(page: NDArray[np.uint8]) -> list[int]:
-    """Return the first pixel row of each rule of a page."""
+    """Return the first pixel row of each rule (horizontal line) of a page."""
     is_rule = (page[:, page.shape[1] // 2 :] == RULE).all(axis=2).mean(axis=1) > 0.9
     return [int(r) for r in np.flatnonzero(is_rule) if not is_rule[r - 1]]
 

@@ -7,9 +7,9 @@ from inference.training import evaluate, train
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw only a few resamples for each confidence interval.
+    """Use only 10 or 50 bootstrap resamples for each confidence interval.
 
-    Many would take most of the time of an evaluation of a few radiographs.
+    The usual number takes most of the time of an evaluation of a few radiographs.
     test_statistics.py tests the intervals.
     """
     monkeypatch.setattr(evaluate, "RESAMPLED", 50)

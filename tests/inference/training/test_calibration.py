@@ -17,7 +17,7 @@ def sample(*, fractured: bool) -> Sample:
 
 
 def judged_samples(temperature: float, shift: float) -> list[Judged]:
-    """Return judged samples that this temperature and shift calibrate exactly."""
+    """Return uncalibrated results that `temperature` and `shift` calibrate exactly."""
     random = np.random.default_rng(0)
     odds = random.normal(-1, 2, 4000)
     truth = random.random(4000) < 1 / (1 + np.exp(-odds))

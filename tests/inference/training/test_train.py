@@ -49,13 +49,13 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
-    """The smallest trainable data set, for complete trainings."""
+    """Six phantoms, the smallest data set that can be trained with two folds."""
     return read_manifest(write_atlas(tmp_path_factory.mktemp("data") / "atlas", 6))
 
 
 @pytest.fixture(scope="module")
 def pair(few: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    """A radiograph with a fracture and one without, for the training of one network."""
+    """A phantom with a fracture and one without, for the training of one network."""
     return few[:2]
 
 
@@ -79,7 +79,10 @@ def small_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def small_steps(recipe: Recipe) -> Recipe:
-    """Epochs of three steps: the two radiographs of `pair`, and a phantom."""
+    """A recipe with three steps per epoch for `pair`.
+
+    Two steps use the radiographs of `pair`, and one step uses a random phantom.
+    """
     return replace(recipe, batch=2, fine_batch=2, phantoms=0.5)
 
 
@@ -330,7 +333,7 @@ def test_fine_epoch_counts_as_two_epochs_in_the_schedule(
 def test_gradients_do_not_depend_on_the_chunk_size(
     few: tuple[Sample, ...], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss and the gradients are independent of the views per chunk."""
+    """The loss and the gradients do not depend on the number of views per chunk."""
     # This prevents bfloat16, in which the order of a sum changes its result.
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     random = np.random.default_rng(1)
