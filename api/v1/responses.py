@@ -10,7 +10,7 @@ from api.v1.schemas import ProblemDetails
 
 REMOVED = (
     "The files of the instance were removed after their retention time ([retention] in "
-    "the settings). Send the instance again."
+    "the settings), or are missing in the storage directory. Send the instance again."
 )
 
 

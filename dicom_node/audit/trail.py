@@ -1,21 +1,21 @@
 """Write the audit trail in a separate thread, so that recording an event never blocks.
 
-Each event becomes a row of the audit table. If the setting `audit.file` is set, most
-events are also written to that file as a message. If the same event happens again
-within a minute, it is only counted. After the minute, the count is written. For
-example, a peer that is rejected a thousand times in a minute adds two rows. If there
-are too many different events, folding.py counts them together. While the database is
-unavailable, events wait in memory. If the process is killed, events and counts that are
-not written yet are lost.
+Each event except a transfer becomes a row of the audit table. If the setting
+`audit.file` is set, most events are also written to that file as a message. If the same
+event happens again within a minute, it is only counted. After the minute, the count is
+written. For example, a peer that is rejected a thousand times in a minute adds two
+rows. If there are too many different events, folding.py counts them together. While the
+database is unavailable, events wait in memory. If the process is killed, events and
+counts that are not written yet are lost.
 
 Transfers are written only to the file, because the journal already records them. One
-message contains the instances of a study that were transferred between the same two
-applications within TRANSFER_S seconds.
+message contains up to MOST_INSTANCES instances of a study that were transferred between
+the same two applications within TRANSFER_S seconds.
 """
 
-import getpass
 import logging
 import os
+import pwd
 import socket
 import threading
 import time
@@ -66,7 +66,7 @@ class Entry:
 
     Attributes:
         event: The event.
-        at: Time in seconds since 1970.
+        at: The time that the row states, in seconds since 1970.
         times: Number of occurrences of the event that the row reports.
     """
 
@@ -94,14 +94,16 @@ class Transfer:
 
 
 def os_user() -> str:
-    """Return the name of the operating system user that runs this process.
+    """Return the name of the user that runs this process.
 
-    If the user has no name, the user id is returned.
+    If the user has no name, the user id is returned. Environment variables have no
+    influence, because a user can change them.
     """
+    uid = os.getuid()
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # the user of a container may have no name
-        return str(os.getuid())
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # the user of a container may have no name
+        return str(uid)
 
 
 @contextmanager
@@ -113,12 +115,12 @@ def auditing(
     by_hand: bool = False,
     process: int | None = None,
 ) -> Iterator[RecordEvent]:
-    """Write the audit events of this process until the block ends.
+    """Open the audit trail for a block; at its end, write all remaining events.
 
     Args:
         settings: The settings of the node.
         engine: The engine of the database.
-        role: The role of this process.
+        role: The name of the role or command that this process runs.
         by_hand: Whether a user, not the supervisor, started this process. If so, the
             start and the end of the process are recorded, too.
         process: The id of the process that the events are about; None means this
@@ -375,7 +377,7 @@ def _append(path: Path, content: bytes) -> None:
     The file is opened each time, because it may be rotated.
 
     Raises:
-        OSError: The file cannot be opened, or only a part of `content` was written.
+        OSError: The file cannot be opened, or `content` cannot be written completely.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     with FileIO(os.open(path, flags, 0o600), "a") as file:

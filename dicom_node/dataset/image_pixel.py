@@ -1,8 +1,9 @@
 """Completes and checks the Image Pixel Module before decoding (PS3.3 C.7.6.3).
 
-Some equipment omits attributes, or writes values that violate the standard. If only one
-value of an attribute is possible, the node sets this value and records the assumption.
-Otherwise an error names the attribute. The result is the same image that DCMTK shows.
+Some equipment omits attributes, or writes values that violate the standard. If the
+right value can be derived, or if the attribute has a default, the node sets this value
+and records the assumption. Otherwise an error names the attribute. The result is the
+same image that DCMTK shows.
 """
 
 import re
@@ -30,11 +31,17 @@ SAMPLES = {
 }  # fmt: skip
 """Samples per Pixel (0028,0002) of each Photometric Interpretation (0028,0004)."""
 
+RETIRED = {"HSV", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "ARGB", "CMYK"}
+"""Photometric Interpretations that the node does not convert to RGB.
+
+The standard has retired them, or allows them only for video.
+"""
+
 MOST_BEYOND = 0.05
 """Maximum share of pixels that need more bits than Bits Stored (0028,0101).
 
-It applies to compressed images. It is not 0, because a lossy codec may return too large
-values at edges.
+It applies to compressed images. It is not 0, because a lossy codec may return values
+that are too large at edges.
 """
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,16}")
@@ -60,7 +67,7 @@ def photometric_name(written: str) -> str:
 
 
 def photometric_interpretation(dataset: Dataset) -> str:
-    """Return the Photometric Interpretation of an image, by `photometric_name`."""
+    """Return the standard name of an image's Photometric Interpretation, or ""."""
     return photometric_name(text(dataset, "PhotometricInterpretation"))
 
 
@@ -113,11 +120,12 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
         A tuple with one sentence if High Bit was corrected, else an empty tuple.
 
     Raises:
-        AnalysisError: More than MOST_BEYOND of the values of a compressed image do not
-            fit into Bits Stored, so the position of the image bits is unknown. Native
-            pixels do not cause this error, because their bits beyond Bits Stored are
-            undefined (PS3.5 8.1.1). Images with an overlay in unused bits of the pixels
-            do not cause it, either.
+        AnalysisError: More than MOST_BEYOND of the tested values of a compressed image
+            do not fit into Bits Stored, so the position of the image bits is unknown.
+            Every fourth pixel of every fourth row is tested. Native pixels do not cause
+            this error, because their bits beyond Bits Stored are undefined (PS3.5
+            8.1.1). Images with an overlay in unused bits of the pixels do not cause it,
+            either.
     """
     bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
     some = pixels[::4, ::4]
@@ -147,7 +155,7 @@ def _complete_shape(dataset: Dataset) -> None:
     keyword = "PhotometricInterpretation"
     written = text(dataset, keyword)
     photometric = photometric_name(written)
-    if not photometric:
+    if not photometric or photometric in RETIRED:
         expected = "MONOCHROME1 or MONOCHROME2 is expected"
         _refuse(keyword, f"is {quoted(written)}; {expected}")
     put(dataset, keyword, photometric)
@@ -172,7 +180,7 @@ def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
 def _native_samples(dataset: Dataset, expected: int, declared: int) -> int:
     """Return the samples per pixel of native Pixel Data.
 
-    If the declared number is not the expected one, the length of Pixel Data shows which
+    If `declared` is positive but not `expected`, the length of Pixel Data shows which
     of the two is right.
 
     Args:

@@ -191,7 +191,7 @@ class _Messages(MessageReader):
         The association is aborted if the dataset has more than LONGEST_COMMAND bytes.
         """
         dataset = self.message.data_set if self.message else None
-        if dataset and dataset.tell() + len(fragment) > LONGEST_COMMAND:
+        if dataset and dataset.tell() + len(fragment) - 1 > LONGEST_COMMAND:
             reason = f"a dataset of more than {LONGEST_COMMAND} bytes was received"
             self.upper_layer.abort_because(reason)
             return

@@ -2,8 +2,8 @@
 
 The command starts the node, a small archive and a small HL7 server. It sends the
 phantoms of a broken and of a whole bone by C-STORE, and waits until the archive has
-their results. It prints the HL7 message about the examination of the broken bone. The
-node then runs until Ctrl-C.
+their results. It prints the HL7 message about the examination of the broken bone.
+Without --once, the node then runs until Ctrl-C.
 """
 
 import argparse
@@ -156,7 +156,8 @@ class Arrivals:
             stop: An event that ends the wait.
 
         Returns:
-            The results that have arrived, by Study Instance UID.
+            The first result of each study that has one, by Study Instance UID. Studies
+            that are not in `studies` are included, too.
         """
         deadline = time.monotonic() + TIMEOUT_S
         with self._changed:
@@ -177,7 +178,7 @@ class Messages:
         self._changed = threading.Condition()
 
     def acknowledge(self, message: str) -> str:
-        """Keep a message, and return its acknowledgment."""
+        """Keep a message, and return an acknowledgment that accepts it."""
         with self._changed:
             self._messages.append(message)
             self._changed.notify_all()
@@ -191,7 +192,7 @@ class Messages:
             stop: An event that ends the wait.
 
         Returns:
-            The first such message; empty if none has arrived.
+            The first such message; an empty text if none has arrived.
         """
         deadline = time.monotonic() + TIMEOUT_S
         with self._changed:
@@ -220,7 +221,7 @@ class Peers:
 def _configure(directory: Path, archive: Archive, ris: Hl7Server) -> Path:
     """Write the settings of the demo to a file, and return its path.
 
-    The receiver and the api get their usual ports if these are free.
+    The receiver and the api get their usual ports if these are free, else other ports.
     """
     usual = load(None)
     config = directory / "demo.toml"
@@ -285,7 +286,7 @@ def _show(node: Node, settings: Settings, peers: Peers, stop: threading.Event) -
     message = peers.messages.wait(sent[0].sop_instance_uid, stop)
     console.print("The HL7 message about the examination of the first one:")
     console.print(message.replace("\r", "\n"), soft_wrap=True)
-    return bool(message) and len(arrived) >= len(sent)
+    return bool(message) and all(each.study_instance_uid in arrived for each in sent)
 
 
 def _result_text(row: InstanceRecord) -> str:

@@ -2,16 +2,16 @@
 
 An examination is the images of one patient in one study. If a destination wants
 summaries, the first image schedules a run of the summary, `quiet_s` seconds later. Each
-further image only postpones the summary (`ExaminationRecord.due_at`). A run that starts
-before that time schedules the next run. So an examination has at most one scheduled
-run, and no thread waits.
+further image only postpones the time `due_at` of the summary. A run that starts before
+`due_at` schedules the next run. So an examination has at most one scheduled run, and no
+thread waits.
 
-If a run finds an unfinished analysis, it ends, and no run is scheduled. The end of the
-analysis then requests a run.
+If a run finds an image with an unfinished analysis, the run ends without a summary, and
+schedules no other run. When the analysis ends, it requests a run.
 
 The summary has a row in the table of instances, because it is delivered like the
-results of an image. Its id is the id of the examination. The module
-journal/summaries.py makes the attempts to summarize.
+results of an image. The id of this row is the id of the examination. The module
+journal/summaries.py starts and ends the attempts to summarize.
 
 Transactions lock the image first, then the examination, then the summary.
 """
@@ -25,6 +25,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dicom_node.instance import ReceivedInstance
+from dicom_node.journal.events import EventKind
 from dicom_node.journal.state_machine import StateMachine
 from dicom_node.patient import folded
 from dicom_node.pixels.screening import is_capture
@@ -33,6 +34,7 @@ from dicom_node.storage.records import ExaminationRecord, InstanceRecord
 from dicom_node.storage.tables import (
     IS_IMAGE,
     InstanceState,
+    event,
     examination,
     instance,
     patient,
@@ -92,9 +94,10 @@ class Examinations:
         """Return the id of the examination of an image, and schedule the summary.
 
         The examination is created if it does not exist. The caller must store the id in
-        the row of the image. An image with a SOP Class that results may have (see
-        `is_capture`) schedules no summary, because it may be a result of the node that
-        was sent back to it.
+        the row of the image. If a summary is scheduled already, it is postponed.
+        Nothing is scheduled if no summaries are wanted, or if the image has a SOP Class
+        that results may have (see `is_capture`). Such an image may be a result of the
+        node that was sent back to it.
 
         Args:
             connection: Connection in a transaction.
@@ -114,7 +117,7 @@ class Examinations:
         return examined.id
 
     def repeat(self, connection: sa.Connection, row: InstanceRecord) -> None:
-        """Schedule the summary because an image was received again.
+        """Schedule or postpone the summary, because an image was received again.
 
         Administrators resend images to recover lost results, summaries included. If
         `add_image` would schedule no summary for the image, nothing is scheduled.
@@ -126,9 +129,10 @@ class Examinations:
         """Request or schedule the summary after the analysis of an image has ended.
 
         If a run of the summary is scheduled already, nothing changes, because that run
-        finds the new result. If the summary waits for this analysis, a run is requested
-        without a delay. Otherwise a run is scheduled, except after the first analysis
-        of an instance for which nobody expects a result.
+        finds the new result. If the summary waits for an analysis or is being made, a
+        run is requested without a delay. Otherwise a run is scheduled. But none is
+        scheduled if no summaries are wanted, or after the first analysis of an instance
+        for which nobody expects a result.
 
         Args:
             connection: Connection in the transaction that ended the analysis.
@@ -243,12 +247,13 @@ class Examinations:
         self._machine.request_summary(connection, examined.id, new, changes, delay_s)
 
     def request_overdue(self) -> int:
-        """Request unfinished summaries again if no work for them is left.
+        """Request unfinished summaries again that are overdue.
 
-        A summary is requested again if the analyses of all its images have ended, and
-        if it has been due for more than OVERDUE_S seconds. If no run is scheduled, the
-        seconds count from the receipt of the first image. At most BATCH summaries are
-        requested.
+        The work for such a summary was probably lost. A summary is overdue if the
+        analyses of all its images have ended, and if it has been due for more than
+        OVERDUE_S seconds. If no run is scheduled, the seconds count from the last
+        attempt; without an attempt, they count from the receipt of the first image. At
+        most BATCH summaries are requested.
 
         Returns:
             The number of requested summaries.
@@ -259,12 +264,18 @@ class Examinations:
             image.c.is_summary.is_(None),
             image.c.state == InstanceState.RECEIVED,
         )
-        overdue = sa.func.coalesce(examination.c.due_at, instance.c.received_at)
+        attempt = sa.select(sa.func.max(event.c.at)).where(
+            event.c.instance_id == instance.c.id,
+            event.c.kind == EventKind.SUMMARIZING,
+        )
+        due_at = sa.func.coalesce(
+            examination.c.due_at, attempt.scalar_subquery(), instance.c.received_at
+        )
         query = sa.select(examination.c.id).where(
             instance.c.id == examination.c.id,
             instance.c.is_summary.is_not(None),
             instance.c.state == InstanceState.RECEIVED,
-            overdue < time.time() - OVERDUE_S,
+            due_at < time.time() - OVERDUE_S,
             ~is_waiting,
         )
         query = query.order_by(examination.c.id).limit(BATCH)
@@ -277,9 +288,9 @@ class Examinations:
     def assign_missing(self) -> int:
         """Assign images that a previous release recorded without an examination.
 
-        At most BATCH images are assigned, the newest first. A summary is scheduled for
-        images that were received in the last UPGRADE_S seconds. If another worker
-        assigns images at the same time, nothing is done.
+        At most BATCH images are assigned, the newest first. For recent images, the
+        summary is scheduled: see `_assign`. If another worker assigns images at the
+        same time, nothing is done.
 
         Returns:
             The number of assigned images.
@@ -298,7 +309,11 @@ class Examinations:
         return len(rows)
 
     def _assign(self, connection: sa.Connection, row: InstanceRecord) -> None:
-        """Assign an image to its examination; if it is recent, schedule the summary."""
+        """Assign an image to its examination, and schedule the summary if needed.
+
+        A summary is scheduled if summaries are wanted, the image was received in the
+        last UPGRADE_S seconds, and the image is not a capture (see `is_capture`).
+        """
         query = patient.select().where(patient.c.instance_id == row.id)
         found = connection.execute(query).mappings().one_or_none()
         named: Mapping[Any, Any] = found or {"patient_id": "", "name": ""}
@@ -334,9 +349,9 @@ def lock_examination(
 def images_of(
     connection: sa.Connection, examination_id: str
 ) -> Sequence[InstanceRecord]:
-    """Return the images of an examination, without results that were sent back.
+    """Return the images of an examination in the order of their receipt.
 
-    They are in the order of their receipt.
+    Results of the node that were sent back to it are left out.
     """
     query = instance.select().where(
         instance.c.examination_id == examination_id,

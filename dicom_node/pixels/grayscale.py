@@ -1,4 +1,4 @@
-"""Convert stored values to gray levels with one look-up table (PS3.4 N.2).
+"""Converts stored values to gray levels with one look-up table (PS3.4 N.2).
 
 In this module, a VOI is a VOI LUT or a window. The Modality LUT, the VOI and the
 polarity are applied in the order of the standard. Each step is computed once for every
@@ -61,7 +61,10 @@ PROJECTIONS = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
 """SOP Classes for which the Modality LUT Sequence is ignored (PS3.4 N.2.1.2)."""
 
 PLAIN_BITS = 8
-"""Maximum bits of an image that is shown unchanged if it has no VOI: see `_range`."""
+"""Maximum Bits Stored of an image that is shown with its full range of values.
+
+This applies if the node chooses the gray scale: see `_range`.
+"""
 
 COMPARED_PIXELS = 100_000
 """Approximate number of pixels on which a VOI is compared with the reference display.
@@ -72,7 +75,7 @@ The reference is the display of the image as if the image had no VOI: see `_faul
 MOST_TABLES = 100
 """Maximum number of items of a Modality or VOI LUT Sequence that are read.
 
-The standard allows one Modality LUT; modalities write a few VOI LUTs.
+The standard allows one Modality LUT, and X-ray devices write a few VOI LUTs.
 """
 
 FEWEST_COMPARED = 1_000
@@ -100,8 +103,9 @@ class DisplayImage:
         ends: The modality values at the two ends of the gray scale. If `span` is not
             None, `ends` is the same. If the window of a user was used, `ends` are the
             ends of that window. If a VOI of the image was used, they are the smallest
-            and the largest value that is shown neither black nor white. (0, 255) for
-            color images.
+            and the largest value that is shown neither black nor white; if there is no
+            such value, the smallest and the largest of all values. (0, 255) for color
+            images.
         assumptions: Sentences that say how invalid attributes were interpreted.
     """
 
@@ -274,18 +278,19 @@ def _descriptor_assumptions(
     descriptor = numbers(items(dataset, keyword)[index], "LUTDescriptor")
     is_display = keyword == "VOILUTSequence"
     for name, found, used in (
-        ("entries", descriptor[0], len(table.entries) % 2**16),
-        ("as the first value mapped", descriptor[1], table.first),
+        ("number of entries", descriptor[0], len(table.entries) % 2**16),
+        ("first value mapped", descriptor[1], table.first),
         (
-            "bits for each entry",
+            "number of bits for each entry",
             descriptor[2],
             table.bits if is_display else descriptor[2],
         ),
     ):
         if found != used:
+            declared = "not a number" if found is None else f"{found:g}"
             yield (
-                f"LUT Descriptor (0028,3002) of {attribute_label(keyword)} declares "
-                f"{found:g} {name}; {used} is used."
+                f"The {name} in LUT Descriptor (0028,3002) of "
+                f"{attribute_label(keyword)} is {declared}; {used} is used."
             )
 
 
@@ -355,10 +360,10 @@ def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] 
 
 
 def _logarithm(dataset: Dataset, values: Values) -> Values:
-    """Convert values that are linear in X-ray intensity to a logarithmic scale.
+    """Return the logarithms of `values`, which are linear in X-ray intensity.
 
-    Film shows radiographs on this scale, too. The largest value stays the largest, so
-    the polarity does not change.
+    Film also shows radiographs on a logarithmic scale. The largest value stays the
+    largest, so the polarity does not change.
 
     Source:
         PS3.3 C.8.11.3.1.2: if Pixel Intensity Relationship Sign is 1, larger values
@@ -386,8 +391,9 @@ def _display(
 ) -> LookUpTable | Window | None:
     """Return the VOI to use; None if the node must choose the gray scale.
 
-    The VOI is the window of a user, else the VOI LUT with the number `window`, else the
-    window of the image with this number. A VOI of a For Processing image is not used.
+    The VOI is the window of a user, else a VOI LUT of the image, else a window of the
+    image. If `window` is a number, it selects the VOI LUT or window (see `_chosen`). A
+    VOI of a For Processing image is not used.
     """
     if isinstance(window, Window):
         return window
@@ -461,7 +467,8 @@ def _tables(
 ) -> Iterator[tuple[int, LookUpTable]]:
     """Yield (item index from 0, table) for each item with a usable table.
 
-    A table is usable if it has entries and a LUT Descriptor of three values.
+    A table is usable if it has entries, and a LUT Descriptor of three values with a
+    number as the second. Items after the first MOST_TABLES are ignored.
 
     Args:
         dataset: The image's attributes.

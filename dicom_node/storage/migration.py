@@ -56,7 +56,7 @@ def migrate(storage: StorageSettings) -> None:
     """Migrate the database, and the tables of DBOS in it, to this release.
 
     With SQLite, the storage directory is created if it does not exist. A repeated call
-    changes nothing. A migration only adds tables, columns and indexes. Therefore the
+    changes nothing. A migration removes no tables and no columns. Therefore the
     previous release can continue to work on the same database during an upgrade.
     """
     if not storage.database:
@@ -99,13 +99,15 @@ def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
 
 @contextmanager
 def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
-    """Exit with a message if the `with` block raises an OSError or a DBAPIError.
+    """Exit with a message if the disk or the database refuses a write in the block.
+
+    The block may raise an OSError, a DBAPIError, or an error of SQLite's driver.
 
     Use this block for the first writes of a process to the disk and the database.
     """
     try:
         yield
-    except (OSError, DBAPIError) as error:
+    except (OSError, DBAPIError, sqlite3.Error) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         sys.exit(unwritable(storage, reason))
 

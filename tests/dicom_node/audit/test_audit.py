@@ -3,6 +3,8 @@
 import base64
 import json
 import logging
+import os
+import pwd
 import re
 import threading
 import time
@@ -36,7 +38,7 @@ from dicom_node.audit.folding import (
     spare,
 )
 from dicom_node.audit.message import KINDS, AuditSource, message
-from dicom_node.audit.trail import MOST_INSTANCES, Trail
+from dicom_node.audit.trail import MOST_INSTANCES, Trail, os_user
 from dicom_node.storage.tables import audit
 
 pytestmark = pytest.mark.integration
@@ -160,7 +162,7 @@ ATTRIBUTES: dict[str, tuple[set[str], set[str]]] = {
 
 
 def checked(text: str) -> ET.Element:
-    """Check a message against the schema; return its root element."""
+    """Check a message against the schema; return the root element."""
     assert "\n" not in text
     root = ET.fromstring(text)  # noqa: S314 - created by the test
     assert root.tag == "AuditMessage"
@@ -179,7 +181,7 @@ def code(root: ET.Element, path: str) -> str:
 
 
 def test_every_event_has_a_message_if_the_standard_defines_one() -> None:
-    """PS3.15 A.5.3 defines no message for associations and connection tests.
+    """PS3.15 A.5.3 has no message for opened associations and connection tests.
 
     An upload is reported by the message about the received instance.
     """
@@ -521,7 +523,7 @@ def test_transfers_are_not_kept_without_an_audit_file(engine: sa.Engine) -> None
 
 
 def test_event_repr_contains_no_patient_data() -> None:
-    """Exceptions and logs contain the repr of events."""
+    """Exceptions and logs may contain the repr of events."""
     text = repr(MOVED[AuditEventType.RECEIVED])
 
     assert INSTANCE.sop_instance_uid in text
@@ -647,7 +649,10 @@ def flood(
 def test_flood_of_rejections_does_not_displace_other_events(
     engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Regression test: after 1,010 rejections, the trail missed an association."""
+    """Regression test.
+
+    After 1,010 rejections, the opening of an association was not recorded.
+    """
     others = [each for each in EVENTS if each is not AuditEventType.REJECTED]
 
     with writing(engine, tmp_path / "audit.xml") as trail:
@@ -854,3 +859,12 @@ def test_characters_that_a_database_cannot_store_are_replaced(
         trail.record_event(EVENTS[AuditEventType.VIEWED])
 
     assert [each["who"] for each in rows(engine)] == ["a\ufffdb\ufffdc", "anna"]
+
+
+def test_user_of_a_process_does_not_depend_on_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody")
+
+    assert os_user() == pwd.getpwuid(os.getuid()).pw_name

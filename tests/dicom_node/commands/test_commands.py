@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import getpass
 import importlib
 import importlib.util
 import json
@@ -31,6 +30,7 @@ from pynetdicom.dsutils import split_dataset
 
 from config.settings import load
 from dicom_node import cli
+from dicom_node.audit.trail import os_user
 from dicom_node.commands.input_files import printable
 from dicom_node.decoder import server
 from dicom_node.demo.archive import Archive, start_archive
@@ -117,8 +117,8 @@ def in_process(
 ) -> Callable[..., Done]:
     """A function that runs a command in the test process.
 
-    It returns what `fracture_node` returns. It is faster, because the test process has
-    already imported torch.
+    The function returns what `fracture_node` returns. It is faster, because the test
+    process has already imported torch.
     """
 
     def run(*arguments: str | Path) -> Done:
@@ -664,8 +664,8 @@ def unusable(tmp_path: Path, phantom: Path) -> dict[Path, str]:
     dataset = split_dataset(phantom)[1]
     pixels = content.index(b"\xe0\x7f\x10\0OW\0\0")
     again = "Copy or send it again."
-    # The file begins with a preamble and a prefix of 132 bytes, and with (0002,0000) of
-    # 12 bytes. Tag, VR and length of (0002,0001) take the next 12 bytes.
+    # Preamble and prefix take the first 132 bytes, and (0002,0000) takes 12 bytes. Then
+    # tag, VR and length of (0002,0001) take 12 bytes.
     cut = {
         144 + 6: f"The dataset ends early: 6 bytes of 8. {again}",
         dataset: "The file ends early: there is no dataset after the File Meta "
@@ -836,7 +836,7 @@ def test_status_lists_a_failure_as_text_and_json_and_retry_repeats_it(
     assert json.loads(after)["instances"] == {"received": 1}
     _, audited = command("audit", "--json", "--config", config)
     (event,) = map(json.loads, audited.splitlines())
-    assert (event["what"], event["who"]) == ("asked for again", getpass.getuser())
+    assert (event["what"], event["who"]) == ("asked for again", os_user())
     assert event["sop_instance_uid"] == "2.25.7"
 
 

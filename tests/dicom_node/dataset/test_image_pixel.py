@@ -198,6 +198,8 @@ def test_invalid_number_of_frames_is_read_as_1(
         ({"PixelRepresentation": None}, r"Pixel Representation \(0028,0103\) is abs"),
         ({"PhotometricInterpretation": None}, r"tion \(0028,0004\) is absent; MONOCH"),
         ({"PhotometricInterpretation": "GRAY"}, r"tion \(0028,0004\) is GRAY; MONOCH"),
+        ({"PhotometricInterpretation": "HSV"}, r"tion \(0028,0004\) is HSV; MONOCH"),
+        ({"PhotometricInterpretation": "CMYK"}, r"tion \(0028,0004\) is CMYK; MON"),
         ({"PhotometricInterpretation": "RGB"}, r"RGB, which has 3 sampl.* has 1"),
         ({"BitsStored": None}, r"Bits Stored \(0028,0101\) is absent"),
         ({"BitsStored": 17}, r"Bits Stored \(0028,0101\) is 17; .* which is 16"),

@@ -1,4 +1,4 @@
-"""Examinations in the journal: which images are in one, and when its summary is due."""
+"""Examinations in the journal: their images, and the time and state of the summary."""
 
 import time
 from dataclasses import replace
@@ -63,7 +63,7 @@ def summary_of(journal: Journal, engine: sa.Engine) -> InstanceRecord:
 
 
 def runs(engine: sa.Engine, status: str) -> list[str]:
-    """Return the sorted ids of the work items of the queue "summarize" in a status."""
+    """Return the sorted ids of the workflows with `status` in the queue "summarize"."""
     item = work_item(engine).c
     query = sa.select(item.workflow_uuid).where(
         item.queue_name == "summarize", item.status == status
@@ -410,6 +410,20 @@ def test_a_summary_whose_work_was_lost_is_requested_again(
     assert journal.examinations.request_overdue() == 0
     first, second = sorted(each.runs for each in examinations(engine))
     assert (first, second) == (1, 2)
+
+
+def test_a_summary_that_is_being_made_is_not_requested_again(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    image = of(receive("a"), JANE)
+    journal.record(replace(image, received_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    analyze(journal, image)
+    assert begin(journal, engine) is not None
+
+    assert journal.examinations.request_overdue() == 0
+    with engine.begin() as connection:
+        connection.execute(event.update().values(at=event.c.at - OVERDUE_S - 1))
+    assert journal.examinations.request_overdue() == 1
 
 
 def test_stale_work_records_nothing(

@@ -217,8 +217,8 @@ def test_wrong_bits_in_a_lut_descriptor_are_recorded_as_an_assumption(
     ).assumptions
 
     assert assumption == (
-        "LUT Descriptor (0028,3002) of VOI LUT Sequence (0028,3010) declares 16 bits "
-        "for each entry; 12 is used."
+        "The number of bits for each entry in LUT Descriptor (0028,3002) of VOI LUT "
+        "Sequence (0028,3010) is 16; 12 is used."
     )
 
 
@@ -291,6 +291,23 @@ def test_all_lut_entries_are_used_if_the_descriptor_states_fewer() -> None:
     item.add_new("LUTData", "OW", bytes([0, 0, 100, 0, 255, 0]))
 
     assert gray_levels([0, 1, 2], attributes_of(VOILUTSequence=[item])) == [0, 100, 255]
+
+
+@pytest.mark.filterwarnings("ignore:A value of type")
+def test_lut_with_a_descriptor_that_is_not_numeric_is_used() -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "LO", ["three", "0", "eight"])
+    item.add_new("LUTData", "OW", bytes([0, 0, 100, 0, 255, 0]))
+    dataset = attributes_of(VOILUTSequence=[item])
+
+    image = apply_display_pipeline(dataset, np.array([[0, 1, 2]], "<u2"), 1)
+
+    assert image.gray.tolist() == [[0, 100, 255]]
+    sequence = "in LUT Descriptor (0028,3002) of VOI LUT Sequence (0028,3010)"
+    assert image.assumptions == (
+        f"The number of entries {sequence} is not a number; 3 is used.",
+        f"The number of bits for each entry {sequence} is not a number; 8 is used.",
+    )
 
 
 @pytest.mark.parametrize(("window", "white"), [(1, 200), (2, 200), (3, 250)])
@@ -498,7 +515,7 @@ def test_window_center_that_is_not_a_number_is_ignored() -> None:
     assert (gray[5], gray[500], gray[995]) == (0, 128, 255)
 
 
-# (0 - 1299.5) / 2599 + 0.5 is 0; a window of 2600 around 2048 shows 748 to 3347.
+# A window of 2600 around 2048 shows 748 to 3347: (748 - 2047.5) / 2599 + 0.5 is 0.
 ONE_WINDOW = [0, 128, 255]
 
 
@@ -554,7 +571,7 @@ IMAGE = draw_phantom(broken=True, rows=200, columns=150).pixels
 
 
 def compressing_lut(levels: int) -> list[Dataset]:
-    """Return a VOI LUT that maps 12 bits to this number of levels out of 256."""
+    """Return a VOI LUT that maps 12-bit values to `levels` of the 256 gray levels."""
     return table(0, (np.arange(4096) * levels // 4096 + 1).tolist(), 8)
 
 
