@@ -31,7 +31,7 @@ from dicom_node.storage.migration import migrate, writing_or_exit
 from inference.classification import classifier
 
 DRAIN_S = 30
-"""Seconds that running requests may take to finish after SIGTERM."""
+"""Seconds that running requests may take to finish after SIGTERM or Ctrl-C."""
 
 
 def main() -> None:
@@ -73,18 +73,19 @@ def main() -> None:
 
 
 def preload(weights: str, device: str) -> Callable[[], None]:
-    """Load the model in the process that forks the roles (`role_server`).
+    """Load the model in the process that forks the roles (runtime/role_server.py).
 
-    The roles that it forks later share the memory of the model. If a GPU may be used,
-    nothing is loaded: see `classifier.preload`.
+    Roles that this process forks later share the memory of the model. In some cases
+    nothing is loaded, for example if a GPU may be used: see `classifier.preload`.
 
     Args:
         weights: The path of the weights file. "" stands for the shipped weights.
-        device: The device, as in `Classifier.load`.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or one GPU, such as
+            "cuda:1".
 
     Returns:
         A function that waits until the model has been tested. It raises a ModelError if
-            the test fails.
+            the test fails. If nothing was loaded, it does nothing.
 
     Raises:
         ModelError: The model cannot be loaded.

@@ -46,8 +46,8 @@ _shared = APIRouter()
 for _router in ROUTERS:
     _shared.include_router(_router)
 _known_parameters: dict[tuple[str, str], dict[str, bool]] = {}
-"""The query parameters of the shared routes that were requested, as a cache for
-`api.auth.parameters`. Reading them takes 0.1 s for each route."""
+"""A cache for `api.auth.parameters`: the query parameters of each shared route that has
+been requested. To find the parameters of one route takes 0.1 s."""
 
 
 @asynccontextmanager
@@ -72,7 +72,7 @@ def create_app(
         settings: All settings of the node.
         checks: The checks of /readyz by name, without the check of the model, which is
             added. None stands for the checks of the storage and of the other roles.
-        record_access: Records logins, refused requests and results that were viewed.
+        record_access: Records actions of users, such as logins and viewed results.
         supervised: Whether a supervisor started this process. A supervisor also starts
             the other roles, so /readyz then requires a receiver and a worker. If False,
             /readyz requires a role only if it has run on this database before.

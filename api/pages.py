@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
 DATA_PAGES = ("worklist", "upload", "failures", "destinations", "health")
-"""Names of the pages that load all their data from /api/v1. Each name is the path of
-the page, the name of its template, and a key of the texts."""
+"""Names of pages that load all their data from /api/v1. The page NAME has the path
+/NAME and the template NAME.html. Its texts have the key NAME in texts.json."""
 
 NAV = (
     ("/", "analyze"),
@@ -37,8 +37,8 @@ def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
 
     Args:
         version: The version of this software, for the footer of each page.
-        guarded: Whether programs must send a token. If so, the example requests on the
-            pages contain one.
+        guarded: Whether users must identify themselves. If so, the example requests on
+            the pages contain the header of a token.
     """
     templates = Jinja2Templates(HERE / "templates")
     # Keep the key order and the non-ASCII characters of the examples.

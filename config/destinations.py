@@ -163,8 +163,9 @@ class _Destination(Table):
         retry_days: Days for which a delivery is retried before it fails permanently.
         modality: The modality of Secondary Captures: "OT", or "source" for the modality
             of the radiograph.
-        send_negative: Whether to send results without a fracture. If False, the
-            destination also gets notices, as `result_types` explains.
+        send_negative: Whether to send results without a fracture. If False, they are
+            sent only to correct earlier objects, and the destination may also get
+            notices, as `result_types` explains.
         transfer_syntax: The transfer syntax in which images are sent if the peer
             accepts it.
         commitment: Whether a result counts as delivered only after the archive has
@@ -200,10 +201,9 @@ class _Destination(Table):
     def result_types(self) -> tuple[str, ...]:
         """The types of the result objects that the destination receives.
 
-        If `send_negative` is False, the destination also gets notices. Without a
-        notice, an image that could not be analyzed would look negative. A destination
-        that gets only objects about examinations gets no notices, because those objects
-        name the images without a result.
+        If `send_negative` is False, a destination that gets objects about images also
+        gets notices. Without a notice, an image that could not be analyzed would look
+        negative. Objects about examinations name the images without a result.
         """
         is_about_images = any(not each.startswith("exam_") for each in self.results)
         if self.send_negative or not is_about_images:
@@ -451,7 +451,10 @@ class Hl7Destination(_Destination, TcpPeer):
 
     @property
     def result_types(self) -> tuple[str, ...]:
-        """The type of the HL7 message. A message is sent even if there is no result."""
+        """The type of the HL7 message.
+
+        A message can state that there is no result, so notices are not needed.
+        """
         return ("hl7_message",) if self.per == "image" else ("exam_hl7_message",)
 
     @property

@@ -97,10 +97,10 @@ def _explain_error(problem: dict[str, Any], tree: Any) -> Problem:  # noqa: ANN4
 
 
 def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # noqa: ANN401
-    """Return the keys of the file for a location in an error of pydantic.
+    """Return the keys of the file to which an error of pydantic refers.
 
-    If a value may have several types, pydantic adds the name of one type to the
-    location. The keys do not contain this name.
+    The error has a location. If a value may have several types, pydantic adds the name
+    of one type to the location. The keys do not contain this name.
 
     Args:
         tree: The class of the table: a pydantic model or a dataclass.

@@ -51,7 +51,7 @@ def keys_of(table: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
 
 
 def alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401 - any type at all
-    """Return the types that a value may have, without their `Annotated` parts.
+    """Return the types that an annotation allows, without their `Annotated` parts.
 
     For an optional value, NoneType is one of the types.
     """

@@ -164,8 +164,8 @@ class RetentionSettings(Table):
 class AuditSettings(Table):
     """Settings of the audit trail; node.toml documents each key.
 
-    The trail is always stored in the database. If `file` is set, the trail is also
-    written to that file.
+    The audit trail is a table of the database. If `file` is set, DICOM audit messages
+    are also written to that file.
     """
 
     file: Path | None
@@ -200,7 +200,7 @@ class Settings(Table):
     def _check_examinations(
         cls, destinations: tuple[Destination, ...], info: ValidationInfo
     ) -> tuple[Destination, ...]:
-        """Check that each destination gets results, and return them unchanged.
+        """Check that each destination gets results; return the destinations unchanged.
 
         Raises:
             ValueError: A destination gets only results about examinations, but there
@@ -222,11 +222,12 @@ class Settings(Table):
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings from a TOML file and the environment.
 
-    A key that neither of them sets has the default of node.toml. Relative paths start
-    at the folder of the file. If there is no file, they start at the working directory.
+    A key that neither of them sets has the default of node.toml. If there is a file,
+    only its destinations are used, not those of node.toml. Relative paths start at the
+    folder of the file. If there is no file, they start at the working directory.
 
     Args:
-        path: The TOML file; None means no file. Destinations only come from the file.
+        path: The TOML file; None means no file.
         environment: Environment variables by name. Those with a name of the form
             FRACTURE_NODE__SECTION__KEY override the file. Others may contain the
             secrets of tokens and destinations.
@@ -319,10 +320,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, _Keys]:
-    """Return the section and the key that each FRACTURE_NODE__ variable sets.
-
-    The names of the variables are the keys of the result.
-    """
+    """Return (section, key) for each FRACTURE_NODE__ variable, by variable name."""
     names = (
         name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX)
     )

@@ -69,7 +69,7 @@ def check_certificate(key: str, certificate: Path, private_key: Path | None) -> 
 
 
 def check_authorities(key: str, authorities: Path | None) -> None:
-    """Check that a file contains certificates of authorities.
+    """Check that the file of the trusted authorities contains a PEM certificate.
 
     Args:
         key: The settings key of the file.

@@ -4,7 +4,7 @@
     ├── RefusedError                 the sender must act; it gets a failure status
     │   ├── OutOfResourcesError      0xA700: no disk, no database; send again later
     │   ├── MismatchError            0xA900: command, class and dataset disagree
-    │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
+    │   └── CannotUnderstandError    0xC000: not parseable, incomplete or too large
     │       ├── EndsEarlyError       0xC000: the dataset ends too early
     │       └── TooManyElementsError 0xC000: more elements or items than the limit
     ├── ReportRefusedError           the archive's report is not recorded
@@ -60,21 +60,24 @@ class OutOfResourcesError(RefusedError):
 
 
 class MismatchError(RefusedError):
-    """Raised if the command set, the SOP Class and the dataset do not agree."""
+    """Raised if the command set, the SOP Class and the dataset do not agree.
+
+    Also raised if a UID in the command set is invalid.
+    """
 
     status = 0xA900  # Error: Data Set Does Not Match SOP Class
     reason = Refusal.MISMATCH
 
 
 class CannotUnderstandError(RefusedError):
-    """Raised if a dataset cannot be parsed, or is shorter than it declares."""
+    """Raised if a dataset is missing, unparseable, incomplete or too large."""
 
     status = 0xC000  # Error: Cannot Understand
     reason = Refusal.UNREADABLE
 
 
 class EndsEarlyError(CannotUnderstandError):
-    """Raised if a dataset ends within an element or a sequence."""
+    """Raised if a dataset ends too early, for example within an element."""
 
 
 class TooManyElementsError(CannotUnderstandError):
@@ -118,7 +121,7 @@ class NotMeantError(NotAnalyzedError):
 class SamePictureError(NotAnalyzedError):
     """Raised if another revision of the instance already has a result.
 
-    Both revisions have the same pixels, patient and study.
+    Both revisions have the same picture, patient, study and description of the picture.
 
     Attributes:
         known: `ReceivedInstance.id` of the revision that has the result.
@@ -132,13 +135,16 @@ class SamePictureError(NotAnalyzedError):
 
 
 class AnalysisError(DicomNodeError):
-    """Raised if an instance should be analyzed, but cannot be; an operator must act."""
+    """Raised if an instance should be analyzed, but cannot be.
+
+    An operator must act, except after a TakesLongError.
+    """
 
     reason = Failure.BROKEN
 
 
 class TakesLongError(AnalysisError):
-    """Raised if an image has too many pixels for the normal lane.
+    """Raised if an image has too many pixels for the time limit of the decoder.
 
-    Nobody must act: the slow lane analyzes the image.
+    Nobody must act: a worker then analyzes the image in the slow lane.
     """

@@ -22,7 +22,7 @@ class InstanceHeader(StoredAttributes):
             image from which it was made.
         acquisition: Text that differs between exposures: Irradiation Event UID
             (0008,3010), else Acquisition DateTime (0008,002A), else Acquisition Date
-            and Time (0008,0022 and 0032).
+            and Time (0008,0022 and 0032) if both are present; else empty.
         patient: The patient. These values are stored only in the journal's table of
             patients and in the audit file.
         assumptions: Sentences that say how the node interpreted attributes that violate

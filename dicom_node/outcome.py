@@ -1,8 +1,8 @@
 """The outcome of an attempt to send one object, and what to do next.
 
-This module assigns a verdict to each status (PS3.4 B.2.3, PS3.7 Annex C). Sending is in
-delivery/c_store.py and delivery/stow.py. If a problem may disappear by itself, or an
-administrator may solve it at the other end, the object is sent again.
+This module assigns a verdict to each status (PS3.4 B.2.3, PS3.7 Annex C). The package
+`delivery` sends the objects. If a problem may disappear by itself, or an administrator
+may solve it at the other end, the object is sent again.
 """
 
 from collections.abc import Callable
@@ -33,15 +33,19 @@ ADVICE = {
 class Verdict(StrEnum):
     """What the node concludes from an attempt to send an object."""
 
-    STORED = "stored"  # the destination has the object, or responded to a C-ECHO
+    # The destination has the object, or a connection test or request succeeded.
+    STORED = "stored"
     RETRY = "retry"  # the destination may store it later; retry for `retry_days`
-    RETRY_BRIEFLY = "retry_briefly"  # it will probably never store it; try three times
+    # The destination will probably never store the object; try three times.
+    RETRY_BRIEFLY = "retry_briefly"
     REFUSED = "refused"  # the destination will never store it
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of an attempt to send one object, or of a C-ECHO.
+    """The outcome of an attempt to send one object.
+
+    It may also be the outcome of a connection test or of a commitment request.
 
     Attributes:
         verdict: What the node concludes from the attempt.
@@ -52,9 +56,9 @@ class Outcome:
             patient: never log a comment. `log_text` is for the log.
         without_quote: The comment without the text of the destination, for the log.
             Empty if the comment quotes nothing.
-        was_sent: False if the node did not contact the destination, for example
-            because the node cannot read the file or does not know the address. Then the
-            outcome says nothing about the destination.
+        was_sent: False if the node did not try to send the object, for example because
+            the node cannot read the file or does not know the address. Then the outcome
+            says nothing about the destination.
     """
 
     verdict: Verdict
@@ -87,8 +91,8 @@ class Outcome:
     def is_decision(self) -> bool:
         """Whether the destination decided about this object.
 
-        False if the destination was not contacted, did not respond, or responded that
-        it cannot store the object now.
+        False if the node did not try to send the object, or if the destination did not
+        respond, or responded that it cannot store the object now.
         """
         return self.was_sent and self.verdict is not Verdict.RETRY
 

@@ -1,12 +1,12 @@
 """The values by which the node recognizes an image as a result of this software.
 
-The node writes these values into its results, and screening compares each received
-image with them. An older node must recognize the results of a newer one, so the values
-never change.
+The node writes these values into its results, and screening compares received captures
+with them. An older node must recognize the results of a newer one, so the values never
+change.
 """
 
 MODEL_NAME = "fracture-node"
-"""Manufacturer's Model Name (0008,1090) of every result.
+"""Manufacturer's Model Name (0008,1090) of every DICOM result.
 
 It has no capital letters, because screening converts model names to lower case before
 it compares them.

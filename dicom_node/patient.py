@@ -1,8 +1,8 @@
 """Reads the patient of an image from untrusted bytes, for the worklist and searches.
 
 The journal stores patients only in one separate table. The worklist, the audit trail
-and the search for other images of the same exposure read this table. Only authenticated
-users see the patients.
+and the search for other images of the same exposure read this table. If other machines
+can reach the web pages, only authenticated users see the patients.
 """
 
 import unicodedata
@@ -136,8 +136,8 @@ def folded(text: str) -> str:
 def display_name(name: str) -> str:
     """Return a name as people write it: "Doe, Jane" for Doe^Jane.
 
-    The ideographic group follows in parentheses. The phonetic group is omitted because
-    it repeats the name.
+    If the name also has an ideographic group, that group follows in parentheses. The
+    phonetic group is omitted because it repeats the name.
     """
     groups = [_joined(group) for group in name.split("=")[:2]]
     first, *others = [each for each in groups if each] or [""]
@@ -167,6 +167,10 @@ def _encodings(terms: list[str], is_guessed: bool) -> list[str]:  # noqa: FBT001
 
 
 def _printable(value: bytes, character_sets: bytes, *, is_name: bool = False) -> str:
-    """Return the text of `decode_value`, with unprintable characters replaced."""
+    """Return a value as text, without spaces at both ends.
+
+    Unprintable characters are replaced. If the character set is absent or unknown, the
+    value is read as Latin 1. Otherwise see `decode_value`.
+    """
     text = decode_value(value, character_sets, is_name=is_name, is_guessed=True)
     return replace_unprintable(text).strip()

@@ -1,4 +1,4 @@
-"""Text from other applications, made safe to store and to show."""
+"""Makes text from other applications safe to store and to show."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

@@ -29,7 +29,7 @@ content: see `content_uid` in results/encoding.py.
 IMPLEMENTATION_VERSION_NAME = f"FRACTURE_NODE_{RECIPE}"
 """Implementation Version Name in files and associations (PS3.7 D.3.3.2.3).
 
-It contains the version of the results. The standard allows at most 16 characters.
+It ends with the version of the results. The standard allows at most 16 characters.
 """
 
 

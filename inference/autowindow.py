@@ -1,8 +1,8 @@
 """Compute a window for images that do not define one.
 
-The window extends between two percentiles of the exposed area. DICOM images without VOI
-attributes and plain images of 16 bits get such a window, so that equal pixels look the
-same in both formats.
+The window extends between two percentiles of the exposed area. DICOM images without a
+usable VOI and plain images get such a window if they have more than 8 bits. So equal
+pixels look the same in both formats.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 PERCENTILES = (0.5, 99.5)
 """Percentiles of the values that are shown as black and as white.
 
-The range between them contains bone and soft tissue, but not markers and noise.
+The range between them usually contains bone and soft tissue, but not markers and noise.
 """
 
 SAMPLE = 1_000_000
@@ -68,9 +68,10 @@ def percentile_range(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def stretched(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Map values to gray levels: `low` and below to 0, `high` and above to 255.
+    """Return gray levels: 0 for values up to `low`, 255 for values from `high` on.
 
-    The map is linear in between. The result has the shape of `values`.
+    In between, the gray levels are linear. The result has the shape of `values`. If
+    `low` and `high` are equal, this value becomes 0.
     """
     span = high - low if high > low else 1.0
     scaled = np.clip((values - np.float64(low)) / span, 0, 1)

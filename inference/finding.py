@@ -12,7 +12,7 @@ PIXEL units of a presentation state (PS3.3 C.10.5)."""
 
 
 class OperatingPoint(StrEnum):
-    """How a finding is reported; see `Thresholds`."""
+    """How a finding is reported: no fracture, doubtful or definite fracture."""
 
     NONE = "none"
     DOUBTFUL = "doubtful"
@@ -60,7 +60,7 @@ class ModelIdentity:
     Attributes:
         name: The name on the model card.
         version: The version on the model card.
-        digest: SHA-256 of the weights file, hexadecimal; changes with every training.
+        digest: SHA-256 of the weights file, hexadecimal.
     """
 
     name: str
@@ -70,7 +70,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """An arrow on a radiograph, in the pixels of the radiograph.
+    """An arrow on an image. The two points are in pixels of this image.
 
     Attributes:
         tip: The point to which the arrow points: the peak of the saliency.
@@ -93,8 +93,8 @@ class Finding:
             the whole radiograph at the resolution of the network input, and can be
             resized to an image of any size. All zeros if the heatmap has no clear peak
             on the radiograph.
-        arrow: An arrow to the peak of the saliency; None if no fracture is reported, or
-            if the saliency has no peak.
+        arrow: An arrow to the peak of the saliency, in pixels of the radiograph. None
+            if no fracture is reported, or if the saliency has no peak.
         model: The model that produced the finding.
     """
 

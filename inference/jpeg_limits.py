@@ -8,18 +8,20 @@ import re
 import struct
 
 MOST_SCANS = 30
-"""Maximum number of scans in a JPEG file. libjpeg writes up to 10 for a progressive
-file."""
+"""Maximum number of scans in a JPEG file. By default, libjpeg writes 10 for a
+progressive file with three channels (Y, Cb, Cr)."""
 
 MOST_SEGMENTS = 2_000
-"""Maximum number of marker segments in a JPEG file; an ICC profile has up to 255."""
+"""Maximum number of marker segments in a JPEG file. An ICC profile has up to 255
+segments."""
 
 MOST_FILL = 65_536
 """Maximum number of bytes between the segments before the first scan. A decoder reads
 each of them."""
 
 MOST_CHUNKS = 100_000
-"""Maximum number of chunks in a PNG file. libpng writes 8 KiB into each."""
+"""Maximum number of chunks in a PNG file. By default, libpng writes 8 KiB of compressed
+pixels into a chunk."""
 
 # All markers except RSTm, which are part of a scan (ISO/IEC 10918-1 B.1.1.2 and 14495-1
 # C.1). In the data of a scan, FF is followed by 00 (JPEG) or by a byte below 80

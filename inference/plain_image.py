@@ -31,7 +31,7 @@ MOST_RLE = 4_000_000
 decode."""
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
-"""Pillow's modes with more than 8 bits; all of them have one channel."""
+"""Modes of Pillow with more than 8 bits for a channel. They have one channel."""
 
 TO_GRAY = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
 """OpenCV's conversions to luma, by number of channels."""
@@ -51,7 +51,7 @@ class PlainImageError(Exception):
 
 
 class NotAnImageError(PlainImageError):
-    """The file has none of the supported formats."""
+    """The file has none of the supported formats, or its header is damaged."""
 
 
 class BrokenImageError(PlainImageError):
@@ -75,10 +75,11 @@ def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
     Returns:
         The first image of the file as gray, upright according to its EXIF orientation.
             Transparent parts are blended over black. Values of more than 8 bits are
-            windowed by percentiles; 8-bit gray values are unchanged.
+            windowed by percentiles. Values of 8 bits are not windowed.
 
     Raises:
-        NotAnImageError: The file is not PNG, JPEG, BMP, TIFF or WebP.
+        NotAnImageError: The file is not PNG, JPEG, BMP, TIFF or WebP, or its header is
+            damaged.
         TooLargeImageError: The image has more pixels, scans, segments, chunks or tiles
             than allowed, or is a compressed BMP file larger than MOST_RLE.
         BrokenImageError: The file is truncated, damaged or blank, or has 16-bit colors
@@ -107,10 +108,10 @@ def _check_parts(content: bytes) -> None:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """Return a file as a Pillow image. Only the header of the file is read.
+    """Return a file as a Pillow image, without decoding its pixels.
 
     Raises:
-        NotAnImageError: The file has none of the FORMATS.
+        NotAnImageError: The file has none of the FORMATS, or its header is damaged.
         TooLargeImageError: The header declares more pixels than Pillow allows.
     """
     try:
@@ -175,7 +176,10 @@ def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
 
 
 def _is_deep_color(image: Image.Image) -> bool:
-    """Return whether the image has 16-bit color; Pillow would keep only 8 bits."""
+    """Return whether the image has several channels of more than 8 bits.
+
+    Pillow would keep only 8 bits of them.
+    """
     if image.mode in DEEP_MODES:
         return False
     if image.format == "PNG":
@@ -199,7 +203,7 @@ def _deep_luma(
     Args:
         image: The image as opened by Pillow.
         content: The whole file.
-        size: Columns and rows of the upright image.
+        size: (columns, rows) of the upright image.
 
     Returns:
         (rows, columns), upright.

@@ -16,12 +16,12 @@ class Radiograph:
     Attributes:
         pixels: uint8, (rows, columns). 0 is black on the screen, 255 white. Dense
             tissue is bright for every Photometric Interpretation of the source.
-        pixel_spacing: Side of a square pixel in mm: the calibrated value if the source
-            has one, else the value at the detector, else None.
+        pixel_spacing: Side of a square pixel in mm; None if the source does not define
+            it. A calibrated value is preferred to a value at the detector.
         source_shape: (rows, columns) of the stored image. It differs from
             `pixels.shape` if the stored pixels are not square.
         span: The source values that become black and white, if the node chose them for
-            a DICOM image. None if the source defines the gray scale.
+            a DICOM image; else None.
         assumptions: Sentences that say how absent, contradictory or invalid attributes
             of the source were interpreted.
     """

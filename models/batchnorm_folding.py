@@ -1,10 +1,11 @@
 """Fold batch normalization into convolutions, for inference only.
 
 In eval mode, batch normalization multiplies each channel by a factor and adds a value.
-A convolution before it can do this, too, if its weights are adapted. Convolutions and
-pooling are also faster if the channels of a pixel are adjacent in memory (channels
-last). Folding and channels last together reduced the time for four orientations of an
-image on a CPU from 125 to 92 ms. The results change by 1e-6 (docs/performance.md).
+With other weights and a bias, the convolution before it alone gives the same result.
+Convolutions and pooling are also faster if the channels of a pixel are adjacent in
+memory (channels last). Folding and channels last together reduced the time for four
+orientations of an image on a CPU from 125 to 92 ms. The results change by 1e-6
+(docs/performance.md).
 """
 
 from itertools import pairwise

@@ -1,7 +1,7 @@
 """The model card: everything that the code must know about the weights of a network.
 
 A card is a TOML file in the folder of the weights, with the same name except for the
-suffix. No other part of the code contains facts about a model.
+suffix.
 """
 
 import json
@@ -42,7 +42,7 @@ class ModelCard:
             variant with a finer grid ("resnet18_fine" or "resnet16_fine", see the
             network module).
         classes: Names of the outputs in their order; exactly one is "Fracture".
-        input_size: Side of the square input in pixels.
+        input_size: Long side of the network input in pixels, at scale 1.
         resize: "letterbox" keeps the proportions and pads with black. "stretch" changes
             the proportions, for weights that were trained with stretched images.
         mean: Mean of each channel; it is subtracted from intensities in [0, 1].
@@ -119,7 +119,7 @@ def read_card(path: Path) -> ModelCard:
 
     Raises:
         ModelError: The file does not exist, cannot be read, is not TOML, or has wrong,
-            unknown or missing keys. The message lists every wrong key.
+            unknown or missing keys. The message lists wrong keys.
     """
     try:
         table = read_toml(path)
@@ -143,7 +143,7 @@ def read_card(path: Path) -> ModelCard:
 
 
 def card_text(card: ModelCard) -> str:
-    """Return a card as TOML, with one key per line. Keys that are None are omitted."""
+    """Return a card as TOML, with one key per line. Values of None are omitted."""
     known = {key: value for key, value in asdict(card).items() if value is not None}
     return "".join(f"{key} = {_toml(value)}\n" for key, value in known.items())
 

@@ -28,7 +28,7 @@ def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2
         after: Number of output channels.
         side: Side of the square kernel in pixels; odd.
         stride: Step of the kernel in pixels. The numbers of rows and columns are
-            divided by it.
+            divided by the stride and rounded up.
     """
     return nn.Conv2d(before, after, side, stride, side // 2, bias=False)
 

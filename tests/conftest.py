@@ -94,9 +94,9 @@ DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Return the folder with real DICOM files, in `dicom`, and real radiographs.
+    """Return the folder with real files: DICOM files in `dicom`, and radiographs.
 
-    Without this folder, the test is skipped.
+    If the folder is absent, the test is skipped.
     """
     if not (SHARED / "dicom" / "MANIFEST.csv").exists():
         pytest.skip("../shared is absent: no real files to test with")
@@ -247,9 +247,9 @@ def common_engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
 
 @pytest.fixture
 def engine(common_engine: sa.Engine) -> sa.Engine:
-    """Return the common engine, with a database without rows.
+    """Delete all rows of the journal and of the queue; return the common engine.
 
-    The rows of earlier tests are deleted, because a new database would take longer.
+    This is faster than a new database. The counters of the metrics keep their values.
     """
     with common_engine.begin() as connection:
         leaves = commitment, delivered_object, delivery, result, event, patient, finding

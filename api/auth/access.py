@@ -45,8 +45,9 @@ class Access:
     def token(self, text: str) -> Token | None:
         """Return the token of the settings that has this text.
 
-        Returns None if no token has this text, or if the text is too short. The
-        duration of the call does not depend on the content of the tokens.
+        Returns None if no token has this text, or if the text has fewer than
+        SHORTEST_TOKEN characters. The duration of the call does not depend on the
+        content of the tokens.
         """
         digest = sha256(text.encode(errors="replace")).digest()
         matches = [
@@ -65,7 +66,7 @@ class Access:
 
         Args:
             request: The request, with its credentials.
-            client: The client that the request comes from, as returned by `origin`.
+            client: The client that the request comes from.
 
         Returns:
             None if the user is unknown.
@@ -90,7 +91,7 @@ def user_of(token: Token) -> User:
 
 
 def bearer_token(request: Request) -> str | None:
-    """Return the bearer token of a request (RFC 6750 2.1), or None if it has none."""
+    """Return the bearer token of a request (RFC 6750 2.1); None if there is none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 

@@ -22,7 +22,8 @@ class User:
     """The user who sent a request.
 
     Attributes:
-        name: The name of the token, or the name that a proxy reports.
+        name: The name of the token, or the name that a proxy reports. If no login is
+            required, all requests have the same name.
         role: The role, which determines what the user may do.
     """
 

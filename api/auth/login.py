@@ -1,7 +1,7 @@
 """/login and /logout: exchange a token for a session cookie, and end the session.
 
-Login and logout work without scripts. Scripts cannot read the session cookie. Browsers
-send it only in requests from pages of this node.
+Login and logout work without JavaScript. Scripts cannot read the session cookie.
+Browsers do not send it with requests that another website causes.
 """
 
 import re

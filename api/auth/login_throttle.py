@@ -1,8 +1,9 @@
-"""Slow down addresses that repeatedly fail to log in, in bounded memory.
+"""Slow down addresses that repeatedly fail to log in.
 
-The delay limits the number of log lines. It does not protect the tokens, which are too
-long to guess. No address is locked out permanently, and no address is affected by the
-failures of another one. All IPv6 addresses of a /64 network count as one address.
+The delay limits the number of log lines. The tokens do not need the delay, because they
+are too long to guess. No address is locked out permanently, and no address is affected
+by the failures of another one. All IPv6 addresses of a /64 network count as one
+address. The number of addresses in memory is limited.
 """
 
 import math
@@ -14,13 +15,13 @@ from dicom_node.address import subscriber
 from dicom_node.backoff import backoff_s
 
 FREE_ATTEMPTS = 5
-"""Number of failures without a delay, because users mistype tokens."""
+"""Number of attempts before the first delay, because users mistype tokens."""
 
 LONGEST_WAIT_S = 60
 FORGET_AFTER_S = 900
 ADDRESSES = 1000
-"""Maximum number of addresses in memory. The addresses with the oldest failures are
-forgotten first."""
+"""Maximum number of addresses in memory. The address that has not failed for the
+longest time is forgotten first."""
 
 
 class Throttle:

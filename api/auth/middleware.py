@@ -1,9 +1,10 @@
-"""Identify the user of each request before anything else handles it.
+"""Identify the user of each request before it is routed, and refuse some requests.
 
 Unauthenticated requests are refused here, before their body is read, unless the path is
 public. A request that would change something is also refused if a browser sends it for
-a page of another origin (CSRF). If the settings require no login, a request is also
-refused if it does not address the node by a loopback name or address (DNS rebinding).
+a page of another origin (CSRF). This check is omitted if a token authenticates the
+request. If the settings require no login, a request is also refused if it does not
+address the node by a loopback name or address (DNS rebinding).
 """
 
 from urllib.parse import urlsplit
@@ -26,13 +27,14 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz", "/login", "/logout"})
 OPEN_FOLDER = "/static/"
 """The public paths: those in OPEN_TO_ALL, and those that begin with OPEN_FOLDER. The
-middleware does not refuse requests without a user to these paths."""
+middleware does not require a user for these paths."""
 
 
 class AuthMiddleware:
-    """ASGI middleware that identifies the user of a request, or refuses the request.
+    """ASGI middleware that identifies the user of each request, and may refuse it.
 
-    The middleware stores a RequestUser in the state of the request.
+    The middleware stores a RequestUser in the state of the request, even if the user is
+    unknown.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -41,7 +43,10 @@ class AuthMiddleware:
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or refuse it with 303 (to the login), 401, 403 or 421."""
+        """Serve a request, or refuse it with 303 (to the login), 401, 403 or 421.
+
+        `scope["scheme"]` is set to the scheme that the client uses.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -98,7 +103,7 @@ def _rejection(
 ) -> HTTPException | None:
     """Return the error for a request that another website may have caused.
 
-    Returns None for all other requests.
+    Returns None for all other requests, and for requests that a token authenticates.
     """
     if sender.auth_method == "open" and not _is_addressed_as_local(headers):
         return HTTPException(
@@ -141,8 +146,8 @@ def _is_addressed_as_local(headers: Headers) -> bool:
 def _is_cross_origin(headers: Headers) -> bool:
     """Return whether the headers show that another origin caused the request.
 
-    Browsers send Sec-Fetch-Site over trusted connections (W3C Fetch Metadata), and
-    Origin with all methods except GET and HEAD. Other clients send neither.
+    Browsers send Sec-Fetch-Site to https and loopback addresses (W3C Fetch Metadata),
+    and Origin with all methods except GET and HEAD. Other clients send neither.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:

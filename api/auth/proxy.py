@@ -71,7 +71,8 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
 def _user(headers: Headers, name: str) -> str:
     """Return the user name in the header `name`.
 
-    The result is empty if the header is missing, repeated or invalid.
+    The result is empty if `name` is empty, or if the header is missing, repeated or
+    invalid.
     """
     if not name or len(values := headers.getlist(name)) != 1:
         return ""

@@ -1,9 +1,9 @@
 """The user and the client of a request, and the Viewer and Operator dependencies.
 
 A route is public only if both conditions hold: its path is in OPEN_TO_ALL or
-OPEN_FOLDER of middleware.py, and neither the route nor its router has one of these
-dependencies. AuthMiddleware refuses unauthenticated requests to all other paths. The
-dependencies refuse them if the path is open.
+OPEN_FOLDER of middleware.py, and neither the route nor its router depends on Viewer or
+Operator. AuthMiddleware refuses unauthenticated requests to all other paths. A route
+that depends on Viewer or Operator refuses them even if AuthMiddleware does not.
 """
 
 from collections.abc import Callable
@@ -38,8 +38,9 @@ class RequestUser:
 
     Attributes:
         user: The user; None if the user is unknown.
-        auth_method: The method of authentication: open to all, proxy header, token, or
-            session cookie. None if the user is unknown.
+        auth_method: The method of authentication: "open" (no login is required),
+            "proxy" (a header), "token", or "session" (a cookie). None if the user is
+            unknown.
         address: The address of the client.
         secure: Whether the client uses https.
         refusal: The error that a route raises if it requires a user and the user is

@@ -2,8 +2,8 @@
 
 A session belongs to a token and its role. If either changes in the settings, the
 signature of the cookie becomes invalid. The server does not store sessions. After a
-logout, the server keeps the cookie in memory until it expires, and refuses it. After a
-restart of the server, the cookie of a logout is valid again until it expires.
+logout, the server keeps the cookie in memory, and refuses it. After a restart of the
+server, this cookie is valid again until it expires.
 """
 
 import hmac

@@ -1,9 +1,10 @@
-"""Limit the size and duration of every request body, before routing.
+"""Limit the size and the duration of every request body.
 
-A body may have LARGEST_BODY bytes, and is read before the request is routed. A route
-can state a larger limit, and then reads its bodies itself. The size is counted as bytes
-arrive, because Content-Length may be wrong, and a chunked body has no Content-Length. A
-client that is too slow is refused, because it occupies a connection and perhaps a file.
+A body may have up to LARGEST_BODY bytes, and is read before the request is routed. A
+route can state a larger limit, and then reads its bodies itself. The size is counted as
+bytes arrive, because Content-Length may be wrong, and a chunked body has no
+Content-Length. A client that is too slow is refused, because it occupies a connection
+and perhaps a file.
 """
 
 import asyncio
@@ -163,7 +164,7 @@ class LimitedBody:
         return receive
 
     async def receive(self) -> Message:
-        """Receive the next ASGI message.
+        """Receive the next ASGI message, and return it.
 
         Raises:
             HTTPException: 400 if the client disconnects before the end of the body, 408
@@ -206,13 +207,12 @@ def _too_slow() -> HTTPException:
 
 
 async def small_form(request: Request) -> dict[str, str]:
-    """Return the first value of each field of a form, by the name of the field.
+    """Return the first value of each field of a URL-encoded form, by field name.
 
-    Empty fields are omitted.
+    Empty fields are omitted. The type of the body is not checked.
 
     Raises:
-        HTTPException: 400 if the body is not a form of at most eight fields
-            (application/x-www-form-urlencoded). 408 or 413 as in LimitedBody.
+        HTTPException: 400 if the body is not UTF-8, or has more than eight fields.
     """
     try:
         body = (await request.body()).decode()

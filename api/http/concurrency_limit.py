@@ -1,9 +1,10 @@
 """Limits on the numbers of requests that are served, that wait, and that upload a file.
 
-Further requests are refused with 503, and the client can try again later. The number of
-waiting requests is limited because a connection that waits for long may time out, and
-because waiting uploads use disk space. Each user has a queue, and the queues are served
-in turn. One user thus cannot delay all others.
+If a limit on waiting requests or on uploads is reached, further requests are refused
+with 503, and the client can try again later. The number of waiting requests is limited
+because a connection that waits for long may time out, and because waiting uploads use
+disk space. Each user has a queue, and the queues are served in turn. Therefore one user
+cannot delay all others.
 """
 
 import asyncio

@@ -85,7 +85,7 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         The form; an empty one if the body is not multipart/form-data.
 
     Raises:
-        HTTPException: 400 if the form is invalid.
+        HTTPException: 400 if the form is invalid; other errors as in `received`.
     """
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":

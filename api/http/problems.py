@@ -99,9 +99,10 @@ def _handle_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _handle_parameter_error(request: Request, error: Exception) -> JSONResponse:
-    """Return 400 with the names of the wrong parameters, without their values.
+    """Return 400 with the names of at most MOST_NAMES wrong parameters.
 
-    The failure is not logged, because the name of an unknown parameter can be any text.
+    The response does not contain their values. The failure is not logged, because the
+    name of an unknown parameter can be any text.
     """
     if not isinstance(error, RequestValidationError):
         raise error
@@ -119,8 +120,10 @@ def _handle_parameter_error(request: Request, error: Exception) -> JSONResponse:
 def _name(location: Sequence[int | str]) -> str:
     """Return the name of a parameter as the client knows it.
 
-    The location of the parameter (query, body) and list indexes are left out. If
-    nothing remains, the location is returned. The name is cut at LONGEST_NAME.
+    `location` is the `loc` of an error of pydantic, such as ("body", "place", 0). The
+    name contains neither the first item of `location` nor list indexes. If no other
+    item remains, the first item is the name. The name is cut to LONGEST_NAME
+    characters.
     """
     named = [str(each) for each in location[1:] if isinstance(each, str)]
     return replace_unprintable(".".join(named) or str(location[0]))[:LONGEST_NAME]

@@ -35,8 +35,7 @@ SMALLEST_CHUNK = 256
 chunk costs as much processor time as some kilobytes of its content."""
 
 FREE_FRAMING = 2**16
-"""Bytes of chunk headers and extensions that are allowed in addition to the size of the
-body."""
+"""Maximum number of bytes by which chunk headers and extensions may exceed the body."""
 
 VERSIONS = frozenset({b"1.0", b"1.1"})
 CLOSE = (b"connection", b"close")
@@ -178,10 +177,10 @@ class TimeoutH11Protocol(H11Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Receive bytes from the client.
+        """Receive bytes from the client. Bytes after a refusal are dropped.
 
-        The rest of a refused request is dropped. While a request is served, the
-        BodyLimits middleware limits its body.
+        The timer ends with the head of a request. The BodyLimits middleware limits the
+        time for the body.
         """
         if self._dropped is not None:
             self._drop(len(data))
@@ -210,7 +209,7 @@ class TimeoutH11Protocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that cannot be parsed, and close the connection.
 
-        If a response has already started, the connection is only aborted.
+        If a response has already started, the connection is aborted without a refusal.
         """
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.transport.abort()  # a response has started
@@ -231,9 +230,9 @@ class TimeoutH11Protocol(H11Protocol):
         self._linger()
 
     def shutdown(self) -> None:
-        """Close the connection after the current response.
+        """Close the connection, after the current response if there is one.
 
-        The connection is aborted if the rest of a refused request is being dropped.
+        If the rest of a refused request is being dropped, the connection is aborted.
         """
         if self._dropped is None:
             super().shutdown()
@@ -318,7 +317,7 @@ class TimeoutH11Protocol(H11Protocol):
 
 
 class _Closing:
-    """A wrapper of a transport, for one response, with another function as `close`.
+    """A replacement for `transport` during one response, with another `close`.
 
     The methods `write` and `is_closing` are those of `transport`.
     """

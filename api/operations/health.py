@@ -2,9 +2,11 @@
 
 `/healthz` reports that the process serves requests. Restart the process if `/healthz`
 fails. `/readyz` reports whether the node can do its work, and the reason if it cannot.
-`/readyz` checks the web process, and whether at least one receiver and one worker run
-on any machine. `/readyz?role=api` checks only the web process. It is for a load
-balancer: if no worker runs, the pages still work and show what is wrong.
+`/readyz` checks the model of the web process, the storage, the database, and whether at
+least one receiver and one worker run on any machine. If the web process was started by
+hand, roles that have never run are not checked. `/readyz?role=api` checks neither the
+receiver nor the worker. It is for a load balancer: if no worker runs, the pages still
+work and show what is wrong.
 """
 
 import asyncio
@@ -66,7 +68,7 @@ class NotReadyError(Exception):
 
 
 class AbsentError(Exception):
-    """The checked role has never run on this node, and is not expected to run."""
+    """The checked role has never run on this database, and is not expected to run."""
 
 
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
@@ -163,8 +165,8 @@ def check_storage(storage: StorageSettings) -> None:
     If the database has no storage id yet, `verify_storage_id` stores one.
 
     Raises:
-        NotReadyError: The directory belongs to another database or cannot be read, or
-            the database does not respond.
+        NotReadyError: The directory belongs to another database, cannot be read or
+            cannot be written, or the database does not respond.
     """
     engine = open_engine(storage.database_url)
     try:
@@ -181,8 +183,8 @@ class Readiness:
     """The checks of the node, and a cache of their results.
 
     The checks write to the disk and lock the database. Unauthenticated clients must not
-    be able to start them at will, so they get results that are up to FRESH_S seconds
-    old. The checks never run twice at the same time.
+    be able to start the checks at will, so these clients get results that are up to
+    FRESH_S seconds old.
 
     Attributes:
         own: The checks of the web process itself, by name.
@@ -205,7 +207,11 @@ class Readiness:
         self._at = -math.inf
 
     async def states(self, age_s: float) -> dict[str, str]:
-        """Return the results of the checks by name, at most `age_s` seconds old."""
+        """Return "ok" or an error text by check, at most `age_s` seconds old.
+
+        A check that raises AbsentError is left out. Calls that run the checks wait for
+        each other.
+        """
         async with self._lock:
             if time.monotonic() - self._at >= age_s:
                 self._states = await run_in_threadpool(states_of, self.checks)
@@ -248,7 +254,7 @@ async def readyz(
 ) -> dict[str, str]:
     """Return the result of each check by name: 'ok', or the reason for a failure.
 
-    The checks include a receiver and a worker, except with `role=api`. An
+    The checks include the receiver and the worker, except with `role=api`. An
     unauthenticated client gets only one entry, `node`: 'ok' if all checks pass, or
     'not ready'.
     """

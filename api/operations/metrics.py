@@ -78,7 +78,7 @@ class NodeCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics that are available."""
+        """Yield all metrics; without the database, only those that do not need it."""
         yield self._build()
         yield _gauge(
             "ready",

@@ -1,9 +1,9 @@
 """Analyze uploaded files one at a time, and decode slow files separately.
 
-One thread decodes and classifies the files in turn. The event loop thus continues to
-serve other requests, and analyses do not compete for the processor. A child process
-decodes the files, because a file may crash the decoder, hang it or exhaust its memory.
-If decoding takes long, the decoding is stopped and repeated in another thread and child
+One thread analyzes the files in turn. Therefore the event loop can serve other
+requests, and analyses do not compete for the processor. For decoding, the thread uses a
+child process, because a file may crash the decoder, hang it or exhaust its memory. If
+decoding takes long, the decoding is stopped and repeated in another thread and child
 process. The first thread then continues with other files.
 """
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class Analyzer:
-    """The analysis of uploaded files, with a model, threads and a decoder of its own.
+    """The analysis of uploaded files: a model, two threads and a decoder.
 
     An analyzer is a context manager, and works only within its block.
 
@@ -143,7 +143,7 @@ class Analyzer:
             return await asyncio.wrap_future(submit(self._analyze, decoded))
 
     async def _read_slowly(self, file: Path) -> DecodedInstance:
-        """Decode a slow file in another thread and child process, and return it.
+        """Decode a slow file in another thread and child process; return the result.
 
         Only one slow file is decoded at a time. The decoding continues even if the
         request is cancelled.
@@ -176,7 +176,7 @@ class Analyzer:
 
 
 def _read_in_own_child(pipeline: Pipeline, file: Path) -> DecodedInstance:
-    """Decode a file in a new child process within decode_timeout_s, and return it."""
+    """Decode a file in a new child process; the time limit is decode_timeout_s."""
     with slow_pipeline(pipeline) as slow:
         return slow.read(file)
 

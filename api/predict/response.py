@@ -41,9 +41,9 @@ def http_error(error: DicomNodeError | PlainImageError) -> HTTPException:
     """Return the HTTP error for an error of an analysis.
 
     Returns:
-        400 if the file is broken. 413 if the file is not DICOM and its image is too
-            large. 415 if the file has an unknown format, or if the model must not
-            analyze its image.
+        415 if the file has an unknown format, or if the model must not analyze its
+            image. 413 if the file is not DICOM and its image is too large. 400 for all
+            other errors, for example if the file is broken.
     """
     match error:
         case NotAnImageError():

@@ -69,7 +69,7 @@ async def send(  # noqa: PLR0913, PLR0917 - one for each dependency
         Text, Query(description="Only to this destination. If empty, to all.")
     ] = "",
 ) -> AcceptedResponse:
-    """Queue new deliveries of the results of an instance, even of delivered ones."""
+    """Queue deliveries of the results of an instance, even if they were sent before."""
     details = await run_in_threadpool(find_instance, engine, instance_id)
     if destination:
         find_destination(destinations, destination)

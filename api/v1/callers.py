@@ -80,9 +80,9 @@ def modalities(_user: Viewer, engine: EngineDep) -> list[ModalityResponse]:
 
 
 def _remedy(receiver: ReceiverSettings, caller: callers.CallerActivity) -> str:
-    """Return a text that says what to change so that a caller is accepted.
+    """Return the advice to users about a caller that was rejected.
 
-    The text is empty if no remedy is known, or if the caller was admitted.
+    The text is empty if there is no advice, or if the caller was admitted.
     """
     if caller.reason != Rejection.CALLING_UNKNOWN.reason:
         return REMEDIES.get(caller.reason.partition(":")[0], "")

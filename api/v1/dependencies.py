@@ -1,7 +1,8 @@
-"""FastAPI dependencies of /api/v1: the journal, and sections of the settings.
+"""FastAPI dependencies of /api/v1: the journal, its queries, and the settings.
 
-`create_app` stores these objects in the state of the application. A dependency that
-only one module uses is defined in that module.
+`create_app` stores the engine, the journal and the settings in the state of the
+application. Dependencies that are not in this module are defined in the modules that
+use them.
 """
 
 import re

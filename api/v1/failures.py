@@ -33,11 +33,11 @@ from dicom_node.queries.worklist import (
 from dicom_node.storage.database import Engine
 
 MOST_RETRIES = 200
-"""Maximum number of failures that one request retries, and also of waiting deliveries.
-The number is limited because the client waits until all of them are queued."""
+"""Maximum number of failures, and of waiting deliveries, that one request retries. The
+number is limited because the client waits until all of them are queued."""
 
 MOST_LISTED = 100
-"""Maximum number of instances that are listed for a group."""
+"""Maximum number of instances in one list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class FailureCriteria:
 
     Attributes:
         destination: Only deliveries to this destination. If empty, only analyses.
-        reason: Only this reason, in full.
+        reason: Only members of groups with exactly this reason.
         waiting: True for only deliveries that wait for their next attempt, False for
             only analyses and deliveries that have failed.
     """
@@ -196,9 +196,9 @@ def _retry(
     """Retry failures and waiting deliveries, at most MOST_RETRIES of each.
 
     Returns:
-        How many were queued, refused and left. `left` does not count waiting
-            deliveries, because the first delivery that succeeds starts the others to
-            the same destination.
+        The numbers of queued and of refused retries. `left` is 1 if further failures
+            are left, otherwise 0. Waiting deliveries do not count as left, because the
+            first delivery that succeeds starts the others to the same destination.
     """
     lists = partial(failed, engine, criteria.destination, criteria.reason)
     ended = [] if criteria.waiting else lists(MOST_RETRIES + 1, waiting=False)

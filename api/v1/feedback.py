@@ -104,7 +104,7 @@ async def export(
     since: Annotated[datetime | None, Query()] = None,
     until: Annotated[datetime | None, Query()] = None,
 ) -> StreamingResponse:
-    """Export the opinions that readers gave in a period as CSV, with the results.
+    """Return the opinions of a period as CSV, with the results that they are about.
 
     If an instance was analyzed again, opinions on its earlier results are left out.
     """

@@ -34,8 +34,8 @@ def period_figures(
 ) -> FiguresResponse:
     """Return statistics of the instances of the last 24 hours, 7 days or 30 days.
 
-    They are the numbers of instances by interval, the distribution of the
-    probabilities, and the turnaround.
+    The statistics are the numbers of instances by interval, the distribution of the
+    probabilities, and the turnaround. The last interval is not complete yet.
     """
     parts, length = INTERVALS[period]
     until = _end(time.time(), length)
@@ -61,7 +61,7 @@ def period_figures(
 def _end(now: float, length: float) -> float:
     """Return the end of the current interval, in seconds since 1970.
 
-    The first interval of a day starts at local midnight.
+    Intervals are counted from local midnight, with the current offset from UTC.
 
     Args:
         now: The time in seconds since 1970.

@@ -37,7 +37,7 @@ study at once."""
 
 AT_ONCE = 4
 """Maximum number of users that are served at the same time. Most of them wait for the
-one decoder. If the image of a user takes long, it occupies one of the slots."""
+one decoder. If the image of a user takes long, its request keeps one of the slots."""
 
 _QUALITY = 92
 # Gray images need no color options. Encoding must be fast, because a page requests a
@@ -50,8 +50,8 @@ class ImageCache:
 
     One child process decodes the images in turn. /predict has its own child process. If
     an image takes long, its decoding is stopped and repeated in another child process.
-    The other images do not wait for it. The cache must only be used from the event
-    loop.
+    Other images do not wait for this repetition. The cache must only be used from the
+    event loop.
 
     Attributes:
         queue: Limits the requests. A route must hold a slot of this queue while it
@@ -97,7 +97,7 @@ class ImageCache:
         return view
 
     async def attributes(self, path: Path) -> list[Attribute]:
-        """Return the attributes of the instance in a file.
+        """Return the attributes of the instance in a file, up to a maximum number.
 
         Raises:
             HTTPException: 422 if the file cannot be read; 503 as in `view`.
@@ -119,7 +119,8 @@ class ImageCache:
     async def _run_slowly(self, call: Callable[[DecoderProcess], T]) -> T:
         """Repeat a call in a new child process, and return its result.
 
-        The time limit is decode_timeout_s, which is longer than for the first try.
+        The time limit is decode_timeout_s. The limit of the first try is usually
+        shorter.
 
         Raises:
             HTTPException: 503 if another call is being repeated.
@@ -188,7 +189,7 @@ def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
 
 
 def heatmap_png(overlay: OverlayData) -> bytes:
-    """Return a heatmap as a PNG file: a transparent color for each of its values."""
+    """Return a heatmap as a PNG file in color, transparent where its values are low."""
     rgba = tinted(overlay.levels)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     return encoded.tobytes()

@@ -199,7 +199,7 @@ async def attributes(
     files: FilesDep,
     images: ImagesDep,
 ) -> list[AttributeResponse]:
-    """Return the DICOM attributes of the received instance."""
+    """Return the DICOM attributes of the received instance, at most 2000."""
     async with images.queue.slot(request):
         _, path = await files.opened(instance_id)
         found = await images.attributes(path)

@@ -43,7 +43,8 @@ def node(  # noqa: PLR0913, PLR0917 - one for each dependency
     """Return the current state of the node.
 
     The state consists of the results of the checks, the states of the destinations, the
-    numbers of instances by state, the disk space and the versions.
+    numbers of instances by state, the disk space, the versions, and the confinement of
+    the decoding process.
     """
     confinement = offered()
     exists = storage.directory.exists()

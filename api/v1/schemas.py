@@ -180,7 +180,7 @@ class UnansweredResponse(BaseModel):
 
 
 class ExaminationDetailsResponse(ExaminationResponse):
-    """An examination with the images that have no answer."""
+    """An examination, and a list of its images without an answer."""
 
     unanswered: list[UnansweredResponse]
 

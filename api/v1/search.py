@@ -16,9 +16,10 @@ MOST_IDS = 100
 LARGEST_PAGE = 200
 LAST_PAGE = 100_000
 SEARCH_PARAMETERS = ("q", "state", "answer", "since", "until", "sender", "destination")
-"""The query parameters that make a request a search in the audit trail.
+"""The query parameters by which a request counts as a search.
 
-Their names are audited. Their values are not, because they may be patient data.
+The audit trail contains the names of these parameters, but not their values, which may
+be patient data.
 """
 
 
@@ -88,9 +89,9 @@ PagingDep = Annotated[Paging, Depends(_paging)]
 
 
 async def audit_list(request: Request, path: str) -> None:
-    """Audit that the user viewed a list, and that the user searched it.
+    """Audit that the user viewed a list.
 
-    The search is audited only if the request has search parameters.
+    If the request has search parameters with a value, the search is audited, too.
     """
     if used := _search_parameters(request):
         about = f"{path} by {', '.join(used)}"

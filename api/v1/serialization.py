@@ -59,7 +59,7 @@ def instance_response(entry: WorklistEntry) -> InstanceResponse:
 def _instance_fields(entry: WorklistEntry) -> dict[str, Any]:
     """Return the fields of an InstanceResponse, and further fields for the details.
 
-    A column of the entry is copied if InstanceDetailsResponse has a field with its
+    A field of the entry is copied if InstanceDetailsResponse has a field with its
     name. InstanceResponse ignores the fields that it does not have.
     """
     names = InstanceDetailsResponse.model_fields.keys()

@@ -42,12 +42,13 @@ class UploadStore:
 
     Attributes:
         storage: The settings of the storage.
-        receiver: The settings of the receiver. They apply to uploads, too.
+        receiver: The settings of the receiver. `for_processing` and `max_instance_mb`
+            apply to uploads, too.
         journal: Records the instances.
         history: Finds instances that the node already has.
         in_progress: Limits the uploads in progress.
         queue: Limits the files that are checked at a time to four, each of a different
-            user. A file that takes long to check delays only other files of its user.
+            user.
     """
 
     storage: StorageSettings
@@ -69,8 +70,8 @@ class UploadStore:
             address: The address of the client.
 
         Returns:
-            The response, and the stored instance. If the node already had the bytes of
-            the instance, the response has the id of the earlier instance.
+            The response, and the instance in the file. If the node already had the
+            bytes of the instance, the response has the id of the earlier instance.
 
         Raises:
             DicomNodeError: The file cannot be stored.

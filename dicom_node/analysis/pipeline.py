@@ -66,7 +66,7 @@ class Analysis(Generic[T]):
     Attributes:
         decoded: The decoded instance, which the model classified.
         finding: The output of the model.
-        output: The result of `Report` for the finding.
+        output: What the Report function returned for the finding.
         seconds: The duration of each stage in seconds, by its name: "decode",
             "classify", and "encode" for the report.
     """
@@ -169,7 +169,7 @@ class Pipeline:
             raise NotAnalyzedError(str(reason), Unanalyzed.UNFAMILIAR) from None
 
     def draw(self, radiograph: Radiograph, finding: Finding) -> Annotated:
-        """Return a picture for people that shows the radiograph and the finding."""
+        """Return a picture of the radiograph and the finding, for people."""
         return render(radiograph, finding, long_side=self.result_options.long_side)
 
     def encode(
@@ -316,9 +316,9 @@ def separate_pipelines(
 ) -> tuple[Pipeline, Pipeline]:
     """Start a decoder, and return the two pipelines of the separate lane that share it.
 
-    The first pipeline is for images of addresses that sent no slow image. The second
-    pipeline is for images of addresses that sent one. The time limits of the decoder
-    follow the usual times of the normal lane.
+    The first pipeline is for images of addresses that sent no slow image recently. The
+    second pipeline is for images of addresses that did. The time limits of the decoder
+    follow the usual times of the normal lane, but without an allowance.
 
     Args:
         pipeline: The pipeline of the normal lane. The new pipelines use its model, its

@@ -1,29 +1,34 @@
 """Keep images that may be slow out of the normal lane.
 
-The normal lane stops the decoding of an image if it takes much longer than usual
-(decoder/quick_client.py). Until then, the slow image delays other images. Many slow
-images would cause a long delay. So for RECENT_S seconds after a slow image, the normal
-lane takes only images that are probably quick. All other images are analyzed in the
-separate lane, which has its own decoder and the same limits. If decoding is stopped in
-that lane, too, the image continues in the slow lane. In the separate lane, images of
-addresses that sent a slow image come last.
+An image is slow if a call to the decoder for this image was stopped, or took at least
+twice its base limit. A call decodes the image or encodes its results. The base limit is
+about twice the usual duration of such calls (decoder/quick_client.py).
 
-An image counts as quick if it was decoded in time, in the normal or the separate lane.
-A new image is probably quick if it is similar to a quick image of the same address: it
-has the same transfer syntax, and at most SIMILAR_SIZE times as many bytes.
+The normal lane stops a call that takes much longer than usual. Until then, the slow
+image delays other images. Many slow images would cause a long delay. So for RECENT_S
+seconds after a slow image, the normal lane takes only images that are probably quick.
+All other images are analyzed in the separate lane. It has its own decoder. The time
+limits follow the usual times of the normal lane, but without an allowance. If a call is
+stopped in the normal or the separate lane, the image continues in the slow lane. In the
+separate lane, images of addresses that recently sent a slow image come last.
+
+An image counts as quick if its decoding in the normal or the separate lane succeeded
+and was not slow. A new image is probably quick if it is similar to a quick image of the
+same address: it has the same transfer syntax, and at most SIMILAR_SIZE times as many
+bytes.
 
 A slow image was misjudged if it was similar to a quick image of the same address. Then
-the node forgets the quick images with this address and transfer syntax. If
+the node forgets the quick images with this address and transfer syntax. If at least
 MAX_MISJUDGED images of an address were misjudged in the last RECENT_S seconds, no image
 of this address counts as probably quick. A slow image that was not misjudged has no
 such effect. So if a modality sends many slow images, its images that are similar to
 quick ones are still analyzed in the normal lane.
 
 As a result, the normal lane is delayed within RECENT_S seconds by one slow image, and
-by up to MAX_MISJUDGED misjudged images of each address. In the separate lane, one slow
-image of each address delays the images of other addresses. In each lane, the addresses
-take turns (journal/fair_order.py). So if an address has several slow images, an image
-of another address does not wait for all of them.
+by up to MAX_MISJUDGED misjudged images of each address. In the separate lane, at most
+one slow image of each address comes before the images of addresses that sent none. In
+each lane, the addresses take turns (journal/fair_order.py). So if an address has
+several slow images, an image of another address does not wait for all of them.
 
 Each worker has its own record of slow and quick images, in memory only.
 """
@@ -72,8 +77,8 @@ class SeparateLaneError(Exception):
     """The image may be slow, and belongs in the separate lane. The message says why.
 
     Attributes:
-        comes_last: Whether the image comes after the images of addresses that sent no
-            slow image.
+        comes_last: Whether the image belongs at the end of that lane, after the images
+            of addresses that sent no slow image recently.
     """
 
     def __init__(self, reason: str, *, comes_last: bool = False) -> None:
@@ -115,7 +120,7 @@ class _SlowImage:
 
 
 class SlowImages:
-    """The recent slow images, and the images that are known to be quick.
+    """The recent slow images, and the sizes of images that were quick.
 
     Safe to share between threads.
     """
@@ -151,11 +156,12 @@ class SlowImages:
             child: The decoder of the lane.
 
         Returns:
-            The part for images of addresses that sent no slow image, and the part for
-            images of addresses that sent one. The context manager of `decode` in the
-            first part raises SeparateLaneError if the address recently sent a slow
-            image. In the second part, the time limit is at least LONGEST_S, because
-            the images of some addresses usually take longer than those of others.
+            The part for images of addresses that sent no slow image recently, and the
+            part for images of addresses that did. In the first part, the context
+            manager of `decode` raises SeparateLaneError if the address recently sent a
+            slow image. In the second part, the base limit of a call is at least
+            LONGEST_S, because the images of some addresses usually take longer than
+            those of others.
         """
         lock = Lock()
         first = self._lane(child, lock, self._check_separate)

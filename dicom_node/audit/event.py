@@ -47,10 +47,10 @@ TRANSFERS = frozenset(
         AuditEventType.NOT_STORED,
     }
 )
-"""Events of an instance that was transferred between applications."""
+"""Types of events about the transfer of an instance between applications."""
 
 OUTGOING = frozenset({AuditEventType.SENT, AuditEventType.NOT_STORED})
-"""Transfers in which this node is the sender."""
+"""Types of transfers in which this node is the sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class AuditEvent:
         event_type: The type of the event.
         user_id: The AE title of the AE, or the name of the user, that caused the event.
             For the start or end of a process, the operating system user. For a
-            transfer, the other application.
+            transfer, the other application, or the user who uploaded the instance.
         address: The network address of that AE, user or application; empty if unknown.
         details: The reason, path, method or settings that the event is about, as text;
             may be empty.

@@ -2,12 +2,13 @@
 
 This module drops no event. For each type of event, it limits how many different events
 are written in full per minute. Repetitions of an event do not count towards the limit.
-The types in FLOODS have a low limit, and also a limit for each address. All limits
-shrink with the free disk space, and if many rows wait for the database.
+The types in FLOODS have a low limit, and also a limit for each address. The limit of a
+type is lower if little disk space is free, or if many rows wait for the database.
 
-Above a limit, the events of each address are counted together. If there are too many
-addresses, the events of all further addresses are counted together. Each type has a
-separate limit, so that rejected callers do not use up the limit of accepted callers.
+Above a limit, similar events from one address are counted together. If there are too
+many addresses, similar events from all further addresses are counted together (see
+`shortened`). Each type has a separate limit, so that rejected callers do not use up the
+limit of accepted callers.
 """
 
 import shutil
@@ -24,7 +25,7 @@ from dicom_node.audit.message import KINDS, SUCCESS
 Spare = Callable[[], float]
 """A function that returns how many bytes of disk may be used.
 
-The number is negative if too few bytes are free.
+The number is negative if fewer bytes are free than must stay free for images.
 """
 
 Key = tuple[int, AuditEventType, str]
@@ -41,10 +42,13 @@ SEVERAL = "(several)"
 FLOODS = frozenset(
     event_type for event_type, kind in KINDS.items() if kind.outcome != SUCCESS
 ).difference(TRANSFERS)
-"""Events that a caller without permission can cause."""
+"""The types of events that a caller without permission can cause."""
 
 CALLERS = FLOODS.difference({AuditEventType.REFUSED}).union({AuditEventType.OPENED})
-"""Events of callers that are known only by the AE title that they choose."""
+"""The types of events with a `user_id` that the node has not verified.
+
+For example, a caller may choose any AE title.
+"""
 
 # Maximum number of different events of one type that are written in full per minute.
 # Types in FLOODS have a low limit. The limit of other types is usually reached only if
@@ -81,9 +85,9 @@ class Folding:
     def fold(self, event: AuditEvent) -> AuditEvent:
         """Return the form in which an event is written.
 
-        This is the first form in the result of `shortened` that the limits allow. It
-        counts towards the limits until `forget` is called with it. The last form is
-        always allowed, and does not count.
+        This is the first form in the result of `shortened` that already counts towards
+        the limits, or that the limits allow. It counts once, until `forget` is called
+        with it. The last form is always allowed, and does not count.
         """
         *fuller, last = shortened(event)
         for level, each in enumerate(fuller):
@@ -128,9 +132,10 @@ def shortened(event: AuditEvent) -> Sequence[AuditEvent]:
 
     The first form is the event itself. The second form is equal for many events from
     one address. The third form is equal for many events from all addresses. For event
-    types in CALLERS, these two forms contain the details up to the first colon: the
-    reason for a rejection. The start of a process has only the first form, so that its
-    settings are always written.
+    types in CALLERS, these two forms contain only the part of the details before the
+    first colon, such as the reason for a rejection. For other types, SEVERAL replaces
+    the details. The start of a process has only the first form, so that its settings
+    are always written.
     """
     if event.event_type is AuditEventType.STARTED:
         return (event,)

@@ -99,7 +99,7 @@ KINDS: Mapping[AuditEventType, Kind] = MappingProxyType(
 
 The opening of an association has no message: Network Entry (A.5.3.9) is for a system
 that enters or leaves the network. The test of a connection has no message, either. An
-upload is written as a transfer.
+upload has no message of its own: the receipt of its instance is a transfer.
 """
 
 
@@ -132,7 +132,7 @@ def message(
         source: The process that reports the event.
         at: Time in seconds since 1970; for a transfer, the time of its completion.
         times: Number of occurrences of the event that this message reports.
-        instances: All instances of a transfer, of one study and one patient. If empty,
+        instances: Instances of a transfer, all of one study and one patient. If empty,
             the message contains only the instance of the event.
     """
     root = Element("AuditMessage")
@@ -221,7 +221,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
     """Add the study, with the number and UIDs of `instances` for each SOP Class.
 
-    An HL7 message has no SOP Class, so it is not counted.
+    An HL7 message is left out, because it has no SOP Class.
     """
     uid = replace_unprintable(instances[0].study_instance_uid)
     study = SubElement(
@@ -272,7 +272,7 @@ def _patient(root: Element, patient: AuditedPatient) -> None:
 
 
 def _object(root: Element, event: AuditEvent) -> None:
-    """Add the details of an event about no instance: settings, a path or a reason."""
+    """Add the details of an event without an instance, such as settings or a path."""
     is_start = event.event_type is AuditEventType.STARTED
     name = "settings in force" if is_start else event.details
     element = SubElement(

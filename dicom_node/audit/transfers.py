@@ -16,7 +16,7 @@ OnSent = Callable[[str, Mapping[str, Outcome], tuple[str, str]], None]
 """A function that is called after each attempt to send the results of an instance.
 
 The arguments are the id of the instance, the outcomes by SOP Instance UID of the
-result, and (name, host) of the peer.
+result, and the result of `DestinationClient.peer`: the AE title or URL, and the host.
 """
 
 
@@ -36,10 +36,10 @@ class SentStudy:
     sop_classes: Mapping[str, str]
 
     def sop_class(self, uid: str) -> str | None:
-        """Return the SOP Class UID of a result, as in `AuditedInstance`.
+        """Return the SOP Class UID of the result with the SOP Instance UID `uid`.
 
-        None means that the result is an HL7 message. The text is empty if `uid` is not
-        known.
+        None means that the result is an HL7 message. The text is empty if no result has
+        this UID.
         """
         return self.sop_classes[uid] or None if uid in self.sop_classes else ""
 
@@ -99,17 +99,17 @@ def ignore(
 def sent_events(
     outcomes: Mapping[str, Outcome], study: SentStudy, user_id: str, address: str
 ) -> Iterator[AuditEvent]:
-    """Yield an event for each result that the peer stored or refused.
+    """Yield an event for each result that was stored, or that got a DICOM status.
 
-    If a result got no response with a status, no event is yielded. For example, there
-    was no association, or the association ended before the response.
+    No event is yielded for any other result. For example, there was no association, or
+    the association ended before the response.
 
     Args:
         outcomes: The outcome of each result, by SOP Instance UID.
         study: The study, the patient and the SOP Classes of the results.
-        user_id: The AE title of the AE, or the URL of the service, that the results
-            were sent to.
-        address: The host of that AE or service.
+        user_id: The AE title of the AE, or the URL of the service or RIS, that the
+            results were sent to.
+        address: The host of that AE, service or RIS.
     """
     for uid, outcome in outcomes.items():
         stored = outcome.verdict is Verdict.STORED

@@ -1,1 +1,1 @@
-"""The commands of `fracture-node`, one module per command, and common modules."""
+"""Most commands of `fracture-node`, each in its own module, and what they share."""

@@ -1,8 +1,9 @@
 """Analyzes DICOM files and plain images, and writes the results to a folder.
 
-For a DICOM file, the command writes the result objects that the node would send, and a
-PNG of the image with the result. For a plain image, it writes only the PNG. Studies of
-any age are analyzed. If a file fails, the other files are still analyzed.
+For a DICOM file, the command writes the result objects that the node would make for the
+image, and a PNG of the image with the result. For a plain image, it writes only the
+PNG. Studies of any age are analyzed. If a file fails, the other files are still
+analyzed.
 """
 
 import argparse
@@ -67,7 +68,7 @@ class Line:
 
 
 def main() -> None:
-    """Analyze the named files, and print one line for each.
+    """Analyze the named files, and print the outcome of each.
 
     The exit status is 0 if no file failed. It is 1 if a file failed or the folder for
     the results cannot be created. It is 2 if the settings are invalid, the model cannot
@@ -95,7 +96,7 @@ def main() -> None:
 
 
 def run(settings: Settings, arguments: argparse.Namespace) -> list[Line]:
-    """Analyze the named files with a progress bar, and return a Line for each.
+    """Analyze the named files, and return a Line for each.
 
     The process exits with a message if the folder for the results cannot be created, or
     the decoder does not start.
@@ -169,7 +170,8 @@ def _source(pipeline: Pipeline, settings: Settings, path: Path) -> Source:
     file is returned as its path.
 
     Raises:
-        AnalysisError: The file looks like DICOM, but cannot be read.
+        AnalysisError: The file looks like DICOM, but cannot be read, or the decoder
+            died.
         OSError: The file cannot be read, or a decoder does not start.
     """
     if not is_dicom(path):

@@ -41,8 +41,9 @@ class CheckError(Exception):
 def main() -> None:
     """Print the result of each check.
 
-    The exit status is 0 if all checks pass, and 1 if one fails. It is 2 if the settings
-    are invalid, or if `--record` cannot use the model.
+    The exit status is 0 if all checks pass. It is 1 if a check fails, or if `--record`
+    is given and the settings name no weights. It is 2 if the settings are invalid, or
+    if `--record` cannot use the model.
     """
     parser = role_parser("check", __doc__)
     parser.add_argument("--record", action="store_true", help="complete the model card")

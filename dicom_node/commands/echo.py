@@ -16,7 +16,8 @@ from dicom_node.runtime.process import load_or_exit, role_parser
 def main() -> None:
     """Test each connection of a destination, and print the results.
 
-    The exit status is 0 if all tests succeed, and 1 if one fails.
+    The exit status is 0 if all tests succeed. It is 1 if a test fails or the peer is
+    unknown, and 2 if the settings are invalid.
     """
     parser = role_parser("echo", __doc__)
     parser.add_argument("peer", help="a destination's name, or AE@host:port")

@@ -67,7 +67,8 @@ def run(server: RoleServer | None = None) -> None:
     """Run the node until SIGTERM or Ctrl-C, then finish the work in progress.
 
     Args:
-        server: The fork server of the receivers; see `Node`.
+        server: A fork server for the receivers that has begun to start. None means that
+            this function starts it.
     """
     arguments = role_parser("serve", __doc__).parse_args()
     settings = load_or_exit(arguments.config)
@@ -98,6 +99,8 @@ class Node:
         server: RoleServer | None = None,
     ) -> None:
         """Bind the sockets and prepare the roles.
+
+        The process exits with a message if a port cannot be opened.
 
         Args:
             settings: The settings of the node.

@@ -2,7 +2,8 @@
 
 The supervisor runs this module in a fork of the fork server of the receivers
 (commands/node.py). This fork server has already imported the libraries for the
-database, so the supervisor does not import them.
+database, so the supervisor need not import them. If the fork fails, the supervisor
+calls `run` itself.
 """
 
 import argparse

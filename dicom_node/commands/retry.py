@@ -20,7 +20,7 @@ from dicom_node.storage.tables import InstanceState
 
 
 def main() -> None:
-    """Queue the selected work again. A running worker starts it at once.
+    """Queue the selected work again; a worker takes it from the queue.
 
     The exit status is 0 if there was work and all of it was queued. Otherwise it is 1,
     or 2 if the settings are invalid or the database cannot be used.
@@ -100,8 +100,8 @@ def _is_omitted(row: InstanceRecord) -> bool:
     """Return whether `--uid` retries an instance that `failed_analyses` omits.
 
     Such an instance was not analyzed, or its analysis failed and its files were
-    removed. A summary of an examination is not retried, because its state follows from
-    the images.
+    removed. The result is False for a summary of an examination, because its state
+    follows from the images.
     """
     if row.is_summary:
         return False

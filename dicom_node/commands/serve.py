@@ -41,8 +41,9 @@ def begin_server() -> RoleServer | None:
     the settings: see `RoleServer.suits`.
 
     Returns:
-        The server; None if the arguments or the settings are wrong, or if the server
-        does not start. The supervisor then reports the error.
+        The server; None if there are other arguments than `--config`, if the settings
+        file or its log format is invalid, or if the server does not start. The
+        supervisor handles these cases.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
@@ -60,9 +61,9 @@ def begin_server() -> RoleServer | None:
 
 
 def _variables(value: Any) -> Iterator[str]:  # noqa: ANN401 - any TOML value
-    """Yield the texts of all keys that may name an environment variable.
+    """Yield the value of each key that ends with "env", if the value is a text.
 
-    These are the keys that end with "env".
+    The value of such a key is the name of an environment variable.
 
     Args:
         value: A table or a list of the settings file, or any value in it.

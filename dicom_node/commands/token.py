@@ -1,8 +1,8 @@
 """Makes a token with which a person or a program may use the web pages and the API.
 
-The command prints the token, and a line for the settings. The line contains only the
-SHA-256 of the token, so the token cannot be shown again. The token is random and long,
-so a hash without salt is safe.
+The command prints the token, and a line for the settings. The line contains a hash of
+the token (SHA-256), not the token itself. So the token cannot be shown again. The token
+is random and long, so a hash without salt is safe.
 """
 
 import argparse

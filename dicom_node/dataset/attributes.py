@@ -17,9 +17,9 @@ from pydicom.valuerep import PersonName
 LONGEST_UID = 256
 """Maximum number of characters of an accepted UID. PS3.5 9.1 allows 64.
 
-The maximum is larger than 64, because some equipment writes longer UIDs. It keeps
-database indexes and the URLs of pages short. A UID that exceeds the maximum is
-rejected. It is never cut.
+The maximum is larger than 64, because some equipment writes longer UIDs. There is a
+maximum, because UIDs are in database indexes and in the URLs of pages. A UID that
+exceeds the maximum counts as invalid. It is never cut.
 """
 
 # PS3.5 9.1 allows digits and periods. No other text may be logged as an identifier. A
@@ -54,9 +54,9 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float | None, ...]:
     """Return all values of a numeric attribute, which may be text or binary.
 
     The values are read with the VR that the sender wrote, even if that VR is wrong. If
-    the sender wrote UN or OB, the VR of the data dictionary is used. A text is read as
-    the number at its start, as DCMTK does: "2048 HU" is 2048. A decimal comma is read
-    as a point.
+    the sender wrote no VR, UN or OB, the VR of the data dictionary is used. A text is
+    read as the number at its start, as DCMTK does: "2048 HU" is 2048. A decimal comma
+    is read as a point.
 
     Returns:
         The values in their order, None for each value that is not a finite number.
@@ -88,11 +88,11 @@ def is_plain(dataset: Dataset, keyword: str) -> bool:
 
 
 def signed_16(value: float, *, signed: bool) -> int:
-    """Return the low 16 bits of a value as an SS if `signed`, else as a US (PS3.5 6.2).
+    """Return the low 16 bits of a value, read as a signed or an unsigned number.
 
-    The VR of some attributes is US or SS, depending on Pixel Representation
-    (0028,0103). If a sender wrote the wrong VR of the two, only the 16 bits of the
-    value are right.
+    The VR of some attributes is US (unsigned) or SS (signed), depending on Pixel
+    Representation (0028,0103). If a sender wrote the wrong VR of the two, only the 16
+    bits of the value are right.
     """
     bits = int(value) % 2**16
     return bits - 2**16 if signed and bits >= 2**15 else bits
@@ -193,7 +193,7 @@ def uid(dataset: Dataset, keyword: str) -> str:
 
 
 def uid_fault(uid: str) -> str:
-    """Return a phrase that names a rule of PS3.5 9.1 that a UID breaks.
+    """Return a phrase that says how a UID breaks the rules of PS3.5 9.1.
 
     Args:
         uid: A value that matches UID_PATTERN.

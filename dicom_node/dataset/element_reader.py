@@ -10,7 +10,8 @@ before pydicom, because pydicom has four weaknesses:
 
 ElementReader limits its memory and time. It yields the requested values as bytes, and
 raises EndsEarlyError if the dataset ends early. It counts elements and items, including
-those in skipped sequences. `ElementReader.count_rest` counts those after the pixels.
+those in skipped sequences. `ElementReader.count_rest` counts those after the pixels. An
+early end is no error there.
 
 ElementReader is as lenient as pydicom: if an element of an explicit VR dataset has no
 VR, it is read as implicit VR, because some modalities write such elements.
@@ -262,8 +263,8 @@ class ElementReader:
             `until` is present, its header comes last.
 
         Raises:
-            CannotUnderstandError: The dataset ends early, has too many elements or
-                items, or has a delimiter outside a sequence.
+            CannotUnderstandError: The dataset ends early, cannot be inflated, has too
+                many elements or items, or has a delimiter outside a sequence.
         """
         root, start = 0, self.source.position
         open_containers: list[_Container] = []
@@ -303,8 +304,8 @@ class ElementReader:
                 explicit VR.
 
         Raises:
-            TooManyElementsError: There are more than MOST_ELEMENTS elements or
-                MOST_ITEMS items.
+            TooManyElementsError: The reader has found more than MOST_ELEMENTS elements
+                or MOST_ITEMS items.
             EndsEarlyError: The dataset ends within the header.
         """
         head = self.source.read(HEAD)
@@ -337,7 +338,7 @@ class ElementReader:
         Counting stops without an error if the dataset ends early.
 
         Raises:
-            TooManyElementsError: There are more than MOST_ELEMENTS elements or
+            TooManyElementsError: The dataset has more than MOST_ELEMENTS elements or
                 MOST_ITEMS items.
         """
         self._count(math.inf, is_implicit=False)
@@ -406,11 +407,11 @@ class ElementReader:
 
 
 def truncated(declared: int, found: int) -> EndsEarlyError:
-    """Return the error for a dataset that ends early.
+    """Return the error for a dataset that ends in the header or value of an element.
 
     Args:
-        declared: The number of bytes that the header or the value should have.
-        found: The number of those bytes that the dataset has.
+        declared: The number of bytes of the header or value that should follow.
+        found: The number of bytes that follow.
     """
     return EndsEarlyError(
         f"The dataset ends early: {found} bytes of {declared}. Copy or send it again."

@@ -86,8 +86,8 @@ def declared_samples(frame: bytes) -> Samples | None:
 def declared_segments(frame: bytes) -> int | None:
     """Return the number of segments of an RLE Lossless frame (PS3.5 G.5).
 
-    A segment contains one byte for each pixel: the same byte of the same sample (PS3.5
-    G.2). So an RGB image with 16 bits per sample has 6 segments.
+    A segment contains one byte of each pixel, such as the high byte of the red sample
+    (PS3.5 G.2). So an RGB image with 16 bits per sample has 6 segments.
 
     Returns:
         The number; None if the frame does not start with an RLE header.

@@ -167,10 +167,10 @@ def _read(source: ByteSource, negotiated: NegotiatedIdentity) -> InstanceHeader:
 
 
 def _acquisition(texts: Mapping[str, str]) -> str:
-    """Return the value of `InstanceHeader.acquisition`.
+    """Return a text that differs between exposures; empty if there is none.
 
-    The result is empty if the dataset has no Irradiation Event UID, and no date and
-    time of the acquisition.
+    The text is Irradiation Event UID, else Acquisition DateTime, else Acquisition Date
+    and Acquisition Time joined, if both are present.
     """
     date, time = texts["AcquisitionDate"], texts["AcquisitionTime"]
     by_time = texts["AcquisitionDateTime"] or (date + time if date and time else "")
@@ -183,9 +183,10 @@ def _assumptions(
     uids: Mapping[str, str],
     values: Mapping[int, bytes],
 ) -> Iterator[str]:
-    """Yield a sentence for each violation of the standard in header and command.
+    """Yield sentences about violations of the standard that the node tolerates.
 
-    Each sentence also says how the node handles the violation.
+    Each sentence says what was found in the header or the command, and how the node
+    handles it.
     """
     if reader.foreign:
         yield (
@@ -209,10 +210,11 @@ def _assumptions(
 
 
 def _check_agreement(negotiated: NegotiatedIdentity, uids: Mapping[str, str]) -> None:
-    """Raise MismatchError if the declared UIDs differ from the dataset (PS3.4 B.2.3).
+    """Raise MismatchError if command, presentation context and dataset disagree.
 
-    If the command contains only the first 64 characters of a longer SOP Instance UID,
-    the UIDs count as equal: see `_is_cut`.
+    The SOP Class must be the same in all three (PS3.4 B.2.3), and the SOP Instance UID
+    in command and dataset. The command must contain a valid SOP Instance UID. It may
+    contain only the first 64 characters of a longer one: see `_is_cut`.
     """
     if not UID_PATTERN.fullmatch(negotiated.sop_instance_uid):
         raise MismatchError("Affected SOP Instance UID (0000,1000) is not a UID.")
@@ -255,7 +257,7 @@ def _declared_bytes(
         values: The values of the attributes by tag, as bytes.
         texts: The values of the attributes in TEXTS by keyword, as text.
         negotiated: The declared UIDs, with the transfer syntax.
-        length: The length of the received Pixel Data, in bytes.
+        length: The length in the header of Pixel Data, in bytes; 0 if absent.
 
     Returns:
         The minimum number of bytes. 0 if the header does not declare an image. 1 for a
@@ -291,8 +293,8 @@ def check_pixels(
     Args:
         reader: A reader that has just read the header of Pixel Data.
         pixel_data: The header of Pixel Data; None if Pixel Data is absent.
-        declared: Minimum length of Pixel Data in bytes, if it is not encapsulated. If
-            0, Pixel Data may be absent and may have any length.
+        declared: Minimum length of Pixel Data in bytes. If Pixel Data is encapsulated,
+            its length is not compared. If `declared` is 0, Pixel Data may be absent.
 
     Raises:
         EndsEarlyError: The dataset ends within Pixel Data.

@@ -1,8 +1,8 @@
 """Reads DICOM files, which may be hostile.
 
-All modules of the node read files by one rule. `locate` finds the dataset in the file
-and the encoding of the dataset. The preamble and File Meta Information (PS3.10 7.1) may
-be missing or wrong:
+DICOM files from other systems are read by one rule. `locate` finds the dataset in the
+file and the encoding of the dataset. The preamble and File Meta Information (PS3.10
+7.1) may be missing or wrong:
 
 - File Meta Information ends where its group length says. If no element ends there, or
   if no Transfer Syntax UID comes before that position, File Meta Information ends with
@@ -240,7 +240,8 @@ def read_part10(
         contains only the Transfer Syntax UID (0002,0010) of the encoding.
 
     Raises:
-        AnalysisError: The file is not DICOM, or inflates beyond the limit.
+        AnalysisError: `locate` raised this error, or the dataset inflates to more than
+            `max_inflated` bytes.
         Exception: pydicom cannot parse the data. It may raise any exception.
     """
     with path.open("rb") as file:
@@ -326,15 +327,15 @@ def _file_meta(source: ByteSource) -> tuple[int, dict[int, str]]:
 
 
 def _detect_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
-    """Return the uncompressed transfer syntax of the first element of a dataset.
+    """Return the uncompressed transfer syntax of a dataset, by its first element.
 
-    Elements of groups 0000 and 0002 before this element are skipped.
+    Elements of groups 0000 and 0002 do not count as the first element.
 
     Args:
         file: The DICOM file.
         offset: Start of the dataset in the file, in bytes.
-        assumed: The transfer syntax of the skipped elements. Its byte order is also
-            assumed if the two bytes of the group number are equal.
+        assumed: The transfer syntax of the elements of groups 0000 and 0002. Its byte
+            order is also assumed if the two bytes of the group number are equal.
 
     Returns:
         The transfer syntax; None if the dataset has no element.
@@ -374,10 +375,11 @@ def _parsing_syntax(syntax: UID) -> UID:
 
 
 def _without_foreign(content: BinaryIO, syntax: UID) -> BinaryIO:
-    """Return the dataset without elements of groups 0000 and 0002 before the pixels.
+    """Return the dataset as a file, without foreign elements before the pixels.
 
-    The elements are removed, because pydicom would otherwise read the whole dataset in
-    the encoding of its first element, even if this element is of such a group.
+    Foreign elements are those of groups 0000 and 0002. They are removed, because
+    pydicom would otherwise read the whole dataset in the encoding of its first element,
+    even if this element is foreign.
     """
     start = content.tell()
     reader = ElementReader(_source(content, start), syntax)
@@ -423,7 +425,7 @@ def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
 
 
 def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
-    """Yield pieces of inflated data, until they have more than `limit` bytes."""
+    """Yield pieces of inflated data; stop if they exceed `limit` bytes in total."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total = position = 0
     # Portions are small, because `inflater` copies its unread input at every call.

@@ -3,7 +3,8 @@
 When a dataset is received, dataset/element_reader.py rejects it if it has too many
 elements. A hostile dataset may be encoded in such a way that pydicom reads other
 elements than dataset/element_reader.py. So this module counts elements and items when
-pydicom creates them. pydicom reads a sequence of defined length when the attribute is
+pydicom creates them. For this purpose, it replaces two functions of pydicom when it is
+imported. pydicom reads a sequence of defined length when the attribute is
 first used, so the count continues until the block of `limited` ends.
 """
 

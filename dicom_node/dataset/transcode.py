@@ -1,9 +1,9 @@
-"""Converts an instance to another transfer syntax without changing values (PS3.5).
+"""Converts an instance to another transfer syntax without encoding its texts again.
 
-Transfer syntaxes differ only in the headers of elements, in the byte order of words and
-in Pixel Data. So this module copies the bytes of text values unchanged, even if they
-are invalid in their character set. If a library wrote the dataset, it would decode and
-encode each value, and repair, pad or replace some values.
+Transfer syntaxes (PS3.5) differ only in the headers of elements, in the byte order of
+words and in Pixel Data. So this module copies the bytes of text values unchanged, even
+if they are invalid in their character set. If a library wrote the dataset, it would
+decode and encode each value, and repair, pad or replace some values.
 """
 
 import struct
@@ -53,7 +53,9 @@ def transcode(source: Path, target: Path, syntax: UID) -> None:
         syntax: Explicit or Implicit VR Little Endian, or one of ENCODERS.
 
     Raises:
-        Exception: pydicom cannot read or decode the file. It may raise any exception.
+        OSError: A file cannot be read or written.
+        Exception: The instance cannot be read, decoded or encoded. pydicom may raise
+            any exception.
     """
     dataset = read_part10(source, MOST_INFLATED)
     meta = dataset.file_meta

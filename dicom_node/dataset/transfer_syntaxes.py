@@ -83,8 +83,8 @@ DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS_DECODERS, *LOSSY_DECODERS
 """All transfer syntaxes that can be decoded: uncompressed, lossless, lossy.
 
 PS3.8 lets the acceptor choose one of the proposed transfer syntaxes. The node chooses
-the proposed one that comes first in this tuple. The lossy ones are last. So a modality
-compresses an image with loss only if it proposes only lossy transfer syntaxes.
+the proposed one that comes first in this tuple. Those that may be lossy are last. So
+the node chooses one of them only if a modality proposes no other transfer syntax.
 """
 
 
@@ -97,8 +97,9 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
 
     Returns:
         An integer array, (rows, columns), of stored values; its item size is Bits
-        Allocated. Bits above Bits Stored are undefined. Color images are returned as
-        RGB, (rows, columns, 3), except PALETTE COLOR images.
+        Allocated. Bits above Bits Stored are undefined. If the image has three samples
+        per pixel, the shape is (rows, columns, 3). These samples are RGB if the codec
+        or pydicom can convert them to RGB.
 
     Raises:
         AnalysisError: The node does not decode the transfer syntax, or the pixel data

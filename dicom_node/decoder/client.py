@@ -127,7 +127,7 @@ class DecoderProcess:
         Args:
             timeout_s: The time limit of one call, in seconds.
             memory_mb: The limit on the address space of a child, in MB.
-            niceness: Added to the niceness of this process, as in nice(1).
+            niceness: Added to the niceness of the fork server, as in nice(2).
             server: The fork server. If None, this object starts its own fork server,
                 and `close` ends it.
 
@@ -157,9 +157,9 @@ class DecoderProcess:
         Args:
             function: A function at the top level of a module, so that it can be
                 pickled. Its return annotation is the type of the result.
-            *args: The arguments of the function. A `Path` must be a readable file. This
-                process opens the file, and the child gets a `ReceivedFile` instead. The
-                arguments may contain at most MAX_FILES paths.
+            *args: The arguments of the function. A `Path` in them must name a readable
+                file. This process opens the file, and the child gets a `ReceivedFile`
+                instead of the path. There may be at most MAX_FILES paths.
 
         Returns:
             The result of the function: plain values, arrays, or dataclasses of these.

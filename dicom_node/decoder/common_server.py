@@ -1,12 +1,12 @@
 """The common decoding server: the process that forks the fork servers of all decoders.
 
-The supervisor starts this process as a role, as a fork of the server of the receivers
-(commands/node.py). The process has imported the codecs, and has no secrets. Each role
-that decodes images requests its own fork server from this process (decoder/server.py).
-So the codecs are imported once, and all decoders share the memory of the codecs. If a
-role or its fork server dies, the other roles are not affected. If this process dies,
-the decoders of all roles die. The supervisor then restarts this process, and each image
-in progress is decoded again.
+The supervisor starts this process like a role: it is a fork of the server of the
+receivers (commands/node.py). The process has imported the codecs, and has no secrets.
+Each role that decodes images requests its own fork server from this process
+(decoder/server.py). So the codecs are imported once, and all decoders share the memory
+of the codecs. If a role or its fork server dies, the other roles are not affected. If
+this process dies, the decoders of all roles die. The supervisor then restarts this
+process, and each image in progress is decoded again.
 """
 
 import argparse
@@ -28,8 +28,8 @@ OTHER_LIBRARIES_MB = 112
 """Address space in MB that the libraries of the receivers occupy in this process.
 
 This number is added to the memory limit of each child, because a child inherits these
-libraries, but does not use them. A new child occupies 460 MB without the libraries, and
-560 MB with them.
+libraries, but does not use them. A new child occupies about 460 MB without the
+libraries, and about 560 MB with them.
 """
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h

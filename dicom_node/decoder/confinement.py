@@ -4,7 +4,7 @@ There are three layers. Each is permanent, and also applies to later child proce
 
 - Resource limits: no file can grow, and no core is dumped.
 - Landlock (Linux 5.13): no file or directory can be opened. With later versions, no TCP
-  connection can be made or accepted, and no signal can be sent to another process.
+  socket can be bound or connected, and no signal can be sent to another process.
 - seccomp: system calls that are not listed below fail with EPERM. The process cannot
   open files, connect sockets, execute programs, fork, trace or signal other processes,
   or get new executable memory.
@@ -175,7 +175,7 @@ def _landlock_version(libc: ctypes.CDLL) -> int:
 
 
 def _landlock(libc: ctypes.CDLL) -> int:
-    """Deny all rights that the kernel's version of Landlock can deny.
+    """Deny the rights that both this module and the kernel's Landlock know.
 
     Returns:
         The version of Landlock; 0 if it is not in force.

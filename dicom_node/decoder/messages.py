@@ -1,7 +1,8 @@
 """The messages between a process and its child, the decoder.
 
-A message has a head and buffers. The buffers contain the bytes of arrays and of bytes
-objects, which are not copied into the head. The two directions differ:
+A message has a head and buffers. The buffers contain the bytes of arrays and, in a
+response, of bytes objects. These bytes are not copied into the head. The two directions
+differ:
 
 - A call goes to the child as a pickle. The parent opens each `Path` among the
   arguments, and the child gets the open file.
@@ -45,9 +46,15 @@ from inference.plain_image import (
 )
 
 MAX_HEAD = 16 * 2**20
-"""Maximum bytes of a head. A list of 2,000 long attributes needs a third of this."""
+"""Maximum bytes of the head of a response.
+
+A list of 2,000 long attributes needs a third of this.
+"""
 MAX_BUFFERS = 256
-"""Maximum number of buffers. Each page of an examination summary needs a buffer."""
+"""Maximum number of buffers of a response.
+
+Each page of an examination summary needs a buffer.
+"""
 MAX_FILES = 253
 """Maximum number of open files in a call: SCM_MAX_FD of Linux, see unix(7)."""
 ROWS_AND_COLUMNS = 2
@@ -93,7 +100,7 @@ class Channel:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the other end is closed, or has sent data although no call runs."""
+        """Whether the other end is closed or has sent data. Use only between calls."""
         self._socket.settimeout(None)
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -329,10 +336,11 @@ def _plain(value: object, buffers: list[memoryview]) -> object:
 
 
 def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
-    """Return the name of an error's class, its message, and its reason, as JSON values.
+    """Return [class name, message, reason] of an error, as JSON values.
 
     The class is the first one in the method resolution order that `unpack_error` knows.
-    The message is cut to MAX_TEXT characters. If there is no reason, it is None.
+    The message is cut to MAX_TEXT characters. The reason is [name of its enum, value],
+    or None if the error has no reason.
     """
     known = next(each for each in type(error).__mro__ if each.__name__ in _ERRORS)
     reason = getattr(error, "reason", None)
@@ -359,7 +367,7 @@ def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - any value from th
     """Return the error that `pack_error` converted to JSON values in the child.
 
     Raises:
-        MalformedResponseError: `pack_error` does not return this content.
+        MalformedResponseError: `content` is not a result of `pack_error`.
     """
     try:
         name, message, named = content

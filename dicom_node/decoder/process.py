@@ -1,8 +1,8 @@
-"""The decoder: runs the function calls that its parent sends (decoder/client.py).
+"""The decoder: runs the function calls that another process sends (decoder/client.py).
 
-The fork server runs this module (runtime/fork_server.py). Each decoder is a fork of
-this server. A decoder cannot open files, so this module imports everything that a
-decoder will need.
+A decoder is a fork of a fork server, which runs this module (runtime/fork_server.py).
+In this module, the parent of a decoder is the process that sends the calls. A decoder
+cannot open files, so this module imports everything that a decoder will need.
 """
 
 import codecs
@@ -92,12 +92,13 @@ def prepare() -> None:
 def serve(orders: int, parent: int, additional_mb: int = 0) -> None:
     """Fork a decoder for each order. This function never returns.
 
-    The server ends when its parent has ended. A fork runs calls until its parent closes
-    the socket, and then ends.
+    The server ends when the process that sends the orders has ended. A fork runs calls
+    until the other end of its socket is closed, and then ends.
 
     Args:
         orders: The descriptor of the socket for orders: see `serve_forks`.
-        parent: The process id of the parent of this process.
+        parent: The id of the process that started or forked this server. If it dies,
+            the kernel kills the server.
         additional_mb: MB to add to the memory limit in an order.
     """
     order = serve_forks(orders, parent)

@@ -1,15 +1,16 @@
-"""Runs the decoder of the normal lane, and stops calls for slow images early.
+"""Runs the decoders of the normal and the separate lane, and stops slow calls early.
 
-All images of the lane are decoded one after the other, so each image waits for earlier
-images. A call may take twice the usual time of the same function, plus what is left of
-an allowance that all images share. If a call takes longer, the decoder is killed. The
-slow lane then decodes the image again, with the whole decode_timeout_s
-(worker/workflows.py). The allowance is refilled slowly, so slow images that arrive soon
-after each other share it.
+All images of a lane are decoded one after the other, so each image waits for earlier
+images. A call may take about twice the usual time of the same function (see
+`UsualTimes.usual`). In the normal lane, what is left of an allowance is added. If a
+call takes longer, the decoder is killed. The slow lane then decodes the image again,
+with the whole decode_timeout_s (worker/workflows.py). The allowance is refilled slowly,
+so slow images that arrive soon after each other share it.
 
 The usual time is derived from recent calls. For each address, the node computes the
 median duration of the calls for its images. The lowest of these medians is the usual
-time. So if an address sends many images that are almost slow, the limit does not grow.
+time. So if one of several addresses sends many images that are almost slow, the limit
+does not grow.
 
 The allowance also limits the number of pixels of an image in the normal lane. If the
 allowance is used up, the limit is ORDINARY_MEGAPIXELS; otherwise it is higher. An image
@@ -62,10 +63,10 @@ A plate of 43 x 35 cm with pixels of 0.1 mm has 15 megapixels.
 
 @dataclass
 class _Durations:
-    """The durations of the last successful calls for an address, in seconds.
+    """The durations of the last successful calls of one kind for one address.
 
     Attributes:
-        seconds: The durations of at most LAST calls.
+        seconds: The durations of at most LAST calls, in seconds.
         at: The end of the last call, in seconds of the clock of UsualTimes.
     """
 
@@ -102,8 +103,8 @@ class UsualTimes:
         """Return the time limit for calls of a kind in seconds, without the allowance.
 
         The limit is twice the usual time, at least SHORTEST_S and at most `longest_s`.
-        Addresses without a call in the last RECENT_S seconds do not count. The limit is
-        UNKNOWN_S if no other address has FEWEST successful calls.
+        Addresses without a call in the last RECENT_S seconds do not count. If no
+        address with a recent call has FEWEST successful calls, the limit is UNKNOWN_S.
         """
         since = self._clock() - RECENT_S
         with self._lock:
@@ -119,8 +120,8 @@ class UsualTimes:
     def note(self, kind: Hashable, address: str, seconds: float) -> None:
         """Note the duration of a successful call for an image of an address.
 
-        If there are more than MAX_ADDRESSES addresses, forget the one with the oldest
-        last call.
+        If more than MAX_ADDRESSES addresses then have calls of this kind, forget the
+        address with the oldest last call.
         """
         with self._lock:
             durations = self._durations[kind]
@@ -135,7 +136,8 @@ class UsualTimes:
 class Allowance:
     """The seconds by which slow calls of one decoder may exceed their base limits.
 
-    The allowance grows by REFILL seconds per second, up to its maximum.
+    QuickDecoder defines the base limit. The allowance grows by REFILL seconds per
+    second, up to its maximum.
     """
 
     def __init__(
@@ -173,13 +175,13 @@ class QuickDecoder(DecoderProcess):
     """A decoder that stops slow calls early.
 
     The base limit of a call is the result of `UsualTimes.usual`, but at least
-    `shortest_s`. The call is stopped after its base limit plus what is left of
-    the allowance.
+    `shortest_s`. The call is stopped after its base limit plus what is left of the
+    allowance.
 
     Attributes:
         times: The usual times of calls.
-        was_slow: Whether the last call was stopped, or took at least twice its base
-            limit.
+        was_slow: Whether the last call reached its time limit, or took at least twice
+            its base limit.
         address: The address that sent the image of the next call.
         shortest_s: The minimum base limit of the next call, in seconds.
     """
@@ -261,7 +263,7 @@ def _kind(function: Callable[..., object]) -> Callable[..., object]:
 
 
 def _limited(argument: object, megapixels: float) -> object:
-    """Return an argument of a call. A DecodeOptions gets the limit `megapixels`."""
+    """Return an argument; a DecodeOptions is copied with the limit `megapixels`."""
     if isinstance(argument, DecodeOptions):
         return replace(argument, megapixels_in_time=megapixels)
     return argument

@@ -53,7 +53,7 @@ REQUEST_S = 10.0
 """Seconds that the common server may take to fork a server."""
 
 LIMITS = struct.Struct("<ii")
-"""Content of an order to fork: the limit on the address space in MB, and niceness."""
+"""Content of an order to fork: the address space in MB, and the niceness to add."""
 
 
 _common: socket.socket | None = None
@@ -77,8 +77,8 @@ class DecodingChild:
 
     Attributes:
         pid: The process id.
-        end: Waits until the child ends, kills it after the given seconds, and returns
-            its exit status, as `ForkServer.end` does.
+        end: Waits until the child ends, but kills it after the given number of seconds.
+            Returns its exit status, as `ForkServer.end` does.
     """
 
     pid: int
@@ -90,7 +90,7 @@ class DecoderServer:
 
     If the fork server has died, the next fork starts another one. Any thread may use
     this object. One internal thread starts the server and gives all orders. The thread
-    lives as long as this object, because the kernel kills the server when the thread
+    lives until `close` is called, because the kernel kills the server when the thread
     that started it ends.
     """
 
@@ -112,7 +112,7 @@ class DecoderServer:
         Args:
             descriptor: The child's end of a socket. It stays open in this process.
             memory_mb: The limit on the address space of the child, in MB.
-            niceness: Added to the niceness of this process, as in nice(1).
+            niceness: Added to the niceness of the fork server, as in nice(2).
 
         Raises:
             OSError: The fork server or the child does not start, or this object was

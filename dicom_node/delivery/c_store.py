@@ -3,9 +3,9 @@
 The objects are sent in one association, or in several if they need more than
 MOST_CONTEXTS presentation contexts. If the destination accepts the transfer syntax of a
 file, its dataset is sent unchanged, but without the elements of groups 0000 and 0002 at
-its start. Otherwise a transcoded copy is sent. Each attempt makes an identical copy.
-outcome.py says what each status means. delivery/association.py has the limits on
-waiting.
+its start. Otherwise a copy in one of the transfer syntaxes PLAIN is sent. Each attempt
+makes an identical copy. outcome.py says what each status means. delivery/association.py
+has the limits on waiting.
 """
 
 import logging
@@ -114,7 +114,7 @@ def send(
 
     One association is used, or several if the files need more than MOST_CONTEXTS
     presentation contexts. If an association cannot be opened or is lost, no further
-    files are sent, and all files without a response get the verdict RETRY. Several
+    files are sent, and all files without an outcome get the verdict RETRY. Several
     threads may call this function at the same time.
 
     Args:

@@ -38,7 +38,7 @@ class DestinationClient(Protocol):
             sender_ae_title: AE title of the sender of the instance.
 
         Raises:
-            OSError: A file cannot be read.
+            OSError: A file cannot be read. Some clients return an outcome instead.
         """
 
     def connection_tests(self, name: str, /) -> list[tuple[str, ConnectionTest]]:
@@ -78,7 +78,12 @@ class DestinationClient(Protocol):
         """
 
     def peer(self, sender_ae_title: str, /) -> tuple[str, str]:
-        """Return the AE title or the URL of the peer of a delivery, and its host.
+        """Return the name and host of the peer that gets the results of an instance.
 
-        The host is empty if the address of the peer is not known.
+        Args:
+            sender_ae_title: AE title of the sender of the instance.
+
+        Returns:
+            The AE title or the URL of the peer, and its host. The host is empty if the
+            address of the peer is not known.
         """

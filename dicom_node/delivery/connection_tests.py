@@ -15,7 +15,7 @@ class ConnectionTestResult:
     Attributes:
         at: Start of the test, in seconds since 1970.
         seconds: Duration of the test.
-        comment: The peers whose test failed, each with the reason; empty if all peers
+        comment: Each peer that failed the test, with the reason; empty if all peers
             responded with success. The text may quote a peer: never log it.
     """
 

@@ -51,8 +51,9 @@ def deliver(
 ) -> dict[str, Outcome]:
     """Send results to a destination, in the transfer syntax of its settings.
 
-    If the destination refuses a compressed copy, the uncompressed file is sent. If a
-    file cannot be read or copied, all files get the verdict RETRY.
+    If the destination refuses a compressed copy, the uncompressed file is sent. If an
+    OSError prevents a compressed copy, or if the client raises an OSError, all files
+    get the verdict RETRY.
 
     Args:
         files: The files by SOP Instance UID: Part 10 files, or HL7 messages if the type

@@ -48,7 +48,7 @@ class BoundedAdapter(HTTPAdapter):
 
 
 class _Bounded(io.RawIOBase):
-    """The bytes of a response, as a stream that raises an error beyond a limit."""
+    """A stream of the bytes of a response, limited in size and time."""
 
     def __init__(self, content: io.RawIOBase, connection: socket.socket) -> None:
         self._content = content

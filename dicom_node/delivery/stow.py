@@ -3,8 +3,8 @@
 This module is a STOW-RS user agent (PS3.18 10.5). Each attempt sends the bytes of the
 files unchanged. delivery/stow_response.py reads the response of the service.
 
-This module uses the library `requests`, not `dicomweb-client`. That library encodes
-each dataset again, repeats requests by itself, and follows redirects. After a redirect,
+This module uses the library `requests`, not `dicomweb-client`, which encodes each
+dataset again, repeats requests by itself, and follows redirects. After a redirect,
 a POST becomes a GET, and a login page looks like success. This module calls the adapter
 of a `requests` session directly. The session itself would read the whole payload of a
 redirect into memory, even if it does not follow the redirect.
@@ -47,8 +47,8 @@ from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAM
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 TIMEOUT_S = 30.0
-# Maximum size of a request in bytes. A larger object is sent in a request of its own.
-# Windows web servers accept 30 MB by default.
+# Maximum size of the objects in a request, in bytes. An object that is larger is sent
+# in a request of its own. Windows web servers accept 30 MB by default.
 MOST_BYTES = 25_000_000
 MAX_PAYLOAD_BYTES = 1_000_000
 
@@ -113,9 +113,9 @@ def store(
 ) -> dict[str, Outcome]:
     """Store objects in a service, in requests of at most MOST_BYTES if possible.
 
-    If the service refuses all objects of a request, each object is sent again in a
-    request of its own. If a request gets no response, or if a file cannot be read,
-    sending ends. All objects without an outcome then get the verdict RETRY.
+    If the service refuses a whole request with several objects, each object is sent
+    again in a request of its own. If a request gets no response, or if a file cannot be
+    read, sending ends. All objects without an outcome then get the verdict RETRY.
 
     Args:
         files: Part 10 files by SOP Instance UID.

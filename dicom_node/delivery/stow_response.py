@@ -1,10 +1,10 @@
 """Reads the response of a DICOMweb service, and derives the outcome of each object.
 
 delivery/stow.py sends the requests. A Store Instances Response Module (PS3.18 Annex I)
-lists the objects that were stored and those that failed. If a response has no list, the
-HTTP status applies to all objects (PS3.18 table 10.5.3-1). If a list lacks an object,
-the service has not confirmed that the object is stored. Then the object is sent again.
-As with C-STORE, only a definite failure is permanent.
+lists the objects that were stored and those that failed. The HTTP status (PS3.18 table
+10.5.3-1) applies to all objects that are not listed. After an HTTP status of success, a
+list that lacks an object does not confirm that the object is stored. Then the object is
+sent again.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""The demonstration that `make run` starts: a small archive, and phantoms to send."""
+"""The demonstration of `make run`: phantoms, a small archive and a small HL7 server."""

@@ -1,10 +1,10 @@
 """A small archive: a Storage SCP that stores the instances it receives.
 
 The archive is used as a PACS in the demo and in tests. Each instance is stored as a
-Part 10 file in the archive's folder. If an instance is sent again with the same
-content, it is not stored again. The archive chooses the file names. For each C-STORE,
-one line is written to `log.jsonl` before the response. Names and other patient data are
-not logged.
+Part 10 file in the archive's folder. If the same bytes are sent again under the same
+SOP Instance UID and transfer syntax, they are not stored again. The archive chooses the
+file names. For each C-STORE, one line is written to `log.jsonl` before the response.
+Names and other patient data are not logged.
 """
 
 import argparse
@@ -40,13 +40,13 @@ class Stored:
     """A line of the log, about one C-STORE.
 
     Attributes:
-        time: Time of the response: ISO 8601, UTC.
+        time: Time just before the response: ISO 8601, UTC.
         calling_ae_title: AE title of the sender.
         sop_class_uid: SOP Class UID of the request.
         sop_instance_uid: SOP Instance UID of the request.
         study_instance_uid: Study Instance UID of the dataset; empty if absent or
             unreadable.
-        transfer_syntax_uid: Transfer syntax of the presentation context.
+        transfer_syntax_uid: Transfer Syntax UID of the presentation context.
         digest: SHA-256 of the dataset's bytes as sent, hexadecimal.
         path: Name of the file in the archive's folder that contains the instance. Empty
             if the instance was not stored.

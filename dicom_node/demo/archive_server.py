@@ -15,12 +15,12 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 LARGEST_PDU = 131072
 MOST_ASSOCIATIONS = 100
-POLL_S = 0.1  # maximum time until the server notices the order to stop
+POLL_S = 0.1  # maximum seconds until the server notices the order to stop
 STORAGE_CLASSES = frozenset(c.abstract_syntax for c in AllStoragePresentationContexts)
 
 
 class _Server(ThreadedAssociationServer):
-    request_queue_size = 128  # many may call at once
+    request_queue_size = 128  # many clients may connect at once
 
 
 class _Connections:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dicom_node.network.mllp import END_BLOCK, START_BLOCK
 
 LARGEST_MESSAGE = 1_048_576  # bytes
-TIMEOUT_S = 60.0  # without a byte of the client
+TIMEOUT_S = 60.0  # without a byte from the client, until the connection is closed
 
 Answer = Callable[[str], str | None]
 """A function that returns the acknowledgment of a message, or None.
@@ -17,7 +17,7 @@ None means that the server closes the connection without a reply.
 
 
 def accept(message: str) -> str:
-    """Return the acknowledgment AA of a message (HL7 v2.5.1 2.9.2)."""
+    """Return an acknowledgment that accepts a message: AA (HL7 v2.5.1 2.9.2)."""
     return acknowledgment(message, "AA")
 
 
@@ -55,7 +55,7 @@ class Hl7Server:
         Args:
             answer: Returns the acknowledgment of each message: see `Answer`.
             port: The port to listen on; 0 means any free port.
-            encoding: Python's name of the character set.
+            encoding: Python's name of the encoding of messages and acknowledgments.
         """
         self.messages: list[str] = []
         self._answer, self._encoding = answer, encoding
@@ -100,7 +100,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 def _read_block(read: Callable[[int], bytes]) -> bytes:
-    """Return the bytes of the next message; empty if it is incomplete or too long.
+    """Return the next message without its frame; empty if incomplete or too long.
 
     Args:
         read: Returns the given number of bytes; fewer at the end of the connection.

@@ -1,4 +1,4 @@
-"""Make a SOP Instance of a phantom, as a modality would send it.
+"""Makes a SOP Instance of a phantom, as a modality would send it.
 
 `make run` sends such instances, and most tests use them. Their patient data may be
 printed, because the patients are invented.
@@ -54,8 +54,8 @@ def phantom_dataset(
 
     Returns:
         The dataset with its File Meta Information, ready to be saved or sent. Each call
-        makes new UIDs. All other attributes depend only on the arguments and the
-        current time.
+        makes new Study, Series and SOP Instance UIDs. All other attributes depend only
+        on the arguments and the current time.
     """
     dataset = Dataset()
     dataset.SOPClassUID = sop_class_uid
@@ -119,7 +119,7 @@ def _acquisition(sop_class_uid: UID, body_part: str) -> Dataset:
 
 
 def _digital_x_ray(dataset: Dataset, phantom: Phantom, intent: str) -> Dataset:
-    """Return the modules that only DX has (PS3.3 A.26)."""
+    """Return the attributes that a phantom has only if its SOP Class is DX."""
     modules = Dataset()
     modules.PresentationIntentType = intent
     modules.PixelIntensityRelationship = "LOG"

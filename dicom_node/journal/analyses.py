@@ -73,9 +73,10 @@ class Conclusion:
     Attributes:
         state: NOT_ANALYZED or FAILED.
         reason: The reason, as a text.
-        same_picture_as: Id of another instance with the same picture, if its results
-            are valid for this instance, too; otherwise None.
-        notices: The notices that state the reason. Their files are already on disk.
+        same_picture_as: Id of another revision with the same picture, if the results of
+            that revision are valid for this instance, too; otherwise None.
+        notices: The notices and HL7 messages that state the reason. Their files are
+            already on disk.
         counted_as: The label of the reason in the metrics.
         is_expected: Whether somebody may expect a result.
     """
@@ -178,8 +179,8 @@ class Analyses:
     def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
         """Move the analysis of an instance to the slow lane after the decoder died.
 
-        The death is counted, too. Nothing changes if the work is stale, or if the
-        analysis is already in the slow lane.
+        The death of the decoder is counted, too. Nothing changes if the work is stale,
+        or if the analysis is already in the slow lane.
 
         Args:
             instance_id: Id of the instance.

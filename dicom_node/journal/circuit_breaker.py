@@ -63,7 +63,8 @@ class Change:
         peer: Name of the peer: a destination, or one AE of a destination.
         is_failing: True if the peer started to fail, False if it stopped failing, None
             if nothing changed.
-        reason: Why the peer fails, as a text that may be logged; empty if it does not.
+        reason: Why the peer fails, as a text that may be logged. Empty if the peer
+            works, or if the attempt sent nothing.
     """
 
     peer: str
@@ -95,12 +96,14 @@ class CircuitBreaker:
         """Record whether the peer of a delivery works, by the outcomes of an attempt.
 
         The peer works if it decided about at least one object: see
-        `Outcome.is_decision`. If no object was sent, nothing is recorded.
+        `Outcome.is_decision`. Otherwise, the peer fails if an outcome has the verdict
+        RETRY. If neither is the case, no object was sent, and nothing is recorded.
 
         Args:
             connection: Connection in a transaction that has locked the instance.
             row: The delivery, as it was before the outcomes were recorded.
-            outcomes: Outcomes of the attempt, by SOP Instance UID.
+            outcomes: Outcomes of the attempt, by SOP Instance UID. For a commitment
+                request, one outcome with an empty key.
 
         Returns:
             The change of the peer's state.
@@ -239,7 +242,7 @@ class CircuitBreaker:
     ) -> None:
         """Make the waiting delivery with the fewest attempts the probe of a peer.
 
-        The next attempt of the probe is scheduled after the back-off. If no delivery
+        The next attempt of the probe is scheduled after a back-off. If no delivery
         waits, no probe is chosen, and the state of the peer is removed if its last
         failure was more than FORGET_AFTER_S seconds ago. If the chosen delivery now
         goes to a peer with another name, because the settings were changed, the state

@@ -3,8 +3,8 @@
 If a destination has `commitment` set, an object counts as delivered only after the
 archive has reported that it will keep the object (PS3.4 annex J). Each request has its
 own Transaction UID. The request is recorded before it is sent, because the report may
-arrive before `record_request_outcome` runs. Hours later, another process may receive
-the report.
+arrive before `record_request_outcome` runs. The report may also arrive hours later, in
+another process.
 """
 
 import logging
@@ -289,7 +289,10 @@ class Commitments:
     def _continue_delivery(
         self, connection: sa.Connection, row: DeliveryRecord
     ) -> None:
-        """Continue a delivery after `_reopen` changed some of its objects."""
+        """Queue the next run of a delivery after `_reopen` changed some of its objects.
+
+        If no object is unfinished, the delivery ends instead.
+        """
         if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
             return  # its next run finds the changed objects
         states = states_of(connection, row)
@@ -461,8 +464,8 @@ def _mark_committed(
 ) -> None:
     """Mark objects of a delivery as delivered, because the archive committed to them.
 
-    `committed` contains the SOP Instance UIDs of these objects. Objects that failed
-    because they were not committed earlier are marked, too.
+    `committed` contains the SOP Instance UIDs of these objects. Objects that had failed
+    because the archive did not commit to them are marked, too.
     """
     objects = delivered_object.c
     had_failed = sa.and_(

@@ -143,8 +143,9 @@ class Deliveries:
         Args:
             connection: Connection in a transaction.
             instance_id: Id of the instance.
-            is_repetition: True if an image was received again. Then nothing is sent
-                again to a destination that gets messages and has all of them.
+            is_repetition: True if no user requested the delivery, for example if an
+                image was received again. Then nothing is sent again to a destination
+                that gets HL7 messages and has all of them.
         """
         query = instance.select().where(instance.c.id == instance_id)
         row = InstanceRecord(**connection.execute(query).mappings().one())
@@ -161,7 +162,7 @@ class Deliveries:
         update_instance_state(connection, self._machine, instance_id)
 
     def _kept(self, connection: sa.Connection, instance_id: str) -> set[str]:
-        """Return the names of destinations that get messages and have all of them."""
+        """Return the names of destinations that have all their HL7 messages."""
         query = sa.select(delivery.c.destination).where(
             delivery.c.instance_id == instance_id,
             delivery.c.state == DeliveryState.DELIVERED,
@@ -255,10 +256,13 @@ class Deliveries:
             return bool(uids)
 
     def retry(self, instance_id: str, destination: str) -> bool:
-        """Queue the delivery of the objects that have not arrived at a destination.
+        """Queue the delivery of all objects that are not in the state DELIVERED.
+
+        Objects that wait for commitment are sent again, too.
 
         Returns:
-            False if the files were removed at the end of the retention period.
+            False if the files were removed at the end of the retention period. Then
+            nothing is queued.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -297,9 +301,10 @@ class Deliveries:
 
         Returns:
             The path of each object to send, relative to the storage directory, by SOP
-            Instance UID. The dictionary is empty if the destination has stored all
-            objects. None if the work is stale. None also if the destination is paused.
-            Then the state of the delivery becomes PAUSED.
+            Instance UID. The dictionary is empty if no object is to be sent, for
+            example because all objects wait for commitment. None if the work is stale.
+            None also if the destination is paused. Then the state of the delivery
+            becomes PAUSED.
         """
         with writing(self._engine) as connection:
             if self._is_paused(connection, destination):

@@ -34,7 +34,7 @@ class EventKind(StrEnum):
     ASKS_FOR_COMMITMENT = "asks for commitment"
     WAITS_FOR_COMMITMENT = "waits for commitment"
     COMMITTED = "committed"
-    FAILED = "failed"  # an analysis or a delivery
+    FAILED = "failed"  # an analysis, a summary or a delivery
     PAUSED = "paused"  # a destination
     RESUMED = "resumed"
 

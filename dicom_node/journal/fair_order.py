@@ -19,10 +19,11 @@ A further address replaces the address that has sent no image for the longest ti
 class FairOrder:
     """The order of the images in a lane: the image with the lowest number is next.
 
-    Each image of an address gets a higher number than the previous image of this
-    address. The first image of a new address gets the lowest number of the waiting
-    images. So this image waits only for images with the same number. At most one image
-    of each address has this number.
+    A FairOrder stores the last number of each address. The next image of the address
+    gets a higher number, and at least the lowest number of the waiting images. An image
+    of an address without a stored number gets this lowest number. So this image waits
+    only for images with the same number, usually one of each address. If no image
+    waits, the stored numbers are deleted, and the numbers begin again at 1.
 
     Each process that queues images has its own object of this class. With several
     processes, one image of each address and process may have the same number.
@@ -35,7 +36,7 @@ class FairOrder:
         self._last: dict[str, int] = {}
 
     def number(self, address: str, lowest: int | None) -> int:
-        """Return the number of a new image of an address, at least 1.
+        """Return the number of a new image of an address, at least 1, and store it.
 
         Args:
             address: The address that sent the image.

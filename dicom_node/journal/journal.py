@@ -2,8 +2,9 @@
 
 Each instance, delivery and event has one row. One transaction writes a row and queues
 the work for it, so that neither exists without the other. Data that identifies a
-patient is in a separate table, `patient`. The comment that a destination sends with a
-failure may also name a patient; the journal stores it with the delivered object.
+patient is in a separate table, `patient`. The comment that a destination sends in a
+response may also name a patient. The journal stores it in columns `comment` and
+`reason`, and in events.
 """
 
 from collections.abc import Sequence
@@ -355,7 +356,7 @@ class Journal:
             result_row = row  # the file of `row` exists again: it is the duplicate's
         if result_row.state in UNFINISHED_INSTANCE:
             return
-        # If results go back to the sender, this must be the sender of the duplicate.
+        # If results go back to a sender, they go to the sender of the duplicate.
         sender_values = {
             "calling_ae_title": received.calling_ae_title,
             "calling_address": received.calling_address,
@@ -374,7 +375,7 @@ class Journal:
     def _restore_file(
         self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance
     ) -> bool:
-        """Move the file of a duplicate to the path of the first file if that is gone.
+        """If the first file is missing, move the file of a duplicate to its path.
 
         The file is also moved if the journal says that the first file was removed.
 
@@ -417,10 +418,10 @@ class Journal:
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
     """If a received instance is a result of this node, record that it came back.
 
-    The event is written for the analyzed instance that the result belongs to, and the
-    received instance is marked as returned. Only SOP Classes that results may have are
-    checked. An image of a modality is never a result of this node, even if it has the
-    same SOP Instance UID as a result.
+    The event is written for the image or examination that the result belongs to, and
+    the received instance is marked as returned. Only instances with a SOP Class that
+    results may have are checked (see `is_capture`). Any other instance, such as a DX
+    image, is not a result of this node, even if it has the SOP Instance UID of one.
     """
     uid = received.header.sop_instance_uid
     if not is_capture(received.header.sop_class_uid):

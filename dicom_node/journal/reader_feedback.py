@@ -140,8 +140,8 @@ class Feedback:
             until: End in seconds since 1970, exclusive.
 
         Yields:
-            The opinions, the oldest first. An opinion is omitted if a later analysis
-            replaced the result, because that result no longer exists.
+            The opinions, the oldest first. An opinion is omitted if another analysis
+            was requested after it, because its result no longer exists.
         """
         query = (
             sa.select(*EXPORTED)

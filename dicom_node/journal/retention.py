@@ -69,9 +69,9 @@ def delete_expired(
 ) -> Deleted:
     """Remove files and rows at the end of their retention period.
 
-    Old events of the node, connection tests and audit records are removed, too. The
-    function returns after about LONGEST_S seconds, even if it has not removed
-    everything. Several workers may call this function at the same time.
+    Old events of the node, connection tests, audit records, and examinations without
+    images are removed, too. After LONGEST_S seconds, the function returns soon, even if
+    it has not removed everything. Several workers may call it at the same time.
 
     Args:
         engine: Engine of the journal.

@@ -1,7 +1,8 @@
 """The part of the journal that starts and ends attempts to summarize examinations.
 
-A row changes only if the work names the current run of the summary, as in
-journal/analyses.py. Transactions lock the examination before its summary.
+A work item names an examination and a run. The row of the summary changes only if this
+run is the current one and has not ended; otherwise the work is stale. Transactions lock
+the examination before its summary.
 """
 
 import hashlib
@@ -63,9 +64,9 @@ class SummaryInputs:
             nobody expects a result, do not count.
         digest: Digest of the images and of the runs of their analyses.
         revision: Revision of this summary, from 1.
-        predecessors: The objects of the earlier summary that this summary replaces.
-        made: The objects of this summary, if the last summary has the same digest; else
-            empty.
+        predecessors: The objects of the previous revision, which this summary replaces.
+        made: The existing objects, if the last summary was made from data with the same
+            digest; else empty.
     """
 
     record: InstanceRecord
@@ -204,8 +205,8 @@ class Summaries:
     def send_again(self, inputs: SummaryInputs, answer: SummaryAnswer) -> None:
         """End a summary with the objects that exist, and queue their delivery again.
 
-        If the work is stale, nothing changes. A destination that gets messages and has
-        all of them gets no message again.
+        If the work is stale, nothing changes. A destination that gets HL7 messages and
+        has all of them gets no message again.
         """
         with writing(self._engine) as connection:
             record = self._end(connection, inputs.record, answer)
@@ -221,7 +222,7 @@ class Summaries:
         Args:
             examination_id: Id of the examination.
             run: Run of the summary.
-            reason: Why there are no objects.
+            reason: Why nobody expects a summary.
         """
         trigger = InstanceTrigger.SUMMARIZED_WITHOUT_RESULT
         self._end_without_objects(examination_id, run, reason, trigger)
@@ -308,9 +309,10 @@ def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
     """Return the images that count, in the order of their receipt.
 
     Of the revisions of an image, the last one counts. If it has no result of its own
-    because an earlier revision has the same picture, that revision counts. If several
-    images with an answer have the same picture, `same_picture_as` is None for one of
-    them. For the other images, it is the id of that image.
+    because another revision has the same picture, that revision counts. An image does
+    not count if nobody expects a result for it. If several images with an answer have
+    the same picture, `same_picture_as` is None for one of them. For the other images,
+    it is the id of that image.
     """
     by_id = {each.id: each for each in images}
     newest: dict[str, InstanceRecord] = {}

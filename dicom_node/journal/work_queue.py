@@ -80,7 +80,7 @@ class WorkQueue:
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
     def _number(self, lane: str, connection: sa.Connection, instance_id: str) -> int:
-        """Return the priority of an image in a lane. The lowest number comes first."""
+        """Return the priority number of an image in a lane. The lowest is the next."""
         above = LAST if lane == ANALYZE_LAST else 0
         lowest = lowest_number(connection.dialect, lane).scalar_subquery()
         query = sa.select(instance.c.calling_address, lowest)
@@ -144,11 +144,12 @@ class WorkQueue:
 
 
 def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
-    """Return a query for the lowest priority of the images that wait in a lane.
+    """Return a query for the lowest priority number of the images that wait in a lane.
 
-    If `lane` is ANALYZE_LAST, only the images that come last in the separate lane
-    count. If `lane` is ANALYZE_SEPARATELY, only the other images of that lane count.
-    The result of the query is NULL if no image waits.
+    The image with the lowest number is the next. If `lane` is ANALYZE_LAST, only the
+    images that come last in the separate lane count. If `lane` is ANALYZE_SEPARATELY,
+    only the other images of the separate lane count. The result of the query is NULL if
+    no image waits.
     """
     work = work_table(dialect)
     comes_last = work.c.priority > LAST

@@ -1,8 +1,9 @@
-"""Log one line for each processing step of an instance, with its duration.
+"""Logs one line for each processing step of an instance, usually with the duration.
 
-Each of these lines contains the SOP Instance UID and the node's own id of the instance.
-The id is the same in all processes and for all steps, so users can find all lines of an
-instance by its id. Other lines that are logged during a step also contain the id.
+In the block of an `instance_context`, such a line contains the SOP Instance UID and the
+node's own id of the instance. The id is the same in all processes and for all steps, so
+users can find all lines of an instance by its id. Other lines that are logged in the
+block also contain the id.
 """
 
 import logging
@@ -23,7 +24,8 @@ class LoggedInstance:
 
     Attributes:
         sop_instance_uid: Its SOP Instance UID, the only attribute that may be logged.
-        instance_id: Its id in the journal; "-" if it was never added to the journal.
+        instance_id: The node's own id of the instance; "-" if it has none, for example
+            because it was refused before a file was created.
     """
 
     sop_instance_uid: str
@@ -65,7 +67,7 @@ def log_step(
 
     Args:
         logger: The logger of the calling module.
-        step: The step in one or two fixed words, such as "received".
+        step: The step in a few fixed words, such as "received".
         details: Further details, without text from a sender.
         seconds: The duration of the step; None to omit it.
         level: The logging level.

@@ -120,7 +120,7 @@ def _shorten(record: logging.LogRecord) -> bool:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """A handler that writes a replacement for a line that cannot be formatted."""
+    """A handler that writes a replacement for a line that cannot be logged."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Write that a line cannot be logged.
@@ -146,7 +146,7 @@ class TextFormatter(logging.Formatter):
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line. If the record has an exception, append lines about it."""
+        """Return the line of a record, and lines about its exception if it has one."""
         time = self.formatTime(record)
         message, instance = _message(record), current_instance()
         if instance and instance.instance_id not in message:

@@ -1,4 +1,4 @@
-"""Count events that no transaction records, such as refusals and rejections.
+"""Counts events that no transaction records, such as refusals and rejections.
 
 Counts are kept in memory and written every few seconds, so that a thousand rejections
 do not cause a thousand transactions. If the database fails, the counts stay in memory.

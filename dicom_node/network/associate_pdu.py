@@ -143,9 +143,9 @@ def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
             ID.
 
     Returns:
-        The rewritten PDU. Contexts that the node did not propose are left out. A
-        context is marked as refused if the PDU has different results for it, or if the
-        context is accepted but its transfer syntax cannot be determined.
+        The rewritten PDU. Contexts that the node did not propose are left out. An
+        accepted context is marked as refused if its transfer syntax cannot be
+        determined. A context with several different results is marked as refused, too.
 
     Raises:
         MalformedPduError: The PDU is too short, or an item reaches beyond the end of

@@ -28,13 +28,13 @@ def exchange(connection: socket.socket, message: bytes, timeout_s: float) -> byt
     Args:
         connection: The connection to the peer. The function changes its timeout.
         message: The message to send.
-        timeout_s: Time limit in seconds for sending, and for the whole response.
+        timeout_s: Time limit in seconds for sending, and again for the whole response.
 
     Raises:
         MllpError: The response is larger than LARGEST_RESPONSE or is not a block, or
             the peer closed the connection before the end of the block.
-        TimeoutError: In the time limit, the peer did not accept the message, or the
-            response was not complete.
+        TimeoutError: The message was not sent, or the response was not complete, within
+            the time limit.
         OSError: The connection broke.
     """
     connection.settimeout(timeout_s)

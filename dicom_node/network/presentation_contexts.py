@@ -47,10 +47,10 @@ def served_contexts(*, for_processing: bool) -> list[PresentationContext]:
 def reporting_context() -> PresentationContext:
     """Return the presentation context for the storage commitment reports of archives.
 
-    The archive is the SCP, although it opens the association. It proposes the role of
-    SCP by role selection (PS3.4 J.3.3, PS3.7 D.3.3.4). The node does not accept the
-    role of SCU for the archive, because the node does not serve requests for storage
-    commitment.
+    The archive is the SCP, although it opens the association. The archive proposes the
+    role of SCP by role selection (PS3.4 J.3.3, PS3.7 D.3.3.4). The node does not accept
+    the role of SCU for the archive, because the node does not serve requests for
+    storage commitment.
     """
     context = build_context(STORAGE_COMMITMENT, list(DECODABLE[:2]))
     context.scu_role, context.scp_role = False, True

@@ -116,8 +116,8 @@ def read_report(information: Dataset) -> Report:
     all objects are committed.
 
     Raises:
-        ValueError: The report has no usable Transaction UID or Failure Reason. pydicom
-            may raise other exceptions if the bytes are invalid.
+        ValueError: The Transaction UID is absent or invalid, or a Failure Reason is not
+            a number. pydicom may raise other exceptions if the bytes are invalid.
     """
     transaction = text(information, "TransactionUID")
     if not UID_PATTERN.fullmatch(transaction):

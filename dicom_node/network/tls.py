@@ -43,8 +43,9 @@ class TlsSocket(SSLSocket):
     """A TLS connection that one thread uses. Other threads may call only `shutdown`.
 
     Attributes:
-        failure: The error that made TLS fail; None if there was no such error. The
-            socket stores the error, because pynetdicom does not report it.
+        failure: The error with which the handshake failed, or the last TLS error of
+            `recv`; None if there was no such error. The socket stores the error,
+            because pynetdicom does not report it.
     """
 
     failure: OSError | None = None
@@ -145,7 +146,8 @@ def server_context(settings: TlsSettings) -> SSLContext:
 def client_context(peer: TcpPeer) -> SSLContext | None:
     """Return the TLS context for a peer; None if the peer is called in plain text.
 
-    The peer's certificate is always verified.
+    The peer's certificate is always verified. The host name in the certificate is
+    verified unless the settings turn this off.
 
     Raises:
         OSError: A file that the settings name cannot be read, or is not valid.

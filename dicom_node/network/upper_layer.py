@@ -1,7 +1,7 @@
 """pynetdicom's upper layer, protected against data that would end its thread.
 
 The node uses this upper layer for each association that a peer opens, and for each
-association that the node opens. PDUs are rewritten before pynetdicom reads them
+association that the node opens. Some PDUs are rewritten before pynetdicom reads them
 (network/associate_pdu.py). If PS3.8 table 9-10 does not define an event in the current
 state, the event is dropped. In pynetdicom, such an event ends the thread of the upper
 layer.
@@ -116,7 +116,7 @@ class UpperLayer(BaseUpperLayer):
         return super().process_received_data()
 
     def decode_pdu(self, content: bytearray) -> tuple[Any, str]:
-        """Rewrite a PDU, then decode it.
+        """Rewrite a PDU if needed, then decode it.
 
         If the PDU is not valid, the reason is recorded, and an exception of any type is
         raised.

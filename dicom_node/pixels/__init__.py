@@ -1,4 +1,4 @@
-"""Decide whether the model may analyze an instance, and decode it.
+"""Decides whether the model may analyze an instance, and decodes it.
 
-Decoding makes the radiograph for the model, or an image that a person views.
+The result is the radiograph for the model, or an image that a person views.
 """

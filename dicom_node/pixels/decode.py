@@ -1,7 +1,7 @@
-"""Decode a DICOM instance to the radiograph that a reader would see.
+"""Decodes a DICOM instance to the radiograph that a reader would see.
 
-The input may be damaged or malicious, so this code runs in the decoder. It raises
-only the exceptions of `errors.py`, and their messages quote no patient data.
+The input may be damaged or malicious, so this code runs in the decoder. `decode_file`
+raises only exceptions of `errors.py`, and their messages quote no patient data.
 """
 
 import hashlib
@@ -81,7 +81,8 @@ LINEAR, INDIRECT = 1, 2
 INFLATED_BYTES = 4
 """Maximum size of an inflated dataset, in bytes per pixel.
 
-Two bytes are for the pixel, and two for the other attributes.
+The pixels are those of the largest image that is analyzed. Two bytes are for the pixel,
+and two for the other attributes.
 """
 
 
@@ -91,9 +92,9 @@ class DecodeOptions:
 
     Attributes:
         window: The number of the window or VOI LUT to use, from 1. If the image has
-            fewer windows, the last one is used. If the image has no usable window or
-            VOI LUT, or if the chosen one hides too much of the image, the node
-            chooses the gray scale: see `apply_display_pipeline`.
+            fewer windows, the last one is used. In some cases, for example if the
+            image has no usable window or VOI LUT, the node chooses the gray scale: see
+            `apply_display_pipeline`.
         max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions.
             Larger images are not analyzed.
         megapixels_in_time: The largest image that the decoder can probably decode
@@ -111,7 +112,7 @@ class DecodeOptions:
 class DecodedInstance:
     """The parts of an instance that an analysis needs.
 
-    For a plain image, both digests are empty.
+    For a plain image, such as a PNG file, both digests are empty.
 
     Attributes:
         radiograph: The image as displayed.

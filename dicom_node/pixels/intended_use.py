@@ -1,8 +1,8 @@
-"""The patients and images that the model may analyze, by attributes of an image.
+"""The intended use of the model: limits on attributes of an image and its patient.
 
-The model card states the intended use, and the settings may narrow it. If an attribute
-that a limit needs is absent, the image is analyzed. If the age of the patient is
-unknown, the results say so.
+The model card states the intended use, and the settings may narrow it. A limit does not
+exclude an image that lacks the attribute. If there is a minimum age and the age of the
+patient is unknown, the results say so.
 """
 
 import re
@@ -25,8 +25,8 @@ class IntendedUse:
 
     Attributes:
         body_parts: Values of Body Part Examined (0018,0015); empty means any.
-        views: Lists of values of View Position (0018,5101). Each list that is not empty
-            must contain the view of an image.
+        views: Lists of values of View Position (0018,5101). Each list must allow the
+            view of an image; an empty list allows any view.
         min_age_years: Minimum age of the patient at the time of the study, in years; 0
             means no limit.
     """
@@ -43,8 +43,9 @@ ANY_USE = IntendedUse()
 def outside_intended_use(dataset: Dataset, use: IntendedUse) -> Iterator[Exclusion]:
     """Yield an exclusion for each limit that an image does not meet.
 
-    The messages quote the body part and the view. They do not quote the age, because
-    logs must not contain data of patients.
+    An image without the attribute meets the limit. The messages quote the body part or
+    the view if it is a code string. They do not quote the age, because logs must not
+    contain data of patients.
     """
     examined = text(dataset, "BodyPartExamined")
     if not _is_listed(examined, use.body_parts):
@@ -72,7 +73,7 @@ def outside_intended_use(dataset: Dataset, use: IntendedUse) -> Iterator[Exclusi
 
 
 def unknown_age(dataset: Dataset, use: IntendedUse) -> tuple[str, ...]:
-    """Return a sentence for the results if the age of the patient is unknown.
+    """Return a tuple with a sentence for the results if the patient's age is unknown.
 
     The tuple is empty if the age is known or if `use` has no minimum age.
     """
@@ -88,9 +89,10 @@ def unknown_age(dataset: Dataset, use: IntendedUse) -> tuple[str, ...]:
 def patient_age(dataset: Dataset) -> float | None:
     """Return the age of the patient at the time of the study in years, at least 0.
 
-    The age is that of Patient's Age (0010,1010). If that is absent or invalid, it is
-    the number of whole years from Patient's Birth Date (0010,0030) to Study Date
-    (0008,0020). Return None if these dates give no age, either.
+    The age is the value of Patient's Age (0010,1010), converted to years. If this value
+    is absent or invalid, the age is the number of whole years from Patient's Birth Date
+    (0010,0030) to Study Date (0008,0020). Return None if one of these dates is absent
+    or invalid, too, or if the study is before the birth.
     """
     stated = re.fullmatch(r"(\d{1,3})([DWMY])", text(dataset, "PatientAge").upper())
     if stated:
@@ -104,7 +106,7 @@ def patient_age(dataset: Dataset) -> float | None:
 
 def date_of(dataset: Dataset, keyword: str) -> date | None:
     """Return the value of a DA attribute as a date; None if it is absent or invalid."""
-    digits = text(dataset, keyword).replace(".", "")  # as ACR-NEMA wrote it
+    digits = text(dataset, keyword).replace(".", "")  # ACR-NEMA: 1990.01.31
     if not re.fullmatch(r"\d{8}", digits):
         return None
     try:
@@ -114,9 +116,10 @@ def date_of(dataset: Dataset, keyword: str) -> date | None:
 
 
 def _is_listed(value: str, values: tuple[str, ...]) -> bool:
-    """Return whether `values` contains `value` or a word of it, regardless of case.
+    """Return whether `values` contains `value` or one of the words in `value`.
 
-    For example, ELBOW is a word of ELBOW LT. True if `value` or `values` is empty.
+    For example, ELBOW is a word in ELBOW LT. The case of letters is ignored. Return
+    True if `value` or `values` is empty.
     """
     known, value = {each.upper() for each in values}, value.upper()
     return (

@@ -40,7 +40,7 @@ class PixelShape:
 
     @property
     def is_square(self) -> bool:
-        """Whether the two sides are equal apart from rounding."""
+        """Whether the two sides differ by at most NEARLY_SQUARE."""
         return abs(self.height / self.width - 1) <= NEARLY_SQUARE
 
     @property
@@ -84,16 +84,16 @@ def made_square(
 ) -> NDArray[np.uint8]:
     """Return an image, resampled to square pixels.
 
-    The image is enlarged in the direction of the longer side of its pixels.
+    The image is enlarged in the direction of the longer side of its pixels. If
+    `shape.is_square`, the image is returned unchanged, whatever its size.
 
     Args:
         pixels: Gray levels, (rows, columns).
-        shape: The shape of a pixel. If it is nearly square, `pixels` are returned
-            unchanged.
-        max_megapixels: Maximum size of the result in megapixels.
+        shape: The shape of a pixel.
+        max_megapixels: Maximum size of the enlarged image in megapixels.
 
     Raises:
-        NotAnalyzedError: The result would be larger than `max_megapixels`.
+        NotAnalyzedError: The enlarged image would exceed `max_megapixels`.
     """
     if shape.is_square:
         return pixels

@@ -1,8 +1,8 @@
-"""Decode a DICOM instance to the image that a person views, through any window.
+"""Decode an instance for a person: its image through any window, and its attributes.
 
 Unlike `pixels/decode.py`, this module does not screen the instance, because people also
-view images that were not analyzed. Like all code that reads a sender's bytes, it runs
-in the decoder.
+view images that were not analyzed. The module runs in the decoder, because the bytes
+come from a sender.
 """
 
 import itertools
@@ -28,7 +28,7 @@ from dicom_node.pixels.windowing import VoiLutFunction, Window
 from dicom_node.text import replace_unprintable
 
 LONGEST_VALUE = 256
-"""Maximum number of characters of an attribute that are shown."""
+"""Maximum number of characters that are shown of the value of an attribute."""
 
 MOST_ATTRIBUTES = 2000
 BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -39,11 +39,12 @@ class View:
     """A radiograph as a person views it.
 
     Attributes:
-        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. Apart
-            from the window, this is the image that the model analyzes.
-        ends: The modality values that are shown as black and as white, in this order.
-            If the source is MONOCHROME1, the first one is larger than the second. For a
-            color image, they are (0, 255).
+        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. If the
+            instance is analyzed, the model gets the same pixels through the window of
+            the settings.
+        ends: The modality values at the black and at the white end of the gray scale:
+            see `DisplayImage.ends`. The lower value is the first one, or the second one
+            if the source is MONOCHROME1. For a color image, they are (0, 255).
     """
 
     pixels: NDArray[np.uint8]
@@ -57,9 +58,9 @@ class Attribute:
     Attributes:
         tag: The tag, as in "(0010,0010)".
         name: The keyword in the data dictionary; empty if the dictionary has none.
-        vr: The value representation.
-        value: The value, cut if it is long. For bytes, the number of bytes; for a
-            sequence, the number of items.
+        vr: The value representation; empty if it is not known.
+        value: The value, cut if it is long. For bytes, and for a value that cannot be
+            read, the number of bytes; for a sequence, the number of items.
         level: The number of nested sequences that contain the attribute; 0 for an
             attribute on the top level.
     """
@@ -78,13 +79,15 @@ def view_file(
 
     Args:
         path: The file.
-        window: The number of one of the windows or VOI LUTs in the file, from 1; or the
-            modality values for the two ends of the gray scale, the lower one first.
+        window: The number of one of the windows or VOI LUTs in the file, from 1 (see
+            `DecodeOptions.window`); or the modality values for the two ends of the gray
+            scale, the lower one first.
         max_megapixels: Maximum of Rows x Columns x Samples per Pixel, in millions. It
             is also the maximum size after resampling to square pixels, in megapixels.
 
     Raises:
-        AnalysisError: The file contains no image, or the image is too large or damaged.
+        AnalysisError: The file is not DICOM or contains no image, or the image is too
+            large or damaged.
         NotAnalyzedError: The image is too large after resampling to square pixels.
     """
     with reading_dicom():
@@ -107,8 +110,8 @@ def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
 
     Args:
         path: The file.
-        max_megapixels: Maximum size of an image in megapixels. A deflated dataset may
-            inflate to INFLATED_BYTES times this number of pixels.
+        max_megapixels: A deflated dataset may inflate to INFLATED_BYTES million bytes
+            for each megapixel. Other datasets may have any size.
 
     Raises:
         AnalysisError: The instance cannot be read.
@@ -164,7 +167,7 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
 
 
 def _value_text(element: DataElement) -> str:
-    """Return a value as printable text, such as "12 bytes" for a value of 12 bytes.
+    """Return a value as printable text; for bytes, only their number, as "12 bytes".
 
     A text of more than LONGEST_VALUE characters is cut, and "…" is appended.
     """

@@ -74,7 +74,7 @@ class ScreeningRules:
             older studies are not analyzed.
         intended_use: Limits of the model card and the settings.
         today: The current date. The age of a study is the number of days from Study
-            Date (0008,0020) to this date.
+            Date (0008,0020) to this date; 0 if Study Date is absent or invalid.
     """
 
     max_study_age_days: int
@@ -92,7 +92,7 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
 
     Raises:
         NotMeantError: The instance is a result of this software, or it is not a
-            radiograph. Nobody expects a result.
+            radiograph by its SOP Class, Modality or colors. Nobody expects a result.
         NotAnalyzedError: The instance is a radiograph, but must not be analyzed.
             Somebody may expect a result.
     """
@@ -103,9 +103,9 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
 
 
 def is_capture(sop_class_uid: str) -> bool:
-    """Return whether a SOP Class is Secondary Capture or not one of RADIOGRAPHS.
+    """Return whether a SOP Class is Secondary Capture, or is not one of RADIOGRAPHS.
 
-    All results of the node have one of these SOP Classes.
+    The SOP Class of each result of the node is one of the two.
     """
     return (
         sop_class_uid not in RADIOGRAPHS
@@ -163,13 +163,12 @@ def _class(dataset: Dataset) -> str:
 
 
 def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
-    """Yield an exclusion if an instance is a result of this node or of another one.
+    """Yield an exclusion if an instance is a result of this or another fracture-node.
 
-    The evidence is a model name, or Image Type together with the form of a UID. Each is
-    sufficient without the other, because an archive may change the UIDs, and because
-    de-identification removes Contributing Equipment (PS3.15 table E.1-1). The form of a
-    UID alone is not evidence, because one in 64 random UIDs under 2.25 has this form,
-    too.
+    The evidence is a model name, or Image Type together with the form of a UID. Each of
+    the two is sufficient: an archive may change the UIDs, and de-identification removes
+    Contributing Equipment (PS3.15 table E.1-1). The form of a UID alone is not
+    evidence, because one in 64 random numbers under 2.25 has this form, too.
     """
     models = [
         text(dataset, "ManufacturerModelName"),
@@ -261,12 +260,11 @@ def _unsupported_image(dataset: Dataset, max_megapixels: int) -> Iterator[Exclus
 
 
 def _invalid_uids(dataset: Dataset) -> Iterator[Exclusion]:
-    """Yield an exclusion for each UID that the node cannot use.
+    """Yield an exclusion for an absent Study Instance UID, and for each invalid UID.
 
-    The node cannot do without Study Instance UID. It cannot use a UID of the study, the
-    series or the instance that does not match UID_PATTERN. If a UID matches but breaks
-    another rule of PS3.5 9.1, it is used unchanged: see `uid_fault` in
-    dataset/attributes.py.
+    A UID of the study, the series or the instance is invalid if it does not match
+    UID_PATTERN. A UID that matches, but breaks another rule of PS3.5 9.1, is used
+    unchanged: see `uid_fault` in dataset/attributes.py.
     """
     if not text(dataset, "StudyInstanceUID"):
         yield Exclusion(

@@ -1,4 +1,4 @@
-"""Windows and look-up tables, which map values to display values (PS3.3 C.11).
+"""Windows and look-up tables of the Modality and VOI LUT Modules (PS3.3 C.11).
 
 A valid window may hide nearly the whole image, if it is far too wide or lies beside the
 data. `structure_kept` measures how much of the image remains visible.
@@ -18,29 +18,28 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 LEAST_SHARE = 1 / 8
-"""Minimum height of a step that counts as kept: see `structure_kept`.
+"""Minimum height of a kept step, relative to its height in the reference display.
 
-The unit is the height of the same step in the reference display.
+A step is the difference between two neighboring pixels: see `structure_kept`.
 """
 
 LEAST_STRUCTURE = 1 / 4
 """Minimum share of the structure of an image that a display must keep.
 
-The value was measured on 25 radiographs of FracAtlas (val) in which the shipped model
-reports a fracture. Each was shown through up to 51 windows that are too wide or lie
-beside the data. In 298 cases the window hid the fracture from the model. In 230 of
-these cases, the window keeps less than this share. In 713 cases the result was still
-Fracture. In 199 of these cases, the window keeps less than this share, and 181 of the
-199 windows are at least 10 times as wide as the data. The radiographs of
-`tests/dicom_node/pixels/test_real_files.py` keep at least 98 % through their own
-windows and tables.
+`structure_kept` measures this share. The value was chosen with 25 radiographs of
+FracAtlas (val) in which the shipped model reports a fracture. Each was shown through up
+to 51 windows that are too wide or lie beside the data. In 298 cases the window hid the
+fracture from the model. In 230 of these cases, the window keeps less than this share.
+In 713 cases the result was still Fracture. In 199 of these cases, the window keeps less
+than this share, and 181 of the 199 windows are at least 10 times as wide as the data.
+The radiographs of `tests/dicom_node/pixels/test_real_files.py` keep at least 98 %
+through their own windows and tables.
 """
 
 LARGEST_STEP = 16 / 255
-"""Maximum height of a step, in display values. A higher step gets this height.
+"""Maximum height of a step, in display values, for its weight in `structure_kept`.
 
-In `structure_kept`, this limit reduces the weight of the borders of collimation and of
-markers.
+The limit reduces the weight of the borders of collimation and of markers.
 """
 
 FEWEST_ENTRY_BITS = 8
@@ -71,7 +70,10 @@ class Window:
     function: VoiLutFunction = VoiLutFunction.LINEAR
 
     def apply(self, values: NDArray[Any]) -> Values:
-        """Return display values in [0, 1] for modality values; low values become 0.
+        """Return a display value for each modality value.
+
+        The display values are in [0, 1]. A higher modality value gets the same or a
+        higher display value.
 
         Source:
             PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2
@@ -122,12 +124,12 @@ class LookUpTable:
 
 
 def entry_bits(entries: NDArray[np.uint16]) -> int:
-    """Return the number of bits that the entries of a VOI LUT use.
+    """Return the number of bits that the entries of a look-up table use.
 
     The number is the bit length of the largest entry, but at least FEWEST_ENTRY_BITS.
     DCMTK determines it in the same way (`+Mv`). The third value of LUT Descriptor
-    (0028,3002) is not used, because equipment writes 16 there, the bits of the storage,
-    or fewer bits than the entries need.
+    (0028,3002) is not used, because some equipment writes 16 there, the size of an
+    entry in memory, or fewer bits than the entries need.
     """
     return max(int(entries.max()).bit_length(), FEWEST_ENTRY_BITS)
 
@@ -160,10 +162,12 @@ def structure_kept(own: Values, reference: Values) -> float:
     The structure consists of the steps between neighboring pixels in `reference`. A
     step is kept if its height in `own` is at least LEAST_SHARE of its height in
     `reference`. The weight of a step is the square of its height in `reference`, so
-    noise has little weight. A height above LARGEST_STEP counts as LARGEST_STEP.
+    noise has little weight. In the weight, a height above LARGEST_STEP counts as
+    LARGEST_STEP.
 
     Args:
-        own: Display values in [0, 1], (rows, columns); NaN for pixels that are ignored.
+        own: Display values in [0, 1], (rows, columns). Pixels that are NaN in both
+            arrays are ignored.
         reference: Display values of the same pixels, as if the image had no VOI.
 
     Returns:

@@ -1,9 +1,9 @@
 """Statistics of a period: throughput, turnaround and the probabilities of results.
 
 The statistics are computed from the rows of the journal. The counters of
-metrics/counters.py have totals since the installation. The first signs of drift are a
-shift of the probabilities, and a change of the share of instances that are not
-analyzed.
+metrics/counters.py have totals since the installation. If the equipment or the patients
+change, the first signs are a shift of the probabilities, and a change of the share of
+instances that are not analyzed.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The numbers of instances that were received in one part of a period.
+    """Counts of the instances that were received in one part of a period.
 
     Attributes:
         start: Start of the interval, in seconds since 1970.

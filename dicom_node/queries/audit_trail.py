@@ -8,7 +8,7 @@ from dicom_node.storage.tables import audit, read_records
 
 
 def newest_records(engine: sa.Engine, limit: int) -> list[AuditRecord]:
-    """Return the newest records of the audit trail, the newest first."""
+    """Return the last `limit` records of the audit trail, the newest first."""
     query = audit.select().order_by(audit.c.at.desc()).limit(limit)
     with reading(engine) as connection:
         return read_records(AuditRecord, connection.execute(query))

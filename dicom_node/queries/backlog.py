@@ -30,12 +30,12 @@ OPEN = (*UNFINISHED_INSTANCE, InstanceState.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """The number and the age of the instances or deliveries in one state.
+    """How many instances or deliveries are in one state, and since when.
 
     Attributes:
         state: An InstanceState, or a DeliveryState if `destination` is not empty.
         count: Number of instances or deliveries.
-        since: Time when the oldest instance was received, or when the oldest delivery
+        since: Time at which the oldest instance was received, or the oldest delivery
             was requested, in seconds since 1970.
         destination: Name of the destination; empty for instances.
     """
@@ -128,11 +128,11 @@ def format_age(at: float) -> str:
 
 
 def instances(connection: sa.Connection) -> list[QueueDepth]:
-    """Return the number and age of the instances in each state of OPEN.
+    """Return the QueueDepth of the instances in each state of OPEN.
 
-    A state without instances is omitted. The summary of an examination is counted only
-    if it failed. It usually waits for more images, and its unfinished deliveries are
-    counted by `deliveries`.
+    A state without instances is omitted. Summaries of examinations are counted only if
+    they failed. Other summaries usually wait for more images, and their unfinished
+    deliveries are counted by `deliveries`.
     """
     has_failed = instance.c.state == InstanceState.FAILED
     query = (
@@ -168,7 +168,7 @@ def _state(connection: sa.Connection, destination: str) -> DestinationState:
 def _last_end(
     connection: sa.Connection, destination: str, state: DeliveryState
 ) -> DeliveryRecord | None:
-    """Return the last delivery to a destination that ended in a state.
+    """Return the last delivery to a destination that ended in the state `state`.
 
     Return None if there is no such delivery.
     """
@@ -215,9 +215,9 @@ def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
 def deliveries(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> list[QueueDepth]:
-    """Return the number and age of the unfinished and of the failed deliveries.
+    """Return the QueueDepth of unfinished and failed deliveries.
 
-    The list has one entry for each destination and state that has deliveries.
+    The list has one entry for each pair of destination and state with such deliveries.
 
     Args:
         connection: Connection in a transaction.

@@ -20,15 +20,15 @@ MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class CallerActivity:
-    """The accepted associations of a caller, or those rejected for the same reason.
+    """The accepted associations of a caller, or its rejections for one reason.
 
     Attributes:
         ae_title: AE title of the caller; empty if the caller did not send one.
         address: Network address of the caller.
         is_admitted: True for accepted associations, False for rejected ones.
         reason: Reason for the rejection; empty for accepted associations.
-        times: Number of these associations in the last 30 days.
-        last: Time of the last of these associations, in seconds since 1970.
+        times: Number of these associations or rejections in the last 30 days.
+        last: Time of the last one, in seconds since 1970.
     """
 
     ae_title: str
@@ -42,9 +42,9 @@ class CallerActivity:
 def callers(engine: sa.Engine) -> list[CallerActivity]:
     """Return the activity of the callers in the last 30 days, the latest first.
 
-    The list has at most `MOST` entries for accepted associations, and at most `MOST`
-    entries for rejected associations. The limits are separate, so that rejected callers
-    do not displace accepted callers.
+    The list has at most MOST entries for accepted associations, and at most MOST
+    entries for rejections. The limits are separate, so that rejected callers do not
+    displace accepted callers.
     """
     with reading(engine) as connection:
         rows = [

@@ -28,9 +28,9 @@ class ChangeFeed:
         """Return the ids of the instances with events committed since the last call.
 
         Each id is listed once, in the order of the first new event of each instance.
-        The id of an examination is listed if its summary has an event. The first call
-        returns an empty list. One call reads at most MOST events. The next call reads
-        further events.
+        The id of an examination is listed if its summary has a new event. The first
+        call returns an empty list. One call reads at most MOST events. If there are
+        more, the next call reads them.
         """
         begin = 0 if self._last is None else self._last - LATE
         newest = sa.select(sa.func.max(event.c.id))

@@ -1,10 +1,10 @@
 """Searches and sorts examinations, and divides them into pages.
 
-An examination is the images of one patient in one study. Each image counts once: of its
-revisions, the latest counts. If the latest revision has no result of its own because an
-earlier revision has the same picture, the earlier revision counts. Results of the node
-that were sent back to it do not count. Instances for which nobody expects a result do
-not count, either.
+An examination is the images of one patient in one study. Of the revisions of an image
+in an examination, only the latest counts. If it has no result of its own because
+another revision has the same picture, it counts with the state and the result of that
+revision. Results of the node that were sent back to it do not count. Instances for
+which nobody expects a result do not count, either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,8 +60,9 @@ class ExaminationEntry:
 
     Attributes:
         id: Id of the examination.
-        study_instance_uid: Study Instance UID; empty if the image has none.
-        instance_id: Id of the image to show first: the most serious one.
+        study_instance_uid: Study Instance UID of the images; empty if they have none.
+        instance_id: Id of the image to show first: the most serious one, or the newest
+            one if no image has an answer.
         name: The name of the patient as it was sent; None if it is not known.
         patient_id: Patient ID; None as for `name`.
         accession_numbers: The accession numbers of the images, sorted.
@@ -70,15 +71,15 @@ class ExaminationEntry:
         senders: The AE titles of the senders of the images, sorted.
         first_received_at: Time at which the first image was received.
         last_received_at: Time at which the last image was received.
-        images: Number of images that count.
+        images: Number of images that count: see the docstring of the module.
         answered: Number of these images with an answer.
-        probability: Probability of the most serious image; None if no fracture is
-            reported and an image has no answer.
+        probability: Probability of the most serious image. None if no fracture is
+            reported and an image has no answer, or if no image counts.
         operating_point: Operating point of the most serious image; None as for
             `probability`.
-        state: The state.
-        reason: The reason of the most urgent image or of the summary; may be empty. The
-            text may quote a destination.
+        state: The most urgent state of the images and the summary.
+        reason: The reason of the image, or of the summary, that has this state; may be
+            empty. The text may quote a destination.
         is_about_summary: Whether `reason` is about the summary.
         seconds: The longest turnaround of an image in seconds; None if there is none.
         revision: Number of different summaries that were made.
@@ -144,7 +145,8 @@ class ExaminationDetails:
 
     Attributes:
         entry: The examination, as in a list.
-        unanswered: The images without an answer, in the order of their receipt.
+        unanswered: The images that count and have no answer after the end of their
+            analysis, in the order of their receipt.
     """
 
     entry: ExaminationEntry
@@ -168,7 +170,7 @@ class Examinations:
         - One of its images, or its summary, has a delivery to the destination.
         - The ids contain the id of the examination or of one of its images.
         - The state of the examination is one of the states (ExaminationState).
-        - The operating point of its most serious image is one of the points.
+        - The examination has an answer, and its operating point is one of the points.
 
         Conditions on empty criteria are ignored. An examination is omitted if all its
         images are results of the node that were sent back to it.
@@ -199,9 +201,10 @@ class Examinations:
             return ExaminationPage(entries, number_of_all)
 
     def details(self, ids: Sequence[str]) -> Sequence[ExaminationDetails]:
-        """Return the details of the examinations with these ids, in the same order.
+        """Return the details of the examinations with these ids, in the order of `ids`.
 
-        Ids of examinations that do not exist are ignored.
+        An id is ignored if the examination does not exist, or if all its images are
+        results of the node that were sent back to it.
         """
         c = OUTCOMES.c
         ended = c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
@@ -218,7 +221,7 @@ class Examinations:
 
 
 def summary_state(record: InstanceRecord) -> ExaminationState:
-    """Return the state that pages show for a summary."""
+    """Return the ExaminationState that pages show for a summary."""
     if record.state == InstanceState.RECEIVED:
         return ExaminationState.WAITING
     return ExaminationState(record.state)
@@ -252,8 +255,9 @@ def _outcomes() -> sa.Subquery:
     """Return the subquery for the outcomes of images and summaries.
 
     Earlier revisions, and results of the node that were sent back to it, are omitted.
-    Instances for which nobody expects a result are included with `counts` = 0, because
-    an examination may have no other images. Then its state depends on them.
+    `counts` is 1 for images that count, else 0. Instances for which nobody expects a
+    result do not count, but are included, because an examination may have no other
+    images. Then its state depends on them.
     """
     probability = _outcome("probability")
     point = sa.case(
@@ -406,9 +410,10 @@ def _is_one_of(
 def _entries(
     connection: sa.Connection, ids: Sequence[str]
 ) -> Sequence[ExaminationEntry]:
-    """Return the examinations with these ids, in the same order.
+    """Return the examinations with these ids, in the order of `ids`.
 
-    Ids of examinations that do not exist are ignored.
+    An id is ignored if the examination does not exist, or if all its images are results
+    of the node that were sent back to it.
     """
     of = OUTCOMES.c.examination_id.in_(ids)
     totals = {row.id: row for row in connection.execute(_totals().where(of))}

@@ -26,7 +26,7 @@ SEPARATOR = "; "
 
 @dataclass(frozen=True, slots=True)
 class FailureReason:
-    """One reason why objects of deliveries failed or wait, and the kinds of object.
+    """One reason why objects of deliveries failed or wait, and which kinds of objects.
 
     Attributes:
         reason: The reason, for a user. The text may quote the peer.
@@ -40,16 +40,17 @@ class FailureReason:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """A group of analyses or deliveries that failed or wait for the same reason.
+    """Failed analyses, failed deliveries, or waiting deliveries with the same reason.
 
     Attributes:
         destination: Name of the destination; empty for analyses.
-        reason: The reason that the analyses share. A delivery may have several reasons,
-            one for each object; this is the text of all reasons that the deliveries
-            share. The text may quote the peer.
+        reason: The common reason. The objects of a delivery may have several reasons.
+            Then all of them are in this text, separated by SEPARATOR. The text may
+            quote the peer.
         count: Number of analyses or deliveries.
-        first: Time when the first instance was received, in seconds since 1970.
-        last: Time when the last instance was received, in seconds since 1970.
+        first: Time at which the first of the instances was received, in seconds since
+            1970.
+        last: Time at which the last one was received, in seconds since 1970.
         waiting: True if the deliveries are tried again automatically; False if the
             analyses or deliveries failed.
         reasons: The reasons of the deliveries one by one, each with the kinds of the

@@ -41,13 +41,13 @@ class DeliveryCount:
 
 
 class History:
-    """Read-only queries of the journal."""
+    """Queries for counts, recent instances, failures and waiting deliveries."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
     def counts(self, uid: str | None = None) -> dict[str, int]:
-        """Return the number of received instances by state.
+        """Return the number of instances by state.
 
         A state without instances has no key. Summaries of examinations are not counted,
         except if `uid` is the UID of a summary.
@@ -115,7 +115,7 @@ class History:
             )
 
     def recent(self, limit: int) -> Sequence[InstanceRecord]:
-        """Return the instances that were received last, newest first.
+        """Return the last `limit` instances that were received, newest first.
 
         Summaries of examinations are left out.
         """
@@ -126,7 +126,7 @@ class History:
     def by_uid(self, sop_instance_uid: str) -> Sequence[InstanceRecord]:
         """Return all instances with a SOP Instance UID, in the order of revisions.
 
-        A summary of an examination is found by its UID, too: see InstanceRecord.
+        If the UID is that of a summary of an examination, the summary is returned.
         """
         query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
         return self._instances(query.order_by(instance.c.revision))
@@ -166,8 +166,8 @@ class History:
     def waiting_deliveries(self) -> Sequence[tuple[str, str]]:
         """Return (instance id, destination) of each delivery that waits for an attempt.
 
-        Deliveries of summaries of examinations are included. Deliveries that wait for a
-        Storage Commitment report are left out.
+        Deliveries of summaries of examinations are included. A delivery that waits only
+        for a Storage Commitment report is left out: see `is_waiting`.
         """
         query = sa.select(delivery.c.instance_id, delivery.c.destination)
         with reading(self._engine) as connection:

@@ -28,12 +28,14 @@ from dicom_node.storage.tables import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InstanceDetails:
-    """One instance and its history.
+    """One instance or summary, with its results and its history.
 
     Attributes:
         entry: The instance, as in the worklist.
-        drawing: The parts of the finding that the study page draws; None if there is
-            no result, or if the files of the instance were removed.
+        drawing: The parts of the last finding that the study page draws. If
+            `entry.probability` is None, they are from an earlier analysis and no longer
+            valid. None if there was no finding, or if the files of the instance were
+            removed.
         results: The result objects.
         deliveries: The delivery to each destination.
         objects: The state of the delivery of each object to each destination.

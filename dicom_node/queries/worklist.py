@@ -52,7 +52,8 @@ COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
 class SearchCriteria:
     """The search criteria for instances.
 
-    A criterion that is empty or None matches all instances.
+    A criterion that is empty or None matches all instances. `Examinations.page` says
+    what the criteria mean in a search for examinations.
 
     Attributes:
         text: Words of the patient's name, the patient ID or the accession number, in
@@ -103,8 +104,8 @@ class WorklistEntry(InstanceRecord):
     """An instance in a worklist.
 
     Attributes:
-        name: The name of the patient as it was sent; None if the instance was received
-            before the node recorded names.
+        name: The name of the patient as it was sent. None if the instance was received
+            before the node recorded names, or is a summary.
         patient_id: Patient ID; None as for `name`.
         accession_number: Accession Number; None as for `name`.
         seconds: The turnaround in seconds; None until all destinations have the
@@ -255,7 +256,7 @@ def displayed_state(record: InstanceRecord) -> str:
     """Return the state that the worklist shows for an instance.
 
     The worklist shows RETURNED for a result of the node that was sent back to it. It
-    shows ANALYZING for an instance in the state RECEIVED after an analysis has begun.
+    shows ANALYZING for an instance in the state RECEIVED after its analysis has begun.
     For all other instances, it shows the InstanceState.
     """
     if record.returned:

@@ -1,9 +1,8 @@
 """The receiver: the process that runs the Storage SCP of the node.
 
-The supervisor starts it with the options --config FILE and --fd N. N is the file
-descriptor of the listening socket that all receivers share. --tls-fd N passes the
-listening socket for TLS. Without --fd and --tls-fd, the receiver opens the sockets
-itself.
+The supervisor passes the listening sockets, which all receivers share, as file
+descriptors: --fd N for plain connections, and --tls-fd N for TLS. Without these two
+options, the receiver opens the sockets itself.
 """
 
 import logging
@@ -128,8 +127,9 @@ def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
 ) -> None:
     """Serve until `stop` is set, then wait until open associations end.
 
-    SIGTERM or SIGINT sets `stop`. Associations that are still open DRAIN_S seconds
-    later are aborted. See `start_receiver` for the other arguments.
+    At the start, unfinished files of dead processes are removed. SIGTERM or SIGINT sets
+    `stop`. Associations that are still open DRAIN_S seconds later are aborted. See
+    `start_receiver` for the other arguments.
     """
     allow_many_threads()
     remove_partial_files(spool)

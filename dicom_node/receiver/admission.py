@@ -3,9 +3,9 @@
 A connection counts as an association when its A-ASSOCIATE-RQ is handled, not when its
 socket is opened. The limits apply to all receiver processes of a machine together: see
 receiver/association_slots.py. Anybody can invent AE titles, so each network address
-also has a limit for all its titles together. Some associations are reserved for AE
-titles that the settings list only with networks. Callers with other titles cannot use
-them.
+also has a limit for all its titles together. The settings can reserve some associations
+for AE titles that they list only with networks. Callers with other titles cannot use
+the reserved associations.
 """
 
 from collections.abc import Sequence
@@ -94,8 +94,8 @@ class Admission:
         """Return the number of slots that are reserved for callers other than this one.
 
         A slot is reserved for each AE title that is listed only with networks and has
-        no open association, up to `reserved_associations`. One slot is never reserved.
-        If a slot is reserved for the title of the caller, the result is 0.
+        no open association, up to `reserved_associations`. At least one slot is not
+        reserved. If the title of the caller is one of these titles, the result is 0.
         """
         absent = self._reserved_titles - {title_of(each) for each in callers}
         if title_of(caller) in absent:
@@ -113,9 +113,9 @@ def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
 
 
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
-    """Return the networks from which allowed_callers lets an AE title call.
+    """Return the networks that allowed_callers lists for an AE title; may be empty.
 
-    The list is empty if no entry of the title has a network.
+    An entry without a network, which allows every address, is ignored.
     """
     same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
     return [str(each.network) for each in same if each.network is not None]

@@ -2,10 +2,11 @@
 
 pynetdicom accepts a PDU of any size, reads it in pieces of 4 kB, and waits for the rest
 of it without a limit. This module limits the size of a PDU and the time to receive it.
-An association is aborted if the time since its last success is too long. A success is a
-stored instance or a recorded report of Storage Commitment. A C-ECHO does not count. The
-resources of an association are released when its thread ends, even after an error.
-receiver/dimse.py stores the datasets.
+An association is aborted if too much time has passed since its last success, or since
+its start if it has had none. A success is a stored instance or a recorded report of
+Storage Commitment. A C-ECHO does not count. The resources of an association are
+released when its thread ends, even after an error. receiver/dimse.py stores the
+datasets.
 """
 
 import logging
@@ -95,7 +96,7 @@ class _Socket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Whether there is data to read, or the connection has ended.
+        """Whether there is data to read, or the peer has ended the connection.
 
         If the state of the upper layer is in WAITING, the property first waits up to
         CHECK_INTERVAL_S for data to read or a message to send.
@@ -243,7 +244,7 @@ class Connection(BaseAssociation):
             operation_timeout_s: The association is aborted if no instance was stored,
                 and no commitment report was recorded, for this many seconds. Each 10 kB
                 that are received in this time add one second.
-            count: Counts requests that are refused because of their command.
+            count: Counts C-STORE requests that are refused because of their command.
         """
         self._count = count
         self._operation_timeout_s = operation_timeout_s
@@ -292,7 +293,7 @@ class Connection(BaseAssociation):
         return f"no instance was stored for {passed_s:.0f} s"
 
     def kill(self) -> None:
-        """End the two threads of the association. pynetdicom calls this method.
+        """End the two threads of the association.
 
         If the threads have not ended after KILL_S, the connection is cut. This is
         necessary, for example, if a TLS peer sends empty records continuously. OpenSSL

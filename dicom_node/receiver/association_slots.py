@@ -31,7 +31,7 @@ class AssociationSlot:
         self._caller = caller
 
     def release(self) -> None:
-        """Release the slot. Call it only once."""
+        """Release the slot. Call this method only once, and not inside `lock`."""
         self._slots.release(self._caller)
 
 
@@ -74,9 +74,10 @@ class AssociationSlots:
                 os.close(lock_file)
 
     def callers(self) -> list[bytes]:
-        """Return the caller keys of all open associations, one for each association.
+        """Return the caller keys of the open associations of all processes.
 
-        The files of processes that have died are removed. Call this inside `lock`.
+        There is one key for each association. The files of processes that have died are
+        removed. Call this method inside `lock`.
         """
         callers = list(self._callers)
         for path in _files(self._folder):
@@ -179,7 +180,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _callers(path: Path) -> list[bytes] | None:
-    """Return the caller keys in the file of a process; None if the process has died."""
+    """Return the caller keys in the file of a process.
+
+    Return None if the process has died, or if the file does not exist.
+    """
     try:
         with path.open("rb", buffering=0) as file:
             try:

@@ -2,8 +2,8 @@
 
 Success promises that the instance is stored (PS3.4 B.2.2), and the sender may then
 delete its copy. So the node first writes the dataset to the spool, checks it, makes the
-file durable (fsync, rename, fsync of the folder) and calls `accept` to record the
-instance. After that, it responds with 0x0000. The analysis runs later, in the worker.
+file durable (fsync, rename, fsync of the folder) and records the instance. After that,
+it responds with 0x0000. The analysis runs later, in the worker.
 """
 
 import logging
@@ -65,7 +65,7 @@ class Storing:
         """Store the instance of one request.
 
         Returns:
-            The status of the response: SUCCESS, or a failure with an Error Comment.
+            SUCCESS, or a Dataset with a failure status and an Error Comment.
         """
         request, connection = event.request, event.assoc
         assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
@@ -118,7 +118,7 @@ class Storing:
         """Make an instance durable, and record it. Return its size in bytes.
 
         Raises:
-            RefusedError: The instance is refused, and its file is removed.
+            RefusedError: The instance is refused, and nothing is recorded.
         """
         if dataset.refusal is not None:
             raise dataset.refusal

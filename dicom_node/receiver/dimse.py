@@ -30,7 +30,7 @@ from dicom_node.storage.spool import Spool, SpoolFile
 logger = logging.getLogger(__name__)
 
 # Without asynchronous operations, a peer waits for each response (PS3.7 D.3.3.3). If
-# more requests than this have no response yet, the association is aborted.
+# more requests than this wait in the queue, the association is aborted.
 MOST_UNANSWERED = 4
 # A dataset that is too large is read to its end and discarded, so that the node can
 # refuse it with a reason. If a dataset has more bytes than the longest element can
@@ -60,7 +60,7 @@ class SpoolingDimseProvider(MessageReader):
         """Process a fragment.
 
         The association is aborted if the dataset is longer than LONGEST_DATASET, or if
-        more than MOST_UNANSWERED requests have no response yet.
+        more than MOST_UNANSWERED requests wait in the queue.
         """
         super()._receive(context_id, fragment)
         if self._dataset.received > LONGEST_DATASET:
@@ -101,7 +101,7 @@ class SpoolingDimseProvider(MessageReader):
 
         Returns:
             The file. None if the message is a Storage Commitment report, because its
-            dataset stays in memory. None also if the message has no dataset.
+            dataset stays in memory. None also if the message needs no dataset.
 
         Raises:
             RefusedError: A UID or the presentation context is not valid, a report is

@@ -97,7 +97,7 @@ class PendingAssociation:
 
 
 class _NoRequestError(Exception):
-    """The connection does not become an association.
+    """Raised if a connection does not become an association.
 
     Attributes:
         reason: One of the keys of LABELS.
@@ -330,8 +330,8 @@ def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:
     If the PDU has another type or is too long, the function sends an A-ABORT.
 
     Raises:
-        _NoRequestError: The PDU is not an A-ASSOCIATE-RQ, is incomplete, or is too
-            long.
+        _NoRequestError: The PDU is not an A-ASSOCIATE-RQ, is absent or incomplete, or
+            is too long.
         OSError: The connection broke before the head of the PDU was complete, TLS
             failed, or the deadline has passed.
     """

@@ -1,8 +1,8 @@
-"""Reads P-DATA-TF PDUs, which contain the datasets, without copies (PS3.8 9.3.5).
+"""Reads P-DATA-TF PDUs, which contain the datasets, with few copies (PS3.8 9.3.5).
 
 pynetdicom copies received data six times between the socket and the consumer. The
 copies take a fifth of the processor time for receiving a large image. This module reads
-into one buffer and passes on slices of that buffer.
+into one buffer, and usually passes on slices of that buffer.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,7 +64,10 @@ class FragmentReader(UpperLayer):
         self.overdue: Callable[[], str] = lambda: ""
 
     def idle_timer_expired(self) -> bool:
-        """Return whether to abort the association because it is overdue or idle."""
+        """Return whether to abort the association because it is overdue or idle.
+
+        If it is overdue, the reason is recorded: see `set_abort_reason`.
+        """
         if reason := self.overdue():
             self.set_abort_reason(reason)
             return True

@@ -64,7 +64,8 @@ class HandshakeFailureLog:
 def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket | None:
     """Return a connection wrapped in TLS, without doing the handshake.
 
-    If the peer has already closed the connection, close the socket and return None.
+    If this fails, for example because the peer has already closed the connection, close
+    the socket and return None.
     """
     try:
         return context.wrap_socket(

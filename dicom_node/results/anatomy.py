@@ -1,4 +1,4 @@
-"""Body part and laterality of a result, copied from the source or left empty."""
+"""Body part and side of a result, as codes or as attributes, from its source."""
 
 import re
 
@@ -49,10 +49,11 @@ def body_part(source: Source) -> Code | None:
 
 
 def side(source: Source) -> Code | None:
-    """Return the code of left or right; None if the source states no side.
+    """Return the code of left or right; None if the source states neither.
 
-    The side is taken from Image Laterality, else from Laterality, else from a word in
-    Body Part Examined.
+    The side is the value of Image Laterality. If this is empty, it is that of
+    Laterality, and if this is empty, too, a word in Body Part Examined. For any other
+    value, such as B (both sides), return None.
     """
     laterality = source.code("ImageLaterality") or source.code("Laterality")
     sides = (SIDE_WORDS[w] for w in _words(source) if w in SIDE_WORDS)
@@ -66,11 +67,11 @@ def _words(source: Source) -> list[str]:
 def anatomy(source: Source) -> Elements:
     """Return the attributes of body part and side, copied from the source.
 
-    Laterality (0020,0060) is Type 2C (PS3.3 C.7.3.1). If the source lacks Laterality,
-    Laterality is empty. If the source has Image Laterality instead, or if the body part
-    is unpaired, Laterality is absent. Anatomic Region Sequence (0008,2218) is copied
-    only if it has exactly one item, as C.7.6.1 requires. In a DX image, this sequence
-    may be empty.
+    If the source lacks Laterality (0020,0060), an empty Laterality is added, because it
+    is Type 2C (PS3.3 C.7.3.1). It is not added if the source has Image Laterality
+    (0020,0062), or if the body part is unpaired. Anatomic Region Sequence (0008,2218)
+    is copied only if it has exactly one item, as C.7.6.1 requires. In a DX image, this
+    sequence may be empty.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
     has_laterality = "Laterality" in source.dataset or source.code("ImageLaterality")
@@ -83,10 +84,10 @@ def anatomy(source: Source) -> Elements:
 def image_anatomy(source: Source) -> Elements:
     """Return the attributes of body part and side for a multi-frame image.
 
-    The side is in Image Laterality (0020,0062). Its value is taken from Image
-    Laterality of the source, else from Laterality (0020,0060), which is valid for each
-    image of a series. If the source states no side, Image Laterality is empty for a
-    paired body part, and absent for an unpaired body part.
+    The side is in Image Laterality (0020,0062). Its value is copied from Image
+    Laterality of the source. If this is empty, the value is that of Laterality
+    (0020,0060), which is valid for each image of a series; it must be L or R. Otherwise
+    Image Laterality is empty, or absent if the body part is unpaired.
     """
     if source.code("ImageLaterality"):
         return _part(source) | copied(source, ["ImageLaterality"])

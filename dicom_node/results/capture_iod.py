@@ -1,8 +1,9 @@
-"""Encodes a picture that the node has drawn as a Secondary Capture (PS3.3 A.8.1).
+"""Makes a Secondary Capture (PS3.3 A.8.1) of a picture that the node has drawn.
 
 `source.py` copies the attributes of the patient and study from the source, byte for
-byte. `provenance.py` describes the source instance and the software. This module adds
-the series, the pixels, and the SOP Instance UID, which is derived from all elements.
+byte. `series.py` names the series. `provenance.py` describes the source instance and
+the software. This module adds the pixels, their description, and the SOP Instance UID,
+which is derived from all other elements.
 """
 
 from dataclasses import dataclass, replace

@@ -114,7 +114,7 @@ BODY_PARTS = {
     "ULNA": Code("23416004", "SCT", "Ulna"),
     "WRIST": Code("74670003", "SCT", "Wrist joint"),
 }
-"""Codes of limbs, by Body Part Examined (PS3.16 annex L)."""
+"""Codes of the limbs and their parts, by Body Part Examined (PS3.16 annex L)."""
 
 
 def code_item(code: Code) -> Dataset:

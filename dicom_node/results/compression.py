@@ -27,9 +27,10 @@ _DS = re.compile(r"(?=.{1,16}$)\d+(\.\d*)?([eE][+-]?\d+)?")
 def compression(source: Source) -> Elements:
     """Return the attributes of a result that state lossy compression.
 
-    If the source was compressed with loss, the result is marked as lossy, too.
-    Otherwise the value of Lossy Image Compression (0028,2110) is copied if there is
-    one.
+    If the attributes of the source state a lossy compression, they are copied, with
+    ratio and method. If only the transfer syntax shows the loss, the result is marked
+    as lossy. Otherwise Lossy Image Compression (0028,2110) is copied if the source has
+    it.
 
     Source:
         PS3.3 C.7.6.1.1.5.
@@ -44,9 +45,10 @@ def compression(source: Source) -> Elements:
 
 
 def was_lossy(source: Source) -> bool:
-    """Return whether the source was compressed with loss.
+    """Return whether the source states that it was compressed with loss.
 
-    Lossy Image Compression (0028,2110) or the transfer syntax states the loss.
+    It states this by Lossy Image Compression (0028,2110), or by a transfer syntax that
+    is always lossy.
     """
     return (
         _declares_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY

@@ -134,19 +134,19 @@ def encode_examination(
     Args:
         examination: The examination. Only the headers of its files are read.
         model: The model of the node.
-        options: The objects to make, and their properties. Kinds that are made of
+        options: The objects to make, and their properties. Kinds of objects about
             single images are ignored.
 
     Returns:
-        The objects in the order of `options.kinds`. For the kind "exam_summary", there
-        is one object for each page. If the header of an image cannot be read, the
+        The objects in the order of `options.kinds`. For the object type "exam_summary",
+        there is one object for each page. If the header of an image cannot be read, the
         objects name the image, but do not copy its attributes. The same arguments give
         the same bytes on machines with the same time zone. The order of the images does
         not matter.
 
     Raises:
         AnalysisError: No image has a header that can be read and names a study, or a
-            sequence for an HL7 message cannot be read.
+            sequence in a header cannot be read.
     """
     with pydicom_silenced():
         read = read_examination(examination)

@@ -86,8 +86,8 @@ def _counted(
 ) -> Iterable[ExaminationImage]:
     """Return the images of an order, with each picture once.
 
-    An image that has the same picture as another image of the examination is replaced
-    by that image.
+    An image that has the same picture as another listed image of the examination is
+    replaced by that image.
     """
     by_id = {each.instance.id: each for each in read.examination.images}
     found = [by_id.get(each.image.same_picture_as or "", each.image) for each in images]
@@ -100,10 +100,10 @@ def _by_order(
     """Return (values, images) for each order of an examination.
 
     The values are those of the first image of the order, but `reported_at` is the time
-    at which the last image of the examination was received. An image with several
-    orders is in each of them. If there is only one order, it has all images. If there
-    are several orders, images without a readable header are in a further order without
-    numbers, which is the last.
+    at which the last listed image of the examination was received. An image with
+    several orders is in each of them. If there is only one order, it has all images. If
+    there are several orders, images without a readable header are in a further order
+    without numbers, which is the last.
     """
     first = read_orders(read.first)
     orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}
@@ -129,8 +129,8 @@ def _without_order(each: SourceImage, first: StudyValues) -> StudyValues:
 
     Args:
         each: An image without a readable header.
-        first: The values of another image. Study Instance UID and `reported_at` are
-            copied from them.
+        first: The values of an image with a readable header. Study Instance UID and
+            `reported_at` are copied from them.
     """
     (unknown,) = read_orders(each.source)
     study, reported_at = first.study_instance_uid, first.reported_at

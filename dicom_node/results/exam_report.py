@@ -1,8 +1,9 @@
 """The report on an examination (PS3.3 A.35.13, PS3.16 TID 1500).
 
-The report is a Comprehensive 3D SR like the report on one image, with one measurement
-group for each analyzed image. Qualitative evaluations contain the answer for the whole
-examination, and name the images without a measurement group.
+The report is a Comprehensive 3D SR like the report on one image. It has a measurement
+group for each image with an answer, except images without valid UIDs, and images with
+the same picture as a counted image. A container of qualitative evaluations has the
+answer for the whole examination, and names the images without a measurement group.
 """
 
 from typing import Any
@@ -69,8 +70,8 @@ def exam_report(
 def _document(read: ExaminationSource) -> Dataset:
     """Return the attributes of the SR Document General module (PS3.3 C.17.2).
 
-    They reference the images of the examination, and the reports that this report
-    replaces.
+    The attributes reference the images of the examination that have valid UIDs, and the
+    reports that this report replaces.
     """
     examination = read.examination
     document = Dataset()
@@ -129,8 +130,8 @@ def _orders(source: Source) -> list[Elements]:
     """Return the orders of an image, as items of Referenced Request Sequence.
 
     An order without an accession number gets the Accession Number of the image. If the
-    image has an Accession Number, but no Request Attributes Sequence, the result is one
-    order with this number only.
+    image has no Request Attributes Sequence, the result is one order with the Accession
+    Number. If this is absent, too, the result is empty.
     """
     tag, stated = int(Tag("AccessionNumber")), source.text("AccessionNumber")
     own: Any = copied(source, ["AccessionNumber", "IssuerOfAccessionNumberSequence"])

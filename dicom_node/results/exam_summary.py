@@ -1,7 +1,7 @@
 """The examination summary: pages with one row for each listed image.
 
-Each page is a Secondary Capture (PS3.3 A.8.1). The pages contain no name of a patient.
-If the images have several accession numbers, the pages list them.
+Each page is a Secondary Capture (PS3.3 A.8.1). The node writes no name of a patient on
+the pages. If the images have several accession numbers, the pages list them.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ MOST_PAGES = 1000
 """Difference of the Instance Numbers of a page in two consecutive revisions."""
 
 MOST_LISTED = 20
-"""Maximum number of images, and of accession numbers, in a note on the pages."""
+"""Maximum number of image numbers or accession numbers in a sentence on a page."""
 
 
 def exam_summary(
@@ -221,9 +221,10 @@ def _pixel_origin(read: ExaminationSource) -> Dataset:
     """Return the attributes that depend on the pixels of the thumbnails on the pages.
 
     These are Burned In Annotation, Recognizable Visual Features and Lossy Image
-    Compression. An attribute is YES (or 01) if the source of one thumbnail states that,
-    NO (or 00) if the sources of all thumbnails state that, and otherwise absent. Burned
-    In Annotation is also YES if the pages list accession numbers.
+    Compression. An attribute is YES (01 for the compression) if the source of at least
+    one thumbnail states this. It is NO (00) if the sources of all thumbnails state
+    this. Otherwise it is absent. Burned In Annotation is also YES if the pages list
+    accession numbers.
     """
     drawn = [each.source for each in read.images if each.image.thumbnail]
     dataset = Dataset()

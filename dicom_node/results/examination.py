@@ -22,8 +22,10 @@ ResultName = Literal[
 MOST_IMAGES = 100
 """Maximum number of images that the pages, the report and the HL7 message list.
 
-The number limits what a call of the decoder transfers: for each listed image an open
-file and 0.25 MB, and in the result 1 MB for the row of the image.
+The number limits the size of a call to the decoder and of its response. For each listed
+image, the call contains an open file, a thumbnail of up to 0.25 MB and a heatmap of up
+to 0.2 MB (at 224 x 224). The response contains the row of the image on a page: about
+1 MB as pixels, and less as JPEG.
 """
 
 FAILED = "Failed"
@@ -80,8 +82,8 @@ class Counts:
         none: Images without a fracture.
         not_analyzed: Images that were not analyzed.
         failed: Images with a failed analysis.
-        same_picture: Images with the same picture as an image that is counted. No
-            other number includes them.
+        same_picture: Images with the same picture as another image. Only the other
+            image is counted in the five numbers above.
     """
 
     definite: int = 0
@@ -141,7 +143,7 @@ class Examination:
         images: The listed images, at most MOST_IMAGES. All are in the same study and
             have the same patient.
         revision: The revision of the summary, from 1.
-        predecessors: The objects of the revision that `revision` replaces.
+        predecessors: The objects of the earlier revision that this revision replaces.
         unlisted: The numbers of the images that are not in `images`, by outcome.
         patient_key: A text that differs between the patients of a study.
     """
@@ -172,13 +174,14 @@ def conclude(
     """Return the examination of images of one patient in one study.
 
     If there are more than MOST_IMAGES, those with the most serious outcomes are listed,
-    and the others are only counted. If an image has a finding or a reason, and names an
-    absent or uncounted image in `same_picture_as`, this attribute is set to None.
+    and the others are only counted. If an image has a finding or a reason, but the
+    image that it names in `same_picture_as` is absent or not counted, the examination
+    contains a copy in which this attribute is None.
 
     Args:
         images: The images in any order, at least one.
         revision: The revision of the summary, from 1.
-        predecessors: The objects of the revision that `revision` replaces.
+        predecessors: The objects of the earlier revision that this revision replaces.
         patient_key: A text that differs between the patients of a study.
     """
     checked = _with_known_pictures(tuple(images))
@@ -211,7 +214,7 @@ def count(images: Iterable[ExaminationImage]) -> Counts:
 def _with_known_pictures(
     images: tuple[ExaminationImage, ...],
 ) -> Iterator[ExaminationImage]:
-    """Yield the images. Set `same_picture_as` to None as `conclude` describes."""
+    """Yield the images, or copies without `same_picture_as`: see `conclude`."""
     counted = {
         each.instance.id
         for each in images

@@ -75,7 +75,7 @@ def _measurements(read: ExaminationSource, model: ModelIdentity) -> Dataset:
     """Return the root content item, with the measurement groups of the images."""
     groups = [_group(each) for each in read.images if _has_group(each)]
     # highdicom requires a group. If there is none, the container with the placeholder
-    # is removed, because TID 1500 allows no empty one.
+    # is removed, because TID 1500 allows no empty container.
     report = MeasurementReport(
         observation_context=observer(model),
         procedure_reported=RADIOGRAPH,
@@ -112,8 +112,8 @@ def _evaluations(read: ExaminationSource) -> ContainerContentItem:
     """Return a container with the answer for the examination.
 
     It also names the images without a measurement group. If the examination has no
-    answer, the code for the presence and the operating point are omitted. The code of
-    the summary and the headline state the reason.
+    answer, the items PRESENCE and OPERATING_POINT are omitted. The item SUMMARY and the
+    first comment, which contains the headline, then tell why.
     """
     examination = read.examination
     container = ContainerContentItem(
@@ -159,7 +159,10 @@ def _without_group(each: SourceImage, read: ExaminationSource) -> TextContentIte
 
 
 def _summary(counts: Counts) -> Code:
-    """Return the code that says if all analyses succeeded and if there are findings."""
+    """Return the code for the item SUMMARY (CID 6047).
+
+    It says whether all analyses succeeded, and whether there are findings.
+    """
     if not counts.analyzed:
         return NO_RESULTS
     if counts.unanswered:

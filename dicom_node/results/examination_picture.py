@@ -12,7 +12,7 @@ from inference.finding import Finding
 _ANY_RADIOGRAPH = ScreeningRules(
     max_study_age_days=0, intended_use=ANY_USE, today=date.min
 )
-"""Rules that exclude only images that the node cannot decode."""
+"""Screening rules that limit neither the age of the study nor the intended use."""
 
 
 def examination_picture(
@@ -20,15 +20,17 @@ def examination_picture(
 ) -> Thumbnail:
     """Return the thumbnail of an image of an examination.
 
-    Images outside the intended use of the model are not analyzed, but get a thumbnail.
+    Images of old studies, and images outside the intended use of the model, are not
+    analyzed, but get a thumbnail.
 
     Args:
         path: The file of the image.
-        options: The options with which the image was decoded for the analysis.
+        options: The options for decoding, the same as for the analysis.
         finding: The finding for the image; None if it was not analyzed.
 
     Raises:
-        NotAnalyzedError: The instance is not a radiograph that the node can decode.
+        NotAnalyzedError: Screening excludes the instance for another reason, for
+            example because it is not a radiograph; or the image is blank or too large.
         TakesLongError: The image is larger than `options.megapixels_in_time`.
         AnalysisError: The file is broken.
     """

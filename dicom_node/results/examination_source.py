@@ -1,8 +1,9 @@
 """The headers of the images of an examination, and what results copy from them.
 
 The objects about an examination copy the attributes of patient and study from the first
-image. The caller guarantees that all images have the same patient and study. Attributes
-in which the images of a study may differ are copied only if all images agree.
+image with a readable header. The caller guarantees that all images have the same
+patient and study. Accession Number, in which the images may differ, is copied only if
+all images agree.
 """
 
 from collections.abc import Iterable, Iterator
@@ -96,10 +97,10 @@ class ExaminationSource:
 
     Attributes:
         examination: The examination.
-        images: Its images, sorted by Series Number and Instance Number.
+        images: The listed images, sorted by Series Number and Instance Number.
         first: The first image with a header that can be read. Objects about the
             examination copy its attributes of patient and study. Its `received_at` is
-            replaced by the time at which the last image was received.
+            replaced by the time at which the last of `images` was received.
     """
 
     examination: Examination
@@ -121,7 +122,7 @@ def read_examination(examination: Examination) -> ExaminationSource:
     """Return an examination with the headers of its images, which are read from files.
 
     Raises:
-        AnalysisError: No header can be read.
+        AnalysisError: No image has a header that can be read and names a study.
     """
     read = [(each, *_read(each)) for each in examination.images]
     errors = [error for _, _, error in read if error]
@@ -196,7 +197,9 @@ def accession_numbers(sources: Iterable[Source]) -> list[str]:
 
 
 def in_character_set(item: Elements, source: Source, first: Source) -> Elements:
-    """Return an item, with its Specific Character Set if the dataset has another one.
+    """Return an item, with the Specific Character Set of its image if that is needed.
+
+    It is needed if `source` and `first` have different character sets.
 
     Args:
         item: Elements of the item.

@@ -27,7 +27,8 @@ def headline(counts: Counts) -> str:
 def answer_text(counts: Counts) -> str:
     """Return the part of the headline about the analyzed images.
 
-    If no image was analyzed, the text says that, and contains the other numbers.
+    If no image was analyzed, the text says so, and contains the numbers of images that
+    were not analyzed or failed.
     """
     if not counts.analyzed:
         kinds = (counts.not_analyzed, "not analyzed"), (counts.failed, "failed")
@@ -90,9 +91,9 @@ def _were(number: int) -> str:
 
 
 def revision_text(examination: Examination) -> str:
-    """Return two sentences: the revision, and the revision that it replaces.
+    """Return two sentences with the revision and the earlier revision that it replaces.
 
-    The text is empty if the revision replaces no other one.
+    The text is empty if the revision replaces none.
     """
     if not examination.predecessors:
         return ""

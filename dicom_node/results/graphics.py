@@ -1,4 +1,4 @@
-"""The finding as vector graphics over its radiograph (PS3.3 C.10.5, C.10.7)."""
+"""The finding as graphics of a presentation state (PS3.3 C.10.5, C.10.7)."""
 
 import math
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """The observations of an HL7 message: the content of its OBX segments.
 
-The observations have the same codes as in the structured report.
+The codes of the fracture, its presence, its probability and its site, and of the
+algorithm, are those of the structured report.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ FINDING_SITE = Code("363698007", "SCT", "Finding Site")
 SOP_INSTANCE_UID = Code("SOP_INSTANCE_UID", "L", "SOP Instance UID")
 ARROW = Code("ARROW", "L", "Point to which the arrow points")
 NOTICE = Code("NOTICE", "L", "Notice")
-"""A local code (coding system "L"), as SOP_INSTANCE_UID and ARROW.
+"""A local code (coding system "L"), like SOP_INSTANCE_UID and ARROW.
 
 No standard has a code for these three concepts.
 """
@@ -92,7 +93,8 @@ class Observation:
         identifier: What was observed (OBX-3).
         value: The encoded value (OBX-5).
         value_type: The data type of the value (OBX-2).
-        group: The number of the image (OBX-4); empty for all images.
+        group: The number of the image (OBX-4); empty if the observation is not about
+            one image.
         units: The encoded unit of the value (OBX-6).
         flag: Abnormal flag (OBX-8).
         has_result: False if there is no answer (OBX-11 X).
@@ -130,7 +132,8 @@ def order_observations(order: OrderAnswer | None) -> list[Observation]:
 def image_observations(answer: ImageAnswer) -> list[Observation]:
     """Return the observations of one image.
 
-    Observations without a value are omitted, except the answer.
+    The answer is omitted if `is_counted` is False, but not if it has no value. Other
+    observations without a value are omitted.
     """
     image, group = answer.image, answer.group
     site = image.body_part or Code("", "", image.body_part_text)

@@ -1,4 +1,4 @@
-"""The HL7 message about one image, and HL7 messages as result objects."""
+"""Makes the HL7 message about one image, and the result object of any HL7 message."""
 
 import hashlib
 from base64 import b32encode

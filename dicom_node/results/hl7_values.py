@@ -19,7 +19,10 @@ from dicom_node.results.provenance import moment
 from dicom_node.results.source import Source, decoded_text, reading
 
 _REPRESENTATIONS = "A", "I", "P"
-"""Alphabetic, ideographic, phonetic: HL7 table 0465, by the group of a PN."""
+"""The codes of HL7 table 0465 for the groups of a PN, in the order of the groups.
+
+The groups are alphabetic, ideographic and phonetic.
+"""
 
 MOST_ORDERS = 20
 """Maximum number of items of Request Attributes Sequence that are read."""
@@ -89,8 +92,8 @@ class StudyValues:
         study_instance_uid: Study Instance UID (0020,000D).
         patient_id: Patient ID (0010,0020), with its issuer.
         names: The representations of Patient's Name (0010,0010).
-        birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; empty if it is not a
-            date.
+        birth_date: Patient's Birth Date (0010,0030), YYYYMMDD; empty if it does not
+            have eight digits.
         sex: Patient's Sex (0010,0040); empty if it is not a valid code string.
         placer: Placer Order Number (0040,2016).
         filler: Filler Order Number (0040,2017).
@@ -101,8 +104,8 @@ class StudyValues:
         referring: Referring Physician's Name (0008,0090).
         observed_at: Date and time of the acquisition, else of the study, as the data
             type TS of HL7; empty if the source has neither.
-        reported_at: The time of receipt of the source; in a message about an
-            examination, that of its last image.
+        reported_at: The time of receipt of the image; in a message about an
+            examination, that of the last listed image.
     """
 
     study_instance_uid: str
@@ -148,11 +151,11 @@ class ImageValues:
 def read_orders(source: Source) -> list[StudyValues]:
     """Return the patient, the order and the study, once for each order of an instance.
 
-    The orders are the first MOST_ORDERS items of Request Attributes Sequence
-    (0040,0275), because one acquisition may be for several orders. Attributes that an
-    item lacks are read from the dataset itself. Items with the same order numbers, such
-    as the steps of a procedure, are one order. Items without an order number are
-    ignored if another item has one.
+    One acquisition may be for several orders. The orders are the first MOST_ORDERS
+    items of Request Attributes Sequence (0040,0275). Attributes that an item lacks are
+    read from the dataset itself. Items with the same order numbers, such as the steps
+    of a procedure, are one order. Items without an order number are ignored if another
+    item has one.
 
     Returns:
         At least one element. If the sequence has no items, the order is read from the
@@ -321,9 +324,10 @@ def _names(name: str) -> tuple[HumanName, ...]:
 
 
 def _date(text: str) -> str:
-    """Return a DA as YYYYMMDD, the data type DT of HL7; empty if it is not a date.
+    """Return a DA as YYYYMMDD, the data type DT of HL7.
 
-    Old instances contain dates as YYYY.MM.DD (PS3.5 6.2).
+    Old instances contain dates as YYYY.MM.DD (PS3.5 6.2). The result is empty if the
+    text does not have eight digits.
     """
     date = text.replace(".", "")
     return date if _DATE.fullmatch(date) else ""

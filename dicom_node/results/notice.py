@@ -3,7 +3,8 @@
 A destination with `send_negative = false` gets no result if the node finds no fracture.
 If users expect a result for an image, but it was not analyzed or its analysis failed,
 such a destination gets a notice. Without the notice, the study would look as if the
-node had found no fracture.
+node had found no fracture. A destination that gets only objects about examinations gets
+no notices.
 """
 
 from pydicom import Dataset
@@ -65,10 +66,10 @@ def notice(
 
 
 def _describe(source: Source) -> str:
-    """Return the known ones of number, modality, body part and view as text.
+    """Return number, modality, body part and view of an image as text.
 
-    For example, "Image 3, Modality DX, Body part ANKLE, View AP". If none is known, the
-    text is "An image of this study".
+    For example, "Image 3, Modality DX, Body part ANKLE, View AP". Absent values are
+    omitted. If all are absent, the text is "An image of this study".
     """
     header = source.instance.header
     number = source.text("InstanceNumber")

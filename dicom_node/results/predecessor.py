@@ -1,4 +1,4 @@
-"""An object of an earlier examination summary, which a later summary replaces."""
+"""An object of an examination summary that a later revision replaces."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Predecessor:
         sop_instance_uid: SOP Instance UID (0008,0018).
         series_instance_uid: Series Instance UID (0020,000E).
         revision: The revision that the object belongs to, from 1.
-        image_count: The number of images of that revision.
+        image_count: The number of images that this revision of the summary is about.
     """
 
     sop_class_uid: str

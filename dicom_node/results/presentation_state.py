@@ -1,8 +1,9 @@
 """The finding as graphics over the unchanged source image (PS3.3 A.33.1).
 
 A viewer displays the source with the gray scale that the node used. The arrow, the
-outline and the caption are in layers over the image. A user can turn these layers off.
-The points of arrow and outline are in stored pixels of the source.
+outline around the peak of the heatmap, and the caption are in layers over the image. A
+user can turn these layers off. The coordinates of arrow and outline are in stored
+pixels of the source.
 """
 
 from copy import deepcopy
@@ -81,7 +82,8 @@ def presentation_state(
 
     Raises:
         AnalysisError: The source is in color, or has no Series Instance UID. A
-            grayscale presentation state cannot reference such an image.
+            grayscale presentation state cannot reference such an image. The error is
+            also raised if a sequence or a look-up table of the source cannot be read.
     """
     _check(source)
     result = result_series(source, finding.model, options, KIND, MODALITY)
@@ -124,7 +126,7 @@ def _check(source: Source) -> None:
 
 
 def _content(source: Source, finding: Finding) -> Dataset:
-    """Return the labels, the reference to the image, and Presentation LUT Shape.
+    """Return Instance Number, content description, image reference and LUT shape.
 
     Source:
         PS3.3 C.11.10, C.11.11, C.11.6.
@@ -146,11 +148,11 @@ def _content(source: Source, finding: Finding) -> Dataset:
 
 
 def _laterality(source: Source) -> Elements:
-    """Return the anatomy of the series, without attributes of a single image.
+    """Return the body part and the side of the series, copied from the source.
 
-    If the source has Image Laterality but no Laterality (0020,0060), Laterality is
-    empty, because other images of the series may show the other side. But if the body
-    part is unpaired, Laterality is absent.
+    If the source lacks Laterality (0020,0060), Laterality is empty for a paired body
+    part, and absent for an unpaired one. Image Laterality of the source is not used,
+    because other images of the series may show the other side.
     """
     of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
     elements = anatomy(source)
@@ -164,9 +166,10 @@ def _laterality(source: Source) -> Elements:
 
 
 def _modality_lut(source: Source) -> Elements:
-    """Return the Modality LUT of the source, else rescale slope and intercept.
+    """Return the Modality LUT that the decoder used (PS3.3 C.11.1).
 
-    The result is empty if the source has neither (PS3.3 C.11.1).
+    If the decoder used none, return Rescale Intercept, Slope and Type, or nothing if
+    the source has neither Rescale Intercept nor Rescale Slope.
     """
     dataset = deepcopy(source.dataset)  # reading a value changes the element
     if found := modality_table(
@@ -191,9 +194,9 @@ def _voi_lut(
 ) -> Elements:
     """Return the VOI LUT or window that the decoder used (PS3.3 C.11.8).
 
-    If the source has no usable window, and the decoder chose the gray scale itself, the
-    result is a window with the ends of that scale. If the decoder used no window, the
-    result is empty.
+    If the decoder chose the gray scale itself, the result is a window with the ends of
+    this gray scale. If the decoder used neither a VOI LUT nor a window, the result is
+    empty.
     """
     dataset = deepcopy(source.dataset)
     tag = Tag("SoftcopyVOILUTSequence")
@@ -213,12 +216,12 @@ def _voi_lut(
 
 
 def _itemsize(dataset: Dataset) -> int:
-    """Return the number of bytes of a stored pixel value: 1 or 2."""
+    """Return the number of bytes that Bits Stored (0028,0101) needs: 1 or 2."""
     return 1 if number(dataset, "BitsStored", 16) <= 8 else 2  # noqa: PLR2004
 
 
 def _table(source: Source, keyword: str, index: int, table: LookUpTable) -> Elements:
-    """Return a LUT of the source, with the descriptor as the decoder interpreted it.
+    """Return a LUT sequence with one LUT of the source, as the decoder interpreted it.
 
     The descriptor in the source may be invalid. A viewer that uses the invalid
     descriptor would not show the image that the model analyzed. A VOI LUT with a depth
@@ -226,7 +229,7 @@ def _table(source: Source, keyword: str, index: int, table: LookUpTable) -> Elem
 
     Args:
         source: The instance.
-        keyword: The keyword of the LUT sequence.
+        keyword: The keyword of the LUT sequence of the source.
         index: The index of the item in the sequence, from 0.
         table: The item as the decoder read it.
 

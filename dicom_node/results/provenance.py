@@ -26,7 +26,8 @@ _LONG_STRING = 64  # characters of an LO (PS3.5 6.2)
 def plain(text: str, limit: int = _LONG_STRING) -> str:
     """Return text as a single DICOM value: at most `limit` printable ASCII characters.
 
-    Each other character, and each backslash, is replaced by a question mark.
+    Each other character, and each backslash, is replaced by a question mark. Longer
+    text is cut. Spaces at both ends are removed.
     """
     ascii_text = text.encode("ascii", "replace").decode()
     return re.sub(r"[^ -\[\]-~]", "?", ascii_text)[:limit].strip()
@@ -66,7 +67,7 @@ def moment(source: Source) -> datetime:
 def times(source: Source) -> Dataset:
     """Return the creation and content dates and times of a result.
 
-    They are the time of receipt of the source: see `moment`. Series Date and Series
+    All are the time of receipt of the source (see `moment`). Series Date and Series
     Time are omitted, because the instances of a series are made at different times.
     """
     made = moment(source)
@@ -123,7 +124,11 @@ def reference(source: Source) -> Dataset:
 
 
 def source_image(source: Source) -> Dataset:
-    """Return a reference to the source, with its purpose (PS3.3 C.7.6.16.2.6)."""
+    """Return a reference to the source, with the code for the purpose of the reference.
+
+    Source:
+        PS3.3 C.7.6.16.2.6.
+    """
     image = source_instance(source)
     image.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
     return image

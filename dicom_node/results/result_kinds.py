@@ -24,12 +24,15 @@ EXAMINATIONS = EXAM_SUMMARY, EXAM_REPORT, EXAM_HL7_MESSAGE
 """Object types that are made for a whole examination instead of one image."""
 
 WITHOUT_RESULT = NOTICE, HL7_MESSAGE
-"""Object types that report that an instance has no answer."""
+"""Object types that are made if an instance has no answer.
+
+An HL7 message is also made if the instance has an answer.
+"""
 
 WITH_RESULT = SECONDARY_CAPTURE, "presentation_state", "structured_report", HL7_MESSAGE
 """Object types that are made for every finding.
 
-A heatmap is made only if there is something to show.
+A heatmap is made only for a finding with an arrow.
 """
 
 
@@ -87,7 +90,7 @@ def kind_label(name: str) -> str:
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
-    """Return the kinds of the objects about each image that a destination gets."""
+    """Return the kinds of objects that a destination gets about each image."""
     lossy = destination.transfer_syntax == "jpeg_baseline"
     return frozenset(
         ResultKind(each, destination.modality, lossy)
@@ -99,7 +102,7 @@ def kinds_for(destination: Destination) -> frozenset[ResultKind]:
 
 
 def examination_kinds_for(destination: Destination) -> frozenset[ResultKind]:
-    """Return the kinds of the objects about each examination that a destination gets.
+    """Return the kinds of objects that a destination gets about each examination.
 
     The modality of an examination summary is always "OT", because its images may have
     several modalities.
@@ -117,13 +120,13 @@ def wants_summary(destination: Destination) -> bool:
 
 
 def names_for(destination: Destination) -> frozenset[str]:
-    """Return the names of all kinds that a destination gets."""
+    """Return `ResultKind.name` of all kinds of objects that a destination gets."""
     kinds = kinds_for(destination) | examination_kinds_for(destination)
     return frozenset(each.name for each in kinds)
 
 
 def all_kinds(destinations: Iterable[Destination]) -> tuple[ResultKind, ...]:
-    """Return the kinds of all objects that destinations get, sorted.
+    """Return the kinds of objects that at least one destination gets, sorted.
 
     If there are no destinations, the result contains only the Secondary Capture, which
     the command `analyze` then writes.

@@ -42,6 +42,9 @@ def secondary_capture(
         options: The options; `long_side` and `series_number` are used.
         kind: The kind of the object, with its modality, and whether the pixels are
             written as JPEG.
+
+    Raises:
+        AnalysisError: A sequence of the header cannot be read.
     """
     annotated = render(radiograph, finding, long_side=options.long_side)
     image = (*IMAGE_TYPE_2, *IMAGE_TYPE_3)
@@ -65,11 +68,12 @@ def secondary_capture(
 
 
 def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> Elements:
-    """Return the pixel spacing of the source, scaled to the pixels of the result.
+    """Return Pixel Spacing (0028,0030) for the pixels of the result.
 
-    If the source has no usable Pixel Spacing (0028,0030), Imager Pixel Spacing
-    (0018,1164) is used, without the attributes of a calibration. If the source has
-    neither of them, the result is empty.
+    It is Pixel Spacing of the source, scaled, with the attributes of its calibration.
+    If this value is not usable, Imager Pixel Spacing (0018,1164) is scaled instead, and
+    no attributes of a calibration are returned. If neither is usable, nothing is
+    returned.
     """
     calibrated = sides(source.dataset, "PixelSpacing")
     spacing = calibrated or sides(source.dataset, "ImagerPixelSpacing")

@@ -10,7 +10,10 @@ from dicom_node.uids import derived_uid
 from inference.finding import ModelIdentity
 
 DIGITS = 9
-"""Number of decimal digits that always fit into an IS value, 31 bits (PS3.5 6.2)."""
+"""Maximum number of digits of an Instance Number.
+
+Each number with so many digits fits into 31 bits, as an IS value requires (PS3.5 6.2).
+"""
 
 
 def result_series(
@@ -24,8 +27,8 @@ def result_series(
 
     The Series Instance UID differs between source series, models, kinds, modalities and
     series numbers. Therefore all results in a series come from images of one series.
-    Each result copies the laterality, the body part and the order (Request Attributes)
-    of its source. So these attributes are valid for the whole series of results.
+    Many results copy attributes of the series of their source, such as the body part.
+    These attributes must be equal in a whole series of results.
 
     Args:
         source: The instance that the result is about.
@@ -58,7 +61,8 @@ def examination_series(
 ) -> Dataset:
     """Return Modality, Series Instance UID and Series Number of an examination object.
 
-    All revisions of an examination summary by one model are in one series.
+    The Series Instance UID is that of `examination_series_uid`. It does not depend on
+    the revision of the examination summary.
 
     Args:
         examination: The examination.
@@ -79,8 +83,8 @@ def examination_series_uid(
 ) -> str:
     """Return the Series Instance UID of an examination object.
 
-    Two patients in one study have different series. All revisions of the examination
-    summary by one model have the same series.
+    It depends on the study, the patient, the model, the kind and the Series Number, but
+    not on the revision.
     """
     study = examination.images[0].instance.header.study_instance_uid
     return derived_uid(
@@ -94,7 +98,9 @@ def examination_series_uid(
 
 
 def check_series(source: Source, label: str) -> None:
-    """Check that a source has a series, which a result must reference.
+    """Check that a source has a Series Instance UID.
+
+    Results of some types must reference the series of their source.
 
     Args:
         source: The instance.
@@ -114,7 +120,7 @@ def check_series(source: Source, label: str) -> None:
 def instance_number(source: Source) -> str:
     """Return the Instance Number of the source; "1" if it is absent or invalid.
 
-    A number with more than DIGITS digits counts as invalid.
+    A number with a sign or with more than DIGITS digits counts as invalid.
     """
     number = source.text("InstanceNumber")
     return number if number.isdecimal() and len(number) <= DIGITS else "1"

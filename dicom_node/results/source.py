@@ -7,8 +7,8 @@ patient, or to none. Therefore values are copied without decoding. If a value is
 in the source, it is also invalid in the result, except that an invalid UID is omitted.
 
 The node never invents a value of these attributes. If the source lacks an attribute,
-the attribute is absent in the result. If the IOD of the result requires the attribute
-(Type 2), it is empty instead.
+the attribute is empty in the result if the IOD of the result requires it (Type 2).
+Otherwise it is absent.
 """
 
 import warnings
@@ -131,8 +131,9 @@ class Source:
     def text(self, keyword: str) -> str:
         """Return the value of an attribute as text; empty if it is absent.
 
-        The attribute must be a UID, a code string or a number. Spaces and NUL at both
-        ends are removed. A backslash separates several values.
+        The value must be ASCII text, such as a UID, a code string or a decimal string.
+        Each other character becomes U+FFFD. Spaces and NUL at both ends are removed. A
+        backslash separates several values.
         """
         return _text(self.dataset, Tag(keyword))
 
@@ -161,7 +162,9 @@ def read_source(instance: ReceivedInstance) -> Source:
 def copied(source: Source, keywords: Iterable[str]) -> Elements:
     """Return attributes of the source, encoded with unchanged values.
 
-    An attribute is omitted if the source lacks it, or if its value is an invalid UID.
+    An attribute is omitted if the source lacks it, or if its value contains an invalid
+    UID. A sequence is omitted if each of its items references an instance by an invalid
+    UID.
 
     Raises:
         AnalysisError: One of the attributes is a sequence that cannot be read.
@@ -174,7 +177,9 @@ def copied(source: Source, keywords: Iterable[str]) -> Elements:
 def copied_item(source: Source, keyword: str, number: int) -> Elements:
     """Return the elements of one item of a sequence, encoded with unchanged values.
 
-    Elements are omitted as in `copied`.
+    Omitted are group lengths, elements of groups 0000 and 0002, elements with an
+    invalid UID, and sequences in which each item references an instance by an invalid
+    UID.
 
     Args:
         source: The instance.
@@ -190,7 +195,9 @@ def copied_item(source: Source, keyword: str, number: int) -> Elements:
 
 
 def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
-    """Return the text of an attribute in an item of a sequence, as `Source.text` does.
+    """Return the text of an attribute in an item of a sequence; empty if it is absent.
+
+    The value must be ASCII text. Spaces and NUL at both ends are removed.
 
     Args:
         source: The instance.
@@ -208,7 +215,9 @@ def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
 
 
 def item_count(source: Source, keyword: str) -> int:
-    """Return the number of items of a sequence; 0 if the sequence is absent.
+    """Return the number of items of a sequence; 0 if the attribute is no sequence.
+
+    The result is also 0 if the attribute is absent.
 
     Raises:
         AnalysisError: The sequence cannot be read.
@@ -226,12 +235,13 @@ def empty(keywords: Iterable[str]) -> Elements:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Suppress the warnings of a block, and replace all its errors by AnalysisError.
+    """Suppress the warnings of a block, and replace its exceptions by AnalysisError.
 
-    Warnings and errors of pydicom may quote values, which may name the patient.
+    Warnings and errors of pydicom may quote values, which may name the patient. An
+    AnalysisError of the block is not replaced.
 
     Raises:
-        AnalysisError: The block raised an error.
+        AnalysisError: The block raised an exception.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -256,16 +266,17 @@ def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
 
 
 def _is_no_uid(value: bytes) -> bool:
-    """Return whether a UI value contains an invalid UID; empty UIDs are ignored."""
+    """Return whether a value of VR UI contains a UID that is invalid and not empty."""
     uids = [each for each in uid_text(value).split("\\") if each]
     return not all(map(UID_PATTERN.fullmatch, uids))
 
 
 def _vr(dataset: Dataset, tag: BaseTag) -> str:
-    """Return the VR of an attribute: of the standard, of the source, or of _IMPLICIT.
+    """Return the VR of an attribute, as the standard defines it.
 
-    If the standard allows several VRs or does not define the attribute, the VR that the
-    source states is used, else the VR in _IMPLICIT, else UN.
+    If the standard allows several VRs or does not define the attribute, the result is
+    the VR that the source states, else the VR in _IMPLICIT, else UN. A private creator
+    that the standard does not define has the VR LO.
     """
     standard = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
     stated = (
@@ -280,7 +291,8 @@ def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
 
     The headers of elements are written in Explicit VR Little Endian; only the values in
     the items are copied unchanged. An item that references an instance by an invalid
-    UID is omitted. The sequence must be omitted if all its items are.
+    UID is omitted. The sequence must be omitted if no item is left, or if the source
+    encodes it with another VR. A sequence without items is kept.
     """
     sequence = dataset[tag].value
     if not isinstance(sequence, Sequence):
@@ -299,7 +311,8 @@ def _lost_reference(item: Dataset, copy: Elements) -> bool:
 def decoded_text(source: Source, keyword: str, item: Dataset | None = None) -> str:
     """Return the decoded value of a text attribute; empty if it is absent.
 
-    Undecodable bytes become U+FFFD.
+    Padding is removed, and undecodable bytes become U+FFFD. A value of more than 1,000
+    characters is cut (see `decode_value`).
 
     Args:
         source: The instance.

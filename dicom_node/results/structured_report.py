@@ -2,9 +2,9 @@
 
 The report is a Comprehensive 3D SR with a Measurement Report as its root. The report
 says whether a fracture is present, suspected or absent, and contains the probability of
-a fracture. If the body part, the side or the region on the image is known, the report
-contains it, too. The library highdicom makes the content. The attributes of the patient
-and study are copied from the source, byte for byte.
+a fracture. The report also contains the body part, the side and the region on the
+image, if they are known. The library highdicom makes the content. The attributes of the
+patient and study are copied from the source, byte for byte.
 """
 
 from pydicom import Dataset
@@ -75,7 +75,8 @@ def structured_report(
         options: The options; only the Series Number is used.
 
     Raises:
-        AnalysisError: The source has no series, so no report can reference it.
+        AnalysisError: The source has no Series Instance UID, so no report can reference
+            it. The error is also raised if a sequence of the header cannot be read.
     """
     check_series(source, "A report")
     result = result_series(source, finding.model, options, KIND, MODALITY)
@@ -101,7 +102,7 @@ def structured_report(
 def _document(source: Source) -> Dataset:
     """Return the attributes of the SR Document General module (PS3.3 C.17.2).
 
-    They reference the source as the evidence of the report.
+    These attributes name the source as the evidence of the report.
     """
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
@@ -134,7 +135,8 @@ def _requests(source: Source) -> Elements:
 def request_items(source: Source) -> list[Elements]:
     """Return the orders of a source as items of Referenced Request Sequence.
 
-    Each item of Request Attributes Sequence of the source is one order.
+    Each item of Request Attributes Sequence of the source is one order. If the source
+    has no orders, the list is empty.
     """
     items = []
     for number in range(item_count(source, "RequestAttributesSequence")):

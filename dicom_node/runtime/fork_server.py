@@ -38,7 +38,7 @@ RUNNER = "dicom_node.runtime.run_fork_server"
 class _Kind(enum.IntEnum):
     """The kinds of orders; the reply to each order is one number."""
 
-    FORK = 1  # replies the process id
+    FORK = 1  # replies the process id, or a negative errno
     STATUS = 2  # replies the exit status of a fork, or _RUNNING
     SIGNAL = 3  # sends a signal to a fork; replies 0
     END = 4  # waits, then kills the fork if it still runs; replies the exit status
@@ -71,9 +71,9 @@ class Order:
     """The data that a fork gets from the process that ordered the fork.
 
     Attributes:
-        content: The bytes that `ForkServer.fork` was called with.
-        files: Descriptors of open files, copies of those that `ForkServer.fork` was
-            called with. The fork must close them.
+        content: The argument `content` of `ForkServer.fork` or `ForkServer.begin_fork`.
+        files: Descriptors of open files: copies of those in the argument `files` of
+            `fork` or `begin_fork`. The fork must close them.
     """
 
     content: bytes
@@ -113,19 +113,22 @@ class ForkServer:
         environment: Mapping[str, str],
         is_silent: bool = True,
     ) -> Self:
-        """Start a fork server. Call `wait_until_ready` next.
+        """Start a fork server, and return it without waiting for it.
+
+        Call `wait_until_ready` next.
 
         The kernel kills the server when the thread that called this function ends.
 
         Args:
             module: The module that the server runs. Its `main` must call `serve_forks`.
-            *arguments: Arguments of the module, after those of `command_line`.
+            *arguments: Further arguments for the command line of the module. They
+                follow the options --orders and --supervisor, which this method adds.
             environment: The environment of the server and its forks.
             is_silent: Whether standard output and error are discarded. The default is
                 True, because codecs write values of an image to these streams.
 
         Raises:
-            OSError: The fork server does not start.
+            OSError: The process cannot be created.
         """
         ours, theirs = socket.socketpair()
         output = subprocess.DEVNULL if is_silent else None
@@ -157,10 +160,11 @@ class ForkServer:
 
         Args:
             requests: A socket to the other process. Several processes may share it.
-            start_s: Maximum time to wait, in seconds.
+            start_s: Maximum time to wait for each of two replies, in seconds.
 
         Raises:
-            OSError: The other process has ended, or does not respond in time.
+            OSError: The other process has ended, cannot fork, or does not respond in
+                time.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -181,7 +185,7 @@ class ForkServer:
         return server
 
     def wait_until_ready(self, start_s: float) -> None:
-        """Wait until the server can fork.
+        """Wait until the server runs and accepts orders.
 
         Args:
             start_s: Maximum time to wait, in seconds. After this time, the server is
@@ -194,7 +198,7 @@ class ForkServer:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the server was closed, by `close` or because it did not respond."""
+        """Whether the server was closed, by `close` or after a failed exchange."""
         return self._socket.fileno() < 0
 
     def fork(
@@ -225,13 +229,13 @@ class ForkServer:
         return pid
 
     def begin_fork(self, content: bytes = b"", files: Sequence[int] = ()) -> None:
-        """Order a fork as `fork` does, without waiting for it.
+        """Order a fork, without waiting for it. The arguments are those of `fork`.
 
         Call `forked` to get the process id. Do not order another fork before `forked`
         has returned the id. Orders of other kinds wait until this fork runs.
 
         Raises:
-            OSError: The server has ended.
+            OSError: The server has ended, or does not read the order in time.
             RuntimeError: `forked` has not yet returned the id of an earlier fork.
         """
         if self._is_forking:
@@ -303,7 +307,8 @@ class ForkServer:
     def close(self) -> int:
         """Kill the server and its forks; return the exit status of the server.
 
-        May be called repeatedly.
+        May be called repeatedly. For a server that `request` returned, the status is
+        always -SIGKILL.
         """
         status = self._kill()  # first, because a server ends when the socket closes
         self._socket.close()
@@ -410,8 +415,7 @@ def serve_forks(
 def serve_requests(descriptor: int, parent: int) -> int:
     """Fork a fork server for each request. This function returns only in a new fork.
 
-    The calling process ends when all processes that have the other end of the socket
-    have ended.
+    The calling process ends when no process has the other end of the socket open.
 
     Args:
         descriptor: The descriptor of the socket for requests, a SOCK_SEQPACKET socket.
@@ -449,7 +453,7 @@ def _introduce(orders: int) -> None:
 def _kill(process: int) -> int:
     """Kill a process, wait until it has ended, and close its pidfd `process`.
 
-    Return -SIGKILL, the exit status.
+    Return -SIGKILL, because the exit status of a process that is no child is not known.
     """
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(process, signal.SIGKILL)
@@ -550,7 +554,7 @@ def _end(pid: int, patience_s: float) -> int:
 
 
 def die_with(parent: int) -> None:
-    """Make the kernel kill this process when its parent dies.
+    """On Linux, make the kernel kill this process when its parent dies.
 
     If the parent has already died, this process ends with status 1.
 

@@ -14,10 +14,10 @@ PR_SET_NAME = 15
 
 
 def die_with_parent() -> None:
-    """Make the kernel kill this process when its parent dies.
+    """On Linux, make the kernel kill this process when its parent dies.
 
-    The setting stays if this process executes another program. On systems other than
-    Linux, users must end the children of a killed process by hand.
+    The setting stays if this process executes another program. On other systems, users
+    must end the children of a killed process by hand.
     """
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -43,8 +43,8 @@ class Stop(threading.Event):
     A signal that comes before `ready` is called ends the process at once. After a later
     signal, the process must finish its work and end by itself. If this takes too long,
     for example because the process waits for a lock, the database or a file on a share,
-    a thread ends the process. In both cases, the exit status is 0. No data is lost,
-    because the node is designed for a kill at any moment.
+    a thread ends the process. If the signal or the thread ends the process, the exit
+    status is 0. No data is lost, because the node is designed for a kill at any moment.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ def _exit(level: int, message: str) -> None:
 
 
 def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
-    """Configure log and signals of this process; make its files and memory private.
+    """Configure log and signals of this process; make its new files and memory private.
 
     Args:
         name: The name in each log line.
@@ -129,7 +129,8 @@ def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
 def allow_many_threads() -> None:
     """Prepare this process for many threads.
 
-    The limit of open files is raised to the maximum. The threads share one heap.
+    The limit of open files is raised to the maximum. With glibc, all threads then share
+    one heap.
     """
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))

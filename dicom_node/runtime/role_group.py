@@ -84,7 +84,7 @@ class Role:
     """One role of the node, with its process. A process that ends is replaced.
 
     Attributes:
-        process: The process to start.
+        process: The description of the process.
         files: The sockets that the process inherits.
         pid: The id of the process; None if no process runs.
     """
@@ -140,10 +140,10 @@ class Role:
 
     @contextmanager
     def _refusals_noted(self) -> Iterator[None]:
-        """Note an error of the block as a failed start of this role, and suppress it.
+        """Note an OSError of the block as a failed start of this role, and suppress it.
 
-        For example, the system may have too few processes or descriptors. An error of
-        the connection to the server is raised, because it concerns all roles.
+        For example, the limit on processes or on descriptors may be reached. An error
+        of the connection to the server is raised, because it concerns all roles.
         """
         try:
             yield
@@ -153,7 +153,7 @@ class Role:
             self._restarts.failed(error)
 
     def import_alone(self) -> None:
-        """Let each future process import the module of the role itself."""
+        """Let future processes import the module of the role, instead of the server."""
         self.process = replace(self.process, is_shared=False)
 
     def died(self, code: int) -> None:
@@ -232,7 +232,7 @@ class RoleGroup:
             stop: If it is set, no further role is started.
 
         Returns:
-            Whether all roles run.
+            Whether all roles run. False if `stop` was set before the call.
         """
         if stop.is_set():
             return False
@@ -265,6 +265,7 @@ class RoleGroup:
         """Close a server that ended or does not respond; note that its roles died.
 
         If the server was starting a role, that role later imports its module itself.
+        There is one exception: the server that forked this server was closed.
         """
         self._restarts.died(server.close())
         if self._starting is not None and not server.has_lost_its_parent:

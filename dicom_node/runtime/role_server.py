@@ -99,9 +99,10 @@ class RoleProcess:
             nice(2).
         environment: Environment variables that only this process gets.
         has_environment: Whether the process gets the environment of the supervisor,
-            without the secrets. If False, the process gets only the variables that the
-            server has: those of PASSED_VARIABLES, PASSED_PREFIXES and ENVIRONMENT. In
-            both cases, the process also gets the variables of `environment`.
+            without the secrets. If False, the process gets only the variables that its
+            server has. The first server has those of PASSED_VARIABLES, PASSED_PREFIXES
+            and ENVIRONMENT. In both cases, the process also gets the variables of
+            `environment`.
         is_shared: Whether the server imports the module, so that all forks share it. If
             False, the process imports the module itself.
         preload: Arguments for the function `preload` of the module; None if the server
@@ -161,7 +162,7 @@ class RoleServer:
         log_format: str = "text",
         imports: Sequence[str] = (),
     ) -> Self:
-        """Start a server, wait until it can fork, and return it; see `begin_start`."""
+        """Start a server, and return it when it accepts orders; see `begin_start`."""
         server = cls.begin_start(secrets, log_format, imports)
         server.wait_until_ready()
         return server
@@ -173,7 +174,7 @@ class RoleServer:
         log_format: str = "text",
         imports: Sequence[str] = (),
     ) -> Self:
-        """Start a server without waiting for it.
+        """Start a server, and return it without waiting for it.
 
         Call `wait_until_ready` before any other method except `close`.
 
@@ -187,7 +188,7 @@ class RoleServer:
                 cannot be imported, the server continues without it.
 
         Raises:
-            OSError: The server does not start.
+            OSError: The process cannot be created.
         """
         others = {k: v for k, v in os.environ.items() if k not in secrets}
         passed = {name: others.pop(name) for name in list(others) if _is_passed(name)}
@@ -205,10 +206,10 @@ class RoleServer:
         return cls(server, log_format, secrets=secrets, environment=others)
 
     def wait_until_ready(self) -> None:
-        """Wait until the server can fork.
+        """Wait until the server runs and accepts orders.
 
         Raises:
-            OSError: The server has ended, or is not ready after START_S.
+            OSError: The server has ended, or is not ready after START_S seconds.
         """
         self._server.wait_until_ready(START_S)
 
@@ -233,7 +234,8 @@ class RoleServer:
                 server imports and preloads their modules.
 
         Raises:
-            OSError: This server has ended, or has too few resources to fork.
+            OSError: This server has ended, or has too few resources to fork; or the new
+                server is not ready after START_S seconds.
         """
         ours, theirs = socket.socketpair()
         modules = {each.module: each.preload for each in roles}
@@ -278,8 +280,8 @@ class RoleServer:
                 `process.file_options`.
 
         Raises:
-            OSError: The server has ended, takes longer than IMPORT_S, or has too few
-                resources to fork.
+            OSError: The server has ended, has imported for more than IMPORT_S seconds,
+                or has too few resources to fork.
             RuntimeError: `begun` has not yet returned the id of an earlier process.
         """
         self.begin(process, files)
@@ -288,13 +290,14 @@ class RoleServer:
         return pid
 
     def begin(self, process: RoleProcess, files: Sequence[int]) -> None:
-        """Order a process as `fork_role` does, without waiting for it.
+        """Order a process, without waiting for it.
 
-        Call `begun` to get the process id. Do not order another process before `begun`
-        has returned the id. Orders of other kinds wait until this process runs.
+        The arguments are those of `fork_role`. Call `begun` to get the process id. Do
+        not order another process before `begun` has returned the id. Orders of other
+        kinds wait until this process runs.
 
         Raises:
-            OSError: The server has ended.
+            OSError: The server has ended, or there are too few resources for the order.
             RuntimeError: `begun` has not yet returned the id of an earlier process.
         """
         without_variables = replace(process, environment={})
@@ -448,7 +451,8 @@ def _import_all(
 def _import_role(content: bytes) -> None:
     """Import the module of a role in the server, so that all forks share the module.
 
-    Do nothing if `RoleProcess.is_shared` is False, or if the module is imported.
+    Do nothing if `RoleProcess.is_shared` is False, or if the module is already
+    imported.
 
     Args:
         content: The content of the order, a RoleProcess as JSON.

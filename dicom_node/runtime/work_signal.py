@@ -1,13 +1,14 @@
 """Wakes the threads that poll a work queue as soon as new work is queued.
 
-A process that queues work on this machine sends a notification, and the polling threads
-of DBOS poll at once. Work that other machines queued is found by a query, which looks
+A process that queues work on this machine sends a notification, and the polling thread
+of DBOS polls at once. Work that other machines queued is found by a query, which looks
 for work in all queues five times a second (`watch_queues`). With the query alone, an
 instance would wait for its analysis for 100 ms on average, and its results would wait
 for their delivery for another 100 ms.
 
-A poll of one queue by DBOS takes three statements in two transactions. So DBOS polls
-only the queues that have work, and each queue every WATCHED_POLL_S seconds.
+A poll of one queue by DBOS takes three statements in two transactions. So DBOS polls a
+queue only if a notification or the query reports work, and every WATCHED_POLL_S
+seconds.
 """
 
 import logging
@@ -62,9 +63,9 @@ class PollWakeup:
     def wait(self, timeout: float) -> bool:
         """Wait until `wake` is called, for at most `timeout` seconds.
 
-        If `is_watched` is True, the maximum is WATCHED_POLL_S seconds instead. A call
-        of `wake` does not end the wait in its first GAP_S seconds. The stop event ends
-        the wait only in these first seconds.
+        If `is_watched` is True, the maximum is WATCHED_POLL_S seconds instead. In the
+        first GAP_S seconds, only the stop event ends the wait early. After them, only
+        `wake` does.
 
         Returns:
             Whether the stop event is set.
@@ -150,7 +151,7 @@ def listen_for_notifications(
 ) -> Iterator[None]:
     """Let other processes of this machine trigger a wakeup, while a block runs.
 
-    If the socket cannot be made, the block runs without notifications.
+    If the socket cannot be created in `folder`, the block runs without notifications.
 
     Args:
         folder: The folder for the socket, which only this user may access.

@@ -3,9 +3,10 @@
 A process opens its own engines. A transaction that writes to SQLite starts with BEGIN
 IMMEDIATE. Therefore other transactions cannot change the data after this transaction
 has read them and before it writes. Reads do not block writers (WAL). All waits are
-short, so that a receiver responds with 0xA700 (Out of Resources) instead of hanging. A
-writer waits up to WAIT_S seconds for the lock between threads (only with SQLite), and
-then up to WAIT_S seconds for the database.
+limited, so that a receiver responds with 0xA700 (Out of Resources) instead of hanging.
+There are waits of up to WAIT_S seconds for the lock between threads (only for writers
+and with SQLite), for a free connection, and for the response to a statement. If the
+connection to PostgreSQL is lost, the wait is up to GONE_AFTER_S seconds.
 
 Only the packages `storage`, `journal` and `queries` import SQLAlchemy. Other packages
 use the names that this module gives to SQLAlchemy's engine, connections and errors. The
@@ -205,7 +206,7 @@ def upsert_statement(  # noqa: PLR0913 - the parts of one statement
     *,
     key: Sequence[sa.Column[Any]] = (),
 ) -> sa.UpdateBase:
-    """Return the statement of `upsert`.
+    """Return the statement of `upsert`. The arguments have the same meaning.
 
     If `where` is given and an existing row does not match it, the statement changes
     nothing, and returns no row.

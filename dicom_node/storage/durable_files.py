@@ -19,8 +19,8 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         mode: The permissions of the file, before the umask is applied.
 
     Raises:
-        OSError: The disk is full, failed or cannot be written. The `.part` file is
-            removed.
+        OSError: The disk is full, failed or cannot be written. If the `.part` file was
+            not renamed, it is removed.
     """
     part = path.with_suffix(f".{uuid.uuid4().hex}.part")
     try:

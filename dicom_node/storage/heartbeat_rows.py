@@ -1,7 +1,7 @@
 """The rows of heartbeats. Each receiver and each worker regularly updates its own row.
 
 A heartbeat writes the time of the database's clock. Monitoring reads the rows. Workers
-read the rows, too, and take over the work of dead workers (see worker/takeover.py).
+also read them, and take over the work of dead workers (see worker/takeover.py).
 Locks in the database would not show which processes are alive. A restart of the
 database would release the locks of living processes. A machine that has lost its
 network connection would keep its locks.

@@ -1,8 +1,9 @@
 """Finds and removes received files and result files that are not needed.
 
-Unneeded files are unfinished files of dead processes, files that could not be recorded,
-and results that a later analysis replaced. A power failure can undo the removal of a
-file at the end of its retention period. This module removes such a file again.
+These are unfinished files of dead processes, files that could not be recorded in the
+journal, and results that a later analysis replaced. A power failure can undo the
+removal of a file at the end of its retention period. This module removes such a file
+again.
 """
 
 import fcntl
@@ -26,7 +27,7 @@ Known = Callable[[Sequence[str]], Collection[str]]
 def remove_partial_files(spool: Spool) -> int:
     """Remove unfinished files of dead processes, and return their number.
 
-    The files of a living process stay, because it holds a lock on each of them.
+    The files of a living process stay, because that process holds locks on them.
     """
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]
@@ -44,8 +45,8 @@ def remove_orphans(
             instances with a file that must be kept.
         results: Function that gets paths of result files, relative to the storage
             directory, and returns the paths that must be kept.
-        older_than_s: Files that were written less than this many seconds ago are kept.
-            Unfinished files of dead processes are removed at any age.
+        older_than_s: Finished files that were written less than this many seconds ago
+            are kept. Unfinished files of dead processes are removed at any age.
 
     Returns:
         The number of removed files.

@@ -1,4 +1,4 @@
-"""Record classes: one for each table with rows that the journal or queries return.
+"""Record classes: one for each table from which the journal or queries return rows.
 
 storage/tables.py makes the SQLAlchemy tables from these classes. The migrations
 (storage/migrations) create the same columns in the database; a test compares the two.
@@ -59,13 +59,14 @@ class InstanceRecord(StoredAttributes):
             that revision are valid for this instance, too; else None.
         delivered_at: Time at which all destinations had the results for the first time;
             None before that.
-        ended_at: Time at which all work for the instance ended; None if its analysis or
-            a delivery is unfinished.
+        ended_at: Time at which all work for the instance ended; None if its analysis is
+            unfinished, or if a delivery is unfinished or paused.
         files_removed_at: Time at which the files of the instance were removed at the
             end of their retention period; None if they were not.
         returned: 1 if the instance is a result of this software that was sent back;
             else None.
-        slow: 1 if the analysis was moved to the slow lane; else None.
+        slow: 1 if an analysis was moved to the slow lane. Later analyses begin in this
+            lane. Else None.
         examination_id: Id of the examination of the image. None if a release without
             examinations recorded the image and no worker has assigned it yet.
         is_summary: 1 if the row is not an image, but the summary of its examination;
@@ -123,10 +124,11 @@ class ExaminationRecord:
         last_received_at: Time at which the last image was received.
         due_at: Time at which the summary is due if no image arrives before; None if no
             run of the summary is scheduled.
-        runs: Number of queued runs of the summary. The run of the summary is this
-            number.
+        runs: Number of runs of the summary that were queued, from 0. This is also the
+            number of the current run.
         revision: Number of different summaries that were made, from 0.
-        inputs: Digest of the images and results that the last summary was made from.
+        inputs: Digest of the images in the last summary, and of the runs of their
+            analyses; empty if there is no summary.
         objects: The objects of the last summary, as JSON.
         predecessors: The objects that the last summary replaced, as JSON.
     """
@@ -150,8 +152,8 @@ class ResultRecord:
 
     Attributes:
         instance_id: Id of the instance.
-        sop_instance_uid: SOP Instance UID of the object.
-        sop_class_uid: SOP Class UID of the object.
+        sop_instance_uid: SOP Instance UID of the object. An HL7 message has one, too.
+        sop_class_uid: SOP Class UID of the object; empty for an HL7 message.
         kind: `ResultKind.name` of the object.
         path: Path of the file of the object, relative to the storage directory.
     """
@@ -244,8 +246,8 @@ class PeerStateRecord:
     """The state of a peer: an AE or a service that receives results.
 
     Attributes:
-        peer: Name of the peer: the name of the destination, and the AE title if the
-            destination has several AEs.
+        peer: Name of the peer: the name of the destination. If results go to the AE
+            that sent the instance, a colon and the title of this AE follow.
         destination: Name of the destination.
         failing_since: Time since which the peer fails; None if the peer does not fail.
         failures: How often a probe was chosen since `failing_since`.
@@ -312,7 +314,7 @@ class AuditRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The count of one or more events of a metric with the same label and bucket.
+    """The number of events of one metric that have the same label and bucket.
 
     Attributes:
         name: Name of the metric family.
@@ -359,8 +361,8 @@ class HeartbeatRecord:
         id: Name of the process. It is the same after a restart, unless it is random.
         role: Role of the process: "receiver" or "worker".
         at: Time of the heartbeat.
-        since: Time of the first heartbeat after the last gap. None if an earlier
-            release wrote the row.
+        since: Time of the first heartbeat after the last gap or restart. None if an
+            earlier release wrote the row.
         process: Random id of the process, a new one at each start. None if an earlier
             release wrote the row.
         ended_at: Time at which the process shut down cleanly; None if it has not.

@@ -40,8 +40,8 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
     """Check that the storage directory belongs to the database.
 
     If the database has no id yet, the id of the directory is stored in the database. If
-    the directory has no id, either, both get a new one. With SQLite nothing is checked,
-    because the database is a file in the directory.
+    the directory has no id, either, a new id is stored in both. With SQLite nothing is
+    checked, because the database is a file in the directory.
 
     Raises:
         StorageMismatchError: The directory does not belong to the database.

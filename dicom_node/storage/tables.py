@@ -65,7 +65,10 @@ class DeliveryState(StrEnum):
 
 
 UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
-"""The states of a delivery that has queued or running work, or waits for its peer."""
+"""The states of an unfinished delivery.
+
+It has queued or running work, or waits for its peer or for Storage Commitment.
+"""
 
 UNFINISHED_OR_PAUSED = (*UNFINISHED, DeliveryState.PAUSED)
 

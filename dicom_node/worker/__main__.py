@@ -130,20 +130,22 @@ def main() -> None:
 
 
 def preload(weights: str, device: str) -> Callable[[], None]:
-    """Load the model in the server of the roles (`role_server`).
+    """Load the model in the server of the roles, and begin the self-test of the model.
 
-    The roles that this server forks later share the memory of the model. In some cases,
-    nothing is loaded: see `classifier.preload`.
+    If the test succeeds, the roles that this server (runtime/role_server.py) forks
+    later share the memory of the model. In some cases, nothing is loaded: see
+    `classifier.preload`.
 
     Args:
         weights: The path of the weights file. "" stands for the shipped weights.
         device: The device, as in `Classifier.load`.
 
     Returns:
-        The function that `classifier.preload` returns.
+        A function that waits for the end of the self-test. It raises a ModelError if
+        the test fails, and does nothing if no model was loaded.
 
     Raises:
-        ModelError: The model cannot be used.
+        ModelError: The weights or the model card cannot be used.
     """
     return classifier.preload(Path(weights) if weights else None, device)
 

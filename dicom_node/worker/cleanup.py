@@ -33,9 +33,10 @@ BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 def remove_files(journal: Journal, spool: Spool) -> None:
-    """Remove files of the spool that the journal does not need.
+    """Remove files of instances and results that the journal does not need.
 
-    Files are kept for at least ORPHAN_AFTER_S after they were completed.
+    Finished files are kept for at least ORPHAN_AFTER_S seconds. Unfinished files of
+    dead processes are removed at once.
     """
     orphans = remove_orphans(
         spool,
@@ -66,8 +67,8 @@ def delete_finished_workflows(journal: Journal) -> None:
 
     If work ended in an error, its analysis, summary or delivery is recorded as failed.
     Work that succeeded is kept for KEEP_FINISHED. One call deletes at most BATCH work
-    items that failed and BATCH that succeeded. The rows of each counter are merged,
-    too. Several workers may call this function at the same time.
+    items that failed and BATCH that succeeded. The function also merges the rows of
+    each counter if there are many. Several workers may call it at the same time.
     """
     broken = DBOS.list_workflows(
         status=BROKEN, limit=BATCH, load_input=False, load_output=False
@@ -89,9 +90,10 @@ def delete_finished_workflows(journal: Journal) -> None:
 
 
 def assign_examinations(journal: Journal) -> None:
-    """Assign each image that a previous release recorded to its examination.
+    """Assign images without an examination to their examinations.
 
-    After about LONGEST_S seconds, the function returns even if images are left.
+    A previous release has recorded these images. After about LONGEST_S seconds, the
+    function returns even if images are left.
     """
     until = time.monotonic() + LONGEST_S
     while journal.examinations.assign_missing() == ASSIGNED and (

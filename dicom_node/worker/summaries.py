@@ -82,10 +82,11 @@ class Summarizer:
     def summarize(self, examination_id: str, run: int) -> None:
         """Make the summary of an examination, and record it in the journal.
 
-        No summary is made in three cases. If this run is stale, nothing happens. If the
-        summary is due later, another run is queued. If the analysis of an image is
-        unfinished, the end of that analysis queues another run. An error is recorded as
-        a failure, and not raised.
+        If this run is stale, nothing happens. If the summary is due later, another run
+        is queued. If the analysis of an image is unfinished, the end of that analysis
+        queues another run. If nobody expects a summary, none is made. If the summary
+        exists already, its delivery is queued again. If an error prevents the summary,
+        the error is recorded as a failure, and not raised.
 
         Args:
             examination_id: Id of the examination.
@@ -108,6 +109,8 @@ class Summarizer:
 
     def _summarize(self, inputs: SummaryInputs) -> None:
         """Make and record a summary, or record why there is none.
+
+        If the summary of these inputs exists, only its delivery is queued again.
 
         Raises:
             AnalysisError: No header can be read, a sequence of a header cannot be read,
@@ -157,7 +160,7 @@ class Summarizer:
         card = pipeline.classifier.card
         thresholds = Thresholds(card.doubtful, card.definite)
         images = [self._image(each, thresholds) for each in inputs.images]
-        # Decoding a failed or slow image again would fail or be slow.
+        # If a failed or slow image were decoded again, it would fail or be slow again.
         undrawn = {
             each.record.id
             for each in inputs.images
@@ -236,7 +239,7 @@ class Summarizer:
 
 
 def _wanted(pipeline: Pipeline) -> set[str]:
-    """Return the names of the kinds of objects that are made of each examination."""
+    """Return `ResultKind.name` of the objects that are made of each examination."""
     kinds = pipeline.result_options.kinds
     return {each.name for each in kinds if each.object_type in EXAMINATIONS}
 
@@ -245,8 +248,8 @@ def _encoded(pipeline: Pipeline, examination: Examination) -> Sequence[ResultObj
     """Return the objects of an examination; repeat the encoding if the decoder dies.
 
     Raises:
-        AnalysisError: As in `encode_examination`; or the decoder died MOST_CHILD_DEATHS
-            times, or took too long.
+        AnalysisError: No header of an image can be read, a sequence of a header cannot
+            be read, or the decoder died MOST_CHILD_DEATHS times or took too long.
     """
     model = pipeline.classifier.identity
     for deaths in range(1, MOST_CHILD_DEATHS + 1):

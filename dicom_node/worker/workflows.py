@@ -178,10 +178,10 @@ class Work:
         self.on_delivery()
 
     def _analyze_slowly(self, record: InstanceRecord) -> None:
-        """Analyze as `_analyze` does, and repeat the analysis if the decoder dies.
+        """Analyze an instance, and record the result, or why there is none.
 
-        The analysis fails after MOST_CHILD_DEATHS deaths of the decoder, or after one
-        timeout.
+        If the decoder dies, the analysis is repeated. The analysis fails after
+        MOST_CHILD_DEATHS deaths of the decoder, or after one timeout.
         """
         began = time.monotonic()
         while True:
@@ -222,8 +222,9 @@ class Work:
         """Run the pipeline, store the result objects, and record the result.
 
         Raises:
-            AnalysisError: As in `Pipeline.analyze`; or the file is missing, or the
-                worker died MOST_ATTEMPTS times during the analysis of this instance.
+            AnalysisError: The instance is broken, its file is missing, or the decoder
+                died. The error is also raised if the worker died MOST_ATTEMPTS times
+                during the analysis of this instance.
             NotAnalyzedError: The model must not be applied to this instance, or
                 another revision with the same picture and identity has a result.
             SeparateLaneError: The image belongs in the separate lane.
@@ -258,11 +259,11 @@ class Work:
         log_step(logger, "analyzed", message, seconds=time.monotonic() - began)
 
     def _check_decoded(self, record: InstanceRecord, decoded: DecodedInstance) -> None:
-        """Record the assumptions, and check that no other revision has the result.
+        """Record the assumptions, and check that the instance needs its own result.
 
         Raises:
             SamePictureError: Another revision with the same picture and identity has a
-                result.
+                result, which is valid for this instance, too.
         """
         analyses, assumptions = self.journal.analyses, decoded.radiograph.assumptions
         analyses.note_assumptions(record.id, record.run, assumptions)
@@ -277,7 +278,8 @@ class Work:
     ) -> None:
         """Record why an instance has no result.
 
-        If users expect a result, notices are made first.
+        Notices are made first, unless nobody expects a result, or the results of
+        another revision are valid for this instance.
 
         Raises:
             ChildDiedError: The decoder of the normal or separate lane died or took too
@@ -330,7 +332,8 @@ class Work:
     def _check_for_presentation_image(self, record: InstanceRecord) -> None:
         """Check that a For Processing image has no analyzed For Presentation image.
 
-        If a user has requested the analysis again, the image is not rejected.
+        In a repeated analysis, such as one that a user requests, the image is not
+        rejected.
 
         Raises:
             NotMeantError: The For Presentation image of this image was analyzed.
@@ -353,7 +356,8 @@ class Work:
         A run sends the objects that the destination has not stored. If the destination
         has stored all objects, the run requests commitment to those in the state
         `committing`. If this run is stale, or the destination is paused, nothing is
-        sent. If the file of an object is missing, a new analysis is queued instead.
+        sent. If the file of an object is missing, a new analysis or summary is queued
+        instead. If the settings do not contain the destination, the delivery fails.
 
         Args:
             instance_id: Id of the instance.
@@ -422,8 +426,8 @@ class Work:
         """Request commitment to the results in the state `committing`.
 
         Returns:
-            Whether a request was made. False if `Commitments.begin` returned no
-            request.
+            Whether a request was made. False, for example, if no result is in this
+            state.
         """
         commitments = self.journal.commitments
         request = commitments.begin(instance_id, destination, run)
@@ -483,8 +487,8 @@ def _move(
 def _check_returned_result(record: InstanceRecord) -> None:
     """Check that an instance does not have the UID of a result of the node.
 
-    Only captures are checked. If a user has requested the analysis again, the instance
-    is not rejected.
+    Only captures are checked (see `is_capture`). In a repeated analysis, such as one
+    that a user requests, the instance is not rejected.
 
     Raises:
         NotMeantError: The instance has the SOP Instance UID of a result.

@@ -179,7 +179,8 @@ def preload(weights: Path | None, device: str) -> Callable[[], None]:
 
     Nothing is loaded if a GPU may be used, because a fork cannot use a GPU that its
     parent has used. Nothing is loaded either if the card has no SHA-256, so that each
-    process logs a warning when it loads the classifier itself.
+    process logs a warning when it loads the classifier itself. If a classifier was
+    preloaded before, no other one is loaded.
 
     The arguments are the same as for `Classifier.load`.
 

@@ -11,15 +11,17 @@ LENGTH = 0.17
 """Maximum length of the arrow, as a share of the long side of the image."""
 
 MARGIN = 0.02
-"""Minimum distance of the tail from the edge of the image, as a share of its long
-side."""
+"""Width of the margin at the edges of the image that the tail avoids, as a share of the
+long side of the image."""
 
 DIRECTIONS = 48
 """Number of directions that are tried: every 7.5 degrees."""
 
 PREVIEW = 256
-"""Approximate long side, in pixels, of the reduced image in which brightness is
-measured."""
+"""Minimum long side, in pixels, of the reduced image in which brightness is measured.
+
+The maximum is less than twice this value. A smaller image is not reduced.
+"""
 
 
 def point_at_peak(

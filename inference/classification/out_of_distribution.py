@@ -34,8 +34,9 @@ class FeatureStatistics:
 
     Attributes:
         center: float32, (K,): the mean of each of the K features.
-        whitening: float32, (n, K): the n directions of largest variance, each divided
-            by the standard deviation along it.
+        whitening: float32, (n, K): converts the deviations of the features from
+            `center` to the deviations in the n directions of largest variance, in
+            standard deviations.
     """
 
     center: Tensor

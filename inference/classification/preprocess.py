@@ -32,9 +32,12 @@ SAMPLE = 100_000
 """Approximate number of pixels from which percentiles of gray levels are computed."""
 
 STEP = 32
-"""Side, in canvas pixels, of a cell of the half-size map of a fine network with two
-scales (models/network.py). The sides of the canvas are rounded up to a multiple of this
-number."""
+"""For a network with two scales and one orientation, each side of the canvas is rounded
+up to a multiple of this number of pixels.
+
+A cell that a fine network (models/network.py) computes from the image at half size
+covers STEP x STEP canvas pixels.
+"""
 
 MIN_PEAK = 0.5
 """Minimum peak of a heatmap on the radiograph, relative to its peak on the canvas.
@@ -96,7 +99,8 @@ def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
     The canvas is a square with a side of `input_size` times the largest scale of the
     card. For a network with two scales and one orientation, each side is only as long
     as the resized radiograph, rounded up to a multiple of STEP, because padding takes
-    time.
+    time. If `exposure` on the card is "percentiles", the gray levels are stretched
+    first.
 
     The image is resized as 8-bit gray with Pillow's bilinear filter, which avoids
     aliasing. torchvision's Resize uses the same filter for Pillow images, and most
@@ -135,9 +139,9 @@ def _canvas_shape(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
 def _stretch_gray_levels(
     pixels: NDArray[np.uint8], card: ModelCard
 ) -> NDArray[np.uint8]:
-    """Return pixels with stretched gray levels if the `exposure` is "percentiles".
+    """Return pixels with stretched gray levels if `card.exposure` is "percentiles".
 
-    If it is "as_shown", the pixels are returned unchanged.
+    If `card.exposure` is "as_shown", the pixels are returned unchanged.
     """
     if card.exposure == "as_shown":
         return pixels

@@ -32,8 +32,8 @@ def draw_arrow(
         image: RGB, uint8, (rows, columns, 3); modified.
         arrow: The arrow in pixels of the image. It is not drawn if its length is zero.
         dashed: Whether to draw a dashed shaft, which marks a doubtful finding.
-        size: Factor for the size of the head and the width of the shaft, which are also
-            proportional to the long side of the image.
+        size: Factor for the size of the head and the width of the shaft, which also
+            grow with the long side of the image.
     """
     side = max(image.shape[:2]) * size
     polygons = [_fixed(outline) for outline in _polygons(arrow, side, dashed=dashed)]

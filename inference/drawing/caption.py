@@ -1,6 +1,6 @@
 """The caption of a result image: a band of text below the radiograph.
 
-The DICOM attributes of results contain the same sentences.
+The DICOM attributes of results contain the sentences of the caption, too.
 """
 
 import numpy as np

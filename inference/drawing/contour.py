@@ -27,9 +27,9 @@ def outline(
 
     Returns:
         The corners of the polygon as (column, row). The first corner is not repeated at
-            the end. The polygon encloses the connected area around the peak in which
-            the saliency is at least LEVEL times the peak. Empty if the saliency has no
-            peak.
+            the end. The polygon approximates the edge of the connected area around the
+            peak in which the saliency is at least LEVEL times the peak. Empty if the
+            saliency has no peak.
     """
     if not saliency.max() > 0:
         return ()

@@ -89,7 +89,8 @@ class Summary:
         warnings: Sentences about images without an answer.
         notes: Other sentences, such as the revision and the orders.
         rows: The images in the order of the pages.
-        footer: Sentences below the rows. The first one is the most important.
+        footer: Sentences below the rows, at least one. The first one is the most
+            important.
     """
 
     title: str
@@ -151,8 +152,8 @@ def draw_pages(summary: Summary, scale: float) -> tuple[NDArray[np.uint8], ...]:
         scale: The size of a unit in pixels; see `page_scale`.
 
     Returns:
-        RGB, uint8, (rows, WIDTH * scale, 3). If there are several pages, all have the
-        same size. A single page is only as high as its content.
+        The pages: RGB, uint8, (rows, WIDTH * scale, 3). If there are several pages, all
+        have the same size. A single page is only as high as its content.
     """
     return _Painter(scale).pages(summary)
 

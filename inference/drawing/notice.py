@@ -20,7 +20,7 @@ def draw_notice(title: str, about: str, reason: str, model: str) -> NDArray[np.u
     Args:
         title: What happened, in a few words, such as "AI fracture: not analyzed".
         about: The description of the image, without patient data.
-        reason: The reason why the image was not analyzed, in sentences.
+        reason: The reason why the image has no result, in sentences.
         model: The sentence with name and version of the model.
 
     Returns:

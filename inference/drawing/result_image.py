@@ -2,9 +2,9 @@
 
 The radiograph stays readable. The heatmap is a tint that is transparent at low values
 and never opaque, and the caption is a band below the radiograph. A negative result
-shows only the radiograph and the caption, without the heatmap. Each heatmap is scaled
-to its own peak, so it always has a bright spot. Readers would take this spot for a
-fracture.
+shows only the radiograph and the caption. Each heatmap is scaled to its own peak, so
+almost every heatmap has a bright spot. In a negative result, readers would take this
+spot for a fracture.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,10 @@ _MIN_WIDTH = 360
 radiograph is padded with black on the right, so that the caption fits."""
 
 _TEXT = 0.021
-"""Size of the headline relative to the long side of the radiograph."""
+"""Maximum size of the headline, relative to the long side of the radiograph.
+
+`draw_caption` reduces the size if a sentence does not fit on one line.
+"""
 
 _ONSET, _PLATEAU, _OPACITY = 0.30, 0.95, 0.40
 """Saliency above which the tint is visible, saliency from which its opacity is at the
@@ -64,7 +67,7 @@ class Annotated:
 
 
 def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annotated:
-    """Draw the result image.
+    """Draw the result image of a radiograph and its finding.
 
     Args:
         radiograph: The radiograph that was classified.
@@ -95,7 +98,7 @@ def annotate(
     Args:
         radiograph: The radiograph.
         finding: The finding for this radiograph. Heatmap and arrow are drawn if a
-            fracture is reported. If it is None, neither is drawn.
+            fracture is reported. If `finding` is None, neither is drawn.
         scale: Size of a pixel of the radiograph, in pixels of the result.
         arrow_size: Factor for the size of the head and the width of the shaft of the
             arrow. With 1, the arrow looks as in a result image.
@@ -211,7 +214,7 @@ def _draw(
 
 
 def _ramp(saliency: NDArray[Any]) -> NDArray[Any]:
-    """Return 0 for saliency up to _ONSET, 1 from _PLATEAU on, and a linear ramp."""
+    """Return 0 for saliency up to _ONSET, 1 from _PLATEAU on, linear in between."""
     return np.clip((saliency - _ONSET) / (_PLATEAU - _ONSET), 0, 1)
 
 

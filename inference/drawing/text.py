@@ -1,6 +1,4 @@
-"""Draw sentences into a dark band.
-
-The height of the band depends on the number of lines.
+"""Break text into lines, and draw sentences into a dark band.
 
 The font is Aileron (CC0), which Pillow includes, so that an image looks the same on
 every machine.
@@ -17,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST = 15
-"""Minimum size in pixels to which a headline is reduced. If a text does not fit at this
-size, it is wrapped."""
+"""Font size in pixels below which the headline of a caption is not reduced. Sentences
+that do not fit on one line at this size are wrapped."""
 
 _BACKGROUND = (14, 16, 18)
 _RULE = (62, 66, 70)
@@ -32,8 +30,8 @@ class Sentence:
 
     Attributes:
         text: The sentence itself.
-        size: Size of the font relative to the headline.
-        ink: Color of the font, RGB.
+        size: Font size, as a multiple of the `size` of `draw_sentences`.
+        ink: Color of the text, RGB.
     """
 
     text: str
@@ -49,10 +47,10 @@ def draw_sentences(
     Args:
         sentences: The sentences from top to bottom.
         width: Width of the band in pixels.
-        size: Size of the headline in pixels.
+        size: Font size in pixels of a sentence with `Sentence.size` 1.
 
     Returns:
-        RGB, uint8, (rows, width, 3).
+        RGB, uint8, (rows, width, 3). The height depends on the number of lines.
     """
     margin = _margin(size)
     lines = [
@@ -92,10 +90,9 @@ def _height(sentence: Sentence, size: int) -> int:
 
 
 def filled(text: str, font: Font, width: int) -> list[str]:
-    """Break a text into lines of at most `width` pixels; return the lines.
+    """Return a text as lines, each at most `width` pixels or one character.
 
     Each line contains as many words as fit. A word that is wider than a line is broken.
-    The lines of `draw_sentences` are more equal in length, but take more time to find.
     """
     lines = [""]
     for word in text.split():
@@ -121,9 +118,9 @@ def _pieces(word: str, font: Font, width: int) -> list[str]:
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Break a sentence into lines of at most `width` pixels; return the lines.
+    """Return a sentence as lines, each at most `width` pixels or one character.
 
-    Lines end between words. Only a word that is wider than a line is broken.
+    A line ends between words or after a hyphen. A word that is too long is broken.
     """
     characters = len(text)
     while True:

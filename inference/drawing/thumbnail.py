@@ -21,11 +21,11 @@ result image of the same size."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thumbnail:
-    """A small picture of a radiograph with its finding, without patient data.
+    """A small picture of a radiograph, and the size of the stored image.
 
     Attributes:
         pixels: RGB, uint8, (rows, columns, 3). The long side has SIDE pixels.
-        source_shape: (rows, columns) of the stored image. See `Radiograph`.
+        source_shape: (rows, columns) of the stored image.
     """
 
     pixels: RgbImage
@@ -37,8 +37,8 @@ def draw_thumbnail(radiograph: Radiograph, finding: Finding | None) -> Thumbnail
 
     Args:
         radiograph: The radiograph.
-        finding: The finding for this radiograph. Heatmap and arrow are drawn if a
-            fracture is reported. None if the radiograph was not analyzed.
+        finding: The finding for this radiograph. Its heatmap and its arrow are drawn if
+            a fracture is reported. None if the radiograph was not analyzed.
     """
     scale = SIDE / max(radiograph.pixels.shape)
     pixels = annotate(radiograph, finding, scale, arrow_size=_ARROW)

@@ -1,7 +1,7 @@
 """The phantom: a synthetic radiograph of a long bone, whole or broken.
 
 The phantom is a test object, as in medical physics. It is the same image on every
-machine, so that results can be compared with earlier ones. The drawing simulates
+machine, so that results can be compared with earlier results. The drawing simulates
 X-rays: the thickness of soft tissue, cortex and marrow along each ray is multiplied by
 their absorption. Lengths are in units of the short side of the image, so that the
 proportions are independent of the size.
@@ -34,7 +34,8 @@ from inference.radiograph import Radiograph
 Box = tuple[int, int, int, int]
 
 NEAR = 0.05
-"""Distance along the bone from the cut to each end of the bounding box of the break."""
+"""Distance from the cut within which the bone is part of the bounding box of the
+break."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """Functions that simulate X-rays in bone and soft tissue.
 
 Lengths are in units of the short side of the image. A `Plane` has one value for each
-pixel: a coordinate, the length of a ray inside a body, or the absorption along the ray.
+pixel, for example a coordinate, or the absorption along the ray.
 """
 
 import math
@@ -16,7 +16,7 @@ from inference.phantom.scene import Break, Exposure
 Plane = NDArray[np.float32]
 
 WHITE = 4095
-"""Largest pixel value: 12 bits, as in radiographs."""
+"""Largest pixel value. The pixels have 12 bits, as in many radiographs."""
 
 # Absorption relative to soft tissue; chosen for a realistic appearance.
 SOFT, CORTEX, MARROW = 0.8, 5.6, 0.25
@@ -53,13 +53,13 @@ def fragments(
     Args:
         along: Coordinates of the pixels along the limb.
         across: Coordinates of the pixels across the limb.
-        cut: The break. If None, the bone is in one piece, which is yielded.
+        cut: The break. If it is None, the whole bone is yielded as one fragment.
         origin: Position across the limb at which the cut meets the axis of the bone.
 
     Yields:
         (along, across, filled). The first two are the coordinates that the pixels had
-            before the fragment was moved. `filled` is the share of each pixel, in
-            [0, 1], that lies on the fragment's side of the cut.
+            before the fragment was moved. `filled` is 1 on the fragment's side of the
+            cut, 0 on the other side, and between 0 and 1 near the cut.
     """
     if cut is None:
         yield along, across, np.ones_like(along)
@@ -92,7 +92,10 @@ def edge(distance: Plane) -> Plane:
 
 
 def grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
-    """Return smooth noise with mean 0: fine streaks along the limb, like trabeculae."""
+    """Return smooth noise around 0: fine streaks along the long side of the image.
+
+    The streaks look like trabeculae.
+    """
     rows, columns = shape
     short = min(shape)
     total = np.zeros(shape, np.float32)

@@ -1,8 +1,13 @@
 """Read a folder of labelled radiographs: images and a manifest.
 
-The manifest is the file manifest.csv, with the columns of FracAtlas. Abedeen et al.,
-"FracAtlas: A Dataset for Fracture Classification, Localization and Segmentation of
-Musculoskeletal Radiographs", Scientific Data 10, 2023.
+The manifest is the file manifest.csv. Its columns are path, label (0 or 1) and
+boxes_norm_xyxy (a JSON list of [left, top, right, bottom] in shares of width and
+height). The columns group, split and use are optional; rows with `use` = 0 are omitted.
+Other columns, such as body_part, are kept for statistics.
+
+The shipped weights were trained on FracAtlas: Abedeen et al., "FracAtlas: A Dataset for
+Fracture Classification, Localization and Segmentation of Musculoskeletal Radiographs",
+Scientific Data 10, 2023.
 """
 
 import csv
@@ -27,7 +32,7 @@ the unit: pixels, or shares of the width and the height of the image."""
 
 
 class ManifestError(Exception):
-    """The folder or an image in it cannot be used. The message says why."""
+    """The radiographs or their manifest cannot be used. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class Sample:
     traits: Mapping[str, str]
 
     def read(self) -> Radiograph:
-        """Return the image, read in the same way as an uploaded image.
+        """Return the image, as `read_plain_image` reads it.
 
         Raises:
             ManifestError: The image cannot be read.
@@ -147,8 +152,8 @@ def select_split(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
 
     Args:
         samples: All samples of a folder.
-        split: A split of the manifest; or "fold-1" to "fold-5" for one of FOLDS folds
-            of a training, if the manifest has no split of this name; or "" for all
+        split: A split of the manifest; or "fold-1" to "fold-5" for a fold of a training
+            with FOLDS folds, if the manifest has no split of this name; or "" for all
             samples.
 
     Returns:

@@ -16,9 +16,9 @@ from inference.training.judging import Judged
 from models.card import ModelCard
 
 SENSITIVE, SPECIFIC = 0.91, 0.955
-"""Sensitivity at the threshold `doubtful`, and specificity at the threshold `definite`,
-on the data to which the thresholds are fitted. On other data, 0.90 and 0.95 are
-required, so these numbers are slightly higher."""
+"""Minimum sensitivity at the threshold `doubtful`, and minimum specificity at the
+threshold `definite`, on the data to which the thresholds are fitted. On other data,
+0.90 and 0.95 are required, so these numbers are slightly higher."""
 
 ROUNDS = 50
 SURE = 1e-6
@@ -104,7 +104,7 @@ def calibrate(judged: Sequence[Judged]) -> Calibration:
 def uncalibrated(draft: ModelCard) -> ModelCard:
     """Return `draft` with temperature 1, to compute results for `calibrate`.
 
-    The threshold `doubtful` is 1e-6, so that nearly every radiograph gets an arrow.
+    The threshold `doubtful` is SURE, so that nearly every radiograph gets an arrow.
     """
     return replace(draft, temperature=1.0, doubtful=SURE, definite=1 - SURE)
 

@@ -1,8 +1,8 @@
 """Batches for training: two random views of each chosen radiograph, and some phantoms.
 
-A view is a part of a radiograph, rotated and exposed at random (training/views.py). Two
-consecutive views in a batch are called a pair: two views of the same radiograph, or
-two phantoms.
+A view is a radiograph or a part of it, rotated and exposed at random
+(training/views.py). A phantom is used as a view without these changes. Two consecutive
+views in a batch are called a pair: two views of the same radiograph, or two phantoms.
 """
 
 import os
@@ -28,11 +28,11 @@ from inference.training.views import View, draw_view
 from models.card import ModelCard
 
 FIRST_PHANTOM = 1_000_000
-"""Seed of the first phantom for training. Lower seeds are free for tests."""
+"""Lowest seed of a phantom for training. Lower seeds are free for tests."""
 
 MOST_WORKERS = 15
-"""Maximum number of worker processes. Each of them holds two batches of 6 MB in shared
-memory."""
+"""Maximum number of worker processes. Each of them holds two batches in shared memory.
+A batch has 6 MB with the shipped recipe."""
 
 BATCH_TIMEOUT_S = 300
 """Timeout for a batch in seconds. If the shared memory is full, no batch arrives."""
@@ -43,13 +43,14 @@ PAIR = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A batch of N views, which are N / 2 pairs.
+    """A batch of N views. The batches of `epoch` consist of N / 2 pairs.
 
-    S is `canvas_side`, and G is S / CELL.
+    S is the result of `canvas_side`, and G is S / CELL. The canvas of a view is the
+    output of `prepare`.
 
     Attributes:
-        gray: uint8, (N, S, S): the output of `prepare`, in the top left corner of a
-            square, so that views of any proportions fit into one batch.
+        gray: uint8, (N, S, S): the canvas, in the top left corner of a square, so that
+            views of any proportions fit into one batch.
         label: float32, (N,): 1 if a fracture is visible, else 0.
         location: float32, (N, G, G): how much each cell of the network's grid overlaps
             with a fracture, in [0, 1]. Along each axis, the overlap is divided by the
@@ -70,7 +71,7 @@ class Example:
         return Example(*(each[rows] for each in self.columns()))
 
     def to(self, device: str) -> "Example":
-        """Return a copy of the batch on a device."""
+        """Return the batch on a device."""
         return Example(*(each.to(device) for each in self.columns()))
 
     @staticmethod
@@ -124,17 +125,17 @@ def epoch(
 ) -> Iterator[Example]:
     """Yield the batches of an epoch.
 
-    An epoch contains all radiographs with a fracture several times, a share of the
-    radiographs without a fracture, and some phantoms. The last pairs are omitted if
+    An epoch contains each radiograph with a fracture `recipe.repeats` times, a share of
+    the radiographs without a fracture, and some phantoms. The last pairs are omitted if
     they do not fill a batch.
 
-    Worker processes compute the next batches in advance. Their number does not change
-    the result.
+    If several cores are available, worker processes compute the next batches in
+    advance. Their number does not change the result.
 
     Args:
         samples: The samples to draw from.
-        recipe: Determines the batch size, the number of times that each sample is
-            drawn, and the share of close-ups.
+        recipe: Determines the batch size, the numbers of samples and phantoms, and the
+            share of close-ups.
         card: The input format of the network.
         random: Determines all random choices.
         first: Number of batches to skip, if an epoch is resumed.
@@ -183,7 +184,10 @@ def _use_one_thread(_worker: int) -> None:
 
 
 def _joined(made: "list[Example | str]") -> "Example | str":
-    """Return the pairs joined into one batch, or the error text of a failed pair."""
+    """Return the pairs joined into a batch, or the error text of the first failed pair.
+
+    In `made`, a failed pair is represented by its error text.
+    """
     examples = [each for each in made if isinstance(each, Example)]
     error = next((each for each in made if isinstance(each, str)), None)
     return Example.joined(examples) if error is None else error

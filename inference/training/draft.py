@@ -20,8 +20,8 @@ LIMBS = (
     ),
     *("LOWEREXTREMITY", "UPPEREXTREMITY"),
 )
-"""The body parts in FracAtlas, as Defined Terms of Body Part Examined (PS3.16 Annex L),
-and other words that equipment uses for them."""
+"""Values of Body Part Examined for the limbs, which FracAtlas covers: Defined Terms
+(PS3.16 Annex L), and other words that equipment uses."""
 
 DRAFT = ModelCard(
     name="untrained",

@@ -68,8 +68,9 @@ def evaluation(
     Returns:
         A JSON-compatible dictionary: `margin` is MARGIN, `overall` contains the figures
             of all radiographs (see `figures`), `subgroups` contains figures by trait
-            and value, and `reliability` is that of `statistics.reliability`. A figure
-            is [value, low, high]. `low` and `high` are the ends of the 95 % interval
+            and value, and `reliability` is the result of `statistics.reliability` for
+            the radiographs that were not refused. A figure is [value, low, high], or
+            None if it is undefined. `low` and `high` are the ends of the 95 % interval
             from a bootstrap that draws whole groups (`Sample.group`).
     """
     table = _table([each for each in judged if not each.refused])
@@ -239,7 +240,10 @@ Figure = Callable[[_Table, Rows], float]
 def _of_accepted(
     figure: Callable[[NDArray[np.bool_], NDArray[np.float64]], float],
 ) -> Figure:
-    """Return a function that computes `figure` without refused radiographs."""
+    """Return a function that computes `figure` without refused radiographs.
+
+    The function returns NaN if all radiographs were refused.
+    """
 
     def of(table: _Table, rows: Rows) -> float:
         kept = rows[table.accepted[rows]]

@@ -19,16 +19,17 @@ GAMMA = 0.5
 """Maximum absolute logarithm of the gamma of the film curve."""
 
 QUALITY = 40, 95
-"""Range of the JPEG quality."""
+"""Range of the JPEG quality. The upper end is excluded."""
 
 DEEPEST = 0.2
-"""Maximum share of each side of the image that a collimator covers."""
+"""Maximum width of the covered area at each edge of the image, as a share of the width
+or height of the image."""
 
 
 def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
     """Return pixels with a random window and film curve.
 
-    Sometimes they are also blurred or sharpened, or get noise.
+    The pixels may also be blurred or sharpened, and noise may be added.
 
     Args:
         pixels: uint8, (rows, columns); not modified.
@@ -62,7 +63,9 @@ def _blurred(gray: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 def collimated(
     pixels: Pixels, boxes: Sequence[Box], random: np.random.Generator
 ) -> Pixels:
-    """Sometimes cover everything outside a rectangle that contains all boxes.
+    """Return pixels, sometimes with everything outside a rectangle covered.
+
+    The rectangle contains all boxes.
 
     Args:
         pixels: uint8, (rows, columns); not modified.
@@ -90,7 +93,7 @@ def collimated(
 
 
 def with_painted_objects(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Return a copy of the image, sometimes with a painted marker or painted metal.
+    """Return a copy of the image, sometimes with a painted marker or metal, or both.
 
     In the data, nearly every image with metal implants shows a fracture. Painted metal
     appears on fractures and intact bones alike, so that the network cannot use it as

@@ -30,7 +30,8 @@ from models.network import COUNTER, build_network
 from models.resnet import BasicBlock, ResNet
 
 Progress = Callable[[int, int, float], None]
-"""Called after each step with the finished and all steps of the epoch, and the loss."""
+"""Called after each step with the number of finished steps of the epoch, the number of
+all its steps, and the loss."""
 
 
 NETWORK_KEYS = (
@@ -46,14 +47,14 @@ NETWORK_KEYS = (
 
 
 FINE = 2
-"""Length of an epoch at both scales in the schedule of the learning rate, in epochs at
-one scale."""
+"""In the schedule of the learning rate, an epoch at both scales counts as this number
+of epochs at one scale."""
 
 
 class Fitting:
     """The training of one network.
 
-    On a CPU, the same seed gives the same result.
+    On a CPU, the same arguments on the same machine give the same result.
 
     Attributes:
         done: Number of finished epochs of all generations.
@@ -193,9 +194,9 @@ class Fitting:
         """Prepare the networks for an epoch.
 
         `before` is the number of earlier epochs in the same generation. At the start of
-        a later generation, the averaged network becomes the teacher, and the training
-        begins again from the same initial weights. The first epoch at both scales
-        (`Recipe.fine_epochs`) continues from the averaged weights.
+        the second and each later generation, the averaged network becomes the teacher,
+        and the training begins again from the same initial weights. The first epoch at
+        both scales (`Recipe.fine_epochs`) continues from the averaged weights.
         """
         if self.done and not before:
             self._teacher = self.network()

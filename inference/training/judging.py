@@ -13,7 +13,8 @@ from inference.radiograph import Radiograph
 from inference.training.atlas import Box, Sample
 
 MARGIN = 0.03
-"""Maximum distance of the arrow tip from a box, as a share of the image's long side."""
+"""Boxes are extended by this distance on each side before the tip of an arrow is
+compared with them. The unit is the long side of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,11 @@ class Judged:
         operating_point: The highest operating point that the probability reaches.
         tip: Tip of the arrow, (column, row) in shares of width and height; None if
             there is no arrow.
-        pointed: Whether the tip lies in a box, or at most MARGIN away from a box.
+        pointed: Whether the tip lies in a box that is extended by MARGIN on each side.
         heat_inside: Sum of the heatmap inside the boxes, as a share of the whole sum;
             NaN if the heatmap is zero or the radiograph was refused.
-        refused: Whether the classifier refused the radiograph. A refused radiograph
-            counts as "No Fracture" with probability 0.
+        refused: Whether the classifier refused the radiograph as out of distribution. A
+            refused radiograph counts as "No Fracture".
     """
 
     sample: Sample
@@ -47,7 +48,7 @@ def judge(
     samples: Iterable[Sample],
     change: Callable[[Radiograph], Radiograph] = lambda radiograph: radiograph,
 ) -> Iterator[Judged]:
-    """Yield the result for each sample, as the node would compute it.
+    """Yield the result of the classifier for each sample.
 
     Args:
         classifier: The classifier to judge.

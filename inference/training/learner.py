@@ -7,19 +7,20 @@ with a fracture. It is low if most of the softmax of the scores over all cells l
 the fracture. The arrow points to the peak of the scores, so the second loss moves the
 arrow to the fracture. Cells with low scores have little influence on the two losses.
 
-A generation has two parts. In the first part, the network sees whole images at 224
-pixels and some close-ups, and its map has 14 x 14 cells. In the second part, it sees
-each whole image at both scales of the card, and both losses use the combined map of 28
-x 28 cells. In the second part, batch normalization keeps the statistics of the first
+A generation has two parts. In the first part, the network sees views at 224 pixels,
+some of them close-ups, and its map has 14 x 14 cells. In the second part, there are no
+close-ups. The network sees each view at both scales of the card, and the two losses use
+the combined map of 28 x 28 cells. Batch normalization keeps the statistics of the first
 part, because one set of statistics must serve both scales and batches are small. layer1
 is frozen in the second part to save time.
 
-In the first generation, the target is the label. From the second generation on, the
-target is a weighted mean of the label and the output of the network of the previous
-generation (Furlanello et al., "Born-Again Neural Networks", ICML 2018). For two views
-of the same radiograph, this output is averaged, so that the network learns the same
-result for both views (Beyer et al., "Knowledge Distillation: A Good Teacher is Patient
-and Consistent", CVPR 2022).
+In the first generation, the target is the label, with label smoothing. From the second
+generation on, the target is a weighted mean of this target and the output of the
+network of the previous generation (Furlanello et al., "Born-Again Neural Networks",
+ICML 2018). For two views of the same radiograph with the same label (`Example.alike`),
+this output is averaged, so that the network learns the same result for both views
+(Beyer et al., "Knowledge Distillation: A Good Teacher is Patient and Consistent", CVPR
+2022).
 """
 
 import math
@@ -135,7 +136,7 @@ class Learner:
         return total
 
     def state(self) -> dict[str, Any]:
-        """Return the state that `load` restores to continue with the same results."""
+        """Return the state of the training, for `load`."""
         return {
             "network": self._network.state_dict(),
             "average": self._average.state_dict(),
@@ -143,7 +144,7 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state` returned."""
+        """Restore a state that the method `state` returned."""
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -160,8 +161,9 @@ class Learner:
     def _set_mode(self, *, is_fine: bool) -> None:
         """Set which layers are trained, and which of them use batch statistics.
 
-        At one scale, all trained layers use batch statistics. At both scales
-        (`is_fine`), layer1 is not trained, and no layer uses batch statistics.
+        The stem is never trained. At one scale, all other layers are trained and use
+        batch statistics. At both scales (`is_fine`), layer1 is not trained, and no
+        layer uses batch statistics.
         """
         children = [*self._network.children()]
         frozen = FIRST_STAGE if is_fine else STEM
@@ -213,7 +215,10 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
 
 
 def _scores(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
-    """Return the fracture score of each cell of each view, (N, h, w)."""
+    """Return the fracture score of each cell of each view, (N, h, w).
+
+    Cells outside the canvas get OUTSIDE_SCORE.
+    """
     parts = split_network(network, card)
     views = normalized(batch.gray, card).to(memory_format=torch.channels_last)
     with low_precision(views.device.type):

@@ -26,7 +26,7 @@ ACCEPTED_SHARE = 0.997
 multiplied by MARGIN_FACTOR."""
 
 MARGIN_FACTOR = 1.4
-"""Factor by which the limit is increased, to accept images from other hospitals."""
+"""The limit is multiplied by this factor, to accept images from other hospitals."""
 
 PHANTOMS = 200
 """Number of phantoms in the statistics. The node must accept phantoms, because the
@@ -73,8 +73,8 @@ def distance_limit(
 ) -> float:
     """Return the maximum distance for `ModelCard.unfamiliar`.
 
-    It is MARGIN_FACTOR times the distance within which ACCEPTED_SHARE of the given
-    radiographs lie.
+    The result is MARGIN_FACTOR times the distance within which ACCEPTED_SHARE of the
+    given radiographs lie.
 
     Args:
         statistics: The statistics of the training radiographs.

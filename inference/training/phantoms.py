@@ -15,11 +15,11 @@ def random_phantom(
     Args:
         seed: Determines everything except whether the bone is broken.
         broken: Whether the bone is broken.
-        long_sides: Range of the long side in pixels.
+        long_sides: Range of the long side in pixels. The upper end is excluded.
 
     Returns:
-        The radiograph, and the bounding box of the break as in `Phantom.fracture`; None
-            if the bone is whole.
+        The radiograph, and the bounding box of the break: (left, top, right, bottom) in
+            pixels, right and bottom exclusive. The box is None if the bone is whole.
     """
     random = np.random.default_rng((seed, 1))  # not the seed of the phantom
     long_side = int(random.integers(*long_sides))

@@ -1,4 +1,4 @@
-"""Read the training recipe: the file with all parameters of a training."""
+"""Read the training recipe: a file with the parameters of a training."""
 
 import json
 from dataclasses import dataclass
@@ -22,12 +22,14 @@ Even = Annotated[int, Field(ge=2, multiple_of=2)]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Parameters of a training. recipe.toml has the values of the shipped weights.
+    """Parameters of a training.
+
+    models/recipe.toml has the values with which the shipped weights were trained.
 
     Attributes:
         generations: Number of trainings from the initial weights. From the second on,
             the network also learns from the outputs of the previous generation.
-        epochs: Number of epochs of a generation at one scale; see `dataset.epoch`.
+        epochs: Number of epochs of a generation at one scale.
         fine_epochs: Number of further epochs of a generation, at both scales together.
         batch: Number of views in a step at one scale, two of each radiograph; even.
         fine_batch: Number of views in a step at both scales; even.
@@ -36,7 +38,7 @@ class Recipe:
         weight_decay: Weight decay of AdamW.
         repeats: Number of times that an epoch uses each radiograph with a fracture.
         whole_share: Share of the radiographs without a fracture that an epoch uses.
-        close_share: Share of the radiographs in an epoch that give two close-ups. In
+        close_share: Probability that a radiograph in an epoch gives two close-ups. In
             epochs at both scales, there are no close-ups.
         pointing: Weight of the loss for the location, relative to the loss for the
             label.
@@ -73,8 +75,8 @@ def read_recipe(path: Path) -> Recipe:
     """Return the recipe in a TOML file.
 
     Raises:
-        ModelError: The file does not exist, cannot be read or is not TOML, or keys are
-            wrong, unknown or missing.
+        ModelError: The file does not exist, cannot be read or is not TOML, or has
+            wrong, unknown or missing keys.
     """
     try:
         table = read_toml(path)

@@ -29,11 +29,12 @@ def write_report(
     judged: Sequence[Judged],
     classifier: Classifier,
 ) -> None:
-    """Write the files of `write_figures`, and misses.png and alarms.png.
+    """Write evaluation.json, the curves as images, misses.png and alarms.png.
 
     misses.png shows the fractures with the lowest probabilities. alarms.png shows the
-    radiographs without a fracture that have the highest probabilities. The license of
-    the radiographs applies to both files.
+    radiographs without a fracture that have the highest probabilities. Each has at most
+    WORST images, none of them refused; without images, the file is not written. The
+    license of the radiographs applies to misses.png and alarms.png.
 
     Args:
         folder: The output folder; created if it does not exist.

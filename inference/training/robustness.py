@@ -36,9 +36,9 @@ def robustness(
         One dictionary for each of CHANGES. `change` is the name of the change. `auc` is
             the AUC of accepted radiographs; None if it is undefined. `answered` is the
             share of accepted radiographs. `turned` is the share of radiographs for
-            which only one of two results reports a fracture: the result with the change
-            and the result without it. `turned_definite` is the share for which only one
-            of the two results is definite.
+            which exactly one of two results reports a fracture: the result with the
+            change and the result without it. `turned_definite` is the share for which
+            exactly one of the two results is definite.
     """
     before: list[OperatingPoint] = []
     for name, change in CHANGES.items():
@@ -60,7 +60,7 @@ def _switched_at(
     points: Sequence[OperatingPoint],
     before: Sequence[OperatingPoint],
 ) -> float:
-    """Return the share of pairs from the two lists in which only one is `point`."""
+    """Return the share of pairs from the two lists in which exactly one is `point`."""
     pairs = zip(points, before, strict=True)
     turned = [(one is point) != (other is point) for one, other in pairs]
     return round(share(np.array(turned)), 4)
@@ -79,7 +79,7 @@ def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:
 
 
 def _deeper(pixels: Pixels) -> Pixels:
-    """Return the image as if it had been stored with 12 bits and without a window."""
+    """Return the pixels that the node computes for an image of 12 bits, no window."""
     deep = pixels.astype(np.uint16) << 4
     return stretched(deep, *percentile_range(deep[exposed_area(deep)]))
 

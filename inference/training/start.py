@@ -12,7 +12,8 @@ from models.card import ModelError
 from models.network import COUNTER
 
 FROZEN = "conv1.", "bn1."
-"""Name prefixes of the layers that are never trained. The file must contain them."""
+"""Name prefixes of the layers that are never trained. A file of initial weights must
+contain these layers."""
 
 USED = *FROZEN, "layer1.", "layer2.", "layer3."
 """Name prefixes of all layers that may have initial weights."""

@@ -46,8 +46,8 @@ def specificity_at_sensitivity(truth: Truth, score: Values) -> float:
 def average_precision(truth: Truth, score: Values) -> float:
     """Return the average precision; NaN if there are no fractures.
 
-    For each fracture, the precision is computed for all images with at least the score
-    of the fracture. The result is the mean over the fractures.
+    For each fracture, the precision among all images that score at least as high is
+    computed. The result is the mean over the fractures.
     """
     if not truth.any():
         return float("nan")
@@ -65,7 +65,7 @@ def share(selected: NDArray[np.bool_]) -> float:
 
 
 def brier(truth: Truth, probability: Values) -> float:
-    """Return the mean squared difference between probability and truth."""
+    """Return the Brier score: the mean of (probability - truth)²; truth is 0 or 1."""
     return float(((probability - truth) ** 2).mean())
 
 
@@ -83,7 +83,11 @@ def reliability(truth: Truth, probability: Values) -> list[tuple[float, float, i
 
 
 def calibration_error(truth: Truth, probability: Values) -> float:
-    """Return the expected calibration error of ten equal bins (Guo et al., 2017)."""
+    """Return the expected calibration error with ten bins of equal width.
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
     return sum(
         count * abs(predicted - observed)
         for predicted, observed, count in reliability(truth, probability)

@@ -47,7 +47,8 @@ Progress = Callable[[str, int, int, str], None]
 It may raise StoppedError."""
 
 SAVE_INTERVAL_S = 300
-"""Seconds between checkpoints."""
+"""Minimum seconds between two checkpoints during an epoch. A checkpoint is also written
+after each epoch, and if `progress` raises StoppedError."""
 
 JUDGE_INTERVAL = 4
 """Number of epochs between two reports of the performance, in the first part of a
@@ -57,7 +58,10 @@ out of its training."""
 
 
 class StoppedError(Exception):
-    """A training was stopped before its end. The same command resumes it."""
+    """A training was stopped, or another process has not finished a part of it.
+
+    The same command continues the training.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +249,7 @@ def _stage_progress(title: str, progress: Progress) -> Callable[[int, int], None
 def _report(
     results: Sequence[Sequence[Judged]], moved: float, out: Path, progress: Progress
 ) -> None:
-    """Write the figures of all folds together and of each fold, and the means of folds.
+    """Write figures of all folds together, of each fold, and the means over the folds.
 
     Args:
         results: The calibrated results of each fold.
@@ -374,10 +378,10 @@ def _is_judged(fitting: Fitting) -> bool:
 def _report_performance(
     fitting: Fitting, part: Sequence[Sample], name: str, progress: Progress
 ) -> None:
-    """Report the AUC for a held-out fold, and the share of arrows that point to a box.
+    """Report the AUC and the share of right arrows for a held-out fold.
 
-    All radiographs of `part` with a fracture are used, and at most as many without a
-    fracture.
+    The share is that of the fractures with an arrow that points to a box. All
+    radiographs of `part` with a fracture are used, and at most as many without one.
     """
     fractured = [each for each in part if each.is_fractured]
     others = [each for each in part if not each.is_fractured]

@@ -1,8 +1,8 @@
 """Draw random views of radiographs for training.
 
 A view is a part of a radiograph, or all of it with a black margin. It is rotated at
-random, and its exposure is changed as by other equipment. A view includes the boxes of
-its visible fractures. All random choices of a view use one generator.
+random, and its exposure is changed as by other equipment. A `View` includes the boxes
+of the visible fractures. All random choices of a view use one generator.
 """
 
 import math
@@ -52,7 +52,7 @@ class View:
     """A view with its fractures.
 
     Attributes:
-        radiograph: The view.
+        radiograph: The view as a radiograph.
         boxes: The visible parts of the boxes of fractures, in pixels of the view.
     """
 

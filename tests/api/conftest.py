@@ -37,7 +37,7 @@ def tab(shared_page: Page) -> Iterator[Page]:
 def leave(page: Page) -> None:
     """Open /healthz of the same site, which ends the requests of `page`.
 
-    A blank page stays blank. From a page of a site, the browser would start a new
-    process to open another site, such as about:blank.
+    A blank page stays blank. about:blank would take longer, because the browser starts
+    a new process if another site is opened.
     """
     page.goto(urljoin(page.url, "/healthz") if page.url != BLANK else BLANK)

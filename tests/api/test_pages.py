@@ -88,7 +88,10 @@ def test_each_connection_test_has_a_text() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
-    """A site with instances in every state that pages show."""
+    """A site with delivered, failed, not analyzed and waiting instances.
+
+    One examination has a failed summary.
+    """
     site = Review(tmp_path_factory.mktemp("site"))
     anna = Patient("Schmidt^Anna", "4711", "A-1")
     for number, (probability, outcome) in enumerate(

@@ -25,7 +25,7 @@ class Cost:
         bytes: Number of bytes that were sent.
         ready: Set by the attack when a good image may be sent.
         over: Set when the attack must end.
-        note: The result of the attack.
+        note: The result of the attack, as text for the table.
     """
 
     bytes: int = 0
@@ -35,8 +35,8 @@ class Cost:
 
 
 Attack = Callable[[Cost], None]
-"""A function that attacks the node. It runs in its own thread, until it is done or
-until `Cost.over` is set."""
+"""A function that attacks the node. It runs in its own thread. It should end within
+END_S seconds after `Cost.over` is set."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Seen:
     """A row of the table of results: an attack and its effects.
 
     Attributes:
-        item: The item in the list of attacks of SECURITY.md.
+        item: Number of a group of similar attacks. The table is sorted by this number.
         attack: Description of the attack.
         sent: Bytes that the attacker sent.
         seconds: Duration of the attack.
@@ -52,7 +52,7 @@ class Seen:
             it was not measured.
         during: Turnaround of a good image during the attack, in seconds. It is infinite
             if it took too long, and NaN if it was not measured.
-        growth: Growth of the processes in megabytes, by role.
+        growth: Largest growth of a process in megabytes, by role.
         note: Other results.
         failures: Expectations that do not hold.
     """
@@ -97,7 +97,7 @@ ROWS: list[Seen] = []
 def note(item: int, attack: str) -> Seen:
     """Add a row for an attack to the table, and return the row.
 
-    No good image is sent. See `Seen` for the arguments.
+    The arguments become the fields `Seen.item` and `Seen.attack`.
     """
     seen = Seen(item, attack)
     ROWS.append(seen)
@@ -109,13 +109,14 @@ def assault(
 ) -> Seen:
     """Attack a node, and send a good image during the attack.
 
-    If the attack delays the image or does not end, `target.damaged` is set.
+    `target.damaged` becomes true if the attack does not end or delays the image by more
+    than LONGEST_DELAY_S; otherwise, it becomes false.
 
     Args:
         target: A running node.
-        item: As in Seen.
+        item: Number of the group of similar attacks; see `Seen`.
         name: Name of the attack in the table.
-        attack: See Attack.
+        attack: The attack. It starts before the good image is sent.
         at_least_s: Seconds that the attack may last, even if the good image is done
             earlier.
 
@@ -142,7 +143,10 @@ def assault(
 
 
 def _guarded(attack: Attack, cost: Cost) -> None:
-    """Run an attack. If it raises an exception, note that the node ended the attack."""
+    """Run an attack. If it raises an exception, note that the node ended the attack.
+
+    A note that the attack made is kept.
+    """
     try:
         attack(cost)
     except Exception as error:  # noqa: BLE001 - any effect of a refusal

@@ -1,4 +1,4 @@
-"""Fixtures of the attacks: one node for each file, and the table of results."""
+"""Fixtures of the attacks: one node for each test file, and the table of results."""
 
 import math
 import tempfile

@@ -1,4 +1,4 @@
-"""Datasets that take much more resources to read than to send."""
+"""Datasets that take many more resources to read than to send."""
 
 import io
 import struct
@@ -36,7 +36,7 @@ SIDE = 4000
 
 
 def deflated_items(count: int = 2_500_000) -> Sample:
-    """Return a deflated dataset of about 30 kB, with a sequence of many empty items."""
+    """Return a deflated dataset of about 35 kB, with a sequence of many empty items."""
     items = (ITEM + bytes(4)) * count
     sequence = VOI_LUT + struct.pack("<I", len(items)) + items
     dataset = _phantom()
@@ -63,8 +63,9 @@ def trailing_elements(count: int = 500_000) -> Sample:
 def nested(depth: int, breadth: int) -> Sample:
     """Return a dataset with `depth` nested sequences inside a sequence.
 
-    Each nested sequence has `breadth` empty items, and one item with the next sequence.
-    The outermost sequence has a defined length, so that a reader can skip it.
+    Each nested sequence has `breadth` empty items and one more item. This item contains
+    the next sequence; it is empty in the innermost sequence. The outermost sequence has
+    a defined length, so that a reader can skip it.
     """
     empty_items = (ITEM + bytes(4)) * breadth
     opening = ACQUISITION_CONTEXT + ENDLESS + empty_items + ITEM + ENDLESS
@@ -77,7 +78,7 @@ def nested(depth: int, breadth: int) -> Sample:
 
 
 def progressive_jpeg(scans: int = 400) -> bytes:
-    """Return a progressive JPEG of about 2 MB that repeats its last scan."""
+    """Return a progressive JPEG of about 0.25 MB that repeats its last scan."""
     image = draw_phantom(broken=True, rows=SIDE, columns=SIDE, seed=9).pixels
     pixels = (image.astype(float) * 255 / max(image.max(), 1)).astype(np.uint8)
     content = io.BytesIO()
@@ -90,7 +91,7 @@ def progressive_jpeg(scans: int = 400) -> bytes:
 
 
 def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
-    """Return a JPEG image with many scans.
+    """Return a dataset with a JPEG image of many scans.
 
     The transfer syntax is JPEG Baseline, or JPEG Extended if `extended` is true.
     """
@@ -110,10 +111,14 @@ def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
 
 
 def noise_images(count: int, side: int) -> list[Sample]:
-    """Return images of ordinary size in JPEG 2000 that take seconds to decode.
+    """Return images of noise in JPEG 2000. They take long to decode if they are large.
 
     All images have the same pixels. They are encoded only once, because the encoding
-    takes seconds, too.
+    takes long, too.
+
+    Args:
+        count: Number of images.
+        side: Height and width of an image in pixels.
     """
     dataset = _phantom()
     noise = np.random.default_rng(0).integers(0, 2**16, (side, side), dtype=np.uint16)
@@ -134,7 +139,7 @@ def noise_images(count: int, side: int) -> list[Sample]:
 
 
 def read_sample(path: Path) -> Sample:
-    """Return the dataset of a DICOM file, to be sent unchanged."""
+    """Return the dataset of a DICOM file as a sample, without changes."""
     dataset = dcmread(path)
     return _sample(dataset, _bytes(dataset), dataset.file_meta.TransferSyntaxUID)
 
@@ -154,7 +159,7 @@ def _bytes(dataset: Dataset) -> bytes:
 
 
 def _spliced(content: bytes, elements: bytes) -> bytes:
-    """Insert elements before Pixel Data."""
+    """Return `content` with `elements` inserted before Pixel Data."""
     position = content.rindex(PIXEL_DATA)
     return content[:position] + elements + content[position:]
 

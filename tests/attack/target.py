@@ -64,14 +64,14 @@ MODULES = {
 
 
 class Target:
-    """A node with a working archive, and a modality that sends good images to it.
+    """A node with a working archive, and a modality that sends good images to the node.
 
     Attributes:
-        folder: The folder of its settings, log and storage.
+        folder: The folder with the files of the node, the archive and the modality.
         usual_s: The turnaround of a good image without an attack, in seconds; NaN
             before it is measured.
-        damaged: Whether an attack left work behind, so that the next attack needs a new
-            node.
+        damaged: Whether an attack left work behind, so that the node must be restarted
+            before the next attack.
     """
 
     def __init__(self, folder: Path, destinations: str = "") -> None:
@@ -160,7 +160,7 @@ class Target:
         return path, str(dataset.StudyInstanceUID)
 
     def store(self, path: Path, title: str = "GOOD") -> bool:
-        """Send an image once as a modality; return whether it was acknowledged."""
+        """Send an image once as a modality; return whether the node accepted it."""
         if self._source:
             sender = RawSender(self.receiver, source=self._source)
             try:
@@ -176,7 +176,7 @@ class Target:
     def sending_from(self, address: str) -> Iterator[None]:
         """Send good images from another address during the block.
 
-        "" stands for the usual address.
+        If `address` is empty, they are sent from the usual address.
         """
         self._source = address
         try:
@@ -230,7 +230,7 @@ class Target:
 
 
 class Memory:
-    """A context manager that measures the memory of all processes of a node."""
+    """A context manager that measures how the memory of a node's processes grows."""
 
     def __init__(self, supervisor: int) -> None:
         self._supervisor = supervisor
@@ -255,7 +255,8 @@ class Memory:
     def growth(self) -> dict[str, int]:
         """Return the largest growth of a process for each role, in megabytes.
 
-        A new process is compared with an earlier process of its role.
+        A process that has started since the creation of this object is compared with
+        the largest earlier process of its role, or with 0 if there was none.
         """
         usual: dict[str, int] = {}
         for (role, _), megabytes in self._before.items():
@@ -313,7 +314,7 @@ def _resident(pid: int) -> int:
 
 
 def processor_s(supervisor: int, role: str) -> float:
-    """Return the processor seconds that the processes of a role have used."""
+    """Return the processor seconds that the running processes of a role have used."""
     total = 0.0
     for pid, its_role in processes(supervisor).items():
         if its_role == role:

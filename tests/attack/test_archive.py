@@ -41,7 +41,10 @@ Play = Callable[[socket.socket, Cost], None]
 
 
 def accepted(request: bytes) -> bytes:
-    """Return an A-ASSOCIATE-AC that accepts all contexts, in their first syntax."""
+    """Return an A-ASSOCIATE-AC for an A-ASSOCIATE-RQ.
+
+    It accepts each presentation context with its first transfer syntax.
+    """
     contexts, at = [], 6 + 68
     while at < len(request):
         length = int.from_bytes(request[at + 2 : at + 4], "big")
@@ -199,7 +202,7 @@ def test_hostile_archive_does_not_exhaust_memory_or_delay_images(
 
 
 def _attack_of(archive_cost: Cost) -> Callable[[Cost], None]:
-    """Return an attack that reports the bytes that the archive sends."""
+    """Return an attack that reports how many bytes the archive has sent."""
 
     def attack(cost: Cost) -> None:
         cost.ready.set()

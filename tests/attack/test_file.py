@@ -125,7 +125,7 @@ def test_a_good_image_does_not_wait_for_slow_ones_of_its_own_modality(
 ) -> None:
     """The slow images have the transfer syntax JPEG 2000.
 
-    The good images have the same one, or Explicit VR Little Endian.
+    The good images have this transfer syntax, too, or Explicit VR Little Endian.
     """
     samples = noise_images(MANY, 3500)
     name = f"{MANY} slow images from the good image's own address; it is {syntax.name}"
@@ -151,7 +151,7 @@ def slow_images(
         target: A running node.
         name: Name of the attack in the table.
         samples: The slow images.
-        senders: The senders that send one slow image each, in turn.
+        senders: The senders, which take turns. At each turn, one slow image is sent.
         earlier: Number of slow images that are sent before the good image.
 
     Returns:
@@ -179,8 +179,9 @@ def test_a_good_image_does_not_wait_for_many_that_are_almost_slow(
 ) -> None:
     """Three addresses send images that take almost as long as the normal lane allows.
 
-    Their first images do not raise the limit of the normal lane, because the limit
-    follows the address with the quickest images.
+    Then they send images that take about twice as long. The first images do not raise
+    the limit of the normal lane, because the limit follows the address with the
+    quickest images.
     """
     senders = [RawSender(target.receiver, source=f"127.0.4.{n}") for n in range(1, 4)]
     side_per_second = 1000 / math.sqrt(decoding_s(target.folder, 1000))

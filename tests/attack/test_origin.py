@@ -1,4 +1,5 @@
-"""Requests of other web origins, with contradictory lengths, or with a false host.
+"""Requests that come from another web origin, state contradictory lengths, or name a
+false host.
 
 A proxy might read contradictory lengths differently from the node.
 """
@@ -38,7 +39,7 @@ SECOND = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n
 def test_request_with_two_lengths_is_refused(
     target: Target, name: str, headers: bytes
 ) -> None:
-    """A proxy forwards the bytes as one request; the node must not read two."""
+    """A proxy may forward the bytes as one request. The node must not read two."""
     seen = note(8, name)
     body = b"0\r\n\r\n" + SECOND
     first = b"POST /logout HTTP/1.1\r\nHost: localhost\r\n"

@@ -69,8 +69,8 @@ def test_forged_commitment_report_does_not_complete_a_delivery(
 def forge(target: Target, title: str, transaction: str, reasons: dict[str, int]) -> str:
     """Send a forged commitment report; return the status of the response as text.
 
-    The report comes from the attacker's address. Without an association, the text is
-    "no association".
+    The report comes from the attacker's address. If no association is
+    established, the text is "no association".
     """
     ae = AE(title)
     ae.dimse_timeout = ae.acse_timeout = ae.network_timeout = 10

@@ -1,4 +1,4 @@
-"""Attacks by a viewer, who may read but not act, to delay other users."""
+"""Attacks by a viewer, who may read but not act. Most try to delay other users."""
 
 import io
 import math

@@ -37,14 +37,14 @@ def is_answered(connection: socket.socket) -> bool:
 
 
 def is_open(connection: socket.socket) -> bool:
-    """Return whether the node has neither responded nor closed the connection."""
+    """Return whether the connection is open and the node has sent nothing."""
     return not is_answered(connection)
 
 
 def answer(connection: socket.socket, longest_s: float = PATIENCE_S) -> bytes:
-    """Return all bytes that arrive within `longest_s` seconds.
+    """Return the bytes that arrive until the connection ends.
 
-    If the connection ends earlier, return at once.
+    If the connection stays open, wait for at most twice `longest_s` seconds.
     """
     connection.settimeout(longest_s)
     content, end = b"", time.monotonic() + longest_s

@@ -1,9 +1,10 @@
 """`make bench`: compare the node with the baseline, with the same network.
 
 Node and baseline are measured alternately, in pairs, so that other load on the machine
-slows both. Each row of the output has the median of the node, the median of the
-baseline, the median of the ratios of the pairs, and for some rows the floor: the
-minimum that the hardware needs. The row of images per second is measured only once.
+slows both. A row of the output has the median of the node, the median of the baseline,
+the median of the ratios of the pairs, and for some rows the floor: the time of the
+steps that are indispensable. Only the last row, with images per second, has the results
+of a single measurement.
 """
 
 import statistics
@@ -116,7 +117,7 @@ def parts(folder: Path) -> None:
 
 
 def straightforward(classifier: Classifier) -> Baseline:
-    """Return the baseline. Its network keeps its batch normalization.
+    """Return the baseline, in which batch normalization has layers of its own.
 
     The node folds the batch normalization of the same weights into the convolutions.
     """
@@ -132,7 +133,7 @@ def straightforward(classifier: Classifier) -> Baseline:
 
 
 def row(name: str, ours: Call, baseline: Call, floor: Call) -> None:
-    """Time the three calls alternately, and print a row."""
+    """Time the three calls alternately, several times, and print a row."""
     calls = ours, baseline, floor
     times = [[seconds(each) for each in calls] for _ in range(PAIRS + 1)]
     line(name, times[1:])  # the first one fills caches
@@ -200,7 +201,8 @@ def idle(
 ) -> None:
     """Print the time from the start of sending until the archive has stored the result.
 
-    The response would be no common start: the baseline responds when all work is done.
+    The time does not start at the response to the C-STORE, because the baseline
+    responds only when all work is done.
     """
     times = []
     for number in range(PAIRS + 2):

@@ -64,7 +64,7 @@ def print_table(title: str, rows: dict[str, str]) -> None:
 def median_ms(call: Callable[[], object]) -> str:
     """Return the median time of RUNS calls in milliseconds, as text.
 
-    A call before the measurement is not counted.
+    Before the measurement, the function makes one call that does not count.
     """
     call()
     seconds = []
@@ -76,7 +76,10 @@ def median_ms(call: Callable[[], object]) -> str:
 
 
 def parts(path: Path) -> dict[str, str]:
-    """Return the median time of each part of an analysis, as text by name."""
+    """Return the median times of an analysis and of parts of it, as text by name.
+
+    `path` is the file of the analyzed image.
+    """
     pipeline = make_pipeline(load(None), ignore_age=True)
     instance = read_local_file(path, read_local_header(path, 2**30))
     encode = partial(pipeline.encode, instance)
@@ -103,7 +106,7 @@ def parts(path: Path) -> dict[str, str]:
 
 
 def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
-    """Measure the start, the turnarounds and the idle load of a node.
+    """Measure the start, the turnarounds, the idle load and the memory of a node.
 
     Returns:
         The figures as text, by name.
@@ -191,7 +194,7 @@ def cpu_s(pid: int) -> float:
 
 
 def peak_mb(pid: int) -> float:
-    """Return the peak resident memory of a process in MB (VmHWM)."""
+    """Return the peak resident memory of a process in MiB (VmHWM)."""
     status = Path(f"/proc/{pid}/status").read_text()
     line = next(each for each in status.splitlines() if each.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

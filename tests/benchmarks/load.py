@@ -1,9 +1,10 @@
 """`make bench`: a whole node under load.
 
-Senders first send as fast as they get responses, until the last result is stored. Then
-they send at four fifths of that rate for some minutes, to see whether the age of the
-oldest queued instance grows. Each instance is a 12.5 MB DX. The archive and the senders
-run on the same machine.
+First, several senders send as fast as they get responses. The rate is the number of
+images per second until the last result is stored. Then one sender sends at four fifths
+of this rate for some minutes, to see whether the age of the oldest queued instance
+grows. Each instance is a DX image of 12.5 MB. The archive and the senders run on the
+same machine.
 """
 
 import statistics
@@ -62,7 +63,7 @@ def main() -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[Node, Archive, sa.Engine]]:
-    """Run a node and its archive; yield them, and the engine of the journal."""
+    """Run a node and its archive; yield (node, archive, engine of the journal)."""
     archive = start_archive(folder / "archive")
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
@@ -77,7 +78,7 @@ def serving(folder: Path) -> Iterator[tuple[Node, Archive, sa.Engine]]:
 def sustained(
     dataset: Dataset, folder: Path, where: Address, archive: Archive
 ) -> float:
-    """Send images as fast as possible, and return the images per second.
+    """Send images as fast as possible; print and return the images per second.
 
     The measurement ends when the archive has stored the last result.
     """
@@ -108,9 +109,9 @@ def steady(
 ) -> None:
     """Send at a fixed rate for MINUTES minutes, and print how long instances wait.
 
-    The printed ages are those of the oldest instance that waits for its analysis.
-    `rate` is in images per second. If the sender cannot keep the rate, the program
-    ends.
+    The printed ages are those of the oldest instance without a finished analysis.
+    `rate` is in images per second. If the sender is more than MAX_LATE_S seconds late
+    at the end, the program exits.
     """
     finished, ages = threading.Event(), list[float]()
 
@@ -141,9 +142,9 @@ def steady(
 
 
 def oldest_s(engine: sa.Engine) -> float:
-    """Return the age in seconds of the oldest instance that waits for its analysis.
+    """Return the age in seconds of the oldest instance without a finished analysis.
 
-    If none waits, the age is 0.
+    If there is no such instance, the age is 0.
     """
     query = sa.select(sa.func.min(instance.c.received_at)).where(
         instance.c.state == InstanceState.RECEIVED

@@ -2,9 +2,10 @@
 
 storescp forks and does not fsync. Each sender is a storescu process of DCMTK that sends
 its share of the instances over one association. The node runs two receivers, which
-fsync and record each instance. A node runs for months, so each acceptor receives some
-instances before the measurement. There is no analysis, so that the machine only
-receives. Node and storescp run in turn, in pairs, and the output has medians.
+fsync and record each instance. A node runs for months, so the node and storescp receive
+some instances before the measurement. There is no analysis, so that the machine only
+receives. The node and storescp are measured in turn, several times. The output has the
+medians.
 """
 
 import statistics
@@ -59,7 +60,7 @@ Way = Callable[[Path], AbstractContextManager[int]]
 
 
 def main() -> None:
-    """Measure each row, and print it."""
+    """Print a row for each image size and number of associations."""
     configure_logging("bench")
     say(f"{'receiving, MB/s':<44}{'ours':>10}{'storescp':>10}{'ratio':>8}")
     for side, count in SIZES.items():
@@ -72,7 +73,7 @@ def main() -> None:
 def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
     """Send instances alternately to the node and to storescp, and print a row.
 
-    `count` instances are sent over as many associations as there are `senders`.
+    Each time, `count` instances are sent over `senders` associations.
     """
     first = written(dataset, folder / "first", FIRST, FIRST)
     shares = written(dataset, folder / "sent", senders, count)
@@ -88,7 +89,7 @@ def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
 
 
 def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Path]:
-    """Write `count` instances to one folder for each sender; return the folders."""
+    """Distribute `count` new instances to `senders` folders; return the folders."""
     for number in range(count):
         share = folder / str(number % senders)
         share.mkdir(parents=True, exist_ok=True)
@@ -101,10 +102,10 @@ def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Pa
 def seconds(
     way: Way, folder: Path, first: Sequence[Path], shares: Sequence[Path]
 ) -> float:
-    """Return the seconds that an acceptor takes to receive `shares`.
+    """Return the seconds in which the node or storescp receives the files in `shares`.
 
-    `way` runs the acceptor and yields its port. The acceptor receives `first` before
-    the measurement.
+    `way` runs the node or storescp, and yields the port. The files in `first` are sent
+    before the measurement. `shares` and `first` have one folder for each association.
     """
     with tempfile.TemporaryDirectory(dir=folder) as name, way(Path(name)) as port:
         send(port, first)
@@ -116,7 +117,7 @@ def seconds(
 def send(port: int, shares: Sequence[Path]) -> None:
     """Send the files of each folder over an association, all folders at the same time.
 
-    If a sender fails, the program ends.
+    If a sender fails, the program exits.
     """
     call = [STORESCU, "-R", "+sd", "-aec", TITLE, "127.0.0.1", str(port)]
     senders = [subprocess.Popen([*call, str(share)]) for share in shares]
@@ -154,7 +155,10 @@ def node_receivers(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def storescp(folder: Path) -> Iterator[int]:
-    """Run the acceptor of DCMTK with its fastest options; yield its port."""
+    """Run storescp with one process for each association; yield its port.
+
+    The received files are written to `folder`.
+    """
     with listen("127.0.0.1", 0) as free:
         port: int = free.getsockname()[1]
     options = ["--fork", "-pdu", "131072", "-aet", TITLE, "-od", str(folder)]
@@ -166,13 +170,13 @@ def storescp(folder: Path) -> Iterator[int]:
 
 
 def count_receivers(engine: sa.Engine) -> int:
-    """Return the number of receivers that are alive."""
+    """Return the number of receivers that send heartbeats."""
     with reading(engine) as connection:
         return len(alive_workers(connection, "receiver"))
 
 
 def wait_for_echo(port: int) -> None:
-    """Wait until the acceptor on a port responds to C-ECHO."""
+    """Wait until the Storage SCP on a port responds to C-ECHO."""
     address = Address(ae_title=TITLE, host="127.0.0.1", port=port)
     while echo(address, calling_ae_title="BENCH").verdict is not Verdict.STORED:
         time.sleep(0.05)

@@ -76,7 +76,10 @@ class DatabaseLoad:
         )
 
     def over(self, divisor: float) -> "DatabaseLoad":
-        """Return the load divided by a number of seconds or images."""
+        """Return the load per second or per image; `divisor` is their number.
+
+        The numbers of statements and transactions are rounded.
+        """
         statements = round(self.statements / divisor)
         return DatabaseLoad(
             statements, round(self.transactions / divisor), self.ms / divisor
@@ -84,7 +87,7 @@ class DatabaseLoad:
 
 
 def main() -> None:
-    """Measure each number of workers, and print a row for it."""
+    """Print a row of measurements for each number of workers."""
     say(f"analysis: a sleep of {SLEEP_S:.0f} s. Of an image: statements, commits, ms;")
     say("idle: statements and ms a second; connections of all workers and this program")
     say("workers  images/s  of linear    image             idle        connections")
@@ -104,8 +107,8 @@ def measured(folder: Path, count: int) -> tuple[float, DatabaseLoad, DatabaseLoa
     """Measure `count` workers.
 
     Returns:
-        Images per second, the load for an image, the load in an idle second, and the
-            number of connections to the database.
+        Images per second, the additional load of an image, the load in an idle second,
+            and the number of connections to the database.
     """
     with ExitStack() as stack:
         database = stack.enter_context(serving(folder))
@@ -151,7 +154,7 @@ def analyzed(settings: Settings, archive: Archive, images: int) -> float:
 
 
 def instance(spool: Spool) -> ReceivedInstance:
-    """Create a received instance, and return it. Its file is empty and never read."""
+    """Return a new received instance with an empty file."""
     identity = uuid4().hex
     spool.path(identity).touch()
     dx, plain = DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
@@ -169,7 +172,7 @@ def instance(spool: Spool) -> ReceivedInstance:
 
 @contextmanager
 def working(config: Path, count: int) -> Iterator[None]:
-    """Run `count` workers during the block, which starts when all workers are ready."""
+    """Run `count` workers during the block. All are ready when the block starts."""
     module = "tests.benchmarks.sleeping_worker"
     command = [sys.executable, "-m", module, str(SLEEP_S), f"--config={config}"]
     processes, logs = [], []

@@ -114,7 +114,7 @@ def main() -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Node]:
-    """Run a node with two destinations, and yield it.
+    """Run a node with two destinations, and yield the node.
 
     One of the destinations refuses some results.
     """
@@ -132,15 +132,16 @@ def serving(folder: Path) -> Iterator[Node]:
 
 
 def status_for(event: Event) -> int:
-    """Return the status of a C-STORE; the results of some patients are refused."""
+    """Return the status of the response to a C-STORE: a failure for some patients."""
     statuses = {"Erle^Emma": 0xC000, "Hasel^Hugo": 0xA900, "Pappel^Lea": 0xC000}
     return statuses.get(str(event.dataset.PatientName), 0x0000)
 
 
 def fill(node: Node, folder: Path) -> UID:
-    """Send phantoms; return the UID of the last study (views of a broken forearm).
+    """Send phantoms; return the Study Instance UID of the last study.
 
-    Every third study has two views.
+    The last study has two views of a broken forearm. Of the other studies, every third
+    has two views.
     """
     address = Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port)
     limbs, names, rooms = cycle(ANATOMY), cycle(NAMES[:-1]), cycle(ROOMS)
@@ -212,7 +213,7 @@ def waiting(api: str) -> int:
 
 
 def unfinished_examinations(api: str) -> int:
-    """Return the number of examinations with an unfinished image or summary."""
+    """Return the number of examinations that wait, or are analyzed or delivered."""
     states = "state=waiting&state=analyzing&state=delivering"
     total: int = httpx.get(f"{api}/api/v1/studies?{states}").json()["total"]
     return total

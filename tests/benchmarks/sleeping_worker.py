@@ -51,7 +51,7 @@ class SleepingPipeline:
         report: Report[tuple[ResultObject, ...]],
         check: Check,
     ) -> Analysis[tuple[ResultObject, ...]]:
-        """Sleep, and return an analysis with FINDING. The instance is not read."""
+        """Sleep, and return an analysis with FINDING. The file is not read."""
         drawn = draw_phantom(broken=True, rows=SIDE, columns=SIDE)
         digest = instance.content_digest
         decoded = DecodedInstance(drawn.radiograph(), digest, digest)
@@ -63,7 +63,7 @@ class SleepingPipeline:
     def encode(
         instance: ReceivedInstance, *_: object, **_options: object
     ) -> tuple[ResultObject, ...]:
-        """Return one small Secondary Capture."""
+        """Return a tuple with one small Secondary Capture."""
         return (_result(instance),)
 
     @staticmethod

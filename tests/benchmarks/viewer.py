@@ -1,7 +1,7 @@
 """`make bench`, the study view: frame times of a 20-megapixel radiograph in a browser.
 
-The benchmark prints the milliseconds between frames, as counted by the browser, while
-the image is windowed, moved and zoomed. It uses a Chromium without a GPU.
+The benchmark prints the milliseconds between the frames of the browser while the image
+is windowed, moved and zoomed. It uses Chromium without a GPU.
 """
 
 import shutil
@@ -40,7 +40,7 @@ COUNT = """() => {
 
 
 def main() -> None:
-    """Measure and print the frame times."""
+    """Print the time until the image is shown, and the frame times."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         site = Review(Path(folder))
         received = site.receive(1, study_instance_uid="1.2.3")
@@ -70,7 +70,10 @@ def main() -> None:
 
 
 def measure(page: Page) -> None:
-    """Print the frame times of windowing, moving and zooming."""
+    """Print the frame times of windowing, moving and zooming.
+
+    Also print the time until the values of the window are no longer approximate.
+    """
     box = page.locator("canvas").bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -99,7 +102,7 @@ def measure(page: Page) -> None:
 
 
 def frames(page: Page, name: str, action: Callable[[], None]) -> None:
-    """Print the times between frames during an action."""
+    """Print the number of frames during an action, and the times between them."""
     page.evaluate(COUNT)
     action()
     times = page.evaluate("window.counted()")

@@ -1,7 +1,8 @@
-"""Fixtures of the chaos tests: a node's folder, and a table of observations.
+"""Fixtures of the chaos tests: nodes, machines, and a table of observations.
 
-If the tests run as root, roles run without the capabilities of root. With these
-capabilities, they could access files from which a test removes the permissions.
+Even if the tests run as root, the roles run without the capabilities of root. With
+these capabilities, the roles could access files from which a test has removed the
+permissions.
 """
 
 import os
@@ -64,7 +65,8 @@ def build(
 ) -> Iterator[Callable[..., Machine]]:
     """Yield a function that creates a machine.
 
-    The machine reaches the database and the given archives through one `Line` each.
+    The machine reaches the database, and each given archive, through a separate `Line`.
+    All machines share a new database.
     """
     machines: list[Machine] = []
     with psycopg.connect(postgresql, autocommit=True) as administration:

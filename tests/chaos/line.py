@@ -23,7 +23,7 @@ class Line:
     """A proxy that forwards data between its port and another port or a Unix socket."""
 
     def __init__(self, target: int | Path) -> None:
-        """Forward to a port of this host, or to a Unix socket."""
+        """Start to forward to `target`: a port of this host, or a Unix socket."""
         self._target = target
         self._ends: set[socket.socket] = set()
         self._changed = threading.Condition()

@@ -35,7 +35,10 @@ class Machine:
         self.config = night.folder / f"{name}.toml"
 
     def runs(self, module: str, environment: Mapping[str, str] = NOTHING) -> None:
-        """Start the role of a module, such as "dicom_node.worker", as the process."""
+        """Start a role as the process of the machine.
+
+        `module` is the package of the role, such as "dicom_node.worker".
+        """
         command = [sys.executable, "-P", "-m", module, f"--config={self.config}"]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -90,7 +93,10 @@ def answers(receiver: Machine) -> bool:
 
 
 def push(path: Path, receivers: list[Machine], choose: random.Random) -> None:
-    """Send one instance to random receivers until one has acknowledged it."""
+    """Send one instance to random receivers until a receiver has acknowledged it.
+
+    Raise AssertionError if no receiver has acknowledged it after two minutes.
+    """
     deadline = time.monotonic() + 120
     while True:
         destination = address(choose.choice(receivers))
@@ -102,7 +108,7 @@ def push(path: Path, receivers: list[Machine], choose: random.Random) -> None:
 
 
 def all_run(receivers: Sequence[Machine], workers: Sequence[Machine]) -> None:
-    """Start all roles on a new database, and wait until they are ready."""
+    """Migrate the database, start all roles, and wait until they are ready."""
     migrate(workers[0])
     for each in receivers:
         each.runs("dicom_node.receiver")
@@ -115,7 +121,8 @@ def all_run(receivers: Sequence[Machine], workers: Sequence[Machine]) -> None:
 def migrate(machine: Machine, environment: Mapping[str, str] = NOTHING) -> None:
     """Migrate the database of a machine.
 
-    `environment` has further variables. PYTHONPATH can select another release.
+    `environment` has further environment variables. For example, PYTHONPATH selects
+    another release.
     """
     command = [sys.executable, "-P", "-m", "dicom_node.commands.migrate"]
     subprocess.run(

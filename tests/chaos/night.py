@@ -53,7 +53,7 @@ ae_title = "ARCHIVE"
 host = "127.0.0.1"
 port = {port}
 """
-# The rights of an ordinary user.
+# A prefix for commands, so that they run with the rights of an ordinary user.
 ORDINARY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 MODULES: Mapping[str, str] = {
     "receiver": "dicom_node.receiver",
@@ -65,9 +65,9 @@ STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (\S+) \S+ (.*)")
 
 
 class Night:
-    """The folder of a node, and all its processes.
+    """The folder of a node, its processes, and its archives and other peers.
 
-    It is a context manager that ends the processes.
+    It is a context manager that calls `close` at the end.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +82,7 @@ class Night:
         self.close()
 
     def close(self) -> None:
-        """End all processes. May be called twice."""
+        """Kill all processes, and stop the archives. May be called twice."""
         self._stack.close()
 
     def archive(self, name: str = "archive", **options: object) -> Archive:
@@ -99,8 +99,8 @@ class Night:
         Args:
             destinations: Ports of destinations by name.
             ports: Ports of the receiver and of the api.
-            more: Text of the sections receiver, storage and worker, by section name.
-                It replaces the default text of the section.
+            more: Further lines of the sections receiver, storage and worker, by section
+                name. By default, storage has the line "min_free_mb = 1".
         """
         sections = {"receiver": "", "storage": "min_free_mb = 1", "worker": "", **more}
         text = SETTINGS.format(port=ports[0], api_port=ports[1], **sections)
@@ -126,7 +126,8 @@ class Night:
     def run(self, *command: str | Path) -> subprocess.Popen[bytes]:
         """Start a program as a peer, and return its process. `close` kills it.
 
-        Its output is written to a file beside the log.
+        Its output is appended to a file in the folder. The file has the name of the
+        program, with the extension .log.
         """
         with (self.folder / f"{Path(command[0]).name}.log").open("a") as log:
             peer = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
@@ -138,11 +139,11 @@ class Night:
         return counts(self.config)
 
     def wait_for_states(self, expected: Mapping[str, int]) -> float:
-        """Wait until the states have these counts; return the elapsed seconds.
+        """Wait until the number of instances in each state is as expected.
 
-        The test fails if no state has changed for PATIENCE_S seconds. There is no limit
-        for the whole wait, because a slow machine may need minutes for hundreds of
-        instances.
+        The method returns the seconds that it has waited. The test fails if no number
+        has changed for PATIENCE_S seconds. The whole time is not limited, because a
+        slow machine may need minutes for hundreds of instances.
         """
         start = time.monotonic()
         last = self.counts()
@@ -156,7 +157,10 @@ class Night:
         return time.monotonic() - start
 
     def lines(self) -> list[tuple[float, str, str]]:
-        """Return (seconds since 1970, role, message) of each line of the log."""
+        """Return (seconds since 1970, role, message) of each line of the log.
+
+        Lines without a time, such as those of a traceback, are left out.
+        """
         return stamped((self.folder / "log").read_text())
 
     def said(self, role: str, words: str) -> int:
@@ -227,9 +231,9 @@ def mixed(
 ) -> Sent:
     """Write `count` instances to a folder, and return them.
 
-    They are phantoms of several sizes, in turn with the radiographs `real`. If `chests`
-    is true, every tenth instance has the body part CHEST, which the node does not
-    analyze.
+    Their images are those of eight phantoms and of the files `real`, in turn. If
+    `chests` is true, every tenth instance has the body part CHEST, which the node does
+    not analyze.
     """
     folder.mkdir(exist_ok=True)
     sources = [_phantom(number) for number in range(8)] + [*map(dcmread, real)]
@@ -264,7 +268,10 @@ def store(path: Path, node: Served) -> Outcome:
 
 
 def push(path: Path, node: Served) -> int:
-    """Send one instance until it is acknowledged; return the number of attempts."""
+    """Send one instance until it is acknowledged; return the number of attempts.
+
+    Raise AssertionError if it is not acknowledged within PATIENCE_S seconds.
+    """
     tries = 0
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -276,7 +283,7 @@ def push(path: Path, node: Served) -> int:
 
 
 def side_by_side(works: Iterable[Callable[[], None]]) -> None:
-    """Run functions at the same time, and wait for all; raise the first error."""
+    """Run functions at the same time, wait until all end, and raise the first error."""
     errors: list[BaseException] = []
 
     def guarded(work: Callable[[], None]) -> None:
@@ -295,11 +302,12 @@ def side_by_side(works: Iterable[Callable[[], None]]) -> None:
 
 
 def kill(node: Served, role: str, choose: Callable[[list[int]], int]) -> bool:
-    """Kill a process of a role; return whether there was one.
+    """Kill a process of a role; return whether a process was killed.
 
     Args:
         node: The node.
-        role: A key of MODULES, "server" for the servers of the roles, or "supervisor".
+        role: A key of MODULES, "supervisor", or "server" for one of the two servers
+            that fork the roles.
         choose: Selects one of the process ids of the role.
     """
     if role == "supervisor":
@@ -333,7 +341,9 @@ def studies_in(archive: Archive) -> set[str]:
 
 
 def has_each_once(archive: Archive, sent: Sent) -> str:
-    """Assert that no result is lost, and that repeated objects have the same bytes.
+    """Assert that the archive has one object for each instance in `sent.answered`.
+
+    The archive may have got an object several times, but always with the same bytes.
 
     Returns:
         A summary as text.

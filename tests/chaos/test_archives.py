@@ -110,9 +110,9 @@ def test_results_are_delivered_after_archive_faults_and_a_restart(
 
 
 def two_steps(night: Night, destination: str) -> float:
-    """Return the maximum of the current and the next back-off together, in seconds.
+    """Return how long the current and the next back-off take in total, at most.
 
-    The result includes LATE_S.
+    The result is in seconds, and includes LATE_S.
     """
     failed_attempts = max(
         failures(night, destination), *attempts(night, destination), 1
@@ -124,7 +124,10 @@ def two_steps(night: Night, destination: str) -> float:
 
 
 def failures(night: Night, destination: str) -> int:
-    """Return the number of probes that were chosen since the archive began to fail."""
+    """Return the number of probes chosen since the destination began to fail.
+
+    If the destination does not fail, the number is 0.
+    """
     engine = open_engine(load(night.config, {}).storage.database_url)
     query = sa.select(peer_state.c.failures).where(peer_state.c.peer == destination)
     with reading(engine) as connection:
@@ -134,7 +137,11 @@ def failures(night: Night, destination: str) -> int:
 
 
 def times_until_delivered(night: Night, names: set[str]) -> dict[str, float]:
-    """Return the seconds until each destination has all results."""
+    """Wait until the destinations `names` have all results.
+
+    Returns:
+        The seconds that each destination took, by name.
+    """
     start = time.monotonic()
     times: dict[str, float] = {}
 

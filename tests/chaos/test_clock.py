@@ -24,7 +24,8 @@ SLEEP = Path(__file__).with_name("clock_nanosleep.c")
 def faketime(peer: Callable[[str], str], tmp_path: Path) -> str:
     """Return a value of LD_PRELOAD that gives a process a fake clock.
 
-    Sleeps take real time.
+    Sleeps take real time. If libfaketime is absent, the test is skipped, or fails in
+    CI.
     """
     found = sorted(Path("/").glob(LIBRARY.removeprefix("/")))
     if not found and os.environ.get("CI"):

@@ -73,7 +73,7 @@ def test_receiver_answers_c_echo_within_a_second_with_300_idle_connections(
 
 
 def send_slowly(sockets: list[socket.socket], over: threading.Event) -> None:
-    """Send one byte of an A-ASSOCIATE-RQ per second on each socket."""
+    """Send one byte of an A-ASSOCIATE-RQ per second on each socket, until `over`."""
     request = b"\x01\x00\x00\x00\x01\x00" + bytes(256)
     for byte in request:
         if over.wait(1):
@@ -157,7 +157,7 @@ def test_receiver_accepts_associations_up_to_the_limit_and_rejects_others(
 
 
 def scraped(api_port: int) -> str:
-    """Return the text of /metrics; an empty text if the api does not respond."""
+    """Return the text of /metrics; an empty text if the request fails."""
     url = f"http://127.0.0.1:{api_port}/metrics"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

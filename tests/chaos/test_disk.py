@@ -1,4 +1,4 @@
-"""If the disk is full or read-only, the node refuses images and loses nothing."""
+"""If the disk is full or read-only, the node reports this and loses no instance."""
 
 import json
 import os
@@ -23,7 +23,10 @@ MB = 1_000_000
 
 @pytest.fixture
 def small_disk(night: Night) -> Iterator[Path]:
-    """Mount a disk of 48 MB as the storage directory; yield the directory."""
+    """Mount a disk of 48 MiB as the storage directory; yield the directory.
+
+    If the user is not root, the test is skipped.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     disk = night.folder / "node"

@@ -38,7 +38,7 @@ SENDERS = 4
 SMALL = 400_000  # bytes; larger files are compressed, and storescu would need options
 PROCESSES = {"receiver": 2, "worker": 1, "api": 1}
 ROLES = (*PROCESSES, "server", "supervisor")
-# If one of these is killed, all roles end.
+# If one of these is killed, the worker ends, and possibly other roles.
 PARENTS = {"server", "supervisor"}
 # A kill that causes a repetition may precede the first arrival by this many seconds.
 ON_ITS_WAY_S = 5.0
@@ -48,7 +48,7 @@ class RoleKiller:
     """A record of kills and C-ECHOs, and methods that kill roles and send C-ECHOs.
 
     Attributes:
-        killed: Time and role of each kill, in seconds since 1970.
+        killed: (time, role) of each kill. The time is in seconds since 1970.
         echoed: Times of the successful C-ECHOs, in seconds since 1970.
     """
 
@@ -150,9 +150,9 @@ def test_fifty_kills_lose_no_instance_and_store_no_result_twice(
 
 
 def real_files(request: pytest.FixtureRequest) -> list[Path]:
-    """Return real radiographs that the node analyzes.
+    """Return the paths of real radiographs that the node analyzes.
 
-    Without the shared files, the list is empty.
+    If the folder with the real files is absent, the list is empty.
     """
     try:
         shared: Path = request.getfixturevalue("shared")
@@ -205,11 +205,13 @@ def altered_files(kept: Path) -> int:
 
 
 def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
-    """Return the seconds from each kill to each sign of recovery, by name of the sign.
+    """Return the seconds from kills to the next sign of recovery, by name of the sign.
 
-    "respawned" is the restart of the role, "accepts" the next successful C-ECHO, and
-    "ready" the next ready worker. "ready" leaves out a kill if another kill came before
-    the worker was ready.
+    "respawned" is the next restart of a role after a kill, unless the supervisor was
+    killed. "accepts" is the next successful C-ECHO after a kill of a receiver, a server
+    or the supervisor. "ready" is the next ready worker after a kill of the worker, a
+    server or the supervisor. If a second such kill came before the worker was ready,
+    "ready" leaves out the first kill. A time is infinite if the sign never came.
     """
     lines = night.lines()
     respawned = [at for at, _, words in lines if "restarting it" in words]
@@ -229,6 +231,6 @@ def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
 
 
 def next_after(times: list[float], at: float) -> float:
-    """Return the first of the sorted times after `at`, or infinity."""
+    """Return the first of the sorted times after `at`; infinity if there is none."""
     index = bisect(times, at)
     return times[index] if index < len(times) else float("inf")

@@ -110,7 +110,7 @@ class Hospital:
 def wait_until_delivered(worker: Machine) -> None:
     """Wait until all instances are delivered.
 
-    The test fails if no state has changed for PATIENCE_S seconds.
+    The test fails if no instance has changed its state for some time: see `wait_for`.
     """
     while (last := counts(worker.config)) != {"delivered": INSTANCES}:
         wait_for(lambda: counts(worker.config) != last)

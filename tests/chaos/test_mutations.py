@@ -1,6 +1,7 @@
-"""Real files and 3,000 mutations, sent to C-STORE, /predict and `analyze`.
+"""Real files and 3,000 mutations of them, given to C-STORE, /predict and `analyze`.
 
-FRACTURE_NODE_SEED and FRACTURE_NODE_MUTATIONS set the seed and the number of mutations.
+The variables FRACTURE_NODE_SEED and FRACTURE_NODE_MUTATIONS set another seed and
+another number of mutations.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Images that hang the decoder or exhaust its memory fail; no other image fails.
 
 The reason of the failure says what happened. If a decoder or the fork server of the
-decoders is killed, the image is analyzed again.
+decoders is killed, the image is analyzed again. The image fails after three deaths.
 """
 
 import os
@@ -37,7 +37,8 @@ TIMEOUT_S, MEMORY_MB = 1, 1024
 # With 16 bits, the file has 13 MB. The decoded pixels and each of their copies have
 # 800 MB.
 SIDE = 20_000
-# 16,000 x 12,800 pixels are 205 megapixels, too many for the normal lane.
+# An enlarged phantom has at most this many rows. It has more than 200 megapixels, too
+# many for the normal lane.
 LARGE_SIDE = 16_000
 MEGAPIXELS = f"max_megapixels = {SIDE**2 // 10**6}"
 AT_WORK_S = 0.3  # a decoder with more processor time than this has begun an image
@@ -149,7 +150,9 @@ def enlarge(path: Path) -> None:
 
 
 def kill_at_work(node: Served, killed: str) -> bool:
-    """Kill the decoder of the slow lane while it works, or its fork server.
+    """Kill the decoder of the slow lane while it works, or kill its fork server.
+
+    `killed` is "fork" for the decoder, and "server" for the fork server.
 
     Returns:
         Whether a decoder was at work. If so, it has ended.

@@ -109,9 +109,9 @@ def grown(values: list[int] | list[float]) -> float:
 
 
 def sending(node: Served, paths: list[Path]) -> Callable[[threading.Event], None]:
-    """Return a function that sends the instances at random intervals.
+    """Return a function that sends the instances repeatedly, at random intervals.
 
-    It repeats them until its argument, an event, is set.
+    The function ends when its argument, an event, is set.
     """
     chance = random.Random(1)
 
@@ -126,7 +126,7 @@ def sending(node: Served, paths: list[Path]) -> Callable[[threading.Event], None
 def probing(node: Served, api_port: int) -> Callable[[threading.Event], None]:
     """Return a function that connects as load balancers, monitors and scanners do.
 
-    It repeats this until its argument, an event, is set.
+    The function repeats this until its argument, an event, is set.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     receiver = (node.address.host, node.address.port)

@@ -27,7 +27,7 @@ STEP = "ALTER TABLE event ADD COLUMN of_the_next_release TEXT;"
 
 @pytest.fixture
 def next_release(night: Night) -> Mapping[str, str]:
-    """Write the files of the next release; return the variables that select them."""
+    """Write the next release; return the environment variables that select it."""
     folder = night.folder / "next"
     for each in PACKAGES:
         shutil.copytree(ROOT / each, folder / each)
@@ -83,7 +83,7 @@ def test_node_delivers_all_instances_during_a_rolling_upgrade(
 
 
 def restart_on_the_next_schema(worker: Machine) -> None:
-    """Kill a worker, and restart it: this release, with the schema of the next one.
+    """Kill a worker of this release, and restart it, with the schema of the next one.
 
     The function returns when the worker is ready.
     """

@@ -43,7 +43,7 @@ def read(tmp_path: Path, text: str, **environment: str) -> Settings:
 
 
 def reported_errors(tmp_path: Path, text: str, **environment: str) -> list[str]:
-    """Return the lines of the error for invalid settings, without its heading."""
+    """Return the lines of the error message for settings, without the heading."""
     with pytest.raises(SettingsError, match=r"node\.toml cannot be used") as caught:
         read(tmp_path, text, **environment)
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
@@ -729,7 +729,10 @@ def test_database_is_sqlite_inside_the_directory_unless_one_is_named(
 
 
 def tls(certificates: Certificates, **changes: object) -> str:
-    """Return the text of a [tls] section with a valid certificate and `changes`."""
+    """Return the text of a [tls] section with a valid certificate and key.
+
+    `changes` are other values of keys, or further keys.
+    """
     given: dict[str, object] = {
         "certificate": certificates.node.certificate,
         "private_key": certificates.node.key,

@@ -110,12 +110,13 @@ def error_of(file: Path, text: str, environment: dict[str, str]) -> str:
 
 
 def check(message: str, source: str, key: str) -> None:
-    """Assert that an error is plain, and begins with its source and its key.
+    """Assert that an error message is plain, and names its source and a key.
 
     Args:
         message: The message of the error.
-        source: What cannot be used, such as the path of the file.
-        key: The beginning of a line after the heading.
+        source: What cannot be used, such as the path of the file. The first line of the
+            message names it.
+        key: The beginning of one of the other lines.
     """
     heading, *lines = message.splitlines()
     assert heading == f"{source} cannot be used:"

@@ -1,4 +1,4 @@
-"""Network addresses: an IPv4 address, or the IPv6 network of a subscriber."""
+"""The IPv6 addresses of one network count as one address."""
 
 import pytest
 

@@ -42,7 +42,9 @@ def tiff_of(
     order: str = "<",
     fields: dict[int, int] | None = None,
 ) -> bytes:
-    """Return a TIFF with 16 bits per sample in one strip. Pillow cannot write it.
+    """Return a TIFF with 16 bits per sample in one strip.
+
+    Pillow cannot write color with 16 bits per sample.
 
     Args:
         samples: (rows, columns) or (rows, columns, channels).
@@ -65,7 +67,7 @@ def tiff_of(
 
 
 def colored(gray: NDArray[np.uint16], alpha: int | None = None) -> NDArray[np.uint16]:
-    """Return equal red, green and blue channels, (rows, columns, 3 or 4).
+    """Return an image with `gray` as red, green and blue: (rows, columns, 3 or 4).
 
     If `alpha` is not None, the fourth channel has this value in each pixel.
     """

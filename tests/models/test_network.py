@@ -137,7 +137,8 @@ def test_features_of_two_scales_are_the_mean_of_both() -> None:
     assert found.shape == large.shape == (1, 256, 4, 2)
     assert small.shape == (1, 256, 2, 1)
     small_upsampled = 2 * found - large
-    # Interpolation: three quarters of its own cell and one quarter of the next.
+    # Interpolation: the first value is that of the first cell. The second value is
+    # three quarters of the first cell and one quarter of the second.
     torch.testing.assert_close(
         small_upsampled[..., 0, 0], small[..., 0, 0], rtol=0, atol=1e-5
     )

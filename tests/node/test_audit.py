@@ -136,7 +136,9 @@ def test_node_audits_associations_logins_and_transfers(
 def transferred(
     node: Served, client: httpx.Client, folder: Path, storescu: str
 ) -> dict[str, list[str]]:
-    """Send TAKEN twice and REFUSED once, and upload UPLOADED; wait for the results.
+    """Send TAKEN twice and REFUSED once, and upload UPLOADED.
+
+    Wait until the audit file says that results of each study were sent.
 
     Returns:
         The SOP Instance UIDs of each study, by Study Instance UID.
@@ -210,7 +212,7 @@ def transfers(file: Path) -> list[Transfer]:
 
 
 def expect_transfers(found: list[Transfer], uids: dict[str, list[str]]) -> None:
-    """Assert that the transfers are those of new, repeated and refused instances.
+    """Assert that `found` are the transfers that `transferred` has caused.
 
     `uids` has the SOP Instance UIDs of each study.
     """

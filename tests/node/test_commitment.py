@@ -67,6 +67,8 @@ class ArchiveProcess:
     def report(self, port: int, transaction: str, reasons: dict[str, int]) -> int:
         """Send a commitment report to a node; return the status of the response.
 
+        If there is no response, return -1.
+
         Args:
             port: The port of the node.
             transaction: The Transaction UID.
@@ -104,7 +106,7 @@ def started(folder: Path) -> Iterator[ArchiveProcess]:
 
 
 def states(config: Path) -> dict[str, int]:
-    """Return the number of deliveries in each state."""
+    """Return the number of deliveries to the archive in each state."""
     engine = open_engine(load(config, {}).storage.database_url)
     try:
         return {each.state: each.count for each in History(engine).deliveries()}
@@ -113,7 +115,7 @@ def states(config: Path) -> dict[str, int]:
 
 
 def refusals(config: Path) -> set[tuple[str, str]]:
-    """Return (sender, reason) of each refused report in the audit trail."""
+    """Return the AE title of the reporter and the reason for each refused report."""
     engine = open_engine(load(config, {}).storage.database_url)
     refused = audit.c.what == AuditEventType.REPORT_REFUSED
     query = sa.select(audit.c.who, audit.c.about).where(refused)

@@ -1,9 +1,9 @@
 """The node continues the work in a storage directory of an earlier release.
 
-`schema_13.tar.xz` was written by the release before the modules moved into
-packages. Its node received eight phantoms, and was killed: two results were delivered,
-two wait for an unreachable archive, two images are not analyzed yet, one is a chest,
-and one has invalid Bits Stored.
+The last release before the modules moved into packages wrote `schema_13.tar.xz`. A node
+of that release received eight phantoms, and was killed. The results of two phantoms
+were delivered, and those of two others wait for an unreachable archive. Two phantoms
+are not analyzed yet, one is a chest, and one has invalid Bits Stored.
 """
 
 import sqlite3
@@ -69,7 +69,7 @@ def test_work_of_an_earlier_release_is_continued(tmp_path: Path) -> None:
 
 
 def states_before(database: Path) -> dict[str, int]:
-    """Return the number of instances in each state, in the schema of that release."""
+    """Return the number of instances by state in a database of the earlier release."""
     query = "SELECT state, COUNT(*) FROM instance GROUP BY state"
     with closing(sqlite3.connect(database)) as connection:
         return dict(connection.execute(query))

@@ -91,7 +91,7 @@ def test_nothing_is_lost_if_worker_and_ris_are_killed(
     config = tmp_path / "node.toml"
     config.write_text(CONFIG.format(port=free_port))
     with serving(config) as node:
-        # The first RIS loses the connection after each message.
+        # The first RIS closes the connection after each message, without a response.
         with ris(lambda _: None, free_port) as losing:
             paths = [tmp_path / f"{number}.dcm" for number in range(len(datasets))]
             outcomes = send(paths, node.address, calling_ae_title="TEST")

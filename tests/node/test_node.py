@@ -126,7 +126,10 @@ class Hospital:
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    """Run and yield a node for all tests that tolerate the images of other tests."""
+    """Run and yield a node with an archive.
+
+    All tests that tolerate the images of other tests share them.
+    """
     folder = tmp_path_factory.mktemp("hospital")
     archive = start_archive(folder / "archive")
     text = CONFIG.format(port=archive.port, api=1) + '[log]\nformat = "json"\n'
@@ -422,7 +425,7 @@ def recorded(config: Path) -> set[str]:
 
 
 def counted(config: Path) -> dict[MetricFamily, int]:
-    """Return the counts of each family, summed over all labels."""
+    """Return the counts of three metric families, summed over all labels."""
     engine = open_engine(load(config, {}).storage.database_url)
     with reading(engine) as connection:
         tallies = read(connection)

@@ -35,7 +35,7 @@ def plain(draft: Draft) -> None:
 
 
 def malformed(draft: Draft) -> None:
-    """Write the name into elements for dates, numbers, codes and UIDs."""
+    """Write MARKER to elements for dates, numbers, codes and UIDs, and to the name."""
     for keyword in ("PatientBirthDate", "StudyDate", "StudyTime", "PatientAge"):
         draft.put(keyword, MARKER)
     for keyword in ("InstanceNumber", "PatientWeight", "WindowCenter", "PixelSpacing"):
@@ -91,7 +91,10 @@ CHANGES: tuple[Callable[[Draft], None], ...] = (
 
 
 def marked(number: int, change: Callable[[Draft], None]) -> Sample:
-    """Return a phantom with the markers as its identity, changed by `change`."""
+    """Return a phantom with MARKERS as name, ID and accession number.
+
+    `number` is the last component of the SOP Instance UID. `change` is applied last.
+    """
     sample = phantoms()[0]
     draft = opened(sample, random.Random(0))
     uid = f"1.2.826.0.1.5.{number}"

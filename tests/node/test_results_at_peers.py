@@ -154,7 +154,7 @@ class Deliveries:
     """The deliveries of all kinds of results of one instance to several peers.
 
     Attributes:
-        objects: See the function `objects`.
+        objects: (state, comment) of each object, by (destination, kind).
         reason: The reason that the node gives for the state of the instance.
         peers: The peers by name.
     """
@@ -225,7 +225,7 @@ def test_only_objects_that_an_archive_refuses_fail(deliveries: Deliveries) -> No
 def test_images_are_sent_in_the_configured_transfer_syntax_if_accepted(
     deliveries: Deliveries,
 ) -> None:
-    """Presentation states, reports, and images for other peers are not compressed."""
+    """Only images are compressed, and only for a peer that accepts JPEG 2000."""
     jpeg_2000 = deliveries.peers["jpeg_2000"].syntaxes
     no_jpeg_2000 = deliveries.peers["no_jpeg_2000"].syntaxes
     compressed = {each for each in CLASSES if jpeg_2000[each] == JPEG2000Lossless}

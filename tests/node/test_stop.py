@@ -160,7 +160,7 @@ def test_api_ends_on_a_signal_before_its_server_installs_handlers(
 
 @pytest.fixture
 def far_database(postgresql: str, tmp_path: Path) -> Iterator[tuple[Line, Path]]:
-    """Yield a line to a new database, and settings of a node that uses the line."""
+    """Yield a proxy to a new database, and settings of a node that uses the proxy."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgresql, autocommit=True) as administration:
         administration.execute(f"CREATE DATABASE {name}")

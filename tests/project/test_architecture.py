@@ -369,9 +369,10 @@ def test_only_the_state_machine_writes_states() -> None:
 
 
 def writes_a_state(node: ast.Call | ast.Dict) -> bool:
-    """Return whether a node sets a column `state`, or inserts or deletes a row.
+    """Return whether a syntax node writes a state.
 
-    Only rows of tables with a column `state` count.
+    Such a node is a dict with the key "state", a call of `values` with the argument
+    `state`, or a call that inserts or deletes rows of TABLES_WITH_STATES.
     """
     if isinstance(node, ast.Dict):
         keys = {each.value for each in node.keys if isinstance(each, ast.Constant)}

@@ -65,7 +65,11 @@ def store_response(
     stored: dict[str, int | None],
     failed: dict[str, int | None] = {},  # noqa: B006 - not modified
 ) -> bytes:
-    """Return a Store Instances Response Module in DICOM JSON: see `module`."""
+    """Return a Store Instances Response Module in DICOM JSON.
+
+    `stored` has the warning reasons and `failed` the failure reasons, both by SOP
+    Instance UID. A reason may be None.
+    """
     return json.dumps(module(stored, failed)).encode()
 
 

@@ -132,7 +132,7 @@ def test_docker_environment_has_valid_settings() -> None:
 def secrets_of(settings: Settings) -> set[str]:
     """Return the names of the environment variables with tokens.
 
-    The function asserts that nothing else gives access.
+    The function asserts that the API requires a login, and trusts no proxy.
     """
     assert settings.api.guarded
     assert not settings.api.trusted_proxies

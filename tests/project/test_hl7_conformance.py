@@ -53,7 +53,7 @@ def test_fields_of_the_hl7_message_are_listed(tmp_path: Path) -> None:
 def _fields(cell: str) -> Iterator[str]:
     """Yield the names of the fields in a cell, such as "MSH-3 to MSH-6".
 
-    A name may be repeated.
+    The fields of a range are included. A name may be yielded twice.
     """
     names = re.findall(r"([A-Z]{3})-(\d+)", cell)
     yield from (f"{segment}-{number}" for segment, number in names)

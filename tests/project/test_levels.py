@@ -1,4 +1,4 @@
-"""Every test has one level. A unit test cannot bind a socket or open a database."""
+"""Every test has one level. Unit tests cannot use internet sockets or databases."""
 
 import socket
 import sqlite3

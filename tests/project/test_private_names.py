@@ -40,13 +40,13 @@ class PrivateName:
     """A private or undocumented name of a dependency.
 
     Attributes:
-        owner: The module, or the module and a class, as "module:class".
+        owner: The module, or the module and an object in it, as "module:object".
         name: The name in its owner.
         use: What the node uses it for.
         used_by: Functions of the dependency that use the name. If they no longer use
             the name, its replacement by the node has no effect.
-        parameters: The names of the parameters of a function. If they are not checked,
-            it is None.
+        parameters: The names of the parameters of a function, such as "self, reason".
+            None if they are not checked.
     """
 
     owner: str
@@ -341,7 +341,10 @@ def found(path: str) -> object:
 
 
 def names_in(function: object) -> set[str]:
-    """Return the names of globals and attributes that a function uses."""
+    """Return the names of globals and attributes that a function or property uses.
+
+    If `function` has no Python code, the set is empty.
+    """
     function = getattr(function, "fget", None) or getattr(
         function, "__func__", function
     )
@@ -437,8 +440,8 @@ class Scan(ast.NodeVisitor):
     """A visitor that finds the private names of dependencies in a module.
 
     Attributes:
-        found: The private names, and "owner.name" of each attribute of a dependency
-            that the module replaces.
+        found: The private names, the used modules of UNDOCUMENTED, and "owner.name" of
+            each attribute of a dependency that the module replaces.
     """
 
     def __init__(self, source: str, module: str, own: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""SECURITY.md has a test for each statement, and the limits of the code."""
+"""SECURITY.md names a test for each statement, and states the limits of the code."""
 
 import ast
 import re

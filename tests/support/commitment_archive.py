@@ -158,7 +158,7 @@ def report_on(
     Args:
         association: An association on which the archive is SCP.
         transaction: Transaction UID of the request.
-        reasons: As for `information`.
+        reasons: The Failure Reason of each SOP Instance UID; 0 for success.
 
     Returns:
         The status; -1 if there was no response.
@@ -181,7 +181,7 @@ def call(
         title: The calling AE title.
 
     Returns:
-        The association, which the node may have rejected.
+        The association. If the node rejected it, it is not established.
     """
     ae = AE(title)
     ae.dimse_timeout = ae.acse_timeout = PATIENCE_S
@@ -198,7 +198,8 @@ def call(
 def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
     """Send a commitment report to a node, and return the status of the response.
 
-    The report has an association of its own. -1 means that there was no response.
+    The report has an association of its own. `reasons` has the Failure Reason of each
+    SOP Instance UID; 0 for success. If there was no response, the status is -1.
     """
     association = call(port)
     assert association.is_established

@@ -1,4 +1,4 @@
-"""Empty databases with the schema of this release, one for each test that needs it."""
+"""Databases with the schema of this release and without data, for tests."""
 
 from functools import cache
 from pathlib import Path

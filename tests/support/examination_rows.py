@@ -51,7 +51,9 @@ def examine(engine: sa.Engine, images: Sequence[str], **changes: object) -> str:
 def summarize(
     engine: sa.Engine, examination_id: str, state: str = "received", **changes: object
 ) -> None:
-    """Write the summary of an examination, and its patient if an image has one.
+    """Write the summary of an examination that has images.
+
+    The patient, if there is one, and other columns are copied from one of the images.
 
     Args:
         engine: Engine of the journal.

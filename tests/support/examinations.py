@@ -35,9 +35,10 @@ FAILED = ("Failed", "Pixel Data (7FE0,0010) ends early.")
 
 
 def finding(probability: float) -> Finding:
-    """Return a finding with an operating point that depends on the probability.
+    """Return a finding, with an arrow if a fracture is reported.
 
-    It is `none` below 0.2, `doubtful` below 0.5, and `definite` from 0.5 on.
+    The operating point is `none` for a probability below 0.2, `doubtful` from 0.2 on,
+    and `definite` from 0.5 on.
     """
     arrow = Arrow((75.0, 105.0), (30.0, 40.0)) if probability >= 0.2 else None
     return Finding(probability, Thresholds(0.2, 0.5), SALIENCY, arrow, MODEL)
@@ -67,8 +68,8 @@ class Studies:
             number: The Instance Number.
             outcome: The finding, or (state, reason) of an image without a finding.
             series: The Series Number.
-            same_picture_as: Id of another image with the same picture, as in
-                ExaminationImage.
+            same_picture_as: Id of another image with the same picture; None if there
+                is none.
             attributes: Attributes of the dataset by keyword. The value None removes an
                 attribute.
         """

@@ -1,6 +1,7 @@
-"""The transitions that the tests expect, as a second table.
+"""The transitions that the tests expect.
 
-A test fails if a transition or an effect in dicom_node/journal/states.py differs.
+This is a second table beside the one in dicom_node/journal/states.py. A test fails if a
+transition or an effect differs.
 """
 
 from collections.abc import Iterator, Mapping

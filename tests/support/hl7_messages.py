@@ -63,7 +63,8 @@ def made(
 
     Args:
         folder: A folder for the file of the phantom.
-        values: Attributes of the phantom to change, by keyword; None deletes one.
+        values: Attributes of the phantom to change, by keyword. The value None deletes
+            an attribute.
         finding: The finding; None for an image that was not analyzed.
         is_correction: Whether the message is a correction.
     """

@@ -126,7 +126,8 @@ def serve(
 ) -> int:
     """Serve an application in a thread until `stack` closes; return the port.
 
-    The server has the settings of api/__main__.py.
+    Except for address, lifespan and shutdown, the server has the settings of
+    api/__main__.py.
     """
     config = uvicorn.Config(
         app,

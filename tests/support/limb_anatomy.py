@@ -108,7 +108,7 @@ def _ray(points: Points, width: float, *, slim: float = 0.62) -> tuple[Shaft, ..
 
 
 def _finger(points: Points, width: float) -> tuple[SoftTissue, ...]:
-    """Return the flesh of a finger, from the first joint to beyond the last bone."""
+    """Return the flesh of a finger, from the second of `points` to beyond the last."""
     (row, column), (before_row, before_column) = points[-1], points[-2]
     tip = (row + 0.25 * (row - before_row), column + 0.25 * (column - before_column))
     joints = (*points[1:-1], tip)

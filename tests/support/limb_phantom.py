@@ -43,7 +43,7 @@ The unit is the short side of an upright image, as in `limb_anatomy`.
 """
 
 NEAR = 0.045
-"""Radius of the area around a break that its box encloses, in short sides."""
+"""Radius of a circle around a break, in short sides. The box encloses this circle."""
 
 MIDDLE = 0.5
 
@@ -126,7 +126,10 @@ def _points(
 def _axes(
     start: Spot, end: Spot, down: Plane, right: Plane
 ) -> tuple[Plane, Plane, float]:
-    """Return coordinates of each pixel along and across a line, and its length."""
+    """Return the coordinates of each pixel along and across a line.
+
+    The third value is the length of the line.
+    """
     length, angle = (
         math.dist(start, end),
         math.atan2(end[1] - start[1], end[0] - start[0]),
@@ -178,7 +181,7 @@ def _within(a: Plane, b: Plane, radii: Spot, less: float) -> Plane:
 
 
 def _flesh(flesh: tuple[SoftTissue, ...], down: Plane, right: Plane) -> Plane:
-    """Return the length of the ray of each pixel in soft tissue.
+    """Return for each pixel how far its ray passes through soft tissue.
 
     Adjacent parts blend smoothly.
     """

@@ -1,4 +1,4 @@
-"""Send damaged instances through all inputs of a node, and report the outcomes.
+"""Functions that send damaged instances to all inputs of a node, and report outcomes.
 
 tests/node/test_mutations.py uses this module with a few instances, and
 tests/chaos/test_mutations.py with very many.
@@ -203,8 +203,8 @@ def _outcome(answer: Answer, row: Any | None) -> str:  # noqa: ANN401 - SQLAlche
 def _brief(reason: str) -> str:
     """Return the reason in brief, so that equal outcomes are counted together.
 
-    The result is the first sentence of the reason, cut to 60 characters, with each
-    number of three or more digits replaced by "N".
+    The result is the text before the first period. Each number of three or more digits
+    is replaced by "N". Then the text is cut to 60 characters.
     """
     return re.sub(r"\d{3,}", "N", reason.partition(".")[0])[:60]
 

@@ -1,4 +1,4 @@
-"""Datasets as bytes, and mutations of datasets that a seed reproduces.
+"""Datasets as bytes, and reproducible mutations of datasets.
 
 pydicom would refuse to write most of these datasets, and a sender that parses datasets
 would not send them. Datasets are therefore parsed and assembled by hand, in any
@@ -119,7 +119,7 @@ class Field:
     """One top-level element, with its position in a dataset.
 
     `vr` is empty if the element has no explicit VR. `start`, `value` and `end` are
-    offsets: of the element, of its value, and of the first byte after the value.
+    offsets: of the element, of its value, and of the first byte after the element.
     """
 
     tag: int
@@ -130,7 +130,11 @@ class Field:
 
 
 def fields(data: bytes, encoding: Encoding) -> list[Field]:
-    """Return the top-level elements up to the first bytes that cannot be parsed."""
+    """Return the top-level elements, up to the end or up to an incomplete header.
+
+    Invalid bytes are parsed like elements, too. If the last value is too short, its
+    element ends at the end of `data`.
+    """
     found: list[Field] = []
     position, depth = 0, 0
     while position + 8 <= len(data):
@@ -314,7 +318,10 @@ def disordered(draft: Draft) -> None:
 
 
 def nested(draft: Draft) -> None:
-    """Write a sequence with up to 5000 levels, which a recursive parser cannot read."""
+    """Write a sequence with 1 to 5000 levels.
+
+    A recursive parser cannot read 5000 levels.
+    """
     keyword = draft.chance.choice(SEQUENCES)
     tag, encoding = int(Tag(keyword)), draft.encoding
     depth = draft.chance.choice((1, 3, 50, 500, 5000))
@@ -354,7 +361,7 @@ def invalid_items(draft: Draft) -> None:
 
 
 def contradicting_pixels(draft: Draft) -> None:
-    """Write attributes that contradict the pixel data."""
+    """Write random values to attributes that describe the pixel data."""
     for _ in range(draft.chance.choice((1, 1, 2, 4))):
         number = draft.chance.choice(
             (
@@ -419,7 +426,7 @@ def invalid_window(draft: Draft) -> None:
 
 
 def invalid_table(draft: Draft) -> None:
-    """Write an inconsistent modality LUT, VOI LUT or color palette."""
+    """Write a modality LUT, VOI LUT or color palette with random properties."""
     encoding, chance = draft.encoding, draft.chance
     descriptor = encoding.short(
         chance.choice((0, 1, 2, 256, 4096, 65_535)),
@@ -599,7 +606,8 @@ def part10_sample(content: bytes, kind: str) -> Sample:
 
     The file may be invalid. If the transfer syntax is not in DECODABLE, it is replaced
     by a guess. If the SOP Class is not in STORED, it is replaced by Digital X-Ray For
-    Presentation. If the file has no SOP Instance UID, that of the sample is empty.
+    Presentation. If the file has no SOP Instance UID, that of the sample is empty. The
+    dataset itself is not changed.
 
     Args:
         content: The bytes of the file.
@@ -660,7 +668,7 @@ def closed(draft: Draft) -> bytes:
 
 
 def _make_analyzable(draft: Draft, sample: Sample) -> str:
-    """Change four of five instances so that the node would analyze them.
+    """In four of five cases, remove common reasons not to analyze a draft.
 
     Returns:
         The SOP Class UID, which may differ from that of the sample.

@@ -216,7 +216,10 @@ def serving(config: Path) -> Iterator[Served]:
 
 
 def counts(config: Path) -> dict[str, int]:
-    """Return the number of instances in each state."""
+    """Return the number of received images by state.
+
+    Results of the node that were sent back to it are counted as "returned".
+    """
     with history(config) as opened:
         return opened.counts()
 

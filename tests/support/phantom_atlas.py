@@ -12,7 +12,7 @@ from inference.training.phantoms import random_phantom
 def write_atlas(folder: Path, count: int) -> Path:
     """Write `count` phantoms, every second one broken, in groups of four.
 
-    The last quarter is for validation.
+    The last quarter has the split `val`, and the others have the split `train`.
 
     Returns:
         The folder.

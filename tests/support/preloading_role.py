@@ -1,11 +1,11 @@
-"""A role that writes to a file when it preloads, and when the server waits for that."""
+"""A role with a function `preload`, which records its calls in a file."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 
 def preload(path: str) -> Callable[[], None]:
-    """Write "preloaded" to a file; return a function that writes "waited" to it."""
+    """Add "preloaded" to a file; return a function that adds "waited" to the file."""
     write(path, "preloaded")
 
     def wait() -> None:

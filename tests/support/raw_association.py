@@ -378,7 +378,11 @@ class Node:
         return [(names[each.name], each.label) for each in self.counted]
 
     def wait(self) -> None:
-        """Wait until there is a connection, and all are reported and counted."""
+        """Wait until as many connections are counted as reported, at least one.
+
+        A connection without data is never reported. Raise AssertionError after SOON_S
+        seconds.
+        """
         until(lambda: len(self.reported) == len(self.counted) > 0)
 
 
@@ -390,7 +394,8 @@ def serving_node(
 
     Args:
         folder: The storage directory.
-        record_report: As for `start_receiver`.
+        record_report: Records the Storage Commitment report of an archive. If None, no
+            report is accepted.
         changes: Settings of the section [receiver].
     """
     defaults = load(None, {})

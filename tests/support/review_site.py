@@ -1,4 +1,7 @@
-"""The API with a journal of phantoms, in the states that a worker creates."""
+"""The API with a journal, and methods that fill the journal with phantoms.
+
+The methods receive, analyze and deliver phantoms as a receiver and a worker do.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -87,7 +90,7 @@ class Review(Site):
         """Record a phantom with a fracture as a received instance; return it.
 
         `number` is the seed of the phantom, and becomes the id of the instance.
-        `header` has further fields of InstanceHeader.
+        `header` has further or changed fields of InstanceHeader.
         """
         dataset = phantom_dataset(
             _phantom(number), photometric_interpretation=photometric_interpretation
@@ -122,7 +125,8 @@ class Review(Site):
     def answer(self, received: ReceivedInstance, probability: float = 0.75) -> str:
         """Record an analysis with one result; return the UID of the result.
 
-        The finding is a fracture if the probability is at least 0.5.
+        The finding is doubtful from a probability of 0.25 on. From 0.5 on, it is
+        definite and has an arrow.
         """
         uid = f"2.25.{1000 + int(received.id, 16)}"
         path = f"results/{received.id}-{uid}.dcm"

@@ -234,8 +234,8 @@ class SimulatedNode:
     Attributes:
         instances: The received instances that are not removed.
         attempts: The attempts in progress.
-        requests: By Transaction UID of each commitment request, the destination and the
-            SOP Instance UIDs of the objects.
+        requests: (destination, SOP Instance UIDs of the objects) of each commitment
+            request, by Transaction UID.
         seen: The transitions that `check` has found.
         allowed: The transitions that `check` permits.
     """
@@ -287,8 +287,8 @@ class SimulatedNode:
     def do(self, call: Callable[[], T], kill_after: int | None = None) -> T:
         """Call a function, and return its result.
 
-        If `kill_after` is a number, the call is killed after so many SQL statements,
-        and repeated without a kill.
+        If `kill_after` is a number, a call that makes more SQL statements is killed
+        after so many, and is repeated without a kill.
         """
         self._kill_after = kill_after
         try:
@@ -450,13 +450,13 @@ class SimulatedNode:
     def summarize(
         self, attempt: Attempt, end: str, kill_after: int | None = None
     ) -> None:
-        """End an attempt to summarize as a worker does.
+        """End an attempt to make a summary, as a worker does.
 
         Args:
             attempt: The attempt.
-            end: "positive", "negative" or "not analyzed" for a summary, "failed", or
-                "separate" if no summary is expected. With any other text, nothing
-                happens, and the attempt continues.
+            end: "positive", "negative" or "not analyzed" if a summary was made,
+                "failed", or "separate" if nobody expects a summary. With any other
+                text, nothing happens, and the attempt continues.
             kill_after: As for `do`.
         """
         summaries, inputs = self.journal.summaries, attempt.summary
@@ -490,7 +490,7 @@ class SimulatedNode:
     def conclude(
         self, attempt: Attempt, end: str, kill_after: int | None = None
     ) -> None:
-        """End an attempt to analyze as a worker does.
+        """End an attempt to analyze an instance, as a worker does.
 
         If `end` cannot happen in the lane of the attempt, nothing changes, and the
         attempt continues. It also continues if the decoder died in the slow lane.
@@ -635,7 +635,8 @@ class SimulatedNode:
     def run(self, item: str) -> None:
         """Begin work, and end it with success.
 
-        If the work is a summary, the clock is first advanced so that it is due.
+        If the work is a summary, the clock is first advanced so that the summary is
+        due.
         """
         if item.startswith(f"{SUMMARIZE}:"):
             self.clock.passed_s += QUIET_S
@@ -752,7 +753,7 @@ class SimulatedNode:
     def force(self, table: str, instance_id: str, state: str) -> None:
         """Set the state of all rows of an instance in a table.
 
-        The log does not record the changes. They stand for those of an earlier release.
+        The changes simulate rows of an earlier release, so they are not in the log.
         """
         key = "id" if table == instance.name else "instance_id"
         update = _FORCE.format(table=table, key=key)
@@ -774,7 +775,7 @@ def _check_event(expected: Effects, made: Logged, later: Sequence[Logged]) -> No
 
 
 def _check_counts(log: Sequence[Logged]) -> None:
-    """Check that each transition with a counter is counted once, and nothing else."""
+    """Check that the counts in a log match its transitions and decoder deaths."""
     transitions = [each.made for each in log if each.made]
     expected = Counter(ALL_EXPECTED[made].counter for made in transitions)
     del expected[""]

@@ -40,7 +40,7 @@ def renamed(errors: set[str]) -> set[str]:
 
 
 def real_radiographs(shared: Path) -> Iterator[Path]:
-    """Yield the path of each real radiograph with a preamble that can be decoded.
+    """Yield the path of each real radiograph that has a preamble and can be decoded.
 
     Args:
         shared: The folder with the real files. `dicom/MANIFEST.csv` in it says which of

@@ -1,4 +1,4 @@
-"""Repeated failed logins delay further logins from the same address only."""
+"""Failed logins delay only logins from the same IPv4 address or IPv6 /64 network."""
 
 import pytest
 

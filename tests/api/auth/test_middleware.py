@@ -59,7 +59,7 @@ def add_user_routes(site: Site) -> FastAPI:
 
 
 def all_of(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
-    """Yield the routes of a list, with the routes of its nested routers."""
+    """Yield the routes of a list. The routes of a nested router replace the router."""
     for each in routes:
         router = getattr(each, "original_router", None)  # in newer FastAPI
         yield from [each] if router is None else all_of(router.routes)
@@ -247,7 +247,7 @@ class TestProxy:
 
 
 class TestOtherOrigin:
-    """Requests from another website in the browser of an authenticated user."""
+    """Requests from pages of other websites, pages of the node, and programs."""
 
     @pytest.mark.parametrize(
         "sent",

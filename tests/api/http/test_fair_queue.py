@@ -37,7 +37,7 @@ class PersonRequest:
 
     Attributes:
         gone: The user disconnects when a test sets this event.
-        request: The request.
+        request: The request as Starlette passes it to a route.
     """
 
     def __init__(self, name: str, *, auth_method: str = "token") -> None:
@@ -174,7 +174,7 @@ def site(tmp_path: Path, stack: ExitStack) -> Review:
 
 
 def send_and_close(port: int, count: int, content: bytes) -> None:
-    """Send `content` over `count` connections, then close them without reading."""
+    """Send `content` over each of `count` connections; close them without reading."""
     with ExitStack() as connections:
         for _ in range(count):
             client = socket.create_connection(("127.0.0.1", port))

@@ -98,8 +98,8 @@ ENDLESS = {**FORM, "Transfer-Encoding": "chunked"}
 class Endless:
     """The ASGI receive function of a request with an endless body.
 
-    Each call returns `part`. If `arrives` is false, no call returns. A call fails the
-    test if the application has read 1 MB.
+    Each call returns a message with `part`. If `arrives` is false, no call returns. A
+    call fails the test if the application has read 1 MB.
 
     Attributes:
         read: The number of bytes that the application has read.

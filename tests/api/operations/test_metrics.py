@@ -1,4 +1,4 @@
-"""The metrics of /metrics, and the metrics that the example alerts use."""
+"""The metrics that /metrics reports, and those that the example alerts use."""
 
 import asyncio
 import re
@@ -120,8 +120,8 @@ class Node:
 class Scraped:
     """The samples of a response, read by the parser of Prometheus.
 
-    A call returns the value of the sample with a name and exactly the given labels. The
-    name has no prefix fracture_node_.
+    A call returns the value of the only sample with a name and exactly the given
+    labels. In a call, the name is given without its prefix fracture_node_.
     """
 
     def __init__(self, text: str) -> None:

@@ -1,6 +1,7 @@
-"""Responses match openapi.json for all requests to the described routes.
+"""Responses of /predict, /healthz, /readyz and /metrics match openapi.json.
 
-schemathesis generates the requests from a seed: some valid, some invalid on purpose.
+schemathesis generates the requests, the same ones in each run. For /predict, some are
+invalid on purpose.
 """
 
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def every_check(*, guarded: bool) -> list[CheckFunction]:
 
 
 def validated_status(case: Case, address: str, credentials: dict[str, str]) -> int:
-    """Send a request and validate the response; return its status."""
+    """Send the request of `case`, and validate the response; return its status."""
     checks = every_check(guarded=bool(credentials))
     return case.call_and_validate(
         address, headers=credentials, checks=checks

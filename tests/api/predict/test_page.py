@@ -62,8 +62,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def page(tab: Page, address: str) -> Iterator[Page]:
     """The upload page, open in the browser.
 
-    The test fails if the page requests another host or writes to the console. Only the
-    message of the browser about status 415 is allowed.
+    The test fails if the page requests another host, raises an error or writes to the
+    console. Only the message of the browser about status 415 is allowed.
     """
     urls, messages = list[str](), list[str]()
     listeners: dict[Any, Any] = {
@@ -112,7 +112,7 @@ def set_overlay(page: Page, percent: int) -> None:
 
 
 def colored(picture: NDArray[np.int16]) -> int:
-    """Return the number of pixels that are not gray: those of heatmap and caption."""
+    """Return the number of pixels that are not gray, such as those of the heatmap."""
     return int((np.ptp(picture, axis=2) > 12).sum())
 
 

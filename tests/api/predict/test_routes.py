@@ -83,7 +83,7 @@ phantom_logits = {}
 
 @pytest.fixture(scope="module")
 def original() -> torch.nn.Module:
-    """The network of the original application, with weights from a seed."""
+    """The network of the original application, with random but always equal weights."""
     torch.manual_seed(7)
     network = resnet18(weights=None)
     network.fc = torch.nn.Linear(512, 2)
@@ -149,7 +149,7 @@ def phantom(*, broken: bool = True, rows: int = 300) -> NDArray[np.uint8]:
 
 
 def encoded(pixels: NDArray[Any], kind: str = "PNG", **options: object) -> bytes:
-    """Return an image file, as Pillow writes it."""
+    """Return pixels as an image file of the format `kind`."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, kind, **options)
     return content.getvalue()
@@ -548,7 +548,7 @@ def test_confidence_is_relative_to_the_threshold_of_the_card(
 
 
 def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
-    """Return a PNG file of zeros. When decoded, it is about a thousand times larger."""
+    """Return a PNG file of zeros. When decoded, it is more than 200 times larger."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = zlib.crc32(kind + data)

@@ -37,7 +37,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
-    """A site with the study STUDY. Tests that change a study add another one."""
+    """A site with the study STUDY. Tests that change a study add their own study."""
     site = Review(tmp_path_factory.mktemp("site"))
     fill(site, STUDY, 1)
     return site
@@ -115,7 +115,10 @@ def hide_layers(page: Page) -> None:
 
 
 def fitted(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
-    """Return a picture as a canvas of this shape shows it, scaled to fit."""
+    """Return a picture scaled to fit into a canvas, as the canvas shows it.
+
+    `shape` begins with the height and the width of the canvas.
+    """
     (rows, columns), (height, width) = pixels.shape, shape[:2]
     scale = min(height / rows, width / columns)
     transform = np.array(
@@ -128,9 +131,9 @@ def fitted(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
 
 
 def phantom(number: int = 1, low: float = 0, high: float = WHITE) -> Pixels:
-    """Return a phantom with the window from `low` to `high`.
+    """Return a phantom as gray levels from 0 to 255.
 
-    The gray levels are from 0 to 255.
+    `low` becomes black, and `high` becomes white. `number` is the seed of the phantom.
     """
     pixels = draw_phantom(broken=True, rows=SIZE[0], columns=SIZE[1], seed=number)
     return np.clip((pixels.pixels - low) / (high - low), 0, 1) * 255
@@ -151,7 +154,7 @@ def drag(page: Page, across: int, down: int) -> None:
 
 
 def window(page: Page, number: int = 0) -> tuple[float, float]:
-    """Return the window that a pane displays: center and width."""
+    """Return (center, width): the window that the text of a pane states."""
     page.evaluate(FRAME)
     words = page.locator(".pane-values").nth(number).inner_text().strip("≈ ").split()
     return float(words[1].strip(",")), float(words[3])
@@ -364,7 +367,7 @@ def test_two_fingers_zoom_and_one_finger_sets_the_window(
 
 
 def zoom(page: Page) -> float:
-    """Return the zoom that the first pane displays, in percent."""
+    """Return the zoom that the text of the first pane states, in percent."""
     page.evaluate(FRAME)
     words = page.locator(".pane-values").nth(0).inner_text()
     return float(words.split("·")[1].strip(" %"))

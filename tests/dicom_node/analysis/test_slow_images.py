@@ -124,7 +124,7 @@ def reason(lane: AbstractContextManager[object]) -> tuple[str, bool]:
 def is_analyzed(images: Lanes, one: ReceivedInstance) -> bool:
     """Return whether the normal lane accepts an image.
 
-    The analysis of an accepted image is quick.
+    An accepted image is analyzed quickly. The lanes remember it as a quick image.
     """
     with suppress(SeparateLaneError), images.normal(one):
         return True

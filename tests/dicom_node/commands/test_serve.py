@@ -181,7 +181,7 @@ def test_node_uses_a_server_only_if_it_suits_the_settings(
 
 @pytest.fixture
 def waiting_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    """A node with roles that only wait."""
+    """A node with roles that only wait. No role is started yet."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     with bound(tmp_path, api=1) as node:
         for role in node.roles:
@@ -210,7 +210,10 @@ def pids(roles: Iterable[Role]) -> list[int | None]:
 
 
 def kill_server(group: RoleGroup, roles: Iterable[int | None]) -> None:
-    """Kill the fork server of a group; wait until the roles with these pids ended."""
+    """Kill the fork server of a group; wait until the processes `roles` have ended.
+
+    `roles` has the process ids of the roles of the group.
+    """
     assert group.server is not None
     os.kill(group.server.pid, signal.SIGKILL)
     for pid in roles:

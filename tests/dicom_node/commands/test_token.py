@@ -19,7 +19,7 @@ ALL_ADDRESSES = '[api]\nhost = "0.0.0.0"\n'
 def create_token(
     capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> tuple[str, str]:
-    """Create a token; return it and its line for the settings."""
+    """Create a token; return the token, and the line for the settings."""
     sys.argv = ["token", *arguments]
     token.main()
     output = capsys.readouterr().out

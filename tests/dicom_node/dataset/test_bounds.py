@@ -82,7 +82,7 @@ def nested(levels: int) -> bytes:
 
 
 def written(folder: Path, syntax: UID, added: bytes, *, last: bool = False) -> Path:
-    """Write the phantom with additional elements; return the path.
+    """Write the phantom with the encoded elements `added`; return the path.
 
     The elements are before the pixel data, or after the pixel data if `last` is true.
     """
@@ -278,7 +278,7 @@ def jpeg(**options: object) -> bytes:
 
 
 def scans(count: int) -> bytes:
-    """Return a progressive JPEG of `count` scans. Its last scan is repeated."""
+    """Return a progressive JPEG of `count` scans: its last scan is repeated."""
     content = jpeg(progressive=True)
     present = content.count(b"\xff\xda")
     last = content[content.rindex(b"\xff\xda") : -2]
@@ -308,7 +308,7 @@ def bmp(size: int) -> bytes:
 
 
 def tiff(tiles: int) -> bytes:
-    """Return a TIFF with one pixel per tile."""
+    """Return a TIFF of this number of tiles, with one pixel per tile."""
     fields = [(256, 1, 1000), (257, 1, tiles // 1000), (258, 1, 8), (259, 1, 1)]
     fields += [(262, 1, 1), (277, 1, 1), (322, 1, 1), (323, 1, 1)]
     start = 8 + 2 + 12 * (len(fields) + 2) + 4

@@ -1,4 +1,4 @@
-"""The header that the receiver reads from a dataset, and its checks."""
+"""Reading of the header of a received dataset, and checks of the dataset."""
 
 import csv
 import re

@@ -169,7 +169,10 @@ def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
 
 
 def put(content: bytes, syntax: UID, elements: bytes, before: str) -> bytes:
-    """Return encoded dataset `content` with `elements` inserted before `before`."""
+    """Return the encoded dataset `content` with additional encoded elements.
+
+    They are inserted before the element with the keyword `before`.
+    """
     tag = ENCODINGS[syntax].tag(int(Tag(before)))
     position = content.index(tag)
     return content[:position] + elements + content[position:]

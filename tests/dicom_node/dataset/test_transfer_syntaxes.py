@@ -96,7 +96,7 @@ HIGH_THROUGHPUT = {
 def drawing() -> NDArray[np.uint16]:
     """Return 16 rows and 12 columns of 12-bit values.
 
-    No codec can predict a value from its neighbors.
+    No two adjacent values are equal.
     """
     row, column = np.indices((16, 12))
     return ((row * 253 + column * column * 17) % 4096).astype(np.uint16)

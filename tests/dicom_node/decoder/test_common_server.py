@@ -116,7 +116,7 @@ def test_child_has_no_secret_and_does_not_import_torch(child: DecoderProcess) ->
     allowed = {*server.PASSED_VARIABLES, *server.ONE_THREAD}
     assert set(names.split()) <= allowed
     assert not is_torch
-    # The child was forked from the other processes that must not have the password.
+    # The child is a fork of other processes. They must not have the password, either.
     assert child.pid is not None
     assert PASSWORD.encode() not in memory(child.pid)
 

@@ -43,7 +43,10 @@ def child() -> Iterator[DecoderProcess]:
 
 @pytest.fixture(scope="module")
 def confined(child: DecoderProcess) -> DecoderProcess:
-    """A decoder on a kernel that offers both Landlock and seccomp."""
+    """A decoder on a kernel that offers both Landlock and seccomp.
+
+    On another kernel, the test is skipped.
+    """
     if not child.confinement.is_complete:
         pytest.skip(f"this kernel has {child.confinement}")
     return child

@@ -66,7 +66,7 @@ def test_call_with_more_files_is_refused(tmp_path: Path) -> None:
 
 
 def returned(kind: Any, value: object) -> Any:  # noqa: ANN401 - any type
-    """Pack a value as the child does; return what the parent makes of it."""
+    """Pack a value as the decoder does; return it as its parent process unpacks it."""
     head, buffers = pack_response("returned", value)
     _, content = read_response(head)
     return unpack_result(kind, content, [bytearray(each) for each in buffers])

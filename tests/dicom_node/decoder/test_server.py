@@ -20,7 +20,7 @@ TAKES_1200_MB = "len(bytes(1200 * 2**20))"  # calloc: the pages are not used
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[DecoderServer]:
-    """A server for all tests.
+    """A server for all tests of this file.
 
     If a test kills the process of the server, the server starts another process.
     """

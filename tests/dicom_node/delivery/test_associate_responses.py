@@ -397,7 +397,7 @@ def stored(
 
 
 def archive(*responses: bytes) -> Play:
-    """Return an archive that sends one of the responses after each object."""
+    """Return an archive that sends the next of the responses after each object."""
     remaining = list(responses)
 
     def play(connection: socket, peer: Peer) -> None:

@@ -94,7 +94,7 @@ def port_of(server: ThreadedAssociationServer) -> int:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """Check that no thread of an association remains."""
+    """After a test, assert that all threads that it started have ended."""
     before = set(threading.enumerate())
     yield
     deadline = time.monotonic() + SOON_S

@@ -114,7 +114,7 @@ def message(folder: Path) -> Mapping[str, Path]:
 
 @pytest.fixture
 def files(type_: str, tmp_path: Path) -> Mapping[str, Path]:
-    """The path of a result that a destination of type `type_` gets, by its UID."""
+    """A result that a destination of type `type_` gets: its path by its UID."""
     if type_ == "hl7":
         return message(tmp_path)
     dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))

@@ -1,4 +1,4 @@
-"""Delivery of results to each type of destination, also to the sender of an image."""
+"""Delivery of DICOM results to destinations, also to the sender of an image."""
 
 import errno
 import subprocess
@@ -186,7 +186,7 @@ def test_connection_test_covers_every_peer_of_every_destination(
 
 @contextmanager
 def storescp(program: str, folder: Path, port: int) -> Iterator[Path]:
-    """Run DCMTK's storescp; yield the folder of the objects that it stored."""
+    """Run DCMTK's storescp; yield the folder in which it stores objects."""
     folder.mkdir()
     command = [program, "--aetitle", "STRANGER", "-od", folder, str(port)]
     with subprocess.Popen(command) as process:

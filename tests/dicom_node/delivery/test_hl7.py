@@ -218,7 +218,8 @@ def test_a_peer_that_hangs_is_left_in_time(
 def tls_server(certificates: Certificates, *, own: bool = True) -> Iterator[int]:
     """Yield the port of a server with TLS that accepts one message.
 
-    If `own` is false, the certificate of the server is not of the trusted authority.
+    If `own` is false, the trusted authority has not issued the certificate of the
+    server.
     """
     pair = certificates.node if own else certificates.stranger
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,7 +1,7 @@
 """Archives that send endless data, or single bytes, to the node.
 
-The node connects to them over real sockets, with a short timeout. Each call ends after
-a few timeouts, and the received data does not accumulate in memory.
+The node connects to them over real sockets. If an archive sends single bytes, the call
+ends after a few timeouts. If it sends endless data, the call ends before the timeout.
 """
 
 import socket
@@ -67,9 +67,10 @@ def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def flood(connection: socket.socket, piece: bytes) -> None:
-    """Send `piece` repeatedly until the node disconnects.
+    """Send `piece` repeatedly until the node disconnects or stops reading.
 
-    The timeout is needed because the kernel may report the disconnection minutes later.
+    The kernel may report the disconnection minutes later. So the function also ends if
+    a piece cannot be sent within TIMEOUT_S seconds.
     """
     connection.settimeout(TIMEOUT_S)
     with suppress(OSError):

@@ -72,7 +72,7 @@ def encoded_response(coding: str, content: bytes) -> bytes:
 
 @cache
 def bomb(coding: str) -> bytes:
-    """Return content in this coding that inflates to at least 200 MB of zeros.
+    """Return at least 200 MB of zeros, compressed by the content coding `coding`.
 
     The content is made when a test first needs it, because this takes seconds.
     """

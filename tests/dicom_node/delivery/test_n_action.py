@@ -155,7 +155,7 @@ class Node:
         return StoredResult(kind, SecondaryCaptureImageStorage, uid, f"{uid}.dcm")
 
     def go_on(self, times: int = 1) -> str:
-        """Do the next work of the delivery at once, before it is due.
+        """Do the next work of the delivery at once, even if it is not due.
 
         Args:
             times: How often to do the next work.
@@ -179,13 +179,17 @@ class Node:
         self.journal.commitments.record_report(report, ARCHIVE)
 
     def let_days_pass(self, days: float) -> None:
-        """Move the end of finished instances `days` into the past."""
+        """Move the time at which instances ended `days` into the past."""
         earlier = {"ended_at": received.c.ended_at - days * DAY_S}
         with self.engine.begin() as connection:
             connection.execute(received.update().values(earlier))
 
     def sweep(self) -> int:
-        """Remove expired files; return the number of affected instances."""
+        """Remove expired files and rows.
+
+        Returns:
+            The number of instances for which files were removed.
+        """
         kept = load(None, {}).retention
         return delete_expired(self.engine, self._directory, kept).files
 

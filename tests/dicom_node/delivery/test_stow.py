@@ -41,7 +41,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """Two files with arbitrary bytes; the client does not parse them."""
+    """The paths of two files by UID. The files have arbitrary bytes."""
     contents = {"1.2.1": b"\r\n--one\r\n\r\n" * 9, "1.2.2": bytes(range(256)) * 300}
     paths = {}
     for uid, content in contents.items():

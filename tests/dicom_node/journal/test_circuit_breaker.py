@@ -82,7 +82,10 @@ def rows(engine: sa.Engine, name: str = "pacs") -> dict[str, sa.Row[Any]]:
 def attempt(
     journal: Journal, engine: sa.Engine, instance: str, outcome: Outcome
 ) -> str | None:
-    """Attempt a delivery; return its new state, or None if it may not begin now."""
+    """Attempt a delivery with this outcome; return its new state.
+
+    Return None if the attempt may not begin now.
+    """
     row = rows(engine)[instance]
     if journal.deliveries.begin(instance, "pacs", row.run) is None:
         return None
@@ -281,7 +284,10 @@ def test_outcome_is_recorded_although_the_others_cannot_be_released(
     queue: Queue,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If `record` failed, a second call would find the work done and log no outcome."""
+    """If `record` raised an error, the worker would repeat the call.
+
+    The second call would find the delivery done, and log no outcome.
+    """
     waiting = queue(2)
     fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)

@@ -1,4 +1,4 @@
-"""An address with many images in a lane does not delay images of other addresses."""
+"""The addresses with waiting images in a lane take turns."""
 
 import heapq
 

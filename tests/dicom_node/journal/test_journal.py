@@ -1,4 +1,4 @@
-"""The journal records instances and enqueues their work in one transaction."""
+"""The journal records instances, results and deliveries, and enqueues their work."""
 
 import sqlite3
 import threading

@@ -1,4 +1,4 @@
-"""Retention removes finished instances after their time, and nothing else."""
+"""Retention removes expired files and rows of finished instances, and no others."""
 
 import threading
 import time

@@ -81,9 +81,9 @@ class JournalMachine(RuleBasedStateMachine):
 
     @initialize(count=st.integers(0, 9))
     def receive_first(self, count: int) -> None:
-        """Receive an instance, and do `count` parts of its work.
+        """Receive an instance, and then do queued work up to `count` times.
 
-        The machine then reaches all states within few steps.
+        From there, the machine reaches all states within few steps.
         """
         self.node.receive()
         for _ in range(count):

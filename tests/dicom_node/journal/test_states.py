@@ -1,4 +1,4 @@
-"""Each transition of the table happens, and the document lists the transitions."""
+"""Each transition of TRANSITIONS happens, and docs/states.md lists all of them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -112,14 +112,17 @@ def analyze(node: SimulatedNode, one: str, end: str = "positive") -> None:
 
 
 def send(node: SimulatedNode, one: str, *outcomes: Outcome) -> None:
-    """Send the missing objects to the archive, which responds with `outcomes`."""
+    """Send the missing objects of an instance to the archive.
+
+    The archive responds to them with `outcomes`.
+    """
     attempt = begun(node, node.delivery(one, "archive"))
     named = zip(attempt.uids, outcomes, strict=True)
     node.send(attempt, dict(named))
 
 
 def request(node: SimulatedNode, one: str, outcome: Outcome = STORED) -> str:
-    """Request commitment of the archive; return the Transaction UID."""
+    """Request Storage Commitment for an instance; return the Transaction UID."""
     attempt = begun(node, node.delivery(one, "archive"))
     assert attempt.request is not None
     node.request(attempt, outcome)
@@ -133,7 +136,10 @@ def begun(node: SimulatedNode, item: str) -> Attempt:
 
 
 def reach(node: SimulatedNode, state: str, *, slow: bool = False) -> str:
-    """Create an instance with a delivery to the archive in `state`; return its id."""
+    """Create an instance, and bring its delivery into `state`; return its id.
+
+    The delivery goes to the archive.
+    """
     one = analyzed(node, ARCHIVE, slow=slow)
     match state:
         case "committing":
@@ -307,9 +313,9 @@ def lost_before_request(
 
 
 def failing_peer(node: SimulatedNode, state: str) -> None:
-    """Let two deliveries fail.
+    """Let the archive fail during two deliveries in `state`; then try both now.
 
-    The second delivery is held back until a user tries it now.
+    Until then, at least one of the deliveries waits for the archive.
     """
     both = [reach(node, state), reach(node, state)]
     for one in both * 3:

@@ -1,4 +1,4 @@
-"""Exchange of blocks with peers that send them in pieces, endlessly, or not at all."""
+"""Exchange of MLLP blocks with peers that send them in pieces, endlessly or never."""
 
 import socket
 import threading

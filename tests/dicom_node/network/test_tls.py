@@ -477,7 +477,11 @@ def test_every_request_in_a_shared_tls_record_gets_a_response(
 
 @contextmanager
 def many_connections(node: Node) -> Iterator[None]:
-    """Open 300 connections per port: silent, with half a request, or slow."""
+    """Keep 300 connections to each port open during the block.
+
+    Of each three connections, one sends nothing, one sends the beginning of a request,
+    and one sends this beginning and then ten bytes per second.
+    """
     half_a_request = b"\x01\x00\x00\x00\x00\xcd\x00\x01"
     finished = threading.Event()
     with ExitStack() as connections:

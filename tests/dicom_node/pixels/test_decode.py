@@ -193,7 +193,7 @@ def test_name_in_another_character_set_is_the_same_identity(
     in_utf_8 = decoded(dataset, tmp_path)
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.PatientName = (
-        "Müller^Jürgen"  # pydicom keeps the encoded bytes of the first name
+        "Müller^Jürgen"  # again, because pydicom kept the bytes in UTF-8
     )
 
     assert decoded(dataset, tmp_path).identity_digest == in_utf_8.identity_digest

@@ -227,7 +227,7 @@ def png(columns: int, rows: int, data: bytes) -> bytes:
 
 
 def text_bomb() -> bytes:
-    """Return a small PNG with a text chunk that inflates to 200 MB."""
+    """Return a PNG of less than 1 MB with a text that inflates to 200 MB."""
     small = io.BytesIO()
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(small, "PNG")
     content = small.getvalue()
@@ -238,9 +238,10 @@ def text_bomb() -> bytes:
 
 
 def huge_file(kind: str) -> bytes:
-    """Return a small file that declares 60,000 x 60,000 pixels.
+    """Return a small file that declares too many pixels.
 
-    The WebP file declares 16,384 x 16,384 pixels, the most that WebP allows.
+    A WebP file declares 16,384 x 16,384 pixels, the maximum of WebP. Any other file
+    declares 60,000 x 60,000 pixels.
     """
     buffer = io.BytesIO()
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(buffer, kind, lossless=True)

@@ -372,7 +372,7 @@ def with_other_uids(dataset: Dataset) -> None:
 
 
 def without_identity(dataset: Dataset) -> None:
-    """Remove identifying attributes, as in the Basic Profile (PS3.15 table E.1-1)."""
+    """Remove or replace identifying attributes (Basic Profile, PS3.15 table E.1-1)."""
     with_other_uids(dataset)
     dataset.PatientName = dataset.PatientID = ""
     for keyword in (

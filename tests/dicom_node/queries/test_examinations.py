@@ -51,7 +51,10 @@ Image = Callable[..., ReceivedInstance]
 
 @pytest.fixture
 def image(journal: Journal, receive: Receive, engine: sa.Engine) -> Image:
-    """A function that records an image, sets columns of its row, and returns it."""
+    """A function that records an image, sets `columns` of its row, and returns it.
+
+    It returns the image as it was received.
+    """
     number = iter(range(1000))
 
     def make(
@@ -274,8 +277,8 @@ def test_examination_of_returned_results_is_omitted_but_not_one_of_other_objects
 def two(engine: sa.Engine, image: Image) -> dict[str, str]:
     """The ids of two examinations: "anna" and "ben".
 
-    Anna has a definite and a negative image, and Ben has a doubtful one. The deliveries
-    are Ben's summary to "pacs" and Anna's negative image to "backup".
+    Anna has a definite and a negative image, and Ben has a doubtful one. Two deliveries
+    are queued: of Ben's summary to "pacs", and of Anna's negative image to "backup".
     """
     of_anna = [image(**DEFINITE).id, image(sender="ROOM2", **NEGATIVE).id]
     of_ben = [image(BEN, **DOUBTFUL).id]

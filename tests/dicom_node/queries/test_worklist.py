@@ -42,8 +42,8 @@ def worklist(engine: sa.Engine) -> Worklist:
 def three(journal: Journal, receive: Receive) -> dict[str, ReceivedInstance]:
     """Three instances by accession number.
 
-    Anna's (A-1) is positive and delivered. Ben's (A-2) is negative, and its delivery
-    waits. Eva's (A_3) is not analyzed yet.
+    Anna's (A-1) is positive and delivered. Ben's (A-2) is negative, and its deliveries
+    are queued. Eva's (A_3) is not analyzed yet.
     """
     received_by_number: dict[str, ReceivedInstance] = {}
     for hour, person in enumerate((ANNA, BEN, EVA)):

@@ -540,7 +540,7 @@ def test_maximum_length_is_limited_to_the_supported_range(
 
 
 def test_read_request_raises_only_malformed_pdu_errors() -> None:
-    """The test replaces each byte of a request by nine values, such as item types."""
+    """The test replaces each byte after the PDU header by nine values in turn."""
     content = request(
         proposed(1, abstract(), syntax()),
         proposed(3, abstract(CR), syntax(EXPLICIT)),

@@ -50,7 +50,10 @@ def short_artim_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
 def association_requested(
     port: int, name: str, address: str = ATTACKER
 ) -> Iterator[socket.socket]:
-    """Request an association from an address; yield the socket before the response."""
+    """Request an association from `address`; yield the socket.
+
+    The response is not read.
+    """
     contexts = (
         proposed(1, abstract(), syntax()),
         proposed(3, abstract(CR), syntax(EXPLICIT)),

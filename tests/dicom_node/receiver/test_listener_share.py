@@ -1,4 +1,4 @@
-"""Several listeners on one socket: an idle listener accepts more callers."""
+"""If listeners share a socket, an idle listener accepts most of the callers."""
 
 import socket
 import threading

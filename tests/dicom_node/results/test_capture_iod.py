@@ -201,7 +201,10 @@ KINDS = [
 
 
 def valid(path: Path, kind: ResultKind, complaints: Complaints, folder: Path) -> bool:
-    """Return whether the source has all errors that dciodvfy finds in a result."""
+    """Return whether dciodvfy finds only errors of the source in a result.
+
+    The source is the file `path`. The result is of the form `kind`.
+    """
     with warnings.catch_warnings(action="ignore"):
         dataset = dcmread(path, stop_before_pixels=True)
         instance = received(path, dataset)

@@ -373,7 +373,7 @@ def test_invalid_codes_and_dates_are_omitted(tmp_path: Path) -> None:
 def test_bytes_of_an_undeclared_character_set_are_not_guessed(
     character_set: str, tmp_path: Path
 ) -> None:
-    """The bytes are Greek letters in ISO 8859-7, and other letters in Latin-1."""
+    """The bytes mean Greek letters in ISO 8859-7, but other letters in Latin-1."""
     dataset = phantom_dataset(PHANTOM)
     dataset.SpecificCharacterSet = "ISO_IR 126"
     dataset.PatientName = "Διονυσιος"

@@ -43,7 +43,7 @@ CLASSES = [
 
 
 def saliency() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return a map of 7 x 7 cells with a region of two rows and three columns."""
+    """Return a map of 7 x 7 cells: a region of 2 x 3 cells, and a single cell."""
     cells = np.zeros((7, 7), np.float32)
     cells[1:3, 1:4] = 0.8
     cells[2, 2] = 1

@@ -1,4 +1,4 @@
-"""The kinds of objects that a destination gets of images and of examinations."""
+"""The kinds of objects that a destination gets about images and examinations."""
 
 import pytest
 

@@ -301,7 +301,10 @@ def test_instance_without_study_instance_uid_is_an_error(
 
 
 def in_sequence(dataset: Dataset, keyword: str, *items: bytes) -> bytes:
-    """Return a dataset as a file, with an added sequence of the encoded `items`."""
+    """Return the bytes of a DICOM file with the dataset and a further sequence.
+
+    `keyword` names the sequence, and `items` are its encoded items.
+    """
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     content = buffer.getvalue()

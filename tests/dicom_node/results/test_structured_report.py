@@ -70,7 +70,10 @@ def report(instance: ReceivedInstance, finding: Finding = POSITIVE) -> Dataset:
 
 
 def items(container: Dataset) -> Iterator[tuple[str, Dataset]]:
-    """Yield (meaning of the name, content item) for each item below a container."""
+    """Yield (name, content item) for each item at any depth below a container.
+
+    The name is the meaning of the concept name. If there is none, it is the value type.
+    """
     for item in container.get("ContentSequence", []):
         names = item.get("ConceptNameCodeSequence")
         yield names[0].CodeMeaning if names else item.ValueType, item

@@ -41,7 +41,10 @@ GRAYSCALE = (*KINDS, ResultKind("presentation_state"))
 
 
 def write_study(source: Path, folder: Path) -> list[Path]:
-    """Write all types of results of a source; return the paths, the source first."""
+    """Write the results of a source to files; return the paths, the source first.
+
+    Raise NotAnalyzedError if the node does not analyze the source.
+    """
     with warnings.catch_warnings(action="ignore"):
         header = dcmread(source, stop_before_pixels=True)
         instance = received(source, header)
@@ -60,7 +63,10 @@ def write_study(source: Path, folder: Path) -> list[Path]:
 
 
 def entity_errors(program: str, paths: list[Path]) -> set[str]:
-    """Return the errors of dcentvfy: information entities that differ between files."""
+    """Return the error lines of dcentvfy.
+
+    It reports patient and study attributes that differ between the files.
+    """
     run = subprocess.run([program, *paths], capture_output=True, check=False)
     lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
     return {line for line in lines if "Error" in line}

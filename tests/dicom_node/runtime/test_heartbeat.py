@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 
 def shift(engine: sa.Engine, seconds: float) -> None:
-    """Make all heartbeats older by some seconds."""
+    """Make all heartbeats `seconds` older."""
     with engine.begin() as connection:
         connection.execute(heartbeat.update().values(at=heartbeat.c.at - seconds))
 
@@ -32,9 +32,9 @@ def ids(engine: sa.Engine) -> set[str]:
 
 
 def steady_s(engine: sa.Engine, name: str) -> float:
-    """Return the seconds since the last gap in the heartbeats of a worker.
+    """Return for how many seconds a worker has sent heartbeats without a gap.
 
-    If the worker is dead, return -1.
+    If no living worker is called `name`, return -1.
     """
     with reading(engine) as connection:
         return alive_workers(connection, "worker").get(name, -1.0)

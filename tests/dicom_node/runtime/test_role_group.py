@@ -34,7 +34,7 @@ def server() -> Iterator[RoleServer]:
 def group(
     server: RoleServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RoleGroup]:
-    """A group of one role with its own fork server.
+    """A group of one role, with a fork server of its own. Both have been started.
 
     The parameter of the fixture is the module that the role runs.
     """
@@ -47,7 +47,10 @@ def group(
 
 
 def is_restarted(group: RoleGroup) -> bool:
-    """Wait until the role's process ends; return whether `start_roles` restarts it."""
+    """Wait until the role's process ends, and call `start_roles` once.
+
+    Return whether that call has restarted the role.
+    """
     before = group.roles[0].pid
     assert before is not None
     wait_for(lambda: not alive(before))

@@ -52,7 +52,8 @@ def either(server: RoleServer, request: pytest.FixtureRequest) -> Iterator[RoleS
 def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]:  # noqa: ANN401
     """Start a role and end it; return what it reported, its name and its niceness.
 
-    `process` has fields of RoleProcess, and the inherited descriptors as `files`.
+    `process` has further fields of RoleProcess, and may have `files`: the descriptors
+    that the role inherits.
     """
     path = folder / "report"
     files = process.pop("files", [])
@@ -67,7 +68,7 @@ def report(server: RoleServer, folder: Path, **process: Any) -> dict[str, Any]: 
     return result
 
 
-@pytest.mark.alone  # other tests have the lowest priority, which cannot be lowered
+@pytest.mark.alone  # other tests have the niceness 19, which cannot be increased
 def test_role_gets_its_niceness_and_that_of_its_server(
     server: RoleServer, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Notifications wake waiting processes, so that new work starts at once."""
+"""Notifications and queries wake polling threads, so that new work starts at once."""
 
 import threading
 import time
@@ -67,7 +67,7 @@ def test_wakeup_is_set_by_its_stop_event() -> None:
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> PollWakeup:
-    """A wakeup. While a watch runs, its thread polls only if it is woken."""
+    """A wakeup that waits up to LONG_S seconds while `watch_queues` runs."""
     monkeypatch.setattr(work_signal, "WATCHED_POLL_S", LONG_S)
     return PollWakeup()
 
@@ -180,7 +180,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
 
 @pytest.fixture
 def started(tmp_path: Path) -> threading.Event:
-    """The event that an analysis workflow of DBOS sets."""
+    """An event that is set when DBOS runs the workflow ANALYZE."""
     started = threading.Event()
     DBOS(config=dbos_config(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 

@@ -1,4 +1,4 @@
-"""Orphans are removed; files in the journal, and files being written, stay."""
+"""Old orphans are removed. Files that are young, in use or in the journal are kept."""
 
 import os
 import time

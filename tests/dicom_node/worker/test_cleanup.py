@@ -1,4 +1,4 @@
-"""Sweeps of a worker: failed work, clock changes and retention."""
+"""The cleanup of a worker: failed work, clock changes and retention."""
 
 import logging
 import time
@@ -42,7 +42,7 @@ ANSWER = AnalysisResult(
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    """A journal; DBOS manages its work, but does not run it."""
+    """A journal with one destination. DBOS queues its work, but does not run it."""
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
     create_migrated(storage)
     engine = open_engine(storage.database_url)

@@ -61,9 +61,10 @@ PACS = destination("pacs", results=("exam_summary", "exam_report"))
 
 @dataclass
 class Child:
-    """A decoder that raises one of `errors` each time it encodes an examination.
+    """A decoder that fails to encode an examination, once for each of `errors`.
 
-    If `errors` is empty, it encodes. `calls` has the names of the called functions.
+    The last error is raised first. `calls` has the name of each called function, also
+    if the call failed.
     """
 
     decoder: DecoderProcess
@@ -88,7 +89,10 @@ class Node:
     engine: sa.Engine
 
     def add(self, number: int, outcome: Finding | str) -> ReceivedInstance:
-        """Receive an image, and end its analysis with a finding or a reason."""
+        """Record an image, and the end of its analysis.
+
+        `outcome` is a finding, or the reason why the image was not analyzed.
+        """
         folder = self.settings.storage.directory / "spool"
         folder.mkdir(exist_ok=True)
         ended = outcome if isinstance(outcome, Finding) else ("Not analyzed", outcome)
@@ -112,7 +116,7 @@ class Node:
         return row
 
     def summarize(self) -> InstanceRecord:
-        """Make the summary, as a worker does when it is due."""
+        """Make the summary as if the time for it had come; return its record."""
         with self.engine.begin() as connection:
             connection.execute(examination.update().values(due_at=1.0))
         record = self.summary()

@@ -23,7 +23,7 @@ on_postgresql = pytest.mark.parametrize(
 
 @pytest.fixture
 def engine(migrated: StorageSettings, engine: sa.Engine) -> Iterator[sa.Engine]:
-    """A database with work that DBOS manages, but does not run."""
+    """A database. DBOS queues work in it, but does not run the work."""
     DBOS(config=dbos_config(migrated.database_url))
     DBOS.launch()
     yield engine
@@ -35,7 +35,7 @@ def engine(migrated: StorageSettings, engine: sa.Engine) -> Iterator[sa.Engine]:
 def record_heartbeats(
     engine: sa.Engine, name: str, *, steady_s: float, silent_s: float
 ) -> None:
-    """Record heartbeats of a worker for `steady_s`, the last one `silent_s` ago."""
+    """Record `steady_s` seconds of heartbeats, which ended `silent_s` seconds ago."""
     seconds = "extract(epoch from clock_timestamp())"
     if engine.dialect.name == "sqlite":
         seconds = "(julianday('now') - 2440587.5) * 86400"
@@ -48,7 +48,7 @@ def record_heartbeats(
 
 
 def start_all_work(engine: sa.Engine, owner: str) -> None:
-    """Mark all enqueued work as started by a worker."""
+    """Mark all enqueued work as started by the worker `owner`."""
     table = work_item(engine)
     items = sa.table(table.name, *[sa.column(n) for n in ("status", "executor_id")])
     items.schema = table.schema
@@ -58,7 +58,7 @@ def start_all_work(engine: sa.Engine, owner: str) -> None:
 
 
 def states() -> list[tuple[str, str | None]]:
-    """Return the status and the queue of each work item."""
+    """Return the status and the queue of each work item, the oldest first."""
     found = DBOS.list_workflows(sort_desc=False)
     return [(each.status, each.queue_name) for each in found]
 

@@ -123,14 +123,14 @@ def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patc
 
 
 def long_instance(spool: Spool) -> ReceivedInstance:
-    """Write an instance to the spool that takes seconds to analyze; return it."""
+    """Write an instance to the spool, and return it. Its analysis takes seconds."""
     instance = spooled(spool, rows=64, columns=48)
     made_slow(instance.path)
     return replace(instance, size=instance.path.stat().st_size)
 
 
 def spooled(spool: Spool, **size: int) -> ReceivedInstance:
-    """Write a phantom to the spool; return it as an instance."""
+    """Write a phantom of the given size to the spool; return it as an instance."""
     dataset = phantom_dataset(draw_phantom(broken=True, **size))
     path = spool.path("0" * 32)
     dataset.save_as(path, enforce_file_format=True)

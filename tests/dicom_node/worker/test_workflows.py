@@ -83,11 +83,11 @@ FINDING = Finding(
 
 @dataclass
 class ScriptedPipeline:
-    """A pipeline that does not analyze images.
+    """A pipeline that gives each image FINDING, without an analysis.
 
-    It returns `results`. If `results` is empty, it returns only `result`. A test sets
-    `behavior` to raise the error of an analysis, and `afterwards` to do something after
-    the check of the image.
+    The objects for a finding are `results`, or only `result` if `results` is empty. A
+    test sets `behavior` to raise the error of an analysis, and `afterwards` to do
+    something after the check of the image.
     """
 
     result: ResultObject
@@ -910,7 +910,10 @@ def test_workflows_wait_for_the_database(
 
 
 def counted(work: Work) -> dict[tuple[str, str], int]:
-    """Return the counts in the database by metric family and label."""
+    """Return the counts in the database by metric family and label.
+
+    The names of the families are without "fracture_node_".
+    """
     engine = open_engine(work.settings.storage.database_url)
     with reading(engine) as connection:
         tallies = read(connection)
@@ -1049,7 +1052,7 @@ def test_log_lines_of_steps_have_the_uid_and_the_id_of_the_instance(
 
 
 def delivery_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
-    """Return level, step and text of the log lines about deliveries."""
+    """Return (level, step, text after the seconds) of log lines about deliveries."""
     return [
         (each.levelname, each.step, each.message.partition(" s: ")[2])
         for each in caplog.records

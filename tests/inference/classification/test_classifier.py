@@ -94,7 +94,7 @@ line, it writes the exit status of the fork.
 
 @pytest.fixture(scope="module")
 def run_alone() -> Iterator[Callable[..., None]]:
-    """A function that runs a script in a process without threads, where it may fork.
+    """A function that runs a script in a process without threads, so that it may fork.
 
     A fork of a process with threads, such as the test process, may wait forever for a
     lock. The function fails if the exit status of the script is not 0.

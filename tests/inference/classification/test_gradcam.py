@@ -63,10 +63,10 @@ PeerMap = Callable[[nn.Module, nn.Module, torch.Tensor, int], NDArray[np.float64
 
 @pytest.fixture(scope="module")
 def peer_map() -> PeerMap:
-    """A function that returns the map of the package grad-cam in its coarse grid.
+    """A function that returns the map of the package grad-cam, in the grid of a layer.
 
-    The arguments of the function are the network, the layer of the map, the image and
-    the label.
+    The arguments of the function are the network, the layer, the image and the label.
+    Negative values of the map are replaced by 0.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,7 +77,7 @@ def peer_map() -> PeerMap:
         )
 
     class RawGradCAM(GradCAM):  # type: ignore[misc]
-        """GradCAM with an attribute `raw`: the last map in its coarse grid."""
+        """GradCAM with an attribute `raw`: the last map, before it was enlarged."""
 
         raw: NDArray[np.float64]
 

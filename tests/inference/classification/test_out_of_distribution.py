@@ -108,7 +108,7 @@ def screenshot(random: np.random.Generator) -> Pixels:
 
 
 def photograph(random: np.random.Generator) -> Pixels:
-    """Return a part of one of the two photographs of scikit-learn."""
+    """Return a random part of a photograph of scikit-learn: 300 rows, 400 columns."""
     # The import takes most of a second. Most test processes do not run this test.
     from sklearn.datasets import load_sample_image  # noqa: PLC0415
 

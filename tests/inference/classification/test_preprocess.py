@@ -162,7 +162,7 @@ def test_exposure_by_percentiles_gives_the_same_picture_for_any_window(
     small = np.zeros((60, 80), np.uint8)
     small[5:55, 10:70] = np.resize(np.linspace(0, 255, 51), (50, 60))
     expected = prepare(radiograph(small), STRETCH)
-    # Rounding changes the gray levels and the percentiles by up to half of 255 / 50.
+    # Rounding of the gray levels and of the percentiles causes small differences.
     difference = found.gray.int() - expected.gray.int()
     assert difference.abs().max() <= 4
 

@@ -49,6 +49,6 @@ def test_outline_encloses_only_the_region_of_the_peak() -> None:
 
     corners = np.array(outline(saliency, (10, 10)))
 
-    # The outline crosses the cells a quarter of a cell inside their edges.
+    # The outline is a quarter of a cell inside the outer edges of the region.
     np.testing.assert_allclose(corners.min(axis=0), 2.25)
     np.testing.assert_allclose(corners.max(axis=0), 3.75)

@@ -1,4 +1,4 @@
-"""Phantoms: drawings of a bone or a limb that depend only on their seed."""
+"""Phantoms: drawings of a bone or a limb that depend only on their arguments."""
 
 import numpy as np
 import pytest

@@ -7,9 +7,9 @@ from inference.training import evaluate, train
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use only 10 or 50 bootstrap resamples for each confidence interval.
+    """Use 50 bootstrap resamples for a confidence interval, and 10 for a subgroup.
 
-    The usual number takes most of the time of an evaluation of a few radiographs.
+    The usual numbers would take most of the time of an evaluation of a few radiographs.
     test_statistics.py tests the intervals.
     """
     monkeypatch.setattr(evaluate, "RESAMPLED", 50)

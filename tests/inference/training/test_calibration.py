@@ -17,7 +17,7 @@ def sample(*, fractured: bool) -> Sample:
 
 
 def judged_samples(temperature: float, shift: float) -> list[Judged]:
-    """Return uncalibrated results that `temperature` and `shift` calibrate exactly."""
+    """Return 4,000 random results, which `temperature` and `shift` calibrate."""
     random = np.random.default_rng(0)
     odds = random.normal(-1, 2, 4000)
     truth = random.random(4000) < 1 / (1 + np.exp(-odds))

@@ -1,4 +1,4 @@
-"""The shipped weights come close to the figures in models/README.md on real images."""
+"""On real images, the shipped weights come close to the figures in models/README.md."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_shipped_weights_reach_the_figures_of_their_model_card(shared: Path) -> 
 
     found = figures(list(judge(shipped, [*fractured, *others])), 0)
 
-    # models/README.md: 0.950 and 0.871 on all of val, which the training also used.
+    # models/README.md: 0.950 and 0.871 on all of val. The weights were trained on val.
     assert found["auc"][0] > 0.93
     assert found["arrow_in_box"][0] > 0.85
     assert found["answered"][0] >= 0.98

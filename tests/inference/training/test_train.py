@@ -49,7 +49,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
-    """Six phantoms, the smallest data set that can be trained with two folds."""
+    """Six phantoms, which are enough for a training with two folds."""
     return read_manifest(write_atlas(tmp_path_factory.mktemp("data") / "atlas", 6))
 
 
@@ -69,7 +69,7 @@ def recipe() -> Recipe:
 def small_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train on canvases of 64 and 128 pixels, which takes a tenth of the time.
 
-    The other tests use the canvases of 224 and 448 pixels.
+    Without this fixture, the canvases have 224 and 448 pixels.
     """
     small = replace(DRAFT, input_size=64)
     for module in (fitting_module, train_module):
@@ -373,8 +373,9 @@ def test_cells_outside_the_canvas_are_ignored() -> None:
         parts = split_network(network, DRAFT)
         expected = parts.head(parts.features(normalized(canvas, DRAFT)))[0, 0]
 
-    # The convolutions see black pixels beyond the border of the canvas.
-    # Counting the 504 cells outside it would change the logit by log(784 / 280) = 1.03.
+    # The logits differ a little, because the convolutions see black pixels beyond the
+    # border of the canvas. If the 504 cells outside the canvas were counted, the logits
+    # would differ by log(784 / 280) = 1.03.
     torch.testing.assert_close(taught, expected.expand(2), rtol=0, atol=0.4)
 
 

@@ -8,7 +8,7 @@ from inference.training.views import draw_view
 
 
 def spot(rows: int = 300, columns: int = 200) -> Radiograph:
-    """Return a dark image with a bright disc, 20 pixels wide, at column 150, row 90."""
+    """Return a dark image with a bright disc of radius 10 at column 150, row 90."""
     row, column = np.ogrid[:rows, :columns]
     disc = (row - 90) ** 2 + (column - 150) ** 2 < 100
     return Radiograph(np.where(disc, 255, 20).astype(np.uint8), None, (rows, columns))
