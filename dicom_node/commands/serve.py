@@ -41,9 +41,10 @@ def begin_server() -> RoleServer | None:
     the settings: see `RoleServer.suits`.
 
     Returns:
-        The server; None if there are other arguments than `--config`, if the settings
-        file or its log format is invalid, or if the server does not start. The
-        supervisor handles these cases.
+        The server. None in four cases, which the supervisor handles: the command line
+        has anything except `--config` and a path; the settings file cannot be read as
+        TOML; the log format is neither "text" nor "json"; or the process of the server
+        cannot be created.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
@@ -51,7 +52,7 @@ def begin_server() -> RoleServer | None:
         arguments, others = parser.parse_known_args()
         tables = {} if arguments.config is None else read_toml(arguments.config)
         log_format = _log_format(tables)
-        if others or log_format not in {"text", "json"}:
+        if others or str(log_format) not in {"text", "json"}:
             return None
         return RoleServer.begin_start(
             frozenset(_variables(tables)), str(log_format), imports=[RECEIVER]

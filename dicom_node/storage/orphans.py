@@ -7,6 +7,7 @@ again.
 """
 
 import fcntl
+import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,8 @@ def remove_partial_files(spool: Spool) -> int:
     """
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]
-    return sum(_remove_unless(part, part.stem, _none_known) for part in parts)
+    any_age = float("inf")
+    return sum(_remove_unless(each, each.stem, _none_known, any_age) for each in parts)
 
 
 def remove_orphans(
@@ -59,8 +61,8 @@ def remove_orphans(
     }
     return (
         remove_partial_files(spool)
-        + _remove_unknown(received, instances)
-        + _remove_unknown(encoded, results)
+        + _remove_unknown(received, instances, before)
+        + _remove_unknown(encoded, results, before)
     )
 
 
@@ -69,12 +71,12 @@ def _files_before(folder: Path, before: float) -> list[Path]:
     return [path for path in files if _modified(path) < before]
 
 
-def _remove_unknown(files: Mapping[str, Path], known: Known) -> int:
+def _remove_unknown(files: Mapping[str, Path], known: Known, before: float) -> int:
     names, removed = list(files), 0
     for start in range(0, len(names), BATCH):
         batch = names[start : start + BATCH]
         for orphan in set(batch).difference(known(batch)):
-            removed += _remove_unless(files[orphan], orphan, known)
+            removed += _remove_unless(files[orphan], orphan, known, before)
     return removed
 
 
@@ -93,11 +95,20 @@ def _modified(path: Path) -> float:
         return float("inf")
 
 
-def _remove_unless(path: Path, name: str, known: Known) -> int:
-    """Remove a file, unless another process has locked it or `known` returns `name`.
+def _remove_unless(path: Path, name: str, known: Known, before: float) -> int:
+    """Remove a file, unless it is locked, was written again, or `known` returns `name`.
 
-    This function locks the file before it calls `known`. Therefore no other process can
-    record the file between that call and the removal.
+    The process that receives a file holds a lock on it until the journal has recorded
+    the file. This function locks the file before it calls `known`, so no other process
+    can record a received file between that call and the removal. The lock on a result
+    file ends before the journal records the file, so only its age protects it.
+
+    Args:
+        path: The file.
+        name: The name that `known` gets.
+        known: Returns `name` if the file must be kept.
+        before: The file is kept if it was written at this time or later, in seconds
+            since 1970. A repeated analysis writes its results under the same names.
 
     Returns:
         The number of removed files: 0 or 1.
@@ -105,7 +116,7 @@ def _remove_unless(path: Path, name: str, known: Known) -> int:
     # Nothing is written, but NFS locks only files that are open for writing.
     with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not known([name]):
+        if not known([name]) and os.fstat(file.fileno()).st_mtime < before:
             path.unlink()
             return 1
     return 0

@@ -120,6 +120,16 @@ def test_server_that_starts_before_the_settings_are_validated_has_no_secrets(
         server.close()
 
 
+@pytest.mark.parametrize("value", ['["json"]', "{ a = 1 }", '"xml"', "1"])
+def test_no_server_is_started_for_a_log_format_that_is_invalid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(f"[log]\nformat = {value}\n")
+
+    assert begin(monkeypatch, "--config", file) is None
+
+
 def test_each_setting_that_names_a_secret_ends_with_env() -> None:
     """serve.py looks for names of secrets only in settings that end with `env`."""
     classes = [Token, *_Destination.__subclasses__()]

@@ -97,3 +97,16 @@ def test_sweep_removes_old_results_that_are_not_in_the_journal(spool: Spool) -> 
     assert removed == 2
     left = {f"results/{path.name}" for path in spool.results.iterdir()}
     assert left == {kept, young}
+
+
+def test_result_that_is_written_again_during_the_sweep_is_kept(spool: Spool) -> None:
+    result = spool.results / "a-2.25.1.dcm"
+    result.write_bytes(b"old")
+    os.utime(result, (0, time.time() - 99))
+
+    def write_again(_: Sequence[str]) -> set[str]:
+        result.write_bytes(b"new")
+        return set()
+
+    assert remove_orphans(spool, none_known, write_again, older_than_s=10) == 0
+    assert result.read_bytes() == b"new"
