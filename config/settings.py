@@ -48,7 +48,12 @@ _Keys = tuple[str, str]
 
 
 class SettingsError(Exception):
-    """The settings are invalid. The message lists every wrong key with the reason."""
+    """The settings are invalid, or the settings file cannot be used.
+
+    If settings are invalid, the message lists every wrong key and environment variable
+    with the reason. The file cannot be used if it does not exist, cannot be read or is
+    not TOML.
+    """
 
 
 class Caller(Table):
@@ -233,8 +238,8 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
             secrets of tokens and destinations.
 
     Raises:
-        SettingsError: The file is missing or is not TOML, or a key or an environment
-            variable is wrong.
+        SettingsError: The file does not exist, cannot be read or is not TOML, or a key
+            or an environment variable is wrong.
     """
     tables = _defaults()
     if path is not None:

@@ -6,9 +6,11 @@ Without these two imports, a role needs 2.7 instead of 3.5 s to import its libra
 and 959 instead of 1,132 MB (docs/performance.md). A test checks that the networks equal
 those of torchvision.
 
+As in torchvision, the stride of a Bottleneck is in its second convolution. In the
+original networks, it is in the first one.
+
 Source:
-    He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. The stride of
-        a bottleneck is in its second convolution, as in torchvision.
+    He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
 """
 
 from collections.abc import Sequence
@@ -36,7 +38,7 @@ def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2
 def shortcut(before: int, after: int, stride: int) -> nn.Module | None:
     """Return a layer that maps the input of a block to the shape of the output.
 
-    Returns None if input and output have the same shape.
+    Return None if input and output have the same shape.
     """
     if stride == 1 and before == after:
         return None
@@ -58,7 +60,10 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(before, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, before, h, w) to (N, width, h / stride, w / stride)."""
+        """Map (N, before, h, w) to (N, width, h / stride, w / stride).
+
+        The quotients are rounded up.
+        """
         around = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
@@ -88,7 +93,10 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(before, after, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, before, h, w) to (N, 4 * width, h / stride, w / stride)."""
+        """Map (N, before, h, w) to (N, 4 * width, h / stride, w / stride).
+
+        The quotients are rounded up.
+        """
         around = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
@@ -103,7 +111,7 @@ Block = type[BasicBlock] | type[Bottleneck]
 def stage(
     block: Block, before: int, width: int, depth: int, stride: int
 ) -> nn.Sequential:
-    """Return a sequence of `depth` blocks. The first one changes the shape.
+    """Return a sequence of `depth` blocks. Only the first one may change the shape.
 
     Args:
         block: The type of the blocks.
@@ -146,7 +154,7 @@ class ResNet(nn.Module):
                 )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images, (N, 3, S, S), to logits, (N, classes)."""
+        """Map images, (N, 3, h, w), to logits, (N, classes)."""
         *convolutions, pool, linear = self.children()
         for each in convolutions:
             image = each(image)

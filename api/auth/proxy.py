@@ -56,7 +56,8 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
     Addresses to the left of it are ignored, because any client can write them. The
     header is read from right to left, up to the first invalid address. If all addresses
     that were read are trusted proxies, the leftmost of them is returned. If no address
-    was read, `peer` is returned.
+    was read, `peer` is returned: the address of the trusted proxy that sent the
+    request.
     """
     addresses = ",".join(headers.getlist("x-forwarded-for")).split(",")
     for address in map(str.strip, reversed(addresses)):

@@ -1,10 +1,11 @@
-"""Limits on the numbers of requests that are served, that wait, and that upload a file.
+"""Limits on how many requests are served at a time, wait, or upload a file.
 
-If a limit on waiting requests or on uploads is reached, further requests are refused
-with 503, and the client can try again later. The number of waiting requests is limited
-because a connection that waits for long may time out, and because waiting uploads use
-disk space. Each user has a queue, and the queues are served in turn. Therefore one user
-cannot delay all others.
+Each user has a queue, and the queues are served in turn. So a user with many requests
+delays another user no longer than a user with one request does. The number of waiting
+requests of each user is limited, because a connection that waits for long may time out.
+The number of uploads in progress is limited for all users together, and one user may
+have at most half of them, because each upload uses disk space. A request above a limit
+is refused with 503, and the client can try again later.
 """
 
 import asyncio

@@ -109,8 +109,8 @@ class Pipeline:
 
         Args:
             source: The radiograph.
-            report: Converts the finding to the output: the method `draw`, or the method
-                `encode` for a given instance.
+            report: Converts the radiograph and the finding to the output. Examples are
+                the method `draw`, and `encode` with its argument `instance` bound.
             check: Called with the decoded source before the model is applied. It may
                 raise NotAnalyzedError.
 

@@ -133,7 +133,7 @@ def message(
         at: Time in seconds since 1970; for a transfer, the time of its completion.
         times: Number of occurrences of the event that this message reports.
         instances: Instances of a transfer, all of one study and one patient. If empty,
-            the message contains only the instance of the event.
+            the message contains only the instance of the event, if it has one.
     """
     root = Element("AuditMessage")
     _identification(root, event, at, times)

@@ -170,7 +170,7 @@ def stopped() -> AuditEvent:
 
 
 class Trail:
-    """The audit trail of one process, which a thread writes until `close` is called."""
+    """The audit trail of one process. A thread writes it until `close` is called."""
 
     def __init__(
         self,

@@ -213,7 +213,11 @@ class DecoderProcess:
         return self._confinement
 
     def _start(self) -> None:
-        """Fork a child, and wait until it is confined."""
+        """Fork a child, and wait until it is confined.
+
+        Raises:
+            ChildStartError: The child does not start.
+        """
         try:
             self._child, ours = self._forked()
         except OSError as error:
@@ -298,8 +302,8 @@ class DecoderProcess:
 
         Raises:
             TimeoutError: The response is not complete at the deadline.
-            MalformedResponseError: The child sent something that its code does not
-                send.
+            MalformedResponseError: The response or a record is too large or malformed,
+                or there are more than MAX_RECORDS records.
             EOFError, OSError: The child has closed its socket, or has ended.
         """
         # To make a response, the child needs several times the memory of the response.
@@ -324,8 +328,8 @@ class DecoderProcess:
             timeout_s: The time limit in seconds, for the message of a timeout.
 
         Raises:
-            ChildDiedError: The child died, did not respond in time, or sent something
-                that its code does not send.
+            ChildDiedError: The child died, did not respond in time, or sent a response
+                for which the block raises MalformedResponseError.
         """
         try:
             yield
@@ -391,7 +395,8 @@ def _log(content: Any) -> None:  # noqa: ANN401 - any value from the child
     """Log a record that the child sent.
 
     Raises:
-        MalformedResponseError: The code of the child does not send such a record.
+        MalformedResponseError: The record is malformed, or its logger or level is not
+            one that the program of the child uses.
     """
     try:
         name, level, message = content

@@ -84,7 +84,11 @@ _REASONS = {each.__name__: each for each in (Refusal, Unanalyzed, Failure)}
 
 
 class MalformedResponseError(Exception):
-    """The child sent something that its code does not send."""
+    """A response is too large or malformed, or is not expected.
+
+    The program of the child never sends such a response. An attacker may control the
+    child.
+    """
 
 
 class Channel:
@@ -479,7 +483,11 @@ def _array(
     value: Any,  # noqa: ANN401
     buffers: Sequence[bytearray],
 ) -> Any:  # noqa: ANN401
-    """Build an array from its buffer number and shape."""
+    """Return the array with the buffer number and the shape in `value`.
+
+    Raises:
+        ValueError, TypeError, IndexError: `value` does not describe such an array.
+    """
     number, *sides = _expected(value, list)
     shape = tuple(_expected(side, int) for side in sides)
     if len(shape) != dimensions or min(shape) < 1:

@@ -57,7 +57,14 @@ from inference.plain_image import PlainImageError
 
 
 class _Relay(logging.Handler):
-    """A handler that sends at most MAX_RECORDS log records per call to the parent."""
+    """A handler that sends log records to the parent.
+
+    After MAX_RECORDS records, it drops all further records until `left` is reset.
+    `_serve` resets `left` before each call.
+
+    Attributes:
+        left: Number of records that may be sent until the next reset.
+    """
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -174,6 +181,9 @@ def _serve_one_call(channel: Channel) -> None:
     """Receive one call, run its function, and send the result or error.
 
     After a MemoryError, end this process with the status OUT_OF_MEMORY.
+
+    Raises:
+        EOFError, OSError: The parent has ended, or has closed the socket.
     """
     head, buffers, files = channel.receive_call()
     try:

@@ -53,7 +53,7 @@ REQUEST_S = 10.0
 """Seconds that the common server may take to fork a server."""
 
 LIMITS = struct.Struct("<ii")
-"""Content of an order to fork: the address space in MB, and the niceness to add."""
+"""Content of an order to fork: limit on the address space in MB, niceness to add."""
 
 
 _common: socket.socket | None = None

@@ -88,12 +88,16 @@ def deliver(
 def _compressed(
     files: Mapping[str, Path], destination: Destination
 ) -> Iterator[Mapping[str, Path]]:
-    """Yield the path of each file to send, by SOP Instance UID.
+    """Provide the files to send during the block: their paths by SOP Instance UID.
 
     If the settings name a lossless transfer syntax, a compressed temporary copy
     replaces each uncompressed image. Images that the encoder cannot compress, and all
-    other files, stay as they are. Each attempt makes the same copies. If a peer does
-    not accept the transfer syntax, `c_store.send` sends the image uncompressed.
+    other files, stay as they are. Each attempt makes new copies, with the same bytes as
+    before. If a peer does not accept the transfer syntax, `c_store.send` sends the
+    image uncompressed.
+
+    Raises:
+        OSError: A file cannot be read, or a copy cannot be written.
     """
     syntax = LOSSLESS.get(destination.transfer_syntax)
     if syntax is None:

@@ -264,7 +264,10 @@ class RequestedAssociation(BaseAssociation):
 
     @property
     def is_over(self) -> bool:
-        """Whether the association has ended, so that no request can be sent."""
+        """Whether the association has ended, so that no request can be sent.
+
+        The value is also True before the association is requested.
+        """
         return self.dul.state_machine.current_state not in OPEN_STATES
 
     def release(self) -> None:

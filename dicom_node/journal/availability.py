@@ -13,7 +13,10 @@ P = ParamSpec("P")
 
 
 class UntilAvailable(Protocol):
-    """A function that makes a call, and repeats it if the database does not respond."""
+    """A function that makes a call, and may repeat it if the database does not respond.
+
+    `call_once` never repeats it.
+    """
 
     def __call__(self, call: Callable[[], T], /) -> T:
         """Call `call`, perhaps several times, and return its result."""
@@ -25,7 +28,7 @@ def call_once(call: Callable[[], T]) -> T:
 
 
 class _Part(Protocol):
-    """A part of the journal."""
+    """A part of the journal, such as Deliveries. `waits` decorates its methods."""
 
     _until_available: UntilAvailable
 

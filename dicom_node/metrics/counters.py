@@ -164,7 +164,7 @@ It must not raise an error.
 
 
 def increment(family: MetricFamily, label: str = "") -> Sample:
-    """Return a sample of one event for a counter.
+    """Return the Sample that adds 1 to a counter.
 
     Args:
         family: The counter.
@@ -174,7 +174,7 @@ def increment(family: MetricFamily, label: str = "") -> Sample:
 
 
 def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
-    """Return a sample of one duration for a histogram.
+    """Return the Sample that adds one duration to a histogram.
 
     Args:
         family: The histogram.

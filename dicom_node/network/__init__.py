@@ -1,1 +1,1 @@
-"""DICOM networking for the receiver and the delivery: sockets, TLS, PDUs, messages."""
+"""Networking for the receiver and the delivery: sockets, TLS, DICOM and MLLP (HL7)."""

@@ -1,10 +1,14 @@
-"""Checks whether a storage commitment report comes from the archive that was asked.
+"""Checks whether a peer may report on a Storage Commitment request to an archive.
 
 A Transaction UID is no secret: anybody who reads the network traffic knows it. So the
-node accepts a report only from the archive that got the request, or from an AE that the
-settings allow to report for the archive (`commitment_callers`). If the reporter opened
-the association, it must have the AE title of one of these AEs. The reporter must also
-have an address of that AE, or a certificate that names the archive's host.
+node also checks the reporter:
+
+- If the node opened the association, it must have called the archive that got the
+  request.
+- If the reporter opened the association, it must have the AE title of the archive, or
+  of an AE that the settings allow to report for the archive (`commitment_callers`). The
+  reporter must also have an address of that AE, or a certificate that names the
+  archive's host.
 """
 
 import socket

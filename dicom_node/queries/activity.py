@@ -131,11 +131,13 @@ def _bins(rows: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """Return a percentile by the nearest-rank method; 0 if the percentile is negative.
+    """Return the value at a percentile, by the nearest-rank method.
+
+    A negative value is returned as 0.
 
     Args:
         ordered: The values in ascending order, at least one.
-        percent: The percentile, 1 to 100.
+        percent: Which percentile, 1 to 100.
     """
     rank = -(-percent * len(ordered) // 100)
     return max(ordered[rank - 1], 0.0)

@@ -1,6 +1,7 @@
-"""Lists failures, and work that waits after a failure, by destination and reason.
+"""Lists failures, and deliveries that wait after a failure.
 
-The failures are grouped, because a hundred failures usually have one cause.
+They are grouped by destination and reason, because a hundred failures usually have one
+cause.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ SEPARATOR = "; "
 
 @dataclass(frozen=True, slots=True)
 class FailureReason:
-    """One reason why objects of deliveries failed or wait, and which kinds of objects.
+    """A reason why objects of deliveries failed or wait, and the kinds of the objects.
 
     Attributes:
         reason: The reason, for a user. The text may quote the peer.
@@ -50,11 +51,11 @@ class Failures:
         count: Number of analyses or deliveries.
         first: Time at which the first of the instances was received, in seconds since
             1970.
-        last: Time at which the last one was received, in seconds since 1970.
+        last: Time at which the last of them was received, in seconds since 1970.
         waiting: True if the deliveries are tried again automatically; False if the
             analyses or deliveries failed.
-        reasons: The reasons of the deliveries one by one, each with the kinds of the
-            objects that it is about; empty for analyses.
+        reasons: The single reasons that `reason` combines, each with the kinds of the
+            objects that failed or wait for this reason; empty for analyses.
         summaries: How many of `count` are about the summary of an examination, not
             about an image.
     """
@@ -100,11 +101,12 @@ class _Delivery:
 
 
 def grouped(engine: sa.Engine) -> list[Failures]:
-    """Return failures, and work that waits after a failure, in groups.
+    """Return failures, and deliveries that wait after a failure, in groups.
 
     The largest group is first. A summary that could not be made is in a group of
     analyses. If the files of an instance were removed, its failures cannot be retried
-    and are omitted, except if a destination lost an object after the removal.
+    and are omitted. There is one exception: a failed delivery is included if its
+    destination lost an object after the removal.
     """
     received = instance.c.received_at
     numbers = (
@@ -137,12 +139,12 @@ def failed(
 ) -> Sequence[Failed]:
     """Return failed analyses, then failed deliveries, then deliveries that wait.
 
-    A delivery waits if an object was not sent or not committed, and is tried again
-    automatically. Each of the three parts is sorted, the oldest first.
+    A delivery waits if one of its objects was not stored or not committed, and the node
+    will try again automatically. Each of the three parts is sorted, the oldest first.
 
     If the files of an instance were removed, its failures cannot be retried and are
-    omitted, with one exception: if a destination lost objects of a delivery after the
-    removal, the delivery is at the end of its part.
+    omitted. There is one exception: a failed delivery is included, after the other
+    failed deliveries, if its destination lost an object after the removal.
 
     Args:
         engine: Engine of the journal.
@@ -176,9 +178,9 @@ def _deliveries(
 ) -> Iterable[_Delivery]:
     """Return deliveries that failed, or that wait after a failure, the oldest first.
 
-    If the files of an instance were removed, its deliveries are omitted, with one
-    exception: deliveries with an object that the destination lost after the removal are
-    at the end.
+    Deliveries of an instance with removed files are omitted. There is one exception: a
+    failed delivery is included, after the other failed deliveries, if its destination
+    lost an object after the removal.
 
     Args:
         connection: Connection in a transaction.

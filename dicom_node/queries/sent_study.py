@@ -1,4 +1,4 @@
-"""Reads from the journal what the audit trail records about sent results."""
+"""Reads the study, the patient and the SOP Classes of results, for the audit trail."""
 
 import sqlalchemy as sa
 
@@ -12,6 +12,7 @@ def sent_study(engine: sa.Engine, instance_id: str) -> SentStudy:
     """Return the study, the patient and the SOP Classes of the results of an instance.
 
     If the instance is no longer in the journal, the study and the patient are empty.
+    The patient is also empty if the journal has none for the instance.
     """
     query = (
         sa.select(instance.c.study_instance_uid, patient.c.patient_id, patient.c.name)

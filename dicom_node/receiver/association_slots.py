@@ -31,7 +31,10 @@ class AssociationSlot:
         self._caller = caller
 
     def release(self) -> None:
-        """Release the slot. Call this method only once, and not inside `lock`."""
+        """Release the slot.
+
+        Call this method only once, and not inside `AssociationSlots.lock`.
+        """
         self._slots.release(self._caller)
 
 
@@ -163,7 +166,7 @@ def slots_folder(run: Path) -> Path:
 def count_open_associations(folder: Path) -> int:
     """Return the number of open associations of a machine.
 
-    The function does not take the lock, so the number may be out of date.
+    The function does not take the lock on LOCK_FILE, so the number may be out of date.
 
     Args:
         folder: The folder of the slot files: see `slots_folder`.

@@ -44,8 +44,8 @@ class ExaminationImage:
     Attributes:
         instance: The image as it was received.
         finding: The finding; None if there is no answer.
-        state_and_reason: "Not analyzed" or "Failed", and the reason as a text; None if
-            there is a finding.
+        state_and_reason: Why there is no finding: "Not analyzed" or "Failed", and the
+            reason as a text; otherwise None.
         thumbnail: The image with its finding, as `draw_thumbnail` returns it. None if
             it was not drawn. Then the row of the image has no picture, and the report
             has no region of the image.
@@ -117,9 +117,9 @@ class Counts:
     def reported_answer(self) -> OperatingPoint | None:
         """The most serious answer, which results state as a code, flag or color.
 
-        None if no fracture is reported and an image has no answer. OperatingPoint.NONE
-        would then look as if no image had a fracture. Also None if no image was
-        analyzed.
+        None if no fracture is reported and `unanswered` is not 0. OperatingPoint.NONE
+        would then look as if no image had a fracture. Also None if no image has an
+        answer.
         """
         if self.definite:
             return OperatingPoint.DEFINITE

@@ -16,14 +16,14 @@ from inference.radiograph import Radiograph
 FINDING_LAYER, CAPTION_LAYER = "AI_FINDING", "AI_CAPTION"
 
 HEAD = 0.028
-"""Length of the arrow's head, relative to the long side of the image."""
+"""Length of a barb of an arrow, relative to the long side of the image."""
 
 HEAD_ANGLE = math.radians(20)
 
 CAPTION_AREA = (0.01, 0.90), (0.75, 0.99)
 """(x, y) of the top left and bottom right corners of the caption.
 
-The unit is the width or the height of the displayed area.
+x is relative to the width, and y to the height, of the displayed area.
 """
 
 
@@ -90,10 +90,11 @@ def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
 
 
 def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:
-    """Return the points of a line that draws an arrow: tail, tip, barb, tip, barb.
+    """Return the points of a line that draws an arrow.
 
-    The barbs are the two lines that form the head. A point is (column, row) in the
-    pixels of the arrow.
+    The points are the tail, the tip, the end of a barb, the tip, and the end of the
+    other barb. The barbs are the two lines that form the head. Each point is (column,
+    row), in the same pixels as the points of `arrow`.
 
     Args:
         arrow: The arrow.

@@ -423,11 +423,15 @@ def main() -> None:
 def _import_all(
     modules: Sequence[str], preload: Mapping[str, Sequence[str] | None]
 ) -> None:
-    """Import modules, and call their functions `preload`.
+    """Import modules, and call the function `preload` of some of them.
 
-    A call of `preload` may start a test in another process. It returns a function that
-    waits for the end of the test. The next module is imported during the test. Errors
-    are suppressed, because the fork of the role fails in the same way.
+    `preload` loads data that forks share, and may begin a test of the data in another
+    process. It returns a function that waits for the end of the test. That function is
+    called before the next call of `preload`, or at the end. So the next module can be
+    imported during the test.
+
+    Errors are ignored, because the fork of the role fails in the same way. If a test
+    fails, `preload` is not called again.
 
     Args:
         modules: The names of the modules.

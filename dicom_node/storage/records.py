@@ -148,7 +148,7 @@ class ExaminationRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRecord:
-    """A result object of an instance, encoded once. Every attempt sends the same file.
+    """A result object of an instance, encoded once. All attempts use the same file.
 
     Attributes:
         instance_id: Id of the instance.
@@ -174,10 +174,11 @@ class DeliveryRecord:
         destination: Name of the destination.
         state: A DeliveryState.
         run: Number of the current run, from 1. Each queued work item is a new run.
-        attempts: Number of attempts since the delivery was last requested.
-        asked_at: Time at which the delivery was last requested, or was reopened because
-            the archive lost an object.
-        next_at: Time at which the current run may start.
+        attempts: Number of attempts since the delivery was last requested or resumed.
+        asked_at: Time at which the delivery was last requested or resumed, or was
+            continued because the archive reported a failure for a delivered object.
+        next_at: Time at which the current run may start. If the delivery waits for a
+            failing peer, the time at which it began to wait.
         finished_at: Time at which the delivery ended; None if it is unfinished.
         waits_for: Name of the failing peer that the delivery waits for; None if it does
             not wait for a peer.
@@ -206,7 +207,8 @@ class DeliveredObjectRecord:
         status: DICOM status of the last response; None if there was no such status.
         comment: What the node reports about the last attempt; empty after success
             without a warning. The text may quote the peer.
-        attempts: Number of attempts to send the object since it was last requested.
+        attempts: Number of attempts to send the object since it was last requested. If
+            the object is unsent at the end of a pause, it is requested again.
         brief_refusals: Number of responses with the verdict RETRY_BRIEFLY since the
             object was last requested. After the third, the object fails.
     """

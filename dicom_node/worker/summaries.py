@@ -286,7 +286,7 @@ def _thumbnail(pipeline: Pipeline, image: ExaminationImage) -> Thumbnail | None:
     """Return the thumbnail of an image.
 
     Return None if another image with the same picture is counted instead, if the file
-    was removed, or if the image cannot be decoded.
+    was removed, if screening excludes the image, or if it cannot be decoded.
     """
     if image.same_picture_as or image.instance.path == NO_FILE:
         return None

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST = 15
-"""Font size in pixels below which the headline of a caption is not reduced. Sentences
-that do not fit on one line at this size are wrapped."""
+"""Font size in pixels to which the headline of a caption may be reduced.
+
+The caption is drawn smaller until each sentence fits on one line, but not smaller than
+this. Sentences that still do not fit are wrapped.
+"""
 
 _BACKGROUND = (14, 16, 18)
 _RULE = (62, 66, 70)
@@ -90,9 +93,10 @@ def _height(sentence: Sentence, size: int) -> int:
 
 
 def filled(text: str, font: Font, width: int) -> list[str]:
-    """Return a text as lines, each at most `width` pixels or one character.
+    """Return a text as lines that are at most `width` pixels wide.
 
     Each line contains as many words as fit. A word that is wider than a line is broken.
+    A line of one character may be wider than `width`.
     """
     lines = [""]
     for word in text.split():
@@ -105,7 +109,10 @@ def filled(text: str, font: Font, width: int) -> list[str]:
 
 
 def _pieces(word: str, font: Font, width: int) -> list[str]:
-    """Return the pieces of a word, each at most `width` pixels or one character."""
+    """Return a word as pieces that are at most `width` pixels wide.
+
+    A piece of one character may be wider.
+    """
     pieces = []
     while word:
         ends = range(2, len(word) + 1)
@@ -118,9 +125,10 @@ def _pieces(word: str, font: Font, width: int) -> list[str]:
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Return a sentence as lines, each at most `width` pixels or one character.
+    """Return a sentence as lines that are at most `width` pixels wide.
 
-    A line ends between words or after a hyphen. A word that is too long is broken.
+    A line ends between words or after a hyphen. A word that is too long is broken. A
+    line of one character may be wider than `width`.
     """
     characters = len(text)
     while True:

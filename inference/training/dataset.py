@@ -1,8 +1,8 @@
 """Batches for training: two random views of each chosen radiograph, and some phantoms.
 
 A view is a radiograph or a part of it, rotated and exposed at random
-(training/views.py). A phantom is used as a view without these changes. Two consecutive
-views in a batch are called a pair: two views of the same radiograph, or two phantoms.
+(training/views.py). A phantom is used as a view without these changes. A batch consists
+of pairs of consecutive views: two views of the same radiograph, or two phantoms.
 """
 
 import os

@@ -35,9 +35,11 @@ class Machine:
         self.config = night.folder / f"{name}.toml"
 
     def runs(self, module: str, environment: Mapping[str, str] = NOTHING) -> None:
-        """Start a role as the process of the machine.
+        """Start a role as the process of the machine, and do not wait for it.
 
-        `module` is the package of the role, such as "dicom_node.worker".
+        Args:
+            module: The package of the role, such as "dicom_node.worker".
+            environment: Variables that are added to the environment of this process.
         """
         command = [sys.executable, "-P", "-m", module, f"--config={self.config}"]
         with self.log.open("a") as log:
@@ -57,7 +59,7 @@ class Machine:
         self.process.wait()
 
     def ends(self) -> int:
-        """Terminate the process; return its exit status."""
+        """Terminate the process, and wait for its end; return its exit status."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(60)

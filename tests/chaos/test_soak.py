@@ -1,4 +1,7 @@
-"""Memory, threads, files and rows do not grow in twenty minutes of mixed traffic."""
+"""Memory, threads, files and rows hardly grow in twenty minutes of mixed traffic.
+
+The first five minutes are a warm-up and do not count.
+"""
 
 import random
 import socket
@@ -149,7 +152,7 @@ def files_in(folder: Path) -> int:
 
 
 def rows_of(night: Night) -> int:
-    """Return the number of rows in the journal, without the tables of DBOS."""
+    """Return the number of rows in all tables of the node, without those of DBOS."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     count = sa.select(sa.func.count())
     with reading(engine) as connection:

@@ -13,7 +13,7 @@ Find = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate and its private key, in separate PEM files."""
+    """The paths of a certificate and of its private key, two PEM files."""
 
     certificate: Path
     key: Path
@@ -37,12 +37,14 @@ class Certificates:
 
 
 def make_certificates(peer: Find, folder: Path) -> Certificates:
-    """Create the certificates, and return them.
+    """Create the files of the certificates and keys, and return their paths.
 
-    They have RSA keys, because DCMTK 3.6.7 supports only RSA with TLS 1.2.
+    The certificates are valid for one day. They have RSA keys, because DCMTK 3.6.7
+    supports only RSA with TLS 1.2.
 
     Args:
-        peer: Returns the path of a program by its name, or skips the test.
+        peer: The fixture `peer`: a function that returns the path of a program by its
+            name. If the program is absent, it skips or fails the test.
         folder: The folder to write the certificates and their keys to.
     """
     localhost = "subjectAltName=IP:127.0.0.1,DNS:localhost"

@@ -287,8 +287,8 @@ class SimulatedNode:
     def do(self, call: Callable[[], T], kill_after: int | None = None) -> T:
         """Call a function, and return its result.
 
-        If `kill_after` is a number, a call that makes more SQL statements is killed
-        after so many, and is repeated without a kill.
+        If `kill_after` is a number, the call is killed before it executes more SQL
+        statements than that. Then it is repeated without a kill.
         """
         self._kill_after = kill_after
         try:
@@ -454,9 +454,10 @@ class SimulatedNode:
 
         Args:
             attempt: The attempt.
-            end: "positive", "negative" or "not analyzed" if a summary was made,
-                "failed", or "separate" if nobody expects a summary. With any other
-                text, nothing happens, and the attempt continues.
+            end: The answer of the summary, "positive", "negative" or "not analyzed";
+                "failed"; or "separate" if nobody expects a summary. A summary that
+                exists already is only sent again. With any other text, nothing happens,
+                and the attempt continues.
             kill_after: As for `do`.
         """
         summaries, inputs = self.journal.summaries, attempt.summary
@@ -558,7 +559,10 @@ class SimulatedNode:
         outcomes: Mapping[str, Outcome],
         kill_after: int | None = None,
     ) -> None:
-        """Record the outcomes of the objects of an attempt, by SOP Instance UID."""
+        """Record the outcomes of the objects of an attempt, and end the attempt.
+
+        `outcomes` has the outcomes by SOP Instance UID.
+        """
         assert attempt.destination is not None
         key = attempt.instance_id, attempt.destination, attempt.run
         record = self.journal.delivery_outcomes.record
@@ -568,7 +572,7 @@ class SimulatedNode:
     def request(
         self, attempt: Attempt, outcome: Outcome, kill_after: int | None = None
     ) -> None:
-        """Record the response to the commitment request of an attempt."""
+        """Record the outcome of the commitment request of an attempt, and end it."""
         assert attempt.destination is not None
         key = attempt.instance_id, attempt.destination, attempt.run
         record = self.journal.commitments.record_request_outcome

@@ -294,6 +294,8 @@ def lost_before_request(
     """Let the archive report the loss of a committed object.
 
     The report arrives just before the node requests commitment of the other object.
+    Then the lost object is sent again, and the attempt has the outcome `outcome`. If
+    `peer_fails` is true, another delivery first fails to reach the archive.
     """
     one = reach(node, "committing")
     transaction = request(node, one)
@@ -313,9 +315,11 @@ def lost_before_request(
 
 
 def failing_peer(node: SimulatedNode, state: str) -> None:
-    """Let the archive fail during two deliveries in `state`; then try both now.
+    """Let attempts of two deliveries in `state` fail; then request attempts now.
 
-    Until then, at least one of the deliveries waits for the archive.
+    The archive cannot be reached. The deliveries are tried in turn, three times each,
+    but a delivery without queued work is skipped, because it waits for the archive.
+    `try_now` must find that at least one of the two waits for its next attempt.
     """
     both = [reach(node, state), reach(node, state)]
     for one in both * 3:

@@ -725,7 +725,7 @@ def test_error_in_admission_rejects_the_association(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition is true. Fail after SOON_S.
+    """Wait until a condition is true. Fail after SOON_S seconds.
 
     The function polls, because the other threads do not signal the condition.
     """
@@ -807,7 +807,7 @@ def test_receiver_aborts_connection_that_does_not_speak_dicom(
 
 
 def raw_socket(association: Association) -> socket.socket:
-    """Return the socket of the modality, to send invalid data."""
+    """Return the modality's socket, so that a test can send any bytes or close it."""
     transport = association.dul.socket
     assert transport
     assert transport.socket
@@ -843,7 +843,10 @@ def request(
 
 
 def half_a_dataset(node: Node, phantom: Dataset) -> Association:
-    """Send a C-STORE request and half of its dataset; return the association."""
+    """Send a C-STORE request with half of its dataset; return the association.
+
+    The function waits until the receiver has created the file.
+    """
     association = node.associate()
     raw_socket(association).sendall(b"".join(request(association, phantom, 0.5)))
     until(lambda: node.on_disk() == [".part"])

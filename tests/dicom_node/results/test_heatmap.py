@@ -84,9 +84,17 @@ def heatmap_of(
 def interpolated(
     saliency: NDArray[np.float32], shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return the saliency map at the center of each pixel of an image, from 0 to 255.
+    """Return a saliency map, interpolated at the center of each pixel of an image.
 
-    The map is linear between the centers of its cells, and constant outside of them.
+    The interpolation is linear between the centers of the map's cells. Outside of the
+    outermost centers, the values are constant.
+
+    Args:
+        saliency: The map, from 0 to 1.
+        shape: (rows, columns) of the image.
+
+    Returns:
+        An array of this shape, from 0 to 255.
     """
 
     def interpolate(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:

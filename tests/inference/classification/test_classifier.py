@@ -94,10 +94,11 @@ line, it writes the exit status of the fork.
 
 @pytest.fixture(scope="module")
 def run_alone() -> Iterator[Callable[..., None]]:
-    """A function that runs a script in a process without threads, so that it may fork.
+    """A function that runs a script in a process without threads.
 
-    A fork of a process with threads, such as the test process, may wait forever for a
-    lock. The function fails if the exit status of the script is not 0.
+    The script may fork. A fork of a process with threads, such as the test process, may
+    wait forever for a lock. The function fails if the exit status of the script is not
+    0.
     """
     with subprocess.Popen(
         [sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -309,7 +310,7 @@ class TestOriginalApp:
 
 
 class TestSelfTest:
-    """The self-test at start."""
+    """The self-test, and the logits for it that `record` writes to the card."""
 
     def test_self_test_passes_with_the_shipped_weights(
         self, shipped: Classifier
@@ -357,7 +358,7 @@ class TestSelfTest:
 
 
 class TestRefused:
-    """Errors for weights that cannot be loaded or used."""
+    """Errors for weights or devices that cannot be used."""
 
     def test_damaged_weights_are_refused(self, copy: Path) -> None:
         content = bytearray(copy.read_bytes())
