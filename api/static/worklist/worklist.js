@@ -103,11 +103,21 @@ async function change(ids) {
   for (let first = 0; first < ids.length; first += AT_ONCE) {
     const changed = await changedRows(ids.slice(first, first + AT_ONCE));
     // Visible rows stay, even if they no longer match the search.
-    for (const line of changed.lines) byId(line.id)?.replaceWith(list.row(line));
+    changed.lines.forEach(replaceRow);
     const lines = await load(changed.others, query());
     if (number !== searchCount) return; // the later search finds all of them
     addRows(lines.filter((line) => !byId(line.id) && isListed(line)));
   }
+}
+
+/** Replace a visible row. If its link has the focus, the new link gets the focus. */
+function replaceRow(line) {
+  const old = byId(line.id);
+  if (!old) return;
+  const hasFocus = old.contains(document.activeElement);
+  const made = list.row(line);
+  old.replaceWith(made);
+  if (hasFocus) made.querySelector("a").focus();
 }
 
 /** Return the visible rows of changed instances, and the ids of the other rows. An examination has several instances. */

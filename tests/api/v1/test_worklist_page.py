@@ -255,8 +255,10 @@ def test_examination_changes_with_its_images_and_its_summary(
     expect(row).to_contain_text("0 of 1 image answered")
     expect(page.locator("#total")).to_have_text("3 examinations")
 
+    row.get_by_role("link").focus()
     site.answer(first, 0.02)
     expect(row).to_contain_text("1 of 1 image answered")
+    expect(row.get_by_role("link")).to_be_focused()
     site.record_outcome(first, STORED)
     expect(row).to_contain_text("delivered")
     second = site.receive(11, anna, study_instance_uid="1.2.3")
