@@ -33,6 +33,7 @@ from tests.dicom_node.queries.test_worklist import row_like
 from tests.support.databases import create_migrated
 from tests.support.examination_rows import examine, summarize
 from tests.support.journals import ANSWER, STORED, Receive, destination
+from tests.support.numbered_rows import digits, insert_for_each, numbered
 
 pytestmark = pytest.mark.integration
 
@@ -513,43 +514,45 @@ def many(
     create_migrated(storage)
     engine = open_engine(storage.database_url)
     row = row_like(tmp_path_factory.mktemp("many"))
-    images, patients = [], []
-    examined: dict[str, dict[str, object]] = {}
-    for number in range(100_000):
-        of, at = f"{number // 3:032x}", row["received_at"] + number
-        images.append(
-            row
-            | {
-                "id": f"{number + 2**64:032x}",
-                "sop_instance_uid": f"1.2.3.{number}",
-                "study_instance_uid": f"1.2.{number // 3}",
-                "state": "failed" if number % 1000 == 0 else "delivered",
-                "received_at": at,
-                "probability": number % 1000 / 1000,
-                "operating_point": "definite" if number % 100 > 80 else "none",
-                "examination_id": of,
-            }
-        )
-        name = f"{number // 3 % 1000}"
-        values = {"instance_id": images[-1]["id"], "name": f"Patient^{name}"}
-        values |= {"patient_id": name, "accession_number": f"A{number}"}
-        patients.append(values | {"folded": f"patient {name}\n{name}\na{number}"})
-        examined[of] = {
-            "id": of,
-            "study_instance_uid": f"1.2.{number // 3}",
-            "patient_key": name,
-            "first_received_at": at,
-            "last_received_at": at,
-            "runs": 0,
-            "revision": 0,
-            "inputs": "",
-            "objects": "[]",
-            "predecessors": "[]",
-        }
+    numbers = numbered(100_000)
+    n = numbers.c.n
+    # The last image of each examination, for which there is one row of the examination.
+    last = sa.select(n).where((n % 3 == 2) | (n == 99_999)).subquery()
+    images = row | {
+        "id": "1" + sa.func.substr(digits(n), 2, type_=sa.Text),
+        "sop_instance_uid": "1.2.3." + sa.cast(n, sa.Text),
+        "study_instance_uid": "1.2." + sa.cast(n // 3, sa.Text),
+        "state": sa.case((n % 1000 == 0, "failed"), else_="delivered"),
+        "received_at": row["received_at"] + n,
+        "probability": n % 1000 / 1000.0,
+        "operating_point": sa.case((n % 100 > 80, "definite"), else_="none"),
+        "examination_id": digits(n // 3),
+    }
+    name = sa.cast(n // 3 % 1000, sa.Text)
+    number = "a" + sa.cast(n, sa.Text)
+    patients = {
+        "instance_id": images["id"],
+        "name": "Patient^" + name,
+        "patient_id": name,
+        "accession_number": sa.func.upper(number),
+        "folded": "patient " + name + "\n" + name + "\n" + number,
+    }
+    examined = {
+        "id": digits(last.c.n // 3),
+        "study_instance_uid": "1.2." + sa.cast(last.c.n // 3, sa.Text),
+        "patient_key": sa.cast(last.c.n // 3 % 1000, sa.Text),
+        "first_received_at": row["received_at"] + last.c.n,
+        "last_received_at": row["received_at"] + last.c.n,
+        "runs": 0,
+        "revision": 0,
+        "inputs": "",
+        "objects": "[]",
+        "predecessors": "[]",
+    }
     with engine.begin() as connection:
-        connection.execute(examination.insert(), list(examined.values()))
-        connection.execute(instance.insert(), images)
-        connection.execute(patient.insert(), patients)
+        insert_for_each(connection, last, examination, examined)
+        insert_for_each(connection, numbers, instance, images)
+        insert_for_each(connection, numbers, patient, patients)
         # The autovacuum of PostgreSQL does the same some time later.
         connection.execute(sa.text("ANALYZE"))
     yield engine

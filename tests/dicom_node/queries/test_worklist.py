@@ -22,6 +22,7 @@ from dicom_node.storage.database import open_engine
 from dicom_node.storage.tables import delivery, instance, patient
 from tests.support.databases import create_migrated
 from tests.support.journals import ANSWER, STORED, Receive, destination
+from tests.support.numbered_rows import digits, insert_for_each, numbered
 
 pytestmark = pytest.mark.integration
 
@@ -253,13 +254,9 @@ def many(
     storage = create()
     create_migrated(storage)
     engine = open_engine(storage.database_url)
-    first = sa.select(sa.literal(0).label("n")).cte(recursive=True)
-    # The database makes the rows, because their conversion would take seconds.
-    numbers = first.union_all(sa.select(first.c.n + 1).where(first.c.n < 99_999))
+    numbers = numbered(100_000)
     n = numbers.c.n
-    identity = "0" * 25 + sa.func.substr(
-        sa.cast(n + 10_000_000, sa.Text), 2, type_=sa.Text
-    )
+    identity = digits(n)
     received_at = DAY.timestamp() + n
     varied = {
         "id": identity,
@@ -294,14 +291,7 @@ def many(
             (patient, name),
             (delivery, sent),
         ):
-            typed = [
-                sa.literal(value, table.c[key].type)
-                if not isinstance(value, sa.ColumnElement)
-                else value
-                for key, value in values.items()
-            ]
-            query = sa.select(*typed).select_from(numbers)
-            connection.execute(table.insert().from_select([*values], query))
+            insert_for_each(connection, numbers, table, values)
         # The autovacuum of PostgreSQL does the same some time later.
         connection.execute(sa.text("ANALYZE"))
     yield engine
