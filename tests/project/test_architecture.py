@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -261,10 +262,16 @@ def package_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).parent.parts)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """Return the full name of each import in a file, also inside functions."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -272,6 +279,7 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+@cache
 def imported_packages(path: Path) -> set[str]:
     """Return the packages of the project from which a file imports."""
     packages = set()
@@ -284,29 +292,47 @@ def imported_packages(path: Path) -> set[str]:
     return packages
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-class TestSource:
-    def test_package_imports_only_packages_in_the_table(self, path: Path) -> None:
-        package = package_of(path)
+# The failing files are in the message of a failed test. One test for each file and rule
+# would take much more processor time.
+def test_packages_import_only_packages_in_the_table() -> None:
+    others = {
+        str(path): imported_packages(path) - MAY_IMPORT[package] - {package}
+        for path in SOURCES
+        for package in (package_of(path),)
+    }
 
-        assert imported_packages(path) <= MAY_IMPORT[package] | {package}
+    assert {path: packages for path, packages in others.items() if packages} == {}
 
-    def test_inference_imports_no_dicom_library(self, path: Path) -> None:
-        if package_of(path).startswith(NO_DICOM):
-            libraries = {name.split(".")[0] for name in imported(path)}
-            assert libraries.isdisjoint({"pydicom", "pynetdicom", "highdicom"})
 
-    def test_only_the_packages_of_the_database_import_sqlalchemy(
-        self, path: Path
-    ) -> None:
-        if package_of(path) not in USE_SQLALCHEMY:
-            assert "sqlalchemy" not in {name.split(".")[0] for name in imported(path)}
+def test_inference_imports_no_dicom_library() -> None:
+    importing = [
+        path
+        for path in SOURCES
+        if package_of(path).startswith(NO_DICOM)
+        if libraries(path) & {"pydicom", "pynetdicom", "highdicom"}
+    ]
 
-    def test_module_has_a_specific_name(self, path: Path) -> None:
-        assert path.stem not in {"utils", "helpers", "common", "misc", "manager"}
+    assert importing == []
 
-    def test_module_has_a_docstring(self, path: Path) -> None:
-        assert ast.get_docstring(ast.parse(path.read_text()))
+
+def test_only_the_packages_of_the_database_import_sqlalchemy() -> None:
+    importing = [path for path in SOURCES if "sqlalchemy" in libraries(path)]
+
+    assert {package_of(path) for path in importing} <= USE_SQLALCHEMY, importing
+
+
+def libraries(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def test_modules_have_specific_names() -> None:
+    general = {"utils", "helpers", "common", "misc", "manager"}
+
+    assert [path for path in SOURCES if path.stem in general] == []
+
+
+def test_modules_have_docstrings() -> None:
+    assert [path for path in SOURCES if not ast.get_docstring(parsed(path))] == []
 
 
 def test_package_imports_only_packages_above_it_in_the_table() -> None:
@@ -331,7 +357,7 @@ def test_only_the_settings_distinguish_types_of_destinations() -> None:
     found = [
         f"{path}:{node.lineno}"
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call | ast.MatchClass) and classes & class_names(node)
     ]
 
@@ -361,7 +387,7 @@ def test_only_the_state_machine_writes_states() -> None:
         f"{path}:{node.lineno}"
         for path in SOURCES
         if path != STATE_MACHINE and package_of(path).startswith("dicom_node")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call | ast.Dict) and writes_a_state(node)
     ]
 
