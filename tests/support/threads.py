@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,6 +11,9 @@ def one_thread() -> Iterator[None]:
 
     Several threads would take processor time from other tests while they wait.
     """
+    # Not at the top: the process that distributes the tests reads this module, too.
+    import torch  # noqa: PLC0415
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
