@@ -1,6 +1,5 @@
 """The report on an examination: its codes, references and validity."""
 
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,12 +19,7 @@ from dicom_node.results.examination import (
 )
 from dicom_node.results.result_kinds import ResultKind
 from tests.dicom_node.results.test_exam_summary import order
-from tests.dicom_node.results.test_structured_report import (
-    FAST_START,
-    NO_LIMITS,
-    coded,
-    items,
-)
+from tests.dicom_node.results.test_structured_report import coded, items
 from tests.support.examinations import (
     DEFINITE,
     DOUBTFUL,
@@ -37,6 +31,7 @@ from tests.support.examinations import (
     STUDY,
     Studies,
 )
+from tests.support.sr_validator import Validation
 from tests.support.validators import Complaints
 
 REPORT = replace(OPTIONS, kinds=(ResultKind("exam_report"),))
@@ -251,10 +246,11 @@ def test_unlisted_images_are_counted_in_words(studies: Studies) -> None:
 
 
 @pytest.mark.parametrize("case", ["answers", "no answer"])
-def test_validators_report_no_error(
+def test_validators_report_no_error(  # noqa: PLR0913, PLR0917
     studies: Studies,
     complaints: Complaints,
     peer: Callable[[str], str],
+    sr_validation: Validation,
     tmp_path: Path,
     case: str,
 ) -> None:
@@ -268,14 +264,7 @@ def test_validators_report_no_error(
 
     assert complaints(path) == set()
     subprocess.run([peer("dsrdump"), path], check=True, capture_output=True)
-    check = subprocess.run(
-        [peer("DicomSRValidator"), path],
-        env={**os.environ, "JAVA_TOOL_OPTIONS": " ".join(NO_LIMITS + FAST_START)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    output = (check.stdout + check.stderr).splitlines()
+    output = sr_validation(path)
     assert "Root Template Validation Complete" in output
     # The validator has context group 100 of 2019, without (43468-8, LN), radiography.
     errors = [line for line in output if "Error" in line]

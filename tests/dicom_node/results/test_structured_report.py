@@ -1,6 +1,5 @@
 """The structured report: its codes and its validity."""
 
-import os
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from inference.finding import Finding, Thresholds
 from inference.phantom.long_bone import draw_phantom
 from tests.dicom_node.results.test_presentation_state import POSITIVE
 from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
+from tests.support.sr_validator import Validation
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
@@ -32,13 +32,6 @@ REPORT = replace(OPTIONS, kinds=(ResultKind("structured_report"),))
 NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
 DOUBTFUL = replace(POSITIVE, probability=0.612)
 SHIPPED = Thresholds(0.0598, 0.3735)
-NO_LIMITS = tuple(
-    f"-Djdk.xml.{limit}Limit=0"
-    for limit in ("xpathExprOp", "xpathTotalOp", "xpathExprGrp")
-)
-# A validator runs for a few seconds. The optimizing compiler of Java and parallel
-# garbage collection take more processor time than they save.
-FAST_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 
 @pytest.fixture
@@ -316,10 +309,11 @@ def test_source_without_a_series_uid_is_refused(
         pytest.param(NEGATIVE, id="absent"),
     ],
 )
-def test_validators_report_no_error(
+def test_validators_report_no_error(  # noqa: PLR0913, PLR0917
     source: Source,
     complaints: Complaints,
     peer: Callable[[str], str],
+    sr_validation: Validation,
     tmp_path: Path,
     finding: Finding,
 ) -> None:
@@ -329,14 +323,7 @@ def test_validators_report_no_error(
 
     assert complaints(path) == set()
     subprocess.run([peer("dsrdump"), path], check=True, capture_output=True)
-    check = subprocess.run(
-        [peer("DicomSRValidator"), path],
-        env={**os.environ, "JAVA_TOOL_OPTIONS": " ".join(NO_LIMITS + FAST_START)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    output = (check.stdout + check.stderr).splitlines()
+    output = sr_validation(path)
     assert "Root Template Validation Complete" in output
     # The validator has context group 100 of 2019, without (43468-8, LN), radiography.
     errors = [line for line in output if "Error" in line]
