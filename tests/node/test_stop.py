@@ -125,11 +125,20 @@ def endless_model(tmp_path: Path) -> Path:
     [("dicom_node.worker", ""), ("api", "Application startup complete")],
 )
 def test_role_ends_while_it_loads_its_model(
-    module: str, before: str, tmp_path: Path, endless_model: Path
+    module: str,
+    before: str,
+    tmp_path: Path,
+    endless_model: Path,
+    role_server: RoleServer,
 ) -> None:
     create_migrated(load(endless_model, {}).storage)
 
-    with running(["-m", module, f"--config={endless_model}"], tmp_path) as role:
+    with (
+        # No other test starts `python -m dicom_node.worker`.
+        running(["-m", module, f"--config={endless_model}"], tmp_path)
+        if module == "dicom_node.worker"
+        else forked(role_server, main_of(module), endless_model, tmp_path)
+    ) as role:
         if before:
             role.has_logged(before)
         with (tmp_path / "slow.pth").open("wb"):  # returns when the role has opened it
