@@ -56,6 +56,10 @@ from tests.support.levels import (  # noqa: F401 - hooks of pytest
     pytest_collection_modifyitems,
     pytest_runtest_protocol,
 )
+from tests.support.preloaded import (  # noqa: F401 - fixtures
+    preloaded_model,
+    shipped_model,
+)
 from tests.support.roles import role_server  # noqa: F401 - a fixture
 from tests.support.validators import Complaints, dciodvfy_errors
 

@@ -20,7 +20,6 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.pixels.decode import DecodeOptions, decode
 from dicom_node.storage.spool import Spool
 from dicom_node.worker.workflows import Work
-from inference.classification import classifier
 from inference.classification.classifier import Classifier
 from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.phantom.long_bone import draw_phantom
@@ -31,7 +30,7 @@ from tests.support.review_site import Review
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.usefixtures("common_decoders"),
+    pytest.mark.usefixtures("common_decoders", "preloaded_model"),
 ]
 
 DATASET = phantom_dataset(draw_phantom(broken=True, rows=300, columns=200))
@@ -105,17 +104,6 @@ def site(tmp_path: Path) -> Iterator[Review]:
     yield site
     site.close()
     site.engine.dispose()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def preloaded() -> Iterator[None]:
-    """Load the shipped model once for all tests, as the server of the roles does.
-
-    Each pipeline would otherwise load and test it again.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "_preloaded", Classifier.load(None, "cpu"))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -288,6 +288,7 @@ def test_missing_settings_file_is_an_error(command: Command, tmp_path: Path) -> 
 # analyze
 
 
+@pytest.mark.usefixtures("preloaded_model")
 def test_analyze_reports_a_result_or_a_reason_for_each_file_of_a_folder(
     in_process: Callable[..., Done],
     tmp_path: Path,
@@ -332,6 +333,7 @@ def test_analyze_reports_a_result_or_a_reason_for_each_file_of_a_folder(
     assert capture.StudyInstanceUID == source.StudyInstanceUID
 
 
+@pytest.mark.usefixtures("preloaded_model")
 def test_results_of_files_with_the_same_name_do_not_overwrite_each_other(
     command: Command, tmp_path: Path, phantom: Path, config: Path
 ) -> None:
@@ -353,6 +355,7 @@ def test_results_of_files_with_the_same_name_do_not_overwrite_each_other(
     ]
 
 
+@pytest.mark.usefixtures("preloaded_model")
 def test_a_file_that_is_analyzed_again_gives_the_same_object(
     command: Command, tmp_path: Path, phantom: Path, config: Path
 ) -> None:
@@ -739,6 +742,7 @@ def test_send_explains_unusable_paths_and_sends_the_other_files(
     assert command("send", empty_folder, "--to", "pacs", "--config", config)[0] == 1
 
 
+@pytest.mark.usefixtures("preloaded_model")
 def test_analyze_explains_unusable_paths_and_analyzes_the_other_files(
     command: Command, config: Path, phantom: Path, unusable: dict[Path, str]
 ) -> None:
