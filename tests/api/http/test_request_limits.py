@@ -224,7 +224,13 @@ class TestConnection:
         self, port: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(protocol, "FREE_CHUNKS", 10**6)
-        client = connected(stack, port, head("POST", "/api/v1/uploads", *UPLOADED))
+        # The file of the form begins in the first chunk: the form must not be invalid.
+        first = (
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+        )
+        request = head("POST", "/api/v1/uploads", *UPLOADED)
+        request += b"%x\r\n%s\r\n" % (len(first), first)
+        client = connected(stack, port, request)
         chunk = b"1;" + b"x" * 8000 + b"\r\n-\r\n"
         for _ in range(100):
             client.sendall(chunk)
