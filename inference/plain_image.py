@@ -262,7 +262,7 @@ def _has_alpha_to_apply(image: Image.Image) -> bool:
 
 
 def _turned(pixels: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
-    """Return pixels rotated upright according to the EXIF orientation of the image."""
+    """Return pixels rotated and mirrored as the EXIF orientation of the image says."""
     turned = Image.fromarray(pixels)
     turned.getexif()[Base.Orientation] = image.getexif().get(Base.Orientation, 1)
     return np.asarray(ImageOps.exif_transpose(turned), np.uint16)

@@ -108,10 +108,10 @@ def _of_jpeg(frame: bytes) -> tuple[int, int] | None:
 
 
 def _start_of_frame(frame: bytes) -> int | None:
-    """Return the position of the Start of Frame marker; None if there is none.
+    """Return the position of the Start of Frame marker of a JPEG or JPEG-LS frame.
 
-    At least 10 bytes of the frame start at the position: the marker, and its segment up
-    to the number of components.
+    None if it is not found, or if fewer than 10 bytes of the frame are left from there
+    on. These bytes are the marker, and its segment including the number of components.
     """
     position = len(_JPEG)
     for _ in range(_MOST_STEPS):

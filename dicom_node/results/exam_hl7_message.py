@@ -103,7 +103,8 @@ def _by_order(
     at which the last listed image of the examination was received. An image with
     several orders is in each of them. If there is only one order, it has all images. If
     there are several orders, images without a readable header are in a further order
-    without numbers, which is the last.
+    without numbers, which is the last. The Study Instance UID of this order is that of
+    the first readable image.
     """
     first = read_orders(read.first)
     orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}

@@ -1,4 +1,7 @@
-"""A node in separate processes, as in production, as a peer for tests."""
+"""Run a node in separate processes, as in production, for tests.
+
+Some functions inspect the processes and the journal of the node.
+"""
 
 import json
 import os

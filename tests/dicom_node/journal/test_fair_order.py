@@ -23,10 +23,10 @@ class Lane:
         return heapq.heappop(self._waiting)[2]
 
     def until(self, address: str) -> list[str]:
-        """Remove all images up to the first image of `address`.
+        """Remove the first image of `address`, and all images before it.
 
         Returns:
-            The addresses of the images before this image.
+            The addresses of the images before it.
         """
         before = []
         while (each := self.next()) != address:
