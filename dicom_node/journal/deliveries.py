@@ -423,12 +423,29 @@ def _results(connection: sa.Connection, instance_id: str) -> Sequence[ResultReco
 
 
 def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
-    """Return the names of the destinations that stored an object of an instance."""
+    """Return the names of the destinations that stored an object of an instance.
+
+    The object may belong to an earlier analysis, and the delivery of its replacement
+    may be unfinished.
+    """
     arrived = DeliveryState.DELIVERED, DeliveryState.COMMITTING
+    # The previous release does not set `stored_at`. The states show where it stored an
+    # object, until the objects are requested again.
     queries = [
         sa.select(table.c.destination).where(
             table.c.instance_id == instance_id, table.c.state.in_(arrived)
         )
         for table in (delivery, delivered_object)
     ]
-    return set(connection.execute(sa.union(*queries)).scalars())
+    is_unknown = sa.and_(
+        delivery.c.instance_id == instance_id,
+        delivery.c.stored_at.is_(None),
+        delivery.c.destination.in_(sa.union(*queries)),
+    )
+    connection.execute(
+        delivery.update().where(is_unknown).values(stored_at=time.time())
+    )
+    query = sa.select(delivery.c.destination).where(
+        delivery.c.instance_id == instance_id, delivery.c.stored_at.is_not(None)
+    )
+    return set(connection.execute(query).scalars())

@@ -182,6 +182,9 @@ class DeliveryRecord:
         finished_at: Time at which the delivery ended; None if it is unfinished.
         waits_for: Name of the failing peer that the delivery waits for; None if it does
             not wait for a peer.
+        stored_at: Time at which an object about the instance was first stored at the
+            destination; None if this never happened, or if only a previous release
+            recorded it.
     """
 
     instance_id: str = field(metadata=PRIMARY_KEY)
@@ -193,6 +196,7 @@ class DeliveryRecord:
     next_at: float
     finished_at: float | None
     waits_for: str | None
+    stored_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -634,6 +634,45 @@ def test_negative_answer_is_delivered_after_a_partial_delivery(
     assert state_of(journal, one) == InstanceState.DELIVERING
 
 
+@pytest.mark.parametrize("previous_release", [False, True])
+@pytest.mark.parametrize("cause", ["repeated", "send again", "analyzed again"])
+def test_negative_answer_that_replaces_a_positive_one_is_never_dropped(
+    engine: sa.Engine,
+    tmp_path: Path,
+    receive: Receive,
+    cause: str,
+    previous_release: bool,  # noqa: FBT001
+) -> None:
+    journal = with_pacs(engine, tmp_path, send_negative=False)
+    one = receive()
+    journal.record(one)
+    journal.analyses.record_result(one.id, 1, ANSWER)
+    deliver(journal, one, 1, "2.25.1")
+    if previous_release:
+        with engine.begin() as connection:
+            connection.execute(delivery.update().values(stored_at=None))
+    journal.analyze_again(one.id)
+    negative = replace(ANSWER, finding=NEGATIVE)
+    journal.analyses.record_result(one.id, 2, negative)  # has not arrived
+
+    if cause == "repeated":
+        journal.deliveries.begin(one.id, "pacs", 2)
+        journal.delivery_outcomes.record(
+            one.id, destination("pacs"), 2, {"2.25.1": REFUSED}
+        )
+        journal.record(receive(sop_instance_uid=one.header.sop_instance_uid))
+    elif cause == "send again":
+        assert journal.deliveries.send_again(one.id)
+    else:
+        journal.analyze_again(one.id)
+        journal.analyses.record_result(one.id, 3, negative)
+
+    assert state_of(journal, one) == InstanceState.DELIVERING
+    with engine.connect() as connection:
+        run = connection.execute(sa.select(delivery.c.run)).scalar_one()
+    assert journal.deliveries.begin(one.id, "pacs", run) == {"2.25.1": "results/a.dcm"}
+
+
 def test_instance_with_only_an_hl7_message_is_not_outdated(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
