@@ -81,6 +81,25 @@ class Arrow:
     tail: Point
 
 
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A location in a radiograph where the model suspects a fracture.
+
+    Attributes:
+        arrow: An arrow to the peak of the saliency at this location, in pixels of the
+            radiograph.
+        score: The probability of a fracture, in [0, 1], that the model would return if
+            only the cells that are nearer to this peak than to the other peaks had a
+            score. It is at most the probability of the finding.
+        operating_point: DOUBTFUL or DEFINITE, by the score; never NONE, because a
+            location is only reported with a fracture.
+    """
+
+    arrow: Arrow
+    score: float
+    operating_point: OperatingPoint
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Finding:
     """The output of the model for one radiograph.
@@ -93,16 +112,22 @@ class Finding:
             the whole radiograph at the resolution of the network input, and can be
             resized to an image of any size. All zeros if the heatmap has no clear peak
             on the radiograph.
-        arrow: An arrow to the peak of the saliency, in pixels of the radiograph. None
-            if no fracture is reported, or if the saliency has no peak.
+        locations: The suspected fractures. The first one has the peak of the saliency.
+            The others have decreasing scores. Empty if no fracture is reported, if the
+            saliency has no peak, or if no score reaches the threshold on the card.
         model: The model that produced the finding.
     """
 
     probability: float
     thresholds: Thresholds
     saliency: NDArray[np.float32]
-    arrow: Arrow | None
+    locations: tuple[Location, ...]
     model: ModelIdentity
+
+    @property
+    def arrow(self) -> Arrow | None:
+        """The arrow of the first location; None if there is no location."""
+        return self.locations[0].arrow if self.locations else None
 
     @property
     def operating_point(self) -> OperatingPoint:

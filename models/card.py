@@ -59,6 +59,10 @@ class ModelCard:
             Images that name another view are not analyzed.
         min_age_years: Minimum age of the patient in years; 0 means no limit. Images of
             younger patients are not analyzed.
+        finding_threshold: Minimum score of a location that gets an arrow (see
+            `inference.finding.Location`). The key requires `pooling` "log_sum_exp".
+            None means that only the highest peak of the heatmap gets an arrow, whatever
+            its score.
         sha256: SHA-256 of the weights file, hexadecimal; empty means that any file is
             accepted.
         phantom_logits: The recorded logits for the whole and the broken phantom,
@@ -112,6 +116,7 @@ class ModelCard:
     unfamiliar: Positive | None = None
     views: tuple[Text, ...] = ()
     min_age_years: Annotated[float, Field(ge=0, le=150)] = 0
+    finding_threshold: Probability | None = None
 
 
 def read_card(path: Path) -> ModelCard:
@@ -166,6 +171,11 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
         yield (
             f"definite: found {card.definite}; expected at least doubtful, "
             f"{card.doubtful}"
+        )
+    if card.finding_threshold is not None and card.pooling != "log_sum_exp":
+        yield (
+            f"finding_threshold: found with pooling {card.pooling!r}; expected pooling "
+            '"log_sum_exp", which gives each location a score'
         )
     if card.phantom_logits.keys() not in (set(), {"whole", "broken"}):
         found = sorted(card.phantom_logits)

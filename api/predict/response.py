@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from api.predict.schemas import (
     ArrowResponse,
+    FindingResponse,
     ModelResponse,
     OriginalResponse,
     Prediction,
@@ -16,7 +17,7 @@ from api.predict.schemas import (
 from dicom_node.analysis.pipeline import Analysis
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from inference.drawing.result_image import Annotated
-from inference.finding import Arrow, Point
+from inference.finding import Location, OperatingPoint, Point
 from inference.plain_image import NotAnImageError, PlainImageError, TooLargeImageError
 from inference.radiograph import Radiograph
 
@@ -66,13 +67,15 @@ def prediction_response(analysis: Analysis[Annotated], *, original: bool) -> Pre
     """
     finding, radiograph = analysis.finding, analysis.decoded.radiograph
     annotated = analysis.output
+    findings = [_finding(each, radiograph) for each in finding.locations]
     response = Prediction(
         prediction="Fracture" if finding.is_fracture else "No Fracture",
         confidence=f"{min(finding.confidence, MAX_CONFIDENCE):.1%}",
         image_base64=_jpeg(cv2.cvtColor(annotated.pixels, cv2.COLOR_RGB2BGR)),
         probability=finding.probability,
         operating_point=finding.operating_point.value,
-        arrow=_arrow(finding.arrow, radiograph),
+        arrow=findings[0].arrow if findings else None,
+        findings=findings,
         model=ModelResponse(name=finding.model.name, version=finding.model.version),
     )
     if original:
@@ -80,21 +83,25 @@ def prediction_response(analysis: Analysis[Annotated], *, original: bool) -> Pre
     return response
 
 
-def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowResponse | None:
-    """Return an arrow in pixels of the stored image; None if there is no arrow.
+def _finding(location: Location, radiograph: Radiograph) -> FindingResponse:
+    """Return a location in pixels of the stored image.
 
-    The pixels of the stored image may not be square. The coordinates of `arrow` are in
-    the pixels of `radiograph`, which are square.
+    The pixels of the stored image may not be square. The coordinates of `location` are
+    in the pixels of `radiograph`, which are square.
     """
-    if arrow is None:
-        return None
     rows, columns = radiograph.pixels.shape
     stored_rows, stored_columns = radiograph.source_shape
 
     def stored(point: Point) -> Point:
         return point[0] * stored_columns / columns, point[1] * stored_rows / rows
 
-    return ArrowResponse(tip=stored(arrow.tip), tail=stored(arrow.tail))
+    tip, tail = stored(location.arrow.tip), stored(location.arrow.tail)
+    is_definite = location.operating_point is OperatingPoint.DEFINITE
+    return FindingResponse(
+        arrow=ArrowResponse(tip=tip, tail=tail),
+        score=location.score,
+        operating_point="definite" if is_definite else "doubtful",
+    )
 
 
 def _original(radiograph: Radiograph, annotated: Annotated) -> OriginalResponse:

@@ -14,6 +14,13 @@ _EXAMPLE: JsonDict = {
     "probability": 0.9431,
     "operating_point": "definite",
     "arrow": {"tip": [412.5, 633.0], "tail": [520.0, 540.5]},
+    "findings": [
+        {
+            "arrow": {"tip": [412.5, 633.0], "tail": [520.0, 540.5]},
+            "score": 0.9431,
+            "operating_point": "definite",
+        }
+    ],
     "model": {"name": "fracture-resnet18", "version": "0.4.0"},
 }
 
@@ -26,6 +33,20 @@ class ArrowResponse(BaseModel):
 
     tip: Point = Field(description="The end with the head, at the peak of the heatmap.")
     tail: Point = Field(description="The other end.")
+
+
+class FindingResponse(BaseModel):
+    """A location where the model suspects a fracture."""
+
+    arrow: ArrowResponse
+    score: float = Field(
+        ge=0,
+        le=1,
+        description="The probability of a fracture, considering only this location.",
+    )
+    operating_point: Literal["doubtful", "definite"] = Field(
+        description="The operating point that the score reaches, at least doubtful."
+    )
 
 
 class ModelResponse(BaseModel):
@@ -71,9 +92,13 @@ class Prediction(BaseModel):
         '("No Fracture"), doubtful or definite ("Fracture").'
     )
     arrow: ArrowResponse | None = Field(
-        description="An arrow to the suspected fracture. Each end is a [column, row] "
+        description="The arrow of the first finding. Each end is a [column, row] "
         "in pixels of the uploaded image from the top left corner. If the image has an "
         "EXIF orientation, it is rotated first. Null if there is no arrow."
+    )
+    findings: list[FindingResponse] = Field(
+        description="The suspected fractures, at most five. The first one has the "
+        "number 1 on the annotated radiograph, and so on. Empty if there is no arrow."
     )
     model: ModelResponse
     original: OriginalResponse | None = Field(

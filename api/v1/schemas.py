@@ -211,13 +211,31 @@ class ModelResponse(BaseModel):
     )
 
 
+class LocationResponse(BaseModel):
+    """A location where the model suspects a fracture."""
+
+    tip: Point = Field(description="Tip of the arrow to the location, [column, row].")
+    tail: Point
+    score: float = Field(
+        ge=0,
+        le=1,
+        description="The probability of a fracture, considering only this location.",
+    )
+    operating_point: str = Field(description="doubtful or definite, by the score.")
+
+
 class DrawingResponse(BaseModel):
-    """The size of the displayed radiograph and the arrow over it, in pixels."""
+    """The size of the displayed radiograph and the arrows over it, in pixels."""
 
     rows: int
     columns: int
-    tip: Point | None = Field(description="Tip of the arrow, [column, row].")
+    tip: Point | None = Field(
+        description="Tip of the arrow to the first location, [column, row]."
+    )
     tail: Point | None
+    locations: list[LocationResponse] = Field(
+        description="The suspected fractures, in the order of their numbers."
+    )
 
 
 class ObjectResponse(BaseModel):

@@ -16,6 +16,7 @@ from api.v1.schemas import (
     ExaminedPatientResponse,
     InstanceDetailsResponse,
     InstanceResponse,
+    LocationResponse,
     ModelResponse,
     ObjectResponse,
     OpinionResponse,
@@ -194,12 +195,25 @@ def _model(details: InstanceDetails) -> ModelResponse | None:
 def _drawing(details: InstanceDetails) -> DrawingResponse | None:
     if details.drawing is None or details.entry.probability is None:
         return None
-    (rows, columns), arrow = details.drawing.picture_shape, details.drawing.arrow
+    (rows, columns), locations = (
+        details.drawing.picture_shape,
+        details.drawing.locations,
+    )
+    arrow = locations[0].arrow if locations else None
     return DrawingResponse(
         rows=rows,
         columns=columns,
         tip=arrow.tip if arrow else None,
         tail=arrow.tail if arrow else None,
+        locations=[
+            LocationResponse(
+                tip=each.arrow.tip,
+                tail=each.arrow.tail,
+                score=each.score,
+                operating_point=each.operating_point,
+            )
+            for each in locations
+        ],
     )
 
 

@@ -159,12 +159,12 @@ class Summaries:
         return connection.execute(query).scalar() == InstanceState.RECEIVED
 
     @waits
-    def drawing(self, instance_id: str) -> OverlayData | None:
+    def drawing(self, image: InstanceRecord) -> OverlayData | None:
         """Return the stored OverlayData of an image; None if nothing is stored."""
-        query = finding_table.select().where(finding_table.c.instance_id == instance_id)
+        query = finding_table.select().where(finding_table.c.instance_id == image.id)
         with reading(self._engine) as connection:
             row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else overlay_in(row)
+        return None if row is None else overlay_in(row, image.probability)
 
     @waits
     def record_summary(

@@ -70,7 +70,7 @@ def instance_details(engine: sa.Engine, instance_id: str) -> InstanceDetails | N
         )
         return InstanceDetails(
             entry=entry,
-            drawing=overlay_in(drawing) if drawing else None,
+            drawing=overlay_in(drawing, entry.probability) if drawing else None,
             results=read_records(ResultRecord, results),
             deliveries=read_records(DeliveryRecord, deliveries),
             objects=read_records(DeliveredObjectRecord, objects),

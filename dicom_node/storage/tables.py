@@ -170,6 +170,7 @@ finding = sa.Table(
     sa.Column("map_rows", sa.Integer, nullable=False),
     sa.Column("map_columns", sa.Integer, nullable=False),
     sa.Column("map", sa.LargeBinary, nullable=False),
+    sa.Column("locations", sa.Text),
 )
 
 feedback = _table("feedback", FeedbackRecord)

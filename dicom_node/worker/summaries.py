@@ -189,7 +189,7 @@ class Summarizer:
 
         If no heatmap is stored, or if there is no finding, return `image` unchanged.
         """
-        drawing = image.finding and self.journal.summaries.drawing(record.id)
+        drawing = image.finding and self.journal.summaries.drawing(record)
         if not drawing:
             return image
         return replace(image, finding=_finding(record, drawing))
@@ -209,7 +209,7 @@ class Summarizer:
             failed = record.state == InstanceState.FAILED
             state = "Failed" if failed else "Not analyzed"
             state_and_reason = state, record.reason
-        elif drawing := self.journal.summaries.drawing(record.id):
+        elif drawing := self.journal.summaries.drawing(record):
             shape = drawing.picture_shape
             finding = replace(_finding(record, drawing), saliency=_NO_HEATMAP)
         elif finding_without_drawing := _undrawn(record, thresholds):
@@ -306,7 +306,7 @@ def _finding(record: InstanceRecord, drawing: OverlayData) -> Finding:
         probability=record.probability or 0.0,
         thresholds=Thresholds(drawing.doubtful, drawing.definite),
         saliency=drawing.levels.astype(np.float32) / np.float32(255),
-        arrow=drawing.arrow,
+        locations=drawing.locations,
         model=_model(record),
     )
 
@@ -325,7 +325,7 @@ def _undrawn(record: InstanceRecord, thresholds: Thresholds) -> Finding | None:
     probability = record.probability or 0.0
     if thresholds.operating_point(probability) != record.operating_point:
         return None
-    return Finding(probability, thresholds, _NO_HEATMAP, None, _model(record))
+    return Finding(probability, thresholds, _NO_HEATMAP, (), _model(record))
 
 
 def _model(record: InstanceRecord) -> ModelIdentity:

@@ -16,13 +16,19 @@ import torch
 from torch import Tensor
 
 from inference.classification.gradcam import grad_cam
-from inference.classification.localization import point_at_peak
+from inference.classification.locations import NetworkOutput, locate
 from inference.classification.out_of_distribution import (
     FeatureStatistics,
     OutOfDistributionError,
 )
 from inference.classification.preprocess import ModelInput, normalized, prepare
-from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
+from inference.finding import (
+    Finding,
+    Location,
+    ModelIdentity,
+    OperatingPoint,
+    Thresholds,
+)
 from inference.phantom.long_bone import draw_phantoms
 from inference.radiograph import Radiograph
 from models.card import FRACTURE, ModelCard, ModelError, card_text, read_card
@@ -139,10 +145,13 @@ class Classifier:
         probability = calibrated[fracture].item()
         thresholds = Thresholds(self.card.doubtful, self.card.definite)
         saliency = model_input.saliency(heatmap.cpu().numpy())
-        arrow = None
+        locations: tuple[Location, ...] = ()
         if thresholds.operating_point(probability) is not OperatingPoint.NONE:
-            arrow = point_at_peak(radiograph, saliency)
-        return Finding(probability, thresholds, saliency, arrow, self.identity)
+            with torch.inference_mode():
+                scores = self.network.head.scores(activation)[0].cpu()
+            output = NetworkOutput(scores, logits.cpu(), probability)
+            locations = locate(radiograph, model_input, saliency, output, self.card)
+        return Finding(probability, thresholds, saliency, locations, self.identity)
 
     def _check_distribution(self, activation: Tensor) -> None:
         limit, statistics = self.card.unfamiliar, self.network.statistics

@@ -1,4 +1,6 @@
-"""Place an arrow that points to the saliency peak and hides little bright tissue."""
+"""Place arrows that point to peaks of the saliency and hide little bright tissue."""
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,6 +16,10 @@ MARGIN = 0.02
 """Width of the margin at the edges of the image that the tail avoids, as a share of the
 long side of the image."""
 
+CLEARANCE = 0.04
+"""Distance from the tips of other arrows that an arrow keeps if it can, as a share of
+the long side of the image."""
+
 DIRECTIONS = 48
 """Number of directions that are tried: every 7.5 degrees."""
 
@@ -24,35 +30,24 @@ The maximum is less than twice this value. A smaller image is not reduced.
 """
 
 
-def point_at_peak(
-    radiograph: Radiograph, saliency: NDArray[np.float32]
-) -> Arrow | None:
-    """Return an arrow to the peak of the saliency.
+def point_at(radiograph: Radiograph, tip: Point, others: Sequence[Point] = ()) -> Arrow:
+    """Return an arrow to a point of a radiograph.
 
     The tail is placed so that the arrow covers little bright tissue.
 
     Args:
         radiograph: The radiograph in which the arrow is placed.
-        saliency: (h, w); covers the whole radiograph.
-
-    Returns:
-        The arrow in pixels of the radiograph; None if the saliency has no peak.
+        tip: The point, in pixels of the radiograph.
+        others: The tips of other arrows. The arrow avoids them if it can.
     """
-    if not saliency.max() > 0:
-        return None
-    rows, columns = radiograph.pixels.shape
-    row, column = np.unravel_index(saliency.argmax(), saliency.shape)
-    height, width = saliency.shape
-    # The center of a cell is half a cell away from its corner.
-    tip = (float(column + 0.5) * columns / width, float(row + 0.5) * rows / height)
-    return Arrow(tip=tip, tail=_tail(radiograph.pixels, tip))
+    return Arrow(tip=tip, tail=_tail(radiograph.pixels, tip, others))
 
 
-def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
+def _tail(pixels: NDArray[np.uint8], tip: Point, others: Sequence[Point]) -> Point:
     """Return the tail of the arrow as (column, row), in pixels.
 
-    The tail is chosen so that the arrow covers little bright tissue. If two arrows
-    cover equally bright tissue, the longer one is chosen.
+    The tail is chosen so that the arrow covers little bright tissue, and no other tip.
+    If two arrows cover equally bright tissue, the longer one is chosen.
     """
     rows, columns = pixels.shape
     long_side = max(rows, columns)
@@ -69,6 +64,9 @@ def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
     path = np.array(tip) + along * (direction * length[:, None])  # (24, n, 2)
     covered = _brightness(pixels, path)
     covered += 40 * (1 - length / length.max())
+    for other in others:
+        distance = np.linalg.norm(path - np.array(other), axis=2).min(axis=0)
+        covered += 255 * (distance < CLEARANCE * long_side)
     best = int(np.argmin(np.where(roomy, covered, np.inf)))
     column, row = np.array(tip) + direction[best] * length[best]
     return float(column), float(row)

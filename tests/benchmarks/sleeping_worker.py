@@ -32,7 +32,7 @@ from inference.phantom.long_bone import draw_phantom
 SIDE = 32
 MODEL = ModelIdentity("sleeping", "1", "0" * 64)
 SALIENCY = np.zeros((7, 7), np.float32)
-FINDING = Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL)
+FINDING = Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, (), MODEL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ ORIGINAL = Thresholds(0.5, 0.5)
 def finding(probability: float, thresholds: Thresholds) -> Finding:
     nothing = np.zeros((7, 7), np.float32)
     model = ModelIdentity("test", "1", "0" * 64)
-    return Finding(probability, thresholds, nothing, None, model)
+    return Finding(probability, thresholds, nothing, (), model)
 
 
 @pytest.mark.parametrize(

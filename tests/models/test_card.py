@@ -80,6 +80,11 @@ def test_error_names_every_wrong_key(path: Path) -> None:
             id="too-few-logits",
         ),
         pytest.param({"scales": (2,)}, r"scales: found \[2\]; expected \[1\]", id="2"),
+        pytest.param(
+            {"finding_threshold": 0.1, "pooling": "average"},
+            "finding_threshold: found with pooling 'average'; expected pooling",
+            id="threshold-without-scores",
+        ),
         pytest.param({"exposure": "dark"}, "exposure: found 'dark'", id="exposure"),
         pytest.param({"sha256": "F" * 64}, "sha256: found", id="uppercase-digest"),
         pytest.param({"temperature": float("nan")}, "temperature: found", id="nan"),

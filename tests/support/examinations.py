@@ -15,6 +15,7 @@ from dicom_node.results.result_kinds import ResultKind
 from inference.drawing.thumbnail import draw_thumbnail
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
+from tests.support.locations import locations
 
 PHANTOM = draw_phantom(broken=True, rows=200, columns=150)
 RADIOGRAPH = PHANTOM.radiograph()
@@ -41,7 +42,7 @@ def finding(probability: float) -> Finding:
     and `definite` from 0.5 on.
     """
     arrow = Arrow((75.0, 105.0), (30.0, 40.0)) if probability >= 0.2 else None
-    return Finding(probability, Thresholds(0.2, 0.5), SALIENCY, arrow, MODEL)
+    return Finding(probability, Thresholds(0.2, 0.5), SALIENCY, locations(arrow), MODEL)
 
 
 DEFINITE, DOUBTFUL, NEGATIVE = map(finding, (0.943, 0.3, 0.02))

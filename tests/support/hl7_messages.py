@@ -17,6 +17,7 @@ from dicom_node.results.encoding import ResultObject
 from dicom_node.results.result_kinds import ResultKind
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
+from tests.support.locations import locations
 
 PHANTOM = draw_phantom(broken=True, rows=200, columns=150)
 MODEL = ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32)
@@ -24,7 +25,7 @@ FINDING = Finding(
     0.93,
     Thresholds(0.5, 0.7),
     np.zeros((7, 7), np.float32),
-    Arrow((40.0, 90.0), (10.0, 60.0)),
+    locations(Arrow((40.0, 90.0), (10.0, 60.0))),
     MODEL,
 )
 OPTIONS = ResultOptions((ResultKind("hl7_message"),), 1024, 9001, 1)

@@ -15,6 +15,7 @@ from dicom_node.journal.work_queue import APPLICATION, VERSION
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.results.overlay_data import OverlayData
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
+from tests.support.locations import locations
 
 STORED = Outcome(Verdict.STORED, 0x0000, "")
 RETRY = Outcome(Verdict.RETRY, 0xA700, "0xA700 Out of Resources")
@@ -27,7 +28,7 @@ ANSWER = AnalysisResult(
         probability=0.75,
         thresholds=Thresholds(0.5, 0.7),
         saliency=np.zeros((7, 7), np.float32),
-        arrow=None,
+        locations=(),
         model=ModelIdentity("test", "1", "0" * 64),
     ),
     picture_digest="p" * 64,
@@ -35,7 +36,7 @@ ANSWER = AnalysisResult(
     results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],
     drawing=OverlayData(
         picture_shape=(300, 200),
-        arrow=Arrow((10.0, 20.0), (30.0, 40.0)),
+        locations=locations(Arrow((10.0, 20.0), (30.0, 40.0))),
         doubtful=0.25,
         definite=0.5,
         levels=np.array([[0, 255], [128, 7]], np.uint8),

@@ -30,6 +30,7 @@ from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import Phantom, draw_phantom
 from tests.support.databases import create_migrated
 from tests.support.http_client import ACTING, LOOKING, TOKENS, Site, bearing, serve
+from tests.support.locations import locations
 
 MODEL = ModelIdentity("phantom-model", "1.0", "0" * 64)
 PACS = """
@@ -135,7 +136,9 @@ class Review(Site):
         saliency[10:20, 5:15] = 1
         fracture = probability >= 0.5
         arrow = Arrow((100.0, 150.0), (20.0, 30.0)) if fracture else None
-        finding = Finding(probability, Thresholds(0.25, 0.5), saliency, arrow, MODEL)
+        finding = Finding(
+            probability, Thresholds(0.25, 0.5), saliency, locations(arrow), MODEL
+        )
         row = self.journal.load(received.id)
         assert row is not None
         self.journal.analyses.begin(received.id, row.run)

@@ -54,6 +54,7 @@ from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
 from tests.support.http_client import LOOKING, TOKENS, Site, bearing
+from tests.support.locations import locations
 
 SEEDS = range(6)
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
@@ -478,7 +479,7 @@ def analysis(
     radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, source_shape)
     model = ModelIdentity("m", "1", "0" * 64)
     saliency = np.zeros((7, 7), np.float32)
-    finding = Finding(probability, thresholds, saliency, arrow, model)
+    finding = Finding(probability, thresholds, saliency, locations(arrow), model)
     annotated = render(radiograph, finding, long_side=512)
     return Analysis(DecodedInstance(radiograph, "", ""), finding, annotated)
 

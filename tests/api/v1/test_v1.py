@@ -258,6 +258,14 @@ def test_instance_has_its_model_deliveries_and_events(site: Review) -> None:
         "columns": 200,
         "tip": [100.0, 150.0],
         "tail": [20.0, 30.0],
+        "locations": [
+            {
+                "tip": [100.0, 150.0],
+                "tail": [20.0, 30.0],
+                "score": 0.9,
+                "operating_point": "definite",
+            }
+        ],
     }
     assert body["results"] == [{"sop_instance_uid": uid, "kind": "secondary_capture"}]
     (delivery,) = body["deliveries"]

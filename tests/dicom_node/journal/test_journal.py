@@ -124,7 +124,7 @@ def test_drawing_in_the_database_is_that_of_the_last_answer(
     with engine.connect() as connection:
         (row,) = connection.execute(finding.select()).mappings().all()
 
-    drawing = overlay_in(row)
+    drawing = overlay_in(row, 0.75)
     assert (drawing.doubtful, drawing.definite) == (0.25, 0.9)
     assert drawing.levels.tolist() == [[0, 255], [128, 7]]
 

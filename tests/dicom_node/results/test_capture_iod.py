@@ -170,7 +170,7 @@ def test_capture_with_another_arrow_has_another_uid(
 ) -> None:
     instance = spooled(dataset, tmp_path)
     options = replace(OPTIONS, kinds=(ResultKind(CAPTURE),))
-    without = replace(FINDING, arrow=None)
+    without = replace(FINDING, locations=())
 
     (one,) = encode_file(instance, RADIOGRAPH, FINDING, options)
     (other,) = encode_file(instance, RADIOGRAPH, without, options)

@@ -31,6 +31,7 @@ from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
 from tests.support.examinations import DEFINITE, MODEL, Studies
 from tests.support.examinations import OPTIONS as EXAMINATION
+from tests.support.locations import locations
 
 pytestmark = pytest.mark.usefixtures("common_decoders")
 
@@ -40,7 +41,7 @@ FINDING = Finding(
     0.612,
     Thresholds(0.5, 0.7),
     np.zeros((7, 7), np.float32),
-    None,
+    (),
     ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32),
 )
 OPTIONS = ResultOptions(
@@ -107,7 +108,7 @@ def test_decoding_child_creates_the_same_results(instance: ReceivedInstance) -> 
     options = replace(OPTIONS, kinds=(*captures, *map(ResultKind, others)))
     peak = np.eye(7, dtype=np.float32)
     arrow = Arrow(tip=(75, 100), tail=(20, 20))
-    finding = replace(FINDING, saliency=peak, arrow=arrow)
+    finding = replace(FINDING, saliency=peak, locations=locations(arrow))
     expected = encode_file(instance, RADIOGRAPH, finding, options)
     child = DecoderProcess(timeout_s=20, memory_mb=1024)
 

@@ -26,18 +26,18 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.pixels.decode import DecodeOptions, decode
 from dicom_node.results.encode import encode_file
 from dicom_node.results.result_kinds import ResultKind
-from inference.classification.localization import point_at_peak
 from inference.finding import Finding
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
 from tests.dicom_node.results.test_presentation_state import CLASSES, POSITIVE
 from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
+from tests.support.locations import locations, point_at_peak
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 HEATMAP = replace(OPTIONS, kinds=(ResultKind("heatmap"),))
-NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
-EMPTY_MAP = replace(POSITIVE, saliency=np.zeros((7, 7), np.float32), arrow=None)
+NEGATIVE = replace(POSITIVE, probability=0.02, locations=())
+EMPTY_MAP = replace(POSITIVE, saliency=np.zeros((7, 7), np.float32), locations=())
 LABEL = "Grad-CAM, relative, not a probability"
 
 Source = Callable[[Dataset], ReceivedInstance]
@@ -235,7 +235,7 @@ def test_maximum_of_the_heatmap_is_at_the_tip_of_the_arrow(
     arrow = point_at_peak(shown(dataset), POSITIVE.saliency)
     assert arrow is not None
 
-    written = heatmap_of(source(dataset), replace(POSITIVE, arrow=arrow))
+    written = heatmap_of(source(dataset), replace(POSITIVE, locations=locations(arrow)))
 
     maximum = np.argwhere(written.pixel_array == written.pixel_array.max()) + 0.5
     column, row = arrow.tip

@@ -31,6 +31,7 @@ from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
 from tests.dicom_node.pixels.test_grayscale import as_text
 from tests.dicom_node.results.test_secondary_capture import FINDING, OPTIONS, received
+from tests.support.locations import locations
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
@@ -149,7 +150,7 @@ def test_arrow_and_outline_are_in_another_layer_than_the_caption(
 
 
 def test_negative_result_has_only_a_caption(source: Source, dataset: Dataset) -> None:
-    negative = replace(FINDING, probability=0.02, arrow=None)
+    negative = replace(FINDING, probability=0.02, locations=())
 
     state = state_of(source(dataset), negative)
 
@@ -271,7 +272,7 @@ def test_broken_voi_lut_is_skipped_as_by_the_decoder(
 def test_arrow_at_the_edge_stays_inside_the_image(
     source: Source, dataset: Dataset
 ) -> None:
-    at_edge = replace(POSITIVE, arrow=Arrow((1.0, 200.0), (9.0, 260.0)))
+    at_edge = replace(POSITIVE, locations=locations(Arrow((1.0, 200.0), (9.0, 260.0))))
 
     finding = graphics_of(state_of(source(dataset), at_edge), "AI_FINDING")
 

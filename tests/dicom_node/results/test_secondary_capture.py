@@ -31,6 +31,7 @@ from inference.drawing.result_image import render
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
+from tests.support.locations import locations
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 ROWS, COLUMNS = 400, 300
@@ -41,7 +42,7 @@ FINDING = Finding(
     0.943,
     Thresholds(0.5, 0.7),
     np.ones((7, 7), np.float32),
-    Arrow((150.0, 200.0), (50.0, 100.0)),
+    locations(Arrow((150.0, 200.0), (50.0, 100.0))),
     MODEL,
 )
 OPTIONS = ResultOptions(
@@ -539,7 +540,7 @@ def test_anatomic_region_is_copied_if_it_has_one_item(
 def test_image_comments_of_a_negative_result_say_no_fracture(
     spool: Spool, dataset: Dataset
 ) -> None:
-    negative = replace(FINDING, probability=0.02, arrow=None)
+    negative = replace(FINDING, probability=0.02, locations=())
 
     capture = encode(spool(dataset), negative)
 

@@ -29,7 +29,7 @@ from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 REPORT = replace(OPTIONS, kinds=(ResultKind("structured_report"),))
-NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
+NEGATIVE = replace(POSITIVE, probability=0.02, locations=())
 DOUBTFUL = replace(POSITIVE, probability=0.612)
 SHIPPED = Thresholds(0.0598, 0.3735)
 
@@ -208,7 +208,7 @@ def test_highdicom_reads_presence_operating_point_and_thresholds(
 def test_probability_is_never_rounded_to_0_or_1(
     source: Source, dataset: Dataset, probability: float, written: float
 ) -> None:
-    finding = replace(POSITIVE, probability=probability, arrow=None)
+    finding = replace(POSITIVE, probability=probability, locations=())
 
     content_items = dict(items(report(source(dataset), finding)))
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 MODEL = ModelIdentity("test", "1", "0" * 64)
 SALIENCY = np.zeros((7, 7), np.float32)
 ANSWER = AnalysisResult(
-    Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL),
+    Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, (), MODEL),
     picture_digest="p" * 64,
     identity_digest="i" * 64,
     results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],

@@ -76,7 +76,7 @@ FINDING = Finding(
     probability=0.9,
     thresholds=Thresholds(0.5, 0.7),
     saliency=np.zeros((7, 7), np.float32),
-    arrow=None,
+    locations=(),
     model=ModelIdentity("test", "1", "0" * 64),
 )
 

@@ -11,6 +11,7 @@ from inference.drawing.caption import draw_caption, headline, percent
 from inference.drawing.result_image import render
 from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint, Thresholds
 from inference.radiograph import Radiograph
+from tests.support.locations import locations
 
 MODEL = ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32)
 NOTHING = np.zeros((8, 8), np.float32)
@@ -34,7 +35,7 @@ def finding(
     model: ModelIdentity = MODEL,
 ) -> Finding:
     probability = {"none": 0.021, "doubtful": 0.612, "definite": 0.943}[point]
-    return Finding(probability, Thresholds(0.5, 0.7), saliency, arrow, model)
+    return Finding(probability, Thresholds(0.5, 0.7), saliency, locations(arrow), model)
 
 
 def lower_right(level: float) -> NDArray[np.float32]:
