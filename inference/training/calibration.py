@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.finding import OperatingPoint
-from inference.training.judging import Judged
+from inference.training.froc import best_threshold
+from inference.training.judging import Judged, first_arrow, with_arrows
 from models.card import ModelCard
 
 SENSITIVE, SPECIFIC = 0.91, 0.955
@@ -33,12 +34,15 @@ class Calibration:
         shift: Added to the log-odds after the division.
         doubtful: Minimum probability at which a fracture is reported.
         definite: Minimum probability at which a fracture is reported as definite.
+        finding_threshold: Minimum score of a location that gets an arrow; None if only
+            the highest peak gets one.
     """
 
     temperature: float
     shift: float
     doubtful: float
     definite: float
+    finding_threshold: float | None = None
 
     def apply(self, judged: Judged) -> Judged:
         """Return a calibrated copy of `judged`.
@@ -46,21 +50,29 @@ class Calibration:
         `judged` must have been computed with temperature 1 and no shift. The copy has
         no arrow if no fracture is reported.
         """
-        odds = _log_odds(np.array([judged.probability]))
-        probability = float(_probability(odds / self.temperature + self.shift)[0])
+        probability = self._calibrated(judged.probability)
         point = OperatingPoint.NONE
         if probability >= self.definite:
             point = OperatingPoint.DEFINITE
         elif probability >= self.doubtful:
             point = OperatingPoint.DOUBTFUL
         is_fracture = point is not OperatingPoint.NONE
+        kept = judged.peaks if is_fracture else ()
+        scored = (replace(each, score=self._calibrated(each.score)) for each in kept)
+        peaks = with_arrows(scored, self.finding_threshold)
+        first = first_arrow(peaks)
         return replace(
             judged,
             probability=probability,
             operating_point=point,
-            tip=judged.tip if is_fracture else None,
-            pointed=judged.pointed and is_fracture,
+            tip=first.tip if first else None,
+            pointed=first is not None and bool(first.boxes),
+            peaks=peaks,
         )
+
+    def _calibrated(self, probability: float) -> float:
+        odds = _log_odds(np.array([probability]))
+        return float(_probability(odds / self.temperature + self.shift)[0])
 
     def card(self, draft: ModelCard) -> ModelCard:
         """Return `draft` with the temperature and thresholds of this calibration.
@@ -73,6 +85,7 @@ class Calibration:
             temperature=self.temperature,
             doubtful=self.doubtful,
             definite=self.definite,
+            finding_threshold=self.finding_threshold,
         )
 
 
@@ -91,7 +104,7 @@ def calibrate(judged: Sequence[Judged]) -> Calibration:
     doubtful = found[int((1 - SENSITIVE) * len(found))]
     first = min(int(np.ceil(SPECIFIC * len(others))), len(others) - 1)
     definite = max(np.nextafter(others[first], 1), doubtful)
-    return Calibration(
+    calibration = Calibration(
         round(float(temperature), 4),
         round(float(shift), 4),
         # Round `doubtful` down to keep the sensitivity, and `definite` up to keep the
@@ -99,6 +112,8 @@ def calibrate(judged: Sequence[Judged]) -> Calibration:
         float(np.clip(np.floor(doubtful * 1e4) / 1e4, SURE, 1 - SURE)),
         float(np.clip(np.ceil(definite * 1e4) / 1e4, SURE, 1 - SURE)),
     )
+    threshold = best_threshold([*map(calibration.apply, judged)])
+    return replace(calibration, finding_threshold=threshold)
 
 
 def uncalibrated(draft: ModelCard) -> ModelCard:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.finding import OperatingPoint
+from inference.training.froc import froc
 from inference.training.judging import MARGIN, Judged
 from inference.training.statistics import (
     RESAMPLED,
@@ -68,8 +69,9 @@ def evaluation(
     Returns:
         A JSON-compatible dictionary: `margin` is MARGIN, `overall` contains the figures
             of all radiographs (see `figures`), `subgroups` contains figures by trait
-            and value, and `reliability` is the result of `statistics.reliability` for
-            the radiographs that were not refused. A figure is [value, low, high], or
+            and value, `froc` is the result of `froc.froc`, and `reliability` is the
+            result of `statistics.reliability` for the radiographs that were not
+            refused. A figure is [value, low, high], or
             None if it is undefined. `low` and `high` are the ends of the 95 % interval
             from a bootstrap that draws whole groups (`Sample.group`).
     """
@@ -77,6 +79,7 @@ def evaluation(
     return {
         "margin": MARGIN,
         "overall": figures(judged, RESAMPLED, on_figure),
+        "froc": froc(judged, RESAMPLED),
         "reliability": reliability(table.truth, table.probability),
         "subgroups": {
             trait: {

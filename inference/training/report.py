@@ -54,7 +54,9 @@ def write_report(
 def write_figures(
     folder: Path, evaluation: dict[str, Any], judged: Sequence[Judged]
 ) -> None:
-    """Write evaluation.json, roc.png, pr.png and calibration.png.
+    """Write evaluation.json, roc.png, pr.png, calibration.png and froc.png.
+
+    froc.png is written only if the evaluation has a FROC curve.
 
     Args:
         folder: The output folder; created if it does not exist.
@@ -71,6 +73,8 @@ def write_figures(
     _save(folder / "pr.png", lambda axes: _precision_recall(axes, truth, score))
     bins = evaluation["reliability"]
     _save(folder / "calibration.png", lambda axes: _calibration(axes, bins))
+    if curve := evaluation["froc"]:
+        _save_froc(folder / "froc.png", curve)
 
 
 def _save(path: Path, draw: Callable[[Axes], None]) -> None:
@@ -79,6 +83,25 @@ def _save(path: Path, draw: Callable[[Axes], None]) -> None:
     draw(axes)
     axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def _save_froc(path: Path, froc: dict[str, Any]) -> None:
+    """Draw the recall of boxes against the false arrows per image, with two points."""
+    figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [false for _, _, false, _ in froc["curve"]],
+        [recall for _, recall, _, _ in froc["curve"]],
+        label="by threshold",
+    )
+    for name, label in (("one_arrow", "one arrow"), ("arrows", "arrows of the card")):
+        recall, false, _ = froc[name]
+        axes.plot([false], [recall], "o", label=label)
+    axes.set(xlabel="false arrows per image", ylabel="share of boxes with an arrow")
+    axes.set(xlim=(0, None), ylim=(0, 1.01))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
     figure.savefig(path)
 
 

@@ -1,0 +1,163 @@
+"""Compare arrows with boxes: the FROC curve, and the threshold for several arrows.
+
+A FROC curve (free-response receiver operating characteristic) shows the share of the
+boxes that contain an arrow against the number of false arrows per image, for each
+threshold of the score of an arrow (Bunch et al., "A Free-Response Approach to the
+Measurement and Characterization of Radiographic Observer Performance", 1978). A false
+arrow is one in no box. Only radiographs with a reported fracture have arrows.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.training.judging import Judged, Peak
+from inference.training.statistics import interval
+
+POINTS = 200
+"""Maximum number of points of a curve."""
+
+SEVERAL = 2
+"""Minimum number of boxes of a radiograph with several boxes."""
+
+Arrows = Callable[[Judged], Iterable[Peak]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How well arrows match boxes.
+
+    Attributes:
+        recall: Share of the boxes that contain an arrow; NaN without boxes.
+        false_per_image: False arrows per radiograph.
+        false_per_intact: Arrows per radiograph without a fracture; NaN if there is no
+            such radiograph.
+    """
+
+    recall: float
+    false_per_image: float
+    false_per_intact: float
+
+
+def highest_peak(judged: Judged) -> list[Peak]:
+    """Return the arrow without a `finding_threshold`: the highest peak, if any."""
+    return [each for each in judged.peaks if each.is_highest]
+
+
+def required(judged: Judged) -> list[Peak]:
+    """Return the arrows that the card requires."""
+    return [each for each in judged.peaks if each.has_arrow]
+
+
+def peaks_from(threshold: float) -> Arrows:
+    """Return a function that returns the arrows with a `finding_threshold`."""
+    return lambda judged: [each for each in judged.peaks if each.score >= threshold]
+
+
+def rates(judged: Sequence[Judged], arrows: Arrows) -> Rates:
+    """Return how well the arrows that `arrows` returns match the boxes."""
+    boxes = hits = false = false_in_intact = intact = 0
+    for each in judged:
+        found = [*arrows(each)]
+        boxes += len(each.sample.boxes)
+        hits += len({box for peak in found for box in peak.boxes})
+        wrong = sum(not peak.boxes for peak in found)
+        false += wrong
+        if not each.sample.is_fractured:
+            intact += 1
+            false_in_intact += wrong
+    return Rates(
+        hits / boxes if boxes else float("nan"),
+        false / len(judged) if judged else float("nan"),
+        false_in_intact / intact if intact else float("nan"),
+    )
+
+
+def best_threshold(judged: Sequence[Judged]) -> float | None:
+    """Return the lowest threshold with no more arrows in intact bones than now.
+
+    "Now" means one arrow at the highest peak. Only radiographs without a fracture are
+    counted.
+
+    Args:
+        judged: Results with calibrated scores, for radiographs unseen in training.
+
+    Returns:
+        The threshold in (0, 1), rounded up to four decimals. None if there are no
+            scores, or no radiographs without a fracture.
+    """
+    intact = [each for each in judged if not each.sample.is_fractured]
+    scores = sorted(
+        (peak.score for each in intact for peak in each.peaks), reverse=True
+    )
+    if not scores:
+        return None
+    allowed = sum(len(highest_peak(each)) for each in intact)
+    if allowed >= len(scores):
+        return _rounded_up(scores[-1])
+    # The scores above the threshold are the first `allowed` ones.
+    return _rounded_up(float(np.nextafter(scores[allowed], 1)))
+
+
+def _rounded_up(score: float) -> float:
+    return float(np.clip(np.ceil(score * 1e4) / 1e4, 1e-4, 1 - 1e-4))
+
+
+def froc(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
+    """Return the FROC curve, and the comparison of the arrows with a single one.
+
+    Args:
+        judged: The results. Their peaks have all scores.
+        resampled: Number of bootstrap resamples for the interval.
+
+    Returns:
+        A JSON-compatible dictionary; None if there are no peaks or no boxes.
+            `curve` is a list of [threshold, recall, false arrows per image, false
+            arrows per radiograph without a fracture]. `one_arrow` has the last three
+            for an arrow to the highest peak, and `arrows` for the arrows that the card
+            requires. `several_boxes` has the recall of both for the radiographs with
+            several boxes, and their difference with its 95 % interval.
+    """
+    scores = sorted({peak.score for each in judged for peak in each.peaks})
+    if not scores or not any(each.sample.boxes for each in judged):
+        return None
+    chosen = np.unique(np.linspace(0, len(scores) - 1, POINTS).round().astype(int))
+    thresholds = [scores[index] for index in chosen[::-1]]
+    return {
+        "curve": [
+            [round(each, 5), *_rounded(rates(judged, peaks_from(each)))]
+            for each in thresholds
+        ],
+        "one_arrow": _rounded(rates(judged, highest_peak)),
+        "arrows": _rounded(rates(judged, required)),
+        "several_boxes": _gain(judged, resampled),
+    }
+
+
+def _gain(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
+    """Return the gain in recall over one arrow, in radiographs with several boxes."""
+    several = [each for each in judged if len(each.sample.boxes) >= SEVERAL]
+    if not several:
+        return None
+
+    def gain(rows: NDArray[np.intp]) -> float:
+        part = [several[row] for row in rows]
+        return rates(part, required).recall - rates(part, highest_peak).recall
+
+    groups = [each.sample.group for each in several]
+    low, high = interval(gain, groups, resampled)
+    return {
+        "radiographs": len(several),
+        "boxes": sum(len(each.sample.boxes) for each in several),
+        "recall_one_arrow": round(rates(several, highest_peak).recall, 4),
+        "recall_arrows": round(rates(several, required).recall, 4),
+        "gain": [round(x, 4) for x in (gain(np.arange(len(several))), low, high)],
+    }
+
+
+def _rounded(found: Rates) -> list[float | None]:
+    values = found.recall, found.false_per_image, found.false_per_intact
+    return [None if np.isnan(each) else round(each, 4) for each in values]
