@@ -13,7 +13,12 @@ from rich.progress import Progress
 from dicom_node.runtime.process import load_or_exit, role_parser
 from inference.classification.classifier import Classifier
 from inference.training.atlas import ManifestError, Sample, read_manifest, select_split
-from inference.training.evaluate import evaluation, figures_in
+from inference.training.evaluate import (
+    FIGURES,
+    comparison,
+    evaluation,
+    figures_in,
+)
 from inference.training.judging import Judged, judge
 from inference.training.report import write_report
 from inference.training.robustness import CHANGES, robustness
@@ -39,6 +44,12 @@ def main() -> None:
         action="store_true",
         help="also evaluate changed images, which takes ten times as long",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        help="weights (.pth, with their card beside them) to compare with, on the same "
+        "radiographs",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     try:
@@ -46,22 +57,25 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         model = load_or_exit(arguments.config).model
         classifier = Classifier.load(model.weights, model.device)
+        other = arguments.against and Classifier.load(arguments.against, model.device)
     except (ManifestError, ModelError, OSError) as error:
         sys.exit(str(error))
     torch.set_num_threads(1)
     judged, unreadable = _judged(classifier, samples)
     card = classifier.card
-    figures = {
+    found = {
         "model": f"{card.name} {card.version}",
         "unreadable": unreadable,
         **_evaluation(judged),
     }
+    if other:
+        found["comparison"] = _comparison(other, judged)
     if arguments.robust:
-        figures["robustness"] = _robustness(classifier, [e.sample for e in judged])
+        found["robustness"] = _robustness(classifier, [e.sample for e in judged])
     with Progress(console=Console(stderr=True)) as progress:
         progress.add_task("Drawing the report", total=None)
-        write_report(arguments.out, figures, judged, classifier)
-    sys.stdout.write(json.dumps(figures["overall"], indent=2) + "\n")
+        write_report(arguments.out, found, judged, classifier)
+    sys.stdout.write(json.dumps(found["overall"], indent=2) + "\n")
 
 
 def _judged(
@@ -93,6 +107,18 @@ def _evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("Computing the statistics", total=figures_in(judged))
         return evaluation(judged, lambda: progress.advance(task))
+
+
+def _comparison(other: Classifier, judged: Sequence[Judged]) -> dict[str, Any]:
+    """Return the figures of another model, and the differences from its figures."""
+    samples = [each.sample for each in judged]
+    with Progress(console=Console(stderr=True)) as progress:
+        results = judge(other, samples)
+        label = "Judging with the other weights"
+        others = [*progress.track(results, total=len(samples), description=label)]
+        task = progress.add_task("Computing the differences", total=2 * FIGURES)
+        compared = comparison(judged, others, lambda: progress.advance(task))
+    return {"model": f"{other.card.name} {other.card.version}", **compared}
 
 
 def _robustness(

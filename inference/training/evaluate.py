@@ -161,13 +161,50 @@ def _counted(
     return counted
 
 
+def comparison(
+    judged: Sequence[Judged], others: Sequence[Judged], on_figure: OnFigure = _nothing
+) -> dict[str, Any]:
+    """Return the comparison of two models on the same radiographs.
+
+    Args:
+        judged: The results of one model.
+        others: The results of another model for the same radiographs, in the same
+            order.
+        on_figure: Called after each figure, 2 * FIGURES times in all.
+
+    Returns:
+        A JSON-compatible dictionary. `overall` contains the figures of `others`, as
+            `figures` returns them. `difference` contains each figure of `judged` minus
+            that of `others`, as [difference, low, high]; None if it is undefined. `low`
+            and `high` are the ends of the 95 % interval from a bootstrap that draws the
+            same groups for both models.
+    """
+    table, other = _table(judged), _table(others)
+    groups = [each.sample.group for each in judged]
+
+    def difference(figure: Figure, rows: Rows) -> float:
+        return figure(table, rows) - figure(other, rows)
+
+    differences: dict[str, Any] = {}
+    for name, figure in _FIGURES.items():
+        value = difference(figure, np.arange(len(judged)))
+        low, high = interval(partial(difference, figure), groups, RESAMPLED)
+        triple = [value, low, high]
+        differences[name] = None if np.isnan(value) else [round(x, 4) for x in triple]
+        on_figure()
+    overall = figures(others, RESAMPLED, on_figure)
+    return {"overall": overall, "difference": differences}
+
+
 def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged]]]:
     """Return the results by trait and value.
 
     The traits are those of the manifest, the size of the largest fracture, and the body
-    part of radiographs without hardware. Each group of fractures by size also contains
-    all radiographs without a fracture. Traits with only one value are omitted. Traits
-    with more than MOST_VALUES values are omitted, except those in ALWAYS.
+    part of radiographs without hardware. If the manifest has a column `age`, with the
+    age in years, the values of this trait are bands of ages. Each group of fractures by
+    size also contains all radiographs without a fracture. Traits with only one value
+    are omitted. Traits with more than MOST_VALUES values are omitted, except those in
+    ALWAYS.
     """
     found: dict[str, dict[str, list[Judged]]] = {}
     for each in judged:
@@ -187,16 +224,37 @@ def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged
 
 MOST_VALUES = 12
 ALWAYS = {"body_part", "views"}
+AGE = "age"
+UNKNOWN = "unknown"
+AGES = 18, 40, 65
+"""The first year of each band of ages after the first band."""
+
 SIZE = "largest fracture"
 
 
 def _traits(judged: Judged) -> Iterator[tuple[str, str]]:
     sample = judged.sample
-    yield from sample.traits.items()
+    for trait, value in sample.traits.items():
+        yield trait, _age_band(value) if trait == AGE else value
     if sample.traits.get("hardware") == "0":
         yield "without hardware, by body part", sample.traits.get("body_part", "")
     if sample.boxes:
         yield SIZE, _size(max(_long_side(box) for box in sample.boxes))
+
+
+def _age_band(written: str) -> str:
+    """Return the band of an age in years; "unknown" if the age is not a number."""
+    try:
+        age = float(written)
+    except ValueError:
+        return UNKNOWN
+    if not age >= 0:  # or not a number
+        return UNKNOWN
+    lower = [limit for limit in AGES if age >= limit]
+    upper = [limit for limit in AGES if age < limit]
+    if not lower:
+        return f"under {AGES[0]}"
+    return f"{lower[-1]} to {upper[0] - 1}" if upper else f"{AGES[-1]} and over"
 
 
 def _long_side(box: tuple[float, float, float, float]) -> float:

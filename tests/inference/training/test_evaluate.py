@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from dicom_node.commands import evaluate
-from inference.classification.classifier import Classifier
+from inference.classification.classifier import SHIPPED, Classifier
 from inference.finding import OperatingPoint
 from inference.training.atlas import Sample, read_manifest
-from inference.training.evaluate import evaluation
+from inference.training.evaluate import _age_band, comparison, evaluation, figures
 from inference.training.judging import Judged
 from inference.training.phantoms import random_phantom
 from inference.training.robustness import CHANGES, _switched_at, robustness
@@ -181,3 +181,76 @@ def test_unknown_split_is_refused_and_the_splits_are_listed(
 
     with pytest.raises(SystemExit, match="the manifest has: train, val"):
         evaluate.main()
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [
+        ("0", "under 18"),
+        ("17.9", "under 18"),
+        ("18", "18 to 39"),
+        ("64", "40 to 64"),
+        ("65", "65 and over"),
+        ("90", "65 and over"),
+        ("", "unknown"),
+        ("065Y", "unknown"),
+        ("-1", "unknown"),
+        ("nan", "unknown"),
+    ],
+)
+def test_ages_are_grouped_in_bands(age: str, band: str) -> None:
+    assert _age_band(age) == band
+
+
+def test_figures_are_reported_by_age_and_sex() -> None:
+    ages, sexes = ("5", "30", "50", "70", "80", ""), "FMFMFO"
+    results = [
+        replace(each, sample=replace(each.sample, traits={"age": age, "sex": sex}))
+        for each, age, sex in zip(JUDGED, ages, sexes, strict=True)
+    ]
+
+    subgroups = evaluation(results)["subgroups"]
+
+    counts = {band: part["radiographs"] for band, part in subgroups["age"].items()}
+    assert counts == {
+        "under 18": 1,
+        "18 to 39": 1,
+        "40 to 64": 1,
+        "65 and over": 2,
+        "unknown": 1,
+    }
+    assert {sex: part["radiographs"] for sex, part in subgroups["sex"].items()} == {
+        "F": 3,
+        "M": 2,
+        "O": 1,
+    }
+
+
+def test_difference_of_two_models_is_that_of_their_figures() -> None:
+    others = [replace(each, probability=1 - each.probability) for each in JUDGED]
+
+    compared = comparison(JUDGED, others)
+
+    found, one, other = compared["difference"], figures(JUDGED, 0), figures(others, 0)
+    for name, (value, low, high) in found.items():
+        assert value == pytest.approx(one[name][0] - other[name][0], abs=2e-4)
+        assert low <= value + 1e-4
+        assert value <= high + 1e-4
+    assert found["auc"][0] != 0
+    assert found["sensitivity_doubtful"] == [0, 0, 0]
+
+
+def test_command_compares_two_weights_on_the_same_radiographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = write_atlas(tmp_path / "atlas", 6), tmp_path / "report"
+    arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", [*arguments, "--against", str(SHIPPED)])
+
+    evaluate.main()
+
+    written = json.loads((out / "evaluation.json").read_text("utf-8"))
+    compared = written["comparison"]
+    assert compared["model"] == written["model"]
+    assert compared["overall"] == written["overall"]
+    assert compared["difference"]["auc"] == [0, 0, 0]
