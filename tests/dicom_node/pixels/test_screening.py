@@ -35,6 +35,7 @@ from inference.finding import Arrow
 from inference.phantom.long_bone import draw_phantom
 from tests.dicom_node.results.test_encode import FINDING, OPTIONS, RADIOGRAPH
 from tests.dicom_node.results.test_presentation_state import POSITIVE
+from tests.support.locations import locations
 
 TODAY = date(2024, 3, 10)
 ANY = ScreeningRules(max_study_age_days=0, intended_use=ANY_USE, today=TODAY)
@@ -354,8 +355,9 @@ def own_results(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     origin = "cd" * 32, path.stat().st_size, "DX1", "127.0.0.1"
     instance = ReceivedInstance("0" * 32, path, header, *origin, moment)
     kinds = replace(OPTIONS, kinds=tuple(ResultKind(each, "source") for each in KINDS))
-    arrow = replace(POSITIVE, arrow=Arrow((10.0, 20.0), (30.0, 40.0)))
-    results = encode_file(instance, RADIOGRAPH, arrow, kinds)
+    arrow = Arrow((10.0, 20.0), (30.0, 40.0))
+    finding = replace(POSITIVE, locations=locations(arrow))
+    results = encode_file(instance, RADIOGRAPH, finding, kinds)
     notices = replace(OPTIONS, kinds=(ResultKind("notice", "source"),))
     results += encode_notice(instance, ("Failed", "x"), FINDING.model, notices)
     assert len(results) == len(KINDS) + 1
