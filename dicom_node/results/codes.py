@@ -69,6 +69,9 @@ CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
 The code is for properties that are not structures.
 """
 
+VISUAL_EXPLANATION = Code("130401", "DCM", "Visual explanation")
+"""A concept name of TID 1410 and TID 1501, the templates of measurement groups."""
+
 GRAD_CAM = Code("130403", "DCM", "Gradient-weighted class activation")
 """A code of CID 217, Visual Explanation."""
 

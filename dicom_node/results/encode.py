@@ -13,6 +13,7 @@ from dicom_node.results.examination_source import read_examination
 from dicom_node.results.heatmap import KIND as HEATMAP
 from dicom_node.results.heatmap import heatmap
 from dicom_node.results.hl7_result import hl7_message, hl7_message_without_result
+from dicom_node.results.measurement_groups import ReportedImage
 from dicom_node.results.notice import notice
 from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
 from dicom_node.results.presentation_state import presentation_state
@@ -23,10 +24,10 @@ from dicom_node.results.result_kinds import (
     HL7_MESSAGE,
     NOTICE,
     SECONDARY_CAPTURE,
+    STRUCTURED_REPORT,
 )
 from dicom_node.results.secondary_capture import secondary_capture
 from dicom_node.results.source import Source, read_source
-from dicom_node.results.structured_report import KIND as STRUCTURED_REPORT
 from dicom_node.results.structured_report import structured_report
 from inference.finding import Finding, ModelIdentity
 from inference.radiograph import Radiograph
@@ -42,14 +43,13 @@ __all__ = [
 _Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject | None]
 
 _ENCODERS: dict[str, _Encoder] = {
-    HEATMAP: heatmap,
     HL7_MESSAGE: hl7_message,
     PRESENTATION_STATE: presentation_state,
-    STRUCTURED_REPORT: structured_report,
 }
 """The functions that make objects about one image, by object type.
 
-Only object types with a single kind are in the mapping.
+Only object types with a single kind are in the mapping. The heatmap is not, because a
+report may reference it.
 """
 
 
@@ -70,7 +70,9 @@ def encode_file(
     Returns:
         One object for each kind, in the order of `options.kinds`. Notices and the kinds
         of examinations are ignored. The heatmap is omitted if there is nothing to show.
-        The same arguments give the same bytes on machines with the same time zone.
+        A structured report references the heatmap if its kind says so and the heatmap
+        is made. The same arguments give the same bytes on machines with the same time
+        zone.
 
     Raises:
         AnalysisError: The header cannot be read, names no study, or lacks attributes
@@ -78,16 +80,32 @@ def encode_file(
     """
     with pydicom_silenced():
         source = read_source(instance)
+        arguments = source, radiograph, finding, options
+        types = {kind.object_type for kind in options.kinds}
+        segmentation = heatmap(*arguments) if HEATMAP in types else None
         made: list[ResultObject | None] = []
         for kind in options.kinds:
-            if kind.object_type == SECONDARY_CAPTURE:
-                made.append(
-                    secondary_capture(source, radiograph, finding, options, kind)
-                )
+            if kind.object_type == HEATMAP:
+                made.append(segmentation)
+            elif kind.object_type == SECONDARY_CAPTURE:
+                made.append(secondary_capture(*arguments, kind))
+            elif kind.object_type == STRUCTURED_REPORT:
+                explanation = segmentation if kind.with_heatmap else None
+                image = _reported(source, radiograph, finding, explanation)
+                made.append(structured_report(image, options, kind))
             elif kind.object_type in _ENCODERS:
-                encode = _ENCODERS[kind.object_type]
-                made.append(encode(source, radiograph, finding, options))
+                made.append(_ENCODERS[kind.object_type](*arguments))
         return tuple(each for each in made if each is not None)
+
+
+def _reported(
+    source: Source,
+    radiograph: Radiograph,
+    finding: Finding,
+    segmentation: ResultObject | None,
+) -> ReportedImage:
+    shapes = radiograph.source_shape, radiograph.pixels.shape
+    return ReportedImage(source, finding, *shapes, segmentation)
 
 
 def encode_notice(

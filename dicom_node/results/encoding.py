@@ -25,7 +25,7 @@ Elements = dict[int, bytes]
 
 _PADDED_WITH_NULL = {"UI", "OB", "UN"}  # PS3.5 6.2; all other values with a space
 _LONGEST_SHORT = 0xFFFF
-_KIND_NAME = re.compile("[a-z0-9_]{1,32}(-source)?(-jpeg)?")
+_KIND_NAME = re.compile("[a-z0-9_]{1,32}(-source)?(-jpeg)?(-heatmap)?")
 _UID = re.compile("[0-9.]{1,64}")  # PS3.5 9.1
 
 

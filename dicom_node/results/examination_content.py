@@ -40,12 +40,13 @@ from dicom_node.results.examination_text import (
     revision_text,
     unlisted_text,
 )
-from dicom_node.results.measurement_report import (
+from dicom_node.results.measurement_groups import (
     PRESENCE_CODES,
     TRACKING,
-    measurement_group,
-    observer,
+    ReportedImage,
+    measurement_groups,
 )
+from dicom_node.results.measurement_report import observer
 from dicom_node.results.provenance import plain
 from dicom_node.uids import derived_uid
 from inference.drawing.caption import DISCLAIMER
@@ -73,7 +74,9 @@ def examination_content(read: ExaminationSource, model: ModelIdentity) -> Datase
 
 def _measurements(read: ExaminationSource, model: ModelIdentity) -> Dataset:
     """Return the root content item, with the measurement groups of the images."""
-    groups = [_group(each) for each in read.images if _has_group(each)]
+    groups = [
+        group for each in read.images if _has_group(each) for group in _groups(each)
+    ]
     # highdicom requires a group. If there is none, the container with the placeholder
     # is removed, because TID 1500 allows no empty container.
     report = MeasurementReport(
@@ -98,14 +101,16 @@ def _has_group(each: SourceImage) -> bool:
     return bool(counts and each.can_be_referenced)
 
 
-def _group(each: SourceImage) -> Any:  # noqa: ANN401 - one of two templates
-    """Return the measurement group of an image, with a comment that names the image."""
+def _groups(each: SourceImage) -> list[Any]:
+    """Return the measurement groups of an image; each has a comment that names it."""
     finding, thumbnail = each.image.finding, each.image.thumbnail
     assert finding is not None  # noqa: S101 - see _has_group
-    shape = thumbnail.source_shape if thumbnail else None
-    group = measurement_group(each.source, shape, finding)
-    group[0].ContentSequence.append(_text(COMMENT, each.label))
-    return group
+    stored = thumbnail.source_shape if thumbnail else None
+    displayed = each.image.displayed_shape
+    groups = measurement_groups(ReportedImage(each.source, finding, stored, displayed))
+    for group in groups:
+        group[0].ContentSequence.append(_text(COMMENT, each.label))
+    return groups
 
 
 def _evaluations(read: ExaminationSource) -> ContainerContentItem:

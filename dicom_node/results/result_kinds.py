@@ -7,6 +7,7 @@ from typing import Literal
 from config.destinations import Destination
 
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
+STRUCTURED_REPORT = "structured_report"
 
 EXAM_SUMMARY, EXAM_REPORT = "exam_summary", "exam_report"
 HL7_MESSAGE, EXAM_HL7_MESSAGE = "hl7_message", "exam_hl7_message"
@@ -29,7 +30,7 @@ WITHOUT_RESULT = NOTICE, HL7_MESSAGE
 An HL7 message is also made if the instance has an answer.
 """
 
-WITH_RESULT = SECONDARY_CAPTURE, "presentation_state", "structured_report", HL7_MESSAGE
+WITH_RESULT = SECONDARY_CAPTURE, "presentation_state", STRUCTURED_REPORT, HL7_MESSAGE
 """Object types that are made for every finding.
 
 A heatmap is made only for a finding with an arrow.
@@ -47,11 +48,14 @@ class ResultKind:
         modality: The Modality (0008,0060) of a Secondary Capture: "OT", or "source" for
             the modality of the source.
         lossy: Whether the pixels of a Secondary Capture are written as JPEG.
+        with_heatmap: Whether a structured report references the heatmap. A destination
+            gets this kind of report if it gets the heatmap, too.
     """
 
     object_type: str
     modality: Literal["OT", "source"] = "OT"
     lossy: bool = False
+    with_heatmap: bool = False
 
     @property
     def name(self) -> str:
@@ -59,7 +63,11 @@ class ResultKind:
 
         For example, "secondary_capture-source-jpeg".
         """
-        unusual = ("source", self.modality == "source"), ("jpeg", self.lossy)
+        unusual = (
+            ("source", self.modality == "source"),
+            ("jpeg", self.lossy),
+            ("heatmap", self.with_heatmap),
+        )
         return "-".join(
             (self.object_type, *(name for name, applies in unusual if applies))
         )
@@ -70,7 +78,7 @@ _LABELS = {
     NOTICE: "Notice",
     HEATMAP: "Heatmap",
     "presentation_state": "Presentation State",
-    "structured_report": "Structured Report",
+    STRUCTURED_REPORT: "Structured Report",
     HL7_MESSAGE: "HL7 Message",
     EXAM_SUMMARY: "Examination Summary",
     EXAM_REPORT: "Examination Report",
@@ -91,14 +99,20 @@ def kind_label(name: str) -> str:
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:
     """Return the kinds of objects that a destination gets about each image."""
-    lossy = destination.transfer_syntax == "jpeg_baseline"
+    types = destination.result_types
     return frozenset(
-        ResultKind(each, destination.modality, lossy)
-        if each in CAPTURES
-        else ResultKind(each)
-        for each in destination.result_types
-        if each not in EXAMINATIONS
+        _kind(each, destination) for each in types if each not in EXAMINATIONS
     )
+
+
+def _kind(object_type: str, destination: Destination) -> ResultKind:
+    """Return the kind of an object about an image, by the settings of a destination."""
+    if object_type in CAPTURES:
+        lossy = destination.transfer_syntax == "jpeg_baseline"
+        return ResultKind(object_type, destination.modality, lossy)
+    is_report = object_type == STRUCTURED_REPORT
+    gets_heatmap = HEATMAP in destination.result_types
+    return ResultKind(object_type, with_heatmap=is_report and gets_heatmap)
 
 
 def examination_kinds_for(destination: Destination) -> frozenset[ResultKind]:

@@ -20,6 +20,9 @@ from dicom_node.results.encoding import (
     encoded_sequence,
     result_object,
 )
+from dicom_node.results.heatmap import KIND as HEATMAP
+from dicom_node.results.heatmap import MODALITY as SEGMENTATION
+from dicom_node.results.measurement_groups import ReportedImage
 from dicom_node.results.measurement_report import measurement_report
 from dicom_node.results.provenance import (
     equipment,
@@ -28,6 +31,7 @@ from dicom_node.results.provenance import (
     times,
     uid_element,
 )
+from dicom_node.results.result_kinds import ResultKind
 from dicom_node.results.series import check_series, instance_number, result_series
 from dicom_node.results.source import (
     TYPE_2,
@@ -38,10 +42,7 @@ from dicom_node.results.source import (
     empty,
     item_count,
 )
-from inference.finding import Finding
-from inference.radiograph import Radiograph
 
-KIND = "structured_report"
 MODALITY = "SR"
 SERIES_DESCRIPTION = "AI fracture report - not for diagnosis"
 
@@ -64,30 +65,34 @@ _REQUEST_TAGS = {Tag(each) for each in (*REQUEST, *_REQUEST_TYPE_3, "StudyInstan
 
 
 def structured_report(
-    source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
+    image: ReportedImage, options: ResultOptions, kind: ResultKind
 ) -> ResultObject:
     """Return the structured report of a finding.
 
     Args:
-        source: The instance that was analyzed.
-        radiograph: The pixels of the instance as displayed.
-        finding: The finding for the radiograph.
+        image: The image with the finding, and the heatmap to reference.
         options: The options; only the Series Number is used.
+        kind: The kind of the report.
 
     Raises:
         AnalysisError: The source has no Series Instance UID, so no report can reference
             it. The error is also raised if a sequence of the header cannot be read.
     """
+    source, model = image.source, image.finding.model
     check_series(source, "A report")
-    result = result_series(source, finding.model, options, KIND, MODALITY)
+    result = result_series(source, model, options, kind.name, MODALITY)
     result.SeriesDescription = SERIES_DESCRIPTION
     result.ReferencedPerformedProcedureStepSequence = []
     result.update(times(source))
-    result.update(equipment(source, finding.model))
-    result.DeviceSerialNumber = plain(finding.model.digest[:16])
+    result.update(equipment(source, model))
+    result.DeviceSerialNumber = plain(model.digest[:16])
     del result.ContentQualification  # not an attribute of this IOD
     result.update(_document(source))
-    result.update(measurement_report(source, radiograph, finding))
+    if image.segmentation:
+        series = result_series(source, model, options, HEATMAP, SEGMENTATION)
+        (study,) = result.CurrentRequestedProcedureEvidenceSequence
+        study.ReferencedSeriesSequence.append(_evidence(image.segmentation, series))
+    result.update(measurement_report(image))
     keywords = [each for each in TYPE_3 if each not in _NOT_IN_REPORTS]
     elements = (
         empty(TYPE_2)
@@ -95,8 +100,8 @@ def structured_report(
         | _requests(source)
         | encoded_dataset(result)
     )
-    uid = content_uid(KIND, elements)
-    return result_object(KIND, Comprehensive3DSRStorage, uid, elements)
+    uid = content_uid(kind.name, elements)
+    return result_object(kind.name, Comprehensive3DSRStorage, uid, elements)
 
 
 def _document(source: Source) -> Dataset:
@@ -118,6 +123,22 @@ def _document(source: Source) -> Dataset:
     document.PerformedProcedureCodeSequence = []
     document.CurrentRequestedProcedureEvidenceSequence = [study]
     return document
+
+
+def _evidence(segmentation: ResultObject, series: Dataset) -> Dataset:
+    """Return the heatmap as an item of Referenced Series Sequence (PS3.3 C.17.2.1).
+
+    Args:
+        segmentation: The heatmap.
+        series: The attributes of its series.
+    """
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = segmentation.sop_class_uid
+    reference.ReferencedSOPInstanceUID = segmentation.sop_instance_uid
+    item = Dataset()
+    item.SeriesInstanceUID = series.SeriesInstanceUID
+    item.ReferencedSOPSequence = [reference]
+    return item
 
 
 def _requests(source: Source) -> Elements:

@@ -207,10 +207,10 @@ def test_only_objects_that_an_archive_refuses_fail(deliveries: Deliveries) -> No
         key: comment for key, (state, comment) in found.items() if state == "failed"
     }
     assert failed.keys() == {
-        ("no_reports", "structured_report"),
+        ("no_reports", "structured_report-heatmap"),
         ("no_heatmaps", "heatmap"),
     }
-    assert "does not accept" in failed["no_reports", "structured_report"]
+    assert "does not accept" in failed["no_reports", "structured_report-heatmap"]
     assert "0xA900" in failed["no_heatmaps", "heatmap"]
     others = {state for key, (state, _) in found.items() if key not in failed}
     assert others == {"delivered"}

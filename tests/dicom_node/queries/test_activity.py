@@ -142,13 +142,14 @@ def test_callers_and_modalities_are_empty_without_instances(engine: sa.Engine) -
 def test_failure_lists_each_reason_with_its_objects(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
-    kinds = ("secondary_capture", "presentation_state", "structured_report", "heatmap")
+    types = ("secondary_capture", "presentation_state", "structured_report", "heatmap")
+    kinds = (*types[:2], "structured_report-heatmap", "heatmap")
     results = [
         StoredResult(kind, "1.2", f"2.25.{number}", f"results/{kind}.dcm")
         for number, kind in enumerate(kinds)
     ]
     not_accepted = Outcome(Verdict.REFUSED, None, "PACS does not accept it")
-    pacs, sent = destination("pacs", results=kinds), []
+    pacs, sent = destination("pacs", results=types), []
     for number in range(2):
         received = receive(digest=str(number))
         journal = Journal(engine, received.path.parents[1], [pacs])
@@ -164,7 +165,7 @@ def test_failure_lists_each_reason_with_its_objects(
 
     assert group.count == 2
     assert group.reasons == (
-        FailureReason("0xC000 Cannot Understand", ("Structured Report",)),
+        FailureReason("0xC000 Cannot Understand", ("Structured Report (heatmap)",)),
         FailureReason("PACS does not accept it", ("Heatmap", "Presentation State")),
     )
     listed = failed(engine, "pacs", group.reason, 10)

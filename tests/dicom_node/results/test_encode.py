@@ -105,10 +105,11 @@ def test_decoding_child_creates_the_same_results(instance: ReceivedInstance) -> 
     lossy = ResultKind("secondary_capture", "source", lossy=True)
     captures = ResultKind("secondary_capture"), lossy
     others = "presentation_state", "structured_report", "heatmap"
-    options = replace(OPTIONS, kinds=(*captures, *map(ResultKind, others)))
+    explained = ResultKind("structured_report", with_heatmap=True)
+    options = replace(OPTIONS, kinds=(*captures, explained, *map(ResultKind, others)))
     peak = np.eye(7, dtype=np.float32)
-    arrow = Arrow(tip=(75, 100), tail=(20, 20))
-    finding = replace(FINDING, saliency=peak, locations=locations(arrow))
+    arrows = Arrow(tip=(75, 100), tail=(20, 20)), Arrow(tip=(30, 50), tail=(90, 90))
+    finding = replace(FINDING, saliency=peak, locations=locations(*arrows))
     expected = encode_file(instance, RADIOGRAPH, finding, options)
     child = DecoderProcess(timeout_s=20, memory_mb=1024)
 
@@ -116,7 +117,9 @@ def test_decoding_child_creates_the_same_results(instance: ReceivedInstance) -> 
         results = child.run(encode_file, instance, RADIOGRAPH, finding, options)
 
     assert results == expected
-    assert {"secondary_capture-source-jpeg", *others} <= {each.kind for each in results}
+    assert {"secondary_capture-source-jpeg", explained.name, *others} <= {
+        each.kind for each in results
+    }
 
 
 def test_decoding_child_creates_the_same_examination(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from dicom_node.results.examination import (
     Predecessor,
     conclude,
 )
+from dicom_node.results.measurement_groups import TRACKING
 from dicom_node.results.result_kinds import ResultKind
+from inference.finding import Arrow
 from tests.dicom_node.results.test_exam_summary import order
 from tests.dicom_node.results.test_structured_report import coded, items
 from tests.support.examinations import (
@@ -31,9 +33,12 @@ from tests.support.examinations import (
     STUDY,
     Studies,
 )
+from tests.support.locations import locations
 from tests.support.sr_validator import Validation
 from tests.support.validators import Complaints
 
+ARROWS = Arrow((75.0, 105.0), (30.0, 40.0)), Arrow((20.0, 50.0), (60.0, 60.0))
+SEVERAL = replace(DEFINITE, locations=locations(*ARROWS))
 REPORT = replace(OPTIONS, kinds=(ResultKind("exam_report"),))
 
 
@@ -178,6 +183,26 @@ def test_finding_without_a_thumbnail_is_about_the_whole_image(studies: Studies) 
     assert read.get_planar_roi_measurement_groups() == []
 
 
+def test_image_with_several_locations_has_a_group_for_each(studies: Studies) -> None:
+    image = replace(studies.image(1, SEVERAL), displayed_shape=(200, 150))
+
+    read = Comprehensive3DSR.from_dataset(
+        report(image, studies.image(2, DOUBTFUL))
+    ).content
+
+    (whole,) = read.get_image_measurement_groups()
+    first, second, other = read.get_planar_roi_measurement_groups()
+    names = [each.tracking_identifier for each in (whole, first, second, other)]
+    assert names == [TRACKING, "Finding 1", "Finding 2", TRACKING]
+    points = [each.roi.value.tolist() for each in (first, second)]
+    assert points == [[[75, 105]], [[20, 50]]]
+    for group in (whole, first, second):
+        comments = [
+            item.TextValue for name, item in items(group[0]) if name == "Comment"
+        ]
+        assert comments[-1] == "Image 1 (series 1, number 1), LEG, AP, left"
+
+
 def test_new_revision_names_its_predecessor(studies: Studies) -> None:
     page, document = (
         Predecessor(sop_class, f"1.2.{n}", "1.2.9", revision=1, image_count=1)
@@ -257,7 +282,8 @@ def test_validators_report_no_error(  # noqa: PLR0913, PLR0917
     earlier = Predecessor(
         Comprehensive3DSRStorage, "1.2.4", "1.2.5", revision=1, image_count=1
     )
-    images = studies.every_outcome() if case == "answers" else []
+    several = replace(studies.image(3, SEVERAL), displayed_shape=(200, 150))
+    images = [several, *studies.every_outcome()] if case == "answers" else []
     images = images or [studies.image(1, NOT_ANALYZED), studies.image(2, FAILED)]
     path = tmp_path / "report.dcm"
     path.write_bytes(content(*images, revision=2, predecessors=(earlier,)))

@@ -34,6 +34,16 @@ EXAMINATION = ["exam_summary", "exam_report"]
             set(),
             {"exam_summary-jpeg", "exam_report"},
         ),
+        (
+            {"results": ["structured_report", "secondary_capture"]},
+            {"structured_report", "secondary_capture"},
+            set(),
+        ),
+        (
+            {"results": ["structured_report", "heatmap", "exam_report"]},
+            {"structured_report-heatmap", "heatmap"},
+            {"exam_report"},
+        ),
     ],
 )
 def test_kinds_of_images_and_examinations_are_separate(

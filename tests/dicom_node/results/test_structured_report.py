@@ -20,8 +20,9 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.results.codes import FRACTURE_OF_BONE, code_item
 from dicom_node.results.encode import encode_file
 from dicom_node.results.result_kinds import ResultKind
-from inference.finding import Finding, Thresholds
+from inference.finding import Arrow, Finding, Location, OperatingPoint, Thresholds
 from inference.phantom.long_bone import draw_phantom
+from inference.radiograph import Radiograph
 from tests.dicom_node.results.test_presentation_state import POSITIVE
 from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
 from tests.support.sr_validator import Validation
@@ -31,6 +32,15 @@ PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 REPORT = replace(OPTIONS, kinds=(ResultKind("structured_report"),))
 NEGATIVE = replace(POSITIVE, probability=0.02, locations=())
 DOUBTFUL = replace(POSITIVE, probability=0.612)
+SEVERAL = replace(
+    POSITIVE,
+    locations=(
+        Location(Arrow((150, 200), (50, 90)), 0.81237, OperatingPoint.DEFINITE),
+        Location(Arrow((30.5, 350.25), (90, 300)), 0.31, OperatingPoint.DOUBTFUL),
+    ),
+)
+EXPLAINED = ResultKind("structured_report", with_heatmap=True)
+BOTH = replace(OPTIONS, kinds=(EXPLAINED, ResultKind("heatmap")))
 SHIPPED = Thresholds(0.0598, 0.3735)
 
 
@@ -60,6 +70,18 @@ def content(instance: ReceivedInstance, finding: Finding = POSITIVE) -> bytes:
 
 def report(instance: ReceivedInstance, finding: Finding = POSITIVE) -> Dataset:
     return dcmread(BytesIO(content(instance, finding)))
+
+
+def explained(
+    instance: ReceivedInstance, finding: Finding = POSITIVE
+) -> tuple[bytes, Dataset | None]:
+    """Return the report that references the heatmap, and the heatmap if it is made."""
+    written = encode_file(instance, PHANTOM.radiograph(), finding, BOTH)
+    assert written == encode_file(instance, PHANTOM.radiograph(), finding, BOTH)
+    first, *others = written
+    assert first.kind == EXPLAINED.name
+    heatmaps = [dcmread(BytesIO(each.content)) for each in others]
+    return first.content, heatmaps[0] if heatmaps else None
 
 
 def items(container: Dataset) -> Iterator[tuple[str, Dataset]]:
@@ -272,6 +294,139 @@ def test_report_of_another_model_has_the_same_tracking_uid(
     assert first.SOPInstanceUID != second.SOPInstanceUID
 
 
+def groups_of(written: Dataset) -> list[Dataset]:
+    """Return the content of each measurement group."""
+    (container,) = (
+        item for name, item in items(written) if name == "Imaging Measurements"
+    )
+    return list(container.ContentSequence)
+
+
+def test_each_of_several_locations_has_a_group_about_its_point(
+    source: Source, dataset: Dataset
+) -> None:
+    written = report(source(dataset), SEVERAL)
+
+    read = Comprehensive3DSR.from_dataset(written).content
+    groups = read.get_planar_roi_measurement_groups(finding_type=FRACTURE_OF_BONE)
+    assert [each.tracking_identifier for each in groups] == ["Finding 1", "Finding 2"]
+    assert len({each.tracking_uid for each in groups}) == 2
+    points = [each.roi.value.tolist() for each in groups]
+    assert points == [[[150, 200]], [[30.5, 350.25]]]
+    assert {each.roi.graphic_type.value for each in groups} == {"POINT"}
+    scores = [each.get_measurements() for each in groups]
+    assert [[each.value for each in some] for some in scores] == [[0.8124], [0.31]]
+    assert [each.finding_sites[0].value.meaning for each in groups] == 2 * ["Lower leg"]
+    coded_items = [dict(items(each[0])) for each in groups]
+    presences = [coded(each["Presence of property"])[0] for each in coded_items]
+    assert presences == ["52101004", "415684004"]
+    texts = [each["CAD Operating Point Description"].TextValue for each in coded_items]
+    assert texts == ["definite", "doubtful"]
+    assert coded_items[1]["Comment"].TextValue == (
+        "Finding 2 of 2: doubtful, probability of a fracture 31.0%, considering only "
+        "this location. AI result, not for diagnostic use."
+    )
+
+
+def test_with_several_locations_the_first_group_is_about_the_image(
+    source: Source, dataset: Dataset
+) -> None:
+    instance = source(dataset)
+
+    first, *others = groups_of(report(instance, SEVERAL))
+    (only,) = groups_of(report(instance))
+
+    assert len(others) == 2
+    found, before = dict(items(first)), dict(items(only))
+    assert before.keys() - found.keys() == {"Image Region", "Source"}
+    assert found.keys() - before.keys() == {"Source of Measurement"}
+    for name in found.keys() & before.keys():
+        assert found[name] == before[name]
+
+
+def test_tracking_uid_of_a_location_depends_on_its_point(
+    source: Source, dataset: Dataset
+) -> None:
+    first, second = SEVERAL.locations
+    swapped = replace(
+        SEVERAL,
+        locations=(replace(second, score=0.9), first),
+        model=replace(SEVERAL.model, digest="cd" * 32),
+    )
+
+    uids = [
+        [dict(items(each))["Tracking Unique Identifier"].UID for each in groups]
+        for groups in (
+            groups_of(report(source(dataset), each)) for each in (SEVERAL, swapped)
+        )
+    ]
+
+    assert uids[0] == [uids[1][0], uids[1][2], uids[1][1]]
+    assert len(set(uids[0])) == 3
+
+
+def test_points_are_in_stored_pixels(source: Source, dataset: Dataset) -> None:
+    displayed = Radiograph(np.zeros((800, 300), np.uint8), None, (400, 300))
+
+    (result,) = encode_file(source(dataset), displayed, SEVERAL, REPORT)
+
+    groups = groups_of(dcmread(BytesIO(result.content)))
+    points = [dict(items(each))["Image Region"].GraphicData for each in groups[1:]]
+    np.testing.assert_allclose(points, [(150, 100), (30.5, 175.125)])
+
+
+@pytest.mark.parametrize("finding", [POSITIVE, SEVERAL], ids=["one", "several"])
+def test_report_references_the_heatmap_as_visual_explanation(
+    source: Source, dataset: Dataset, finding: Finding
+) -> None:
+    content, heatmap = explained(source(dataset), finding)
+
+    assert heatmap is not None
+    written = dcmread(BytesIO(content))
+    for group in groups_of(written):
+        (image,) = (
+            each
+            for each in group.ContentSequence
+            if each.ConceptNameCodeSequence[0].CodeValue == "130401"
+        )
+        assert (image.ValueType, image.RelationshipType) == ("IMAGE", "CONTAINS")
+        (reference,) = image.ReferencedSOPSequence
+        assert reference.ReferencedSOPClassUID == heatmap.SOPClassUID
+        assert reference.ReferencedSOPInstanceUID == heatmap.SOPInstanceUID
+    (study,) = written.CurrentRequestedProcedureEvidenceSequence
+    evidence = {
+        series.SeriesInstanceUID: [
+            each.ReferencedSOPInstanceUID for each in series.ReferencedSOPSequence
+        ]
+        for series in study.ReferencedSeriesSequence
+    }
+    assert evidence == {
+        dataset.SeriesInstanceUID: [dataset.SOPInstanceUID],
+        heatmap.SeriesInstanceUID: [heatmap.SOPInstanceUID],
+    }
+
+
+def test_report_without_the_heatmap_references_only_the_source(
+    source: Source, dataset: Dataset
+) -> None:
+    instance = source(dataset)
+    alone = replace(OPTIONS, kinds=(*REPORT.kinds, ResultKind("heatmap")))
+    unmade = replace(OPTIONS, kinds=(EXPLAINED,))
+
+    negative, heatmap = explained(instance, NEGATIVE)
+    others = [
+        encode_file(instance, PHANTOM.radiograph(), POSITIVE, each)[0].content
+        for each in (alone, unmade)
+    ]
+
+    assert heatmap is None
+    for each in (negative, *others):
+        written = dcmread(BytesIO(each))
+        assert "Visual explanation" not in dict(items(written))
+        (study,) = written.CurrentRequestedProcedureEvidenceSequence
+        assert len(study.ReferencedSeriesSequence) == 1
+
+
 def test_orders_and_evidence_come_from_the_source(
     source: Source, dataset: Dataset
 ) -> None:
@@ -302,11 +457,12 @@ def test_source_without_a_series_uid_is_refused(
 
 
 @pytest.mark.parametrize(
-    "finding",
+    "written",
     [
-        pytest.param(POSITIVE, id="present"),
-        pytest.param(DOUBTFUL, id="suspected"),
-        pytest.param(NEGATIVE, id="absent"),
+        pytest.param(lambda source: content(source, POSITIVE), id="present"),
+        pytest.param(lambda source: explained(source, DOUBTFUL)[0], id="suspected"),
+        pytest.param(lambda source: content(source, NEGATIVE), id="absent"),
+        pytest.param(lambda source: explained(source, SEVERAL)[0], id="several"),
     ],
 )
 def test_validators_report_no_error(  # noqa: PLR0913, PLR0917
@@ -315,11 +471,11 @@ def test_validators_report_no_error(  # noqa: PLR0913, PLR0917
     peer: Callable[[str], str],
     sr_validation: Validation,
     tmp_path: Path,
-    finding: Finding,
+    written: Callable[[ReceivedInstance], bytes],
 ) -> None:
     dataset = phantom_dataset(PHANTOM, sop_class_uid=ComputedRadiographyImageStorage)
     path = tmp_path / "report.dcm"
-    path.write_bytes(content(source(dataset), finding))
+    path.write_bytes(written(source(dataset)))
 
     assert complaints(path) == set()
     subprocess.run([peer("dsrdump"), path], check=True, capture_output=True)
