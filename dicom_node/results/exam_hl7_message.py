@@ -15,7 +15,7 @@ from dicom_node.results.examination_text import headline as headline_of
 from dicom_node.results.examination_text import outcome, revision_text, unlisted_text
 from dicom_node.results.hl7_message import OrderResult
 from dicom_node.results.hl7_observations import ImageAnswer, OrderAnswer
-from dicom_node.results.hl7_result import arrow_text, message_object
+from dicom_node.results.hl7_result import arrow_points, message_object
 from dicom_node.results.hl7_values import StudyValues, read_image, read_orders
 from dicom_node.results.provenance import plain
 from dicom_node.results.result_kinds import EXAM_HL7_MESSAGE
@@ -151,6 +151,6 @@ def _answer(each: SourceImage, read: ExaminationSource) -> ImageAnswer:
         finding.operating_point,
         headline(finding),
         finding.probability,
-        arrow_text(finding, shape) if shape else "",
+        arrow_points(finding, shape) if shape else (),
         group,
     )

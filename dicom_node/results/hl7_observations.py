@@ -4,6 +4,7 @@ The codes of the fracture, its presence, its probability and its site, and of th
 algorithm, are those of the structured report.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydicom.sr.coding import Code
@@ -48,6 +49,19 @@ _ANSWERS = {
 
 
 @dataclass(frozen=True, slots=True)
+class ArrowPoint:
+    """What a message says about one location of a finding.
+
+    Attributes:
+        text: The point to which the arrow points, in words.
+        score: The score of the location, in [0, 1].
+    """
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class ImageAnswer:
     """What a message says about one image.
 
@@ -56,7 +70,7 @@ class ImageAnswer:
         answer: The operating point of the finding; None if there is no answer.
         summary: The answer, or the reason why there is none, in words.
         probability: Probability of a fracture in [0, 1]; None without an answer.
-        arrow: The point to which the arrow points, in words; empty without an arrow.
+        arrows: The locations of the finding, in the order of their numbers.
         group: The number of the image in the message (OBX-4).
         is_counted: False if another image with the same picture is counted instead.
             Then this image has no observation of the answer, because the answer of the
@@ -67,7 +81,7 @@ class ImageAnswer:
     answer: OperatingPoint | None
     summary: str
     probability: float | None = None
-    arrow: str = ""
+    arrows: Sequence[ArrowPoint] = ()
     group: str = "1"
     is_counted: bool = True
 
@@ -94,7 +108,8 @@ class Observation:
         value: The encoded value (OBX-5).
         value_type: The data type of the value (OBX-2).
         group: The number of the image (OBX-4); empty if the observation is not about
-            one image.
+            one image. If it is about one of several locations, the number of the
+            location follows after a period.
         units: The encoded unit of the value (OBX-6).
         flag: Abnormal flag (OBX-8).
         has_result: False if there is no answer (OBX-11 X).
@@ -137,11 +152,9 @@ def image_observations(answer: ImageAnswer) -> list[Observation]:
     """
     image, group = answer.image, answer.group
     site = image.body_part or Code("", "", image.body_part_text)
-    probability = "" if answer.probability is None else f"{answer.probability:.4f}"
-    units = coded(NO_UNITS)
     optional = (
-        Observation(PROBABILITY, probability, "NM", group, units),
-        Observation(ARROW, escaped(answer.arrow), "ST", group),
+        *([] if answer.probability is None else [_number(answer.probability, group)]),
+        *_locations(answer),
         Observation(FINDING_SITE, coded(site), "CE", group),
         Observation(LATERALITY, coded(image.side) if image.side else "", "CE", group),
         Observation(VIEW, escaped(image.view), "ST", group),
@@ -152,6 +165,32 @@ def image_observations(answer: ImageAnswer) -> list[Observation]:
         Observation(COMMENT, escaped(answer.summary), "TX", group),
         *(each for each in optional if each.value),
     ]
+
+
+def _locations(answer: ImageAnswer) -> list[Observation]:
+    """Return the point of each arrow, followed by the score if there are several.
+
+    The score of the only location is omitted, because the message has the probability
+    of the image.
+    """
+    if len(answer.arrows) <= 1:
+        return [
+            Observation(ARROW, escaped(each.text), "ST", answer.group)
+            for each in answer.arrows
+        ]
+    return [
+        observation
+        for number, each in enumerate(answer.arrows, start=1)
+        for observation in (
+            Observation(ARROW, escaped(each.text), "ST", f"{answer.group}.{number}"),
+            _number(each.score, f"{answer.group}.{number}"),
+        )
+    ]
+
+
+def _number(probability: float, group: str) -> Observation:
+    value, units = f"{probability:.4f}", coded(NO_UNITS)
+    return Observation(PROBABILITY, value, "NM", group, units)
 
 
 def _fracture(answer: OperatingPoint | None, group: str) -> Observation:

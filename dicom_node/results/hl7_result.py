@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dicom_node.results.encoding import ResultObject, ResultOptions
 from dicom_node.results.hl7_message import OrderResult, oru_message
-from dicom_node.results.hl7_observations import ImageAnswer
+from dicom_node.results.hl7_observations import ArrowPoint, ImageAnswer
 from dicom_node.results.hl7_values import read_image, read_orders
 from dicom_node.results.notice import LONGEST_REASON
 from dicom_node.results.provenance import plain
@@ -40,7 +40,7 @@ def hl7_message(
         finding.operating_point,
         headline(finding),
         finding.probability,
-        arrow_text(finding, radiograph.pixels.shape),
+        arrow_points(finding, radiograph.pixels.shape),
     )
     return _result(source, answer, finding.model, options)
 
@@ -104,17 +104,21 @@ def message_object(
     return ResultObject(kind, "", str(uid), message.encode())
 
 
-def arrow_text(finding: Finding, displayed_shape: tuple[int, ...]) -> str:
-    """Return the point to which the arrow of a finding points, in words.
+def arrow_points(
+    finding: Finding, displayed_shape: tuple[int, ...]
+) -> tuple[ArrowPoint, ...]:
+    """Return the point to which each arrow of a finding points, with the score.
 
     Args:
-        finding: The finding. Without an arrow, the text is empty.
+        finding: The finding.
         displayed_shape: (rows, columns) of the radiograph as displayed.
     """
-    if finding.arrow is None:
-        return ""
-    (column, row), (rows, columns) = finding.arrow.tip, displayed_shape
-    return (
-        f"column {column:.0f}, row {row:.0f} of the image as displayed "
-        f"({columns} columns, {rows} rows)"
+    rows, columns = displayed_shape
+    return tuple(
+        ArrowPoint(
+            f"column {each.arrow.tip[0]:.0f}, row {each.arrow.tip[1]:.0f} of the image "
+            f"as displayed ({columns} columns, {rows} rows)",
+            each.score,
+        )
+        for each in finding.locations
     )

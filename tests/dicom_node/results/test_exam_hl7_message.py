@@ -14,6 +14,7 @@ from dicom_node.results.examination import (
 )
 from dicom_node.results.predecessor import Predecessor
 from dicom_node.results.result_kinds import ResultKind
+from inference.finding import Arrow
 from tests.support.examinations import (
     DEFINITE,
     DOUBTFUL,
@@ -25,6 +26,7 @@ from tests.support.examinations import (
     Studies,
 )
 from tests.support.hl7_messages import segments
+from tests.support.locations import locations
 
 pytestmark = pytest.mark.unit
 
@@ -92,6 +94,28 @@ def test_answers_are_those_of_the_examination_and_of_each_image(
         "column 75, row 105 of the image as displayed (150 columns, 200 rows)"
     ]
     assert len(segments(text, "OBR")) == 1
+
+
+def test_locations_follow_the_number_of_their_image(studies: Studies) -> None:
+    arrows = Arrow((75.0, 105.0), (30.0, 40.0)), Arrow((20.0, 50.0), (60.0, 60.0))
+    several = replace(DEFINITE, locations=locations(*arrows))
+    image = replace(studies.image(2, several), displayed_shape=(200, 150))
+
+    text = message(studies.image(1, NEGATIVE), image)
+
+    found = [
+        (each[4], each[5].partition(" of ")[0])
+        for each in segments(text, "OBX")
+        if "ARROW" in each[3] or "122157" in each[3]
+    ]
+    assert found == [
+        ("1", "0.0200"),
+        ("2", "0.9430"),
+        ("2.1", "column 75, row 105"),
+        ("2.1", "0.9000"),
+        ("2.2", "column 20, row 50"),
+        ("2.2", "0.9000"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dicom_node.results.hl7_observations import ImageAnswer
 from dicom_node.results.hl7_result import control_id_of
 from dicom_node.results.hl7_values import MOST_ORDERS, read_image, read_orders
 from dicom_node.results.source import read_source
-from inference.finding import OperatingPoint
+from inference.finding import Arrow, Location, OperatingPoint
 from tests.support.hl7_messages import (
     FINDING,
     MODEL,
@@ -40,6 +40,13 @@ pytestmark = pytest.mark.unit
 
 JAPANESE, ARABIC = "Yamada^Tarou=山田^太郎=やまだ^たろう", "قباني^لنزار"
 FRACTURE = "125605004^Fracture of bone^SCT"
+SEVERAL = replace(
+    FINDING,
+    locations=(
+        Location(Arrow((40, 90), (10, 60)), 0.81236, OperatingPoint.DEFINITE),
+        Location(Arrow((9.6, 5), (30, 30)), 0.5, OperatingPoint.DOUBTFUL),
+    ),
+)
 
 
 def text(result: ResultObject) -> str:
@@ -78,7 +85,7 @@ def order() -> Dataset:
     return item
 
 
-@pytest.mark.parametrize("finding", [FINDING, None])
+@pytest.mark.parametrize("finding", [FINDING, SEVERAL, None])
 def test_the_message_is_valid_hl7(finding: object, tmp_path: Path) -> None:
     parser = pytest.importorskip("hl7apy.parser", reason="hl7apy is not installed")
     values = {
@@ -98,6 +105,37 @@ def test_the_message_is_valid_hl7(finding: object, tmp_path: Path) -> None:
     assert len(group.oru_r01_order_observation.oru_r01_observation) == len(
         segments(text(result), "OBX")
     )
+
+
+def test_each_of_several_locations_has_a_point_and_a_score(tmp_path: Path) -> None:
+    result = made(tmp_path, finding=SEVERAL)
+
+    displayed = "of the image as displayed (150 columns, 200 rows)"
+    arrow, probability = "ARROW^Point to which the arrow points^L", "122157"
+    of_image = [each for each in segments(text(result), "OBX") if each[4]]
+    found = [
+        (each[3].removesuffix("^Probability^DCM"), each[4], each[5], each[6])
+        for each in of_image
+        if each[3].startswith((probability, "ARROW"))
+    ]
+    units = "1^no units^UCUM"
+    assert found == [
+        (probability, "1", "0.9300", units),
+        (arrow, "1.1", f"column 40, row 90 {displayed}", ""),
+        (probability, "1.1", "0.8124", units),
+        (arrow, "1.2", f"column 10, row 5 {displayed}", ""),
+        (probability, "1.2", "0.5000", units),
+    ]
+    names = [each[3] for each in of_image]
+    assert names.index("363698007^Finding Site^SCT") == 7  # after the locations
+
+
+def test_only_location_has_the_sub_id_of_the_image_and_no_score(tmp_path: Path) -> None:
+    found = segments(text(made(tmp_path)), "OBX")
+
+    probabilities = [each[4:6] for each in found if each[3].startswith("122157")]
+    assert probabilities == [["1", "0.9300"]]
+    assert [each[4] for each in found if "ARROW" in each[3]] == ["1"]
 
 
 def test_a_finding_is_coded(tmp_path: Path) -> None:
