@@ -16,7 +16,7 @@ from dicom_node.results.encoding import (
 from dicom_node.results.provenance import assumed
 from dicom_node.results.result_kinds import ResultKind
 from dicom_node.results.source import IMAGE_TYPE_2, IMAGE_TYPE_3, Source, copied, empty
-from inference.drawing.caption import DISCLAIMER, headline, model_line
+from inference.drawing.caption import DISCLAIMER, answer_lines, model_line
 from inference.drawing.result_image import Annotated, render
 from inference.finding import Finding
 from inference.radiograph import Radiograph
@@ -57,7 +57,7 @@ def secondary_capture(
             + model_line(finding.model),
             radiograph,
         ),
-        comments=f"{headline(finding)}. {DISCLAIMER}.",
+        comments=" ".join(f"{each}." for each in (*answer_lines(finding), DISCLAIMER)),
         elements=empty(IMAGE_TYPE_2)
         | copied(source, image)
         | compression(source)

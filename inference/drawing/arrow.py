@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from inference.finding import Arrow, Point
 
-_WHITE = (255, 255, 255)
-_DARK = (12, 12, 12)
+WHITE = (255, 255, 255)
+DARK = (12, 12, 12)
 
-_WIDTH, _HEAD_LENGTH, _HEAD_WIDTH, _RIM = 0.0045, 0.028, 0.021, 0.0022
+_WIDTH, _HEAD_LENGTH, _HEAD_WIDTH, RIM = 0.0045, 0.028, 0.021, 0.0022
 """Width of the shaft, length and width of the head, and width of the rim, relative to
 the long side of the image."""
 
@@ -31,25 +31,25 @@ def draw_arrow(
     Args:
         image: RGB, uint8, (rows, columns, 3); modified.
         arrow: The arrow in pixels of the image. It is not drawn if its length is zero.
-        dashed: Whether to draw a dashed shaft, which marks a doubtful finding.
+        dashed: Whether to draw a dashed shaft, which marks a doubtful location.
         size: Factor for the size of the head and the width of the shaft, which also
             grow with the long side of the image.
     """
     side = max(image.shape[:2]) * size
     polygons = [_fixed(outline) for outline in _polygons(arrow, side, dashed=dashed)]
-    rim = max(2, round(_RIM * side))
+    rim = max(2, round(RIM * side))
     for polygon in polygons:
         cv2.polylines(
             image,
             [polygon],
             isClosed=True,
-            color=_DARK,
+            color=DARK,
             thickness=2 * rim,
             lineType=cv2.LINE_AA,
             shift=_SUBPIXEL,
         )
     # Fill all polygons in one call, so that head and shaft form one shape.
-    cv2.fillPoly(image, polygons, _WHITE, cv2.LINE_AA, _SUBPIXEL)
+    cv2.fillPoly(image, polygons, WHITE, cv2.LINE_AA, _SUBPIXEL)
 
 
 def _polygons(arrow: Arrow, side: float, *, dashed: bool) -> list[Polygon]:

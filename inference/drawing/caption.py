@@ -11,11 +11,12 @@ from inference.finding import Finding, ModelIdentity, OperatingPoint
 
 DISCLAIMER = "AI result, not for diagnostic use"
 
-_INK = ((245, 245, 245), (168, 172, 176), (222, 184, 112))
-"""RGB colors of headline, model and disclaimer. More important texts are brighter."""
+_WHITE, _LIGHT, _GRAY = (245, 245, 245), (206, 210, 214), (168, 172, 176)
+_AMBER = (222, 184, 112)
+"""RGB colors of the sentences. More important sentences are brighter."""
 
-_SIZES = (1.0, 0.75, 0.75)
-"""Sizes of headline, model and disclaimer, relative to the headline."""
+_SMALL = 0.75
+"""Size of the sentences below the headline, relative to the headline."""
 
 
 def headline(finding: Finding) -> str:
@@ -34,6 +35,14 @@ def describe(point: OperatingPoint, probability: float) -> str:
     if point is OperatingPoint.NONE:
         return f"No Fracture: {probability_text}"
     return f"Fracture: {point}, {probability_text}"
+
+
+def answer_lines(finding: Finding) -> tuple[str, ...]:
+    """Return the headline and, if there are several locations, how many there are."""
+    count = len(finding.locations)
+    if count > 1:
+        return headline(finding), f"{count} suspected locations"
+    return (headline(finding),)
 
 
 def model_line(model: ModelIdentity) -> str:
@@ -55,7 +64,7 @@ def percent(probability: float) -> str:
 
 
 def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
-    """Draw the caption: the headline, the model and the disclaimer, in a dark band.
+    """Draw the caption: the answer, the model and the disclaimer, in a dark band.
 
     Args:
         finding: The finding to describe.
@@ -67,8 +76,13 @@ def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
     Returns:
         RGB, uint8, (rows, width, 3). The height depends on the text.
     """
-    texts = headline(finding), model_line(finding.model), DISCLAIMER
-    sentences = [*map(Sentence, texts, _SIZES, _INK)]
+    first, *others = answer_lines(finding)
+    sentences = [
+        Sentence(first, 1.0, _WHITE),
+        *(Sentence(each, _SMALL, _LIGHT) for each in others),
+        Sentence(model_line(finding.model), _SMALL, _GRAY),
+        Sentence(DISCLAIMER, _SMALL, _AMBER),
+    ]
     while size > SMALLEST and not fits(sentences, width, size):
         size -= 1  # reduce the size before wrapping lines
     return draw_sentences(sentences, width, size)

@@ -1,4 +1,4 @@
-"""Draw the result image: the radiograph with heatmap, arrow and caption.
+"""Draw the result image: the radiograph with heatmap, arrows and caption.
 
 The radiograph stays readable. The heatmap is a tint that is transparent at low values
 and never opaque, and the caption is a band below the radiograph. A negative result
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from inference.drawing.arrow import draw_arrow
 from inference.drawing.caption import draw_caption
+from inference.drawing.numbers import draw_numbers
 from inference.finding import Arrow, Finding, OperatingPoint
 from inference.radiograph import Radiograph
 
@@ -75,7 +76,8 @@ def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annot
         long_side: Maximum long side of the result image in pixels; at least 256.
 
     Returns:
-        The result image, with heatmap and arrow only if a fracture is reported.
+        The result image, with heatmap and arrows only if a fracture is reported. If
+            there are several arrows, they are numbered.
     """
     scale, caption = _fitted(radiograph, finding, long_side)
     image = annotate(radiograph, finding, scale)
@@ -92,16 +94,18 @@ def annotate(
     scale: float,
     *,
     arrow_size: float = 1.0,
+    numbered: bool = True,
 ) -> NDArray[np.uint8]:
-    """Draw a radiograph with heatmap and arrow, without a caption.
+    """Draw a radiograph with heatmap and arrows, without a caption.
 
     Args:
         radiograph: The radiograph.
-        finding: The finding for this radiograph. Heatmap and arrow are drawn if a
-            fracture is reported. If `finding` is None, neither is drawn.
+        finding: The finding for this radiograph. Heatmap and arrows are drawn if
+            a fracture is reported. If `finding` is None, neither is drawn.
         scale: Size of a pixel of the radiograph, in pixels of the result.
-        arrow_size: Factor for the size of the head and the width of the shaft of the
-            arrow. With 1, the arrow looks as in a result image.
+        arrow_size: Factor for the size of the head and the width of the shaft of an
+            arrow. With 1, an arrow looks as in a result image.
+        numbered: Whether to number the arrows if there are several.
 
     Returns:
         RGB, uint8, (rows, columns, 3).
@@ -110,7 +114,9 @@ def annotate(
     image = np.asarray(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), np.uint8)
     if finding and finding.is_fracture:
         _tint(image, gray, finding.saliency)
-        _draw(image, finding, scale, arrow_size)
+        arrows = _draw_arrows(image, finding, scale, arrow_size)
+        if numbered and len(arrows) > 1:
+            draw_numbers(image, arrows)
     return image
 
 
@@ -196,21 +202,24 @@ def _tint(
     image[here] = cv2.merge([cv2.add(dimmed, color) for color in added])
 
 
-def _draw(
+def _draw_arrows(
     image: NDArray[np.uint8], finding: Finding, scale: float, arrow_size: float
-) -> None:
-    if finding.arrow is None:
-        return
+) -> list[Arrow]:
+    """Draw the arrow of each location, and return the arrows in pixels of `image`."""
+    arrows = [_scaled(each.arrow, scale) for each in finding.locations]
+    for location, arrow in zip(finding.locations, arrows, strict=True):
+        # The score of a single location may be lower than the probability.
+        reported = location if len(arrows) > 1 else finding
+        dashed = reported.operating_point is OperatingPoint.DOUBTFUL
+        draw_arrow(image, arrow, dashed=dashed, size=arrow_size)
+    return arrows
+
+
+def _scaled(arrow: Arrow, scale: float) -> Arrow:
     (tip, tail) = (
-        (column * scale, row * scale)
-        for column, row in (finding.arrow.tip, finding.arrow.tail)
+        (column * scale, row * scale) for column, row in (arrow.tip, arrow.tail)
     )
-    draw_arrow(
-        image,
-        Arrow(tip, tail),
-        dashed=finding.operating_point is OperatingPoint.DOUBTFUL,
-        size=arrow_size,
-    )
+    return Arrow(tip, tail)
 
 
 def _ramp(saliency: NDArray[Any]) -> NDArray[Any]:

@@ -37,9 +37,10 @@ def draw_thumbnail(radiograph: Radiograph, finding: Finding | None) -> Thumbnail
 
     Args:
         radiograph: The radiograph.
-        finding: The finding for this radiograph. Its heatmap and its arrow are drawn if
-            a fracture is reported. None if the radiograph was not analyzed.
+        finding: The finding for this radiograph. Its heatmap and its arrows are drawn
+            if a fracture is reported. The arrows have no numbers, because numbers would
+            not be legible on a page. None if the radiograph was not analyzed.
     """
     scale = SIDE / max(radiograph.pixels.shape)
-    pixels = annotate(radiograph, finding, scale, arrow_size=_ARROW)
+    pixels = annotate(radiograph, finding, scale, arrow_size=_ARROW, numbered=False)
     return Thumbnail(pixels, radiograph.source_shape)

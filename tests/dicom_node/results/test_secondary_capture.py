@@ -356,6 +356,19 @@ def test_image_comments_contain_the_text_of_the_caption(
     assert capture.ContentQualification == "RESEARCH"
 
 
+def test_image_comments_say_how_many_locations_are_suspected(
+    spool: Spool, dataset: Dataset
+) -> None:
+    arrows = Arrow((150.0, 200.0), (50.0, 100.0)), Arrow((99.0, 99.0), (9.0, 99.0))
+
+    capture = encode(spool(dataset), replace(FINDING, locations=locations(*arrows)))
+
+    assert capture.ImageComments == (
+        "Fracture: definite, probability of a fracture 94.3%. 2 suspected locations. "
+        "AI result, not for diagnostic use."
+    )
+
+
 def test_derivation_description_contains_the_assumptions(
     spool: Spool, dataset: Dataset
 ) -> None:

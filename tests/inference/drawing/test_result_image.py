@@ -2,14 +2,25 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inference.drawing.caption import draw_caption, headline, percent
-from inference.drawing.result_image import render
-from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint, Thresholds
+from inference.drawing.arrow import draw_arrow
+from inference.drawing.caption import answer_lines, draw_caption, headline, percent
+from inference.drawing.numbers import draw_numbers
+from inference.drawing.result_image import annotate, render
+from inference.drawing.thumbnail import draw_thumbnail
+from inference.finding import (
+    Arrow,
+    Finding,
+    Location,
+    ModelIdentity,
+    OperatingPoint,
+    Thresholds,
+)
 from inference.radiograph import Radiograph
 from tests.support.locations import locations
 
@@ -161,6 +172,79 @@ def test_arrow_is_dashed_for_doubtful_and_solid_for_definite() -> None:
 
     assert (shaft(OperatingPoint.DEFINITE) > 200).all()
     assert (shaft(OperatingPoint.DOUBTFUL) < 50).mean() > 0.2
+
+
+LEFT = Arrow(tip=(300.0, 200.0), tail=(100.0, 200.0))
+RIGHT = Arrow(tip=(400.0, 400.0), tail=(600.0, 400.0))
+
+
+def several(*points: OperatingPoint) -> Finding:
+    """Return a definite finding with a location for each operating point, at most 2."""
+    found = tuple(
+        Location(arrow, 0.6, point)
+        for arrow, point in zip((LEFT, RIGHT), points, strict=False)
+    )
+    return replace(finding(), locations=found)
+
+
+def test_several_arrows_are_numbered() -> None:
+    image = annotate(
+        flat(600, 700, 9), several(OperatingPoint.DEFINITE, OperatingPoint.DEFINITE), 1
+    )
+
+    expected = np.full((600, 700, 3), 9, np.uint8)
+    draw_arrow(expected, LEFT, dashed=False)
+    draw_arrow(expected, RIGHT, dashed=False)
+    assert not np.array_equal(image, expected)
+    draw_numbers(expected, [LEFT, RIGHT])
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_single_arrow_has_no_number() -> None:
+    image = annotate(flat(600, 700, 9), several(OperatingPoint.DEFINITE), 1)
+
+    expected = np.full((600, 700, 3), 9, np.uint8)
+    draw_arrow(expected, LEFT, dashed=False)
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_arrows_of_doubtful_locations_are_dashed() -> None:
+    found = several(OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL)
+
+    image = annotate(flat(600, 700, 0), found, 1)[..., 0]
+
+    assert (image[199, 110:270] > 200).all()
+    assert (image[399, 430:590] < 50).mean() > 0.2
+
+
+def test_single_arrow_is_dashed_if_the_finding_is_doubtful() -> None:
+    # The probability of the image is definite, the score of its only location is not.
+    image = annotate(flat(600, 700, 0), several(OperatingPoint.DOUBTFUL), 1)[..., 0]
+
+    assert (image[199, 110:270] > 200).all()
+
+
+def test_thumbnail_has_all_arrows_without_numbers() -> None:
+    found = several(OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL)
+
+    pixels = draw_thumbnail(flat(600, 700, 9), found).pixels
+
+    scale = 288 / 700
+    expected = np.full(pixels.shape, 9, np.uint8)
+    for arrow, dashed in ((LEFT, False), (RIGHT, True)):
+        tip, tail = ((x * scale, y * scale) for x, y in (arrow.tip, arrow.tail))
+        draw_arrow(expected, Arrow(tip, tail), dashed=dashed, size=2.2)
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_caption_says_how_many_locations_are_suspected() -> None:
+    one = several(OperatingPoint.DEFINITE)
+    two = several(OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL)
+
+    assert answer_lines(one) == (headline(one),)
+    assert answer_lines(two) == (headline(one), "2 suspected locations")
+    higher = draw_caption(two, 700, 20).shape[0] - draw_caption(one, 700, 20).shape[0]
+    assert higher == round(1.45 * 0.75 * 20)  # one more line
 
 
 def test_arrow_without_length_is_not_drawn() -> None:
