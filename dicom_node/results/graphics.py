@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_node.results.provenance import plain
-from inference.drawing.caption import DISCLAIMER, headline, model_line
+from inference.drawing.caption import DISCLAIMER, answer_lines, model_line
 from inference.drawing.contour import outline
+from inference.drawing.numbers import SIZE, number_places
 from inference.finding import Arrow, Finding, Point
 from inference.radiograph import Radiograph
 
@@ -30,8 +31,8 @@ x is relative to the width, and y to the height, of the displayed area.
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
     """Return the graphic layers of a finding, and the annotations in them.
 
-    One layer contains the arrow and the outline, the other one the caption. If the
-    finding has no arrow, there is only the layer of the caption.
+    One layer contains the arrows with their numbers and the outline, the other one the
+    caption. If the finding has no arrow, there is only the layer of the caption.
 
     Source:
         PS3.3 C.10.5, C.10.7.
@@ -44,6 +45,8 @@ def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
         drawing = Dataset()
         drawing.GraphicLayer = FINDING_LAYER
         drawing.GraphicObjectSequence = graphics
+        if len(finding.locations) > 1:
+            drawing.TextObjectSequence = list(_numbers(radiograph, finding))
         annotations, layers = [drawing, caption], [FINDING_LAYER, CAPTION_LAYER]
     dataset = Dataset()
     dataset.GraphicAnnotationSequence = annotations
@@ -61,10 +64,11 @@ def _layer(name: str, order: int) -> Dataset:
 
 
 def _caption(finding: Finding) -> Dataset:
-    lines = headline(finding), model_line(finding.model), DISCLAIMER
+    lines = *answer_lines(finding), model_line(finding.model), DISCLAIMER
     text = Dataset()
     text.BoundingBoxAnnotationUnits = "DISPLAY"
-    text.UnformattedTextValue = "\r\n".join(plain(line, 1024 // 3) for line in lines)
+    limit = 1024 // len(lines) - 2  # of all lines with their ends
+    text.UnformattedTextValue = "\r\n".join(plain(line, limit) for line in lines)
     top_left, bottom_right = CAPTION_AREA
     text.BoundingBoxTopLeftHandCorner = list(top_left)
     text.BoundingBoxBottomRightHandCorner = list(bottom_right)
@@ -73,20 +77,52 @@ def _caption(finding: Finding) -> Dataset:
 
 
 def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
-    """Yield the arrow and the outline, in stored pixels.
+    """Yield the arrows and the outline, in stored pixels.
 
-    If the finding has no arrow, yield nothing.
+    The outline is that of the region around the highest peak of the saliency. If the
+    finding has no arrow, yield nothing.
     """
-    if finding.arrow is None:
+    if not finding.locations:
         return
     rows, columns = radiograph.pixels.shape
-    stored_rows, stored_columns = radiograph.source_shape
-    scale = np.array([stored_columns / columns, stored_rows / rows])
-    arrow = np.array(arrow_line(finding.arrow, max(rows, columns)))
-    # The barbs of an arrow near an edge must not leave the image.
-    yield _polyline(np.clip(arrow, 0, (columns, rows)) * scale)
+    scale = _stored_scale(radiograph)
+    for location in finding.locations:
+        arrow = np.array(arrow_line(location.arrow, max(rows, columns)))
+        # The barbs of an arrow near an edge must not leave the image.
+        yield _polyline(np.clip(arrow, 0, (columns, rows)) * scale)
     around = outline(finding.saliency, (columns, rows))
     yield _polyline(np.array([*around, around[0]]) * scale)
+
+
+def _stored_scale(radiograph: Radiograph) -> NDArray[np.float64]:
+    """Return (width, height) of a pixel of the radiograph in stored pixels."""
+    rows, columns = radiograph.pixels.shape
+    stored_rows, stored_columns = radiograph.source_shape
+    return np.array([stored_columns / columns, stored_rows / rows])
+
+
+def _numbers(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
+    """Yield the number of each arrow as an item of Text Object Sequence.
+
+    The bounding box is beside the tail, and the anchor point is the tail. A viewer may
+    use either of them (PS3.3 C.10.5.1.1).
+    """
+    rows, columns = radiograph.pixels.shape
+    scale = _stored_scale(radiograph)
+    side = min(SIZE * max(rows, columns), rows, columns)
+    arrows = [each.arrow for each in finding.locations]
+    places = number_places(arrows, (columns, rows), (side, side))
+    for number, (arrow, place) in enumerate(zip(arrows, places, strict=True), start=1):
+        text = Dataset()
+        text.BoundingBoxAnnotationUnits = text.AnchorPointAnnotationUnits = "PIXEL"
+        text.UnformattedTextValue = str(number)
+        top_left = (np.array(place) - side / 2) * scale
+        text.BoundingBoxTopLeftHandCorner = top_left.tolist()
+        text.BoundingBoxBottomRightHandCorner = (top_left + side * scale).tolist()
+        text.BoundingBoxTextHorizontalJustification = "CENTER"
+        text.AnchorPoint = (np.array(arrow.tail) * scale).tolist()
+        text.AnchorPointVisibility = "N"
+        yield text
 
 
 def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:

@@ -149,6 +149,63 @@ def test_arrow_and_outline_are_in_another_layer_than_the_caption(
     ]
 
 
+SEVERAL = replace(
+    POSITIVE,
+    locations=locations(
+        Arrow((150.0, 200.0), (50.0, 100.0)),
+        Arrow((200.0, 100.0), (280.0, 100.0)),
+        Arrow((290.0, 390.0), (230.0, 398.0)),
+    ),
+)
+
+
+def test_each_of_several_arrows_has_its_number_at_the_tail(
+    source: Source, dataset: Dataset
+) -> None:
+    dataset.ImagerPixelSpacing = [0.2, 0.1]  # pixels are twice as high as wide
+    radiograph = decoded_radiograph(dataset)
+    assert radiograph.pixels.shape == (800, 300)
+
+    state = state_of(source(dataset), SEVERAL, radiograph)
+
+    layer = graphics_of(state, "AI_FINDING")
+    assert layer is not None
+    *arrows, _ = (
+        np.reshape(each.GraphicData, (-1, 2)) for each in layer.GraphicObjectSequence
+    )
+    assert len(arrows) == 3
+    texts = layer.TextObjectSequence
+    assert [each.UnformattedTextValue for each in texts] == ["1", "2", "3"]
+    for text, arrow, location in zip(texts, arrows, SEVERAL.locations, strict=True):
+        tip, tail = np.array((location.arrow.tip, location.arrow.tail)) / (1, 2)
+        np.testing.assert_allclose(arrow[:2], (tail, tip))
+        np.testing.assert_allclose(text.AnchorPoint, tail)
+        corner = np.array(text.BoundingBoxTopLeftHandCorner)
+        opposite = np.array(text.BoundingBoxBottomRightHandCorner)
+        np.testing.assert_allclose(opposite - corner, (27.2, 13.6), rtol=1e-5)  # 0.034
+        assert (corner >= -1e-9).all()
+        assert (opposite <= (300 + 1e-9, 400 + 1e-9)).all()
+        beside = np.clip(tail, corner, opposite) - tail
+        assert np.abs(beside * (1, 2)).max() < 0.05 * 800
+
+
+def test_caption_says_how_many_locations_are_suspected(
+    source: Source, dataset: Dataset
+) -> None:
+    caption = graphics_of(state_of(source(dataset), SEVERAL), "AI_CAPTION")
+
+    assert caption is not None
+    (text,) = caption.TextObjectSequence
+    assert text.UnformattedTextValue.split("\r\n")[1] == "3 suspected locations"
+
+
+def test_single_arrow_has_no_number(source: Source, dataset: Dataset) -> None:
+    layer = graphics_of(state_of(source(dataset)), "AI_FINDING")
+
+    assert layer is not None
+    assert "TextObjectSequence" not in layer
+
+
 def test_negative_result_has_only_a_caption(source: Source, dataset: Dataset) -> None:
     negative = replace(FINDING, probability=0.02, locations=())
 
@@ -293,12 +350,15 @@ def test_presentation_state_is_refused_for_color_or_a_missing_series(
         state_of(source(dataset), radiograph=PHANTOM.radiograph())
 
 
-def write_state(source: ReceivedInstance, path: Path) -> None:
+def write_state(
+    source: ReceivedInstance, path: Path, finding: Finding = POSITIVE
+) -> None:
     radiograph = decoded_radiograph(dcmread(source.path))
-    (result,) = encode_file(source, radiograph, POSITIVE, STATE)
+    (result,) = encode_file(source, radiograph, finding, STATE)
     path.write_bytes(result.content)
 
 
+@pytest.mark.parametrize("finding", [POSITIVE, SEVERAL], ids=["one", "several"])
 @pytest.mark.parametrize(
     "kind", [*product(CLASSES, ["MONOCHROME1", "MONOCHROME2"])], ids=str
 )
@@ -307,6 +367,7 @@ def test_state_is_valid_and_does_not_change_the_display_of_the_image(
     complaints: Complaints,
     peer: Callable[[str], str],
     kind: tuple[UID, str],
+    finding: Finding,
 ) -> None:
     sop_class, photometric = kind
     instance = source(
@@ -316,7 +377,7 @@ def test_state_is_valid_and_does_not_change_the_display_of_the_image(
     )
     folder = instance.path.parent
     state, plain, through = (folder / name for name in ("state", "plain", "through"))
-    write_state(instance, state)
+    write_state(instance, state, finding)
 
     assert complaints(state) == set()
     check = subprocess.run(
