@@ -97,8 +97,9 @@ class Prediction(BaseModel):
         "EXIF orientation, it is rotated first. Null if there is no arrow."
     )
     findings: list[FindingResponse] = Field(
-        description="The suspected fractures, at most five. The first one has the "
-        "number 1 on the annotated radiograph, and so on. Empty if there is no arrow."
+        description="The suspected fractures, at most five. If there are several, "
+        "the first one has the number 1 on the annotated radiograph, and so on. Empty "
+        "if there is no arrow."
     )
     model: ModelResponse
     original: OriginalResponse | None = Field(

@@ -1,6 +1,6 @@
 // The start page: upload a file, show the result, and blend two images with a slider.
 
-import { percent } from "./lib/format.js";
+import { explained, percent } from "./lib/format.js";
 import { predict, Problem } from "./lib/predict.js";
 import { formatText, texts } from "./lib/text.js";
 
@@ -91,18 +91,12 @@ function fill(prediction, name, seconds) {
   element("bar").setAttribute("aria-valuenow", Math.min(Math.max(100 * prediction.probability, 0.1), 99.9).toFixed(1));
   element("bar").setAttribute("aria-valuetext", probability);
   element("bar").firstElementChild.style.width = `${100 * prediction.probability}%`;
-  element("explained").textContent = explained(prediction);
+  element("explained").textContent = explained(prediction.operating_point, prediction.findings.length);
   element("file-name").textContent = name;
   element("model").textContent = `${prediction.model.name} ${prediction.model.version}`;
   element("seconds").textContent = `${seconds.toFixed(1)} s`;
   result.hidden = false;
   view.hidden = false;
-}
-
-/** Return the text that explains a result. For a fracture, it says whether there is an arrow. */
-function explained({ operating_point: point, arrow }) {
-  if (point === "none") return texts.explained.none;
-  return `${texts.explained[point]} ${arrow ? texts.explained.arrow : texts.explained.no_arrow}`;
 }
 
 /** Place the annotated image over the original. The annotated image is larger by its caption. */

@@ -26,7 +26,7 @@ from dicom_node.patient import Patient
 from dicom_node.results.overlay_data import overlay_of
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.tables import InstanceState, delivery
-from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
+from inference.finding import Arrow, Finding, Location, ModelIdentity, Thresholds
 from inference.phantom.long_bone import Phantom, draw_phantom
 from tests.support.databases import create_migrated
 from tests.support.http_client import ACTING, LOOKING, TOKENS, Site, bearing, serve
@@ -123,11 +123,16 @@ class Review(Site):
         assert self.journal.record(received)
         return received
 
-    def answer(self, received: ReceivedInstance, probability: float = 0.75) -> str:
+    def answer(
+        self,
+        received: ReceivedInstance,
+        probability: float = 0.75,
+        found: tuple[Location, ...] | None = None,
+    ) -> str:
         """Record an analysis with one result; return the UID of the result.
 
         The finding is doubtful from a probability of 0.25 on. From 0.5 on, it is
-        definite and has an arrow.
+        definite and has an arrow. `found` are other locations.
         """
         uid = f"2.25.{1000 + int(received.id, 16)}"
         path = f"results/{received.id}-{uid}.dcm"
@@ -136,9 +141,8 @@ class Review(Site):
         saliency[10:20, 5:15] = 1
         fracture = probability >= 0.5
         arrow = Arrow((100.0, 150.0), (20.0, 30.0)) if fracture else None
-        finding = Finding(
-            probability, Thresholds(0.25, 0.5), saliency, locations(arrow), MODEL
-        )
+        places = locations(arrow) if found is None else found
+        finding = Finding(probability, Thresholds(0.25, 0.5), saliency, places, MODEL)
         row = self.journal.load(received.id)
         assert row is not None
         self.journal.analyses.begin(received.id, row.run)

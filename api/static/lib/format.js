@@ -28,6 +28,13 @@ export function ago(time) {
 /** Describe a result, such as "Doubtful fracture, probability of a fracture 12.0%". */
 export const resultText = (point, probability) => `${texts.points[point]}, ${formatText(texts.of_a_fracture, { probability: percent(probability) })}`;
 
+/** Explain a result. For a fracture, the text says how many arrows there are. */
+export function explained(point, arrowCount) {
+  if (point === "none") return texts.explained.none;
+  const arrows = arrowCount ? formatText(texts.explained.arrow, { count: arrowCount }) : texts.explained.no_arrow;
+  return `${texts.explained[point]} ${arrows}`;
+}
+
 /** Create a bar with the length of a probability, to be shown beside the number. */
 export function bar(probability) {
   const filled = make("span");

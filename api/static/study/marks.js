@@ -1,11 +1,20 @@
 // Marks over a radiograph. They have a dark rim, so that they are legible on bone and on air at any zoom.
 
+import { numberPlaces } from "./numbers.js";
+
 const [LONGEST_HEAD, HALF_HEAD, SHAFT, RIM] = [18, 0.38, 0.16, 2]; // the head and the rim in page pixels, the others as shares of the head
 const DASH = 3.2; // in shaft widths
 const RING = 11; // radius in page pixels
+const NUMBER = { font: 17, width: 15, height: 18 }; // of the number of an arrow, in page pixels
+
+/** Draw arrows, {tip, tail, isDashed}, and their numbers if there are several. */
+export function drawArrows(context, arrows, sharpness) {
+  for (const arrow of arrows) drawArrow(context, arrow, sharpness);
+  if (arrows.length > 1) drawNumbers(context, arrows, sharpness);
+}
 
 /** Draw an arrow between two points of the canvas. A dashed arrow is the usual mark of a doubtful finding. */
-export function drawArrow(context, tip, tail, isDashed, sharpness) {
+function drawArrow(context, { tip, tail, isDashed }, sharpness) {
   const [dx, dy] = [tail[0] - tip[0], tail[1] - tip[1]];
   const length = Math.hypot(dx, dy);
   if (length === 0) return;
@@ -24,6 +33,24 @@ export function drawArrow(context, tip, tail, isDashed, sharpness) {
     context.rect(start, -half, Math.min(dash, length - start), 2 * half);
   }
   ink(context, sharpness);
+  context.restore();
+}
+
+/** Draw the number of each arrow beside its tail. */
+function drawNumbers(context, arrows, sharpness) {
+  const box = { width: NUMBER.width * sharpness, height: NUMBER.height * sharpness };
+  context.save();
+  context.font = `600 ${NUMBER.font * sharpness}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  for (const [index, [x, y]] of numberPlaces(arrows, context.canvas, box).entries()) {
+    context.lineJoin = "round";
+    context.lineWidth = 2 * RIM * sharpness;
+    context.strokeStyle = "#0c0c0c";
+    context.strokeText(index + 1, x, y);
+    context.fillStyle = "#fff";
+    context.fillText(index + 1, x, y);
+  }
   context.restore();
 }
 

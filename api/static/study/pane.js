@@ -1,7 +1,7 @@
-// A radiograph on a canvas, with heatmap, arrow and marks as layers.
+// A radiograph on a canvas, with heatmap, arrows and marks as layers.
 
 import { colored, colors, levelFor, readLevels } from "./levels.js";
-import { drawArrow, drawCross, drawMark } from "./marks.js";
+import { drawArrows, drawCross, drawMark } from "./marks.js";
 import { fetchResponse } from "../lib/node.js";
 import { fitted, matrix, onCanvas, onPicture, panned, turned, visiblePart, zoomed } from "./view.js";
 
@@ -33,8 +33,7 @@ export class Pane {
     this.isInverted = false;
     this.layers = { heatmap: false, arrow: true, opacity: OPACITY };
     this.heatmap = null;
-    this.drawing = null;
-    this.isDashed = false;
+    this.arrows = []; // in pixels of the image, in the order of their numbers
     this.marks = [];
     this.isAiming = false;
     this.onview = () => {};
@@ -62,10 +61,12 @@ export class Pane {
     this.fit();
   }
 
-  /** Set the heatmap and the arrow to those of a result, or remove them if it has none. */
+  /** Set the heatmap and the arrows to those of a result, or remove them if it has none. */
   async setResult({ drawing, operating_point: point }) {
-    this.drawing = drawing;
-    this.isDashed = point === "doubtful";
+    const locations = drawing?.locations ?? [];
+    // The score of a single location may be lower than the probability of the image.
+    const isDashed = (location) => (locations.length > 1 ? location.operating_point : point) === "doubtful";
+    this.arrows = locations.map((each) => ({ tip: each.tip, tail: each.tail, isDashed: isDashed(each) }));
     this.heatmap = null;
     if (drawing) {
       const response = await fetchResponse(`/instances/${this.id}/heatmap`);
@@ -159,7 +160,7 @@ export class Pane {
     this.redraw();
   }
 
-  /** Toggle the layer "heatmap" or "arrow", or set the "opacity" of the heatmap. */
+  /** Toggle the layer "heatmap" or "arrow" (all arrows), or set the "opacity" of the heatmap. */
   setLayer(name, value = !this.layers[name]) {
     this.layers[name] = value;
     this.redraw();
@@ -221,8 +222,9 @@ export class Pane {
     }
     context.setTransform(1, 0, 0, 1, 0, 0);
     const toCanvas = (point) => onCanvas(this.view, this.picture, point);
-    if (this.drawing?.tip && this.layers.arrow) {
-      drawArrow(context, toCanvas(this.drawing.tip), toCanvas(this.drawing.tail), this.isDashed, this.sharpness);
+    if (this.layers.arrow) {
+      const arrows = this.arrows.map((each) => ({ ...each, tip: toCanvas(each.tip), tail: toCanvas(each.tail) }));
+      drawArrows(context, arrows, this.sharpness);
     }
     for (const mark of this.marks) drawMark(context, toCanvas(mark), this.sharpness);
     if (this.isAiming) drawCross(context, this.middle, this.sharpness);

@@ -3,7 +3,7 @@
 import { make } from "../lib/elements.js";
 import { isOperator, request } from "../lib/node.js";
 import { formatText, texts } from "../lib/text.js";
-import { bar, percent, size, state, when } from "../lib/format.js";
+import { bar, explained, percent, size, state, when } from "../lib/format.js";
 
 const t = texts.study;
 
@@ -49,20 +49,26 @@ function found(instance) {
   const ticks = [model.doubtful, model.definite].filter((each) => each !== null);
   const meter = bar(probability);
   for (const each of ticks) meter.append(tick(each));
-  const arrow = point === "none" ? "" : ` ${drawing?.tip ? texts.explained.arrow : texts.explained.no_arrow}`;
+  const locations = drawing?.locations ?? [];
   const from = { doubtful: percent(model.doubtful ?? 0), definite: percent(model.definite ?? 0) };
   const made = section(
     t.finding,
     make("p", { class: "verdict", text: texts.points[point] }),
     make("p", { class: "bar-head" }, make("span", { text: t.probability }), make("strong", { text: percent(probability) })),
     meter,
-    make("p", { text: texts.explained[point] + arrow }),
+    make("p", { text: explained(point, locations.length) }),
+    locations.length > 1 && make("ol", { class: "locations" }, ...locations.map(location)),
     ticks.length === 2 && make("p", { class: "below", text: formatText(t.reported_from, from) }),
     pairs([[t.model, `${model.name} ${model.version}`], [t.analyzed, when(instance.analyzed_at)]]),
     make("p", { class: "caution", text: t.caution }),
   );
   made.dataset.point = point;
   return made;
+}
+
+/** Describe a location by its number on the image, its operating point and its score. */
+function location({ operating_point: point, score }, index) {
+  return make("li", { text: formatText(t.location, { number: index + 1, point: texts.points[point], score: percent(score) }) });
 }
 
 function tick(probability) {

@@ -145,9 +145,9 @@ function showView(pane) {
   if (pane !== selected) return;
   press("invert", pane.isInverted);
   press("heatmap", pane.layers.heatmap);
-  press("arrow", pane.layers.arrow && Boolean(pane.drawing?.tip));
+  press("arrow", pane.layers.arrow && pane.arrows.length > 0);
   byId("heatmap").disabled = byId("opacity").disabled = !pane.heatmap;
-  byId("arrow").disabled = !pane.drawing?.tip;
+  byId("arrow").disabled = pane.arrows.length === 0;
   byId("opacity").value = Math.round(100 * pane.layers.opacity);
 }
 

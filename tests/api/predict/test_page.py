@@ -242,12 +242,20 @@ def test_explanation_mentions_the_arrow_only_if_there_is_one(page: Page) -> None
 
     assert "The arrow points to" in page.inner_text("#explained")
 
-    change_prediction(page, arrow=None)
+    change_prediction(page, arrow=None, findings=[])
     choose(page, png(broken=True), "again.png")
     page.wait_for_selector("#file-name:text('again.png')")
 
     assert "gives no position" in page.inner_text("#explained")
     assert "points to" not in page.inner_text("#explained")
+
+
+def test_explanation_says_how_many_arrows_there_are(page: Page) -> None:
+    change_prediction(page, findings=[{"score": 0.9}] * 3)
+
+    choose(page, png(broken=True))
+
+    assert "The 3 arrows point to" in page.inner_text("#explained")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from dicom_node.journal.events import EventKind, note
 from dicom_node.patient import Patient
 from dicom_node.storage.database import writing
 from dicom_node.storage.tables import delivery, examination, result
+from inference.drawing.numbers import number_places
+from inference.finding import Arrow, Location, OperatingPoint
 from inference.phantom.long_bone import draw_phantom
 from inference.phantom.tissue import WHITE
 from tests.api.auth.test_login_page import begin_session, log_in
@@ -201,6 +204,102 @@ def test_heatmap_and_arrow_can_be_hidden(page: Page) -> None:
     assert (np.ptp(full, axis=2) > np.ptp(heat, axis=2))[colored].mean() > 0.95
     page.fill("#opacity", "0")
     assert difference(drawn(page), gray) < 0.01
+
+
+UPPER = Arrow(tip=(150.0, 60.0), tail=(50.0, 60.0))
+LOWER = Arrow(tip=(50.0, 240.0), tail=(150.0, 240.0))
+
+
+def fill_several(site: Review, study: str, number: int) -> None:
+    """Add a study with an image that has a definite and a doubtful location."""
+    found = (
+        Location(UPPER, 0.8, OperatingPoint.DEFINITE),
+        Location(LOWER, 0.31, OperatingPoint.DOUBTFUL),
+    )
+    site.answer(site.receive(number, study_instance_uid=study), 0.9, found)
+
+
+def of_arrows(page: Page) -> Pixels:
+    """Return how much the arrows change each pixel of the canvas; hide the arrows."""
+    whole = drawn(page)
+    press(page, "a")
+    return np.asarray(np.abs(whole - drawn(page)).max(axis=2))
+
+
+def place_on_canvas(page: Page, point: tuple[float, float]) -> tuple[int, int]:
+    """Return the (row, column) of a point of a fitted image on the canvas."""
+    height, width, _ = drawn(page).shape
+    scale = min(height / SIZE[0], width / SIZE[1])
+    column = (point[0] - SIZE[1] / 2) * scale + width / 2
+    row = (point[1] - SIZE[0] / 2) * scale + height / 2
+    return round(row), round(column)
+
+
+def test_several_arrows_have_numbers_and_those_of_doubtful_locations_are_dashed(
+    open_study: Open, site: Review
+) -> None:
+    fill_several(site, "1.2.3.12", 90)
+    page = open_study(study="1.2.3.12")
+
+    changed = of_arrows(page)
+
+    for arrow, way, dashes in ((UPPER, -1, False), (LOWER, 1, True)):
+        (row, tail), (_, tip) = (
+            place_on_canvas(page, point) for point in (arrow.tail, arrow.tip)
+        )
+        shaft = changed[row, min(tip, tail) + 25 : max(tip, tail) - 25]
+        assert shaft.size > 50
+        assert (shaft < 20).any() == dashes
+        start, end = sorted((tail + 4 * way, tail + 22 * way))
+        assert (changed[row - 10 : row + 10, start:end] > 60).sum() > 30  # the number
+    assert (changed > 0).mean() < 0.05
+
+
+def test_single_arrow_has_no_number(page: Page) -> None:
+    changed = of_arrows(page)
+
+    row, column = place_on_canvas(page, (20, 30))  # the tail; the tip is to the right
+    assert changed[row, column + 3] > 60
+    assert changed[row - 40 : row - 5, column - 40 : column + 40].max() == 0
+    assert changed[row - 40 : row + 40, column - 40 : column - 5].max() == 0
+
+
+def test_panel_lists_several_locations_with_their_scores(
+    open_study: Open, site: Review
+) -> None:
+    fill_several(site, "1.2.3.13", 91)
+    page = open_study(study="1.2.3.13")
+
+    assert page.locator("#panel .locations li").all_inner_texts() == [
+        "1: Definite fracture, score 80.0%",
+        "2: Doubtful fracture, score 31.0%",
+    ]
+    expect(page.locator("#panel")).to_contain_text("The 2 arrows point to")
+
+
+def test_numbers_are_placed_as_in_the_result_image(page: Page) -> None:
+    random = np.random.default_rng(3)
+    all_arrows = []
+    for _ in range(60):  # near each other and near the edges
+        tips = random.uniform(0, 600, 2) + random.normal(0, 20, (5, 2))
+        tails = np.clip(tips + random.normal(0, 25, (5, 2)), 0, 600)
+        ends = zip(tips.tolist(), tails.tolist(), strict=True)
+        all_arrows.append([Arrow((*tip,), (*tail,)) for tip, tail in ends])
+
+    found = page.evaluate(
+        """async ([all, canvas, box]) => {
+          const { numberPlaces } = await import("/static/study/numbers.js");
+          return all.map((arrows) => numberPlaces(arrows, canvas, box));
+        }""",
+        [
+            [[asdict(arrow) for arrow in arrows] for arrows in all_arrows],
+            {"width": 600, "height": 600},
+            {"width": 15, "height": 18},
+        ],
+    )
+
+    expected = [number_places(arrows, (600, 600), (15, 18)) for arrows in all_arrows]
+    np.testing.assert_allclose(found, expected)
 
 
 def test_heatmap_of_a_negative_result_is_hidden_by_default(page: Page) -> None:
