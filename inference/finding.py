@@ -112,9 +112,9 @@ class Finding:
             the whole radiograph at the resolution of the network input, and can be
             resized to an image of any size. All zeros if the heatmap has no clear peak
             on the radiograph.
-        locations: The suspected fractures. The first one has the peak of the saliency.
-            The others have decreasing scores. Empty if no fracture is reported, if the
-            saliency has no peak, or if no score reaches the threshold on the card.
+        locations: The suspected fractures, in the order of decreasing scores. Empty if
+            no fracture is reported, if the saliency has no peak, or if no score reaches
+            the threshold on the card.
         model: The model that produced the finding.
     """
 
