@@ -88,9 +88,13 @@ class Location:
     Attributes:
         arrow: An arrow to the peak of the saliency at this location, in pixels of the
             radiograph.
-        score: The probability of a fracture, in [0, 1], that the model would return if
-            only the cells that are nearer to this peak than to the other peaks had a
-            score. It is at most the probability of the finding.
+        score: A probability of a fracture, in [0, 1]. If the card has no
+            `finding_threshold`, it is the probability of the finding. Otherwise it is
+            the probability that the model would return if only the cells of this
+            location had a score; it is at most the probability of the finding. A cell
+            of the network belongs to the location with the nearest local maximum of the
+            saliency. Maxima that a ridge joins to the peak belong to the location, too
+            (see `inference.classification.peaks`).
         operating_point: DOUBTFUL or DEFINITE, by the score; never NONE, because a
             location is only reported with a fracture.
     """

@@ -2,8 +2,8 @@
 
 The score of a radiograph is the logarithm of the mean of the exponentials of the cell
 scores (models/network.py). So the exponentials can be divided among the peaks of the
-map: each cell counts for the nearest peak. The score of a peak is the probability that
-its cells alone would give.
+map. The cells of a peak are those that are nearest to one of its local maxima. The
+score of a peak is the probability that its cells alone would give.
 """
 
 import math
@@ -16,11 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.classification.localization import point_at
-from inference.classification.peaks import separate_peaks
+from inference.classification.peaks import (
+    Cell,
+    SeparatePeak,
+    highest_point,
+    separate_peaks,
+)
 from inference.classification.preprocess import ModelInput
 from inference.finding import Location, OperatingPoint, Point, Thresholds
 from inference.radiograph import Radiograph
 from models.card import FRACTURE, ModelCard
+
+MOST = 5
+"""Maximum number of locations in one radiograph: those of the highest peaks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,15 +67,8 @@ def locate(
         only location is the highest peak, and its score is the probability of the
         image.
     """
-    peaks = separate_peaks(saliency)
-    if card.finding_threshold is None:
-        found = [(output.probability, peak) for peak in peaks[:1]]
-    else:
-        scores = _peak_scores(peaks, model_input, output, card)
-        pairs = zip(scores, peaks, strict=True)
-        found = [each for each in pairs if each[0] >= card.finding_threshold]
-        found.sort(key=lambda each: -each[0])  # stable: equal scores keep their order
-    tips = [peak_point(radiograph, saliency, peak) for _, peak in found]
+    found = _scored_points(model_input, saliency, output, card)
+    tips = [peak_point(radiograph, saliency, point) for _, point in found]
     thresholds = Thresholds(card.doubtful, card.definite)
     return tuple(
         Location(
@@ -79,42 +80,74 @@ def locate(
     )
 
 
+def _scored_points(
+    model_input: ModelInput,
+    saliency: NDArray[np.float32],
+    output: NetworkOutput,
+    card: ModelCard,
+) -> list[tuple[float, Cell]]:
+    """Return the score and the point of each location to report, the best first."""
+    if card.finding_threshold is None:
+        point = highest_point(saliency)
+        return [] if point is None else [(output.probability, point)]
+    peaks = separate_peaks(saliency)
+    scores = _peak_scores(peaks, model_input, output, card)
+    pairs = zip(scores, (peak.point for peak in peaks[:MOST]), strict=True)
+    found = [each for each in pairs if each[0] >= card.finding_threshold]
+    # The sort is stable: peaks with equal scores keep their order.
+    return sorted(found, key=lambda each: -each[0])
+
+
 def _peak_scores(
-    peaks: Sequence[tuple[int, int]],
+    peaks: Sequence[SeparatePeak],
     model_input: ModelInput,
     output: NetworkOutput,
     card: ModelCard,
 ) -> list[float]:
-    """Return the score of each peak, as `Location.score` describes.
+    """Return the scores of the first MOST peaks, as `Location.score` describes.
 
-    `peaks` are (row, column) in the saliency map, which has one value for each pixel of
-    the canvas that the radiograph covers.
+    `peaks` are all peaks of the saliency map, which has one value for each pixel of the
+    canvas that the radiograph covers. The cells of the other peaks belong to no
+    location.
     """
     if not peaks:
         return []
+    owner = _owners(peaks, model_input, output)
     _, height, width = output.scores.shape
-    _, rows, columns = model_input.gray.shape
-    # The centers of the cells in pixels of the saliency map.
-    row = (np.arange(height) + 0.5) * rows / height - model_input.top
-    column = (np.arange(width) + 0.5) * columns / width - model_input.left
-    down = np.array([peak[0] + 0.5 for peak in peaks])[:, None, None]
-    across = np.array([peak[1] + 0.5 for peak in peaks])[:, None, None]
-    distance = np.hypot(row[:, None] - down, column - across)  # (peaks, h, w)
-    nearest = torch.from_numpy(distance.argmin(axis=0))
     fracture = card.classes.index(FRACTURE)
     scores = []
-    for number in range(len(peaks)):
-        own = output.scores[fracture][nearest == number]
+    for number in range(min(len(peaks), MOST)):
+        own = output.scores[fracture][owner == number]
         logits = output.logits.clone()
         logits[fracture] = own.logsumexp(dim=0) - math.log(height * width)
         scores.append((logits / card.temperature).softmax(dim=0)[fracture].item())
     return scores
 
 
+def _owners(
+    peaks: Sequence[SeparatePeak], model_input: ModelInput, output: NetworkOutput
+) -> Tensor:
+    """Return the number of the peak to which each cell of the network belongs, (h, w).
+
+    A cell belongs to the peak of the nearest local maximum. Of maxima at the same
+    distance, that of the higher peak counts.
+    """
+    _, height, width = output.scores.shape
+    _, rows, columns = model_input.gray.shape
+    # The centers of the cells in pixels of the saliency map.
+    row = (np.arange(height) + 0.5) * rows / height - model_input.top
+    column = (np.arange(width) + 0.5) * columns / width - model_input.left
+    maxima = np.array([maximum for peak in peaks for maximum in peak.maxima]) + 0.5
+    down, across = maxima.T[:, :, None, None]
+    distance = np.hypot(row[:, None] - down, column - across)  # (maxima, h, w)
+    peak_of = np.repeat(np.arange(len(peaks)), [len(peak.maxima) for peak in peaks])
+    return torch.from_numpy(peak_of[distance.argmin(axis=0)])
+
+
 def peak_point(
-    radiograph: Radiograph, saliency: NDArray[np.float32], peak: tuple[int, int]
+    radiograph: Radiograph, saliency: NDArray[np.float32], peak: Cell
 ) -> Point:
-    """Return a peak (row, column) of the map as a point of the radiograph."""
+    """Return a peak of the map as a point of the radiograph."""
     rows, columns = radiograph.pixels.shape
     height, width = saliency.shape
     # The center of a cell is half a cell away from its corner.

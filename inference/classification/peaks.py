@@ -1,71 +1,104 @@
 """Find the separate peaks of a saliency map.
 
 Two fractures of one radiograph give two peaks. But one long fracture may give several
-peaks, too, which are joined by a ridge of high saliency. Such peaks count as one.
+local maxima, too, which are joined by a ridge of high saliency. Such maxima are one
+peak.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 5
-"""Maximum number of peaks of one map."""
+Cell = tuple[int, int]
+"""(row, column) of a value of a saliency map."""
 
 NEAR = 0.08
-"""Half the side of the square in which only the highest peak counts.
+"""Half the side of the square in which only the highest value is a local maximum.
 
 The unit is the long side of the map. Half of the boxes of fractures in FracAtlas have a
 long side of at most 0.08.
 """
 
 RIDGE = 0.8
-"""Two peaks count as one if a path between them has no saliency below RIDGE times the
-lower peak."""
+"""Two local maxima are one peak if a path between them has no saliency below RIDGE
+times the lower maximum."""
 
 LOWEST = 0.1
-"""Minimum saliency of a peak, relative to the highest one."""
+"""Minimum saliency of a local maximum, relative to the highest one."""
 
 
-def separate_peaks(saliency: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """Return the separate peaks as (row, column), the highest first; at most MOST.
+@dataclass(frozen=True, slots=True)
+class SeparatePeak:
+    """A peak of a saliency map that no ridge joins to a higher one.
+
+    Attributes:
+        point: The highest local maximum of the peak.
+        maxima: All local maxima of the peak, the highest first: `point`, and the maxima
+            that ridges join to it.
+    """
+
+    point: Cell
+    maxima: tuple[Cell, ...]
+
+
+def highest_point(saliency: NDArray[np.float32]) -> Cell | None:
+    """Return the first maximum of a map; None if the map is zero everywhere."""
+    row, column = np.unravel_index(saliency.argmax(), saliency.shape)
+    return (int(row), int(column)) if saliency[row, column] > 0 else None
+
+
+def separate_peaks(saliency: NDArray[np.float32]) -> list[SeparatePeak]:
+    """Return the separate peaks of a map, the highest first.
+
+    A maximum that ridges join to several peaks belongs to the peak of the nearest of
+    these maxima.
 
     Args:
         saliency: (h, w), non-negative.
 
     Returns:
-        The peaks; empty if the map is zero everywhere. The first one is the first
-        maximum of the map.
+        The peaks. The point of the first one is `highest_point`. Empty if the map is
+            zero everywhere.
     """
-    kept: list[tuple[int, int]] = []
-    for peak in _local_maxima(saliency):
-        if not _is_joined(saliency, peak, kept):
-            kept.append(peak)
-        if len(kept) == MOST:
-            break
-    return kept
+    peaks: list[list[Cell]] = []
+    for maximum in _local_maxima(saliency):
+        joined = _joined_maxima(saliency, maximum, peaks)
+        if joined:
+            nearest = min(
+                joined, key=lambda each: np.hypot(*np.subtract(each, maximum))
+            )
+            next(peak for peak in peaks if nearest in peak).append(maximum)
+        else:
+            peaks.append([maximum])
+    return [SeparatePeak(peak[0], tuple(peak)) for peak in peaks]
 
 
-def _local_maxima(saliency: NDArray[np.float32]) -> Iterator[tuple[int, int]]:
-    """Yield the (row, column) of each local maximum, the highest first."""
+def _local_maxima(saliency: NDArray[np.float32]) -> list[Cell]:
+    """Return the local maxima, the highest first.
+
+    Adjacent cells with the same value are one maximum: the first of these cells.
+    """
     highest = saliency.max()
     if not highest > 0:
-        return
+        return []
     reach = max(1, round(NEAR * max(saliency.shape)))
     window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    is_peak = (saliency == cv2.dilate(saliency, window)) & (
+    is_maximum = (saliency == cv2.dilate(saliency, window)) & (
         saliency >= LOWEST * highest
     )
-    rows, columns = np.nonzero(is_peak)
-    for index in np.argsort(-saliency[rows, columns], kind="stable"):
-        yield int(rows[index]), int(columns[index])
+    _, areas = cv2.connectedComponents(is_maximum.astype(np.uint8))
+    numbers, first = np.unique(areas, return_index=True)
+    rows, columns = np.unravel_index(np.sort(first[numbers > 0]), saliency.shape)
+    order = np.argsort(-saliency[rows, columns], kind="stable")
+    return [(int(rows[index]), int(columns[index])) for index in order]
 
 
-def _is_joined(
-    saliency: NDArray[np.float32], peak: tuple[int, int], others: list[tuple[int, int]]
-) -> bool:
-    """Return whether a ridge joins a peak to one of the others, which are higher."""
-    ridge = np.asarray(saliency >= RIDGE * saliency[peak], np.uint8)
+def _joined_maxima(
+    saliency: NDArray[np.float32], maximum: Cell, peaks: list[list[Cell]]
+) -> list[Cell]:
+    """Return the maxima of the peaks, all higher, that a ridge joins to `maximum`."""
+    ridge = np.asarray(saliency >= RIDGE * saliency[maximum], np.uint8)
     _, areas = cv2.connectedComponents(ridge)
-    return any(areas[peak] == areas[each] for each in others)
+    return [each for peak in peaks for each in peak if areas[each] == areas[maximum]]

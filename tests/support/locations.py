@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from inference.classification.localization import point_at
 from inference.classification.locations import peak_point
-from inference.classification.peaks import separate_peaks
+from inference.classification.peaks import highest_point
 from inference.finding import Arrow, Location, OperatingPoint
 from inference.radiograph import Radiograph
 
@@ -19,5 +19,6 @@ def locations(*arrows: Arrow | None) -> tuple[Location, ...]:
 
 def point_at_peak(radiograph: Radiograph, saliency: NDArray[np.float32]) -> Arrow:
     """Return an arrow to the highest peak of a saliency map, which is not zero."""
-    peak = separate_peaks(saliency)[0]
+    peak = highest_point(saliency)
+    assert peak is not None
     return point_at(radiograph, peak_point(radiograph, saliency, peak))
