@@ -4,9 +4,11 @@ A FROC curve (free-response receiver operating characteristic) shows the share o
 boxes that contain an arrow against the number of false arrows per image, for each
 threshold of the score of an arrow (Bunch et al., "A Free-Response Approach to the
 Measurement and Characterization of Radiographic Observer Performance", 1978). A false
-arrow is one in no box. Only radiographs with a reported fracture have arrows.
+arrow is one in no box. Only radiographs with a reported fracture have arrows. Fractures
+without a box are excluded, because nobody knows which of their arrows are false.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.finding import OperatingPoint
 from inference.training.judging import Judged, Peak
 from inference.training.statistics import interval
 
@@ -21,7 +24,10 @@ POINTS = 200
 """Maximum number of points of a curve."""
 
 SEVERAL = 2
-"""Minimum number of boxes of a radiograph with several boxes."""
+"""Minimum number of boxes of a radiograph with several boxes; also of peaks."""
+
+STEPS = 10_000
+"""A threshold is a multiple of 1 / STEPS."""
 
 Arrows = Callable[[Judged], Iterable[Peak]]
 
@@ -33,13 +39,13 @@ class Rates:
     Attributes:
         recall: Share of the boxes that contain an arrow; NaN without boxes.
         false_per_image: False arrows per radiograph.
-        false_per_intact: Arrows per radiograph without a fracture; NaN if there is no
-            such radiograph.
+        false_without_fracture: Arrows per radiograph without a fracture; NaN if there
+            is no such radiograph.
     """
 
     recall: float
     false_per_image: float
-    false_per_intact: float
+    false_without_fracture: float
 
 
 def highest_peak(judged: Judged) -> list[Peak]:
@@ -47,7 +53,7 @@ def highest_peak(judged: Judged) -> list[Peak]:
     return [each for each in judged.peaks if each.is_highest]
 
 
-def required(judged: Judged) -> list[Peak]:
+def arrows_of_card(judged: Judged) -> list[Peak]:
     """Return the arrows that the card requires."""
     return [each for each in judged.peaks if each.has_arrow]
 
@@ -58,52 +64,62 @@ def peaks_from(threshold: float) -> Arrows:
 
 
 def rates(judged: Sequence[Judged], arrows: Arrows) -> Rates:
-    """Return how well the arrows that `arrows` returns match the boxes."""
-    boxes = hits = false = false_in_intact = intact = 0
+    """Return how well the arrows that `arrows` returns match the boxes.
+
+    Each radiograph in `judged` has boxes or no fracture.
+    """
+    boxes = hits = false = 0
+    unfractured: list[int] = []
     for each in judged:
         found = [*arrows(each)]
         boxes += len(each.sample.boxes)
         hits += len({box for peak in found for box in peak.boxes})
-        wrong = sum(not peak.boxes for peak in found)
-        false += wrong
+        false += sum(not peak.boxes for peak in found)
         if not each.sample.is_fractured:
-            intact += 1
-            false_in_intact += wrong
+            unfractured.append(len(found))
     return Rates(
         hits / boxes if boxes else float("nan"),
         false / len(judged) if judged else float("nan"),
-        false_in_intact / intact if intact else float("nan"),
+        sum(unfractured) / len(unfractured) if unfractured else float("nan"),
     )
 
 
 def best_threshold(judged: Sequence[Judged]) -> float | None:
-    """Return the lowest threshold with no more arrows in intact bones than now.
+    """Return the lowest threshold that adds no arrow without a fracture.
 
-    "Now" means one arrow at the highest peak. Only radiographs without a fracture are
-    counted.
+    In radiographs without a fracture there are no more arrows than with one arrow at
+    the highest peak of each. Radiographs with a fracture are not counted.
 
     Args:
         judged: Results with calibrated scores, for radiographs unseen in training.
 
     Returns:
-        The threshold in (0, 1), rounded up to four decimals. None if there are no
-            scores, or no radiographs without a fracture.
+        The threshold in (0, 1), rounded up to four decimals. None if no radiograph has
+            several peaks, if no peak is in a radiograph without a fracture, or if the
+            threshold would be 1.
     """
-    intact = [each for each in judged if not each.sample.is_fractured]
+    unfractured = [each for each in judged if not each.sample.is_fractured]
     scores = sorted(
-        (peak.score for each in intact for peak in each.peaks), reverse=True
+        (peak.score for each in unfractured for peak in each.peaks), reverse=True
     )
-    if not scores:
+    if not scores or all(len(each.peaks) < SEVERAL for each in judged):
         return None
-    allowed = sum(len(highest_peak(each)) for each in intact)
+    allowed = sum(len(highest_peak(each)) for each in unfractured)
     if allowed >= len(scores):
         return _rounded_up(scores[-1])
     # The scores above the threshold are the first `allowed` ones.
     return _rounded_up(float(np.nextafter(scores[allowed], 1)))
 
 
-def _rounded_up(score: float) -> float:
-    return float(np.clip(np.ceil(score * 1e4) / 1e4, 1e-4, 1 - 1e-4))
+def _rounded_up(score: float) -> float | None:
+    """Return a score, rounded up to four decimals; None if the result is not below 1.
+
+    A lower threshold would give more arrows than `best_threshold` allows.
+    """
+    steps = max(math.ceil(score * STEPS), 1)
+    if steps / STEPS < score:  # the product was rounded down
+        steps += 1
+    return steps / STEPS if steps < STEPS else None
 
 
 def froc(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
@@ -120,21 +136,36 @@ def froc(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
             for an arrow to the highest peak, and `arrows` for the arrows that the card
             requires. `several_boxes` has the recall of both for the radiographs with
             several boxes, and their difference with its 95 % interval.
+            `reported_without_arrow` is the share of the reported fractures, right or
+            wrong, that have no arrow; None if none is reported.
     """
-    scores = sorted({peak.score for each in judged for peak in each.peaks})
-    if not scores or not any(each.sample.boxes for each in judged):
+    boxed = [
+        each for each in judged if each.sample.boxes or not each.sample.is_fractured
+    ]
+    scores = sorted({peak.score for each in boxed for peak in each.peaks})
+    if not scores or not any(each.sample.boxes for each in boxed):
         return None
     chosen = np.unique(np.linspace(0, len(scores) - 1, POINTS).round().astype(int))
     thresholds = [scores[index] for index in chosen[::-1]]
     return {
         "curve": [
-            [round(each, 5), *_rounded(rates(judged, peaks_from(each)))]
+            [round(each, 5), *_rounded(rates(boxed, peaks_from(each)))]
             for each in thresholds
         ],
-        "one_arrow": _rounded(rates(judged, highest_peak)),
-        "arrows": _rounded(rates(judged, required)),
-        "several_boxes": _gain(judged, resampled),
+        "one_arrow": _rounded(rates(boxed, highest_peak)),
+        "arrows": _rounded(rates(boxed, arrows_of_card)),
+        "several_boxes": _gain(boxed, resampled),
+        "reported_without_arrow": _without_arrow(judged),
     }
+
+
+def _without_arrow(judged: Sequence[Judged]) -> float | None:
+    """Return the share of the reported fractures that have no arrow."""
+    none = OperatingPoint.NONE
+    reported = [each for each in judged if each.operating_point is not none]
+    if not reported:
+        return None
+    return round(sum(not arrows_of_card(each) for each in reported) / len(reported), 4)
 
 
 def _gain(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
@@ -145,7 +176,7 @@ def _gain(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
 
     def gain(rows: NDArray[np.intp]) -> float:
         part = [several[row] for row in rows]
-        return rates(part, required).recall - rates(part, highest_peak).recall
+        return rates(part, arrows_of_card).recall - rates(part, highest_peak).recall
 
     groups = [each.sample.group for each in several]
     low, high = interval(gain, groups, resampled)
@@ -153,11 +184,11 @@ def _gain(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
         "radiographs": len(several),
         "boxes": sum(len(each.sample.boxes) for each in several),
         "recall_one_arrow": round(rates(several, highest_peak).recall, 4),
-        "recall_arrows": round(rates(several, required).recall, 4),
+        "recall_arrows": round(rates(several, arrows_of_card).recall, 4),
         "gain": [round(x, 4) for x in (gain(np.arange(len(several))), low, high)],
     }
 
 
 def _rounded(found: Rates) -> list[float | None]:
-    values = found.recall, found.false_per_image, found.false_per_intact
+    values = found.recall, found.false_per_image, found.false_without_fracture
     return [None if np.isnan(each) else round(each, 4) for each in values]

@@ -59,8 +59,9 @@ class Judged:
         refused: Whether the classifier refused the radiograph as out of distribution. A
             refused radiograph counts as "No Fracture".
         peaks: The separate peaks of the heatmap, at any score, in the order of
-            decreasing scores. Empty if no fracture is reported, or if the network has
-            no scores of locations.
+            decreasing scores. With a `pooling` of "average", the only one is the
+            highest peak, and its score is the probability. Empty if no fracture is
+            reported, or if the heatmap is zero.
     """
 
     sample: Sample
@@ -129,7 +130,7 @@ def judged(
         tip=first.tip if first else None,
         pointed=first is not None and bool(first.boxes),
         heat_inside=_heat_inside(finding.saliency, sample.boxes),
-        peaks=peaks if card.pooling == "log_sum_exp" else (),
+        peaks=peaks,
     )
 
 

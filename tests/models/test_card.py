@@ -28,6 +28,7 @@ def test_card_is_read_as_written(path: Path) -> None:
         body_parts=("LEG", "ARM"),
         sha256="0f" * 32,
         phantom_logits={"whole": (-1.5, 2.0), "broken": (3.25, -1e-07)},
+        finding_threshold=0.125,
     )
 
     assert read_card(write(path, card_text(card))) == card

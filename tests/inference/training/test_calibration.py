@@ -1,5 +1,6 @@
 """Calibration of probabilities, and the two operating points."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from inference.finding import OperatingPoint
 from inference.training.atlas import Sample
 from inference.training.calibration import Calibration, calibrate
-from inference.training.judging import Judged
+from inference.training.draft import DRAFT
+from inference.training.froc import best_threshold
+from inference.training.judging import Judged, Peak
 from inference.training.statistics import calibration_error
 
 
@@ -76,6 +79,65 @@ def test_finding_below_both_thresholds_has_no_arrow() -> None:
     after = Calibration(1, 0, doubtful=0.3, definite=0.6).apply(judged)
 
     assert (after.operating_point, after.tip, after.pointed) == ("none", None, False)
+
+
+def judged_with_peaks(temperature: float, shift: float) -> list[Judged]:
+    """Return 200 results without calibration, each with two peaks.
+
+    The scores of the peaks are the probability, and half of it.
+    """
+    return [
+        replace(
+            each,
+            peaks=(
+                Peak((0.5, 0.5), each.probability, (), is_highest=True, has_arrow=True),
+                Peak(
+                    (0.1, 0.1),
+                    each.probability / 2,
+                    (),
+                    is_highest=False,
+                    has_arrow=False,
+                ),
+            ),
+        )
+        for each in judged_samples(temperature, shift)[:200]
+    ]
+
+
+def test_calibrate_chooses_the_threshold_of_the_calibrated_scores() -> None:
+    judged = judged_with_peaks(temperature=1.5, shift=-1.5)
+
+    found = calibrate(judged)
+
+    without = replace(found, finding_threshold=None)
+    assert found.finding_threshold == best_threshold([*map(without.apply, judged)])
+    assert found.finding_threshold is not None
+    assert best_threshold(judged) != found.finding_threshold
+
+
+def test_card_has_the_values_of_the_calibration() -> None:
+    card = Calibration(1.5, -1.0, 0.3, 0.6, finding_threshold=0.4).card(DRAFT)
+
+    assert (card.temperature, card.doubtful, card.definite) == (1.5, 0.3, 0.6)
+    assert card.finding_threshold == 0.4
+
+
+def test_arrow_of_a_network_with_average_pooling_stays() -> None:
+    peak = Peak((0.5, 0.5), 0.9, (0,), is_highest=True, has_arrow=True)
+    judged = Judged(
+        sample(fractured=True),
+        0.9,
+        OperatingPoint.DEFINITE,
+        peak.tip,
+        pointed=True,
+        heat_inside=1,
+        peaks=(peak,),
+    )
+
+    after = Calibration(2, 0, doubtful=0.3, definite=0.6).apply(judged)
+
+    assert (after.tip, after.pointed) == ((0.5, 0.5), True)
+    assert [each.score for each in after.peaks] == [after.probability]
 
 
 def test_calibrate_handles_perfectly_separated_classes() -> None:

@@ -1,6 +1,7 @@
 """The FROC curve of arrows, and the threshold for several arrows."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,13 @@ RESULTS = [
 def test_rates_count_boxes_and_false_arrows() -> None:
     one, several = rates(RESULTS, highest_peak), rates(RESULTS, peaks_from(0.5))
 
-    assert (one.recall, one.false_per_image, one.false_per_intact) == (1 / 3, 0.5, 0.5)
+    assert (one.recall, one.false_per_image, one.false_without_fracture) == (
+        1 / 3,
+        0.5,
+        0.5,
+    )
     assert several.recall == 1
-    assert (several.false_per_image, several.false_per_intact) == (0.5, 0.5)
+    assert (several.false_per_image, several.false_without_fracture) == (0.5, 0.5)
 
 
 def test_two_arrows_in_one_box_find_one_box() -> None:
@@ -54,11 +59,11 @@ def test_two_arrows_in_one_box_find_one_box() -> None:
     found = rates(results, peaks_from(0.5))
 
     assert (found.recall, found.false_per_image) == (1, 0)
-    assert math.isnan(found.false_per_intact)
+    assert math.isnan(found.false_without_fracture)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_threshold_adds_no_false_arrows_in_intact_bones(seed: int) -> None:
+def test_threshold_adds_no_arrows_to_radiographs_without_a_fracture(seed: int) -> None:
     random = np.random.default_rng(seed)
     results = []
     for _ in range(50):
@@ -69,17 +74,41 @@ def test_threshold_adds_no_false_arrows_in_intact_bones(seed: int) -> None:
     threshold = best_threshold(results)
 
     assert threshold is not None
-    allowed = rates(results, highest_peak).false_per_intact
-    assert rates(results, peaks_from(threshold)).false_per_intact <= allowed
+    allowed = rates(results, highest_peak).false_without_fracture
+    assert rates(results, peaks_from(threshold)).false_without_fracture <= allowed
     lower = sorted(
         {p.score for each in results for p in each.peaks if p.score < threshold}
     )
     if lower:
-        assert rates(results, peaks_from(lower[-1])).false_per_intact > allowed
+        assert rates(results, peaks_from(lower[-1])).false_without_fracture > allowed
 
 
 def test_there_is_no_threshold_without_scores() -> None:
     assert best_threshold([judged(), judged(boxes=1)]) is None
+
+
+@pytest.mark.parametrize("score", [0.0009, 0.0017, 0.5, 0.9998])
+def test_threshold_is_above_the_scores_that_it_excludes(score: float) -> None:
+    results = [judged(peak(0.99995, highest=True), peak(score))]
+
+    threshold = best_threshold(results)
+
+    assert threshold is not None
+    assert score < threshold == pytest.approx(score + 1e-4)
+
+
+def test_there_is_no_threshold_of_1() -> None:
+    # A threshold of 0.9999 would give two arrows instead of one.
+    assert best_threshold([judged(peak(0.99995, highest=True), peak(0.99992))]) is None
+
+
+def test_there_is_no_threshold_if_each_radiograph_has_one_peak() -> None:
+    results = [
+        judged(peak(0.7, highest=True)),
+        judged(peak(0.8, highest=True), boxes=1),
+    ]
+
+    assert best_threshold(results) is None
 
 
 def test_calibration_changes_scores_and_selects_the_arrows() -> None:
@@ -116,6 +145,31 @@ def test_curve_rises_with_the_number_of_false_arrows() -> None:
     recalls = [recall for _, recall, _, _ in found["curve"]]
     assert recalls == sorted(recalls)
     assert found["one_arrow"] == [0.3333, 0.5, 0.5]
+
+
+def test_fractures_without_a_box_are_excluded() -> None:
+    unboxed = judged(peak(0.8, highest=True), peak(0.75))
+    sample = replace(unboxed.sample, is_fractured=True)
+
+    found = froc([*RESULTS, replace(unboxed, sample=sample)], resampled=50)
+
+    assert found == froc(RESULTS, resampled=50)
+
+
+def test_reported_fractures_without_an_arrow_are_counted() -> None:
+    results = [replace(each, peaks=with_arrows(each.peaks, 0.75)) for each in RESULTS]
+    heatless = replace(RESULTS[3], operating_point=OperatingPoint.DOUBTFUL)
+
+    # Two of the three reported fractures with peaks have an arrow.
+    assert share_without_arrow(results) == round(1 / 3, 4)
+    assert share_without_arrow([*results, heatless]) == 0.5
+    assert share_without_arrow(RESULTS) == 0
+
+
+def share_without_arrow(results: list[Judged]) -> float:
+    found = froc(results, resampled=50)
+    assert found is not None
+    return float(found["reported_without_arrow"])
 
 
 def test_gain_is_that_of_radiographs_with_several_boxes() -> None:
