@@ -35,6 +35,7 @@ from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
 from inference.training.phantoms import random_phantom
 from models.card import ModelError, card_text, read_card
+from tests.support.side_by_side import side_by_side
 
 EXAMPLE = SHIPPED.with_name("original_app.example.toml")
 
@@ -157,6 +158,31 @@ class TestShipped:
         left, top, right, bottom = phantom.fracture
         assert left < finding.arrow.tip[0] < right
         assert top < finding.arrow.tip[1] < bottom
+
+    def test_each_of_three_fractures_is_a_location_with_a_finding_threshold(
+        self, shipped: Classifier
+    ) -> None:
+        radiograph, boxes = side_by_side(3)
+        card = replace(shipped.card, finding_threshold=0.01)
+
+        finding = replace(shipped, card=card).classify(radiograph)
+
+        assert len(finding.locations) == len(boxes)
+        tips = sorted(location.arrow.tip for location in finding.locations)
+        for (column, row), (left, top, right, bottom) in zip(tips, boxes, strict=True):
+            assert left < column < right
+            assert top < row < bottom
+        scores = [location.score for location in finding.locations]
+        assert scores == sorted(scores, reverse=True)
+        assert max(scores) < finding.probability
+        assert [each.operating_point for each in finding.locations] == [
+            *(OperatingPoint.DEFINITE, OperatingPoint.DEFINITE),
+            OperatingPoint.DOUBTFUL,
+        ]
+        odds = [(each / (1 - each)) ** card.temperature for each in scores]
+        p = finding.probability
+        whole = (p / (1 - p)) ** card.temperature
+        assert 0.9 * whole < sum(odds) < whole
 
     def test_whole_phantom_is_no_fracture_and_has_no_arrow(
         self, shipped: Classifier
