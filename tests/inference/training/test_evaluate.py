@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dicom_node.commands import evaluate
@@ -15,7 +16,9 @@ from inference.training.atlas import Sample, read_manifest
 from inference.training.evaluate import _age_band, comparison, evaluation, figures
 from inference.training.judging import Judged
 from inference.training.phantoms import random_phantom
+from inference.training.report import write_figures
 from inference.training.robustness import CHANGES, _switched_at, robustness
+from models.card import card_text, read_card
 from tests.support.phantom_atlas import write_atlas
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -100,7 +103,11 @@ def test_the_command_writes_figures_curves_and_sheets(
     written = json.loads((out / "evaluation.json").read_text("utf-8"))
     assert json.loads(capsys.readouterr().out) == written["overall"]
     assert written["overall"]["radiographs"] == 4
-    for name in ("roc", "pr", "calibration", "misses", "alarms"):
+    # The shipped card has no finding_threshold, so each fracture has one arrow.
+    assert written["froc"]["one_arrow"] == written["froc"]["arrows"]
+    assert written["froc"]["one_arrow"][0] == written["overall"]["arrow_in_box"][0] == 1
+    assert written["froc"]["reported_without_arrow"] == 0
+    for name in ("roc", "pr", "calibration", "froc", "misses", "alarms"):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 400
 
@@ -240,17 +247,46 @@ def test_difference_of_two_models_is_that_of_their_figures() -> None:
     assert found["sensitivity_doubtful"] == [0, 0, 0]
 
 
+def test_there_is_no_froc_curve_and_no_picture_of_it_without_peaks(
+    tmp_path: Path,
+) -> None:
+    found = evaluation(JUDGED)
+
+    write_figures(tmp_path, found, JUDGED)
+
+    assert found["froc"] is None
+    assert not (tmp_path / "froc.png").exists()
+    assert (tmp_path / "roc.png").exists()
+
+
+@pytest.fixture
+def other_weights(tmp_path: Path) -> Path:
+    """Weights with a higher bias of the fracture, and with a card of their own."""
+    path = tmp_path / "other.pth"
+    weights = torch.load(SHIPPED, weights_only=True)
+    weights["fc.bias"][0] += 4
+    torch.save(weights, path)
+    card = read_card(SHIPPED.with_suffix(".toml"))
+    card = replace(card, name="other", sha256="", phantom_logits={})
+    path.with_suffix(".toml").write_text(card_text(card), "utf-8")
+    return path
+
+
 def test_command_compares_two_weights_on_the_same_radiographs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_weights: Path
 ) -> None:
     folder, out = write_atlas(tmp_path / "atlas", 6), tmp_path / "report"
     arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
-    monkeypatch.setattr("sys.argv", [*arguments, "--against", str(SHIPPED)])
+    monkeypatch.setattr("sys.argv", [*arguments, "--against", str(other_weights)])
 
     evaluate.main()
 
     written = json.loads((out / "evaluation.json").read_text("utf-8"))
     compared = written["comparison"]
-    assert compared["model"] == written["model"]
-    assert compared["overall"] == written["overall"]
+    assert compared["model"] == "other 0.4.0"
+    assert written["model"] == "fracture-resnet18 0.4.0"
+    # The other model reports each phantom as a fracture, in the same order.
+    assert compared["overall"]["specificity_doubtful"][0] == 0
+    assert written["overall"]["specificity_doubtful"][0] == 1
+    assert compared["difference"]["specificity_doubtful"] == [1, 1, 1]
     assert compared["difference"]["auc"] == [0, 0, 0]
