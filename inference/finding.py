@@ -91,7 +91,7 @@ class Location:
         score: A probability of a fracture, in [0, 1]. If the card has no
             `finding_threshold`, it is the probability of the finding. Otherwise it is
             the probability that the model would return if only the cells of this
-            location had a score; it is at most the probability of the finding. A cell
+            location had a score. It is at most the probability of the finding. A cell
             of the network belongs to the location with the nearest local maximum of the
             saliency. Maxima that a ridge joins to the peak belong to the location, too
             (see `inference.classification.peaks`).

@@ -61,8 +61,8 @@ class ModelCard:
             younger patients are not analyzed.
         finding_threshold: Minimum score of a location that gets an arrow (see
             `inference.finding.Location`). The key requires `pooling` "log_sum_exp".
-            None means that only the highest peak of the heatmap gets an arrow, whatever
-            its score.
+            None means that only the highest peak of the heatmap gets an arrow. Its
+            score is the probability of the image.
         sha256: SHA-256 of the weights file, hexadecimal; empty means that any file is
             accepted.
         phantom_logits: The recorded logits for the whole and the broken phantom,
