@@ -38,6 +38,7 @@ from dicom_node.results.result_kinds import (
     WITHOUT_RESULT,
     kinds_for,
     names_for,
+    with_stored_reports,
 )
 from dicom_node.storage.database import upsert, writing
 from dicom_node.storage.records import DeliveryRecord, InstanceRecord, ResultRecord
@@ -193,8 +194,7 @@ class Deliveries:
         has_result = row.probability is not None
         negative = has_result and row.operating_point == OperatingPoint.NONE
         for name, destination in self._destinations.items():
-            wanted = names_for(destination)
-            uids = [r.sop_instance_uid for r in results if r.kind in wanted]
+            uids = _wanted(results, destination)
             gets_negative = destination.send_negative or name in recipients
             if name in kept:
                 requested.append(name)
@@ -247,8 +247,7 @@ class Deliveries:
                 note(connection, instance_id, EventKind.SEND_AGAIN, "")
                 self.queue_all(connection, instance_id, is_repetition=False)
                 return True
-            wanted = names_for(self._destinations[destination])
-            uids = [r.sop_instance_uid for r in results if r.kind in wanted]
+            uids = _wanted(results, self._destinations[destination])
             if uids:
                 again, key = DeliveryTrigger.SEND_AGAIN, (instance_id, destination)
                 self._queue_run(connection, again, key, uids)
@@ -420,6 +419,15 @@ class Deliveries:
 def _results(connection: sa.Connection, instance_id: str) -> Sequence[ResultRecord]:
     query = result.select().where(result.c.instance_id == instance_id)
     return read_records(ResultRecord, connection.execute(query))
+
+
+def _wanted(
+    results: Sequence[StoredResult | ResultRecord], destination: Destination
+) -> list[str]:
+    """Return the SOP Instance UIDs of the results that a destination gets."""
+    stored = {each.kind for each in results}
+    kinds = with_stored_reports(names_for(destination), stored)
+    return [each.sop_instance_uid for each in results if each.kind in kinds]
 
 
 def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:

@@ -1,6 +1,6 @@
 """The kinds of result objects, and which of them a destination gets."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -137,6 +137,29 @@ def names_for(destination: Destination) -> frozenset[str]:
     """Return `ResultKind.name` of all kinds of objects that a destination gets."""
     kinds = kinds_for(destination) | examination_kinds_for(destination)
     return frozenset(each.name for each in kinds)
+
+
+def with_stored_reports(
+    wanted: Collection[str], stored: Collection[str]
+) -> frozenset[str]:
+    """Return the kinds of stored objects to send to a destination.
+
+    These are the wanted kinds. If a wanted structured report is not stored, the result
+    also has the other kind of structured report, which differs only in the reference to
+    the heatmap. This is the case if `heatmap` was added to the settings of the
+    destination, or removed, or if an earlier release made the report.
+
+    Args:
+        wanted: The kinds that the destination gets, as `names_for` returns them.
+        stored: `ResultKind.name` of each stored object.
+    """
+    reports = {
+        ResultKind(STRUCTURED_REPORT, with_heatmap=each).name for each in (False, True)
+    }
+    names = frozenset(wanted)
+    if names & reports and not names & reports & set(stored):
+        return names | reports
+    return names
 
 
 def all_kinds(destinations: Iterable[Destination]) -> tuple[ResultKind, ...]:

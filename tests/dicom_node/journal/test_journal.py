@@ -576,6 +576,35 @@ def test_repeated_instance_is_analyzed_again_if_the_form_of_results_has_changed(
     assert state_of(after, one) == InstanceState.DELIVERED
 
 
+@pytest.mark.parametrize("outcome", [STORED, REFUSED], ids=["delivered", "failed"])
+@pytest.mark.parametrize("had_heatmap", [False, True], ids=["added", "removed"])
+def test_stored_report_is_sent_again_after_heatmap_was_added_or_removed(
+    engine: sa.Engine,
+    tmp_path: Path,
+    receive: Receive,
+    had_heatmap: bool,  # noqa: FBT001
+    outcome: Outcome,
+) -> None:
+    """The answer is negative, so the report is the only object."""
+    without, with_map = ["structured_report"], ["structured_report", "heatmap"]
+    settings = (with_map, without) if had_heatmap else (without, with_map)
+    before, after = (with_pacs(engine, tmp_path, results=each) for each in settings)
+    kind = "structured_report-heatmap" if had_heatmap else "structured_report"
+    one = receive()
+    before.record(one)
+    answer = replace(stored(kind, "2.25.9"), finding=NEGATIVE)
+    before.analyses.record_result(one.id, 1, answer)
+    before.deliveries.begin(one.id, "pacs", 1)
+    before.delivery_outcomes.record(one.id, destination("pacs"), 1, {"2.25.9": outcome})
+
+    for run, chosen in enumerate(["pacs", None], start=2):
+        assert after.deliveries.send_again(one.id, chosen)
+        assert after.deliveries.begin(one.id, "pacs", run) == {
+            "2.25.9": "results/a.dcm"
+        }
+    assert state_of(after, one) == InstanceState.DELIVERING
+
+
 def test_analysis_without_an_answer_ends_deliveries_in_progress(
     journal: Journal, analyzed: ReceivedInstance
 ) -> None:

@@ -8,10 +8,12 @@ from dicom_node.results.result_kinds import (
     examination_kinds_for,
     kind_label,
     kinds_for,
+    with_stored_reports,
 )
 from tests.dicom_node.results.test_capture_iod import destination
 
 EXAMINATION = ["exam_summary", "exam_report"]
+REPORTS = {"structured_report", "structured_report-heatmap"}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,31 @@ def test_kinds_of_images_and_examinations_are_separate(
 
     assert {each.name for each in kinds_for(chosen)} == of_images
     assert {each.name for each in examination_kinds_for(chosen)} == of_examinations
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stored", "sent"),
+    [
+        ("structured_report", {"structured_report-heatmap"}, True),
+        ("structured_report-heatmap", {"structured_report"}, True),
+        (
+            "structured_report",
+            {"structured_report", "structured_report-heatmap"},
+            False,
+        ),
+        ("secondary_capture", {"structured_report"}, False),
+        ("secondary_capture", {"secondary_capture-jpeg"}, False),
+    ],
+)
+def test_another_stored_kind_is_sent_only_if_the_wanted_report_is_absent(
+    wanted: str, stored: set[str], *, sent: bool
+) -> None:
+    others = stored - {wanted}
+
+    chosen = with_stored_reports([wanted], stored)
+
+    assert wanted in chosen
+    assert (others <= chosen) is sent
 
 
 def test_all_kinds_are_those_of_all_destinations() -> None:
