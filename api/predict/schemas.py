@@ -94,12 +94,13 @@ class Prediction(BaseModel):
     arrow: ArrowResponse | None = Field(
         description="The arrow of the first finding. Each end is a [column, row] "
         "in pixels of the uploaded image from the top left corner. If the image has an "
-        "EXIF orientation, it is rotated first. Null if there is no arrow."
+        "EXIF orientation, it is rotated first. Null if there are no findings."
     )
     findings: list[FindingResponse] = Field(
         description="The suspected fractures, at most five. If there are several, "
         "the first one has the number 1 on the annotated radiograph, and so on. Empty "
-        "if there is no arrow."
+        'if the prediction is "No Fracture", or if no peak of the heatmap has a '
+        "sufficient score."
     )
     model: ModelResponse
     original: OriginalResponse | None = Field(

@@ -31,8 +31,8 @@ x is relative to the width, and y to the height, of the displayed area.
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
     """Return the graphic layers of a finding, and the annotations in them.
 
-    One layer contains the arrows with their numbers and the outline, the other one the
-    caption. If the finding has no arrow, there is only the layer of the caption.
+    One layer contains the arrows with their numbers and the outlines, the other one the
+    caption. If the finding has no location, there is only the layer of the caption.
 
     Source:
         PS3.3 C.10.5, C.10.7.
@@ -77,21 +77,20 @@ def _caption(finding: Finding) -> Dataset:
 
 
 def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
-    """Yield the arrows and the outline, in stored pixels.
+    """Yield the arrows, then the outlines of the locations, in stored pixels.
 
-    The outline is that of the region around the highest peak of the saliency. If the
-    finding has no arrow, yield nothing.
+    If the finding has no location, yield nothing.
     """
-    if not finding.locations:
-        return
     rows, columns = radiograph.pixels.shape
     scale = _stored_scale(radiograph)
     for location in finding.locations:
         arrow = np.array(arrow_line(location.arrow, max(rows, columns)))
         # The barbs of an arrow near an edge must not leave the image.
         yield _polyline(np.clip(arrow, 0, (columns, rows)) * scale)
-    around = outline(finding.saliency, (columns, rows))
-    yield _polyline(np.array([*around, around[0]]) * scale)
+    for location in finding.locations:
+        around = outline(finding.saliency, (columns, rows), location.arrow.tip)
+        if around:  # the saliency at the tip is not zero
+            yield _polyline(np.array([*around, around[0]]) * scale)
 
 
 def _stored_scale(radiograph: Radiograph) -> NDArray[np.float64]:

@@ -83,15 +83,16 @@ def heatmap(
         options: The options; only the Series Number is used.
 
     Returns:
-        The object; None if no fracture is reported, or if the map has no peak. If no
-        fracture is reported, the map would be misleading. The values of a map are
-        relative to its peak, so almost every map has a bright area.
+        The object; None if no fracture is reported, or if the map has no peak. A
+        fracture is enough: the object is also made if no peak has a sufficient score
+        for a location. If no fracture is reported, the map would be misleading. The
+        values of a map are relative to its peak, so almost every map has a bright area.
 
     Raises:
         AnalysisError: The source has no series, so no segmentation can reference it.
     """
     check_series(source, "A heatmap")
-    if finding.arrow is None:
+    if not (finding.is_fracture and finding.saliency.max() > 0):
         return None
     result = result_series(source, finding.model, options, KIND, MODALITY)
     result.SeriesDescription = SERIES_DESCRIPTION

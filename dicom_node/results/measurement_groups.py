@@ -91,8 +91,8 @@ def measurement_groups(image: ReportedImage) -> list[Group]:
     """Return the measurement groups of an image.
 
     The first group has the probability of a fracture in the image. If the finding has
-    one location, this group is about a region of the image (TID 1410). Otherwise, or if
-    the stored shape is not known, it is about the whole image (TID 1501).
+    one location, this group is about the region around it (TID 1410). Otherwise, or if
+    a shape is not known, it is about the whole image (TID 1501).
 
     If the finding has several locations, there is also a group for each location, about
     the point of its arrow (TID 1410), with the score of the location. These groups are
@@ -126,9 +126,7 @@ def _image_group(image: ReportedImage) -> Group:
             ),
         ],
     }
-    if len(finding.locations) == 1 and image.stored_shape is not None:
-        rows, columns = image.stored_shape
-        contour = outline(finding.saliency, (columns, rows))
+    if contour := _contour(image):
         region = _region(image.source, "POLYLINE", [*contour, contour[0]])
         group: Group = PlanarROIMeasurementsAndQualitativeEvaluations(
             referenced_region=region, **arguments
@@ -142,21 +140,47 @@ def _image_group(image: ReportedImage) -> Group:
     return _with_texts(group, finding.operating_point, sentence)
 
 
-def _location_groups(image: ReportedImage) -> list[Group]:
-    """Return a group for each location if there are several; else an empty list."""
-    locations = image.finding.locations
-    if len(locations) <= 1 or not (image.stored_shape and image.displayed_shape):
+def _contour(image: ReportedImage) -> tuple[Point, ...]:
+    """Return the outline of the only location, in stored pixels.
+
+    Empty if there is not exactly one location, or if its point is not known.
+    """
+    points = _stored_points(image)
+    if len(points) != 1 or not image.stored_shape:
+        return ()
+    rows, columns = image.stored_shape
+    return outline(image.finding.saliency, (columns, rows), points[0])
+
+
+def _stored_points(image: ReportedImage) -> list[Point]:
+    """Return the point of each location, in stored pixels.
+
+    Empty if a shape is not known.
+    """
+    if not (image.stored_shape and image.displayed_shape):
         return []
     (stored_rows, stored_columns), (rows, columns) = (
         image.stored_shape,
         image.displayed_shape,
     )
-    groups = []
-    for number, location in enumerate(locations, start=1):
-        column, row = location.arrow.tip
-        point = column * stored_columns / columns, row * stored_rows / rows
-        groups.append(_location_group(image, location, point, number))
-    return groups
+    tips = [each.arrow.tip for each in image.finding.locations]
+    return [
+        (column * stored_columns / columns, row * stored_rows / rows)
+        for column, row in tips
+    ]
+
+
+def _location_groups(image: ReportedImage) -> list[Group]:
+    """Return a group for each location if there are several; else an empty list."""
+    points = _stored_points(image)
+    if len(points) <= 1:
+        return []
+    return [
+        _location_group(image, location, point, number)
+        for number, (location, point) in enumerate(
+            zip(image.finding.locations, points, strict=True), start=1
+        )
+    ]
 
 
 def _location_group(

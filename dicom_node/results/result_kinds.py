@@ -33,7 +33,7 @@ An HL7 message is also made if the instance has an answer.
 WITH_RESULT = SECONDARY_CAPTURE, "presentation_state", STRUCTURED_REPORT, HL7_MESSAGE
 """Object types that are made for every finding.
 
-A heatmap is made only for a finding with an arrow.
+A heatmap is made only if a fracture is reported and the heatmap has a peak.
 """
 
 

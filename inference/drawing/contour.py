@@ -1,4 +1,4 @@
-"""Outline of the area of highest saliency, as a polygon."""
+"""Outline of the area of high saliency around a location, as a polygon."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from inference.finding import Point
 
 LEVEL = 0.5
-"""Saliency of the outline, relative to the peak."""
+"""Saliency of the outline, relative to that of the location."""
 
 PRECISION = 0.6
 """Maximum deviation of the polygon from the outline, in cells of the saliency."""
@@ -17,30 +17,31 @@ FEWEST = 3
 
 
 def outline(
-    saliency: NDArray[np.float32], size: tuple[float, float]
+    saliency: NDArray[np.float32], size: tuple[float, float], tip: Point
 ) -> tuple[Point, ...]:
-    """Return a polygon around the peak of the saliency.
+    """Return a polygon around a point, such as the tip of an arrow.
 
     Args:
         saliency: (h, w); covers the whole radiograph.
         size: (width, height) of the radiograph, in the units of the polygon.
+        tip: The point as (column, row), inside the radiograph, in the same units.
 
     Returns:
         The corners of the polygon as (column, row). The first corner is not repeated at
-            the end. The polygon approximates the edge of the connected area around the
-            peak in which the saliency is at least LEVEL times the peak. Empty if the
-            saliency has no peak.
+            the end. The polygon approximates the edge of the connected area around
+            `tip` in which the saliency is at least LEVEL times that at `tip`. Empty if
+            the saliency at `tip` is zero.
     """
-    if not saliency.max() > 0:
-        return ()
     height, width = saliency.shape
-    row, column = np.unravel_index(saliency.argmax(), saliency.shape)
-    above = (saliency >= LEVEL * saliency.max()).astype(np.uint8)
+    cell = int(tip[1] * height / size[1]), int(tip[0] * width / size[0])
+    if not saliency[cell] > 0:
+        return ()
+    above = (saliency >= LEVEL * saliency[cell]).astype(np.uint8)
     _, parts = cv2.connectedComponents(above)
-    around_peak = (parts == parts[row, column]).astype(np.uint8)
+    around_tip = (parts == parts[cell]).astype(np.uint8)
     # Double the cells and add a border, because contours run through cell centers.
     wide = cv2.copyMakeBorder(
-        cv2.resize(around_peak, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST),
+        cv2.resize(around_tip, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST),
         *(1, 1, 1, 1),
         cv2.BORDER_CONSTANT,
     )

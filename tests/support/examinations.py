@@ -95,6 +95,7 @@ class Studies:
             None if isinstance(outcome, Finding) else outcome,
             draw_thumbnail(RADIOGRAPH, outcome) if analyzed else None,
             same_picture_as,
+            RADIOGRAPH.pixels.shape if analyzed else None,
         )
 
     def _written(self, dataset: Dataset, key: str, seconds: int) -> ReceivedInstance:

@@ -246,7 +246,7 @@ def test_explanation_mentions_the_arrow_only_if_there_is_one(page: Page) -> None
     choose(page, png(broken=True), "again.png")
     page.wait_for_selector("#file-name:text('again.png')")
 
-    assert "gives no position" in page.inner_text("#explained")
+    assert "so there is no arrow" in page.inner_text("#explained")
     assert "points to" not in page.inner_text("#explained")
 
 

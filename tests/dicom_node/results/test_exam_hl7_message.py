@@ -77,7 +77,7 @@ def studies(tmp_path: Path) -> Studies:
 def test_answers_are_those_of_the_examination_and_of_each_image(
     studies: Studies,
 ) -> None:
-    definite = replace(studies.image(1, DEFINITE), displayed_shape=(200, 150))
+    definite = studies.image(1, DEFINITE)
     text = message(definite, studies.image(2, NEGATIVE), studies.image(3, NOT_ANALYZED))
 
     assert answers(text) == [
@@ -99,7 +99,7 @@ def test_answers_are_those_of_the_examination_and_of_each_image(
 def test_locations_follow_the_number_of_their_image(studies: Studies) -> None:
     arrows = Arrow((75.0, 105.0), (30.0, 40.0)), Arrow((20.0, 50.0), (60.0, 60.0))
     several = replace(DEFINITE, locations=locations(*arrows))
-    image = replace(studies.image(2, several), displayed_shape=(200, 150))
+    image = studies.image(2, several)
 
     text = message(studies.image(1, NEGATIVE), image)
 

@@ -184,7 +184,7 @@ def test_finding_without_a_thumbnail_is_about_the_whole_image(studies: Studies) 
 
 
 def test_image_with_several_locations_has_a_group_for_each(studies: Studies) -> None:
-    image = replace(studies.image(1, SEVERAL), displayed_shape=(200, 150))
+    image = studies.image(1, SEVERAL)
 
     read = Comprehensive3DSR.from_dataset(
         report(image, studies.image(2, DOUBTFUL))
@@ -282,8 +282,11 @@ def test_validators_report_no_error(  # noqa: PLR0913, PLR0917
     earlier = Predecessor(
         Comprehensive3DSRStorage, "1.2.4", "1.2.5", revision=1, image_count=1
     )
-    several = replace(studies.image(3, SEVERAL), displayed_shape=(200, 150))
-    images = [several, *studies.every_outcome()] if case == "answers" else []
+    images = (
+        [studies.image(3, SEVERAL), *studies.every_outcome()]
+        if case == "answers"
+        else []
+    )
     images = images or [studies.image(1, NOT_ANALYZED), studies.image(2, FAILED)]
     path = tmp_path / "report.dcm"
     path.write_bytes(content(*images, revision=2, predecessors=(earlier,)))

@@ -233,7 +233,6 @@ def test_maximum_of_the_heatmap_is_at_the_tip_of_the_arrow(
 ) -> None:
     dataset.ImagerPixelSpacing = [0.2, 0.1]  # pixels are twice as high as wide
     arrow = point_at_peak(shown(dataset), POSITIVE.saliency)
-    assert arrow is not None
 
     written = heatmap_of(source(dataset), replace(POSITIVE, locations=locations(arrow)))
 
@@ -262,6 +261,15 @@ def test_no_heatmap_is_created_for_a_negative_finding_or_an_empty_map(
     results = encode_file(source(dataset), PHANTOM.radiograph(), finding, options)
 
     assert [each.kind for each in results] == ["secondary_capture"]
+
+
+def test_fracture_without_a_location_has_a_heatmap(
+    source: Source, dataset: Dataset
+) -> None:
+    """No peak has a sufficient score for a location."""
+    written = heatmap_of(source(dataset), replace(POSITIVE, locations=()))
+
+    assert written.pixel_array.max() > 240
 
 
 @pytest.mark.parametrize("finding", [POSITIVE, NEGATIVE], ids=["positive", "negative"])

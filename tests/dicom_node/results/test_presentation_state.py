@@ -44,11 +44,14 @@ CLASSES = [
 
 
 def saliency() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return a map of 7 x 7 cells: a region of 2 x 3 cells, and a single cell."""
+    """Return a map of 7 x 7 cells: a region of 2 x 3 cells, and a single cell.
+
+    The arrow of FINDING points to the peak in the region.
+    """
     cells = np.zeros((7, 7), np.float32)
-    cells[1:3, 1:4] = 0.8
-    cells[2, 2] = 1
-    cells[6, 6] = 0.7  # not connected to the peak, and so not outlined
+    cells[2:4, 2:5] = 0.8
+    cells[3, 3] = 1
+    cells[6, 6] = 0.7  # not connected to the peak
     return cells
 
 
@@ -138,8 +141,8 @@ def test_arrow_and_outline_are_in_another_layer_than_the_caption(
     np.testing.assert_allclose(arrow[3], (150, 200))
     # The cells are 300 / 7 wide and 400 / 7 high. The line runs through the centers
     # of half cells.
-    np.testing.assert_allclose(around.min(axis=0), (1.25 * 300 / 7, 1.25 * 400 / 7))
-    np.testing.assert_allclose(around.max(axis=0), (3.75 * 300 / 7, 2.75 * 400 / 7))
+    np.testing.assert_allclose(around.min(axis=0), (2.25 * 300 / 7, 2.25 * 400 / 7))
+    np.testing.assert_allclose(around.max(axis=0), (4.75 * 300 / 7, 3.75 * 400 / 7))
     np.testing.assert_allclose(around[0], around[-1])
     (text,) = caption.TextObjectSequence
     assert text.UnformattedTextValue.split("\r\n") == [
@@ -153,7 +156,7 @@ SEVERAL = replace(
     POSITIVE,
     locations=locations(
         Arrow((150.0, 200.0), (50.0, 100.0)),
-        Arrow((200.0, 100.0), (280.0, 100.0)),
+        Arrow((200.0, 130.0), (280.0, 130.0)),
         Arrow((290.0, 390.0), (230.0, 398.0)),
     ),
 )
@@ -170,10 +173,10 @@ def test_each_of_several_arrows_has_its_number_at_the_tail(
 
     layer = graphics_of(state, "AI_FINDING")
     assert layer is not None
-    *arrows, _ = (
-        np.reshape(each.GraphicData, (-1, 2)) for each in layer.GraphicObjectSequence
-    )
-    assert len(arrows) == 3
+    arrows = [
+        np.reshape(each.GraphicData, (-1, 2))
+        for each in layer.GraphicObjectSequence[:3]
+    ]
     texts = layer.TextObjectSequence
     assert [each.UnformattedTextValue for each in texts] == ["1", "2", "3"]
     for text, arrow, location in zip(texts, arrows, SEVERAL.locations, strict=True):
@@ -187,6 +190,26 @@ def test_each_of_several_arrows_has_its_number_at_the_tail(
         assert (opposite <= (300 + 1e-9, 400 + 1e-9)).all()
         beside = np.clip(tail, corner, opposite) - tail
         assert np.abs(beside * (1, 2)).max() < 0.05 * 800
+
+
+def test_each_location_is_outlined(source: Source, dataset: Dataset) -> None:
+    """The first location is not at the highest peak."""
+    first, _, third = SEVERAL.locations
+    finding = replace(SEVERAL, locations=(third, first))
+
+    layer = graphics_of(state_of(source(dataset), finding), "AI_FINDING")
+
+    assert layer is not None
+    outlines = [
+        np.reshape(each.GraphicData, (-1, 2)) * 7 / (300, 400)
+        for each in layer.GraphicObjectSequence[2:]
+    ]
+    corners = [[each.min(axis=0), each.max(axis=0)] for each in outlines]
+    np.testing.assert_allclose(
+        corners,
+        [[(6.25, 6.25), (6.75, 6.75)], [(2.25, 2.25), (4.75, 3.75)]],
+        rtol=1e-5,
+    )
 
 
 def test_caption_says_how_many_locations_are_suspected(
@@ -206,10 +229,13 @@ def test_single_arrow_has_no_number(source: Source, dataset: Dataset) -> None:
     assert "TextObjectSequence" not in layer
 
 
-def test_negative_result_has_only_a_caption(source: Source, dataset: Dataset) -> None:
-    negative = replace(FINDING, probability=0.02, locations=())
+@pytest.mark.parametrize("probability", [0.02, 0.943], ids=["negative", "no location"])
+def test_result_without_locations_has_only_a_caption(
+    source: Source, dataset: Dataset, probability: float
+) -> None:
+    finding = replace(FINDING, probability=probability, locations=())
 
-    state = state_of(source(dataset), negative)
+    state = state_of(source(dataset), finding)
 
     assert graphics_of(state, "AI_FINDING") is None
     assert graphics_of(state, "AI_CAPTION") is not None

@@ -25,6 +25,7 @@ from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
 from tests.dicom_node.results.test_presentation_state import POSITIVE
 from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
+from tests.support.locations import locations
 from tests.support.sr_validator import Validation
 from tests.support.validators import Complaints, real_radiographs, renamed
 
@@ -130,6 +131,36 @@ def test_positive_report_contains_finding_region_and_probability(
     assert (points.max(axis=0) < (300, 400)).all()
     (image,) = content_items["Source"].ReferencedSOPSequence
     assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+
+
+def test_fracture_without_a_location_refers_to_the_whole_image_and_the_heatmap(
+    source: Source, dataset: Dataset
+) -> None:
+    """No peak has a sufficient score for a location."""
+    content, heatmap = explained(source(dataset), replace(POSITIVE, locations=()))
+
+    (group,) = groups_of(dcmread(BytesIO(content)))
+    found = dict(items(group))
+    assert coded(found["Presence of property"]) == ("52101004", "SCT")
+    assert "Image Region" not in found
+    (image,) = found["Source of Measurement"].ReferencedSOPSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+    assert heatmap is not None
+    (image,) = found["Visual explanation"].ReferencedSOPSequence
+    assert image.ReferencedSOPInstanceUID == heatmap.SOPInstanceUID
+
+
+def test_single_location_has_the_region_around_its_point(
+    source: Source, dataset: Dataset
+) -> None:
+    """The location is not at the highest peak."""
+    finding = replace(POSITIVE, locations=locations(Arrow((290, 390), (230, 398))))
+
+    region = dict(items(report(source(dataset), finding)))["Image Region"]
+
+    points = np.reshape(region.GraphicData, (-1, 2)) * 7 / (300, 400)
+    np.testing.assert_allclose(points.min(axis=0), 6.25)
+    np.testing.assert_allclose(points.max(axis=0), 6.75)
 
 
 def test_negative_report_refers_to_the_whole_image(

@@ -1,4 +1,4 @@
-"""The outline encloses the region of the peak and has an area."""
+"""The outline encloses the region around a location and has an area."""
 
 import numpy as np
 import pytest
@@ -33,22 +33,31 @@ def area(corners: tuple[tuple[float, float], ...]) -> float:
 def test_outline_of_a_small_region_has_an_area(
     saliency: NDArray[np.float32],
 ) -> None:
-    corners = outline(saliency, (300, 400))
+    (row, column), (height, width) = np.argwhere(saliency)[0] + 0.5, saliency.shape
+    tip = column * 300 / width, row * 400 / height
+
+    corners = outline(saliency, (300, 400), tip)
 
     assert area(corners) > 0
     assert all(0 <= x <= 300 and 0 <= y <= 400 for x, y in corners)
 
 
 def test_zero_saliency_has_no_outline() -> None:
-    assert outline(hot((7, 7)), (300, 400)) == ()
+    assert outline(hot((7, 7), (0, 0)), (300, 400), (299, 399)) == ()
 
 
-def test_outline_encloses_only_the_region_of_the_peak() -> None:
+@pytest.mark.parametrize(
+    ("tip", "lowest", "highest"), [((2.5, 2.5), 2, 4), ((8.5, 7.5), 7, 9)]
+)
+def test_outline_encloses_only_the_region_around_the_tip(
+    tip: tuple[float, float], lowest: float, highest: float
+) -> None:
     saliency = hot((10, 10), (2, 2), (2, 3), (3, 2), (3, 3))
-    saliency[8, 8] = 0.9
+    saliency[7:9, 7:9] = 0.25  # at least half of 0.4
+    saliency[7, 8] = 0.4
 
-    corners = np.array(outline(saliency, (10, 10)))
+    corners = np.array(outline(saliency, (10, 10), tip))
 
     # The outline is a quarter of a cell inside the outer edges of the region.
-    np.testing.assert_allclose(corners.min(axis=0), 2.25)
-    np.testing.assert_allclose(corners.max(axis=0), 3.75)
+    np.testing.assert_allclose(corners.min(axis=0), lowest + 0.25)
+    np.testing.assert_allclose(corners.max(axis=0), highest - 0.25)
