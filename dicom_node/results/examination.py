@@ -47,8 +47,7 @@ class ExaminationImage:
         state_and_reason: Why there is no finding: "Not analyzed" or "Failed", and the
             reason as a text; otherwise None.
         thumbnail: The image with its finding, as `draw_thumbnail` returns it. None if
-            it was not drawn. Then the row of the image has no picture, and the report
-            has no region of the image.
+            it was not drawn. Then the row of the image has no picture.
         displayed_shape: (rows, columns) of the radiograph as displayed; None if it is
             not known.
         same_picture_as: Id (`ReceivedInstance.id`) of another image of the examination

@@ -18,6 +18,7 @@ from highdicom.sr import (
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from dicom_node.dataset.attributes import number
 from dicom_node.results.codes import (
     COMMENT,
     EVALUATIONS,
@@ -103,14 +104,25 @@ def _has_group(each: SourceImage) -> bool:
 
 def _groups(each: SourceImage) -> list[Any]:
     """Return the measurement groups of an image; each has a comment that names it."""
-    finding, thumbnail = each.image.finding, each.image.thumbnail
+    finding = each.image.finding
     assert finding is not None  # noqa: S101 - see _has_group
-    stored = thumbnail.source_shape if thumbnail else None
-    displayed = each.image.displayed_shape
-    groups = measurement_groups(ReportedImage(each.source, finding, stored, displayed))
+    shapes = _stored_shape(each), each.image.displayed_shape
+    groups = measurement_groups(ReportedImage(each.source, finding, *shapes))
     for group in groups:
         group[0].ContentSequence.append(_text(COMMENT, each.label))
     return groups
+
+
+def _stored_shape(each: SourceImage) -> tuple[int, int] | None:
+    """Return (rows, columns) of the image as stored; None if they are not known.
+
+    If the image was not drawn, the values are those in the header.
+    """
+    if each.image.thumbnail:
+        return each.image.thumbnail.source_shape
+    keywords = "Rows", "Columns"
+    rows, columns = (int(number(each.source.dataset, name, 0)) for name in keywords)
+    return (rows, columns) if rows > 0 and columns > 0 else None
 
 
 def _evaluations(read: ExaminationSource) -> ContainerContentItem:

@@ -11,7 +11,7 @@ from dicom_node.results.provenance import plain
 from inference.drawing.caption import DISCLAIMER, answer_lines, model_line
 from inference.drawing.contour import outline
 from inference.drawing.numbers import SIZE, number_places
-from inference.finding import Arrow, Finding, Point
+from inference.finding import Arrow, Finding, Location, OperatingPoint, Point
 from inference.radiograph import Radiograph
 
 FINDING_LAYER, CAPTION_LAYER = "AI_FINDING", "AI_CAPTION"
@@ -21,11 +21,20 @@ HEAD = 0.028
 
 HEAD_ANGLE = math.radians(20)
 
+CHARACTER_WIDTH = 0.6
+"""Width of a character of a text beside an arrow, relative to its height."""
+
 CAPTION_AREA = (0.01, 0.90), (0.75, 0.99)
-"""(x, y) of the top left and bottom right corners of the caption.
+"""(x, y) of the top left and bottom right corners of a caption with three lines.
 
 x is relative to the width, and y to the height, of the displayed area.
 """
+
+_LINES = 3
+"""Number of lines of a caption about at most one location."""
+
+CAPTION_LINE = 0.03
+"""Height of each further line of a caption, relative to the height of the area."""
 
 
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
@@ -45,7 +54,8 @@ def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
         drawing = Dataset()
         drawing.GraphicLayer = FINDING_LAYER
         drawing.GraphicObjectSequence = graphics
-        if len(finding.locations) > 1:
+        points = {each.operating_point for each in finding.locations}
+        if len(finding.locations) > 1 or points != {finding.operating_point}:
             drawing.TextObjectSequence = list(_numbers(radiograph, finding))
         annotations, layers = [drawing, caption], [FINDING_LAYER, CAPTION_LAYER]
     dataset = Dataset()
@@ -69,8 +79,9 @@ def _caption(finding: Finding) -> Dataset:
     text.BoundingBoxAnnotationUnits = "DISPLAY"
     limit = 1024 // len(lines) - 2  # of all lines with their ends
     text.UnformattedTextValue = "\r\n".join(plain(line, limit) for line in lines)
-    top_left, bottom_right = CAPTION_AREA
-    text.BoundingBoxTopLeftHandCorner = list(top_left)
+    (left, top), bottom_right = CAPTION_AREA
+    top = round(top - (len(lines) - _LINES) * CAPTION_LINE, 2)
+    text.BoundingBoxTopLeftHandCorner = [left, top]
     text.BoundingBoxBottomRightHandCorner = list(bottom_right)
     text.BoundingBoxTextHorizontalJustification = "LEFT"
     return text
@@ -103,25 +114,36 @@ def _stored_scale(radiograph: Radiograph) -> NDArray[np.float64]:
 def _numbers(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
     """Yield the number of each arrow as an item of Text Object Sequence.
 
-    The bounding box is beside the tail, and the anchor point is the tail. A viewer may
-    use either of them (PS3.3 C.10.5.1.1).
+    The text of a doubtful location says so, because its arrow is a solid line. The
+    bounding box is beside the tail, and the anchor point is the tail. A viewer may use
+    either of them (PS3.3 C.10.5.1.1).
     """
     rows, columns = radiograph.pixels.shape
     scale = _stored_scale(radiograph)
     side = min(SIZE * max(rows, columns), rows, columns)
-    arrows = [each.arrow for each in finding.locations]
-    places = number_places(arrows, (columns, rows), (side, side))
-    for number, (arrow, place) in enumerate(zip(arrows, places, strict=True), start=1):
+    values = [_number(*each) for each in enumerate(finding.locations, start=1)]
+    longest = max(map(len, values))
+    width = side if longest == 1 else min(CHARACTER_WIDTH * longest * side, columns)
+    arrows, box = [each.arrow for each in finding.locations], (width, side)
+    places = number_places(arrows, (columns, rows), box)
+    for value, arrow, place in zip(values, arrows, places, strict=True):
         text = Dataset()
         text.BoundingBoxAnnotationUnits = text.AnchorPointAnnotationUnits = "PIXEL"
-        text.UnformattedTextValue = str(number)
-        top_left = (np.array(place) - side / 2) * scale
+        text.UnformattedTextValue = value
+        top_left = (np.array(place) - np.array(box) / 2) * scale
         text.BoundingBoxTopLeftHandCorner = top_left.tolist()
-        text.BoundingBoxBottomRightHandCorner = (top_left + side * scale).tolist()
+        text.BoundingBoxBottomRightHandCorner = (top_left + box * scale).tolist()
         text.BoundingBoxTextHorizontalJustification = "CENTER"
         text.AnchorPoint = (np.array(arrow.tail) * scale).tolist()
         text.AnchorPointVisibility = "N"
         yield text
+
+
+def _number(number: int, location: Location) -> str:
+    """Return the text beside an arrow, such as "1" or "2 doubtful"."""
+    if location.operating_point is OperatingPoint.DOUBTFUL:
+        return f"{number} {OperatingPoint.DOUBTFUL}"
+    return str(number)
 
 
 def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:

@@ -32,10 +32,13 @@ VIEW = Code("111031", "DCM", "Image View")
 FINDING_SITE = Code("363698007", "SCT", "Finding Site")
 SOP_INSTANCE_UID = Code("SOP_INSTANCE_UID", "L", "SOP Instance UID")
 ARROW = Code("ARROW", "L", "Point to which the arrow points")
+LOCATION_SCORE = Code(
+    "LOCATION_SCORE", "L", "Probability of a fracture at this location"
+)
 NOTICE = Code("NOTICE", "L", "Notice")
-"""A local code (coding system "L"), like SOP_INSTANCE_UID and ARROW.
+"""A local code (coding system "L"), like the three above.
 
-No standard has a code for these three concepts.
+No standard has a code for these four concepts.
 """
 
 NOTICE_TEXT = f"{DISCLAIMER}. For research only."
@@ -153,7 +156,7 @@ def image_observations(answer: ImageAnswer) -> list[Observation]:
     image, group = answer.image, answer.group
     site = image.body_part or Code("", "", image.body_part_text)
     optional = (
-        *([] if answer.probability is None else [_number(answer.probability, group)]),
+        *_probability(answer),
         *_locations(answer),
         Observation(FINDING_SITE, coded(site), "CE", group),
         Observation(LATERALITY, coded(image.side) if image.side else "", "CE", group),
@@ -168,29 +171,32 @@ def image_observations(answer: ImageAnswer) -> list[Observation]:
 
 
 def _locations(answer: ImageAnswer) -> list[Observation]:
-    """Return the point of each arrow, followed by the score if there are several.
+    """Return the point of each arrow, followed by the score of the location.
 
-    The score of the only location is omitted, because the message has the probability
-    of the image.
+    The score of the only location is omitted if it is written as the probability of the
+    image.
     """
-    if len(answer.arrows) <= 1:
-        return [
-            Observation(ARROW, escaped(each.text), "ST", answer.group)
-            for each in answer.arrows
-        ]
-    return [
-        observation
-        for number, each in enumerate(answer.arrows, start=1)
-        for observation in (
-            Observation(ARROW, escaped(each.text), "ST", f"{answer.group}.{number}"),
-            _number(each.score, f"{answer.group}.{number}"),
-        )
-    ]
+    several, observations = len(answer.arrows) > 1, list[Observation]()
+    of_image = [each.value for each in _probability(answer)]
+    for number, each in enumerate(answer.arrows, start=1):
+        group = f"{answer.group}.{number}" if several else answer.group
+        score = _number(LOCATION_SCORE, each.score, group)
+        observations.append(Observation(ARROW, escaped(each.text), "ST", group))
+        if several or score.value not in of_image:
+            observations.append(score)
+    return observations
 
 
-def _number(probability: float, group: str) -> Observation:
+def _probability(answer: ImageAnswer) -> list[Observation]:
+    """Return the probability of a fracture; an empty list without an answer."""
+    if answer.probability is None:
+        return []
+    return [_number(PROBABILITY, answer.probability, answer.group)]
+
+
+def _number(identifier: Code, probability: float, group: str) -> Observation:
     value, units = f"{probability:.4f}", coded(NO_UNITS)
-    return Observation(PROBABILITY, value, "NM", group, units)
+    return Observation(identifier, value, "NM", group, units)
 
 
 def _fracture(answer: OperatingPoint | None, group: str) -> Observation:

@@ -1,7 +1,6 @@
 """The measurement groups of an image (PS3.16 TID 1410 and TID 1501).
 
-The first group is about the image. If the finding has several locations, a group for
-each of them follows.
+The first group is about the image. Groups about the locations may follow.
 """
 
 from collections.abc import Sequence
@@ -94,21 +93,31 @@ def measurement_groups(image: ReportedImage) -> list[Group]:
     one location, this group is about the region around it (TID 1410). Otherwise, or if
     a shape is not known, it is about the whole image (TID 1501).
 
-    If the finding has several locations, there is also a group for each location, about
-    the point of its arrow (TID 1410), with the score of the location. These groups are
-    omitted if a shape is not known.
+    There is also a group for each location, about the point of its arrow (TID 1410),
+    with the score of the location. Then the first group has no Finding, so that a
+    viewer that lists findings lists each location once. These groups are omitted if a
+    shape is not known, or if the score of the only location is written like the
+    probability.
 
     Each group references `segmentation`, unless it is None.
     """
-    groups = [_image_group(image), *_location_groups(image)]
+    located = _location_groups(image)
+    groups = [_image_group(image, has_finding=not located), *located]
     if image.segmentation:
         for group in groups:
             group[0].ContentSequence.append(_explanation(image.segmentation))
     return groups
 
 
-def _image_group(image: ReportedImage) -> Group:
-    """Return the group about the image."""
+def _image_group(image: ReportedImage, *, has_finding: bool) -> Group:
+    """Return the group about the image.
+
+    Args:
+        image: The image.
+        has_finding: Whether the group has a Finding if a fracture is reported. A
+            negative report has none, because a viewer may list findings without their
+            evaluation.
+    """
     header, finding = image.source.instance.header, image.finding
     # The tracking identifier is the same for every result about the image. A viewer may
     # show it as a label, so it does not name the finding.
@@ -117,6 +126,9 @@ def _image_group(image: ReportedImage) -> Group:
     )
     arguments = {
         **_common(image),
+        "finding_type": FRACTURE_OF_BONE
+        if has_finding and finding.is_fracture
+        else None,
         "tracking_identifier": tracking,
         "measurements": [_probability(finding.probability)],
         "qualitative_evaluations": [
@@ -171,14 +183,18 @@ def _stored_points(image: ReportedImage) -> list[Point]:
 
 
 def _location_groups(image: ReportedImage) -> list[Group]:
-    """Return a group for each location if there are several; else an empty list."""
-    points = _stored_points(image)
-    if len(points) <= 1:
+    """Return the groups about the locations, if they are needed.
+
+    The only location needs no group if its score is written like the probability.
+    """
+    points, finding = _stored_points(image), image.finding
+    scores = {_rounded(each.score) for each in finding.locations}
+    if not points or (len(points) == 1 and scores == {_rounded(finding.probability)}):
         return []
     return [
         _location_group(image, location, point, number)
         for number, (location, point) in enumerate(
-            zip(image.finding.locations, points, strict=True), start=1
+            zip(finding.locations, points, strict=True), start=1
         )
     ]
 
@@ -186,7 +202,7 @@ def _location_groups(image: ReportedImage) -> list[Group]:
 def _location_group(
     image: ReportedImage, location: Location, point: Point, number: int
 ) -> Group:
-    """Return the group about one of several locations.
+    """Return the group about a location.
 
     Args:
         image: The image.
@@ -207,6 +223,7 @@ def _location_group(
         qualitative_evaluations=[
             QualitativeEvaluation(PRESENCE, PRESENCE_CODES[location.operating_point])
         ],
+        finding_type=FRACTURE_OF_BONE,
         **_common(image),
     )
     sentence = (
@@ -220,9 +237,6 @@ def _location_group(
 def _common(image: ReportedImage) -> dict[str, Any]:
     """Return the arguments that are the same for all groups of an image."""
     return {
-        # A negative report has no Finding, because a viewer may list findings without
-        # their evaluation.
-        "finding_type": FRACTURE_OF_BONE if image.finding.is_fracture else None,
         "algorithm_id": _algorithm(image.finding),
         "finding_sites": _sites(image.source),
     }
@@ -246,13 +260,17 @@ def _region(source: Source, graphic: str, points: Sequence[Point]) -> ImageRegio
 
 
 def _probability(probability: float) -> Measurement:
+    """Return the measurement of a probability."""
+    return Measurement(PROBABILITY, _rounded(probability), NO_UNITS)
+
+
+def _rounded(probability: float) -> float:
     """Return a probability with four decimals, from 0.0001 to 0.9999.
 
     A rounded value of 0 or 1 is replaced by the nearest end of this range, because it
     would express certainty.
     """
-    rounded = min(max(round(probability, 4), 0.0001), 0.9999)
-    return Measurement(PROBABILITY, rounded, NO_UNITS)
+    return min(max(round(probability, 4), 0.0001), 0.9999)
 
 
 def _algorithm(finding: Finding) -> AlgorithmIdentification:

@@ -94,6 +94,7 @@ _READ_TOO = (
     "BodyPartExamined",
     "Laterality", "ImageLaterality", "AnatomicRegionSequence",
     "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
+    "Rows", "Columns",
     # Attributes that determine how the pixels are displayed
     "SOPClassUID", "PhotometricInterpretation", "PixelAspectRatio",
     "BitsStored", "HighBit", "PixelRepresentation",

@@ -208,9 +208,7 @@ def _draw_arrows(
     """Draw the arrow of each location, and return the arrows in pixels of `image`."""
     arrows = [_scaled(each.arrow, scale) for each in finding.locations]
     for location, arrow in zip(finding.locations, arrows, strict=True):
-        # The score of a single location may be lower than the probability.
-        reported = location if len(arrows) > 1 else finding
-        dashed = reported.operating_point is OperatingPoint.DOUBTFUL
+        dashed = location.operating_point is OperatingPoint.DOUBTFUL
         draw_arrow(image, arrow, dashed=dashed, size=arrow_size)
     return arrows
 

@@ -41,8 +41,11 @@ def finding(probability: float) -> Finding:
     The operating point is `none` for a probability below 0.2, `doubtful` from 0.2 on,
     and `definite` from 0.5 on.
     """
+    thresholds = Thresholds(0.2, 0.5)
+    point = thresholds.operating_point(probability)
     arrow = Arrow((75.0, 105.0), (30.0, 40.0)) if probability >= 0.2 else None
-    return Finding(probability, Thresholds(0.2, 0.5), SALIENCY, locations(arrow), MODEL)
+    found = locations(arrow, score=probability, point=point)
+    return Finding(probability, thresholds, SALIENCY, found, MODEL)
 
 
 DEFINITE, DOUBTFUL, NEGATIVE = map(finding, (0.943, 0.3, 0.02))

@@ -25,7 +25,7 @@ FINDING = Finding(
     0.93,
     Thresholds(0.5, 0.7),
     np.zeros((7, 7), np.float32),
-    locations(Arrow((40.0, 90.0), (10.0, 60.0))),
+    locations(Arrow((40.0, 90.0), (10.0, 60.0)), score=0.93),
     MODEL,
 )
 OPTIONS = ResultOptions((ResultKind("hl7_message"),), 1024, 9001, 1)

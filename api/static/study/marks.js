@@ -13,7 +13,7 @@ export function drawArrows(context, arrows, sharpness) {
   if (arrows.length > 1) drawNumbers(context, arrows, sharpness);
 }
 
-/** Draw an arrow between two points of the canvas. A dashed arrow is the usual mark of a doubtful finding. */
+/** Draw an arrow between two points of the canvas. A dashed arrow marks a doubtful location. */
 function drawArrow(context, { tip, tail, isDashed }, sharpness) {
   const [dx, dy] = [tail[0] - tip[0], tail[1] - tip[1]];
   const length = Math.hypot(dx, dy);

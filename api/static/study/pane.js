@@ -64,9 +64,7 @@ export class Pane {
   /** Set the heatmap and the arrows to those of a result, or remove them if it has none. */
   async setResult({ drawing, operating_point: point }) {
     const locations = drawing?.locations ?? [];
-    // The score of a single location may be lower than the probability of the image.
-    const isDashed = (location) => (locations.length > 1 ? location.operating_point : point) === "doubtful";
-    this.arrows = locations.map((each) => ({ tip: each.tip, tail: each.tail, isDashed: isDashed(each) }));
+    this.arrows = locations.map((each) => ({ tip: each.tip, tail: each.tail, isDashed: each.operating_point === "doubtful" }));
     this.heatmap = null;
     if (drawing) {
       const response = await fetchResponse(`/instances/${this.id}/heatmap`);

@@ -106,7 +106,7 @@ def test_locations_follow_the_number_of_their_image(studies: Studies) -> None:
     found = [
         (each[4], each[5].partition(" of ")[0])
         for each in segments(text, "OBX")
-        if "ARROW" in each[3] or "122157" in each[3]
+        if "ARROW" in each[3] or each[2] == "NM"
     ]
     assert found == [
         ("1", "0.0200"),

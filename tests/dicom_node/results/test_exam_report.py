@@ -19,7 +19,7 @@ from dicom_node.results.examination import (
 )
 from dicom_node.results.measurement_groups import TRACKING
 from dicom_node.results.result_kinds import ResultKind
-from inference.finding import Arrow
+from inference.finding import Arrow, Finding
 from tests.dicom_node.results.test_exam_summary import order
 from tests.dicom_node.results.test_structured_report import coded, items
 from tests.support.examinations import (
@@ -174,13 +174,25 @@ def test_image_without_a_series_is_named_but_not_referenced(studies: Studies) ->
     assert len(images) == 1
 
 
-def test_finding_without_a_thumbnail_is_about_the_whole_image(studies: Studies) -> None:
-    image = replace(studies.image(1, DEFINITE), thumbnail=None)
+def test_finding_of_an_image_without_a_size_is_about_the_whole_image(
+    studies: Studies,
+) -> None:
+    image = replace(studies.image(1, DEFINITE, Rows=None), thumbnail=None)
 
     read = Comprehensive3DSR.from_dataset(report(image)).content
 
     assert len(read.get_image_measurement_groups()) == 1
     assert read.get_planar_roi_measurement_groups() == []
+
+
+@pytest.mark.parametrize("finding", [DEFINITE, SEVERAL], ids=["one", "several"])
+def test_report_has_the_regions_of_images_that_are_not_drawn(
+    studies: Studies, finding: Finding
+) -> None:
+    """An image whose decoding takes long is not drawn."""
+    drawn = studies.image(1, finding)
+
+    assert content(replace(drawn, thumbnail=None)) == content(drawn)
 
 
 def test_image_with_several_locations_has_a_group_for_each(studies: Studies) -> None:

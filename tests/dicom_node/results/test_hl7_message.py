@@ -39,6 +39,7 @@ from tests.support.mutations import mutations
 pytestmark = pytest.mark.unit
 
 JAPANESE, ARABIC = "Yamada^Tarou=山田^太郎=やまだ^たろう", "قباني^لنزار"
+SCORE_TEXT = "^Probability of a fracture at this location^L"
 FRACTURE = "125605004^Fracture of bone^SCT"
 SEVERAL = replace(
     FINDING,
@@ -111,30 +112,41 @@ def test_each_of_several_locations_has_a_point_and_a_score(tmp_path: Path) -> No
     result = made(tmp_path, finding=SEVERAL)
 
     displayed = "of the image as displayed (150 columns, 200 rows)"
-    arrow, probability = "ARROW^Point to which the arrow points^L", "122157"
+    arrow, score = "ARROW^Point to which the arrow points^L", "LOCATION_SCORE"
     of_image = [each for each in segments(text(result), "OBX") if each[4]]
     found = [
-        (each[3].removesuffix("^Probability^DCM"), each[4], each[5], each[6])
+        (each[3].removesuffix(SCORE_TEXT), each[4], each[5], each[6])
         for each in of_image
-        if each[3].startswith((probability, "ARROW"))
+        if each[3].startswith(("122157", score, "ARROW"))
     ]
     units = "1^no units^UCUM"
     assert found == [
-        (probability, "1", "0.9300", units),
+        ("122157^Probability^DCM", "1", "0.9300", units),
         (arrow, "1.1", f"column 40, row 90 {displayed}", ""),
-        (probability, "1.1", "0.8124", units),
+        (score, "1.1", "0.8124", units),
         (arrow, "1.2", f"column 10, row 5 {displayed}", ""),
-        (probability, "1.2", "0.5000", units),
+        (score, "1.2", "0.5000", units),
     ]
     names = [each[3] for each in of_image]
     assert names.index("363698007^Finding Site^SCT") == 7  # after the locations
 
 
-def test_only_location_has_the_sub_id_of_the_image_and_no_score(tmp_path: Path) -> None:
-    found = segments(text(made(tmp_path)), "OBX")
+@pytest.mark.parametrize(
+    ("score", "scores"), [(0.93, []), (0.93001, []), (0.62, [["1", "0.6200"]])]
+)
+def test_only_location_has_the_sub_id_of_the_image_and_a_score_if_it_differs(
+    tmp_path: Path, score: float, scores: list[list[str]]
+) -> None:
+    (location,) = FINDING.locations
+    finding = replace(FINDING, locations=(replace(location, score=score),))
 
-    probabilities = [each[4:6] for each in found if each[3].startswith("122157")]
-    assert probabilities == [["1", "0.9300"]]
+    found = segments(text(made(tmp_path, finding=finding)), "OBX")
+
+    numbers = {
+        code: [each[4:6] for each in found if each[3].startswith(code)]
+        for code in ("122157", "LOCATION_SCORE")
+    }
+    assert numbers == {"122157": [["1", "0.9300"]], "LOCATION_SCORE": scores}
     assert [each[4] for each in found if "ARROW" in each[3]] == ["1"]
 
 

@@ -26,7 +26,7 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.pixels.decode import DecodeOptions, decode
 from dicom_node.results.encode import encode_file
 from dicom_node.results.result_kinds import ResultKind
-from inference.finding import Arrow, Finding
+from inference.finding import Arrow, Finding, OperatingPoint
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
 from tests.dicom_node.pixels.test_grayscale import as_text
@@ -210,6 +210,53 @@ def test_each_location_is_outlined(source: Source, dataset: Dataset) -> None:
         [[(6.25, 6.25), (6.75, 6.75)], [(2.25, 2.25), (4.75, 3.75)]],
         rtol=1e-5,
     )
+
+
+def test_number_of_a_doubtful_location_says_so(
+    source: Source, dataset: Dataset
+) -> None:
+    first, second, _ = SEVERAL.locations
+    doubtful = replace(second, operating_point=OperatingPoint.DOUBTFUL)
+    finding = replace(SEVERAL, locations=(first, doubtful))
+
+    layer = graphics_of(state_of(source(dataset), finding), "AI_FINDING")
+
+    assert layer is not None
+    texts = [each.UnformattedTextValue for each in layer.TextObjectSequence]
+    assert texts == ["1", "2 doubtful"]
+
+
+def test_only_arrow_has_a_number_if_its_location_is_less_certain_than_the_image(
+    source: Source, dataset: Dataset
+) -> None:
+    (location,) = POSITIVE.locations
+    doubtful = replace(location, score=0.6, operating_point=OperatingPoint.DOUBTFUL)
+    finding = replace(POSITIVE, locations=(doubtful,))
+
+    layer = graphics_of(state_of(source(dataset), finding), "AI_FINDING")
+
+    assert layer is not None
+    (text,) = layer.TextObjectSequence
+    assert text.UnformattedTextValue == "1 doubtful"
+    width, height = np.subtract(
+        text.BoundingBoxBottomRightHandCorner, text.BoundingBoxTopLeftHandCorner
+    )
+    assert width / height == pytest.approx(6)  # 10 characters
+
+
+def test_each_line_of_the_caption_has_the_same_height(
+    source: Source, dataset: Dataset
+) -> None:
+    instance, heights = source(dataset), []
+    for finding in (POSITIVE, SEVERAL):
+        caption = graphics_of(state_of(instance, finding), "AI_CAPTION")
+        assert caption is not None
+        (text,) = caption.TextObjectSequence
+        top = text.BoundingBoxTopLeftHandCorner[1]
+        height = text.BoundingBoxBottomRightHandCorner[1] - top
+        heights.append(height / len(text.UnformattedTextValue.split("\r\n")))
+
+    assert heights == pytest.approx([0.03, 0.03])
 
 
 def test_caption_says_how_many_locations_are_suspected(

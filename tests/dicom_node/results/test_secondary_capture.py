@@ -42,7 +42,7 @@ FINDING = Finding(
     0.943,
     Thresholds(0.5, 0.7),
     np.ones((7, 7), np.float32),
-    locations(Arrow((150.0, 200.0), (50.0, 100.0))),
+    locations(Arrow((150.0, 200.0), (50.0, 100.0)), score=0.943),
     MODEL,
 )
 OPTIONS = ResultOptions(

@@ -25,14 +25,14 @@ from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
 from tests.dicom_node.results.test_presentation_state import POSITIVE
 from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
-from tests.support.locations import locations
+from tests.support.locations import locations, with_probability
 from tests.support.sr_validator import Validation
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 REPORT = replace(OPTIONS, kinds=(ResultKind("structured_report"),))
 NEGATIVE = replace(POSITIVE, probability=0.02, locations=())
-DOUBTFUL = replace(POSITIVE, probability=0.612)
+DOUBTFUL = with_probability(POSITIVE, 0.612)
 SEVERAL = replace(
     POSITIVE,
     locations=(
@@ -154,7 +154,8 @@ def test_single_location_has_the_region_around_its_point(
     source: Source, dataset: Dataset
 ) -> None:
     """The location is not at the highest peak."""
-    finding = replace(POSITIVE, locations=locations(Arrow((290, 390), (230, 398))))
+    arrow = Arrow((290, 390), (230, 398))
+    finding = replace(POSITIVE, locations=locations(arrow, score=0.943))
 
     region = dict(items(report(source(dataset), finding)))["Image Region"]
 
@@ -219,10 +220,9 @@ def test_negative_report_has_no_finding_and_no_fracture_code(
 def test_highdicom_reads_presence_operating_point_and_thresholds(
     source: Source, dataset: Dataset, probability: float, point: str, presence: str
 ) -> None:
-    finding = replace(
-        POSITIVE if probability > 0.0598 else NEGATIVE,
-        probability=probability,
-        thresholds=SHIPPED,
+    finding = with_probability(
+        replace(POSITIVE if point != "none" else NEGATIVE, thresholds=SHIPPED),
+        probability,
     )
 
     read = Comprehensive3DSR.from_dataset(report(source(dataset), finding)).content
@@ -369,10 +369,36 @@ def test_with_several_locations_the_first_group_is_about_the_image(
 
     assert len(others) == 2
     found, before = dict(items(first)), dict(items(only))
-    assert before.keys() - found.keys() == {"Image Region", "Source"}
+    assert before.keys() - found.keys() == {"Image Region", "Source", "Finding"}
     assert found.keys() - before.keys() == {"Source of Measurement"}
     for name in found.keys() & before.keys():
         assert found[name] == before[name]
+
+
+def test_only_location_has_a_group_if_its_score_differs_from_the_probability(
+    source: Source, dataset: Dataset
+) -> None:
+    (same,) = POSITIVE.locations
+    almost, doubtful = (
+        replace(same, score=0.943001),
+        replace(same, score=0.62, operating_point=OperatingPoint.DOUBTFUL),
+    )
+    instance = source(dataset)
+
+    (_,) = groups_of(report(instance, replace(POSITIVE, locations=(almost,))))
+    first, second = groups_of(
+        report(instance, replace(POSITIVE, locations=(doubtful,)))
+    )
+
+    of_image, of_location = dict(items(first)), dict(items(second))
+    assert of_image["Image Region"].GraphicType == "POLYLINE"
+    assert "Finding" not in of_image
+    assert coded(of_image["Presence of property"])[0] == "52101004"
+    assert of_location["Image Region"].GraphicType == "POINT"
+    assert coded(of_location["Finding"])[0] == "125605004"
+    assert coded(of_location["Presence of property"])[0] == "415684004"
+    (number,) = of_location["Probability"].MeasuredValueSequence
+    assert number.NumericValue == pytest.approx(0.62)
 
 
 def test_tracking_uid_of_a_location_depends_on_its_point(

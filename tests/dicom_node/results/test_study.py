@@ -17,6 +17,7 @@ from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.results.encode import encode_file, encode_notice
 from dicom_node.results.result_kinds import ResultKind
+from inference.finding import Arrow
 from inference.phantom.long_bone import draw_phantom
 from tests.dicom_node.results.test_secondary_capture import (
     FINDING,
@@ -24,6 +25,7 @@ from tests.dicom_node.results.test_secondary_capture import (
     OPTIONS,
     received,
 )
+from tests.support.locations import locations
 from tests.support.validators import real_radiographs
 
 RULES = ScreeningRules(
@@ -50,10 +52,12 @@ def write_study(source: Path, folder: Path) -> list[Path]:
         instance = received(source, header)
     is_gray = header.PhotometricInterpretation.startswith("MONOCHROME")
     options = replace(OPTIONS, kinds=GRAYSCALE if is_gray else KINDS)
+    arrow = Arrow((9.0, 9.0), (4.0, 4.0))  # inside the smallest image
+    finding = replace(FINDING, locations=locations(arrow, score=FINDING.probability))
     decoding = DecodeOptions(window=1, max_megapixels=100)
     radiograph = decode_file(source, RULES, decoding).radiograph
     results = [
-        *encode_file(instance, radiograph, FINDING, options),
+        *encode_file(instance, radiograph, finding, options),
         *encode_notice(instance, ("Failed", "Broken pixels."), MODEL, options),
     ]
     paths = [folder / f"{number}.dcm" for number in range(len(results))]
