@@ -73,7 +73,7 @@ class Arrow:
     """An arrow on an image. The two points are in pixels of this image.
 
     Attributes:
-        tip: The point to which the arrow points: the peak of the saliency.
+        tip: The point to which the arrow points: a peak of the saliency.
         tail: The other end, inside the image.
     """
 

@@ -31,7 +31,7 @@ class ArrowResponse(BaseModel):
     Each end is a [column, row] in pixels of the image, after its EXIF rotation.
     """
 
-    tip: Point = Field(description="The end with the head, at the peak of the heatmap.")
+    tip: Point = Field(description="The end with the head, at a peak of the heatmap.")
     tail: Point = Field(description="The other end.")
 
 
@@ -42,7 +42,8 @@ class FindingResponse(BaseModel):
     score: float = Field(
         ge=0,
         le=1,
-        description="The probability of a fracture, considering only this location.",
+        description="The probability of a fracture, considering only this location. "
+        "The probability of the image if the model card has no finding_threshold.",
     )
     operating_point: Literal["doubtful", "definite"] = Field(
         description="The operating point that the score reaches, at least doubtful."

@@ -91,7 +91,7 @@ function fill(prediction, name, seconds) {
   element("bar").setAttribute("aria-valuenow", Math.min(Math.max(100 * prediction.probability, 0.1), 99.9).toFixed(1));
   element("bar").setAttribute("aria-valuetext", probability);
   element("bar").firstElementChild.style.width = `${100 * prediction.probability}%`;
-  element("explained").textContent = explained(prediction.operating_point, prediction.findings.length);
+  element("explained").textContent = explained(prediction.operating_point, prediction.findings);
   element("file-name").textContent = name;
   element("model").textContent = `${prediction.model.name} ${prediction.model.version}`;
   element("seconds").textContent = `${seconds.toFixed(1)} s`;

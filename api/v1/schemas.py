@@ -219,7 +219,8 @@ class LocationResponse(BaseModel):
     score: float = Field(
         ge=0,
         le=1,
-        description="The probability of a fracture, considering only this location.",
+        description="The probability of a fracture, considering only this location. "
+        "The probability of the image if the model card has no finding_threshold.",
     )
     operating_point: str = Field(description="doubtful or definite, by the score.")
 

@@ -248,7 +248,7 @@ def _group(key: _Key, members: Sequence[_Delivery]) -> Failures:
         max(received),
         waiting,
         tuple(
-            FailureReason(text, tuple(sorted(map(kind_label, kinds[text]))))
+            FailureReason(text, tuple(sorted(set(map(kind_label, kinds[text])))))
             for text in sorted(kinds)
         ),
         summaries=sum(each.is_summary for each in members),

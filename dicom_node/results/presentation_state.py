@@ -1,9 +1,9 @@
 """The finding as graphics over the unchanged source image (PS3.3 A.33.1).
 
-A viewer displays the source with the gray scale that the node used. The arrow, the
-outline around the peak of the heatmap, and the caption are in layers over the image. A
-user can turn these layers off. The coordinates of arrow and outline are in stored
-pixels of the source.
+A viewer displays the source with the gray scale that the node used. The arrows and
+the outlines of the locations, and the caption, are in layers over the image. A user can
+turn these layers off. The coordinates of arrows and outlines are in stored pixels of
+the source.
 """
 
 from copy import deepcopy

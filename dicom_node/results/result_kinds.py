@@ -89,12 +89,15 @@ _LABELS = {
 def kind_label(name: str) -> str:
     """Return the label of a kind for users, such as "Secondary Capture (jpeg)".
 
+    Both kinds of structured reports have the same label.
+
     Args:
         name: `ResultKind.name` of the kind.
     """
     object_type, *unusual = name.split("-")
     label = _LABELS.get(object_type, object_type or "an object")
-    return f"{label} ({', '.join(unusual)})" if unusual else label
+    details = ", ".join(each for each in unusual if each != HEATMAP)
+    return f"{label} ({details})" if details else label
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:

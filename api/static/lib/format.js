@@ -28,11 +28,14 @@ export function ago(time) {
 /** Describe a result, such as "Doubtful fracture, probability of a fracture 12.0%". */
 export const resultText = (point, probability) => `${texts.points[point]}, ${formatText(texts.of_a_fracture, { probability: percent(probability) })}`;
 
-/** Explain a result. For a fracture, the text says how many arrows there are. */
-export function explained(point, arrowCount) {
+/** Explain a result. For a fracture, the text says how many arrows there are, one for each location. */
+export function explained(point, locations) {
   if (point === "none") return texts.explained.none;
-  const arrows = arrowCount ? formatText(texts.explained.arrow, { count: arrowCount }) : texts.explained.no_arrow;
-  return `${texts.explained[point]} ${arrows}`;
+  const count = locations.length;
+  const arrows = count ? formatText(texts.explained.arrow, { count }) : texts.explained.no_arrow;
+  const isDoubtful = (location) => location.operating_point === "doubtful";
+  const differs = point === "definite" && count > 0 && locations.every(isDoubtful);
+  return [texts.explained[point], arrows, differs ? texts.explained.only_doubtful : ""].join(" ").trim();
 }
 
 /** Create a bar with the length of a probability, to be shown beside the number. */

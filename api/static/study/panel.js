@@ -56,7 +56,7 @@ function found(instance) {
     make("p", { class: "verdict", text: texts.points[point] }),
     make("p", { class: "bar-head" }, make("span", { text: t.probability }), make("strong", { text: percent(probability) })),
     meter,
-    make("p", { text: explained(point, locations.length) }),
+    make("p", { text: explained(point, locations) }),
     locations.length > 1 && make("ol", { class: "locations" }, ...locations.map(location)),
     ticks.length === 2 && make("p", { class: "below", text: formatText(t.reported_from, from) }),
     pairs([[t.model, `${model.name} ${model.version}`], [t.analyzed, when(instance.analyzed_at)]]),

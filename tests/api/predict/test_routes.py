@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -50,7 +51,14 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.pixels.decode import DecodedInstance
 from inference.classification.classifier import Classifier
 from inference.drawing.result_image import Annotated, render
-from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
+from inference.finding import (
+    Arrow,
+    Finding,
+    Location,
+    ModelIdentity,
+    OperatingPoint,
+    Thresholds,
+)
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
 from tests.support.http_client import LOOKING, TOKENS, Site, bearing
@@ -492,6 +500,33 @@ def test_arrow_has_coordinates_of_the_stored_pixels() -> None:
     written = prediction_response(shown, original=False)
 
     assert written.arrow == ArrowResponse(tip=(30.0, 40.0), tail=(50.0, 60.0))
+
+
+def test_findings_are_the_locations_in_stored_pixels() -> None:
+    arrows = Arrow((30.0, 80.0), (50.0, 120.0)), Arrow((90.0, 10.0), (70.0, 40.0))
+    found = (
+        Location(arrows[0], 0.81, OperatingPoint.DEFINITE),
+        Location(arrows[1], 0.31, OperatingPoint.DOUBTFUL),
+    )
+    # Pixels twice as high as wide: 100 rows were stored, 200 are shown.
+    shown = analysis(0.9, source_shape=(100, 150))
+    shown = replace(shown, finding=replace(shown.finding, locations=found))
+
+    written = prediction_response(shown, original=False)
+
+    assert [each.model_dump() for each in written.findings] == [
+        {
+            "arrow": {"tip": (30, 40), "tail": (50, 60)},
+            "score": 0.81,
+            "operating_point": "definite",
+        },
+        {
+            "arrow": {"tip": (90, 5), "tail": (70, 20)},
+            "score": 0.31,
+            "operating_point": "doubtful",
+        },
+    ]
+    assert written.arrow == written.findings[0].arrow
 
 
 def test_arrow_of_a_rotated_image_is_that_of_the_upright_image(

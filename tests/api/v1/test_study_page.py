@@ -277,6 +277,37 @@ def test_panel_lists_several_locations_with_their_scores(
     expect(page.locator("#panel")).to_contain_text("The 2 arrows point to")
 
 
+def test_panel_explains_a_definite_image_with_only_doubtful_locations(
+    open_study: Open, site: Review
+) -> None:
+    fill_several(site, "1.2.3.14", 92)
+    doubtful = OperatingPoint.DOUBTFUL
+    found = Location(UPPER, 0.4, doubtful), Location(LOWER, 0.31, doubtful)
+    site.answer(site.receive(93, study_instance_uid="1.2.3.15"), 0.9, found)
+    sentence = "at most the probability of the image"
+
+    expect(open_study(study="1.2.3.15").locator("#panel")).to_contain_text(sentence)
+    page = open_study(study="1.2.3.14")
+    expect(page.locator("#panel")).to_contain_text("score 31.0%")
+    expect(page.locator("#panel")).not_to_contain_text(sentence)
+
+
+def test_single_arrow_of_a_doubtful_location_is_dashed(
+    open_study: Open, site: Review
+) -> None:
+    """The probability of the image is definite."""
+    found = (Location(LOWER, 0.31, OperatingPoint.DOUBTFUL),)
+    site.answer(site.receive(94, study_instance_uid="1.2.3.16"), 0.9, found)
+    page = open_study(study="1.2.3.16")
+
+    changed = of_arrows(page)
+
+    (row, tail), (_, tip) = (
+        place_on_canvas(page, point) for point in (LOWER.tail, LOWER.tip)
+    )
+    assert (changed[row, min(tip, tail) + 25 : max(tip, tail) - 25] < 20).any()
+
+
 def test_numbers_are_placed_as_in_the_result_image(page: Page) -> None:
     random = np.random.default_rng(3)
     all_arrows = []

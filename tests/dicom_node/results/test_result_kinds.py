@@ -102,6 +102,8 @@ def test_without_destinations_only_captures_are_made() -> None:
 
 def test_labels_name_the_kinds_of_examinations() -> None:
     assert kind_label("exam_report") == "Examination Report"
+    reports = {kind_label(each) for each in REPORTS}
+    assert reports == {"Structured Report"}
     assert kind_label(ResultKind("exam_summary", lossy=True).name) == (
         "Examination Summary (jpeg)"
     )
