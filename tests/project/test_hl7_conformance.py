@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from dicom_node.delivery.hl7_response import acknowledgment_outcome
 from dicom_node.network import mllp
 from dicom_node.outcome import Verdict
 from tests.project.test_conformance import section
-from tests.support.hl7_messages import made, ris, segments, written
+from tests.support.hl7_messages import FINDING, made, ris, segments, written
 
 pytestmark = pytest.mark.unit
 
@@ -69,7 +70,9 @@ def test_observations_of_the_hl7_message_are_listed(tmp_path: Path) -> None:
         for code, kind in re.findall(r"(?m)^\| \((\w+), .*?\) \| ([A-Z]{2}) \|", text)
     ]
 
-    observations = segments(made(tmp_path).content.decode(), "OBX")
+    # The score of the only location differs from the probability of the image.
+    finding = replace(FINDING, probability=0.95)
+    observations = segments(made(tmp_path, finding=finding).content.decode(), "OBX")
 
     assert listed == [(each[3].split("^")[0], each[2]) for each in observations]
 
