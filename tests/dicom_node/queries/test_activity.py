@@ -165,7 +165,7 @@ def test_failure_lists_each_reason_with_its_objects(
 
     assert group.count == 2
     assert group.reasons == (
-        FailureReason("0xC000 Cannot Understand", ("Structured Report (heatmap)",)),
+        FailureReason("0xC000 Cannot Understand", ("Structured Report",)),
         FailureReason("PACS does not accept it", ("Heatmap", "Presentation State")),
     )
     listed = failed(engine, "pacs", group.reason, 10)
