@@ -153,12 +153,24 @@ def _counted(
         "fractured": int(table.truth.sum()),
     }
     for name, figure in _FIGURES.items():
-        value = mean(figure, np.arange(len(judged)))
-        low, high = interval(partial(mean, figure), groups, resampled)
-        triple = [value, low, high]
-        counted[name] = None if np.isnan(value) else [round(x, 4) for x in triple]
+        counted[name] = _triple(partial(mean, figure), groups, resampled)
         on_figure()
     return counted
+
+
+def _triple(
+    figure: Callable[[Rows], float], groups: Sequence[str], resampled: int
+) -> list[float] | None:
+    """Return a figure of all rows with its interval; None if it is undefined.
+
+    Args:
+        figure: Computes the figure from the indices of rows.
+        groups: The group of each row.
+        resampled: Number of bootstrap resamples.
+    """
+    value = figure(np.arange(len(groups)))
+    low, high = interval(figure, groups, resampled)
+    return None if np.isnan(value) else [round(x, 4) for x in (value, low, high)]
 
 
 def comparison(
@@ -187,10 +199,7 @@ def comparison(
 
     differences: dict[str, Any] = {}
     for name, figure in _FIGURES.items():
-        value = difference(figure, np.arange(len(judged)))
-        low, high = interval(partial(difference, figure), groups, RESAMPLED)
-        triple = [value, low, high]
-        differences[name] = None if np.isnan(value) else [round(x, 4) for x in triple]
+        differences[name] = _triple(partial(difference, figure), groups, RESAMPLED)
         on_figure()
     overall = figures(others, RESAMPLED, on_figure)
     return {"overall": overall, "difference": differences}

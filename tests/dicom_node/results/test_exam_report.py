@@ -189,7 +189,7 @@ def test_finding_of_an_image_without_a_size_is_about_the_whole_image(
 def test_report_has_the_regions_of_images_that_are_not_drawn(
     studies: Studies, finding: Finding
 ) -> None:
-    """An image whose decoding takes long is not drawn."""
+    """If the decoding of an image takes long, the image is not drawn."""
     drawn = studies.image(1, finding)
 
     assert content(replace(drawn, thumbnail=None)) == content(drawn)
