@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -52,8 +52,8 @@ def deliver(
     """Send results to a destination, in the transfer syntax of its settings.
 
     If the destination refuses a compressed copy, the uncompressed file is sent. If an
-    OSError prevents a compressed copy, or if the client raises an OSError, all files
-    get the verdict RETRY.
+    OSError prevents a compressed copy, or if the client raises an OSError, the files of
+    that transfer get the verdict RETRY.
 
     Args:
         files: The files by SOP Instance UID: Part 10 files, or HL7 messages if the type
@@ -71,30 +71,38 @@ def deliver(
         with _compressed(files, destination) as ready:
             outcomes = client.deliver(ready, sender_ae_title)
     except OSError as error:  # such as no space for the copies
-        reason = f"a result cannot be copied: {error.strerror}"
-        return dict.fromkeys(files, Outcome(Verdict.RETRY, None, reason))
+        return _retried(files, error)
     # A peer that refuses a compressed copy may accept the uncompressed file.
     uncompressed = {
         uid: files[uid]
         for uid, outcome in outcomes.items()
         if ready[uid] != files[uid] and outcome.verdict is Verdict.REFUSED
     }
-    if uncompressed:
-        outcomes |= client.deliver(uncompressed, sender_ae_title)
-    return outcomes
+    if not uncompressed:
+        return outcomes
+    try:
+        return outcomes | client.deliver(uncompressed, sender_ae_title)
+    except OSError as error:
+        return outcomes | _retried(uncompressed, error)
+
+
+def _retried(files: Iterable[str], error: OSError) -> dict[str, Outcome]:
+    """Return the verdict RETRY for each SOP Instance UID, with the system's message."""
+    reason = f"a result cannot be read or copied: {error.strerror}"
+    return dict.fromkeys(files, Outcome(Verdict.RETRY, None, reason))
 
 
 @contextmanager
 def _compressed(
     files: Mapping[str, Path], destination: Destination
 ) -> Iterator[Mapping[str, Path]]:
-    """Provide the files to send during the block: their paths by SOP Instance UID.
+    """Yield the paths of the files to send, by SOP Instance UID.
 
     If the settings name a lossless transfer syntax, a compressed temporary copy
-    replaces each uncompressed image. Images that the encoder cannot compress, and all
-    other files, stay as they are. Each attempt makes new copies, with the same bytes as
-    before. If a peer does not accept the transfer syntax, `c_store.send` sends the
-    image uncompressed.
+    replaces each uncompressed image. The copies are removed after the block. Images
+    that the encoder cannot compress, and all other files, stay as they are. Each
+    attempt makes new copies, with the same bytes as before. If a peer does not accept
+    the transfer syntax, `c_store.send` sends the image uncompressed.
 
     Raises:
         OSError: A file cannot be read, or a copy cannot be written.

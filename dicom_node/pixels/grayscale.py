@@ -260,7 +260,9 @@ def _assumptions(
     stored = stored_pixel_values(dataset, itemsize)
     if found := modality_table(dataset, stored):
         yield from _descriptor_assumptions(dataset, "ModalityLUTSequence", *found)
-    if isinstance(window, int) and (chosen := voi_table(dataset, modality, window)):
+    if not isinstance(window, int) or is_for_processing(dataset):
+        return
+    if chosen := voi_table(dataset, modality, window):
         yield from _descriptor_assumptions(dataset, "VOILUTSequence", *chosen)
 
 
@@ -360,7 +362,7 @@ def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] 
 
 
 def _logarithm(dataset: Dataset, values: Values) -> Values:
-    """Return the logarithms of `values`, which are linear in X-ray intensity.
+    """Return values on a logarithmic scale of X-ray intensity, from linear `values`.
 
     Film also shows radiographs on a logarithmic scale. The largest value stays the
     largest, so the polarity does not change.
@@ -517,7 +519,8 @@ def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
     Returns:
         The entries. An entry has 16 bits, or 8 bits if the data are half as long as
         `count` entries of 16 bits. If the data have another number of 16-bit entries,
-        all of them are returned, as DCMTK does. Empty if the data are not numbers.
+        all of them are returned, as DCMTK does, but at most 65,536. Empty if the data
+        are not numbers.
     """
     tag = Tag("LUTData")
     element = item.get_item(tag) if tag in item else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
-from pydicom.uid import JPEGLSLossless, SecondaryCaptureImageStorage
+from pydicom.uid import UID, JPEGLSLossless, SecondaryCaptureImageStorage
 
 from config.destinations import (
     Address,
@@ -294,6 +294,29 @@ def test_delivery_is_retried_if_the_disk_is_full(
     assert outcomes[uid].verdict is Verdict.RETRY
     assert "No space left" in outcomes[uid].comment
     assert archive.log == ()
+
+
+def test_delivery_is_retried_if_the_original_of_a_refused_copy_cannot_be_read(
+    capture: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, path = capture
+    transcode = dispatch.transcode
+
+    def last_read(source: Path, target: Path, syntax: UID) -> None:
+        transcode(source, target, syntax)
+        source.unlink()
+
+    monkeypatch.setattr(dispatch, "transcode", last_read)
+    with serving_web() as service:
+        service.replies = [said(415, {})]
+        web = StowDestination(
+            name="web", type="stow", url=service.url, transfer_syntax="jpeg_ls"
+        )
+        outcomes = deliver({uid: path}, web, sender_ae_title="X", calling_ae_title="US")
+
+    assert len(service.requests) == 1
+    assert outcomes[uid].verdict is Verdict.RETRY
+    assert "No such file" in outcomes[uid].comment
 
 
 def test_object_that_cannot_be_encoded_is_sent_unchanged(

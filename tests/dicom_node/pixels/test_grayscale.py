@@ -222,6 +222,17 @@ def test_wrong_bits_in_a_lut_descriptor_are_recorded_as_an_assumption(
     )
 
 
+def test_lut_that_is_not_used_causes_no_assumption() -> None:
+    dataset = attributes_of(
+        VOILUTSequence=table(0, [0, 1024, 4095], 16),
+        PresentationIntentType="FOR PROCESSING",
+    )
+
+    image = apply_display_pipeline(dataset, np.array([[0, 1, 2]], "<u2"), 1)
+
+    assert image.assumptions == ()
+
+
 @pytest.mark.parametrize(
     ("first", "bits_stored", "values"),
     [
