@@ -225,7 +225,7 @@ def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
             times["accepts"].append(next_after(killer.echoed, at) - at)
         if role in {"worker", *PARENTS}:
             ready_again = next_after(ready, at)
-            if next_after(fatal, at + 0.001) > ready_again:
+            if next_after(fatal, at + 0.001) >= ready_again:
                 times["ready"].append(ready_again - at)
     return times
 
