@@ -6,7 +6,7 @@ The worker, the command `analyze` and /predict use this sequence, with different
 and reports. The worker also passes a function that checks the decoded instance.
 
 Decoding and encoding read data from a sender, so they run in the decoder, a confined
-child process. The model runs in this process.
+child process. The model runs in the parent process.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -157,8 +157,8 @@ class Pipeline:
             case DecodedInstance():
                 return source
 
-    def _decode(self, path: Path, today: date) -> DecodedInstance:
-        rules = ScreeningRules(self.max_study_age_days, self.intended_use, today)
+    def _decode(self, path: Path, received_on: date) -> DecodedInstance:
+        rules = ScreeningRules(self.max_study_age_days, self.intended_use, received_on)
         options = DecodeOptions(self.limits.window, self.limits.max_megapixels)
         return self.child.run(decode_file, path, rules, options)
 
@@ -205,7 +205,7 @@ class Pipeline:
     ) -> tuple[ResultObject, ...]:
         """Return the objects that state why an instance has no result.
 
-        The tuple is empty if no destination gets notices or HL7 messages.
+        The tuple is empty if no destination gets notices or HL7 messages about images.
 
         Args:
             instance: The instance in the spool.
@@ -314,7 +314,7 @@ def slow_pipeline(pipeline: Pipeline) -> Iterator[Pipeline]:
 def separate_pipelines(
     pipeline: Pipeline, images: SlowImages
 ) -> tuple[Pipeline, Pipeline]:
-    """Start a decoder, and return the two pipelines of the separate lane that share it.
+    """Start the decoder of the separate lane, and return the two pipelines of the lane.
 
     The first pipeline is for images of addresses that sent no slow image recently. The
     second pipeline is for images of addresses that did. The time limits of the decoder

@@ -73,13 +73,14 @@ class ScreeningRules:
         max_study_age_days: Maximum age of a study in days; 0 means no limit. Images of
             older studies are not analyzed.
         intended_use: Limits of the model card and the settings.
-        today: The current date. The age of a study is the number of days from Study
-            Date (0008,0020) to this date; 0 if Study Date is absent or invalid.
+        received_on: The date on which the instance was received; for a local file, the
+            current date. The age of a study is the number of days from Study Date
+            (0008,0020) to this date; 0 if Study Date is absent or invalid.
     """
 
     max_study_age_days: int
     intended_use: IntendedUse
-    today: date
+    received_on: date
 
 
 def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None:
@@ -105,7 +106,7 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
 def is_capture(sop_class_uid: str) -> bool:
     """Return whether a SOP Class is Secondary Capture, or is not one of RADIOGRAPHS.
 
-    The SOP Class of each result of the node is one of the two.
+    The result is True for the SOP Class of each result object of the node.
     """
     return (
         sop_class_uid not in RADIOGRAPHS
@@ -293,7 +294,7 @@ def _invalid_uids(dataset: Dataset) -> Iterator[Exclusion]:
 
 def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[Exclusion]:
     studied = date_of(dataset, "StudyDate")
-    age = 0 if studied is None else (rules.today - studied).days
+    age = 0 if studied is None else (rules.received_on - studied).days
     if 0 < rules.max_study_age_days < age:
         yield Exclusion(
             Unanalyzed.AGE,

@@ -10,7 +10,7 @@ from inference.drawing.thumbnail import Thumbnail, draw_thumbnail
 from inference.finding import Finding
 
 _ANY_RADIOGRAPH = ScreeningRules(
-    max_study_age_days=0, intended_use=ANY_USE, today=date.min
+    max_study_age_days=0, intended_use=ANY_USE, received_on=date.min
 )
 """Screening rules that limit neither the age of the study nor the intended use."""
 

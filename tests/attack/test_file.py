@@ -53,7 +53,7 @@ SECCOMP_FILTER = 2  # proc(5): Seccomp
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("2.5 million empty items in 30 kB, deflated", deflated_items),
+        ("2.5 million empty items in 35 kB, deflated", deflated_items),
         ("500,000 elements after Pixel Data", trailing_elements),
         ("a progressive JPEG of 400 scans", scanned_image),
     ],
@@ -214,7 +214,7 @@ def decoding_s(folder: Path, side: int) -> float:
     path = folder / "noise.dcm"
     path.write_bytes(noise_images(1, side)[0].part10)
     rules = ScreeningRules(
-        max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+        max_study_age_days=0, intended_use=ANY_USE, received_on=date(2024, 3, 10)
     )
     options = DecodeOptions(window=1, max_megapixels=100)
     decoder = DecoderProcess(timeout_s=60, memory_mb=4096)
@@ -375,7 +375,7 @@ def own_name() -> Dataset:
 def test_contributing_equipment_does_not_suppress_the_response_to_a_radiograph(
     target: Target, name: str, make: Callable[[], Dataset]
 ) -> None:
-    """The node sends a result or a notice. Both are Secondary Captures."""
+    """The node sends a result or a notice."""
     seen = note(10, f"a radiograph with {name} as equipment")
     seen.before = target.usual_s
     seen.during = target.turnaround(20, ContributingEquipmentSequence=[make()])

@@ -46,7 +46,7 @@ from inference.plain_image import (
 )
 
 RULES = ScreeningRules(
-    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+    max_study_age_days=0, intended_use=ANY_USE, received_on=date(2024, 3, 10)
 )
 OPTIONS = DecodeOptions(window=1, max_megapixels=100)
 PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
@@ -308,7 +308,10 @@ def bmp(size: int) -> bytes:
 
 
 def tiff(tiles: int) -> bytes:
-    """Return a TIFF of this number of tiles, with one pixel per tile."""
+    """Return a TIFF with `tiles` tiles of one pixel each.
+
+    `tiles` must be a multiple of 1,000.
+    """
     fields = [(256, 1, 1000), (257, 1, tiles // 1000), (258, 1, 8), (259, 1, 1)]
     fields += [(262, 1, 1), (277, 1, 1), (322, 1, 1), (323, 1, 1)]
     start = 8 + 2 + 12 * (len(fields) + 2) + 4

@@ -40,7 +40,7 @@ from inference.plain_image import NotAnImageError, read_plain_image
 from tests.support.node import alive
 
 RULES = ScreeningRules(
-    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+    max_study_age_days=0, intended_use=ANY_USE, received_on=date(2024, 3, 10)
 )
 OPTIONS = DecodeOptions(window=1, max_megapixels=10)
 BEGIN = "__import__('logging').getLogger('dicom_node').warning('begun')"

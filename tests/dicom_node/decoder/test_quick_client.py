@@ -40,7 +40,7 @@ from inference.phantom.long_bone import draw_phantom
 pytestmark = pytest.mark.usefixtures("common_decoders")
 
 RULES = ScreeningRules(
-    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+    max_study_age_days=0, intended_use=ANY_USE, received_on=date(2024, 3, 10)
 )
 OPTIONS = DecodeOptions(window=1, max_megapixels=250)
 

@@ -1,4 +1,4 @@
-"""Decoding gives equal pixels for each encoding, and raises only errors of the node."""
+"""Decoding of instances: the pixels, the digests and the errors."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ from dicom_node.pixels.screening import ScreeningRules
 from inference.phantom.long_bone import draw_phantom
 
 RULES = ScreeningRules(
-    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+    max_study_age_days=0, intended_use=ANY_USE, received_on=date(2024, 3, 10)
 )
 OPTIONS = DecodeOptions(window=1, max_megapixels=1)
 PHANTOM = draw_phantom(broken=True, rows=64, columns=48)

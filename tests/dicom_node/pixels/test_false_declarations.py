@@ -1,4 +1,4 @@
-"""Images that declare false sizes are refused before they use memory."""
+"""Images that declare false sizes are refused before they use much memory."""
 
 import io
 import struct
@@ -44,7 +44,7 @@ from tests.support.raw_sender import raw_sender
 pytestmark = pytest.mark.usefixtures("common_decoders")
 
 RULES = ScreeningRules(
-    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+    max_study_age_days=0, intended_use=ANY_USE, received_on=date(2024, 3, 10)
 )
 OPTIONS = DecodeOptions(window=1, max_megapixels=100)
 SPARE_MB = 80  # memory for one small image, independent of its declared size

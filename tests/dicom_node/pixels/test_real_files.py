@@ -21,7 +21,7 @@ from inference.radiograph import Radiograph
 pytestmark = pytest.mark.shared
 
 RULES = ScreeningRules(
-    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+    max_study_age_days=0, intended_use=ANY_USE, received_on=date(2024, 3, 10)
 )
 OPTIONS = DecodeOptions(window=1, max_megapixels=100)
 

@@ -38,7 +38,7 @@ from tests.dicom_node.results.test_presentation_state import POSITIVE
 from tests.support.locations import locations
 
 TODAY = date(2024, 3, 10)
-ANY = ScreeningRules(max_study_age_days=0, intended_use=ANY_USE, today=TODAY)
+ANY = ScreeningRules(max_study_age_days=0, intended_use=ANY_USE, received_on=TODAY)
 Change = Callable[[Dataset], None]
 
 
@@ -476,7 +476,7 @@ def test_every_unanalyzed_radiograph_gets_a_notice(
     rules = ScreeningRules(
         max_study_age_days=10,
         intended_use=IntendedUse(body_parts=("HAND",)),
-        today=TODAY,
+        received_on=TODAY,
     )
 
     with pytest.raises(NotAnalyzedError) as caught:
@@ -533,7 +533,9 @@ def test_studies_older_than_the_limit_are_not_analyzed(
     study_date: str, limit: int, *, passes: bool, dataset: Dataset
 ) -> None:
     dataset.add_new("StudyDate", "LO", study_date)
-    rules = ScreeningRules(max_study_age_days=limit, intended_use=ANY_USE, today=TODAY)
+    rules = ScreeningRules(
+        max_study_age_days=limit, intended_use=ANY_USE, received_on=TODAY
+    )
 
     if passes:
         screen(dataset, rules, max_megapixels=1)
@@ -560,7 +562,9 @@ def test_body_parts_outside_the_intended_use_are_not_analyzed(
     body_part: str, *, passes: bool, dataset: Dataset
 ) -> None:
     dataset.add_new("BodyPartExamined", "LO", body_part)
-    rules = ScreeningRules(0, IntendedUse(body_parts=("ELBOW", "HAND")), today=TODAY)
+    rules = ScreeningRules(
+        0, IntendedUse(body_parts=("ELBOW", "HAND")), received_on=TODAY
+    )
 
     if passes:
         screen(dataset, rules, max_megapixels=1)

@@ -29,7 +29,7 @@ from tests.support.locations import locations
 from tests.support.validators import real_radiographs
 
 RULES = ScreeningRules(
-    max_study_age_days=0, intended_use=ANY_USE, today=date(2024, 3, 10)
+    max_study_age_days=0, intended_use=ANY_USE, received_on=date(2024, 3, 10)
 )
 KINDS = (
     ResultKind("secondary_capture"),
