@@ -38,7 +38,7 @@ def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
     Args:
         version: The version of this software, for the footer of each page.
         guarded: Whether users must identify themselves. If so, the example requests on
-            the pages contain the header of a token.
+            the pages have an Authorization header with a token.
     """
     templates = Jinja2Templates(HERE / "templates")
     # Keep the key order and the non-ASCII characters of the examples.

@@ -193,8 +193,9 @@ class _Destination(Table):
 
     An archive stores an object once, even if it is sent several times. But a RIS may
     apply messages in the wrong order, or refuse a message that it has already accepted.
-    Therefore each worker sends messages one after another. If an image is received
-    again, its messages are not sent again to a destination that has all of them.
+    Therefore each worker sends the messages for a destination one after another. If an
+    image is received again, its messages are not sent again to a destination that has
+    all of them.
     """
 
     @property
@@ -203,7 +204,8 @@ class _Destination(Table):
 
         If `send_negative` is False, a destination that gets objects about images also
         gets notices. Without a notice, an image that could not be analyzed would look
-        negative. Objects about examinations name the images without a result.
+        negative. A destination that gets only objects about examinations needs no
+        notices, because these objects name the images without a result.
         """
         is_about_images = any(not each.startswith("exam_") for each in self.results)
         if self.send_negative or not is_about_images:

@@ -97,7 +97,7 @@ def _explain_error(problem: dict[str, Any], tree: Any) -> Problem:  # noqa: ANN4
 
 
 def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # noqa: ANN401
-    """Return the keys of the file to which an error of pydantic refers.
+    """Return the keys in the file that an error of pydantic is about.
 
     The error has a location. If a value may have several types, pydantic adds the name
     of one type to the location. The keys do not contain this name.

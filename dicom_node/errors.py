@@ -14,11 +14,11 @@
     └── AnalysisError                an operator must act: broken pixels, dead decoder
         └── TakesLongError           nobody must act; the slow lane analyzes the image
 
-A message says what was found, what was expected and what to do, in that order. It
-names attributes with their tags. Messages are written to the log and shown on the web
-pages. The first 64 characters of the message of a RefusedError are sent to the peer as
-Error Comment (0000,0902). Therefore a message contains no patient data. It quotes only
-UIDs, numbers and code strings of the received data.
+A message says what was found. If possible, it also says what was expected and what to
+do. Messages are written to the log and shown on the web pages. The Error Comment
+(0000,0902) of a C-STORE response contains the beginning of the message of a
+RefusedError. Therefore a message contains no patient data. It quotes only UIDs, numbers
+and code strings of the received data.
 """
 
 from typing import ClassVar
@@ -62,7 +62,8 @@ class OutOfResourcesError(RefusedError):
 class MismatchError(RefusedError):
     """Raised if the command set, the SOP Class and the dataset do not agree.
 
-    Also raised if a UID in the command set is invalid.
+    Also raised if a UID in the command set is invalid, or if the presentation context
+    was not accepted.
     """
 
     status = 0xA900  # Error: Data Set Does Not Match SOP Class
@@ -70,7 +71,11 @@ class MismatchError(RefusedError):
 
 
 class CannotUnderstandError(RefusedError):
-    """Raised if a dataset is missing, unparseable, incomplete or too large."""
+    """Raised if a dataset is missing, unparseable, incomplete or too large.
+
+    Also raised if the node does not accept the SOP Class, the transfer syntax or a UID
+    of an uploaded file.
+    """
 
     status = 0xC000  # Error: Cannot Understand
     reason = Refusal.UNREADABLE

@@ -23,8 +23,8 @@ class InstanceHeader(StoredAttributes):
         acquisition: Text that differs between exposures: Irradiation Event UID
             (0008,3010), else Acquisition DateTime (0008,002A), else Acquisition Date
             and Time (0008,0022 and 0032) if both are present; else empty.
-        patient: The patient. These values are stored only in the journal's table of
-            patients and in the audit file.
+        patient: The patient. The journal stores these values only in its table of
+            patients.
         assumptions: Sentences that say how the node interpreted attributes that violate
             the standard.
     """
@@ -43,8 +43,8 @@ class ReceivedInstance:
     docstring of that function says which attributes then have another meaning.
 
     Attributes:
-        id: The node's own UUID of the instance, hexadecimal. It is the name of the file
-            and the key of the row in the journal.
+        id: The node's own UUID of the instance, hexadecimal. It is the name of the
+            file, without its extension, and the key of the row in the journal.
         path: The Part 10 file in the spool. It has the node's own File Meta Information
             and the bytes of the dataset as they were sent.
         header: The header that the receiver read.

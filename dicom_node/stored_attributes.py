@@ -14,8 +14,8 @@ class StoredAttributes:
 
     Attributes:
         sop_class_uid: SOP Class UID (0008,0016).
-        sop_instance_uid: SOP Instance UID (0008,0018), the only identifier that may
-            appear in a log.
+        sop_instance_uid: SOP Instance UID (0008,0018), the only identifier in the
+            header that may appear in a log.
         transfer_syntax_uid: The transfer syntax of the dataset: that of the
             presentation context, or that of an uploaded or local file.
         study_instance_uid: Study Instance UID (0020,000D).

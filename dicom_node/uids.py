@@ -1,9 +1,9 @@
 """Derives the UID of an object from texts that identify the object.
 
-The same texts always give the same UID, so a repeated analysis gives objects with the
-same UIDs. The UIDs are UUID-derived (PS3.5 B.2): "2.25." and the UUID as a decimal
-number. The UUID has version 8 of RFC 9562: 122 bits of a SHA-256, and the bits of the
-version and the variant.
+With the same RECIPE, the same texts always give the same UID. So a repeated analysis
+gives objects with the same UIDs if the results are the same. The UIDs are UUID-derived
+(PS3.5 B.2): "2.25." and the UUID as a decimal number. The UUID has version 8 of RFC
+9562: 122 bits of a SHA-256, and the bits of the version and the variant.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ segments."""
 
 MOST_FILL = 65_536
 """Maximum number of bytes between the segments before the first scan. A decoder reads
-each of them."""
+each of these bytes."""
 
 MOST_CHUNKS = 100_000
 """Maximum number of chunks in a PNG file. By default, libpng writes 8 KiB of compressed

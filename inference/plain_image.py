@@ -178,7 +178,7 @@ def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
 def _is_deep_color(image: Image.Image) -> bool:
     """Return whether the image has several channels of more than 8 bits.
 
-    Pillow would keep only 8 bits of them.
+    Pillow would keep only 8 bits of each channel.
     """
     if image.mode in DEEP_MODES:
         return False

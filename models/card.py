@@ -154,7 +154,7 @@ def card_text(card: ModelCard) -> str:
 
 
 def _toml(value: object) -> str:
-    """Return a value in TOML syntax, which equals JSON syntax except for tables."""
+    """Return a value of a card in TOML syntax. Only tables differ from JSON."""
     if isinstance(value, dict):
         pairs = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"

@@ -15,7 +15,7 @@ from dicom_node.address import subscriber
 from dicom_node.backoff import backoff_s
 
 FREE_ATTEMPTS = 5
-"""Number of attempts before the first delay, because users mistype tokens."""
+"""Number of failed logins before the first delay. Users may mistype tokens."""
 
 LONGEST_WAIT_S = 60
 FORGET_AFTER_S = 900

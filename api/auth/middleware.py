@@ -3,8 +3,8 @@
 Unauthenticated requests are refused here, before their body is read, unless the path is
 public. A request that would change something is also refused if a browser sends it for
 a page of another origin (CSRF). This check is omitted if a token authenticates the
-request. If the settings require no login, a request is also refused if it does not
-address the node by a loopback name or address (DNS rebinding).
+request. If the settings require no login, a request is also refused if its Host header
+does not contain a loopback name or address (DNS rebinding), or if a proxy forwarded it.
 """
 
 from urllib.parse import urlsplit
@@ -132,7 +132,8 @@ def _is_addressed_as_local(headers: Headers) -> bool:
     """Return whether a request is addressed to a loopback name or address.
 
     The check is for browsers, which always send the Host header. A request without it
-    comes from a program and passes. A request that a proxy forwarded never passes.
+    comes from a program and passes. A request with one of the headers X-Forwarded-For
+    and Forwarded comes from a proxy and does not pass.
     """
     if "x-forwarded-for" in headers or "forwarded" in headers:
         return False

@@ -106,7 +106,8 @@ def refusal(path: str, *, has_token: bool, to_login: bool) -> HTTPException:
 
     Args:
         path: The requested path, with its query.
-        has_token: Whether the request has a bearer token, which is then unknown.
+        has_token: Whether the request has a bearer token. If so, the error says that
+            the token is not known.
         to_login: Whether the client is a browser that can be redirected to the login
             page.
     """

@@ -1,11 +1,11 @@
-"""Limits on how many requests are served at a time, wait, or upload a file.
+"""Limit the requests that are served at a time, the waiting requests, and the uploads.
 
 Each user has a queue, and the queues are served in turn. So a user with many requests
 delays another user no longer than a user with one request does. The number of waiting
 requests of each user is limited, because a connection that waits for long may time out.
-The number of uploads in progress is limited for all users together, and one user may
-have at most half of them, because each upload uses disk space. A request above a limit
-is refused with 503, and the client can try again later.
+Each upload uses disk space. Therefore the number of uploads in progress is limited for
+all users together, and the limit for one user is half of that number. A request above a
+limit is refused with 503, and the client can try again later.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ class QueueLimit:
         Args:
             key: Returns the key of the user who sent a request.
             waiting: Maximum number of requests that wait behind the first request of
-                the same user. The first request is being served or is the next to be
-                served. Further requests are refused.
+                the same user. The first request is being served, or is the next one of
+                this user to be served. Further requests are refused.
             at_once: Number of requests that are served at a time, each of a different
                 user.
         """

@@ -1,4 +1,4 @@
-"""Convert every failure of the web application to a JSON response.
+"""Convert failures of the web application to JSON responses.
 
 Paths below /api/v1 use problem details (RFC 9457). All other paths use the format of
 /predict: {"error": "a description"}.

@@ -42,11 +42,11 @@ CLOSE = (b"connection", b"close")
 
 
 class StrictConnection(h11.Connection):
-    """A parser of the requests of one connection that is stricter than h11.
+    """A parser of the requests of one connection. It is stricter than h11.
 
-    It also refuses heads that two parsers could read differently, chunks that are too
-    small, and chunk headers and extensions that are too large. The constants of this
-    module are the limits.
+    It refuses some requests that h11 accepts: those with heads that two parsers could
+    read differently, with chunks that are too small, or with chunk headers and
+    extensions that are too large. The constants of this module are the limits.
 
     Attributes:
         refusal: The reason why this class refused a request; empty if it did not.
@@ -242,8 +242,9 @@ class TimeoutH11Protocol(H11Protocol):
     def pause_writing(self) -> None:
         """Start the timer for a client that does not read its response.
 
-        The event loop calls this when too many bytes wait to be sent. If they still
-        wait after STALL_S seconds, the connection is aborted.
+        The event loop calls this method when too many bytes wait to be sent. If the
+        event loop does not call `resume_writing` within STALL_S seconds, the connection
+        is aborted.
         """
         super().pause_writing()
         self._stall = self.loop.call_later(STALL_S, self.transport.abort)
@@ -263,7 +264,7 @@ class TimeoutH11Protocol(H11Protocol):
         self.loop.call_later(STALL_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers."""
+        """Cancel the timers that would abort the connection, `_limit` and `_stall`."""
         super().connection_lost(exc)
         for timer in (self._limit, self._stall):
             if timer is not None:

@@ -34,7 +34,7 @@ def headers(scope: Scope) -> dict[str, str]:
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds the security headers to every response."""
+    """ASGI middleware that adds the security headers to responses."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""

@@ -1,12 +1,12 @@
 """Health checks: liveness and readiness.
 
 `/healthz` reports that the process serves requests. Restart the process if `/healthz`
-fails. `/readyz` reports whether the node can do its work, and the reason if it cannot.
-`/readyz` checks the model of the web process, the storage, the database, and whether at
-least one receiver and one worker run on any machine. If the web process was started by
-hand, roles that have never run are not checked. `/readyz?role=api` checks neither the
-receiver nor the worker. It is for a load balancer: if no worker runs, the pages still
-work and show what is wrong.
+fails. `/readyz` reports whether the node can do its work. If it cannot, authenticated
+clients also get the reason. `/readyz` checks the model of the web process, the storage,
+the database, and whether at least one receiver and one worker run on any machine. If
+the web process was started by hand, roles that have never run are not checked.
+`/readyz?role=api` does not report on the receiver and the worker. It is for a load
+balancer: if no worker runs, the pages still work and show what is wrong.
 """
 
 import asyncio
@@ -165,7 +165,7 @@ def check_storage(storage: StorageSettings) -> None:
     If the database has no storage id yet, `verify_storage_id` stores one.
 
     Raises:
-        NotReadyError: The directory belongs to another database, cannot be read or
+        NotReadyError: The directory does not belong to the database, cannot be read or
             cannot be written, or the database does not respond.
     """
     engine = open_engine(storage.database_url)
@@ -207,10 +207,10 @@ class Readiness:
         self._at = -math.inf
 
     async def states(self, age_s: float) -> dict[str, str]:
-        """Return "ok" or an error text by check, at most `age_s` seconds old.
+        """Return "ok" or an error text for each check, by the name of the check.
 
-        A check that raises AbsentError is left out. Calls that run the checks wait for
-        each other.
+        The results are at most `age_s` seconds old. A check that raises AbsentError is
+        left out. Calls that run the checks wait for each other.
         """
         async with self._lock:
             if time.monotonic() - self._at >= age_s:

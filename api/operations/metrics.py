@@ -55,7 +55,7 @@ OPEN_METRICS = "application/openmetrics-text"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeCollector(Collector):
-    """The collector of all metrics, which Prometheus calls at each scrape.
+    """The collector of all metrics. `prometheus_client` calls it at each scrape.
 
     Attributes:
         storage: The settings of the storage.

@@ -27,7 +27,7 @@ UNKNOWN_FORMAT = (
 )
 
 MAX_CONFIDENCE = 0.999
-"""Maximum confidence in a response, because 100.0% would state a certainty."""
+"""Maximum confidence in a response. The text "100.0%" would state a certainty."""
 
 # No chroma subsampling: it would blur the edges of a thin colored arrow.
 _JPEG = (

@@ -50,7 +50,7 @@ router = v1_router("destinations")
 def list_callers(
     _user: Viewer, engine: EngineDep, receiver: ReceiverDep
 ) -> list[CallerResponse]:
-    """Return the callers of the last 30 days, and why some were rejected."""
+    """Return the latest callers of the last 30 days, and why some were rejected."""
     return [
         CallerResponse(
             ae_title=each.ae_title,

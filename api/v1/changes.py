@@ -29,8 +29,8 @@ async def stream(
 ) -> StreamingResponse:
     """Stream the ids of changed instances, after the event "begun".
 
-    Changes before "begun" are not reported. Reload the worklist after each "begun",
-    also after a reconnect.
+    Changes before "begun" may be missing. Reload the worklist after each "begun", also
+    after a reconnect.
     """
     events = changes.stream(request_user(request).is_current)
     # Close the connection with the stream, not after the keep-alive timeout.

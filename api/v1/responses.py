@@ -18,7 +18,8 @@ def problem(description: str, detail: str, code: int) -> dict[str, Any]:
     """Return the OpenAPI description of a failure, with an example.
 
     Args:
-        description: The name of the status, such as "Not Found".
+        description: A short description, such as "Not Found". It is also the title in
+            the example.
         detail: The error text of the example.
         code: The status code.
     """

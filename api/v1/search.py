@@ -16,7 +16,7 @@ MOST_IDS = 100
 LARGEST_PAGE = 200
 LAST_PAGE = 100_000
 SEARCH_PARAMETERS = ("q", "state", "answer", "since", "until", "sender", "destination")
-"""The query parameters by which a request counts as a search.
+"""A request counts as a search if one of these query parameters has a value.
 
 The audit trail contains the names of these parameters, but not their values, which may
 be patient data.
@@ -72,7 +72,7 @@ SortingDep = Annotated[Sorting, Depends(_sorting)]
 
 
 class Paging(NamedTuple):
-    """The number of a page, from 1, and the number of entries on it."""
+    """The number of a page, from 1, and the maximum number of entries on it."""
 
     number: int
     size: int

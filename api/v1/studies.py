@@ -48,12 +48,12 @@ async def examinations(  # noqa: PLR0913, PLR0917 - one for each dependency
 ) -> ExaminationsResponse:
     """Return a page of the examinations that match all criteria.
 
-    An examination is the images of one patient in one study. The text, the time and the
-    sender must match the same image. A destination matches if an image or the summary
-    has a delivery to it. An id may be that of the examination or of one of its images.
-    The answer of an examination is that of its most serious image. It has no answer if
-    no fracture is reported and an image has no answer. By default, the examination with
-    the newest image is the first.
+    An examination is the images of one patient in one study. The criteria `q`, `since`,
+    `until` and `sender` must match the same image. A destination matches if an image or
+    the summary has a delivery to it. An id may be that of the examination or of one of
+    its images. The answer of an examination is that of its most serious image. An
+    examination has no answer if no fracture is reported and an image has no answer. By
+    default, the examination with the newest image is the first.
     """
     found = await run_in_threadpool(
         examined.page,

@@ -24,11 +24,12 @@ of this address counts as probably quick. A slow image that was not misjudged ha
 such effect. So if a modality sends many slow images, its images that are similar to
 quick ones are still analyzed in the normal lane.
 
-As a result, the normal lane is delayed within RECENT_S seconds by one slow image, and
-by up to MAX_MISJUDGED misjudged images of each address. In the separate lane, at most
-one slow image of each address comes before the images of addresses that sent none. In
-each lane, the addresses take turns (journal/fair_order.py). So if an address has
-several slow images, an image of another address does not wait for all of them.
+As a result, the slow images that delay the normal lane within RECENT_S seconds are at
+most MAX_MISJUDGED misjudged images of each address, and one other image. In the
+separate lane, at most one slow image of each address comes before the images of
+addresses that sent no slow image. In each lane, the addresses take turns
+(journal/fair_order.py). So if an address has several slow images, an image of another
+address does not wait for all of them.
 
 Each worker has its own record of slow and quick images, in memory only.
 """
@@ -140,7 +141,8 @@ class SlowImages:
         Before an instance is decoded, the context manager of `Lane.decode` raises
         SeparateLaneError if an image was slow recently, unless the instance is probably
         quick. A lock is held from this check to the end of the call. Therefore the next
-        instance is checked only after the node knows whether this one was slow.
+        instance is checked only after the node knows whether the decoding of this one
+        was slow.
 
         Args:
             child: The decoder of the lane. This method replaces its attribute `times`

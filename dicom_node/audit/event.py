@@ -14,7 +14,7 @@ HIDDEN = "hidden"
 
 
 class AuditEventType(StrEnum):
-    """The type of an event. The value is its text in the audit table."""
+    """The type of an event, with its text as the value."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -95,8 +95,8 @@ class AuditEvent:
             For the start or end of a process, the operating system user. For a
             transfer, the other application, or the user who uploaded the instance.
         address: The network address of that AE, user or application; empty if unknown.
-        details: The reason, path, method or settings that the event is about, as text;
-            may be empty.
+        details: What the event is about, as text, such as a reason, a path or the
+            settings; may be empty.
         instance: The instance that the event is about; None if it is not about one
             instance.
         patient: The patient of that instance; None except for transfers.

@@ -1,9 +1,9 @@
 """Convert an event to a DICOM audit message: XML in the schema of PS3.15 A.5.1.
 
-The message DICOM Instances Transferred names source, destination, study and patient, as
-A.5.3.7 requires. The message DICOM Instances Accessed deviates from A.5.3.6: it does
-not name the patient, and it names the study only if the event is about an instance.
-Some events have no message in A.5.3: see KINDS.
+The message "DICOM Instances Transferred" names source, destination, study and patient,
+as A.5.3.7 requires. The message "DICOM Instances Accessed" deviates from A.5.3.6: it
+does not name the patient, and it names the study only if the event is about an
+instance. Some events have no message in A.5.3: see KINDS.
 """
 
 import base64
@@ -177,8 +177,8 @@ def _identification(root: Element, event: AuditEvent, at: float, times: int) -> 
 def _participants(root: Element, event: AuditEvent, source: AuditSource) -> None:
     """Add the node, and the user or application that caused the event.
 
-    In a transfer, the second participant is the application that sent the instances to
-    the node, or received them from the node.
+    In a transfer, the second participant is the application or user that sent the
+    instances to the node, or the application that received them from the node.
     """
     is_outgoing = event.event_type in OUTGOING
     own = SubElement(

@@ -4,9 +4,9 @@ Each event except a transfer becomes a row of the audit table. If the setting
 `audit.file` is set, most events are also written to that file as a message. If the same
 event happens again within a minute, it is only counted. After the minute, the count is
 written. For example, a peer that is rejected a thousand times in a minute adds two
-rows. If there are too many different events, folding.py counts them together. While the
-database is unavailable, events wait in memory. If the process is killed, events and
-counts that are not written yet are lost.
+rows. If there are too many different events, similar events are counted together: see
+folding.py. While the database is unavailable, at most MOST_WAITING rows wait in memory.
+If the process is killed, events and counts that are not written yet are lost.
 
 Transfers are written only to the file, because the journal already records them. One
 message contains up to MOST_INSTANCES instances of a study that were transferred between
@@ -115,13 +115,13 @@ def auditing(
     by_hand: bool = False,
     process: int | None = None,
 ) -> Iterator[RecordEvent]:
-    """Open the audit trail for a block; at its end, write all remaining events.
+    """Open the audit trail for a block; at the end of the block, close the trail.
 
     Args:
         settings: The settings of the node.
         engine: The engine of the database.
         role: The name of the role or command that this process runs.
-        by_hand: Whether a user, not the supervisor, started this process. If so, the
+        by_hand: Whether a user, not the supervisor, started this role. If so, the
             start and the end of the process are recorded, too.
         process: The id of the process that the events are about; None means this
             process.
@@ -260,7 +260,7 @@ class Trail:
             logger.error("%s audit events were not written", lost)
 
     def _take_new(self) -> list[Entry]:
-        """Return the events since the last call, and update the limits of folding."""
+        """Return and remove the new entries, and update the limits of folding."""
         spare_bytes = self._spare_bytes()
         with self._lock:
             fresh, self._fresh = self._fresh, []
@@ -282,8 +282,8 @@ class Trail:
     def _add_transfer(self, event: AuditEvent) -> None:
         """Add the instance of an event to the transfer of its study and peer.
 
-        The first event of a study and peer begins the transfer. If MOST_WAITING
-        instances wait already, the event is lost.
+        If there is no such transfer, the event begins one. If MOST_WAITING instances
+        wait already, the event is lost.
         """
         assert event.instance is not None  # noqa: S101 - transfers have one
         if self._instances >= MOST_WAITING:
@@ -319,9 +319,9 @@ class Trail:
                 yield message(each.event, self._source, each.until, 1, some)
 
     def _expire(self, now: float) -> list[Entry]:
-        """Forget events older than SAME_FOR_S seconds; return the repeated events.
+        """Forget events older than SAME_FOR_S seconds; return those that were repeated.
 
-        Each repeated event is returned with the number of its repetitions.
+        Each event is returned with the number of its repetitions.
         """
         with self._lock:
             old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
@@ -348,8 +348,9 @@ class Trail:
     def _drop_too_many(self) -> None:
         """Drop rows if more than MOST_WAITING wait.
 
-        Rows of FLOODS are dropped before other rows, and old rows before new ones. This
-        is rare, because events are counted together if many rows wait.
+        Rows with an event type in FLOODS are dropped before other rows, and old rows
+        before new ones. Rows are seldom dropped, because events are counted together if
+        many rows wait.
         """
         excess = len(self._rows) - MOST_WAITING
         if excess <= 0:

@@ -16,7 +16,7 @@ OnSent = Callable[[str, Mapping[str, Outcome], tuple[str, str]], None]
 """A function that is called after each attempt to send the results of an instance.
 
 The arguments are the id of the instance, the outcomes by SOP Instance UID of the
-result, and the result of `DestinationClient.peer`: the AE title or URL, and the host.
+result, and what `DestinationClient.peer` returns: the AE title or URL, and the host.
 """
 
 

@@ -110,7 +110,10 @@ def _evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _comparison(other: Classifier, judged: Sequence[Judged]) -> dict[str, Any]:
-    """Return the figures of another model, and the differences from its figures."""
+    """Return the figures of another model, and the differences between the models.
+
+    A difference is the figure for `judged` minus the figure of the other model.
+    """
     samples = [each.sample for each in judged]
     with Progress(console=Console(stderr=True)) as progress:
         results = judge(other, samples)

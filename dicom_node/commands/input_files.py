@@ -19,7 +19,8 @@ def input_files(paths: Sequence[Path]) -> Iterator[Path]:
 
     The files below one folder are sorted by path. Some paths are yielded only so that
     `file_problem` reports them: named paths that do not exist, named folders without
-    files, folders that cannot be read, and links to folders within a named folder.
+    files, folders that cannot be read, and links to folders if they are below a named
+    folder.
     """
     for path in paths:
         yield from sorted(_below(path)) or [path]

@@ -189,8 +189,8 @@ class Node:
     def __exit__(self, *_: object) -> None:
         """End the roles after they have finished their work in progress.
 
-        A role that does not end within DRAIN_S seconds is killed. The end of the node
-        is recorded in the audit trail, and the sockets are closed.
+        A role that does not end within about DRAIN_S seconds is killed. The end of the
+        node is recorded in the audit trail, and the sockets are closed.
         """
         for group in (self.receivers, self.others):
             group.terminate()

@@ -68,7 +68,7 @@ def main() -> None:
 def _retry(
     history: History, journal: Journal, arguments: Namespace, audit: RecordEvent
 ) -> list[bool]:
-    """Queue the failed and waiting work that the command line selects.
+    """Queue the work that the command line selects.
 
     The request is recorded in the audit trail, once for each instance.
 
@@ -97,7 +97,7 @@ def _retry(
 
 
 def _is_omitted(row: InstanceRecord) -> bool:
-    """Return whether `--uid` retries an instance that `failed_analyses` omits.
+    """Return whether `failed_analyses` omits an instance that `--uid` retries.
 
     Such an instance was not analyzed, or its analysis failed and its files were
     removed. The result is False for a summary of an examination, because its state

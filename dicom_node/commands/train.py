@@ -18,7 +18,7 @@ from models.card import ModelError
 FEWEST = 2  # folds
 
 LOG_INTERVAL_S = 600
-"""Minimum seconds between two progress lines of a stage, if the output is a log."""
+"""In a log, minimum seconds between two lines with the number of finished steps."""
 
 
 def main() -> None:

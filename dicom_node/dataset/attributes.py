@@ -54,9 +54,9 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float | None, ...]:
     """Return all values of a numeric attribute, which may be text or binary.
 
     The values are read with the VR that the sender wrote, even if that VR is wrong. If
-    the sender wrote no VR, UN or OB, the VR of the data dictionary is used. A text is
-    read as the number at its start, as DCMTK does: "2048 HU" is 2048. A decimal comma
-    is read as a point.
+    the sender wrote the VR UN or OB, or no VR, the VR of the data dictionary is used. A
+    text is read as the number at its start, as DCMTK does: "2048 HU" is 2048. A decimal
+    comma is read as a point.
 
     Returns:
         The values in their order, None for each value that is not a finite number.

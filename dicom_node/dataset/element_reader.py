@@ -235,7 +235,7 @@ class ElementReader:
     """
 
     def __init__(self, source: ByteSource, transfer_syntax: UID) -> None:
-        """Start at the first element of the dataset, the position of `source`."""
+        """Start at the current position of `source`, the start of the first element."""
         self.source = source
         self.foreign: list[tuple[int, int]] = []
         self._elements = self._items = 0
@@ -263,8 +263,9 @@ class ElementReader:
             `until` is present, its header comes last.
 
         Raises:
-            CannotUnderstandError: The dataset ends early, cannot be inflated, has too
-                many elements or items, or has a delimiter outside a sequence.
+            CannotUnderstandError: The dataset ends early, cannot be inflated, inflates
+                to too many bytes, has too many elements or items, or has a delimiter
+                outside a sequence.
         """
         root, start = 0, self.source.position
         open_containers: list[_Container] = []
@@ -344,7 +345,7 @@ class ElementReader:
         self._count(math.inf, is_implicit=False)
 
     def _skip_value(self, element: Element, within: list[_Container]) -> None:
-        """Skip a value of defined length, and count the elements in it."""
+        """Skip a value of defined length; count the elements of a sequence or item."""
         end = self.source.position + element.length
         is_item = element.tag == ITEM and bool(within) and within[-1].has_datasets
         if is_item or _is_sequence(element):

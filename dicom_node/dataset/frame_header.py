@@ -111,7 +111,8 @@ def _start_of_frame(frame: bytes) -> int | None:
     """Return the position of the Start of Frame marker of a JPEG or JPEG-LS frame.
 
     None if it is not found, or if fewer than 10 bytes of the frame are left from there
-    on. These bytes are the marker, and its segment including the number of components.
+    on. The 10 bytes are the marker and the start of its segment, up to the number of
+    components.
     """
     position = len(_JPEG)
     for _ in range(_MOST_STEPS):

@@ -212,9 +212,9 @@ def _assumptions(
 def _check_agreement(negotiated: NegotiatedIdentity, uids: Mapping[str, str]) -> None:
     """Raise MismatchError if command, presentation context and dataset disagree.
 
-    The SOP Class must be the same in all three (PS3.4 B.2.3), and the SOP Instance UID
-    in command and dataset. The command must contain a valid SOP Instance UID. It may
-    contain only the first 64 characters of a longer one: see `_is_cut`.
+    The SOP Class must be the same in all three (PS3.4 B.2.3). The SOP Instance UID must
+    be valid, and the same in command and dataset. But a command with just the first 64
+    characters of a longer SOP Instance UID is accepted: see `_is_cut`.
     """
     if not UID_PATTERN.fullmatch(negotiated.sop_instance_uid):
         raise MismatchError("Affected SOP Instance UID (0000,1000) is not a UID.")

@@ -1,4 +1,4 @@
-"""Completes and checks the Image Pixel Module before decoding (PS3.3 C.7.6.3).
+"""Completes and checks the Image Pixel Module of an image (PS3.3 C.7.6.3).
 
 Some equipment omits attributes, or writes values that violate the standard. If the
 right value can be derived, or if the attribute has a default, the node sets this value
@@ -120,12 +120,11 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
         A tuple with one sentence if High Bit was corrected, else an empty tuple.
 
     Raises:
-        AnalysisError: More than MOST_BEYOND of the tested values of a compressed image
-            do not fit into Bits Stored, so the position of the image bits is unknown.
-            Every fourth pixel of every fourth row is tested. Native pixels do not cause
-            this error, because their bits beyond Bits Stored are undefined (PS3.5
-            8.1.1). Images with an overlay in unused bits of the pixels do not cause it,
-            either.
+        AnalysisError: High Bit is Bits Stored - 1, but more than MOST_BEYOND of the
+            tested values of a compressed image do not fit into Bits Stored. Every
+            fourth pixel of every fourth row is tested. Native pixels do not cause this
+            error, because their bits beyond Bits Stored are undefined (PS3.5 8.1.1).
+            Images with an overlay in unused bits of the pixels do not cause it, either.
     """
     bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
     some = pixels[::4, ::4]
@@ -181,7 +180,7 @@ def _native_samples(dataset: Dataset, expected: int, declared: int) -> int:
     """Return the samples per pixel of native Pixel Data.
 
     If `declared` is positive but not `expected`, the length of Pixel Data shows which
-    of the two is right.
+    of the two is right. Otherwise the result is `expected`.
 
     Args:
         dataset: The image.
@@ -275,6 +274,6 @@ def _refuse(keyword: str, problem: str) -> NoReturn:
 
 
 def attribute_label(keyword: str) -> str:
-    """Return the name of an attribute for messages: "Bits Stored (0028,0101)"."""
+    """Return the name of an attribute for messages, such as Bits Stored (0028,0101)."""
     tag = Tag(keyword)
     return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"

@@ -1,9 +1,10 @@
 """Converts an instance to another transfer syntax without encoding its texts again.
 
-Transfer syntaxes (PS3.5) differ only in the headers of elements, in the byte order of
-words and in Pixel Data. So this module copies the bytes of text values unchanged, even
-if they are invalid in their character set. If a library wrote the dataset, it would
-decode and encode each value, and repair, pad or replace some values.
+Apart from deflation, transfer syntaxes (PS3.5) differ only in the headers of elements,
+in the byte order of words and in Pixel Data. So this module copies the bytes of text
+values unchanged, even if they are invalid in their character set. If a library wrote
+the dataset, it would decode and encode each value, and repair, pad or replace some
+values.
 """
 
 import struct
@@ -37,7 +38,7 @@ ENCODERS: Mapping[UID, str] = MappingProxyType(
         JPEG2000Lossless: "pylibjpeg",
     }
 )
-"""pydicom's name of the encoding plug-in for each lossless compressed transfer syntax.
+"""pydicom's name of the plug-in for each compressed syntax that `transcode` writes.
 
 Each transfer syntax has one plug-in, so that the same pixels give the same bytes on
 every machine.

@@ -84,7 +84,7 @@ DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS_DECODERS, *LOSSY_DECODERS
 
 PS3.8 lets the acceptor choose one of the proposed transfer syntaxes. The node chooses
 the proposed one that comes first in this tuple. Those that may be lossy are last. So
-the node chooses one of them only if a modality proposes no other transfer syntax.
+the node chooses one of these only if a modality proposes none of the others.
 """
 
 
@@ -134,7 +134,8 @@ def join_fragments(dataset: Dataset) -> None:
     changed.
 
     Raises:
-        ValueError: Pixel Data is not a sequence of items although it is compressed.
+        ValueError: The transfer syntax is a compressed one, but Pixel Data is not a
+            sequence of items.
     """
     if number(dataset, "NumberOfFrames", 1) > 1:
         return

@@ -271,7 +271,7 @@ class DecoderProcess:
             self._start()
 
     def _replace_used_child(self) -> None:
-        """Replace a child that has served CALLS calls, before the next call arrives."""
+        """Call `_ensure_child`, so that the next call does not wait for a new child."""
         with suppress(OSError):  # the next call tries again, and reports the error
             if not self._is_closed:
                 self._ensure_child()

@@ -28,8 +28,7 @@ OTHER_LIBRARIES_MB = 112
 """Address space in MB that the libraries of the receivers occupy in this process.
 
 This number is added to the memory limit of each child, because a child inherits these
-libraries, but does not use them. A new child occupies about 460 MB without the
-libraries, and about 560 MB with them.
+libraries, but does not use them.
 """
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h

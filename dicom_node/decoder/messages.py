@@ -48,7 +48,7 @@ from inference.plain_image import (
 MAX_HEAD = 16 * 2**20
 """Maximum bytes of the head of a response.
 
-A list of 2,000 long attributes needs a third of this.
+A response that lists 2,000 attributes with long values needs a third of this.
 """
 MAX_BUFFERS = 256
 """Maximum number of buffers of a response.

@@ -1,4 +1,4 @@
-"""Runs the decoders of the normal and the separate lane, and stops slow calls early.
+"""Runs decoders; in the normal and the separate lane, stops slow calls early.
 
 All images of a lane are decoded one after the other, so each image waits for earlier
 images. A call may take about twice the usual time of the same function (see
@@ -176,7 +176,7 @@ class QuickDecoder(DecoderProcess):
 
     The base limit of a call is the result of `UsualTimes.usual`, but at least
     `shortest_s`. The call is stopped after its base limit plus what is left of the
-    allowance.
+    allowance, at the latest after `timeout_s` seconds.
 
     Attributes:
         times: The usual times of calls.

@@ -113,9 +113,10 @@ def send(
     """Send files of any SOP class and transfer syntax by C-STORE.
 
     One association is used, or several if the files need more than MOST_CONTEXTS
-    presentation contexts. If an association cannot be opened or is lost, no further
-    files are sent, and all files without an outcome get the verdict RETRY. Several
-    threads may call this function at the same time.
+    presentation contexts. If an association cannot be opened or is lost, or if a file
+    can no longer be read when it is sent, no further files are sent. All files without
+    an outcome then get the verdict RETRY. Several threads may call this function at the
+    same time.
 
     Args:
         paths: DICOM files. A file that is not a complete DICOM file, or that cannot be

@@ -12,7 +12,7 @@ SEND_TIMEOUT_S = 60.0
 ConnectionTest = Callable[[], Outcome]
 """A function that tests the connection to one peer.
 
-It returns an outcome with the verdict STORED if the peer responded with success.
+It returns an outcome with the verdict STORED if the test succeeded.
 """
 
 
@@ -69,8 +69,8 @@ class DestinationClient(Protocol):
             sender_ae_title: AE title of the sender of the instance.
             record_report: Called in another thread if a report comes on the association
                 of the request. Many archives report later, on another association.
-            on_refused: Called for each report on the association of the request that
-                the node refuses.
+            on_refused: Called for each report that the node refuses, if the report
+                comes on the association of the request.
 
         Returns:
             An outcome with the verdict STORED if the destination accepted the request.

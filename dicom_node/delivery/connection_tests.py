@@ -16,7 +16,7 @@ class ConnectionTestResult:
         at: Start of the test, in seconds since 1970.
         seconds: Duration of the test.
         comment: Each peer that failed the test, with the reason; empty if all peers
-            responded with success. The text may quote a peer: never log it.
+            passed the test. The text may quote a peer: never log it.
     """
 
     at: float

@@ -2,8 +2,8 @@
 
 A request is an N-ACTION of the Storage Commitment Push Model (PS3.4 J.3.2), on a
 separate association. Some archives report at once on the same association, so the node
-keeps it open for REPORT_AT_ONCE_S seconds. Other archives open an association to our
-receiver minutes or hours later.
+waits up to REPORT_AT_ONCE_S seconds for a report. Other archives open an association to
+our receiver minutes or hours later.
 """
 
 import threading
@@ -64,8 +64,8 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
         timeout_s: Timeout in seconds for the connection, and for the response.
         record_report: Called in another thread if a report comes on the association of
             the request. Many archives report later, on another association.
-        on_refused: Called for each report on the association of the request that the
-            node refuses.
+        on_refused: Called for each report that the node refuses, if the report comes on
+            the association of the request.
 
     Returns:
         An outcome with the verdict STORED if the archive accepted the request. The

@@ -45,7 +45,7 @@ MOST_MESSAGES = 16
 class _Socket(AssociationSocket):
     """The connection of an association.
 
-    If a PDU is too large or comes too slowly, the association is aborted.
+    If a PDU is too large or comes too slowly, the association ends.
     """
 
     @property
@@ -159,7 +159,7 @@ class _Responses(queue.Queue[Any]):
 
 
 class _Messages(MessageReader):
-    """A MessageReader that drops wrong responses, and limits what the peer may send."""
+    """A MessageReader that queues only expected responses, and limits received data."""
 
     def __init__(self, association: "RequestedAssociation") -> None:
         super().__init__(association)
@@ -214,8 +214,8 @@ class RequestedAssociation(BaseAssociation):
 
     Attributes:
         connection: The socket of the association; a TlsSocket under TLS.
-        pdu_timeout_s: Number of seconds within which all bytes of a PDU must arrive.
-            Otherwise the association is aborted.
+        pdu_timeout_s: Number of seconds within which the header of a PDU must arrive,
+            and again the rest of the PDU. Otherwise the association ends.
     """
 
     connection: socket.socket
@@ -235,8 +235,7 @@ class RequestedAssociation(BaseAssociation):
             peer: The peer to call.
             contexts: The presentation contexts to propose, at most 128.
             tls: The TLS settings of the connection; None for plain text.
-            pdu_timeout_s: Number of seconds within which all bytes of a PDU must
-                arrive.
+            pdu_timeout_s: See the attribute of the same name.
 
         Raises:
             OSError: The host name cannot be resolved.

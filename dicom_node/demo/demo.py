@@ -205,7 +205,7 @@ class Messages:
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The peers of the node.
+    """The peers of the node, and what they have received.
 
     Attributes:
         archive: The archive.

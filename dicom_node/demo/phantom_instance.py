@@ -1,6 +1,6 @@
 """Makes a SOP Instance of a phantom, as a modality would send it.
 
-`make run` sends such instances, and most tests use them. Their patient data may be
+`make run` sends such instances, and many tests use them. Their patient data may be
 printed, because the patients are invented.
 """
 
@@ -23,7 +23,7 @@ from inference.phantom.long_bone import Phantom
 from inference.phantom.tissue import WHITE
 
 SPACING_MM = 0.3
-"""Side of a phantom's pixel at the detector in mm; its 900 columns are 27 cm."""
+"""Side of a pixel at the detector in mm. A phantom of 900 columns is 27 cm wide."""
 
 MODALITY = {ComputedRadiographyImageStorage: "CR", SecondaryCaptureImageStorage: "RG"}
 """Modality (0008,0060) by SOP Class. It is DX for all other SOP Classes."""
@@ -78,7 +78,7 @@ def phantom_dataset(
 
 
 def _identity(condition: str) -> Dataset:
-    """Return Patient, Study and Series attributes that are recognizably invented."""
+    """Return the attributes of an invented patient, a new study and a new series."""
     now = datetime.now().astimezone()
     identity = Dataset()
     identity.SpecificCharacterSet = "ISO_IR 192"

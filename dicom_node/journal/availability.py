@@ -28,7 +28,7 @@ def call_once(call: Callable[[], T]) -> T:
 
 
 class _Part(Protocol):
-    """A part of the journal, such as Deliveries. `waits` decorates its methods."""
+    """A class with methods that `waits` decorates, such as Deliveries."""
 
     _until_available: UntilAvailable
 

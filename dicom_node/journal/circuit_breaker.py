@@ -64,7 +64,7 @@ class Change:
         is_failing: True if the peer started to fail, False if it stopped failing, None
             if nothing changed.
         reason: Why the peer fails, as a text that may be logged. Empty if the peer
-            works, or if the attempt sent nothing.
+            works, or if the attempt does not show whether the peer works.
     """
 
     peer: str
@@ -290,7 +290,7 @@ class CircuitBreaker:
 
         The condition is true if the peer of the delivery works, if the delivery was
         requested more than `retry_days` days ago, or if its destination is no longer in
-        the settings. In the last two cases, the next attempt is the last.
+        the settings. In the last two cases, a failure of the next attempt is final.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,

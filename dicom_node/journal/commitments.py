@@ -291,7 +291,8 @@ class Commitments:
     ) -> None:
         """Queue the next run of a delivery after `_reopen` changed some of its objects.
 
-        If no object is unfinished, the delivery ends instead.
+        If no object is unfinished, the delivery ends instead. If the delivery is queued
+        or paused, nothing changes: its next run finds the changed objects.
         """
         if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
             return  # its next run finds the changed objects

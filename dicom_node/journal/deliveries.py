@@ -62,8 +62,8 @@ class StoredResult:
 
     Attributes:
         kind: `ResultKind.name` of the object, such as "secondary_capture".
-        sop_class_uid: SOP Class UID.
-        sop_instance_uid: SOP Instance UID.
+        sop_class_uid: SOP Class UID; empty for an HL7 message.
+        sop_instance_uid: SOP Instance UID. An HL7 message has one, too.
         path: Path of the file, relative to the storage directory.
     """
 
@@ -208,9 +208,9 @@ class Deliveries:
 
         This can be the case after the settings of the destinations were changed. For an
         instance with a result, the method considers only the kinds that are made for
-        every finding. For an instance without a result, it considers only the kinds
-        that report this. If the instance has neither objects nor a result, the return
-        value is False.
+        every finding. For an instance without a result, it considers only notices and
+        HL7 messages. If the instance has neither objects nor a result, the return value
+        is False.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         query = sa.select(instance.c.probability).where(instance.c.id == instance_id)

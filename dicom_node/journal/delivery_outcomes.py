@@ -135,7 +135,7 @@ class DeliveryOutcomes:
 
         Args:
             connection: Connection in a transaction.
-            row: The delivery before the attempt.
+            row: The delivery, as it was before the outcomes were recorded.
             change: The change of the state of the peer.
             values: New values of other columns of the delivery, by name.
         """

@@ -9,7 +9,7 @@ from dicom_node.storage.tables import event
 
 
 class EventKind(StrEnum):
-    """The kind of an event, with the name that pages and commands show."""
+    """The kind of an event. The value is the name that the web pages show."""
 
     RECEIVED = "received"
     RECEIVED_AGAIN = "received again"

@@ -1,10 +1,10 @@
 """The part of the journal that groups images into examinations and requests summaries.
 
 An examination is the images of one patient in one study. If a destination wants
-summaries, the first image schedules a run of the summary, `quiet_s` seconds later. Each
-further image only postpones the time `due_at` of the summary. A run that starts before
-`due_at` schedules the next run. So an examination has at most one scheduled run, and no
-thread waits.
+summaries, the first image schedules a run of the summary, `quiet_s` seconds later.
+While a run is scheduled, each further image only postpones the time `due_at` of the
+summary. A run that starts before `due_at` schedules the next run. So an examination has
+at most one scheduled run, and no thread waits.
 
 If a run finds an image with an unfinished analysis, the run ends without a summary, and
 schedules no other run. When the analysis ends, it requests a run.
@@ -247,11 +247,11 @@ class Examinations:
         self._machine.request_summary(connection, examined.id, new, changes, delay_s)
 
     def request_overdue(self) -> int:
-        """Request unfinished summaries again that are overdue.
+        """Request overdue summaries again.
 
-        The work for such a summary was probably lost. A summary is overdue if the
-        analyses of all its images have ended, and if it has been due for more than
-        OVERDUE_S seconds. If no run is scheduled, the seconds count from the last
+        The work for such a summary was probably lost. An unfinished summary is overdue
+        if the analyses of all its images have ended, and if it has been due for more
+        than OVERDUE_S seconds. If no run is scheduled, the seconds count from the last
         attempt; without an attempt, they count from the receipt of the first image. At
         most BATCH summaries are requested.
 
@@ -289,8 +289,8 @@ class Examinations:
         """Assign images that a previous release recorded without an examination.
 
         At most BATCH images are assigned, the newest first. For recent images, the
-        summary is scheduled: see `_assign`. If another worker assigns images at the
-        same time, nothing is done.
+        summary is scheduled: see `_assign`. With PostgreSQL, nothing is done if another
+        worker assigns images at the same time.
 
         Returns:
             The number of assigned images.

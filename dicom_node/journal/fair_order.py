@@ -25,8 +25,8 @@ class FairOrder:
     only for images with the same number, usually one of each address. If no image
     waits, the stored numbers are deleted, and the numbers begin again at 1.
 
-    Each process that queues images has its own object of this class. With several
-    processes, one image of each address and process may have the same number.
+    Each process that queues images has its own FairOrder for each lane. So several
+    processes may give the same number to images of one address.
 
     Safe to share between threads.
     """

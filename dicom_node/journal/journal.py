@@ -130,9 +130,9 @@ class Journal:
 
         The instance is a duplicate if the same bytes were received before under the
         same UID. The file of a duplicate is kept only if the first file is missing. A
-        duplicate has no row of its own. The stored results are delivered again, because
-        administrators resend images to recover lost results. The instance is analyzed
-        again only if its results are missing or outdated: see `_repeat`.
+        duplicate has no row of its own. Administrators resend images to recover lost
+        results. Therefore the stored results are delivered again, or the instance is
+        analyzed again: see `_repeat`.
 
         Returns:
             True if the received file is kept. False if the caller may remove the file.
@@ -199,7 +199,7 @@ class Journal:
     def stored_instances(self, instance_ids: Sequence[str]) -> set[str]:
         """Return those of `instance_ids` that have a file according to the journal.
 
-        The cleanup of the spool removes the files of all other ids as orphans.
+        For the cleanup of the spool, the files of all other ids are orphans.
         """
         query = sa.select(instance.c.id).where(
             instance.c.id.in_(instance_ids), instance.c.files_removed_at.is_(None)

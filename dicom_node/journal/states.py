@@ -199,10 +199,9 @@ def _of_instance() -> tuple[Transition, ...]:
 
 
 def _of_summary() -> tuple[Transition, ...]:
-    """Return the transitions of the summary of an examination.
+    """Return the transitions that only summaries of examinations make.
 
-    Transitions that follow from deliveries are not included: `_of_instance` lists them
-    for images and summaries.
+    `_of_instance` also lists the transitions that images and summaries share.
     """
     on, at, event = InstanceTrigger, InstanceState, EventKind
     waits = (at.RECEIVED,)

@@ -23,7 +23,7 @@ class LoggedInstance:
     """The instance that log lines are about.
 
     Attributes:
-        sop_instance_uid: Its SOP Instance UID, the only attribute that may be logged.
+        sop_instance_uid: Its SOP Instance UID.
         instance_id: The node's own id of the instance; "-" if it has none, for example
             because it was refused before a file was created.
     """
@@ -37,7 +37,7 @@ _instance: ContextVar[LoggedInstance | None] = ContextVar("instance", default=No
 
 @contextmanager
 def instance_context(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
-    """Attribute the log lines of this thread to an instance while the block runs.
+    """Add the ids of an instance to the log lines of this thread during the block.
 
     Args:
         sop_instance_uid: See LoggedInstance.

@@ -40,8 +40,9 @@ class IncomingDataset(BytesIO):
         """Create an empty dataset.
 
         Args:
-            begin: Called with this object when the first bytes arrive. It returns the
-                file for the bytes, or None if the dataset is to stay in memory.
+            begin: Returns the file for the bytes, or None if the dataset is to stay in
+                memory. It is called with this object when bytes arrive, until it
+                returns a file.
             limit: Maximum size of the dataset in bytes.
         """
         super().__init__()

@@ -1,7 +1,7 @@
-"""Answers invalid requests, to which pynetdicom would not respond.
+"""Answers invalid requests with a failure.
 
 pynetdicom ignores a request that lacks a required parameter. The peer would then wait
-for the response until a timeout. If this module cannot answer a request either,
+for the response until a timeout. If a request cannot be answered,
 `answer_invalid` raises NotServedError. The calling code then aborts the association.
 """
 

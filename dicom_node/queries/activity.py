@@ -1,9 +1,8 @@
 """Statistics of a period: throughput, turnaround and the probabilities of results.
 
-The statistics are computed from the rows of the journal. The counters of
-metrics/counters.py have totals since the installation. If the equipment or the patients
-change, the first signs are a shift of the probabilities, and a change of the share of
-instances that are not analyzed.
+The statistics are computed from the rows of the journal. If the probabilities shift, or
+if the share of instances that are not analyzed changes, the equipment or the patients
+may have changed.
 """
 
 from collections import Counter

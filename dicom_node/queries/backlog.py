@@ -57,7 +57,8 @@ class Outage:
         since: Time of the first failed attempt.
         last_attempt: Time of the last failed attempt.
         reason: Why the last attempt failed. The text may quote the peer.
-        next_attempt: Time of the next attempt; None if no attempt is scheduled.
+        next_attempt: Expected time of the next attempt; None if no attempt is
+            scheduled.
     """
 
     peer: str
@@ -218,6 +219,7 @@ def deliveries(
     """Return the QueueDepth of unfinished and failed deliveries.
 
     The list has one entry for each pair of destination and state with such deliveries.
+    Paused deliveries are unfinished, too.
 
     Args:
         connection: Connection in a transaction.

@@ -104,8 +104,8 @@ class WorklistEntry(InstanceRecord):
     """An instance in a worklist.
 
     Attributes:
-        name: The name of the patient as it was sent. None if the instance was received
-            before the node recorded names, or is a summary.
+        name: The name of the patient as it was sent; None if the journal has no patient
+            for the instance.
         patient_id: Patient ID; None as for `name`.
         accession_number: Accession Number; None as for `name`.
         seconds: The turnaround in seconds; None until all destinations have the

@@ -73,11 +73,12 @@ REFUSALS: Mapping[int | None, str] = {
 }
 
 OnAssociationRequest = Callable[[str, str, str], None]
-"""A function that is called for each caller.
+"""A function that is called when an association is accepted or rejected.
 
-The arguments are the AE title of the caller, its address, and the reason for its
-rejection. The reason is empty if the caller gets an association. The title is empty if
-the caller did not send a title.
+It is also called if a connection does not become an association, except if the
+connection closes without data. The arguments are the AE title of the caller, its
+address, and the reason why it gets no association. The reason is empty if the
+association is accepted. The title is empty if the caller did not send a title.
 """
 
 
@@ -107,7 +108,8 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
             RefusedError, it has recorded nothing. It is called from several threads at
             once.
         sockets: The listening sockets, plain or TLS. Other processes may share them.
-        on_request: Called for each caller: see OnAssociationRequest.
+        on_request: Called for accepted and rejected associations: see
+            OnAssociationRequest.
         record_report: Records the storage commitment report of an archive. If this
             argument is None, no report is accepted.
         on_refused: Called for each storage commitment report that is refused.

@@ -17,7 +17,7 @@ MOST_LOGGED = 100
 
 
 class HandshakeFailureLog:
-    """A log of failed connections, with at most MOST_LOGGED lines per LOG_INTERVAL_S.
+    """A log of failed connections: at most MOST_LOGGED of them per LOG_INTERVAL_S.
 
     In each interval of LOG_INTERVAL_S seconds, the same reason is logged only once for
     the same address. Failures that are not logged are counted. Their number is logged

@@ -98,7 +98,7 @@ class ReactorEvent(threading.Event):
         """Wait as the docstring of the class says, clear the event, and return True.
 
         Args:
-            timeout: Maximum time in seconds; None means CHECK_INTERVAL_S.
+            timeout: Maximum time in seconds; None or 0 means CHECK_INTERVAL_S.
         """
         if all(each.empty() for each in self.queues):
             super().wait(timeout or CHECK_INTERVAL_S)

@@ -85,8 +85,8 @@ def image_anatomy(source: Source) -> Elements:
     """Return the attributes of body part and side for a multi-frame image.
 
     The side is in Image Laterality (0020,0062). Its value is copied from Image
-    Laterality of the source. If this is empty, the value is that of Laterality
-    (0020,0060), which is valid for each image of a series; it must be L or R. Otherwise
+    Laterality of the source. If the source has no such value, but Laterality
+    (0020,0060) of the source is L or R, the value is that of Laterality. Otherwise
     Image Laterality is empty, or absent if the body part is unpaired.
     """
     if source.code("ImageLaterality"):

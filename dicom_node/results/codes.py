@@ -1,4 +1,4 @@
-"""The codes in results. Most have a docstring with their context group (PS3.16)."""
+"""The codes in results. The docstrings name context groups and templates of PS3.16."""
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
@@ -19,7 +19,10 @@ DEVICE = Code("121007", "DCM", "Device")
 """A code of CID 270, Observer Type."""
 
 RADIOGRAPH = Code("43468-8", "LN", "XR unspecified body region")
-"""The only code for X-ray in CID 100, Quantitative Diagnostic Imaging Procedures."""
+"""A code of CID 100, Quantitative Diagnostic Imaging Procedures.
+
+CID 100 has no other code for radiographs.
+"""
 
 FRACTURE_OF_BONE = Code("125605004", "SCT", "Fracture of bone")
 
@@ -32,8 +35,8 @@ ABSENT = Code("272519000", "SCT", "Absent")
 SUSPECTED = Code("415684004", "SCT", "Suspected")
 """A code of CID 3770, Problem Status.
 
-Between present and absent, CID 240 has only "Undetermined", which would mean that the
-image cannot be judged.
+Apart from present and absent, CID 240 has only "Undetermined", which would mean that
+the image cannot be judged.
 """
 
 SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
@@ -85,7 +88,7 @@ SIDES = {
     "L": Code("7771000", "SCT", "Left"),
     "R": Code("24028007", "SCT", "Right"),
 }
-"""The codes of CID 244, Laterality, by the value of Laterality (0020,0060)."""
+"""Codes of CID 244, Laterality, by the value of Laterality (0020,0060)."""
 
 BODY_PARTS = {
     "ANKLE": Code("70258002", "SCT", "Ankle joint"),

@@ -75,8 +75,8 @@ def encode_file(
         zone.
 
     Raises:
-        AnalysisError: The header cannot be read, names no study, or lacks attributes
-            that one of the objects needs.
+        AnalysisError: The header cannot be read or names no study, or the image does
+            not meet the requirements of one of the objects.
     """
     with pydicom_silenced():
         source = read_source(instance)

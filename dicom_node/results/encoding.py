@@ -61,8 +61,8 @@ class ResultObject:
         sop_instance_uid: SOP Instance UID (0008,0018), derived from the content, so
             that equal results have equal UIDs. The UID of an HL7 message is derived in
             the same way, and identifies the message in the journal.
-        content: A whole Part 10 file, or the HL7 message as UTF-8. Every delivery
-            attempt sends this content.
+        content: A whole Part 10 file, or the HL7 message as UTF-8. All delivery
+            attempts use this content.
     """
 
     kind: str
@@ -77,7 +77,8 @@ class ResultObject:
         not trusted, either.
 
         Raises:
-            ValueError: `kind` is not the name of a kind, or a UID is invalid.
+            ValueError: `kind` does not have the form of a `ResultKind.name`, or a UID
+                is invalid.
         """
         uids = [self.sop_instance_uid]
         if self.kind not in HL7_MESSAGES:

@@ -1,8 +1,8 @@
 """The report on an examination (PS3.3 A.35.13, PS3.16 TID 1500).
 
-The report is a Comprehensive 3D SR like the report on one image. It has a measurement
-group for each image with an answer, except images without valid UIDs, and images with
-the same picture as a counted image. A container of qualitative evaluations has the
+The report is a Comprehensive 3D SR like the report on one image. It has measurement
+groups about each image with an answer, except images without valid UIDs, and images
+with the same picture as a counted image. A container of qualitative evaluations has the
 answer for the whole examination, and names the images without a measurement group.
 """
 
@@ -113,7 +113,7 @@ def _predecessor(document: Predecessor) -> Dataset:
 def _requests(read: ExaminationSource) -> Elements:
     """Return the orders of all images as Referenced Request Sequence (PS3.3 C.17.2).
 
-    Each order is in the sequence once. If there are no orders, the result is empty.
+    Repeated items are omitted. If there are no orders, the result is empty.
     """
     items = distinct(
         in_character_set(item, source, read.first)

@@ -103,7 +103,10 @@ def _has_group(each: SourceImage) -> bool:
 
 
 def _groups(each: SourceImage) -> list[Any]:
-    """Return the measurement groups of an image; each has a comment that names it."""
+    """Return the measurement groups of an image.
+
+    Each group has a comment that names the image.
+    """
     finding = each.image.finding
     assert finding is not None  # noqa: S101 - see _has_group
     shapes = _stored_shape(each), each.image.displayed_shape

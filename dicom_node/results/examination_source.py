@@ -165,8 +165,8 @@ def identity(read: ExaminationSource) -> Elements:
     """Return the attributes of patient and study, and the orders of all images.
 
     If the images differ in Accession Number (0008,0050), it is empty. Request
-    Attributes Sequence (0040,0275) contains each order of the images once. Images
-    without a readable header are ignored.
+    Attributes Sequence (0040,0275) contains the orders of the images, without repeated
+    items. Images without a readable header are ignored.
     """
     keywords = [each for each in TYPE_3 if each != REQUESTS]
     elements = empty(TYPE_2) | copied(read.first, (*TYPE_2, *keywords))

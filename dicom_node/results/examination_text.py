@@ -16,7 +16,7 @@ ANSWERS = {
 
 
 def headline(counts: Counts) -> str:
-    """Return the most serious answer, and the numbers of images, as one sentence.
+    """Return the answer and the numbers of images as one sentence.
 
     For example, "Fracture suspected in 2 of 4 analyzed images (1 definite, 1 doubtful);
     1 image was not analyzed".

@@ -34,14 +34,15 @@ _LINES = 3
 """Number of lines of a caption about at most one location."""
 
 CAPTION_LINE = 0.03
-"""Height of each further line of a caption, relative to the height of the area."""
+"""Height of a caption line after the third, relative to that of the displayed area."""
 
 
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
     """Return the graphic layers of a finding, and the annotations in them.
 
-    One layer contains the arrows with their numbers and the outlines, the other one the
-    caption. If the finding has no location, there is only the layer of the caption.
+    One layer contains the arrows and the outlines, and numbers beside the arrows if
+    they are needed. The other layer contains the caption. If the finding has no
+    location, there is only the layer of the caption.
 
     Source:
         PS3.3 C.10.5, C.10.7.
@@ -114,9 +115,9 @@ def _stored_scale(radiograph: Radiograph) -> NDArray[np.float64]:
 def _numbers(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
     """Yield the number of each arrow as an item of Text Object Sequence.
 
-    The text of a doubtful location says so, because its arrow is a solid line. The
-    bounding box is beside the tail, and the anchor point is the tail. A viewer may use
-    either of them (PS3.3 C.10.5.1.1).
+    The text of a doubtful location contains "doubtful", because its arrow looks like
+    that of a definite location. The bounding box is beside the tail, and the anchor
+    point is the tail. A viewer may use either of them (PS3.3 C.10.5.1.1).
     """
     rows, columns = radiograph.pixels.shape
     scale = _stored_scale(radiograph)

@@ -83,10 +83,11 @@ def heatmap(
         options: The options; only the Series Number is used.
 
     Returns:
-        The object; None if no fracture is reported, or if the map has no peak. A
-        fracture is enough: the object is also made if no peak has a sufficient score
-        for a location. If no fracture is reported, the map would be misleading. The
-        values of a map are relative to its peak, so almost every map has a bright area.
+        The object; None if no fracture is reported, or if the map has no peak. If no
+        fracture is reported, the map would be misleading: the values of a map are
+        relative to its peak, so almost every map has a bright area. If a fracture is
+        reported and the map has a peak, the object is made even if the finding has no
+        location.
 
     Raises:
         AnalysisError: The source has no series, so no segmentation can reference it.

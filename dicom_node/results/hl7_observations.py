@@ -173,8 +173,8 @@ def image_observations(answer: ImageAnswer) -> list[Observation]:
 def _locations(answer: ImageAnswer) -> list[Observation]:
     """Return the point of each arrow, followed by the score of the location.
 
-    The score of the only location is omitted if it is written as the probability of the
-    image.
+    The score of the only location is omitted if its text is equal to that of the
+    probability of the image.
     """
     several, observations = len(answer.arrows) > 1, list[Observation]()
     of_image = [each.value for each in _probability(answer)]

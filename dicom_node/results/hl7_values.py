@@ -134,7 +134,7 @@ class ImageValues:
 
     Attributes:
         sop_instance_uid: SOP Instance UID of the image.
-        side: The code of left or right; None if the source states no side.
+        side: The code of left or right; None if the source states neither.
         body_part: The code of the body part; None if it is unknown.
         body_part_text: Body Part Examined (0018,0015); empty if it is not a valid code
             string.

@@ -96,8 +96,8 @@ def measurement_groups(image: ReportedImage) -> list[Group]:
     There is also a group for each location, about the point of its arrow (TID 1410),
     with the score of the location. Then the first group has no Finding, so that a
     viewer that lists findings lists each location once. These groups are omitted if a
-    shape is not known, or if the score of the only location is written like the
-    probability.
+    shape is not known, or if the rounded score of the only location is equal to the
+    rounded probability.
 
     Each group references `segmentation`, unless it is None.
     """
@@ -183,9 +183,10 @@ def _stored_points(image: ReportedImage) -> list[Point]:
 
 
 def _location_groups(image: ReportedImage) -> list[Group]:
-    """Return the groups about the locations, if they are needed.
+    """Return the groups about the locations; empty if they are not needed.
 
-    The only location needs no group if its score is written like the probability.
+    If there is only one location, and its rounded score is equal to the rounded
+    probability, no group is needed. The result is also empty if a shape is not known.
     """
     points, finding = _stored_points(image), image.finding
     scores = {_rounded(each.score) for each in finding.locations}
@@ -294,7 +295,7 @@ def _sites(source: Source) -> list[FindingSite] | None:
 
 
 def _with_texts(group: Group, point: OperatingPoint, sentence: str) -> Group:
-    """Add two text items to a group: the operating point, and a comment."""
+    """Add the operating point and a comment to a group as texts; return the group."""
     group[0].ContentSequence.extend(
         TextContentItem(name, text, RelationshipTypeValues.CONTAINS)
         for name, text in ((OPERATING_POINT, point.value), (COMMENT, sentence))

@@ -1,10 +1,10 @@
 """The notice: a Secondary Capture with the reason why an image has no result.
 
-A destination with `send_negative = false` gets no result if the node finds no fracture.
-If users expect a result for an image, but it was not analyzed or its analysis failed,
-such a destination gets a notice. Without the notice, the study would look as if the
-node had found no fracture. A destination that gets only objects about examinations gets
-no notices.
+A destination with `send_negative = false` usually gets no result if the node finds no
+fracture. If users expect a result for an image, but it was not analyzed or its analysis
+failed, such a destination gets a notice. Without the notice, the study would look as if
+the node had found no fracture. A destination that gets only HL7 messages, or only
+objects about examinations, gets no notices.
 """
 
 from pydicom import Dataset
@@ -24,7 +24,7 @@ SERIES_DESCRIPTION = "AI fracture: no answer - not for diagnosis"
 LONGEST_REASON = 600
 """Maximum number of characters of a reason.
 
-Image Comments has at most 1,024 characters, and other sentences precede the reason.
+Image Comments is cut after 1,024 characters, and other sentences precede the reason.
 """
 
 

@@ -149,8 +149,8 @@ def with_stored_reports(
 
     These are the wanted kinds. If a wanted structured report is not stored, the result
     also has the other kind of structured report, which differs only in the reference to
-    the heatmap. This is the case if `heatmap` was added to the settings of the
-    destination, or removed, or if an earlier release made the report.
+    the heatmap. For example, the wanted report is not stored if `heatmap` was added to
+    the settings of the destination after the report was made.
 
     Args:
         wanted: The kinds that the destination gets, as `names_for` returns them.

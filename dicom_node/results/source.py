@@ -6,8 +6,8 @@ supported or a date is invalid. The archive would then assign the result to anot
 patient, or to none. Therefore values are copied without decoding. If a value is invalid
 in the source, it is also invalid in the result, except that an invalid UID is omitted.
 
-The node never invents a value of these attributes. If the source lacks an attribute,
-the attribute is empty in the result if the IOD of the result requires it (Type 2).
+The node never invents the value of a copied attribute. If the source lacks the
+attribute, it is empty in the result if the IOD of the result requires it (Type 2).
 Otherwise it is absent.
 """
 
@@ -133,8 +133,8 @@ class Source:
         """Return the value of an attribute as text; empty if it is absent.
 
         The value must be ASCII text, such as a UID, a code string or a decimal string.
-        Each other character becomes U+FFFD. Spaces and NUL at both ends are removed. A
-        backslash separates several values.
+        Each byte that is not ASCII becomes U+FFFD. Spaces and NUL at both ends are
+        removed. A backslash separates several values.
         """
         return _text(self.dataset, Tag(keyword))
 
@@ -165,7 +165,7 @@ def copied(source: Source, keywords: Iterable[str]) -> Elements:
 
     An attribute is omitted if the source lacks it, or if its value contains an invalid
     UID. A sequence is omitted if each of its items references an instance by an invalid
-    UID.
+    UID, or if the source encodes it with another VR.
 
     Raises:
         AnalysisError: One of the attributes is a sequence that cannot be read.
@@ -178,9 +178,8 @@ def copied(source: Source, keywords: Iterable[str]) -> Elements:
 def copied_item(source: Source, keyword: str, number: int) -> Elements:
     """Return the elements of one item of a sequence, encoded with unchanged values.
 
-    Omitted are group lengths, elements of groups 0000 and 0002, elements with an
-    invalid UID, and sequences in which each item references an instance by an invalid
-    UID.
+    Omitted are group lengths, elements of groups 0000 and 0002, and the elements that
+    `copied` omits.
 
     Args:
         source: The instance.
@@ -277,7 +276,7 @@ def _vr(dataset: Dataset, tag: BaseTag) -> str:
 
     If the standard allows several VRs or does not define the attribute, the result is
     the VR that the source states, else the VR in _IMPLICIT, else UN. A private creator
-    that the standard does not define has the VR LO.
+    has the VR LO.
     """
     standard = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
     stated = (

@@ -2,9 +2,9 @@
 
 The report is a Comprehensive 3D SR with a Measurement Report as its root. The report
 says whether a fracture is present, suspected or absent, and contains the probability of
-a fracture. The report also contains the body part, the side and the region on the
-image, if they are known. The library highdicom makes the content. The attributes of the
-patient and study are copied from the source, byte for byte.
+a fracture. The report also contains the body part, the side and the locations, if they
+are known. The library highdicom makes the content. The attributes of the patient and
+study are copied from the source, byte for byte.
 """
 
 from pydicom import Dataset

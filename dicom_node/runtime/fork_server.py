@@ -9,7 +9,7 @@ another thread holds. The process id of an ended fork stays reserved until the f
 server gets the order to read the exit status. So a signal for a fork never reaches
 another process.
 
-If the parent of the fork server dies, the kernel kills the fork server and its forks.
+On Linux, the kernel kills a fork server and its forks if the parent of the server dies.
 """
 
 import argparse
@@ -52,7 +52,7 @@ _RUNNING = 2**31 - 1
 _MAX_FILES = 8
 
 REPLY_TIMEOUT_S = 10.0
-"""Maximum time until the reply to an order, in seconds.
+"""Maximum time until the reply to an order other than FORK, in seconds.
 
 If an order tells the server to wait until a fork ends, the time of this wait is added.
 """
@@ -117,7 +117,8 @@ class ForkServer:
 
         Call `wait_until_ready` next.
 
-        The kernel kills the server when the thread that called this function ends.
+        On Linux, the kernel kills the server when the thread that called this function
+        ends.
 
         Args:
             module: The module that the server runs. Its `main` must call `serve_forks`.
@@ -156,7 +157,7 @@ class ForkServer:
     def request(cls, requests: socket.socket, start_s: float) -> Self:
         """Return a new fork server, forked by a process that runs `serve_requests`.
 
-        The server ends when this process ends or calls `close`.
+        The server ends when the calling process ends or calls `close`.
 
         Args:
             requests: A socket to the other process. Several processes may share it.
@@ -229,10 +230,11 @@ class ForkServer:
         return pid
 
     def begin_fork(self, content: bytes = b"", files: Sequence[int] = ()) -> None:
-        """Order a fork, without waiting for it. The arguments are those of `fork`.
+        """Order a fork, without waiting for it.
 
-        Call `forked` to get the process id. Do not order another fork before `forked`
-        has returned the id. Orders of other kinds wait until this fork runs.
+        The arguments have the same meaning as for `fork`. Call `forked` to get the
+        process id. Do not order another fork before `forked` has returned the id.
+        Orders of other kinds wait until this fork runs.
 
         Raises:
             OSError: The server has ended, or does not read the order in time.
@@ -384,14 +386,14 @@ def serve_forks(
     Args:
         descriptor: The descriptor of the socket for orders.
         parent: The id of the process that started or forked this server. If it dies,
-            the kernel kills the server.
+            the server ends: see `die_with`.
         prepare: Called in the server before each fork, with the content of the order.
             What it imports is in the memory of this fork and of all later forks.
         load: Called in the server before the first order, but after the server has
             reported that it is ready.
 
     Returns:
-        In a new fork, the order that `ForkServer.fork` sent.
+        In a new fork, the order that `fork` or `begin_fork` of `ForkServer` sent.
     """
     die_with(parent)
     gc.disable()

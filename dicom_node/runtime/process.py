@@ -98,7 +98,10 @@ class Stop(threading.Event):
 
 
 def _exit(level: int, message: str) -> None:
-    """End the process with status 0, even if its log cannot be written."""
+    """Log a message, and end the process with status 0.
+
+    The process ends even if its log cannot be written.
+    """
     last = threading.Thread(target=logger.log, args=(level, message), daemon=True)
     last.start()
     last.join(1)
@@ -129,8 +132,8 @@ def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
 def allow_many_threads() -> None:
     """Prepare this process for many threads.
 
-    The limit of open files is raised to the maximum. With glibc, all threads then share
-    one heap.
+    The limit of open files is raised to the maximum. With glibc, new threads share one
+    heap instead of getting heaps of their own.
     """
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))

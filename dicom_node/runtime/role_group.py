@@ -153,7 +153,10 @@ class Role:
             self._restarts.failed(error)
 
     def import_alone(self) -> None:
-        """Let future processes import the module of the role, instead of the server."""
+        """Let each future process of the role import its module itself.
+
+        The server then does not import the module.
+        """
         self.process = replace(self.process, is_shared=False)
 
     def died(self, code: int) -> None:
@@ -205,7 +208,7 @@ class RoleGroup:
 
     @property
     def is_starting(self) -> bool:
-        """Whether the server still starts a role. It carries out other orders later."""
+        """Whether the server still starts a role. Other orders wait until this ends."""
         return self._starting is not None
 
     def start_server(self) -> RoleServer | None:
@@ -225,8 +228,8 @@ class RoleGroup:
     def start_roles(self, stop: threading.Event) -> bool:
         """Start the server if it does not run, and the roles that do not run.
 
-        A process that died soon after its start is restarted with a delay. Call this
-        method repeatedly, because it returns early while the server imports libraries.
+        The start of a process may be delayed: see `Restarts`. Call this method
+        repeatedly, because it returns early while the server imports libraries.
 
         Args:
             stop: If it is set, no further role is started.

@@ -2,7 +2,8 @@
 
 Most roles need the same libraries. Forks of one process share the memory of the
 libraries that the process has imported. The server imports the modules that its command
-line names, and the module of a role when the role is first ordered.
+line names. It also imports the module of a role when the role is first ordered, unless
+`RoleProcess.is_shared` is False.
 
 A server can fork a second server. The second server shares the libraries of the first
 one. The kernel kills the second server if the first one dies. If the second server
@@ -142,10 +143,10 @@ class RoleServer:
         Args:
             server: The fork server.
             log_format: The format of the server's log lines, "text" or "json".
-            secrets: Names of environment variables that the server and its roles did
-                not get.
-            environment: Environment variables that the server did not get, and that
-                roles get.
+            secrets: Names of environment variables that the server did not get. A role
+                gets them only if `RoleProcess.environment` contains them.
+            environment: Environment variables that the server did not get. A role gets
+                them if `RoleProcess.has_environment` is True.
             parent: The server that forked this one; None if no server did.
         """
         self._server = server
@@ -403,7 +404,7 @@ def _file_of(content: bytes) -> Iterator[int]:
 
 
 def main() -> None:
-    """Carry out the orders of the supervisor, and run a role in each fork."""
+    """Carry out the orders of the supervisor. Each fork runs a role or a server."""
     parser = command_line()
     parser.add_argument("log_format")
     parser.add_argument("imports", nargs="*")

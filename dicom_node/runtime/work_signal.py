@@ -34,7 +34,7 @@ WATCHED_POLL_S = 5.0
 
 
 class PollWakeup:
-    """A replacement of a polling thread's stop event, which can also wake the thread.
+    """Replaces the stop event of a polling thread, and can also wake the thread.
 
     Attributes:
         is_watched: Whether `watch_queues` wakes the thread. If so, `wait` may wait

@@ -134,14 +134,13 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def check_responds(engine: Engine) -> None:
-    """Check that the database responds; with SQLite, also that it can be written to.
+    """Check that the database responds.
 
-    The function opens a transaction as `writing` does, and changes nothing. With
-    PostgreSQL, such a transaction succeeds even if the database accepts no changes.
+    The function opens a transaction as `writing` does, and changes nothing. Such a
+    transaction may succeed even if the database accepts no changes.
 
     Raises:
-        DatabaseError: The database cannot be reached or is busy, or an SQLite database
-            cannot be written.
+        DatabaseError: The database cannot be reached or is busy.
     """
     with writing(engine) as connection:
         connection.execute(sa.select(1))

@@ -101,7 +101,7 @@ def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
 def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
     """Exit with a message if the disk or the database refuses a write in the block.
 
-    The block may raise an OSError, a DBAPIError, or an error of SQLite's driver.
+    An OSError, a DBAPIError or an error of SQLite's driver counts as such a refusal.
 
     Use this block for the first writes of a process to the disk and the database.
     """

@@ -51,7 +51,7 @@ class Spool:
     """
 
     def __init__(self, storage: StorageSettings) -> None:
-        """Open the spool, and create its folders if they do not exist.
+        """Open the spool; create `directory` and `results` if they do not exist.
 
         Only the user of this process may access the new folders, because they contain
         patient data.

@@ -50,8 +50,9 @@ def retry_until_available(write: Callable[[], T]) -> T:
 
 
 def stop_retrying() -> None:
-    """Let `retry_until_available` raise RetryStopped from now on, and repeat no call.
+    """Let `retry_until_available` repeat no call from now on.
 
-    If a thread waits before it repeats a call, it raises RetryStopped at once.
+    If a call fails, `retry_until_available` raises RetryStopped instead. A thread that
+    already waits before it repeats a call raises RetryStopped at once.
     """
     _stopping.set()

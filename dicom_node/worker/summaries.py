@@ -239,7 +239,7 @@ class Summarizer:
 
 
 def _wanted(pipeline: Pipeline) -> set[str]:
-    """Return `ResultKind.name` of the objects that are made of each examination."""
+    """Return the `ResultKind.name` of each object that is made about an examination."""
     kinds = pipeline.result_options.kinds
     return {each.name for each in kinds if each.object_type in EXAMINATIONS}
 

@@ -353,11 +353,11 @@ class Work:
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
         """Send an instance's results to one destination, or request commitment to them.
 
-        A run sends the objects that the destination has not stored. If the destination
-        has stored all objects, the run requests commitment to those in the state
-        `committing`. If this run is stale, or the destination is paused, nothing is
-        sent. If the file of an object is missing, a new analysis or summary is queued
-        instead. If the settings do not contain the destination, the delivery fails.
+        A run sends the objects in the state `queued`. If there are none, it requests
+        commitment to the objects in the state `committing`. If this run is stale, or
+        the destination is paused, nothing is sent. If the file of an object is missing,
+        a new analysis or summary is queued instead. If the settings do not contain the
+        destination, the delivery fails.
 
         Args:
             instance_id: Id of the instance.

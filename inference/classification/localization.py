@@ -46,8 +46,9 @@ def point_at(radiograph: Radiograph, tip: Point, others: Sequence[Point] = ()) -
 def _tail(pixels: NDArray[np.uint8], tip: Point, others: Sequence[Point]) -> Point:
     """Return the tail of the arrow as (column, row), in pixels.
 
-    The tail is chosen so that the arrow covers little bright tissue, and no other tip.
-    If two arrows cover equally bright tissue, the longer one is chosen.
+    The tail is chosen so that the arrow covers little bright tissue. The arrow also
+    keeps away from the tips in `others`, if it can. If two arrows cover equally bright
+    tissue, the longer one is chosen.
     """
     rows, columns = pixels.shape
     long_side = max(rows, columns)

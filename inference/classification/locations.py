@@ -1,9 +1,10 @@
 """Report the locations of suspected fractures, with a score for each.
 
-The score of a radiograph is the logarithm of the mean of the exponentials of the cell
-scores (models/network.py). So the exponentials can be divided among the peaks of the
-map. The cells of a peak are those that are nearest to one of its local maxima. The
-score of a peak is the probability that its cells alone would give.
+With the pooling "log_sum_exp", the score of a radiograph is the logarithm of the mean
+of the exponentials of the cell scores (models/network.py). So the exponentials can be
+divided among the peaks of the map. The cells of a peak are those that are nearest to
+one of its local maxima. The score of a peak is the probability that its cells alone
+would give.
 """
 
 import math
@@ -155,6 +156,6 @@ def peak_point(
 
 
 def _operating_point(score: float, thresholds: Thresholds) -> OperatingPoint:
-    """Return DEFINITE if the score reaches this threshold, else DOUBTFUL."""
+    """Return DEFINITE if the score reaches `thresholds.definite`, else DOUBTFUL."""
     point = thresholds.operating_point(score)
     return OperatingPoint.DOUBTFUL if point is OperatingPoint.NONE else point

@@ -52,8 +52,8 @@ def highest_point(saliency: NDArray[np.float32]) -> Cell | None:
 def separate_peaks(saliency: NDArray[np.float32]) -> list[SeparatePeak]:
     """Return the separate peaks of a map, the highest first.
 
-    A maximum that ridges join to several peaks belongs to the peak of the nearest of
-    these maxima.
+    If ridges join a local maximum to maxima of several peaks, it belongs to the peak of
+    the nearest of these maxima.
 
     Args:
         saliency: (h, w), non-negative.
@@ -98,7 +98,10 @@ def _local_maxima(saliency: NDArray[np.float32]) -> list[Cell]:
 def _joined_maxima(
     saliency: NDArray[np.float32], maximum: Cell, peaks: list[list[Cell]]
 ) -> list[Cell]:
-    """Return the maxima of the peaks, all higher, that a ridge joins to `maximum`."""
+    """Return the maxima in `peaks` that a ridge joins to `maximum`.
+
+    None of the maxima in `peaks` may be lower than `maximum`.
+    """
     ridge = np.asarray(saliency >= RIDGE * saliency[maximum], np.uint8)
     _, areas = cv2.connectedComponents(ridge)
     return [each for peak in peaks for each in peak if areas[each] == areas[maximum]]

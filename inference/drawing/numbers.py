@@ -14,7 +14,7 @@ SIZE = 0.034
 """Size of the font, relative to the long side of the image."""
 
 SMALLEST = 18
-"""Minimum size of the font in pixels."""
+"""Minimum size of the font in pixels, unless _SHARE requires a smaller size."""
 
 _SHARE = 0.45
 """Maximum size of the font, relative to the short side of the image."""
@@ -24,9 +24,13 @@ _DIRECTIONS, _GAPS = 24, (0.2, 0.7, 1.2)
 the tail in heights of the number."""
 
 _TIP, _NUMBER, _OTHER, _SHAFT = 1000.0, 100.0, 30.0, 6.0
-"""Costs of a place that covers a tip, that covers another number, that is almost as
-near to another arrow as to its own tail, and that covers a part of a shaft that is as
-long as the number is high."""
+"""Costs of a place for a number.
+
+A place costs _TIP for each tip and _NUMBER for each other number that the number would
+cover there. It costs _OTHER if another arrow is nearer than _FARTHER permits. The cost
+of covering a shaft is proportional to the length of the covered part. It is _SHAFT if
+this part is as long as the number is high.
+"""
 
 _FARTHER = 1.5
 """Minimum distance of a number from other arrows, relative to that from its tail."""
@@ -124,8 +128,10 @@ def _candidates(arrow: Arrow, half: Floats) -> Floats:
 def _detour(tried: Floats, arrow: Arrow, half: Floats) -> Floats:
     """Return the cost of each place for its position beside the tail, (candidates,).
 
-    It is the distance from the tail in halves of the height of a number, plus 1 minus
-    the cosine of the angle between this direction and that from the tip to the tail.
+    The cost is the sum of two terms. The first term is the distance from the tail, in
+    halves of the height of a number. The second term is 1 minus the cosine of an angle:
+    the angle between the direction from the tail to the place and the direction from
+    the tip to the tail.
     """
     back, away = np.subtract(arrow.tail, arrow.tip), tried - arrow.tail
     distance = np.linalg.norm(away, axis=1)
@@ -135,7 +141,7 @@ def _detour(tried: Floats, arrow: Arrow, half: Floats) -> Floats:
 
 
 def _cost(tried: Floats, lines: Floats, index: int, half: Floats) -> Floats:
-    """Return the cost of each place for the arrows near it, (candidates,).
+    """Return the cost that nearby arrows cause at each place, (candidates,).
 
     Args:
         tried: Centers of the number, (candidates, 2).

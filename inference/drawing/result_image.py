@@ -25,7 +25,8 @@ RGB = tuple[int, int, int]
 _LEGIBLE = 640
 """Approximate long side, in pixels, to which a small radiograph is enlarged.
 
-The factor is an integer, at most _MAX_ENLARGEMENT.
+The factor is an integer, at most _MAX_ENLARGEMENT. `_fitted` reduces the factor if the
+caption does not fit.
 """
 
 _MAX_ENLARGEMENT = 8

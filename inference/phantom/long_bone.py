@@ -1,7 +1,7 @@
 """The phantom: a synthetic radiograph of a long bone, whole or broken.
 
-The phantom is a test object, as in medical physics. It is the same image on every
-machine, so that results can be compared with earlier results. The drawing simulates
+The phantom is a test object, as in medical physics. The same arguments give the same
+image, so that results can be compared with earlier results. The drawing simulates
 X-rays: the thickness of soft tissue, cortex and marrow along each ray is multiplied by
 their absorption. Lengths are in units of the short side of the image, so that the
 proportions are independent of the size.

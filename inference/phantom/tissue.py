@@ -18,7 +18,7 @@ Plane = NDArray[np.float32]
 WHITE = 4095
 """Largest pixel value. The pixels have 12 bits, as in many radiographs."""
 
-# Absorption relative to soft tissue; chosen for a realistic appearance.
+# Absorption per unit of length; chosen for a realistic appearance.
 SOFT, CORTEX, MARROW = 0.8, 5.6, 0.25
 
 
@@ -57,9 +57,10 @@ def fragments(
         origin: Position across the limb at which the cut meets the axis of the bone.
 
     Yields:
-        (along, across, filled). The first two are the coordinates that the pixels had
-            before the fragment was moved. `filled` is 1 on the fragment's side of the
-            cut, 0 on the other side, and between 0 and 1 near the cut.
+        (along, across, filled). The first two are the coordinates of each pixel on the
+            unbroken bone: the displacement of the far fragment is undone. `filled` is 1
+            on the fragment's side of the cut, 0 on the other side, and between 0 and 1
+            near the cut.
     """
     if cut is None:
         yield along, across, np.ones_like(along)

@@ -71,9 +71,9 @@ def evaluation(
             of all radiographs (see `figures`), `subgroups` contains figures by trait
             and value, `froc` is the result of `froc.froc`, and `reliability` is the
             result of `statistics.reliability` for the radiographs that were not
-            refused. A figure is [value, low, high], or
-            None if it is undefined. `low` and `high` are the ends of the 95 % interval
-            from a bootstrap that draws whole groups (`Sample.group`).
+            refused. A figure is [value, low, high], or None if it is undefined. `low`
+            and `high` are the ends of the 95 % interval from a bootstrap that draws
+            whole groups (`Sample.group`).
     """
     table = _table([each for each in judged if not each.refused])
     return {
@@ -131,7 +131,7 @@ def means(
 
     Returns:
         A dictionary as from `figures`, with the counts of all folds together. A figure
-            is None if it is undefined in one fold.
+            is None if it is undefined in at least one fold.
     """
     return _counted(parts, resampled, on_figure)
 
@@ -236,7 +236,7 @@ ALWAYS = {"body_part", "views"}
 AGE = "age"
 UNKNOWN = "unknown"
 AGES = 18, 40, 65
-"""The first year of each band of ages after the first band."""
+"""Lower limits of the bands of ages, in years. The youngest band has no lower limit."""
 
 SIZE = "largest fracture"
 
@@ -252,7 +252,7 @@ def _traits(judged: Judged) -> Iterator[tuple[str, str]]:
 
 
 def _age_band(written: str) -> str:
-    """Return the band of an age in years; "unknown" if the age is not a number."""
+    """Return the band of an age in years; "unknown" if it is negative or no number."""
     try:
         age = float(written)
     except ValueError:

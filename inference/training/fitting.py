@@ -43,7 +43,7 @@ NETWORK_KEYS = (
     "mean",
     "std",
 )
-"""Keys of the card that define the network in training and its input."""
+"""Keys of the card that define the network and its input during the training."""
 
 
 FINE = 2

@@ -24,10 +24,10 @@ POINTS = 200
 """Maximum number of points of a curve."""
 
 SEVERAL = 2
-"""Minimum number of boxes of a radiograph with several boxes; also of peaks."""
+"""Minimum number of boxes, or of peaks, that count as several."""
 
 STEPS = 10_000
-"""A threshold is a multiple of 1 / STEPS."""
+"""The result of `best_threshold` is a multiple of 1 / STEPS."""
 
 Arrows = Callable[[Judged], Iterable[Peak]]
 
@@ -49,24 +49,27 @@ class Rates:
 
 
 def highest_peak(judged: Judged) -> list[Peak]:
-    """Return the arrow without a `finding_threshold`: the highest peak, if any."""
+    """Return a list with the highest peak; empty if there are no peaks.
+
+    Without a `finding_threshold`, only this peak gets an arrow.
+    """
     return [each for each in judged.peaks if each.is_highest]
 
 
 def arrows_of_card(judged: Judged) -> list[Peak]:
-    """Return the arrows that the card requires."""
+    """Return the peaks that get an arrow according to the card."""
     return [each for each in judged.peaks if each.has_arrow]
 
 
 def peaks_from(threshold: float) -> Arrows:
-    """Return a function that returns the arrows with a `finding_threshold`."""
+    """Return a function that returns the peaks with a score of at least `threshold`."""
     return lambda judged: [each for each in judged.peaks if each.score >= threshold]
 
 
 def rates(judged: Sequence[Judged], arrows: Arrows) -> Rates:
     """Return how well the arrows that `arrows` returns match the boxes.
 
-    Each radiograph in `judged` has boxes or no fracture.
+    `judged` must not contain fractures without a box.
     """
     boxes = hits = false = 0
     unfractured: list[int] = []
@@ -85,18 +88,19 @@ def rates(judged: Sequence[Judged], arrows: Arrows) -> Rates:
 
 
 def best_threshold(judged: Sequence[Judged]) -> float | None:
-    """Return the lowest threshold that adds no arrow without a fracture.
+    """Return the lowest threshold that adds no arrow to radiographs without fractures.
 
-    In radiographs without a fracture there are no more arrows than with one arrow at
-    the highest peak of each. Radiographs with a fracture are not counted.
+    With this threshold, these radiographs together have at most as many arrows as with
+    one arrow to the highest peak of each. Radiographs with a fracture are not counted.
 
     Args:
         judged: Results with calibrated scores, for radiographs unseen in training.
 
     Returns:
-        The threshold in (0, 1), rounded up to four decimals. None if no radiograph has
-            several peaks, if no peak is in a radiograph without a fracture, or if the
-            threshold would be 1.
+        The threshold in (0, 1), rounded up to four decimals. It is not below the lowest
+            score of a peak in a radiograph without a fracture. None if no radiograph
+            has several peaks, if no peak is in a radiograph without a fracture, or if
+            the threshold would be 1.
     """
     unfractured = [each for each in judged if not each.sample.is_fractured]
     scores = sorted(
@@ -123,21 +127,22 @@ def _rounded_up(score: float) -> float | None:
 
 
 def froc(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
-    """Return the FROC curve, and the comparison of the arrows with a single one.
+    """Return the FROC curve, and a comparison of several arrows with a single arrow.
 
     Args:
-        judged: The results. Their peaks have all scores.
+        judged: The results. Their peaks include those with low scores.
         resampled: Number of bootstrap resamples for the interval.
 
     Returns:
         A JSON-compatible dictionary; None if there are no peaks or no boxes.
             `curve` is a list of [threshold, recall, false arrows per image, false
-            arrows per radiograph without a fracture]. `one_arrow` has the last three
-            for an arrow to the highest peak, and `arrows` for the arrows that the card
-            requires. `several_boxes` has the recall of both for the radiographs with
-            several boxes, and their difference with its 95 % interval.
-            `reported_without_arrow` is the share of the reported fractures, right or
-            wrong, that have no arrow; None if none is reported.
+            arrows per radiograph without a fracture]. `one_arrow` is a list of the last
+            three numbers for one arrow, which points to the highest peak. `arrows` is a
+            list of these numbers for the arrows that the card requires. `several_boxes`
+            compares the recall of `one_arrow` and `arrows` for the radiographs with
+            several boxes; None if there are none. `reported_without_arrow` is the share
+            of the reported fractures, right or wrong, that have no arrow; None if none
+            is reported.
     """
     boxed = [
         each for each in judged if each.sample.boxes or not each.sample.is_fractured
@@ -160,7 +165,10 @@ def froc(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
 
 
 def _without_arrow(judged: Sequence[Judged]) -> float | None:
-    """Return the share of the reported fractures that have no arrow."""
+    """Return the share of the reported fractures that have no arrow.
+
+    Return None if no fracture is reported.
+    """
     none = OperatingPoint.NONE
     reported = [each for each in judged if each.operating_point is not none]
     if not reported:
@@ -169,7 +177,11 @@ def _without_arrow(judged: Sequence[Judged]) -> float | None:
 
 
 def _gain(judged: Sequence[Judged], resampled: int) -> dict[str, Any] | None:
-    """Return the gain in recall over one arrow, in radiographs with several boxes."""
+    """Return the gain in recall over one arrow, in radiographs with several boxes.
+
+    The result is `several_boxes` in the result of `froc`. It is None if no radiograph
+    has several boxes.
+    """
     several = [each for each in judged if len(each.sample.boxes) >= SEVERAL]
     if not several:
         return None

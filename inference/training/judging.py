@@ -58,8 +58,9 @@ class Judged:
             NaN if the heatmap is zero or the radiograph was refused.
         refused: Whether the classifier refused the radiograph as out of distribution. A
             refused radiograph counts as "No Fracture".
-        peaks: The separate peaks of the heatmap, at any score, in the order of
-            decreasing scores. With a `pooling` of "average", the only one is the
+        peaks: The highest separate peaks of the heatmap, at most `locations.MOST`, in
+            the order of decreasing scores. Peaks below the `finding_threshold` of the
+            card are included. With a `pooling` of "average", the only one is the
             highest peak, and its score is the probability. Empty if no fracture is
             reported, or if the heatmap is zero.
     """
@@ -117,8 +118,8 @@ def judged(
     Args:
         sample: The radiograph with its label.
         radiograph: The radiograph as it was classified.
-        finding: The finding. With a `pooling` of "log_sum_exp", its locations are all
-            peaks that reach ALL_PEAKS.
+        finding: The finding. With a `pooling` of "log_sum_exp", it was computed with
+            the `finding_threshold` ALL_PEAKS.
         card: The card that determines which locations get an arrow.
     """
     peaks = with_arrows(_peaks(sample, radiograph, finding), card.finding_threshold)
@@ -137,9 +138,10 @@ def judged(
 def with_arrows(
     peaks: Iterable[Peak], finding_threshold: float | None
 ) -> tuple[Peak, ...]:
-    """Return peaks with `has_arrow` for a threshold.
+    """Return copies of the peaks, with `has_arrow` set according to a threshold.
 
-    Without a threshold, only the highest peak gets an arrow.
+    `has_arrow` is true if the score reaches the threshold. If the threshold is None, it
+    is true only for the highest peak.
     """
     if finding_threshold is None:
         return tuple(replace(each, has_arrow=each.is_highest) for each in peaks)

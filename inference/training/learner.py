@@ -7,12 +7,13 @@ with a fracture. It is low if most of the softmax of the scores over all cells l
 the fracture. The arrow points to the peak of the scores, so the second loss moves the
 arrow to the fracture. Cells with low scores have little influence on the two losses.
 
-A generation has two parts. In the first part, the network sees views at 224 pixels,
-some of them close-ups, and its map has 14 x 14 cells. In the second part, there are no
-close-ups. The network sees each view at both scales of the card, and the two losses use
-the combined map of 28 x 28 cells. Batch normalization keeps the statistics of the first
-part, because one set of statistics must serve both scales and batches are small. layer1
-is frozen in the second part to save time.
+A generation has two parts; the second part is omitted if `Recipe.fine_epochs` is 0. In
+the first part, the network sees views at 224 pixels, some of them close-ups, and its
+map has 14 x 14 cells. In the second part, there are no close-ups. The network sees each
+view at both scales of the card, and the two losses use the combined map of 28 x 28
+cells. Batch normalization keeps the statistics of the first part, because one set of
+statistics must serve both scales and batches are small. layer1 is frozen in the second
+part to save time.
 
 In the first generation, the target is the label, with label smoothing. From the second
 generation on, the target is a weighted mean of this target and the output of the

@@ -33,7 +33,8 @@ class Recipe:
         fine_epochs: Number of further epochs of a generation, at both scales together.
         batch: Number of views in a step at one scale, two of each radiograph; even.
         fine_batch: Number of views in a step at both scales; even.
-        rate: Maximum learning rate of layer1 to layer3, which may have initial weights.
+        rate: Maximum learning rate of layer1 to layer3. Their initial weights may come
+            from a file.
         fresh_rate: Maximum learning rate of layer4 and the last layer.
         weight_decay: Weight decay of AdamW.
         repeats: Number of times that an epoch uses each radiograph with a fracture.

@@ -87,7 +87,10 @@ def _save(path: Path, draw: Callable[[Axes], None]) -> None:
 
 
 def _save_froc(path: Path, froc: dict[str, Any]) -> None:
-    """Draw the recall of boxes against the false arrows per image, with two points."""
+    """Plot the share of boxes with an arrow against the false arrows per image.
+
+    Two points show the results of one arrow per image and of the arrows of the card.
+    """
     figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot(

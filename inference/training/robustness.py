@@ -1,8 +1,8 @@
 """Measure how results change if images vary as in practice.
 
-Polarity and 12-bit images with a window are not included. MONOCHROME1 images and deeper
-pixels become the same gray levels before the model sees them, and tests of the decoder
-verify this exactly.
+The changes include neither MONOCHROME1 images nor 12-bit images with a window. The
+decoder converts such images to the same gray levels as 8-bit MONOCHROME2 images, and
+its tests verify this.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,7 +79,7 @@ def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:
 
 
 def _deeper(pixels: Pixels) -> Pixels:
-    """Return the pixels that the node computes for an image of 12 bits, no window."""
+    """Return pixels windowed by percentiles, like a 12-bit image without a window."""
     deep = pixels.astype(np.uint16) << 4
     return stretched(deep, *percentile_range(deep[exposed_area(deep)]))
 

@@ -16,7 +16,7 @@ FROZEN = "conv1.", "bn1."
 contain these layers."""
 
 USED = *FROZEN, "layer1.", "layer2.", "layer3."
-"""Name prefixes of all layers that may have initial weights."""
+"""Name prefixes of the layers that are read from a file of initial weights."""
 
 
 def read_start(path: Path) -> dict[str, Tensor]:

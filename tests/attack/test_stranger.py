@@ -142,7 +142,7 @@ def test_node_closes_connections_with_stalled_bodies(target: Target) -> None:
 
 
 def test_one_address_cannot_use_all_associations(target: Target) -> None:
-    """The attacker invents three AE titles, so that each has its own limit."""
+    """The attacker invents three AE titles. Each counts as a separate caller."""
 
     def attack(cost: Cost) -> None:
         with ExitStack() as stack:
@@ -275,7 +275,7 @@ def test_pdu_of_4_gb_uses_no_memory(target: Target, name: str, content: bytes) -
 
 
 def test_unreadable_pdus_write_no_traceback_to_the_log(target: Target) -> None:
-    """Send unreadable association requests, and unreadable messages."""
+    """The attacker sends unreadable association requests, and unreadable messages."""
     requests = (
         request(proposed(1, abstract(), syntax(b""))),
         request(proposed(1, abstract(b""), syntax())),

@@ -76,7 +76,7 @@ class DatabaseLoad:
         )
 
     def over(self, divisor: float) -> "DatabaseLoad":
-        """Return the load per second or per image; `divisor` is their number.
+        """Return the load divided by `divisor`, a number of seconds or of images.
 
         The numbers of statements and transactions are rounded.
         """

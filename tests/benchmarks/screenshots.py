@@ -213,7 +213,7 @@ def waiting(api: str) -> int:
 
 
 def unfinished_examinations(api: str) -> int:
-    """Return the number of examinations that wait, or are analyzed or delivered."""
+    """Return the number of examinations in state waiting, analyzing or delivering."""
     states = "state=waiting&state=analyzing&state=delivering"
     total: int = httpx.get(f"{api}/api/v1/studies?{states}").json()["total"]
     return total

@@ -102,7 +102,7 @@ def measure(page: Page) -> None:
 
 
 def frames(page: Page, name: str, action: Callable[[], None]) -> None:
-    """Print the number of frames during an action, and the times between them."""
+    """Print statistics of the times between the frames during an action."""
     page.evaluate(COUNT)
     action()
     times = page.evaluate("window.counted()")

@@ -73,7 +73,10 @@ def test_receiver_answers_c_echo_within_a_second_with_300_idle_connections(
 
 
 def send_slowly(sockets: list[socket.socket], over: threading.Event) -> None:
-    """Send one byte of an A-ASSOCIATE-RQ per second on each socket, until `over`."""
+    """Send an A-ASSOCIATE-RQ on each socket, one byte per second.
+
+    If `over` is set, the function returns early.
+    """
     request = b"\x01\x00\x00\x00\x01\x00" + bytes(256)
     for byte in request:
         if over.wait(1):

@@ -1,7 +1,8 @@
 """Images that hang the decoder or exhaust its memory fail; no other image fails.
 
 The reason of the failure says what happened. If a decoder or the fork server of the
-decoders is killed, the image is analyzed again. The image fails after three deaths.
+decoders is killed, the image is analyzed again. The image fails after three deaths of
+its decoder. The move to the slow lane counts as a death.
 """
 
 import os

@@ -83,9 +83,9 @@ def test_node_delivers_all_instances_during_a_rolling_upgrade(
 
 
 def restart_on_the_next_schema(worker: Machine) -> None:
-    """Kill a worker of this release, and restart it, with the schema of the next one.
+    """Kill a worker of this release, restart it, and wait until it is ready.
 
-    The function returns when the worker is ready.
+    The database already has the schema of the next release.
     """
     before = len(worker.said("Ready"))
     worker.dies()

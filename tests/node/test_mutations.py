@@ -1,6 +1,6 @@
-"""Every input of the node handles mutated instances.
+"""Mutated instances, given to C-STORE, /predict and `fracture-node analyze`.
 
-Each instance is refused, or ends in a final state. No process crashes.
+For each instance, the node gives a result or an error. No process crashes.
 chaos/test_mutations.py sends thousands of mutated instances, and every real file.
 """
 

@@ -128,7 +128,7 @@ class Hospital:
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """Run and yield a node with an archive.
 
-    All tests that tolerate the images of other tests share them.
+    Tests that tolerate the images of other tests share this node.
     """
     folder = tmp_path_factory.mktemp("hospital")
     archive = start_archive(folder / "archive")

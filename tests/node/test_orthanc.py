@@ -1,6 +1,6 @@
 """A node and an Orthanc exchange images and results over DICOM.
 
-They are configured as in docker-compose.yml. In one test, the results go to Orthanc
+The AE titles are those of docker-compose.yml. In one test, the results go to Orthanc
 over DICOMweb.
 """
 

@@ -1,8 +1,8 @@
-"""No log, error, response or file name of a full run contains patient data.
+"""No log, error, HTTP response or file name in this test contains patient data.
 
-Only the audit file names patients, as PS3.15 A.5.3.7 requires. Some of the instances
-have malformed or non-ASCII identities, which libraries quote in warnings and
-exceptions. Others are broken, so that the code paths of errors run, too.
+The audit file names patients, as PS3.15 A.5.3.7 requires. Some of the instances have
+malformed or non-ASCII identities, which libraries quote in warnings and exceptions.
+Others are broken, so that the code paths of errors run, too.
 """
 
 import json

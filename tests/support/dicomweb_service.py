@@ -157,7 +157,8 @@ def certificate(
     """Create a self-signed certificate for a server.
 
     Args:
-        peer: Returns the path of a program by its name, or skips the test.
+        peer: Returns the path of a program by its name. If the program is absent, it
+            skips or fails the test.
         folder: The folder to write the certificate and its key to.
         name: The Subject Alternative Name, in the notation of openssl.
 

@@ -106,7 +106,7 @@ REPLACED: queued committing delivered failed>-
 DROPPED: queued committing failed>-
 REMOVED: delivered failed>-
 """
-# These transitions happen only if an earlier release left a row in the state before.
+# These transitions happen only to rows of earlier releases.
 _INSTANCE_OF_OLD_ROWS = """
 REMOVED: received delivering>-
 """
@@ -144,7 +144,7 @@ USUAL: Mapping[Made, Effects] = MappingProxyType(
         ]
     )
 )
-"""The transitions of rows that the node wrote, with their effects."""
+"""The transitions of rows that this release wrote, with their effects."""
 
 OF_OLD_ROWS: Mapping[Made, Effects] = MappingProxyType(
     dict(
@@ -155,5 +155,4 @@ OF_OLD_ROWS: Mapping[Made, Effects] = MappingProxyType(
         ]
     )
 )
-"""The transitions that happen only if an earlier release left a row in the state
-before."""
+"""The transitions that happen only to rows of earlier releases, with their effects."""

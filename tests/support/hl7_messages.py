@@ -88,7 +88,7 @@ def made(
 def ris(port: int = 2575, **values: object) -> Hl7Destination:
     """Return the settings of an HL7 destination on this machine.
 
-    `values` are further settings, or replace the defaults below.
+    `values` are settings to add or to change.
     """
     address = {"name": "ris", "type": "hl7", "host": "127.0.0.1", "port": port}
     return Hl7Destination.model_validate({**address, "per": "image", **values})

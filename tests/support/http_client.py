@@ -155,7 +155,7 @@ def serve(
 def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
     """Connect to a server of this machine, and send `content`; return the socket.
 
-    `stack` closes the socket. Its operations time out after 20 seconds.
+    Operations of the socket time out after 20 seconds. `stack` closes the socket.
     """
     client = socket.create_connection(("127.0.0.1", port), timeout=20)
     stack.enter_context(client)

@@ -2,8 +2,8 @@
 
 Points are (down, right) from the middle of the upper edge of the image. Widths are half
 widths. The unit of all lengths is the short side of an upright image. The numbers
-approximate anatomical proportions and were chosen for a realistic appearance. The limbs
-are right hands and left feet, seen from the front.
+approximate anatomical proportions and were chosen for a realistic appearance. Hand and
+forearm are those of the right arm, and the ankle is that of the left leg.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Phantoms of hand, forearm and ankle: synthetic radiographs with several bones.
 
-They are for screenshots and benchmarks of web pages, where a single bone shows too
-little. The self-test of the node uses the long bone phantom.
+They are for screenshots and benchmarks of web pages. The self-test of the node uses a
+simpler phantom of one long bone.
 """
 
 import math
@@ -43,7 +43,10 @@ The unit is the short side of an upright image, as in `limb_anatomy`.
 """
 
 NEAR = 0.045
-"""Radius of a circle around a break, in short sides. The box encloses this circle."""
+"""Radius of a circle around a break. The box encloses this circle.
+
+The unit is the same as that of SHELL.
+"""
 
 MIDDLE = 0.5
 

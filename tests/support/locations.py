@@ -17,7 +17,7 @@ def locations(
     score: float = 0.9,
     point: OperatingPoint = OperatingPoint.DEFINITE,
 ) -> tuple[Location, ...]:
-    """Return a location for each arrow; none for None."""
+    """Return a location for each arrow that is not None."""
     return tuple(Location(arrow, score, point) for arrow in arrows if arrow)
 
 
@@ -34,7 +34,10 @@ def with_probability(finding: Finding, probability: float) -> Finding:
 
 
 def point_at_peak(radiograph: Radiograph, saliency: NDArray[np.float32]) -> Arrow:
-    """Return an arrow to the highest peak of a saliency map, which is not zero."""
+    """Return an arrow to the highest peak of a saliency map.
+
+    The map must have a value above zero.
+    """
     peak = highest_point(saliency)
     assert peak is not None
     return point_at(radiograph, peak_point(radiograph, saliency, peak))

@@ -241,7 +241,7 @@ NUMBERS = ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored",
 
 
 def flipped(draft: Draft) -> None:
-    """Flip bits before the pixel data."""
+    """Flip bits before Pixel Data; anywhere if the dataset has no Pixel Data."""
     pixels = draft.find(PIXEL_DATA)
     _flip(draft, 0, pixels.start if pixels else len(draft.data))
 
@@ -268,7 +268,7 @@ def truncated(draft: Draft) -> None:
 
 
 def wrong_length(draft: Draft) -> None:
-    """Change the length of an element without changing its value."""
+    """Overwrite the length in the header of an element. The value does not change."""
     found = draft.some()
     if found is None:
         return
@@ -346,7 +346,10 @@ def many_items(draft: Draft) -> None:
 
 
 def invalid_items(draft: Draft) -> None:
-    """Write a sequence with an invalid item, or with bytes that are not items."""
+    """Write a sequence with a random element in an item, or with bytes without an item.
+
+    The sequence itself may have a wrong VR.
+    """
     keyword = draft.chance.choice(SEQUENCES)
     encoding, chance = draft.encoding, draft.chance
     inner = chance.choice(
@@ -523,7 +526,7 @@ def garbage(draft: Draft) -> None:
 
 
 def invalid_fragments(draft: Draft) -> None:
-    """Write encapsulated Pixel Data with no, too many or wrong fragments or offsets."""
+    """Write encapsulated Pixel Data with random, mostly wrong fragments and offsets."""
     encoding, chance = draft.encoding, draft.chance
     pixels = draft.find(PIXEL_DATA)
     content = draft.data[pixels.value + 8 : pixels.end - 8] if pixels else b""
@@ -687,7 +690,7 @@ def _make_analyzable(draft: Draft, sample: Sample) -> str:
 
 
 def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Sample]:
-    """Yield mutated samples, with all mutations equally frequent.
+    """Yield mutated samples. The mutations in HARMS take turns.
 
     Each sample has a new SOP Instance UID in command and dataset. The mutation may
     change the UID in the dataset, like any other attribute.

@@ -13,7 +13,7 @@ def numbered(count: int) -> sa.CTE:
 
 
 def digits(number: sa.ColumnElement[int]) -> sa.ColumnElement[str]:
-    """Return a number of up to 7 digits as text, with zeros up to 32 characters."""
+    """Return a number of up to 7 digits as text, padded with zeros to 32 characters."""
     return "0" * 25 + sa.func.substr(
         sa.cast(number + 10_000_000, sa.Text), 2, type_=sa.Text
     )
@@ -27,7 +27,7 @@ def insert_for_each(
 ) -> None:
     """Insert a row for each number.
 
-    The database makes the rows, because their conversion would take seconds.
+    The database makes the rows. Rows made in Python would take seconds longer.
 
     Args:
         connection: Connection with a transaction.

@@ -265,7 +265,8 @@ def calling(port: int, content: bytes) -> Iterator[socket.socket]:
 def response_to(port: int, content: bytes) -> bytes:
     """Send `content`, which is an association request, and return the response.
 
-    If the request is accepted, also send a C-ECHO, and release the association.
+    If the association is accepted, release it afterwards. If a presentation context was
+    accepted, check first that a C-ECHO in the first such context succeeds.
     """
     with calling(port, content) as connection:
         response = received(connection)
@@ -290,7 +291,8 @@ class Peer:
 
     Attributes:
         port: The port that it listens on.
-        heard: The types of the PDUs that `hear` has read.
+        heard: The types of the PDUs that `hear` has read; 0 for the end of the
+            connection.
     """
 
     port: int

@@ -131,8 +131,9 @@ class Review(Site):
     ) -> str:
         """Record an analysis with one result; return the UID of the result.
 
-        The finding is doubtful from a probability of 0.25 on. From 0.5 on, it is
-        definite and has an arrow. `found` are other locations.
+        The finding is doubtful from a probability of 0.25 on, and definite from 0.5 on.
+        `found` are its locations. If `found` is None, a definite finding has one
+        location with an arrow, and any other finding has no location.
         """
         uid = f"2.25.{1000 + int(received.id, 16)}"
         path = f"results/{received.id}-{uid}.dcm"

@@ -454,10 +454,11 @@ class SimulatedNode:
 
         Args:
             attempt: The attempt.
-            end: The answer of the summary, "positive", "negative" or "not analyzed";
-                "failed"; or "separate" if nobody expects a summary. A summary that
-                exists already is only sent again. With any other text, nothing happens,
-                and the attempt continues.
+            end: "positive", "negative" or "not analyzed" for a summary with this
+                answer, "failed", or "separate" if nobody expects a summary. If an
+                answer is given, and the objects of the summary exist already, they are
+                only sent again. With any other text, nothing changes, and the attempt
+                continues.
             kill_after: As for `do`.
         """
         summaries, inputs = self.journal.summaries, attempt.summary
@@ -572,7 +573,7 @@ class SimulatedNode:
     def request(
         self, attempt: Attempt, outcome: Outcome, kill_after: int | None = None
     ) -> None:
-        """Record the outcome of the commitment request of an attempt, and end it."""
+        """Record the outcome of a commitment request, and end its attempt."""
         assert attempt.destination is not None
         key = attempt.instance_id, attempt.destination, attempt.run
         record = self.journal.commitments.record_request_outcome

@@ -1,4 +1,4 @@
-"""The validator of structured reports of PixelMed, in one process for all reports.
+"""PixelMed's validator of structured reports, in one process for all reports.
 
 The validator compiles its rules at its start, which takes four seconds of processor
 time. Its command validates only one report.

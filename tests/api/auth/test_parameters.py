@@ -1,4 +1,4 @@
-"""Unknown query parameters are rejected; the error lists the known ones."""
+"""Errors of the API for unknown and repeated query parameters."""
 
 import re
 from collections.abc import Iterator

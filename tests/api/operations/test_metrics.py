@@ -120,8 +120,8 @@ class Node:
 class Scraped:
     """The samples of a response, read by the parser of Prometheus.
 
-    A call returns the value of the only sample with a name and exactly the given
-    labels. In a call, the name is given without its prefix fracture_node_.
+    Calling the object returns the value of the only sample with a name and exactly the
+    given labels. The name is given without its prefix fracture_node_.
     """
 
     def __init__(self, text: str) -> None:

@@ -227,7 +227,7 @@ def of_arrows(page: Page) -> Pixels:
 
 
 def place_on_canvas(page: Page, point: tuple[float, float]) -> tuple[int, int]:
-    """Return the (row, column) of a point of a fitted image on the canvas."""
+    """Return where the canvas shows a point of a fitted image, as (row, column)."""
     height, width, _ = drawn(page).shape
     scale = min(height / SIZE[0], width / SIZE[1])
     column = (point[0] - SIZE[1] / 2) * scale + width / 2
@@ -295,7 +295,7 @@ def test_panel_explains_a_definite_image_with_only_doubtful_locations(
 def test_single_arrow_of_a_doubtful_location_is_dashed(
     open_study: Open, site: Review
 ) -> None:
-    """The probability of the image is definite."""
+    """The operating point of the image is definite, because its probability is 0.9."""
     found = (Location(LOWER, 0.31, OperatingPoint.DOUBTFUL),)
     site.answer(site.receive(94, study_instance_uid="1.2.3.16"), 0.9, found)
     page = open_study(study="1.2.3.16")

@@ -1,6 +1,6 @@
 """The Storage SCU over real sockets: sent instances, and outcomes of failed transfers.
 
-Waiting and broken associations are tested in test_association.py.
+Associations that break or hang are tested in test_association.py.
 """
 
 import hashlib

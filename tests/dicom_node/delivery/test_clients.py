@@ -42,7 +42,7 @@ class Peer:
     Attributes:
         port: The port that the peer listens on.
         stored: One entry for each C-STORE request, POST request or HL7 message. The
-            list is empty until the peer has ended.
+            list is empty until the `with` block of the peer ends.
     """
 
     port: int

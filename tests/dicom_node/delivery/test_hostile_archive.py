@@ -94,7 +94,7 @@ def after_a_request(
     content: bytes,
     first: bytes = b"",
 ) -> Play:
-    """Return an archive that accepts the association and receives a complete request.
+    """Return an archive that accepts the association, and receives one command set.
 
     The archive then sends `first`, and calls `act` with the connection and `content`.
     """
@@ -111,7 +111,7 @@ def after_a_request(
 
 
 def at_once(act: Callable[[socket.socket, bytes], None], content: bytes) -> Play:
-    """Return an archive that calls `act` instead of accepting the association."""
+    """Return an archive that calls `act` as soon as it has received A-ASSOCIATE-RQ."""
     return lambda connection, _: act(connection, content)
 
 

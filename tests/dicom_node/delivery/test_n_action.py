@@ -179,7 +179,7 @@ class Node:
         self.journal.commitments.record_report(report, ARCHIVE)
 
     def let_days_pass(self, days: float) -> None:
-        """Move the time at which instances ended `days` into the past."""
+        """Move the end times of instances `days` into the past."""
         earlier = {"ended_at": received.c.ended_at - days * DAY_S}
         with self.engine.begin() as connection:
             connection.execute(received.update().values(earlier))

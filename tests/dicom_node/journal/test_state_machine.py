@@ -1,4 +1,4 @@
-"""In any order of events, only the transitions of the table happen, and work ends."""
+"""In any order of events, only transitions in TRANSITIONS happen, and all work ends."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -315,7 +315,7 @@ def lost_before_request(
 
 
 def failing_peer(node: SimulatedNode, state: str) -> None:
-    """Let attempts of two deliveries in `state` fail; then request attempts now.
+    """Let attempts of two deliveries in `state` fail; then call `try_now` for both.
 
     The archive cannot be reached. The deliveries are tried in turn, three times each,
     but a delivery without queued work is skipped, because it waits for the archive.
@@ -430,7 +430,10 @@ def test_every_usual_transition_happens(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_rows_in_any_state_are_replaced_and_removed(tmp_path: Path) -> None:
-    """The test creates rows in states that only an earlier release may have left."""
+    """The test creates rows in all states.
+
+    Only an earlier release can have left rows in some of these states.
+    """
     node = SimulatedNode(tmp_path, Clock())
     node.allowed |= OF_OLD_ROWS.keys()
     with observing(node.clock):

@@ -477,10 +477,11 @@ def test_every_request_in_a_shared_tls_record_gets_a_response(
 
 @contextmanager
 def many_connections(node: Node) -> Iterator[None]:
-    """Keep 300 connections to each port open during the block.
+    """Open 300 connections to each port, and close them after the block.
 
     Of each three connections, one sends nothing, one sends the beginning of a request,
-    and one sends this beginning and then ten bytes per second.
+    and one sends this beginning and then ten bytes per second. On the port for TLS, the
+    request is a ClientHello. The node may close the connections earlier.
     """
     half_a_request = b"\x01\x00\x00\x00\x00\xcd\x00\x01"
     finished = threading.Event()
@@ -824,7 +825,7 @@ def test_peer_that_stops_reading_over_tls_is_a_retry(
 
 @pytest.fixture
 def silent_after_the_handshake(certificates: Certificates) -> Iterator[int]:
-    """The port of a TLS 1.3 peer that sends only its session tickets."""
+    """The port of a peer that sends only session tickets after the TLS handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.node.certificate, certificates.node.key)
     finished = threading.Event()

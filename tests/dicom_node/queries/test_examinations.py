@@ -52,9 +52,9 @@ Image = Callable[..., ReceivedInstance]
 
 @pytest.fixture
 def image(journal: Journal, receive: Receive, engine: sa.Engine) -> Image:
-    """A function that records an image, sets `columns` of its row, and returns it.
+    """A function that records an image, and returns the received instance.
 
-    It returns the image as it was received.
+    `columns` are values in the row of the image.
     """
     number = iter(range(1000))
 

@@ -76,7 +76,7 @@ def found(
 ) -> str:
     """Return the accession numbers of all found instances, separated by spaces.
 
-    Assert that the first page, of ten instances, has all of them.
+    Raise AssertionError if more than ten instances are found.
     """
     page = worklist.page(wanted, sorting or Sorting(), number=1, size=10)
     assert page.total == len(page.entries)
@@ -299,9 +299,9 @@ def many(
 
 
 def row_like(folder: Path) -> dict[str, Any]:
-    """Return a row with the values that all instances have in common.
+    """Return a row of an instance with default values.
 
-    The other columns are None.
+    Columns without a default value are None.
     """
     return dict.fromkeys(instance.columns.keys()) | {
         "content_digest": "d",

@@ -76,9 +76,10 @@ def value(element: bytes) -> bytes:
 
 
 def raw_values(path: Path) -> dict[int, bytes]:
-    """Return the encoded values of an Explicit VR file by tag.
+    """Return the encoded values of an Explicit VR Little Endian file by tag.
 
-    The code under test is not used.
+    Sequences of undefined length and Pixel Data are left out. The code under test is
+    not used.
     """
     content = path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")

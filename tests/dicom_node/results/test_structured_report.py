@@ -193,7 +193,7 @@ def test_doubtful_finding_is_coded_as_suspected(
 def test_negative_report_has_no_finding_and_no_fracture_code(
     source: Source, dataset: Dataset
 ) -> None:
-    """Some viewers list only the names of items; these must not suggest a fracture."""
+    """Some viewers list only names of items. The names must not suggest a fracture."""
     written = report(source(dataset), NEGATIVE)
 
     content_items = dict(items(written))
@@ -326,7 +326,7 @@ def test_report_of_another_model_has_the_same_tracking_uid(
 
 
 def groups_of(written: Dataset) -> list[Dataset]:
-    """Return the content of each measurement group."""
+    """Return the measurement groups of a report."""
     (container,) = (
         item for name, item in items(written) if name == "Imaging Measurements"
     )

@@ -85,9 +85,9 @@ FINDING = Finding(
 class ScriptedPipeline:
     """A pipeline that gives each image FINDING, without an analysis.
 
-    The objects for a finding are `results`, or only `result` if `results` is empty. A
-    test sets `behavior` to raise the error of an analysis, and `afterwards` to do
-    something after the check of the image.
+    The objects for a finding are `results`, or only `result` if `results` is empty.
+    `analyze` calls `behavior` before the check of the image, and `afterwards` after the
+    check. Tests replace these functions, for example by one that raises an error.
     """
 
     result: ResultObject

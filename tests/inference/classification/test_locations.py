@@ -183,12 +183,15 @@ def two_fractures() -> NDArray[np.float32]:
 
 
 def odds(location: Location) -> float:
-    """Return the odds of a score before the division by the temperature, 2."""
+    """Return the odds of the score of a location, for the temperature 1.
+
+    The score itself is for the temperature 2.
+    """
     return (location.score / (1 - location.score)) ** 2.0
 
 
 def cells_of(location: Location) -> float:
-    """Return the sum of exp of the scores of the cells of a location."""
+    """Return the sum of exp(score) over the cells of a location."""
     return odds(location) * CELLS**2
 
 
@@ -243,7 +246,7 @@ def test_weak_cells_near_a_long_fracture_belong_to_it() -> None:
 
 
 def eight_fractures() -> NDArray[np.float32]:
-    """Return cells with eight separate peaks; the scores fall from 9 by 0.5."""
+    """Return cells with eight separate peaks. Their scores are 9, 8.5, 8, … 5.5."""
     cells = np.full((CELLS, CELLS), -20, np.float32)
     for number in range(8):
         cells[1 + 4 * (number // 2), 4 + 5 * (number % 2)] = 9 - number / 2

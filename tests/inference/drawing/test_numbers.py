@@ -128,7 +128,7 @@ def test_number_larger_than_the_image_is_in_its_middle() -> None:
 
 
 def drawn(gray: int, rows: int, columns: int) -> NDArray[np.uint8]:
-    """Return the pixels around two numbers in an image of one gray level."""
+    """Return an image of one gray level with the numbers of two arrows drawn on it."""
     image = np.full((rows, columns, 3), gray, np.uint8)
     arrows = [
         Arrow((0.7 * columns, rows * share), (0.3 * columns, rows * share))

@@ -261,7 +261,10 @@ def test_there_is_no_froc_curve_and_no_picture_of_it_without_peaks(
 
 @pytest.fixture
 def other_weights(tmp_path: Path) -> Path:
-    """Weights with a higher bias of the fracture, and with a card of their own."""
+    """The path of the shipped weights with a higher bias for the class Fracture.
+
+    The card beside them has the name "other".
+    """
     path = tmp_path / "other.pth"
     weights = torch.load(SHIPPED, weights_only=True)
     weights["fc.bias"][0] += 4
