@@ -134,7 +134,8 @@ def _limit_memory(size: int) -> None:
 def _serve(end: socket.socket) -> None:
     """Confine this process, report the confinement to the parent, and run its calls.
 
-    Return when the parent has ended or has closed the socket.
+    Return when the parent has ended or has closed the socket. After a MemoryError, end
+    the process with the status OUT_OF_MEMORY.
     """
     channel = Channel(end)
     relay = _Relay(channel)
@@ -143,10 +144,14 @@ def _serve(end: socket.socket) -> None:
     log_uncaught()
     sys.excepthook = _end_without_memory
     channel.send(*pack_response(RETURNED, confine()))
-    with suppress(EOFError, OSError):  # the parent has ended, or closed the socket
+    try:
         while True:
             relay.left = MAX_RECORDS
             _serve_one_call(channel)
+    except (EOFError, OSError):
+        return  # the parent has ended, or has closed the socket
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
 
 
 def _end_without_memory(
@@ -180,10 +185,9 @@ def _load_lazy_modules() -> None:
 def _serve_one_call(channel: Channel) -> None:
     """Receive one call, run its function, and send the result or error.
 
-    After a MemoryError, end this process with the status OUT_OF_MEMORY.
-
     Raises:
         EOFError, OSError: The parent has ended, or has closed the socket.
+        MemoryError: The call needs more memory than this process may have.
     """
     head, buffers, files = channel.receive_call()
     try:
@@ -193,7 +197,7 @@ def _serve_one_call(channel: Channel) -> None:
     except (DicomNodeError, PlainImageError) as error:
         response = pack_response(RAISED, pack_error(error))
     except MemoryError:
-        os._exit(OUT_OF_MEMORY)
+        raise
     except Exception as error:  # noqa: BLE001 - a bug must not end the process
         unexpected = AnalysisError(
             f"Decoding failed unexpectedly: {type(error).__name__} {_position(error)}.",

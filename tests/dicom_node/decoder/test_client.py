@@ -308,6 +308,17 @@ def test_codec_without_memory_names_the_setting(
     small.close()
 
 
+def test_arguments_that_need_too_much_memory_name_the_setting(
+    child: DecoderProcess,
+) -> None:
+    small = DecoderProcess(timeout_s=60, memory_mb=640, server=child.server)
+
+    with pytest.raises(ChildDiedError, match="more than 640 MB"):
+        small.run(np.size, np.zeros(700 * 2**20, np.uint8))
+
+    small.close()
+
+
 @pytest.fixture
 def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
     """A decoder that executes the argument of a call as code; see forging_child.py."""
