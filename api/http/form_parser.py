@@ -1,8 +1,8 @@
 """Read one field of a multipart form as a file.
 
-Starlette has no hook for the headers of a part. This module therefore uses a private
-attribute of Starlette, `_current_part`. tests/project/test_private_names.py lists it,
-and fails with a version of Starlette that does not have this attribute.
+When Starlette has read the headers of a part, the part is only in a private attribute,
+`_current_part`. This module uses it. tests/project/test_private_names.py lists this
+attribute, and fails with a version of Starlette that does not have it.
 """
 
 from python_multipart.multipart import parse_options_header

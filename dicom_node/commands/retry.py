@@ -1,8 +1,8 @@
 """Retries failed work: one instance, a destination's deliveries, or everything.
 
 Deliveries that wait for their next attempt are tried at once. With `--uid`, an instance
-that was not analyzed is analyzed, too. The instance then gets its own result, even if
-another revision with the same picture has a result.
+that was not analyzed is screened and analyzed again, even if another revision with the
+same picture has a result.
 """
 
 import sys

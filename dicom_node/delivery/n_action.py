@@ -133,7 +133,10 @@ class _ReportListener:
         )
 
     def wait(self) -> None:
-        """Wait up to REPORT_AT_ONCE_S seconds for a report, and for its handling."""
+        """Wait up to REPORT_AT_ONCE_S seconds for a report.
+
+        If a report comes, also wait until it was handled.
+        """
         if self._received.wait(REPORT_AT_ONCE_S) and self._thread:
             self._thread.join()
 

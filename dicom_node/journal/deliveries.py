@@ -163,7 +163,7 @@ class Deliveries:
         update_instance_state(connection, self._machine, instance_id)
 
     def _kept(self, connection: sa.Connection, instance_id: str) -> set[str]:
-        """Return the names of destinations that have all their HL7 messages."""
+        """Return the names of the HL7 destinations that have got their messages."""
         query = sa.select(delivery.c.destination).where(
             delivery.c.instance_id == instance_id,
             delivery.c.state == DeliveryState.DELIVERED,

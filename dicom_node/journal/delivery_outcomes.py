@@ -176,7 +176,9 @@ def current_delivery(
 def is_within(row: DeliveryRecord, retry_days: float) -> bool:
     """Return whether a delivery may be retried.
 
-    Retries end `retry_days` days after the delivery was requested.
+    Retries end `retry_days` days after `DeliveryRecord.asked_at`: the delivery was last
+    requested or resumed at that time, or continued because the archive reported a
+    failure.
     """
     return bool(time.time() < row.asked_at + retry_days * 86400)
 

@@ -286,7 +286,7 @@ class Examinations:
         return len(found)
 
     def assign_missing(self) -> int:
-        """Assign images that a previous release recorded without an examination.
+        """Assign examinations to images that a previous release recorded without one.
 
         At most BATCH images are assigned, the newest first. For recent images, the
         summary is scheduled: see `_assign`. With PostgreSQL, nothing is done if another

@@ -29,12 +29,12 @@ A destination lost an object after the node had removed the files of the instanc
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Lock an instance, so that transactions that change its deliveries wait.
+    """Lock the row of an instance until the end of the transaction.
 
-    Call this function first in a transaction that ends with `update_instance_state`. If
-    two deliveries end at the same time without the lock, each transaction finds the
-    other delivery unfinished. SQLite allows only one writer at a time and needs no
-    lock.
+    Call this function first in a transaction that ends with `update_instance_state`.
+    Such transactions about one instance then run one after another. Without the lock,
+    if two deliveries ended at the same time, each transaction would find the other
+    delivery unfinished. SQLite allows only one writer at a time and needs no lock.
     """
     query = sa.select(instance.c.id).where(instance.c.id == instance_id)
     connection.execute(query.with_for_update(key_share=True))

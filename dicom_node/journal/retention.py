@@ -209,7 +209,8 @@ def _old(
 ) -> int:
     """Remove a batch of rows of a table; return the number of removed rows.
 
-    A row is removed if it matches `condition`, and if it is more than `days` days old.
+    The rows match `condition` and are more than `days` days old. If `days` is 0, no row
+    is removed.
     """
     some = (
         sa.select(table.c.id)

@@ -80,7 +80,10 @@ class WorkQueue:
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
     def _number(self, lane: str, connection: sa.Connection, instance_id: str) -> int:
-        """Return the priority of a new image in a lane. Lower numbers come first."""
+        """Return the priority of a new image in a lane, and remember it.
+
+        Lower numbers come first.
+        """
         above = LAST if lane == ANALYZE_LAST else 0
         lowest = lowest_number(connection.dialect, lane).scalar_subquery()
         query = sa.select(instance.c.calling_address, lowest)

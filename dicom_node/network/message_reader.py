@@ -135,9 +135,11 @@ class MessageReader(DIMSEServiceProvider):
 
 
 def _fault(message: DIMSEMessage, context_id: int, fragment: bytes) -> str:
-    """Return why a fragment cannot belong to a message (PS3.8 E.1).
+    """Return why the association is aborted because of a fragment; else an empty text.
 
-    If it can belong to the message, the text is empty.
+    A command must not exceed LONGEST_COMMAND. After a command, only fragments of its
+    dataset may come, in the same presentation context (PS3.8 E.1). A fragment of a
+    dataset before the end of its command is not detected here.
     """
     control, size = fragment[0], len(fragment) - 1
     if message.context_id is None:  # its command is not complete

@@ -39,9 +39,9 @@ class View:
     """A radiograph as a person views it.
 
     Attributes:
-        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. If the
-            instance is analyzed, the model gets the same pixels through the window of
-            the settings.
+        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. An
+            analysis makes the pixels for the model in the same way, but always with the
+            window of the settings.
         ends: The modality values at the black and at the white end of the gray scale:
             see `DisplayImage.ends`. The lower value is the first one, or the second one
             if the source is MONOCHROME1. For a color image, they are (0, 255).

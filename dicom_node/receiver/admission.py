@@ -91,7 +91,7 @@ class Admission:
         return self._slots.acquire(caller)
 
     def _count_reserved(self, caller: bytes, callers: Sequence[bytes]) -> int:
-        """Return the number of slots that are reserved for callers other than this one.
+        """Return the number of slots that a new association of the caller must leave.
 
         A slot is reserved for each AE title that is listed only with networks and has
         no open association, up to `reserved_associations`. At least one slot is not

@@ -213,7 +213,11 @@ def count(images: Iterable[ExaminationImage]) -> Counts:
 def _with_known_pictures(
     images: tuple[ExaminationImage, ...],
 ) -> Iterator[ExaminationImage]:
-    """Yield the images, or copies without `same_picture_as`: see `conclude`."""
+    """Yield the images. If `same_picture_as` names no counted image, yield a copy.
+
+    In the copy, `same_picture_as` is None. An image is counted if it has a finding or a
+    reason, and no `same_picture_as`. An image that has neither is not changed.
+    """
     counted = {
         each.instance.id
         for each in images

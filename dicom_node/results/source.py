@@ -163,9 +163,10 @@ def read_source(instance: ReceivedInstance) -> Source:
 def copied(source: Source, keywords: Iterable[str]) -> Elements:
     """Return attributes of the source, encoded with unchanged values.
 
-    An attribute is omitted if the source lacks it, or if its value contains an invalid
-    UID. A sequence is omitted if each of its items references an instance by an invalid
-    UID, or if the source encodes it with another VR.
+    Attributes that the source lacks are omitted. Elements with an invalid UID, and
+    items that reference an instance by an invalid UID, are also omitted, at any depth.
+    A sequence is omitted if all its items are omitted, or if the source encodes it with
+    another VR.
 
     Raises:
         AnalysisError: One of the attributes is a sequence that cannot be read.

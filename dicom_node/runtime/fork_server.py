@@ -214,7 +214,7 @@ class ForkServer:
             content: The content of the order.
             files: Descriptors of at most eight open files. They stay open in this
                 process.
-            timeout_s: Maximum time until the fork runs, in seconds. After this time,
+            timeout_s: Maximum time until the fork runs, in seconds. If it takes longer,
                 the server and its forks are killed.
 
         Raises:

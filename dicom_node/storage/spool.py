@@ -51,10 +51,10 @@ class Spool:
     """
 
     def __init__(self, storage: StorageSettings) -> None:
-        """Open the spool; create `directory` and `results` if they do not exist.
+        """Open the spool; create the two folders of files if they do not exist.
 
-        Only the user of this process may access the new folders, because they contain
-        patient data.
+        Only the user of this process may access new folders of files, because they
+        contain patient data.
         """
         root = storage.directory.absolute()
         self.directory = spool_folder(storage)

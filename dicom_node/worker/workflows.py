@@ -143,8 +143,8 @@ class Work:
         Args:
             instance_id: Id of the instance.
             run: Run of the analysis.
-            comes_last: Whether the instance was queued after those of addresses that
-                sent no slow image.
+            comes_last: Whether images of addresses that sent no slow image are analyzed
+                before this one. It then has a pipeline of its own.
         """
         separate = self
         if self.separate_pipelines:

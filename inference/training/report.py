@@ -1,4 +1,4 @@
-"""Write an evaluation: figures as JSON, curves, and the worst results as images."""
+"""Write an evaluation: numbers as JSON; curves and the worst results as images."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -249,7 +249,7 @@ def _stage_progress(title: str, progress: Progress) -> Callable[[int, int], None
 def _report(
     results: Sequence[Sequence[Judged]], moved: float, out: Path, progress: Progress
 ) -> None:
-    """Write figures of all folds together, of each fold, and the means over the folds.
+    """Write the figures of all folds together, those of each fold, and their means.
 
     Args:
         results: The calibrated results of each fold.
@@ -380,8 +380,8 @@ def _report_performance(
 ) -> None:
     """Report the AUC and the share of right arrows for a held-out fold.
 
-    The share is that of the fractures with an arrow that points to a box. All
-    radiographs of `part` with a fracture are used, and at most as many without one.
+    The second figure is the share of the fractures whose first arrow points to a box.
+    All radiographs of `part` with a fracture are used, and at most as many without one.
     """
     fractured = [each for each in part if each.is_fractured]
     others = [each for each in part if not each.is_fractured]

@@ -194,8 +194,10 @@ def _random_window(
 def _visible_part(box: Box, window: _Window) -> tuple[float, Box]:
     """Return the visible share of a box, and the visible part as a box in the view.
 
-    The ellipse inside the box is rotated instead of the box, because an ellipse fits a
-    fracture better.
+    The box in the view is the upright rectangle around the ellipse that fills `box`,
+    after the ellipse was rotated and stretched like the radiograph. A rectangle around
+    the rotated box would be larger than the fracture. The share is the visible part of
+    the area of the upright rectangle.
     """
     matrix = window.matrix()
     left, top, right, bottom = box

@@ -103,7 +103,7 @@ def segments(message: str, name: str) -> list[list[str]]:
     """Return the fields of each segment called `name`, and 25 empty fields after them.
 
     In a segment, index 0 is the name, and index n is field n. In MSH, field n has the
-    index n - 1.
+    index n - 1, because MSH-1 is the separator itself.
     """
     lines = [each.split("|") for each in message.split("\r")]
     return [[*each, *[""] * 25] for each in lines if each[0] == name]

@@ -1,6 +1,6 @@
-"""A role that runs a script and writes its log to an inherited file.
+"""A role that runs Python code and writes standard error to an inherited file.
 
-Its command line has the script, the working directory, the arguments of the script,
+Its command line has the code itself, the working directory, the arguments of the code,
 and the two options that `RoleServer` adds: --log and --supervisor.
 """
 

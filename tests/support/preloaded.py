@@ -14,7 +14,7 @@ def shipped_model() -> object:
 
 @pytest.fixture
 def preloaded_model(shipped_model: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Preload the shipped model, as the server of the roles does for its forks.
+    """Preload the shipped model, as the fork server of the roles does.
 
     Each pipeline of a test would otherwise load the model and run its self-test.
     """

@@ -124,7 +124,8 @@ def reason(lane: AbstractContextManager[object]) -> tuple[str, bool]:
 def is_analyzed(images: Lanes, one: ReceivedInstance) -> bool:
     """Return whether the normal lane accepts an image.
 
-    An accepted image is analyzed quickly. The lanes remember it as a quick image.
+    If the lane accepts the image, this function simulates a quick analysis. The lanes
+    then remember the image as a quick one.
     """
     with suppress(SeparateLaneError), images.normal(one):
         return True

@@ -1,4 +1,4 @@
-"""The archive for tests stores and logs the objects that it receives."""
+"""The archive for the demo and the tests logs the objects that it receives."""
 
 import hashlib
 import json

@@ -79,7 +79,7 @@ def test_a_deletion_has_no_effects() -> None:
 
 
 def test_only_instances_and_deliveries_count_and_queue_work() -> None:
-    """`change_objects` counts and queues nothing."""
+    """A counter or queued work in such a row would be ignored by `change_objects`."""
     for each in TRANSITIONS:
         if isinstance(each.trigger, ObjectTrigger):
             assert (each.counter, each.queues) == (None, None)

@@ -1,4 +1,4 @@
-"""The FROC curve of arrows, and the threshold for several arrows."""
+"""The comparison of arrows with boxes, and the choice of `finding_threshold`."""
 
 import math
 from dataclasses import replace
