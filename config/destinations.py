@@ -84,7 +84,7 @@ class CommitmentCaller(Table):
     network: Network | None = None
 
 
-def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
+def as_table(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     """Return the table of a caller if the value is a bare AE title, else the value."""
     return {"ae_title": value} if isinstance(value, str) else value
 
@@ -138,7 +138,7 @@ class Address(TcpPeer):
 
     ae_title: AeTitle
     commitment_callers: tuple[
-        Annotated[CommitmentCaller, BeforeValidator(_commitment_caller)], ...
+        Annotated[CommitmentCaller, BeforeValidator(as_table)], ...
     ] = Field(
         default=(),
         description='a list of AE titles or of { ae_title = "PACS2", network = '

@@ -27,7 +27,7 @@ from pydantic import (
 
 from config.access import ApiSettings
 from config.base import AeTitle, CallerTitle, Host, Network, Port, Table
-from config.destinations import Destination, names_are_unique
+from config.destinations import Destination, as_table, names_are_unique
 from config.errors import Problem, explain_errors
 from config.tls import TlsSettings
 from config.toml_file import TomlError, read_toml
@@ -69,11 +69,6 @@ class Caller(Table):
     network: Network | None = None
 
 
-def _caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
-    """Return the table of a caller if the value is a bare AE title, else the value."""
-    return {"ae_title": value} if isinstance(value, str) else value
-
-
 class ReceiverSettings(Table):
     """Settings of the Storage SCP; node.toml documents each key."""
 
@@ -86,7 +81,7 @@ class ReceiverSettings(Table):
     max_associations_per_address: int = Field(ge=1, le=1000)
     reserved_associations: int = Field(ge=0, le=1000)
     operation_timeout_s: float = Field(gt=0)
-    allowed_callers: tuple[Annotated[Caller, BeforeValidator(_caller)], ...] = Field(
+    allowed_callers: tuple[Annotated[Caller, BeforeValidator(as_table)], ...] = Field(
         description='a list of AE titles or of { ae_title = "DX1", network = '
         '"10.1.0.0/16" }'
     )

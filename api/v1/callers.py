@@ -32,7 +32,8 @@ REMEDIES = {
     listener.NO_TLS: "Check that it uses TLS on this port, at least version 1.2, and "
     "that each side trusts the other's certificate ([tls]).",
     listener.NO_REQUEST: "It connected, but sent no association request within "
-    "10 s. Check the network, and that a TLS caller uses the port for TLS.",
+    f"{listener.DEADLINE_S:g} s. Check the network, and that a TLS caller uses the "
+    "port for TLS.",
     listener.CUT_OFF: "The connection ended in the middle of the request. Check the "
     "network between it and the node.",
     listener.NO_DICOM: "It does not speak DICOM on this port. If it should, check "

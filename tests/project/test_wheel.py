@@ -1,5 +1,6 @@
 """The built wheel, installed in an environment that cannot import the checkout."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -100,8 +101,10 @@ def run(folder: Path, *command: str | Path) -> str:
 
     If the command fails, an AssertionError is raised.
     """
+    # The checkout may be on PYTHONPATH. The installed files are to be used.
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        command, cwd=folder, check=False, capture_output=True, text=True
+        command, cwd=folder, check=False, capture_output=True, text=True, env=variables
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
