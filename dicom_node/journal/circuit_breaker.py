@@ -28,7 +28,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.destinations import Destination
-from dicom_node.journal.attempts import of_delivery, retry_delay_s
+from dicom_node.journal.delivery_conditions import of_delivery
+from dicom_node.journal.retry_delay import retry_delay_s
 from dicom_node.journal.state_machine import StateMachine
 from dicom_node.journal.states import DeliveryTrigger
 from dicom_node.journal.work_queue import WorkQueue

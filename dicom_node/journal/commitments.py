@@ -18,9 +18,9 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Destination
 from dicom_node.errors import ReportRefusedError
-from dicom_node.journal.attempts import of_delivery, retry_delay_s
 from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.circuit_breaker import CircuitBreaker
+from dicom_node.journal.delivery_conditions import of_delivery
 from dicom_node.journal.delivery_outcomes import (
     current_delivery,
     fail_delivery,
@@ -37,6 +37,7 @@ from dicom_node.journal.instance_state import (
     lock_instance,
     update_instance_state,
 )
+from dicom_node.journal.retry_delay import retry_delay_s
 from dicom_node.journal.state_machine import StateMachine, change_objects
 from dicom_node.journal.states import DeliveryTrigger, ObjectTrigger
 from dicom_node.log.context import instance_context, log_step

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.journal.attempts import is_waiting, of_delivery
 from dicom_node.journal.availability import UntilAvailable, waits
+from dicom_node.journal.delivery_conditions import is_waiting, of_delivery
 from dicom_node.journal.delivery_outcomes import (
     current_delivery,
     is_current,

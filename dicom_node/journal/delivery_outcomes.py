@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.journal.attempts import of_delivery
 from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.circuit_breaker import Change, CircuitBreaker
+from dicom_node.journal.delivery_conditions import of_delivery
 from dicom_node.journal.events import note
 from dicom_node.journal.instance_state import lock_instance, update_instance_state
 from dicom_node.journal.state_machine import (

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_node.journal.attempts import of_delivery
+from dicom_node.journal.delivery_conditions import of_delivery
 from dicom_node.journal.events import note
 from dicom_node.journal.states import (
     DeliveryTrigger,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_node.journal.attempts import of_delivery
+from dicom_node.journal.delivery_conditions import of_delivery
 from dicom_node.storage.records import DeliveryRecord
 from dicom_node.storage.tables import (
     IS_IMAGE,

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_node.journal.attempts import is_waiting
+from dicom_node.journal.delivery_conditions import is_waiting
 from dicom_node.storage.database import reading
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (

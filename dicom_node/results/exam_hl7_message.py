@@ -11,8 +11,12 @@ from dataclasses import replace
 from dicom_node.results.encoding import ResultObject
 from dicom_node.results.examination import Examination, ExaminationImage, count
 from dicom_node.results.examination_source import ExaminationSource, SourceImage
-from dicom_node.results.examination_text import headline as headline_of
-from dicom_node.results.examination_text import outcome, revision_text, unlisted_text
+from dicom_node.results.examination_text import (
+    examination_headline,
+    outcome,
+    revision_text,
+    unlisted_text,
+)
 from dicom_node.results.hl7_message import OrderResult
 from dicom_node.results.hl7_observations import ImageAnswer, OrderAnswer
 from dicom_node.results.hl7_result import arrow_points, message_object
@@ -50,7 +54,7 @@ def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObj
 def _whole(examination: Examination) -> OrderAnswer:
     """Return the answer for all images of an examination."""
     texts = (
-        headline_of(examination.counts),
+        examination_headline(examination.counts),
         unlisted_text(examination).removesuffix("."),
         revision_text(examination),
     )
@@ -77,7 +81,7 @@ def _part(
     named = any(study.order_numbers)
     which = "Images of this order" if named else "Images without an order number"
     whole = _whole(read.examination)
-    texts = f"{which}: {headline_of(counts)}", f"All images: {whole.summary}"
+    texts = f"{which}: {examination_headline(counts)}", f"All images: {whole.summary}"
     return OrderAnswer(counts.reported_answer, ". ".join(texts))
 
 

@@ -25,7 +25,7 @@ from dicom_node.results.examination_source import (
 from dicom_node.results.examination_text import (
     ANSWERS,
     answer_text,
-    headline,
+    examination_headline,
     outcome,
     revision_text,
     unanswered_texts,
@@ -184,7 +184,7 @@ def _comments(read: ExaminationSource, number: int, count: int) -> str:
     """Return the Image Comments of a page."""
     page = f"Page {number} of {count}." if count > 1 else ""
     revision = revision_text(read.examination)
-    answer = f"{headline(read.examination.counts)}."
+    answer = f"{examination_headline(read.examination.counts)}."
     unlisted = unlisted_text(read.examination)
     parts = f"{TITLE}.", answer, f"{DISCLAIMER}.", page, revision, unlisted
     return " ".join(part for part in parts if part)

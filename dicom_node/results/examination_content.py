@@ -36,7 +36,7 @@ from dicom_node.results.codes import (
 from dicom_node.results.examination import Counts
 from dicom_node.results.examination_source import ExaminationSource, SourceImage
 from dicom_node.results.examination_text import (
-    headline,
+    examination_headline,
     outcome,
     revision_text,
     unlisted_text,
@@ -147,7 +147,7 @@ def _evaluations(read: ExaminationSource) -> ContainerContentItem:
     if point:
         content.append(_text(OPERATING_POINT, point.value))
     sentences = (
-        f"{headline(examination.counts)}. {DISCLAIMER}.",
+        f"{examination_headline(examination.counts)}. {DISCLAIMER}.",
         revision_text(examination),
         unlisted_text(examination),
     )

@@ -15,7 +15,7 @@ ANSWERS = {
 }
 
 
-def headline(counts: Counts) -> str:
+def examination_headline(counts: Counts) -> str:
     """Return the answer and the numbers of images as one sentence.
 
     For example, "Fracture suspected in 2 of 4 analyzed images (1 definite, 1 doubtful);

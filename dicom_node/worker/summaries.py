@@ -36,7 +36,7 @@ from dicom_node.results.examination import (
     conclude,
 )
 from dicom_node.results.examination_picture import examination_picture
-from dicom_node.results.examination_text import headline
+from dicom_node.results.examination_text import examination_headline
 from dicom_node.results.overlay_data import OverlayData
 from dicom_node.results.predecessor import Predecessor
 from dicom_node.results.result_kinds import EXAMINATIONS
@@ -340,7 +340,7 @@ def _answer(examination: Examination, model: ModelIdentity) -> SummaryAnswer:
     If no fracture is reported and an image has no answer, the examination has no
     answer. So its objects are also sent to destinations that want no negative results.
     """
-    text = headline(examination.counts)
+    text = examination_headline(examination.counts)
     findings = [
         each.finding
         for each in examination.images

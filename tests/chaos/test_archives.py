@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pynetdicom import evt
 
 from config.settings import load
-from dicom_node.journal.attempts import RETRY_INITIAL_DELAY_S
+from dicom_node.journal.retry_delay import RETRY_INITIAL_DELAY_S
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.tables import delivered_object, delivery, peer_state
 from tests.chaos.line import Line, State

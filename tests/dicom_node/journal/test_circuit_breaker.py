@@ -15,9 +15,9 @@ from sqlalchemy.exc import OperationalError
 
 from config.destinations import Address, SenderDestination
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.attempts import RETRY_INITIAL_DELAY_S
 from dicom_node.journal.circuit_breaker import FORGET_AFTER_S, CircuitBreaker
 from dicom_node.journal.journal import Journal
+from dicom_node.journal.retry_delay import RETRY_INITIAL_DELAY_S
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.queries.backlog import destination_states
 from dicom_node.storage.tables import DeliveryState, delivery, peer_state

@@ -25,9 +25,10 @@ from dicom_node.errors import SamePictureError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import deliveries
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
-from dicom_node.journal.attempts import RETRY_MAX_DELAY_S, of_delivery, retry_delay_s
 from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.delivery_conditions import of_delivery
 from dicom_node.journal.journal import Journal
+from dicom_node.journal.retry_delay import RETRY_MAX_DELAY_S, retry_delay_s
 from dicom_node.journal.work_queue import (
     ANALYZE,
     ANALYZE_SEPARATELY,

@@ -4,7 +4,7 @@ import pytest
 
 from dicom_node.results.examination import Counts, Examination
 from dicom_node.results.examination_text import (
-    headline,
+    examination_headline,
     revision_text,
     unlisted_text,
 )
@@ -45,7 +45,7 @@ from dicom_node.results.predecessor import Predecessor
 def test_headline_states_the_answer_and_its_basis(
     counts: Counts, sentence: str
 ) -> None:
-    assert headline(counts) == sentence
+    assert examination_headline(counts) == sentence
 
 
 def test_revision_names_the_latest_revision_that_it_replaces() -> None:
