@@ -227,10 +227,10 @@ def build_network(card: ModelCard) -> ResNet:
 
 
 def split_network(network: ResNet, card: ModelCard) -> Network:
-    """Return a network split into convolutions and head, after its last stage.
+    """Return the convolutions up to layer4, and the head, as the parts of a Network.
 
-    If the card requires several orientations or scales, the convolutions are applied to
-    each orientation and scale, and their outputs are averaged. The returned network
+    If the card requires several orientations or scales of the image, the convolutions
+    are applied to each of them, and their outputs are averaged. The returned network
     shares the weights of `network`.
     """
     *convolutions, _pool, linear = network.children()

@@ -132,10 +132,10 @@ def shortened(event: AuditEvent) -> Sequence[AuditEvent]:
 
     The first form is the event itself. The second form is equal for many events from
     one address. The third form is equal for many events from all addresses. For event
-    types in CALLERS, these two forms contain only the part of the details before the
-    first colon, such as the reason for a rejection. For other types, SEVERAL replaces
-    the details. The start of a process has only the first form, so that its settings
-    are always written.
+    types in CALLERS, the last two forms contain only the part of the details before
+    the first colon, such as the reason for a rejection. For other types, SEVERAL
+    replaces the details. The start of a process has only the first form, so that its
+    settings are always written.
     """
     if event.event_type is AuditEventType.STARTED:
         return (event,)

@@ -1,4 +1,7 @@
-"""Trains weights on radiographs with a manifest that has the columns of FracAtlas."""
+"""Trains weights on radiographs that a manifest lists.
+
+The columns of the manifest are those of FracAtlas.
+"""
 
 import argparse
 import signal

@@ -3,9 +3,9 @@
 A connection counts as an association when its A-ASSOCIATE-RQ is handled, not when its
 socket is opened. The limits apply to all receiver processes of a machine together: see
 receiver/association_slots.py. Anybody can invent AE titles, so each network address
-also has a limit for all its titles together. The settings can reserve some associations
-for AE titles that they list only with networks. Callers with other titles cannot use
-the reserved associations.
+also has a limit for all its titles together. The setting `reserved_associations`
+reserves associations for AE titles that `allowed_callers` lists only with a network. A
+reserved association can be used only by such a title that has no open association.
 """
 
 from collections.abc import Sequence

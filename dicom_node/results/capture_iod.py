@@ -91,8 +91,8 @@ def capture(
         model: The model that the object names.
         picture: The pixels and their description.
         options: The options; only the Series Number is used.
-        kind: The kind of the object, with its modality, and whether the pixels are
-            written as JPEG.
+        kind: The kind of the object. It determines the modality, and whether the
+            pixels are written as JPEG.
 
     Returns:
         The object. Equal arguments give equal objects, but if the source has no time

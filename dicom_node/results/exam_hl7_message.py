@@ -107,8 +107,8 @@ def _by_order(
     at which the last listed image of the examination was received. An image with
     several orders is in each of them. If there is only one order, it has all images. If
     there are several orders, images without a readable header are in a further order
-    without numbers, which is the last. The Study Instance UID of this order is that of
-    the first readable image.
+    without order numbers, which is the last. The Study Instance UID of this order is
+    that of the first readable image.
     """
     first = read_orders(read.first)
     orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}
@@ -130,10 +130,12 @@ def _by_order(
 
 
 def _without_order(each: SourceImage, first: StudyValues) -> StudyValues:
-    """Return the values of an order without numbers, for images without a header.
+    """Return the values for the images without a readable header: no order is known.
+
+    The order numbers are empty.
 
     Args:
-        each: An image without a readable header.
+        each: One of these images.
         first: The values of an image with a readable header. Study Instance UID and
             `reported_at` are copied from them.
     """

@@ -210,7 +210,10 @@ def _frame(source: Source, radiograph: Radiograph) -> Dataset:
 
 
 def _derivation(source: Source, radiograph: Radiograph) -> Dataset:
-    """Return the reference to the source image, with the codes of PS3.3 A.51.5.1."""
+    """Return the item of Derivation Image Sequence: how the map was made, and of what.
+
+    The codes are those of PS3.3 A.51.5.1.
+    """
     image = source_image(source)
     image.SpatialLocationsPreserved = "YES"
     derivation = Dataset()

@@ -42,8 +42,8 @@ def notice(
         state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
         model: The model that would have analyzed the instance.
         options: The options; only the Series Number is used.
-        kind: The kind of the object, with its modality, and whether the pixels are
-            written as JPEG.
+        kind: The kind of the object. It determines the modality, and whether the
+            pixels are written as JPEG.
     """
     state, reason = state_and_reason
     reason = plain(reason, LONGEST_REASON)

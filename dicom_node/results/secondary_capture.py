@@ -40,8 +40,8 @@ def secondary_capture(
         radiograph: The pixels of the instance as displayed.
         finding: The finding for the radiograph.
         options: The options; `long_side` and `series_number` are used.
-        kind: The kind of the object, with its modality, and whether the pixels are
-            written as JPEG.
+        kind: The kind of the object. It determines the modality, and whether the
+            pixels are written as JPEG.
 
     Raises:
         AnalysisError: A sequence of the header cannot be read.

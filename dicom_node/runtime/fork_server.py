@@ -92,7 +92,9 @@ class ForkServer:
     def __init__(
         self, orders: socket.socket, pid: int, kill: Callable[[], int]
     ) -> None:
-        """Use a server that was started. Call `wait_until_ready` next.
+        """Create the interface to a server that was started.
+
+        Call `wait_until_ready` next.
 
         Args:
             orders: This process's end of the socket on which the server gets orders.

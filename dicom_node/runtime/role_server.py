@@ -124,7 +124,7 @@ class RoleProcess:
 
 
 class RoleServer:
-    """The interface to a server of roles, for the supervisor.
+    """The supervisor's interface to a fork server: starts and ends the forked roles.
 
     Only one thread may use it at a time.
     """
@@ -138,7 +138,7 @@ class RoleServer:
         environment: Mapping[str, str] = NO_VARIABLES,
         parent: "RoleServer | None" = None,
     ) -> None:
-        """Use a fork server that runs this module.
+        """Create the interface to a fork server that runs this module.
 
         Args:
             server: The fork server.

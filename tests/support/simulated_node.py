@@ -690,10 +690,10 @@ class SimulatedNode:
     def check(self) -> None:
         """Check the transitions since the last call, and that no work is stuck.
 
-        Each committed transition must be one of `allowed`, with its event and its
-        count. Each unfinished analysis, summary and delivery must be queued, or wait
-        for its peer, an analysis, or the end of a pause. The state of each analyzed
-        instance must follow from its deliveries.
+        Each committed transition must be one of `allowed`. Its event must be recorded,
+        and its counter increased. Each unfinished analysis, summary and delivery must
+        be queued, or wait for its peer, an analysis, or the end of a pause. The state
+        of each analyzed instance must follow from its deliveries.
 
         Raises:
             AssertionError: A condition does not hold.

@@ -284,9 +284,10 @@ def test_outcome_is_recorded_although_the_others_cannot_be_released(
     queue: Queue,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If `record` raised an error, the worker would repeat the call.
+    """`DeliveryOutcomes.record` raises no error if the waiting deliveries stay waiting.
 
-    The second call would find the delivery done, and log no outcome.
+    If it raised an error, the worker would call it again. The second call would find
+    the delivery finished, and the outcome would not be logged.
     """
     waiting = queue(2)
     fail_once(journal, engine, waiting)

@@ -586,7 +586,10 @@ def test_stored_report_is_sent_again_after_heatmap_was_added_or_removed(
     had_heatmap: bool,  # noqa: FBT001
     outcome: Outcome,
 ) -> None:
-    """The answer is negative, so the report is the only object."""
+    """The results of the destination in the settings change, so another kind is wanted.
+
+    The answer is negative, so the report is the only object.
+    """
     without, with_map = ["structured_report"], ["structured_report", "heatmap"]
     settings = (with_map, without) if had_heatmap else (without, with_map)
     before, after = (with_pacs(engine, tmp_path, results=each) for each in settings)

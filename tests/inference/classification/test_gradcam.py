@@ -63,10 +63,11 @@ PeerMap = Callable[[nn.Module, nn.Module, torch.Tensor, int], NDArray[np.float64
 
 @pytest.fixture(scope="module")
 def peer_map() -> PeerMap:
-    """A function that returns the map of the package grad-cam, in the grid of a layer.
+    """A function that computes the Grad-CAM map of a label with the package grad-cam.
 
-    The arguments of the function are the network, the layer, the image and the label.
-    Negative values of the map are replaced by 0.
+    The map has a value for each cell of the layer's output. Negative values are
+    replaced by 0. The arguments of the function are the network, the layer, the image
+    and the label.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
