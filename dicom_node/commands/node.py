@@ -31,7 +31,13 @@ from typing import Self
 
 from config.destinations import Secret
 from config.settings import Settings
-from dicom_node.commands.serve import RECEIVER
+from dicom_node.commands.role_modules import (
+    API,
+    DATABASE,
+    DECODERS,
+    RECEIVER,
+    WORKER,
+)
 from dicom_node.receiver.ports import FD, TLS_FD, open_ports
 from dicom_node.runtime.process import (
     begin_role,
@@ -47,9 +53,6 @@ from dicom_node.storage.unwritable import unwritable
 
 logger = logging.getLogger(__name__)
 
-WORKER, API = "dicom_node.worker.__main__", "api.__main__"
-DECODERS = "dicom_node.decoder.common_server"
-DATABASE = "dicom_node.commands.node_database"
 DECODERS_FD = "--decoders"
 WATCH_S = 0.2
 POLL_S = 0.01

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from config.toml_file import TomlError, read_toml
+from dicom_node.commands.role_modules import RECEIVER
 from dicom_node.runtime.role_server import RoleServer
-
-RECEIVER = "dicom_node.receiver.__main__"
 
 
 def main() -> None:

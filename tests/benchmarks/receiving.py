@@ -23,7 +23,8 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Address
 from config.settings import load
-from dicom_node.commands.node import DRAIN_S, RECEIVER
+from dicom_node.commands.node import DRAIN_S
+from dicom_node.commands.role_modules import RECEIVER
 from dicom_node.delivery.c_store import echo
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.log.format import configure_logging

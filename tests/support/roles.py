@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.commands.node import API, WORKER
+from dicom_node.commands.role_modules import API, WORKER
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
 
 SOON_S = 10.0  # for a busy machine; an idle one needs one to five seconds

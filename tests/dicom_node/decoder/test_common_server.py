@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.commands.node import DECODERS, RECEIVER
+from dicom_node.commands.role_modules import DECODERS, RECEIVER
 from dicom_node.decoder import server
 from dicom_node.decoder.client import ChildDiedError, DecoderProcess
 from dicom_node.decoder.server import DecoderServer

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.commands.node import API, DECODERS, RECEIVER, WORKER
+from dicom_node.commands.role_modules import API, DECODERS, RECEIVER, WORKER
 from dicom_node.runtime import fork_server
 from dicom_node.runtime.role_server import RoleProcess, RoleServer
 from tests.support.node import alive, memory, process_name, wait_for
