@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ from rich.progress import Progress
 
 from dicom_node.runtime.process import load_or_exit, role_parser
 from inference.classification.classifier import Classifier
-from inference.training.atlas import ManifestError, Sample, read_manifest, select_split
+from inference.training.atlas import (
+    FOLDS,
+    ManifestError,
+    Sample,
+    read_excluded,
+    read_manifest,
+    select_split,
+)
 from inference.training.evaluate import (
     FIGURES,
     comparison,
@@ -37,7 +45,19 @@ def main() -> None:
     parser.add_argument(
         "--split",
         default="",
-        help="evaluate only this split, such as val, or fold-1 of a training",
+        help="evaluate only this split, such as val, or fold-1 of a training with the "
+        "same --data, --exclude and --folds",
+    )
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        help="CSV file; the radiographs in its column `path` are not used",
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=FOLDS,
+        help="number of folds of the training, for a fold in --split",
     )
     parser.add_argument(
         "--robust",
@@ -53,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     arguments = parser.parse_args()
     try:
-        samples = _samples(arguments.data, arguments.split)
+        samples = _samples(arguments)
         arguments.out.mkdir(parents=True, exist_ok=True)
         model = load_or_exit(arguments.config).model
         classifier = Classifier.load(model.weights, model.device)
@@ -133,9 +153,11 @@ def _robustness(
         return list(progress.track(changed, total=len(CHANGES), description=label))
 
 
-def _samples(data: Path, split: str) -> Sequence[Sample]:
-    samples = read_manifest(data)
-    chosen = select_split(samples, split)
+def _samples(arguments: Namespace) -> Sequence[Sample]:
+    excluded = read_excluded(arguments.exclude) if arguments.exclude else ()
+    samples = read_manifest(arguments.data, excluded)
+    split: str = arguments.split
+    chosen = select_split(samples, split, arguments.folds)
     if not chosen:
         known = ", ".join(sorted({each.split for each in samples}))
         raise ManifestError(f"No rows of split {split!r}; the manifest has: {known}")

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from inference.training.atlas import FOLDS, ManifestError, read_manifest
+from inference.training.atlas import FOLDS, ManifestError, read_excluded, read_manifest
 from inference.training.recipe import SHIPPED, read_recipe
 from inference.training.train import Plan, StoppedError, train
 from models.card import ModelError
@@ -36,7 +36,8 @@ def main() -> None:
     if arguments.folds < FEWEST:
         sys.exit(f"--folds is {arguments.folds}; expected at least {FEWEST}")
     try:
-        samples = read_manifest(arguments.data)
+        excluded = read_excluded(arguments.exclude) if arguments.exclude else ()
+        samples = read_manifest(arguments.data, excluded)
         recipe = read_recipe(arguments.recipe)
     except (ManifestError, ModelError) as error:
         sys.exit(str(error))
@@ -117,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         help="folder with the radiographs and their manifest",
+    )
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        help="CSV file; the radiographs in its column `path` are not used",
     )
     parser.add_argument("--out", type=Path, required=True, help=".pth file to write")
     parser.add_argument(

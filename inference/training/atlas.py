@@ -12,7 +12,7 @@ Scientific Data 10, 2023.
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,14 +71,19 @@ class Sample:
             ) from None
 
 
-def read_manifest(folder: Path) -> tuple[Sample, ...]:
+def read_manifest(folder: Path, excluded: Collection[str] = ()) -> tuple[Sample, ...]:
     """Return the rows of a folder's manifest as samples, without reading the images.
 
     Rows with `use` = 0 are omitted.
 
+    Args:
+        folder: The folder of the manifest.
+        excluded: Values of the column `path`; their rows are omitted, too.
+
     Raises:
         ManifestError: There is no manifest, columns are missing, or rows are invalid,
-            for example because an image does not exist.
+            for example because an image does not exist. Also raised if the manifest
+            has no row for a path in `excluded`.
     """
     path = folder / "manifest.csv"
     rows = _rows(path)
@@ -86,10 +91,15 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
     if missing:
         names = ", ".join(sorted(missing))
         raise ManifestError(f"{path} is empty, or lacks the columns {names}.")
+    if unknown := set(excluded) - {row["path"] for row in rows}:
+        raise ManifestError(
+            f"{path} has no row for {len(unknown)} paths that are to be excluded, "
+            f"such as {min(unknown)}. Use the list that belongs to this manifest."
+        )
     samples, problems = [], []
     paths: set[Path] = set()
     for number, row in enumerate(rows, start=2):
-        if row.get("use") == "0":
+        if row.get("use") == "0" or row["path"] in excluded:
             continue
         try:
             sample = _sample(folder, row)
@@ -107,6 +117,18 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
         rest = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""  # noqa: PLR2004
         raise ManifestError(f"{path}: {len(problems)} rows are wrong:\n{listed}{rest}")
     return tuple(samples)
+
+
+def read_excluded(path: Path) -> frozenset[str]:
+    """Return the column `path` of a CSV file; its other columns are for people.
+
+    Raises:
+        ManifestError: The file cannot be read, is empty or lacks the column.
+    """
+    rows = _rows(path)
+    if "path" not in (rows[0] if rows else ()):
+        raise ManifestError(f"{path} is empty, or lacks the column path.")
+    return frozenset(row["path"] for row in rows)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -147,20 +169,23 @@ def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ..
     return tuple(tuple(part) for part in parts)
 
 
-def select_split(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
+def select_split(
+    samples: Sequence[Sample], split: str, count: int = FOLDS
+) -> tuple[Sample, ...]:
     """Return the samples of a split.
 
     Args:
         samples: All samples of a folder.
-        split: A split of the manifest; or "fold-1" to "fold-5" for a fold of a training
-            with FOLDS folds, if the manifest has no split of this name; or "" for all
-            samples.
+        split: A split of the manifest; or "fold-1", "fold-2" and so on for a fold of a
+            training with the same samples, if the manifest has no split of this name;
+            or "" for all samples.
+        count: Number of folds of that training.
 
     Returns:
         The samples; empty if there is no split or fold of this name.
     """
     in_split = tuple(each for each in samples if not split or each.split == split)
-    parts = folds(samples, FOLDS)
+    parts = folds(samples, count)
     held_out = {f"fold-{number}": part for number, part in enumerate(parts, start=1)}
     return in_split or held_out.get(split, ())
 

@@ -66,8 +66,8 @@ class Example:
     inside: Tensor
     alike: Tensor
 
-    def __getitem__(self, rows: slice) -> "Example":
-        """Return the views in a slice of the batch."""
+    def __getitem__(self, rows: Tensor) -> "Example":
+        """Return the views with the given row numbers."""
         return Example(*(each[rows] for each in self.columns()))
 
     def to(self, device: str) -> "Example":

@@ -41,6 +41,7 @@ DRAFT = ModelCard(
     pooling="log_sum_exp",
     scales=(1, 2),
     exposure="percentiles",
+    min_age_years=18,  # FracAtlas states no ages; see models/README.md
 )
 
 WHOLE_IMAGE = replace(DRAFT, scales=(1,))

@@ -26,6 +26,7 @@ this output is averaged, so that the network learns the same result for both vie
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.classification.preprocess import normalized
 from inference.training.dataset import PAIR, Example
+from inference.training.draft import CELL
 from inference.training.recipe import Recipe
 from models.card import FRACTURE, ModelCard
 from models.network import split_network
@@ -51,8 +53,8 @@ WARM_UP = 0.08
 GRADIENT = 5.0
 
 CHUNK = 16
-"""Number of views that are computed at a time, to save memory. It is not used for
-training at one scale."""
+"""Maximum number of views that are computed at a time, to save memory. It is not used
+for training at one scale."""
 
 OUTSIDE_SCORE = -1e4
 """Score of a cell outside the canvas; its exponential is 0."""
@@ -123,9 +125,9 @@ class Learner:
         total = torch.zeros((), device=target.device)
         self._optimizer.zero_grad()
         # Batch statistics need the whole batch at once.
-        size = CHUNK if is_fine else len(target)
-        for rows in _chunks(len(target), size):
-            label_loss, pointing = self._losses(batch[rows], card, target[rows])
+        parts = _canvases(batch) if is_fine else [(torch.arange(len(target)), batch)]
+        for rows, part in parts:
+            label_loss, pointing = self._losses(part, card, target[rows])
             loss = (
                 label_loss / len(target) + self.recipe.pointing * pointing / fractures
             )
@@ -202,17 +204,36 @@ def teach(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
         Probabilities of a fracture, (N,). Both views of a pair that is `alike` get the
             probability of their mean log-odds.
     """
-    parts = (batch[rows] for rows in _chunks(len(batch.label), CHUNK))
+    odds = torch.zeros_like(batch.label)
     with torch.no_grad():
-        odds = torch.cat(
-            [_pooled(_scores(network, part, card), part.inside) for part in parts]
-        )
+        for rows, part in _canvases(batch):
+            odds[rows] = _pooled(_scores(network, part, card), part.inside)
     mean = odds.view(-1, PAIR).mean(dim=1).repeat_interleave(PAIR)
     return torch.where(batch.alike, mean, odds).sigmoid()
 
 
-def _chunks(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))
+def _canvases(batch: Example) -> Iterator[tuple[Tensor, Example]]:
+    """Yield parts of a batch with their row numbers; all views have the same canvas.
+
+    The images end where the canvas ends, as in `prepare`. So the network sees the same
+    edge as in use. A part has at most CHUNK views.
+    """
+    heights = batch.inside.any(dim=2).sum(dim=1)
+    widths = batch.inside.any(dim=1).sum(dim=1)
+    shapes = zip(heights.tolist(), widths.tolist(), strict=True)
+    for height, width in sorted(set(shapes)):
+        same = (heights == height) & (widths == width)
+        for rows in same.nonzero()[:, 0].split(CHUNK):
+            part = batch[rows]
+            yield (
+                rows,
+                replace(
+                    part,
+                    gray=part.gray[..., : height * CELL, : width * CELL],
+                    location=part.location[:, :height, :width],
+                    inside=part.inside[:, :height, :width],
+                ),
+            )
 
 
 def _scores(network: ResNet, batch: Example, card: ModelCard) -> Tensor:

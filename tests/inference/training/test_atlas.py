@@ -8,6 +8,7 @@ from inference.training.atlas import (
     FOLDS,
     ManifestError,
     folds,
+    read_excluded,
     read_manifest,
     select_split,
 )
@@ -33,6 +34,30 @@ def test_rows_with_use_0_are_skipped(tmp_path: Path) -> None:
     (folder / "manifest.csv").write_text(text.replace(",1,0,train", ",0,0,train", 1))
 
     assert len(read_manifest(folder)) == 3
+
+
+def test_rows_of_the_list_of_exclusions_are_skipped(tmp_path: Path) -> None:
+    folder, listed = write_atlas(tmp_path / "atlas", 4), tmp_path / "copies.csv"
+    listed.write_text("path,copy_of\nimages/1.png,images/0.png\n")
+
+    found = read_manifest(folder, read_excluded(listed))
+
+    assert [each.path.name for each in found] == ["0.png", "2.png", "3.png"]
+
+
+def test_list_of_exclusions_of_another_manifest_is_rejected(tmp_path: Path) -> None:
+    folder = write_atlas(tmp_path / "atlas", 4)
+
+    with pytest.raises(ManifestError, match=r"no row for 2 paths .*such as a\.png"):
+        read_manifest(folder, {"b.png", "a.png", "images/1.png"})
+
+
+def test_list_of_exclusions_without_paths_is_rejected(tmp_path: Path) -> None:
+    listed = tmp_path / "copies.csv"
+    listed.write_text("file\nimages/1.png\n")
+
+    with pytest.raises(ManifestError, match="lacks the column path"):
+        read_excluded(listed)
 
 
 @pytest.mark.parametrize(
@@ -118,4 +143,5 @@ def test_select_split_returns_a_split_or_a_fold(
     assert {each.split for each in select_split(samples, "val")} == {"val"}
     assert select_split(samples, "") == samples
     assert select_split(samples, "fold-2") == folds(samples, FOLDS)[1]
+    assert select_split(samples, "fold-2", 3) == folds(samples, 3)[1]
     assert not select_split(samples, "fold-6")

@@ -179,6 +179,21 @@ def test_unreadable_images_are_listed_and_the_others_are_evaluated(
     assert "2.png" in reason
 
 
+def test_fold_of_a_training_is_evaluated_without_the_excluded_radiographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = write_atlas(tmp_path / "atlas", 8), tmp_path / "report"
+    (tmp_path / "copies.csv").write_text("path\nimages/1.png\n")
+    arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
+    chosen = ["--split=fold-1", "--folds=2", f"--exclude={tmp_path / 'copies.csv'}"]
+    monkeypatch.setattr("sys.argv", [*arguments, *chosen])
+
+    evaluate.main()
+
+    written = json.loads((out / "evaluation.json").read_text("utf-8"))
+    assert written["overall"]["radiographs"] == 3  # of the four of this fold
+
+
 def test_unknown_split_is_refused_and_the_splits_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
