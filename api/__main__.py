@@ -27,7 +27,7 @@ from dicom_node.runtime.process import (
     verify_access_or_exit,
 )
 from dicom_node.storage.database import open_engine
-from dicom_node.storage.migration import migrate, writing_or_exit
+from dicom_node.storage.migration import migrate_or_exit, writing_or_exit
 from inference.classification import classifier
 
 DRAIN_S = 30
@@ -57,7 +57,7 @@ def main() -> None:
     storage, is_standalone = settings.storage, arguments.supervisor is None
     if is_standalone and not storage.database:
         with writing_or_exit(storage):
-            migrate(storage)
+            migrate_or_exit(storage)
     engine = open_engine(storage.database_url)
     with auditing(settings, engine, "api", by_hand=is_standalone) as record:
         record_access = with_audit_trail(record)

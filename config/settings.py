@@ -107,10 +107,15 @@ class StorageSettings(Table):
     min_free_mb: int = Field(ge=0)
 
     @property
+    def sqlite_file(self) -> Path:
+        """The path of the database file if the database is SQLite."""
+        return self.directory.absolute() / "node.sqlite"
+
+    @property
     def database_url(self) -> str:
         """The SQLAlchemy URL of the database: PostgreSQL, or a local SQLite file."""
         if not self.database:
-            return f"sqlite:///{self.directory.absolute() / 'node.sqlite'}"
+            return f"sqlite:///{self.sqlite_file}"
         return self.database.replace("postgresql://", "postgresql+psycopg://", 1)
 
 

@@ -30,6 +30,7 @@ from dicom_node.runtime.process import keep_files_private, load_or_exit, role_pa
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import check_schema, migrate
 from dicom_node.storage.spool import probe
+from dicom_node.storage.storage_id import verify_storage_id
 from inference.classification.classifier import Classifier, record, self_test
 from models.card import ModelError
 
@@ -134,6 +135,7 @@ def _database(settings: Settings) -> str:
         migrate(settings.storage)
     engine = open_engine(settings.storage.database_url)
     check_schema(engine)
+    verify_storage_id(engine, settings.storage)
     return "ok"
 
 

@@ -5,7 +5,7 @@ A repeated migration changes nothing.
 
 from dicom_node.log.format import configure_logging
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
-from dicom_node.storage.migration import migrate
+from dicom_node.storage.migration import migrate_or_exit
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     settings = load_or_exit(arguments.config)
     configure_logging("migrate", settings.log.format)
     keep_files_private()
-    migrate(settings.storage)
+    migrate_or_exit(settings.storage)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ calls `run` itself.
 import argparse
 import os
 
-from config.settings import Settings
+from config.settings import Settings, StorageSettings
 from dicom_node.audit.trail import record, started, stopped
 from dicom_node.log.format import configure_logging
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
-from dicom_node.storage.migration import migrate, writing_or_exit
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import migrate_or_exit, writing_or_exit
+from dicom_node.storage.storage_id import verify_storage_or_exit
 
 
 def main() -> None:
@@ -33,7 +35,8 @@ def run(step: str, settings: Settings, process: int | None = None) -> None:
 
     Args:
         step: "start" or "end". "start" first migrates the database if it is SQLite. The
-            process exits with a message if the storage cannot be written at the start.
+            process exits with a message if the storage cannot be written at the start,
+            or if it belongs to another database.
         settings: The settings of the node.
         process: The id of the supervisor, for the audit trail. None means that this
             process is the supervisor.
@@ -45,8 +48,15 @@ def run(step: str, settings: Settings, process: int | None = None) -> None:
     storage = settings.storage
     with writing_or_exit(storage):
         if not storage.database:
-            migrate(storage)
+            migrate_or_exit(storage)
+            _verify_storage_or_exit(storage)
         record(settings, "serve", started(settings), process)
+
+
+def _verify_storage_or_exit(storage: StorageSettings) -> None:
+    engine = open_engine(storage.database_url)
+    verify_storage_or_exit(engine, storage)
+    engine.dispose()
 
 
 if __name__ == "__main__":

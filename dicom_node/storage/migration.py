@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from config.settings import StorageSettings
 from dicom_node.storage.database import WAIT_S, open_engine, reading
+from dicom_node.storage.storage_id import StorageMismatchError, check_new_database
 from dicom_node.storage.unwritable import unwritable
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,13 @@ def migrate(storage: StorageSettings) -> None:
     With SQLite, the storage directory is created if it does not exist. A repeated call
     changes nothing. A migration removes no tables and no columns. Therefore the
     previous release can continue to work on the same database during an upgrade.
+
+    Raises:
+        StorageMismatchError: A SQLite file would have to be created in a directory that
+            belongs to another database.
     """
     if not storage.database:
+        check_new_database(storage)
         storage.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = open_engine(storage.database_url)
     if engine.dialect.name == "sqlite":
@@ -69,6 +75,15 @@ def migrate(storage: StorageSettings) -> None:
     with engine.begin() as connection:
         _apply(connection)
     engine.dispose()
+
+
+def migrate_or_exit(storage: StorageSettings) -> None:
+    """Call `migrate`; exit with a message if it raises StorageMismatchError."""
+    try:
+        migrate(storage)
+    except StorageMismatchError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
 
 
 def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI

@@ -265,6 +265,23 @@ def test_role_does_not_start_with_invalid_settings_and_explains_them(
     assert [*wrong.parent.iterdir()] == [wrong]
 
 
+@pytest.mark.parametrize("name", ["serve", "migrate", "check"])
+def test_role_without_the_url_of_its_database_leaves_the_files_alone(
+    config: Path, name: str
+) -> None:
+    """The directory is that of a PostgreSQL database, but no `database` is set."""
+    folder = load(config, {}).storage.directory
+    folder.mkdir(parents=True)
+    (folder / "storage.id").write_text("a" * 32)
+
+    done = fracture_node(config.parent, name, f"--config={config}")
+
+    assert done.returncode != 0
+    assert f"{folder} belongs to another database" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "node.sqlite").exists()
+
+
 @pytest.mark.parametrize("name", ["migrate", "echo pacs"])
 def test_command_explains_invalid_settings_and_creates_no_files(
     command: Command, wrong: Path, name: str

@@ -6,12 +6,16 @@ import pytest
 import sqlalchemy as sa
 
 from config.settings import StorageSettings
+from dicom_node.journal.journal import Journal
+from dicom_node.storage.migration import migrate
 from dicom_node.storage.storage_id import (
     FILE,
+    NEW_FILE,
     StorageMismatchError,
     verify_storage_id,
     verify_storage_or_exit,
 )
+from tests.support.journals import Receive
 
 on_postgresql = pytest.mark.parametrize(
     "create", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
@@ -28,11 +32,12 @@ def test_first_check_writes_the_id_and_later_checks_accept_it(
     engine: sa.Engine, storage: StorageSettings
 ) -> None:
     verify_storage_id(engine, storage)
+    identity = (storage.directory / FILE).read_text()
     verify_storage_id(engine, storage)
 
-    marked = (storage.directory / FILE).exists()
-    # With SQLite, nothing is checked: the database is a file in the directory.
-    assert marked == (engine.dialect.name == "postgresql")
+    assert len(identity.strip()) == 32
+    assert (storage.directory / FILE).read_text() == identity
+    assert not (storage.directory / NEW_FILE).exists()
 
 
 @on_postgresql
@@ -67,13 +72,80 @@ def test_storage_directory_of_another_database_is_rejected(
         verify_storage_id(engine, storage)
 
 
-@on_postgresql
-def test_new_database_adopts_the_id_of_an_existing_directory(
+@pytest.mark.integration
+def test_new_database_does_not_adopt_the_directory_of_another_database(
     engine: sa.Engine, storage: StorageSettings
 ) -> None:
     storage.directory.mkdir()
     (storage.directory / FILE).write_text("a" * 32)
 
-    verify_storage_id(engine, storage)
+    with pytest.raises(StorageMismatchError, match="belongs to another database"):
+        verify_storage_id(engine, storage)
 
     assert (storage.directory / FILE).read_text() == "a" * 32
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("folder", ["spool", "results"])
+def test_new_database_does_not_adopt_files_that_it_does_not_know(
+    engine: sa.Engine, storage: StorageSettings, folder: str
+) -> None:
+    path = storage.directory / folder / "image.dcm"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+    with pytest.raises(StorageMismatchError, match=f"{folder} contains files"):
+        verify_storage_id(engine, storage)
+
+    assert not (storage.directory / NEW_FILE).exists()
+
+
+@pytest.mark.integration
+def test_database_of_an_earlier_release_that_knows_its_instances_gets_an_id(
+    engine: sa.Engine, storage: StorageSettings, journal: Journal, receive: Receive
+) -> None:
+    journal.record(receive())
+    path = storage.directory / "spool" / "image.dcm"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+    verify_storage_id(engine, storage)
+
+    assert (storage.directory / FILE).exists()
+
+
+@pytest.mark.integration
+def test_process_that_was_killed_before_the_commit_leaves_no_id(
+    engine: sa.Engine, storage: StorageSettings
+) -> None:
+    storage.directory.mkdir()
+    (storage.directory / NEW_FILE).write_text("a" * 32)
+
+    verify_storage_id(engine, storage)
+
+    assert (storage.directory / FILE).read_text().strip() != "a" * 32
+
+
+@pytest.mark.integration
+def test_process_that_was_killed_after_the_commit_is_completed(
+    engine: sa.Engine, storage: StorageSettings
+) -> None:
+    verify_storage_id(engine, storage)
+    identity = (storage.directory / FILE).read_text()
+    (storage.directory / FILE).rename(storage.directory / NEW_FILE)
+
+    verify_storage_id(engine, storage)
+
+    assert (storage.directory / FILE).read_text() == identity
+
+
+def test_no_sqlite_file_is_created_in_the_directory_of_another_database(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / FILE).write_text("a" * 32)
+    storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+
+    with pytest.raises(StorageMismatchError, match="belongs to another database"):
+        migrate(storage)
+
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]

@@ -109,10 +109,10 @@ def test_worker_analyzes_and_logs_once_that_it_only_polls_if_dbos_cannot_be_patc
     create_migrated(settings.storage)
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, ())
-    instance = spooled(Spool(settings.storage))
 
     with forked(role_server, POLLING_ONLY, config, tmp_path) as role:
         role.has_logged("Ready")
+        instance = spooled(Spool(settings.storage))
         journal.record(instance)
         role.has_logged("Analyzed ")
         log = role.end(signal.SIGTERM)
