@@ -136,7 +136,7 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
         put(dataset, "HighBit", bits - 1)
         return (f"{attribute_label('HighBit')} is {found}; {bits - 1} is assumed.",)
     beyond = (some >= 2**bits) | (some < -(2 ** (bits - 1)))
-    is_checked = is_encapsulated(dataset) and not _has_overlay_bits(dataset)
+    is_checked = is_encapsulated(dataset) and not has_overlay_bits(dataset)
     if is_checked and beyond.mean() > MOST_BEYOND:
         _refuse(
             "BitsStored",
@@ -237,7 +237,7 @@ def _stream(dataset: Dataset) -> Samples | None:
     return None if segments % count else Samples(8 * segments // count, count)
 
 
-def _has_overlay_bits(dataset: Dataset) -> bool:
+def has_overlay_bits(dataset: Dataset) -> bool:
     """Return whether unused bits of Pixel Data contain an overlay (PS3.5 8.1.2)."""
     return any(
         Tag(group, _OVERLAY_BITS) in dataset

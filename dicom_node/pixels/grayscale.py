@@ -34,7 +34,11 @@ from dicom_node.dataset.attributes import (
     text,
     usable,
 )
-from dicom_node.dataset.image_pixel import attribute_label, photometric_interpretation
+from dicom_node.dataset.image_pixel import (
+    attribute_label,
+    has_overlay_bits,
+    photometric_interpretation,
+)
 from dicom_node.dataset.transfer_syntaxes import LOSSY_DECODERS
 from dicom_node.pixels.windowing import (
     LEAST_STRUCTURE,
@@ -45,6 +49,7 @@ from dicom_node.pixels.windowing import (
     entry_bits,
     stored_values,
     structure_kept,
+    unused_low_bits,
 )
 from inference.autowindow import (
     exposed_area,
@@ -288,12 +293,22 @@ def _descriptor_assumptions(
             table.bits if is_display else descriptor[2],
         ),
     ):
-        if found != used:
+        if not _are_same(found, used):
             declared = "not a number" if found is None else f"{found:g}"
             yield (
                 f"The {name} in LUT Descriptor (0028,3002) of "
                 f"{attribute_label(keyword)} is {declared}; {used} is used."
             )
+
+
+def _are_same(found: float | None, used: float | None) -> bool:
+    """Return whether two numbers of 16 bits are the same, whatever their sign.
+
+    Without a VR, as in Implicit VR, the sign of a number is unknown.
+    """
+    if found is None or used is None:
+        return found is used
+    return found % 2**16 == used % 2**16
 
 
 def _apply_table(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
@@ -320,11 +335,13 @@ def stored_pixel_values(dataset: Dataset, itemsize: int) -> Values:
     width = 8 * itemsize
     stored = min(max(int(number(dataset, "BitsStored", width)), 1), width)
     signed = _is_signed(dataset)
-    if not signed and UID(dataset.file_meta.TransferSyntaxUID) in LOSSY_DECODERS:
+    high_bit = int(number(dataset, "HighBit", stored - 1))
+    is_lossy = UID(dataset.file_meta.TransferSyntaxUID) in LOSSY_DECODERS
+    if is_lossy and not signed and not has_overlay_bits(dataset):
         # Lossy codecs may return values that need more than Bits Stored. The higher
         # bits then belong to the value and are not an overlay.
-        return np.clip(np.arange(2**width, dtype=np.float64), 0, 2**stored - 1)
-    high_bit = int(number(dataset, "HighBit", stored - 1))
+        values = np.arange(2**width) >> unused_low_bits(width, stored, high_bit)
+        return np.asarray(np.clip(values, 0, 2**stored - 1), np.float64)
     return stored_values(width, stored, high_bit, signed=signed)
 
 

@@ -148,12 +148,21 @@ def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Va
         The values, (2 ** width,), indexed by bit pattern. Bits that are not stored bits
         are ignored, because older versions of the standard allowed overlays there.
     """
-    shift = high_bit + 1 - stored
-    shift = shift if 0 <= shift <= width - stored else 0
+    shift = unused_low_bits(width, stored, high_bit)
     values = (np.arange(2**width) >> shift) & (2**stored - 1)
     if signed:
         values = np.where(values >> (stored - 1), values - 2**stored, values)
     return np.asarray(values, np.float64)
+
+
+def unused_low_bits(width: int, stored: int, high_bit: int) -> int:
+    """Return the number of bits of a pixel below its stored bits.
+
+    The arguments are those of `stored_values`. If High Bit is impossible, the result
+    is 0.
+    """
+    shift = high_bit + 1 - stored
+    return shift if 0 <= shift <= width - stored else 0
 
 
 def structure_kept(own: Values, reference: Values) -> float:

@@ -222,6 +222,18 @@ def test_wrong_bits_in_a_lut_descriptor_are_recorded_as_an_assumption(
     )
 
 
+def test_descriptor_without_a_sign_causes_no_assumption() -> None:
+    """In Implicit VR, the first value -2 of a signed image is read as 65534."""
+    dataset = attributes_of(
+        VOILUTSequence=table(65534, [0, 100, 255], 8), PixelRepresentation=1
+    )
+
+    image = apply_display_pipeline(dataset, np.array([[-2, -1, 0]], "<i2"), 1)
+
+    assert image.gray.tolist() == [[0, 100, 255]]
+    assert image.assumptions == ()
+
+
 def test_lut_that_is_not_used_causes_no_assumption() -> None:
     dataset = attributes_of(
         VOILUTSequence=table(0, [0, 1024, 4095], 16),
@@ -432,6 +444,21 @@ def test_values_above_the_maximum_from_a_lossy_codec_are_white() -> None:
     dataset.file_meta.TransferSyntaxUID = JPEG2000
 
     assert gray_levels([0, 4096], dataset) == [0, 255]
+
+
+def test_left_aligned_values_from_a_lossy_codec_are_shifted() -> None:
+    dataset = attributes_of(HighBit=15)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000
+
+    assert gray_levels([0, 2048 << 4, 4095 << 4], dataset) == [0, 128, 255]
+
+
+def test_overlay_bits_of_a_lossy_image_are_ignored() -> None:
+    dataset = attributes_of()
+    dataset.add_new(0x60000100, "US", 16)
+    dataset.file_meta.TransferSyntaxUID = JPEG2000
+
+    assert gray_levels([0, 1 << 15, 4095], dataset) == [0, 0, 255]
 
 
 def test_8_bit_values_without_voi_are_unchanged() -> None:
