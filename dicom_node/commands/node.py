@@ -192,9 +192,12 @@ class Node:
     def __exit__(self, *_: object) -> None:
         """End the roles after they have finished their work in progress.
 
-        A role that does not end within about DRAIN_S seconds is killed. The end of the
-        node is recorded in the audit trail, and the sockets are closed.
+        The listening sockets are closed first, so that new callers are refused while
+        the roles finish their work. A role that does not end within about DRAIN_S
+        seconds is killed. The end of the node is recorded in the audit trail.
         """
+        for each in (*self._receiver.values(), *self._api):
+            each.close()
         for group in (self.receivers, self.others):
             group.terminate()
         self._run_step("end")
@@ -204,8 +207,7 @@ class Node:
         # it gets some time after the deadline, too.
         self._decoders.close()
         self.receivers.end(max(deadline, time.monotonic() + COMMON_SERVER_END_S))
-        for each in (*self._receiver.values(), *self._api, self._requests):
-            each.close()
+        self._requests.close()
 
     @property
     def roles(self) -> Sequence[Role]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -327,6 +328,24 @@ def test_no_role_is_started_after_the_signal_to_stop(waiting_node: Node) -> None
 
     assert waiting_node.receivers.server is None
     assert pids(waiting_node.roles) == [None] * 4
+
+
+def test_callers_are_refused_while_the_roles_finish_their_work(
+    waiting_node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def try_to_connect(_: float) -> None:
+        for port in (waiting_node.receiver_port, waiting_node.api_port):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            refused.append(port)
+
+    monkeypatch.setattr(waiting_node.others, "end", try_to_connect)
+    with waiting_node:
+        run(waiting_node)
+
+    assert refused == [waiting_node.receiver_port, waiting_node.api_port]
 
 
 def test_role_is_not_blamed_for_the_death_of_the_first_server(
