@@ -31,6 +31,7 @@ from dicom_node.network.associate_pdu import (
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.presentation_contexts import (
     STORAGE_COMMITMENT,
+    VERIFICATION,
     reporting_context,
     served_contexts,
 )
@@ -67,6 +68,7 @@ DRAIN_S = 30.0  # time for open associations to end when the receiver stops
 ABORT_S = 2.0  # time for an aborted association to end
 
 MOST_NAMED = 10  # SOP Classes in one log line
+NOT_STORED = {VERIFICATION, STORAGE_COMMITMENT}  # served SOP Classes without images
 REFUSALS: Mapping[int | None, str] = {
     ABSTRACT_SYNTAX_NOT_SUPPORTED: "SOP Class not supported",
     TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntaxes not supported",
@@ -292,19 +294,27 @@ def _log_refused_contexts(connection: Connection) -> None:
 
 
 def _log_unusable(event: evt.Event) -> None:
-    """Log the proposed SOP Classes if no presentation context was accepted."""
+    """Log the refused SOP Classes if no SOP Class of images was accepted.
+
+    Nothing is logged if the other SOP Classes were accepted, too: the peer then sends
+    only C-ECHOs or storage commitment reports.
+    """
     connection = event.assoc
     assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
-    if connection.accepted_contexts:
+    contexts = connection.accepted_contexts
+    accepted = {UID(each.abstract_syntax or "") for each in contexts}
+    if accepted - NOT_STORED or (accepted and not connection.rejected_contexts):
         return
     proposed = {
         f"{UID(each.abstract_syntax or '').name} ({REFUSALS.get(each.result, '')})"
         for each in connection.rejected_contexts
     }
-    message = "No presentation context of %s at %s was accepted. It proposed: %s"
+    others = ", ".join(sorted(each.name for each in accepted))
+    exception = f" except {others}" if others else ""
+    message = "No presentation context of %s at %s was accepted%s. It proposed: %s"
     peer = connection.calling_ae_title, connection.address
     named = ", ".join(sorted(proposed)[:MOST_NAMED])
-    logger.warning(message, *peer, named or "none that is valid")
+    logger.warning(message, *peer, exception, named or "none that is valid")
 
 
 def _application_entity(settings: ReceiverSettings) -> AE:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,8 @@ from tests.support.raw_association import (
     IMPLICIT,
     LONG_UID,
     MAXIMUM_LENGTH,
+    RELEASE,
+    RELEASED,
     USER,
     VERIFICATION,
     VERSION_NAME,
@@ -391,6 +394,46 @@ def test_association_is_accepted_and_logged_if_all_contexts_are_refused(
     assert results(response) == found
     line = "No presentation context of MODALITY at 127.0.0.1 was accepted. It proposed:"
     until(lambda: f"{line} {reason_text}" in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "line"),
+    [
+        (
+            (CONTEXT, proposed(3, abstract(b"1.2.3.4"), syntax())),
+            (
+                "No presentation context of MODALITY at 127.0.0.1 was accepted except "
+                "Verification SOP Class. It proposed: 1.2.3.4 (SOP Class not supported)"
+            ),
+        ),
+        ((CONTEXT,), None),
+        (
+            (
+                proposed(1, abstract(CR), syntax()),
+                proposed(3, abstract(b"1.2.3.4"), syntax()),
+            ),
+            None,
+        ),
+    ],
+    ids=["only Verification is accepted", "only Verification", "CR is accepted"],
+)
+def test_refused_sop_classes_are_logged_if_no_image_can_be_sent(
+    tmp_path: Path,
+    contexts: Sequence[bytes],
+    line: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        serving_node(tmp_path) as node,
+        calling(node.port, request(*contexts)) as connection,
+    ):
+        assert received(connection)[0] == ACCEPT
+        connection.sendall(RELEASE)
+        assert received(connection) == RELEASED
+
+    # The node has ended, so a line would have been logged.
+    logged = [each for each in caplog.messages if "presentation context" in each]
+    assert logged == ([line] if line else [])
 
 
 @by_name(REJECTED_REQUESTS)
