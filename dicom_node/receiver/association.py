@@ -205,6 +205,7 @@ class Connection(BaseAssociation):
         wakeup = SocketWakeup(caller.socket)
         self.resources.callback(wakeup.close)
         self.dul: FragmentReader = FragmentReader(self)
+        self.network_timeout = ae.network_timeout  # sets the idle timer of self.dul
         self.dul.on_abort = self._log_abort
         self._count: Count = ignore
         self.on_invalid_report: Callable[[], None] = lambda: None

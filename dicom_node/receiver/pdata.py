@@ -66,12 +66,14 @@ class FragmentReader(UpperLayer):
     def idle_timer_expired(self) -> bool:
         """Return whether to abort the association because it is overdue or idle.
 
-        If it is overdue, the reason is recorded: see `set_abort_reason`.
+        If so, the reason is recorded: see `set_abort_reason`.
         """
-        if reason := self.overdue():
+        reason = self.overdue()
+        if not reason and super().idle_timer_expired():
+            reason = f"no data came for {self.network_timeout:g} s"
+        if reason:
             self.set_abort_reason(reason)
-            return True
-        return super().idle_timer_expired()
+        return bool(reason)
 
     def read_pdu(self) -> None:
         """Read the next PDU, and queue its event for the state machine."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.network import message_reader, upper_layer
+from dicom_node.receiver import server
 from tests.support.raw_association import (
     ABORT,
     ACCEPT,
@@ -106,6 +107,20 @@ def test_association_with_only_c_echoes_is_aborted_after_the_timeout(
         assert kind == ABORT
         assert time.monotonic() - began > 0.9
     assert "A at 127.0.0.1: no instance was stored for 1 s" in caplog.text
+
+
+def test_association_without_data_is_aborted_and_the_log_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "IDLE_S", 0.5)
+    with (
+        serving_node(tmp_path) as node,
+        association_requested(node.port, "A") as connection,
+    ):
+        assert received(connection)[0] == ACCEPT
+        assert received(connection)[0] == ABORT
+    line = "Aborting the association of A at 127.0.0.1: no data came for 0.5 s"
+    assert line in caplog.messages
 
 
 def c_store(instance: str) -> tuple[bytes, bytes]:
