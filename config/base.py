@@ -94,12 +94,29 @@ Name = Annotated[
         "or a digit",
     ),
 ]
+# RFC 4291 2.5.5.2: the IPv6 form of all IPv4 addresses.
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Return the IPv4 network if an IPv6 network contains only mapped IPv4 addresses.
+
+    The node compares the addresses of IPv4 peers in their IPv4 form. So a network such
+    as "::ffff:10.1.0.0/112" would otherwise contain no peer.
+    """
+    if not (isinstance(network, IPv6Network) and network.subnet_of(_MAPPED)):
+        return network
+    first = network.network_address.ipv4_mapped
+    return IPv4Network(f"{first}/{network.prefixlen - _MAPPED.prefixlen}")
+
+
 Network = Annotated[
     IPv4Network | IPv6Network,
     Field(
         description='a network of addresses such as "10.1.0.0/16" or "fd00::/8", with '
         "no bits beyond those of the prefix"
     ),
+    AfterValidator(_unmapped),
 ]
 
 

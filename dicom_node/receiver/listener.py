@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLError
 
+from dicom_node.address import parse_address
 from dicom_node.metrics.counters import NOT_ASSOCIATED, Count, ignore, increment
 from dicom_node.network.associate_pdu import (
     ASSOCIATE_RQ,
@@ -88,6 +89,7 @@ class PendingAssociation:
     Attributes:
         socket: The connection.
         address: Host and port of the peer; for IPv6, also flow information and scope.
+            The host of an IPv4 peer has the form "192.0.2.1" on an IPv6 socket, too.
         request: The peer's A-ASSOCIATE-RQ PDU, already read from the socket.
     """
 
@@ -191,7 +193,7 @@ class Listener:
 
     def _accept(self, listening: socket.socket) -> None:
         try:
-            connection, address = listening.accept()
+            connection, address = _accept_from(listening)
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -322,6 +324,19 @@ class Listener:
         if reason != SILENT:
             self._on_failed(address, text)
         self._count(increment(NOT_ASSOCIATED, LABELS[reason]))
+
+
+def _accept_from(listening: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+    """Accept a connection; return it with the address of the peer.
+
+    An IPv6 socket reports the host of an IPv4 peer as "::ffff:192.0.2.1". The function
+    returns the host as "192.0.2.1".
+
+    Raises:
+        OSError: No connection can be accepted.
+    """
+    connection, (host, port, *others) = listening.accept()
+    return connection, (str(parse_address(host)), port, *others)
 
 
 def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:

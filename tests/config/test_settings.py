@@ -324,6 +324,25 @@ def test_callers_are_titles_or_titles_with_a_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "network"),
+    [
+        ("::ffff:10.1.0.5/128", "10.1.0.5/32"),
+        ("::ffff:10.1.0.0/112", "10.1.0.0/16"),
+        ("::/0", "::/0"),
+        ("fd00::/8", "fd00::/8"),
+    ],
+)
+def test_network_of_mapped_ipv4_addresses_is_an_ipv4_network(
+    written: str, network: str, tmp_path: Path
+) -> None:
+    caller = f'{{ ae_title = "DX1", network = "{written}" }}'
+    settings = read(tmp_path, f"[receiver]\nallowed_callers = [{caller}]\n")
+
+    (listed,) = settings.receiver.allowed_callers
+    assert listed.network == ip_network(network)
+
+
+@pytest.mark.parametrize(
     "caller", ['""', '{ ae_title = "A", network = "10.1.0.1/16" }', "{ }", "5"]
 )
 def test_invalid_caller_is_refused(caller: str, tmp_path: Path) -> None:

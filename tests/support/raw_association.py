@@ -398,17 +398,20 @@ def serving_node(
         folder: The storage directory.
         record_report: Records the Storage Commitment report of an archive. If None, no
             report is accepted.
-        changes: Settings of the section [receiver].
+        changes: Settings of the section [receiver]. The host is "127.0.0.1" if it is
+            not given; the port is always a free one.
     """
+    changes = {"host": "127.0.0.1", **changes}
     defaults = load(None, {})
     update = {"directory": folder, "min_free_mb": 0}
     reported: list[tuple[str, str, str]] = []
     counted: list[Sample] = []
+    settings = ReceiverSettings.model_validate(defaults.receiver.model_dump() | changes)
     receiver = start_receiver(
-        ReceiverSettings.model_validate(defaults.receiver.model_dump() | changes),
+        settings,
         Spool(defaults.storage.model_copy(update=update)),
         lambda _: None,
-        {listen("127.0.0.1", 0): None},
+        {listen(settings.host, 0): None},
         lambda *caller: reported.append(caller),
         record_report=record_report,
         count=counted.append,

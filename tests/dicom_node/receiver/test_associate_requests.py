@@ -455,6 +455,20 @@ def test_unacceptable_request_is_rejected_with_the_reason_of_the_standard(
     assert line == f"Rejected {caller or 'a caller'} at 127.0.0.1: {cause}"
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_ipv4_callers_of_an_ipv6_socket_are_reported_in_the_ipv4_form(
+    tmp_path: Path,
+) -> None:
+    with serving_node(tmp_path, host="::") as node:
+        response_to(node.port, request())
+        response_to(node.port, request(called=title(b"OTHER")))
+        with calling(node.port, b"GET / HTTP/1.1") as connection:
+            received(connection)
+        until(lambda: len(node.reported) == 3)
+
+    assert [address for _, address, _ in node.reported] == ["127.0.0.1"] * 3
+
+
 @by_name(UNUSABLE)
 def test_receiver_aborts_and_reports_bytes_that_are_no_request(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
