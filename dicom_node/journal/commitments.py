@@ -41,7 +41,7 @@ from dicom_node.journal.retry_delay import retry_delay_s
 from dicom_node.journal.state_machine import StateMachine, change_objects
 from dicom_node.journal.states import DeliveryTrigger, ObjectTrigger
 from dicom_node.log.context import instance_context, log_step
-from dicom_node.network.commitment_reporter import Reporter, may_report
+from dicom_node.network.commitment_reporter import Reporter, caller_entry, may_report
 from dicom_node.network.storage_commitment import (
     INVALID_ARGUMENT_VALUE,
     NOT_COMMITTED,
@@ -245,11 +245,12 @@ class Commitments:
             destination.address_for(request.calling_ae_title) if destination else None
         )
         if address is None or not may_report(reporter, address):
-            reason = (
-                f"its transaction was requested from {request.destination}. If this AE "
-                "reports for that destination, add it to commitment_callers of the "
-                "destination"
-            )
+            reason = f"its transaction was requested from {request.destination}"
+            if address is not None and reporter.called is None:
+                reason += (
+                    ". If this AE reports for that destination, add "
+                    f"{caller_entry(reporter)} to commitment_callers of the destination"
+                )
             raise ReportRefusedError(reason, ReportRefusal.ANOTHER_PEER, status)
         return request
 

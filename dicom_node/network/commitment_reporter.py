@@ -11,10 +11,11 @@ node also checks the reporter:
   archive's host.
 """
 
+import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from config.destinations import Address, CommitmentCaller
 from dicom_node.address import parse_address
@@ -62,6 +63,16 @@ def may_report(reporter: Reporter, archive: Address) -> bool:
         )
         for caller in (own, *archive.commitment_callers)
     )
+
+
+def caller_entry(reporter: Reporter) -> str:
+    """Return the entry of `commitment_callers` that allows `reporter` to report.
+
+    The entry is TOML, and allows only the AE title and the address of the reporter.
+    """
+    title = json.dumps(reporter.ae_title, ensure_ascii=False)
+    network = ip_network(_plain(reporter.address))
+    return f'{{ ae_title = {title}, network = "{network}" }}'
 
 
 def _has_address(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:

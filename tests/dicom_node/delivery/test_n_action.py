@@ -8,6 +8,7 @@ processes is tested in tests/node/test_commitment.py.
 import logging
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -648,6 +649,44 @@ def test_report_of_a_caller_in_the_settings_is_accepted(
     node.journal.commitments.record_report(report, reporter)
 
     assert node.row.state == DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize(
+    "reporter",
+    [
+        Reporter("ARCHIVE", "127.0.0.2"),
+        Reporter("ARCHIVE", "fe80::2%eth0"),
+        Reporter('A "B" \\', "127.0.0.1"),
+    ],
+    ids=["other address", "IPv6", "other title"],
+)
+def test_report_is_accepted_after_the_entry_in_the_refusal_is_added(
+    node: Node, archive: Committing, reporter: Reporter
+) -> None:
+    node.go_on(2)
+    report = Report(archive.asked[0].transaction, COMMITTED, {})
+    with pytest.raises(ReportRefusedError) as refused:
+        node.journal.commitments.record_report(report, reporter)
+
+    entry = str(refused.value).partition(" add ")[2].partition(" to commitment_")[0]
+    caller = tomllib.loads(f"caller = {entry}")["caller"]
+    node.set(commitment_callers=(CommitmentCaller.model_validate(caller),))
+    node.journal.commitments.record_report(report, reporter)
+
+    assert node.row.state == DeliveryState.DELIVERED
+
+
+def test_refusal_has_no_entry_if_the_node_called_the_reporter(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    report = Report(archive.asked[0].transaction, COMMITTED, {})
+    reporter = Reporter("OTHER", "other.example", called=OTHER)
+
+    with pytest.raises(ReportRefusedError) as refused:
+        node.journal.commitments.record_report(report, reporter)
+
+    assert "commitment_callers" not in str(refused.value)
 
 
 def test_log_and_events_do_not_contain_the_transaction(
