@@ -85,6 +85,10 @@ class MessageReader(DIMSEServiceProvider):
         for context_id, fragment in values:
             if self.upper_layer.abort_reason:
                 return
+            if not fragment:  # without a message control header (PS3.8 E.2)
+                reason = "P-DATA-TF has a presentation data value of a wrong length"
+                self.upper_layer.abort_because(reason)
+                return
             self.fragments += 1
             self.received += len(fragment) - 1
             if not self._is_skipped(fragment[0]):

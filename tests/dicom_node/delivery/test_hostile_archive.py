@@ -257,6 +257,17 @@ def test_node_disconnects_from_archive_that_sends_endless_data(name: str) -> Non
         assert outcome == Outcome(Verdict.STORED, 0)
 
 
+def test_value_without_a_control_header_ends_the_call_at_once() -> None:
+    response = pdu(4, struct.pack(">I", 1) + b"\1")
+    play = after_a_request(lambda connection, c: connection.sendall(c), response)
+
+    outcome, took = timed_echo(play, LONG_S)
+
+    assert took < AT_ONCE_S
+    assert outcome.verdict is Verdict.RETRY
+    assert "wrong length" in outcome.comment
+
+
 def write_instance(folder: Path) -> Path:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
