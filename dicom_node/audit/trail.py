@@ -364,27 +364,49 @@ class Trail:
     def _write_file(self, path: Path, lines: list[str]) -> None:
         if not lines:
             return
+        lost, reason = len(lines), os.strerror(ENOSPC)
         try:
-            _append(path, "".join(f"{line}\n" for line in lines).encode())
+            lost -= _append(path, lines)
         except OSError as error:
+            reason = error.strerror or type(error).__name__
+        if lost:
             text = "Cannot write %s messages to audit.file: %s. They are lost. Events "
             text += "are also in the database, and transfers in the journal."
-            logger.error(text, len(lines), error.strerror)  # noqa: TRY400
+            logger.error(text, lost, reason)
 
 
-def _append(path: Path, content: bytes) -> None:
-    """Append to a file, and create it if it is absent.
+def _append(path: Path, lines: list[str]) -> int:
+    """Append lines to a file, and create it if it is absent.
 
-    The file is opened each time, because it may be rotated.
+    The file is opened each time, because it may be rotated. If the file ends in the
+    middle of a line, because the disk was full, the new lines begin after a line end.
+
+    Returns:
+        The number of lines that were written completely. It is less than the number of
+        lines if the disk is nearly full.
 
     Raises:
-        OSError: The file cannot be opened, or `content` cannot be written completely.
+        OSError: The file cannot be opened, or nothing can be written.
     """
+    line_end = b"\n" if _is_cut_off(path) else b""
+    content = "".join(f"{line}\n" for line in lines).encode()
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     with FileIO(os.open(path, flags, 0o600), "a") as file:
         # A single write, because other processes append to the file, too.
-        if file.write(content) < len(content):  # the disk is nearly full
-            raise OSError(ENOSPC, os.strerror(ENOSPC))
+        written = file.write(line_end + content) - len(line_end)
+    return content[: max(written, 0)].count(b"\n")
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Return whether a file ends in the middle of a line; False if it is unreadable."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:  # also if the file is empty
+        return False
 
 
 def _row(entry: Entry, source: AuditSource) -> dict[str, object]:

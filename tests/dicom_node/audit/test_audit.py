@@ -851,6 +851,30 @@ def test_log_reports_a_partial_write_of_the_audit_file(
     assert "Cannot write 1 messages to audit.file: No space left" in caplog.text
 
 
+def test_messages_after_a_partial_write_are_complete_and_only_lost_ones_are_counted(
+    engine: sa.Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class NearlyFull(FileIO):
+        def write(self, content: bytes) -> int:  # type: ignore[override]
+            return super().write(content[:7])
+
+    file = tmp_path / "audit.xml"
+    with writing(engine) as trail, writing(engine) as trail_of_another_process:
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "FileIO", NearlyFull)
+            trail._write_file(file, ["<a/>", "<b/>", "<c/>"])
+        trail_of_another_process._write_file(file, ["<d/>", "<e/>"])
+        trail._write_file(file, ["<f/>"])
+
+    lines = ["<a/>", "<b", "<d/>", "<e/>", "<f/>"]
+    assert file.read_text().splitlines() == lines
+    (line,) = caplog.messages
+    assert "Cannot write 2 messages to audit.file: No space left" in line
+
+
 def test_characters_that_a_database_cannot_store_are_replaced(
     engine: sa.Engine,
 ) -> None:
