@@ -40,6 +40,7 @@ from dicom_node.delivery.stow_response import (
     search_outcome,
 )
 from dicom_node.network.storage_commitment import OnRefused, RecordReport, Request
+from dicom_node.network.tls import OUT_OF_DATE
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -302,6 +303,11 @@ def _describe_cause(cause: BaseException) -> str:
     match cause:
         case ssl.SSLCertVerificationError():
             advice = "If the authority is your own, set ca_bundle to its certificate"
+            if cause.verify_code in OUT_OF_DATE:
+                advice = (
+                    "Renew the certificate of the service or of its authority, or "
+                    "correct the clock of this machine"
+                )
             return f"is not trusted: {cause.verify_message}. {advice}"
         case ResponseTooLargeError():
             return f"responds with more than {LARGEST_RESPONSE} B"

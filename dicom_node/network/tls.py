@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 # X.509 verification errors of OpenSSL: the certificate is for another host or address.
 MISMATCHES = (62, 64)
+# X.509 verification errors of OpenSSL: a certificate is not valid yet, or has expired.
+OUT_OF_DATE = (9, 10)
 
 
 class TlsSocket(SSLSocket):
@@ -223,12 +225,14 @@ def describe_failure(failure: OSError) -> str:
     OpenSSL's description of the error, but no part of a certificate.
     """
     if isinstance(failure, SSLCertVerificationError):
-        mismatch = failure.verify_code in MISMATCHES
-        remedy = (
-            "if you trust this certificate, set tls_check_host_name = false"
-            if mismatch
-            else "if its authority is your own, name it in tls_authorities"
-        )
+        remedy = "if its authority is your own, name it in tls_authorities"
+        if failure.verify_code in MISMATCHES:
+            remedy = "if you trust this certificate, set tls_check_host_name = false"
+        elif failure.verify_code in OUT_OF_DATE:
+            remedy = (
+                "renew the certificate of the peer or of its authority, or correct the "
+                "clock of this machine"
+            )
         return f"is not trusted: {openssl_reason(failure)}; {remedy}"
     reason = openssl_reason(failure) if isinstance(failure, SSLError) else ""
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):

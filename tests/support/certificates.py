@@ -1,6 +1,6 @@
 """Certificates made with openssl.
 
-There is an authority, two certificates that it signed, and a self-signed certificate.
+There is an authority, three certificates that it signed, and a self-signed certificate.
 """
 
 import subprocess
@@ -28,19 +28,21 @@ class Certificates:
         node: A certificate for 127.0.0.1 and localhost.
         modality: A certificate for the host name dx1, which does not exist.
         stranger: A self-signed certificate for 127.0.0.1 and localhost.
+        expired: A certificate like `node` that is no longer valid.
     """
 
     authority: Pair
     node: Pair
     modality: Pair
     stranger: Pair
+    expired: Pair
 
 
 def make_certificates(peer: Find, folder: Path) -> Certificates:
     """Create the files of the certificates and keys, and return their paths.
 
-    The certificates are valid for one day. They have RSA keys, because DCMTK 3.6.7
-    supports only RSA with TLS 1.2.
+    The certificates except `expired` are valid for one day. They have RSA keys, because
+    DCMTK 3.6.7 supports only RSA with TLS 1.2.
 
     Args:
         peer: The fixture `peer`: a function that returns the path of a program by its
@@ -49,12 +51,38 @@ def make_certificates(peer: Find, folder: Path) -> Certificates:
     """
     localhost = "subjectAltName=IP:127.0.0.1,DNS:localhost"
     authority = _make(peer, folder, "authority")
+    node = _make(peer, folder, "node", localhost, authority)
     return Certificates(
         authority=authority,
-        node=_make(peer, folder, "node", localhost, authority),
+        node=node,
         modality=_make(peer, folder, "modality", "subjectAltName=DNS:dx1", authority),
         stranger=_make(peer, folder, "stranger", localhost),
+        expired=_expired(peer, folder, localhost, node.key, authority),
     )
+
+
+def _expired(peer: Find, folder: Path, names: str, key: Path, by: Pair) -> Pair:
+    """Create a certificate for `key` that expires at the time of its start."""
+    request, pair = folder / "request.pem", Pair(folder / "expired.pem", key)
+    openssl, subject = peer("openssl"), ("-subj", "/CN=PATIENT_expired")
+    subprocess.run(
+        [
+            *(openssl, "req", "-new", *subject, "-addext", names),
+            *("-key", key, "-out", request),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        [
+            *(openssl, "x509", "-req", "-in", request, "-copy_extensions", "copy"),
+            *("-CA", by.certificate, "-CAkey", by.key, "-set_serial", "1"),
+            *("-days", "0", "-out", pair.certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return pair
 
 
 def _make(

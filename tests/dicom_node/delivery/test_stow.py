@@ -4,6 +4,7 @@ import base64
 import hashlib
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from config.destinations import Secret, StowDestination
 from dicom_node.delivery import stow
 from dicom_node.delivery.stow import check_connection, store
 from dicom_node.outcome import Outcome, Verdict
+from tests.support.certificates import Certificates
 from tests.support.dicomweb_service import (
     Reply,
     Service,
@@ -282,6 +284,20 @@ def test_service_with_an_untrusted_certificate_gets_no_request(  # noqa: PLR0913
         assert words in outcome.comment
         assert "set ca_bundle to its certificate" in outcome.comment
     assert service.requests == []
+
+
+def test_comment_on_an_expired_certificate_does_not_name_ca_bundle(
+    files: dict[str, Path], certificates: Certificates
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.expired.certificate, certificates.expired.key)
+    with serving_web(context) as service:
+        trusted = certificates.authority.certificate
+        outcomes = store_in(service, files, ca_bundle=trusted)
+
+    comment = outcomes["1.2.1"].comment
+    assert "certificate has expired. Renew the certificate" in comment
+    assert "ca_bundle" not in comment
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

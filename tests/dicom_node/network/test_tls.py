@@ -612,6 +612,11 @@ def test_storescp_with_client_authentication_stores_an_identical_dataset(
             "is not trusted: self-signed certificate; if its authority is your own",
         ),
         (
+            "expired",
+            {},
+            "is not trusted: certificate has expired; renew the certificate",
+        ),
+        (
             "modality",
             {},
             "'127.0.0.1'; if you trust this certificate, set tls_check",
