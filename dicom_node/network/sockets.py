@@ -49,14 +49,27 @@ def receive_into(connection: socket.socket, view: memoryview, deadline: float) -
     """
     count = 0
     while count < len(view):
-        if (left := deadline - time.monotonic()) <= 0:
-            raise TimeoutError("The deadline has passed")
-        connection.settimeout(left)
+        set_time_left(connection, deadline)
         received = connection.recv_into(view[count:])
         if not received:
             break
         count += received
     return count
+
+
+def set_time_left(connection: socket.socket, deadline: float) -> None:
+    """Set the timeout of a connection to the time that is left until a deadline.
+
+    Args:
+        connection: The connection.
+        deadline: Time of the monotonic clock, in seconds.
+
+    Raises:
+        TimeoutError: The deadline has passed.
+    """
+    if (left := deadline - time.monotonic()) <= 0:
+        raise TimeoutError("The deadline has passed")
+    connection.settimeout(left)
 
 
 def shut_down(connection: socket.socket) -> None:

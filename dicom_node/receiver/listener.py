@@ -5,9 +5,9 @@ nothing, or half a request. Such a connection uses a sleeping thread, but no ass
 slot. A connection is passed to `serve` when its A-ASSOCIATE-RQ is complete. If the
 request does not arrive within DEADLINE_S, the connection is closed. If too many
 connections wait, in total or from one address, the one that has waited longest is
-closed. So a new caller, which usually sends its request at once, succeeds. Each
-connection has its own thread, which also does the TLS handshake. So a silent peer does
-not delay other peers.
+closed. So a new caller, which usually sends its request at once, succeeds. The
+addresses of an IPv6 network of 64 bits count as one. Each connection has its own
+thread, which also does the TLS handshake. So a silent peer does not delay other peers.
 """
 
 import logging
@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLError
 
-from dicom_node.address import parse_address
+from dicom_node.address import parse_address, subscriber
 from dicom_node.metrics.counters import NOT_ASSOCIATED, Count, ignore, increment
 from dicom_node.network.associate_pdu import (
     ASSOCIATE_RQ,
@@ -28,7 +28,7 @@ from dicom_node.network.associate_pdu import (
     MalformedPduError,
     pdu_name,
 )
-from dicom_node.network.sockets import receive, shut_down
+from dicom_node.network.sockets import receive, set_time_left, shut_down
 from dicom_node.network.tls import TlsSocket, openssl_reason
 from dicom_node.reasons import NotAssociated
 from dicom_node.receiver.ports import Listening
@@ -41,6 +41,7 @@ from dicom_node.receiver.tls_handshake import (
 logger = logging.getLogger(__name__)
 
 DEADLINE_S = 10.0
+# In this process. Each receiver process has these limits for itself.
 MOST_WAITING = 128
 MOST_WAITING_PER_ADDRESS = 32
 # In bytes. 128 presentation contexts of 40 transfer syntaxes take 150 kB.
@@ -98,6 +99,20 @@ class PendingAssociation:
     request: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """A peer that has connected, and has not yet requested an association.
+
+    Attributes:
+        address: Network address of the peer.
+        subscriber: The text under which its connections are counted: see
+            `dicom_node.address.subscriber`.
+    """
+
+    address: str
+    subscriber: str
+
+
 class _NoRequestError(Exception):
     """Raised if a connection does not become an association.
 
@@ -149,7 +164,7 @@ class Listener:
         self._count = count
         self._busy = busy
         self._on_failed = on_failed
-        self._waiting: dict[socket.socket, str] = {}  # address of each, oldest first
+        self._waiting: dict[socket.socket, _Caller] = {}  # the oldest first
         self._lock = threading.Lock()
         self._stopped = False
         self._wake, self._woken = socket.socketpair()
@@ -206,9 +221,10 @@ class Listener:
         secured = secured_by(connection, context) if context else connection
         if secured is None:
             return
-        self._make_room(address[0])
+        caller = _Caller(address[0], subscriber(address[0]))
+        self._make_room(caller)
         with self._lock:
-            self._waiting[secured] = address[0]
+            self._waiting[secured] = caller
         args = (secured, address)
         thread = threading.Thread(
             target=self._wait_for_request, args=args, name="waiting", daemon=True
@@ -221,25 +237,30 @@ class Listener:
             secured.close()
             raise
 
-    def _make_room(self, address: str | None) -> None:
+    def _make_room(self, caller: _Caller | None) -> None:
         """Close a waiting connection if one more would be too many.
 
-        If the address has reached its limit, its oldest waiting connection is closed.
-        Otherwise, if the limit for all addresses has been reached, or if `address` is
-        None, the oldest of all waiting connections is closed.
+        If the subscriber of the caller has reached its limit, its oldest waiting
+        connection is closed. Otherwise, if the limit for all addresses has been
+        reached, or if `caller` is None, the oldest of all waiting connections is
+        closed.
         """
         with self._lock:
-            waiting = list(self._waiting)
-            same = [each for each in waiting if self._waiting[each] == address]
+            waiting = list(self._waiting.items())
+            same = [
+                each
+                for each, other in waiting
+                if caller and other.subscriber == caller.subscriber
+            ]
             oldest: list[socket.socket] = []
             if len(same) >= MOST_WAITING_PER_ADDRESS:
                 oldest = same[:1]
-            elif address is None or len(waiting) >= MOST_WAITING:
-                oldest = waiting[:1]
+            elif caller is None or len(waiting) >= MOST_WAITING:
+                oldest = [each for each, _ in waiting[:1]]
             closed = [(each, self._waiting.pop(each)) for each in oldest]
-        for connection, peer_address in closed:
+        for connection, peer in closed:
             shut_down(connection)
-            self._fail(peer_address, CROWDED)
+            self._fail(peer.address, CROWDED)
 
     def _wait_for_request(
         self, connection: socket.socket, address: tuple[str, int]
@@ -280,7 +301,7 @@ class Listener:
         deadline = time.monotonic() + DEADLINE_S
         try:
             if isinstance(connection, TlsSocket):
-                self._do_handshake(connection, address)
+                self._do_handshake(connection, address, deadline)
             return _read_first_pdu(connection, deadline)
         except TimeoutError:
             raise _NoRequestError(NO_REQUEST) from None
@@ -290,19 +311,20 @@ class Listener:
         except OSError:
             raise _NoRequestError(SILENT) from None
 
-    def _do_handshake(self, connection: TlsSocket, address: str) -> None:
+    def _do_handshake(
+        self, connection: TlsSocket, address: str, deadline: float
+    ) -> None:
         """Wait for the first byte from the peer, and then do the TLS handshake.
-
-        The wait and the handshake may each take DEADLINE_S seconds.
 
         Raises:
             _NoRequestError: The peer closed without data, or the handshake failed.
             OSError: The connection broke, or the deadline has passed.
         """
-        connection.settimeout(DEADLINE_S)  # of the next read, and of the handshake
+        set_time_left(connection, deadline)
         # SSLSocket accepts no flags. This reads without removing the byte.
         if not socket.socket.recv(connection, 1, socket.MSG_PEEK):
             raise _NoRequestError(SILENT)
+        set_time_left(connection, deadline)
         try:
             connection.do_handshake()
         except (SSLError, ConnectionError) as error:

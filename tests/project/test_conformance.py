@@ -45,7 +45,11 @@ from dicom_node.reasons import Rejection
 from dicom_node.receiver import listener
 from dicom_node.receiver.association import MAXIMUM_PDU, SLOWEST_BYTES_PER_S
 from dicom_node.receiver.dimse import LONGEST_DATASET
-from dicom_node.receiver.listener import DEADLINE_S
+from dicom_node.receiver.listener import (
+    DEADLINE_S,
+    MOST_WAITING,
+    MOST_WAITING_PER_ADDRESS,
+)
 from dicom_node.receiver.server import IDLE_S
 from dicom_node.results import heatmap
 from dicom_node.results.codes import CONCEPT, GRAD_CAM, SOURCE_IMAGE
@@ -354,6 +358,8 @@ def test_limits_of_the_receiver_match_the_code() -> None:
     assert f"within {ARTIM_S:g} s" in text
     assert f"idle for {IDLE_S:g} s" in text
     assert f"in {DEADLINE_S:g} s" in text
+    waiting = f"at most {MOST_WAITING} such connections, {MOST_WAITING_PER_ADDRESS} of"
+    assert waiting in text
     assert f"number {defaults.results.series_number} by default" in TEXT
     assert f"at most {defaults.results.long_side} by default" in TEXT
 

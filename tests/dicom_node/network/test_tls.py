@@ -353,6 +353,23 @@ def test_caller_that_sends_its_handshake_slowly_is_disconnected_at_the_deadline(
         assert time.monotonic() - started < 10
 
 
+def test_wait_for_the_first_byte_and_handshake_have_one_deadline(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(
+        listener.TlsSocket,
+        "do_handshake",
+        lambda self: limits.append(self.gettimeout()),
+    )
+    address = ("127.0.0.1", serve().tls_port)
+    with socket.create_connection(address, SOON_S) as caller:
+        caller.sendall(b"\x16")
+        until(lambda: bool(limits))
+
+    assert 0 < limits[0] < listener.DEADLINE_S
+
+
 def test_many_failed_handshakes_are_logged_as_one_line_and_a_count(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

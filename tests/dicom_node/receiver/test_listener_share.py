@@ -1,12 +1,20 @@
-"""If listeners share a socket, an idle listener accepts most of the callers."""
+"""How listeners share a socket, and how many connections of an address may wait."""
 
 import socket
 import threading
+from contextlib import ExitStack
+from itertools import count
+from typing import Any
 
 import pytest
 
 from dicom_node.network.sockets import listen
-from dicom_node.receiver.listener import Listener, PendingAssociation
+from dicom_node.receiver.listener import (
+    CROWDED,
+    MOST_WAITING_PER_ADDRESS,
+    Listener,
+    PendingAssociation,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -45,3 +53,35 @@ def test_idle_listener_accepts_most_callers_of_a_shared_socket() -> None:
             each.stop()
 
     assert taken.count("idle") >= CALLS * 3 // 4
+
+
+class FromOneNetwork(socket.socket):
+    """A listening socket on which each caller has a new address in 2001:db8::/64."""
+
+    _numbers = count(1)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        connection, _ = super().accept()
+        return connection, (f"2001:db8::{next(self._numbers):x}", 104, 0, 0)
+
+
+def test_waiting_connections_of_one_ipv6_network_are_counted_together() -> None:
+    failed: list[tuple[str, str]] = []
+    first_closed = threading.Event()
+
+    def note(address: str, reason: str) -> None:
+        failed.append((address, reason))
+        first_closed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        listening = FromOneNetwork(fileno=server.detach())
+    listener = Listener({listening: None}, lambda _: None, on_failed=note)
+    with ExitStack() as callers:
+        for _ in range(MOST_WAITING_PER_ADDRESS + 1):
+            callers.enter_context(socket.create_connection(address))
+        is_closed = first_closed.wait(5)
+        listener.stop()
+
+    assert is_closed
+    assert failed == [("2001:db8::1", CROWDED)]
