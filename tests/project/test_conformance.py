@@ -13,6 +13,7 @@ from api.v1.callers import REMEDIES
 from config.destinations import TransferSyntax
 from config.settings import load
 from dicom_node import errors
+from dicom_node.audit import trail
 from dicom_node.audit.event import AuditEventType
 from dicom_node.audit.message import KINDS, Kind
 from dicom_node.dataset.transfer_syntaxes import DECODABLE
@@ -362,6 +363,13 @@ def test_limits_of_the_receiver_match_the_code() -> None:
     assert waiting in text
     assert f"number {defaults.results.series_number} by default" in TEXT
     assert f"at most {defaults.results.long_side} by default" in TEXT
+
+
+def test_audit_events_that_a_killed_process_loses_are_stated() -> None:
+    assert trail.WRITE_INTERVAL_S < 1
+    assert "loses the events of its last second, " in TEXT
+    assert f"Transferred of its last {trail.TRANSFER_S:g} s" in TEXT
+    assert f"repeated in its last {trail.SAME_FOR_S:g} s." in TEXT
 
 
 def test_cipher_suites_are_listed() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from api.http import body, multipart, protocol
 from config.settings import load
-from dicom_node.audit import folding
+from dicom_node.audit import folding, trail
 from dicom_node.receiver import dimse, listener, server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,5 +63,7 @@ def test_limits_in_security_equal_those_of_the_code() -> None:
         f"or faster after {body.GRACE_S:g} s",
         "{} from one address and {} in all".format(*rejections),
         f"{folding.MOST_IN_FULL} in a minute",
+        f"an event was repeated in the last {trail.SAME_FOR_S:g} s",
+        f"transfers of the last {trail.TRANSFER_S:g} s",
     ):
         assert limit in TEXT
