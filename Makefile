@@ -20,8 +20,9 @@ test: $(INSTALLED)
 	nice -n 19 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone $$(grep -rl mark.alone --include="test_*.py" tests --exclude-dir=chaos --exclude-dir=attack)
 
-# Line and branch coverage of all tests, subprocesses included. The confined decoder can
-# write no file, so its lines count only if a test calls them directly.
+# Line and branch coverage, subprocesses included, without the tests marked alone: coverage
+# would change what they measure. The confined decoder can write no file, so its lines
+# count only if a test calls them directly.
 coverage: export OMP_WAIT_POLICY = passive
 coverage: export PYTHONDONTWRITEBYTECODE =
 coverage: $(INSTALLED)

@@ -17,7 +17,7 @@ from dicom_node.audit import trail
 from dicom_node.audit.event import AuditEventType
 from dicom_node.audit.message import KINDS, Kind
 from dicom_node.dataset.transfer_syntaxes import DECODABLE
-from dicom_node.delivery import n_action
+from dicom_node.delivery import n_action, stow_response
 from dicom_node.delivery.c_store import TIMEOUT_S
 from dicom_node.delivery.client import SEND_TIMEOUT_S
 from dicom_node.delivery.dispatch import LOSSLESS
@@ -63,7 +63,7 @@ TEXT = (Path(__file__).parents[2] / "CONFORMANCE.md").read_text()
 
 # HTTP statuses after which the node retries for days, according to the STOW-RS table.
 # 500 and 503 stand for all 5xx, and 302 and 307 for all redirects.
-RETRIED_STATUSES = {401, 403, 408, 425, 429, 500, 503, 302, 307}
+RETRIED_STATUSES = {401, 403, 407, 408, 425, 429, 500, 503, 302, 307}
 
 
 def store_response(
@@ -260,6 +260,13 @@ def test_stow_responses_have_the_documented_verdicts(
 
     assert cell.startswith([*beginnings, "failed"][row])
     assert object_outcomes(["1.2.3"], response, "")["1.2.3"].verdict is verdict
+
+
+def test_http_statuses_that_are_retried_are_listed() -> None:
+    lines = section("STOW-RS (user agent)").splitlines()
+    (row,) = [line for line in lines if line.endswith("| retried, as above |")]
+
+    assert set(map(int, re.findall(r"\b4\d\d\b", row))) == stow_response.PASSING
 
 
 def test_limits_of_stow_match_the_code() -> None:
