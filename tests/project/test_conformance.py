@@ -10,7 +10,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from api.v1.callers import REMEDIES
-from config.destinations import TransferSyntax
+from config.destinations import DicomDestination, TransferSyntax
 from config.settings import load
 from dicom_node import errors
 from dicom_node.audit import trail
@@ -370,6 +370,28 @@ def test_limits_of_the_receiver_match_the_code() -> None:
     assert waiting in text
     assert f"number {defaults.results.series_number} by default" in TEXT
     assert f"at most {defaults.results.long_side} by default" in TEXT
+
+
+@pytest.mark.parametrize(
+    ("results", "notices"),
+    [
+        (["structured_report"], ("notice",)),
+        (["heatmap", "exam_report"], ("notice",)),
+        (["exam_report"], ()),
+        (["exam_summary", "exam_report"], ()),
+    ],
+)
+def test_destinations_that_get_notices_are_stated(
+    results: list[str], notices: tuple[str, ...]
+) -> None:
+    address = {"ae_title": "PACS", "host": "localhost", "port": 104}
+    to = DicomDestination.model_validate(
+        {"name": "a", "type": "dicom", "send_negative": False, "results": results}
+        | address
+    )
+
+    assert to.result_types == (*results, *notices)
+    assert "only `exam_summary` or `exam_report` gets no notices" in TEXT
 
 
 def test_audit_events_that_a_killed_process_loses_are_stated() -> None:
