@@ -1,5 +1,6 @@
 """The Kubernetes and Compose files for several machines agree with the code."""
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,6 +148,72 @@ def test_settings_of_the_pods_are_complete(settings: Settings) -> None:
 def compose() -> dict[str, Any]:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return dict(services)
+
+
+SCALED = re.compile(r"docker compose --profile scaled up ([a-z ]+)$", re.MULTILINE)
+
+
+def scaled_services(compose: dict[str, Any]) -> set[str]:
+    """Return the services that the command in docker-compose.yml starts.
+
+    These are the services that it names, and those that they depend on.
+    """
+    (named,) = SCALED.findall((ROOT / "docker-compose.yml").read_text())
+    started: set[str] = set()
+    waiting = set(named.split())
+    while waiting:
+        started.add(service := waiting.pop())
+        waiting |= {*compose[service].get("depends_on", ())} - started
+    return started
+
+
+def named_volumes(service: dict[str, Any]) -> set[str]:
+    sources = {each.split(":")[0] for each in service.get("volumes", ())}
+    return {each for each in sources if not each.startswith(".")}
+
+
+def test_command_for_the_scaled_services_is_the_same_in_both_documents() -> None:
+    texts = [ROOT / "docker-compose.yml", ROOT / "docs" / "scaling.md"]
+
+    (first,), (second,) = (SCALED.findall(path.read_text()) for path in texts)
+
+    assert first == second
+
+
+def test_command_starts_each_role_but_not_the_node(compose: dict[str, Any]) -> None:
+    started = scaled_services(compose)
+
+    assert {*ROLES, "migrate", "postgres", "balancer", "orthanc"} == started
+    assert all(compose[each].get("profiles") in (None, ["scaled"]) for each in started)
+
+
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_services_that_run_together_publish_each_port_once(
+    compose: dict[str, Any], *, is_scaled: bool
+) -> None:
+    plain = {name for name, each in compose.items() if "profiles" not in each}
+    started = scaled_services(compose) if is_scaled else plain
+    ports = [port for each in started for port in compose[each].get("ports", ())]
+    aliases = compose["balancer"]["networks"]["default"]["aliases"]
+
+    assert len(set(ports)) == len(ports) >= 3
+    assert not ("balancer" in started and started & {*aliases})
+
+
+def test_scaled_services_share_no_files_with_the_node(compose: dict[str, Any]) -> None:
+    of_node = named_volumes(compose["node"])
+
+    assert of_node
+    for each in {*ROLES, "migrate", "postgres"}:
+        assert not named_volumes(compose[each]) & of_node
+    assert len({frozenset(named_volumes(compose[each])) for each in ROLES}) == 1
+
+
+def test_header_of_compose_sets_the_variables_that_have_no_default() -> None:
+    header, services = (ROOT / "docker-compose.yml").read_text().split("\nservices:")
+    needed = set(re.findall(r"\$\{(\w+)", services)) - {"TORCH_INDEX"}
+
+    assert set(re.findall(r"export (\w+)=", header)) == needed
 
 
 @pytest.mark.parametrize("role", [*ROLES, "migrate"])
