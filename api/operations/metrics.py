@@ -232,7 +232,7 @@ def _waiting_deliveries(
         ages,
         "destination",
     )
-    help_text = "Deliveries that failed permanently and were not retried."
+    help_text = "Deliveries that failed permanently, as the page Failures lists them."
     yield _gauge("deliveries_unmended", help_text, failed, "destination")
 
 

@@ -23,7 +23,9 @@ def main() -> None:
     """Queue the selected work again; a worker takes it from the queue.
 
     The exit status is 0 if there was work and all of it was queued. Otherwise it is 1,
-    or 2 if the settings are invalid or the database cannot be used.
+    or 2 if the settings are invalid or the database cannot be used. Failures that
+    cannot be retried, because their files were removed, are not work: they are only
+    counted in the output.
     """
     parser = role_parser("retry", __doc__)
     work = parser.add_mutually_exclusive_group(required=True)
@@ -50,14 +52,15 @@ def main() -> None:
     )
     with auditing(settings, engine, "retry") as audit:
         queued = _retry(history, journal, arguments, audit)
-    if revisions and not queued:
+    removed = queued.count(False) + _failures_without_files(history, arguments)
+    if revisions and not queued and not removed:
         states = ", ".join(dict.fromkeys(row.state for row in revisions))
         sys.exit(
             f"No analysis or delivery of {arguments.uid} failed ({states}). "
             "Nothing is retried."
         )
     sys.stdout.write(f"{queued.count(True)} queued again\n")
-    if removed := queued.count(False):
+    if removed:
         sys.stdout.write(
             f"{removed} not queued: the files were removed after their retention time "
             "([retention] in the settings). Send the instance again.\n"
@@ -94,6 +97,20 @@ def _retry(
     for instance_id in {*analyses, *(each.instance_id for each in deliveries)}:
         _audit(journal, instance_id, audit)
     return [journal.retry(each) for each in (*map(Failed, analyses), *deliveries)]
+
+
+def _failures_without_files(history: History, arguments: Namespace) -> int:
+    """Return how many selected failures `_retry` omits because the files were removed.
+
+    With `--uid`, `_retry` omits only those of summaries.
+    """
+    failures = history.failures_without_files()
+    if arguments.uid is not None:
+        named = {row.id for row in history.by_uid(arguments.uid) if row.is_summary}
+        failures = [each for each in failures if each[0] in named]
+    if arguments.destination is not None:
+        failures = [each for each in failures if each[1] == arguments.destination]
+    return len(failures)
 
 
 def _is_omitted(row: InstanceRecord) -> bool:

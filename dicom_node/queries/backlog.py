@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from dicom_node.journal.delivery_conditions import of_delivery
+from dicom_node.queries.failures import is_listed
 from dicom_node.storage.records import DeliveryRecord
 from dicom_node.storage.tables import (
     IS_IMAGE,
@@ -219,7 +220,9 @@ def deliveries(
     """Return the QueueDepth of unfinished and failed deliveries.
 
     The list has one entry for each pair of destination and state with such deliveries.
-    Paused deliveries are unfinished, too.
+    Paused deliveries are unfinished, too. Only those failed deliveries are counted that
+    the list of failures contains (queries/failures.py): nothing can be done about the
+    others, because the files were removed.
 
     Args:
         connection: Connection in a transaction.
@@ -237,6 +240,7 @@ def deliveries(
     failed = query.where(
         delivery.c.destination.in_(destinations),
         delivery.c.state == DeliveryState.FAILED,
+        is_listed(),
     )
     rows = (*connection.execute(unfinished), *connection.execute(failed))
     return [QueueDepth(*row) for row in rows]

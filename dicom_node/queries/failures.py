@@ -129,6 +129,21 @@ def grouped(engine: sa.Engine) -> list[Failures]:
     return sorted(found, key=lambda each: (-each.count, each.destination, each.reason))
 
 
+def is_listed() -> sa.ColumnElement[bool]:
+    """Return the SQL condition that `grouped` and `failed` include a failed delivery.
+
+    Use the condition in a query on `delivery`, for deliveries in the state FAILED.
+    """
+    is_removed = sa.exists().where(instance.c.id == delivery.c.instance_id, ~_HAS_FILES)
+    has_lost_object = sa.exists().where(
+        delivered_object.c.instance_id == delivery.c.instance_id,
+        delivered_object.c.destination == delivery.c.destination,
+        delivered_object.c.state == DeliveryState.FAILED,
+        _LOST,
+    )
+    return sa.or_(~is_removed, has_lost_object)
+
+
 def failed(
     engine: sa.Engine,
     destination: str | None,

@@ -163,6 +163,27 @@ class History:
         with reading(self._engine) as connection:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
+    def failures_without_files(self) -> Sequence[tuple[str, str]]:
+        """Return (instance id, destination) of each failure that cannot be retried.
+
+        The files of the instance were removed. The destination is empty if the failure
+        is that of the analysis. Summaries of examinations are included.
+        """
+        analyses = sa.select(instance.c.id).where(
+            instance.c.state == InstanceState.FAILED,
+            instance.c.probability.is_(None),
+            instance.c.files_removed_at.is_not(None),
+        )
+        deliveries = sa.select(delivery.c.instance_id, delivery.c.destination).where(
+            delivery.c.state == DeliveryState.FAILED,
+            instance.c.id == delivery.c.instance_id,
+            instance.c.files_removed_at.is_not(None),
+        )
+        with reading(self._engine) as connection:
+            found = [(row[0], "") for row in connection.execute(analyses)]
+            rows = connection.execute(deliveries)
+            return found + [(row[0], row[1]) for row in rows]
+
     def waiting_deliveries(self) -> Sequence[tuple[str, str]]:
         """Return (instance id, destination) of each delivery that waits for an attempt.
 

@@ -27,6 +27,7 @@ from config.destinations import DicomDestination
 from config.settings import Settings, load
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.analyses import Conclusion
+from dicom_node.journal.instance_state import FILES_REMOVED
 from dicom_node.journal.journal import Journal
 from dicom_node.metrics.counters import (
     DELIVERED,
@@ -37,13 +38,19 @@ from dicom_node.metrics.counters import (
     increment,
     observe,
 )
+from dicom_node.queries.failures import failed
 from dicom_node.receiver.admission import Admission
 from dicom_node.receiver.association_slots import AssociationSlot, slots_folder
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.records import Sample
 from dicom_node.storage.run_folder import run_folder
-from dicom_node.storage.tables import InstanceState, delivery
+from dicom_node.storage.tables import (
+    InstanceState,
+    delivered_object,
+    delivery,
+    instance,
+)
 from dicom_node.storage.tally import write
 from inference.finding import ModelIdentity
 
@@ -264,6 +271,31 @@ def test_deliveries_are_reported_by_destination_and_state(node: Node) -> None:
     assert scraped(oldest, destination="backup") == pytest.approx(7, abs=5)
     assert scraped("deliveries_unmended", destination="backup") == 1
     assert scraped("deliveries_unmended", destination="pacs") == 0
+
+
+def test_failed_deliveries_are_counted_as_the_list_of_failures_has_them(
+    node: Node,
+) -> None:
+    lost = f"The archive lost it. {FILES_REMOVED}"
+    cases = [("refused", None), ("refused", 1.0), (lost, 1.0)]
+    received = [node.receive() for _ in cases]
+    with node.engine.begin() as connection:
+        for instance_id, (comment, files_removed_at) in zip(
+            received, cases, strict=True
+        ):
+            key = {"instance_id": instance_id, "destination": "pacs"}
+            row = key | {"state": "failed", "run": 1, "attempts": 1, "next_at": 0.0}
+            times = {"asked_at": 1.0, "finished_at": 2.0}
+            connection.execute(delivery.insert(), row | times)
+            sent = {"sop_instance_uid": "2.25.1", "state": "failed", "status": None}
+            sent |= {"comment": comment, "attempts": 1, "brief_refusals": 0}
+            connection.execute(delivered_object.insert(), key | sent)
+            removed = instance.update().where(instance.c.id == instance_id)
+            connection.execute(removed.values(files_removed_at=files_removed_at))
+
+    counted = node.scrape()("deliveries_unmended", destination="pacs")
+
+    assert counted == len(failed(node.engine, "pacs", None, 10)) == 2
 
 
 def test_open_associations_and_free_disk_space_are_reported(node: Node) -> None:

@@ -1010,10 +1010,36 @@ def test_retry_reports_that_the_files_were_removed(
     status, output = command("retry", "--uid=2.25.7", "--config", config)
     _, state = command("status", "--json", "--config", config)
 
-    assert everything == "0 queued again\n"
     assert status == 1
     assert output.startswith("0 queued again\n1 not queued: the files were removed")
+    assert everything == output
     assert json.loads(state)["listed"][0]["files_removed_at"] > 0
+
+
+def test_retry_reports_failed_deliveries_with_removed_files(
+    command: Command, config: Path, failed: ReceivedInstance
+) -> None:
+    engine = open_engine(load(config, {}).storage.database_url)
+    examination_id = examine(engine, [failed.id])
+    changes = {"probability": 0.9, "files_removed_at": 1.0}
+    summarize(engine, examination_id, "failed", sop_instance_uid="2.25.10", **changes)
+    row = {"instance_id": examination_id, "state": "failed", "run": 1, "attempts": 1}
+    row |= {"asked_at": 1.0, "next_at": 1.0, "finished_at": 1.0}
+    with writing(engine) as connection:
+        connection.execute(delivery.insert(), row | {"destination": "pacs"})
+    engine.dispose()
+
+    by_destination = command("retry", "--destination=pacs", "--config", config)
+    other = command("retry", "--destination=web", "--config", config)
+    by_uid = command("retry", "--uid=2.25.10", "--config", config)
+    everything = command("retry", "--all", "--config", config)
+
+    assert by_destination[0] == 1
+    assert by_destination[1].startswith("0 queued again\n1 not queued: the files were")
+    assert other == (1, "0 queued again\n")
+    assert by_uid == by_destination
+    assert everything[0] == 0
+    assert everything[1].startswith("1 queued again\n1 not queued: the files were")
 
 
 def test_retry_by_uid_repeats_an_instance_that_was_not_analyzed(
