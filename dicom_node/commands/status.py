@@ -1,9 +1,13 @@
-"""Shows the state of instances and of deliveries."""
+"""Shows the state of instances and of deliveries.
+
+The lists are: the last instances with a failure, the oldest instances with unfinished
+work, and the last images that were received.
+"""
 
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -33,13 +37,18 @@ INSTANCE_COLUMNS = (
     "files_removed_at",
     "is_summary",
 )
+# The lists before that of the last images, by title.
+LISTS = {
+    "The last instances with a failure": "failed",
+    "The oldest instances with unfinished work": "unfinished",
+}
 
 
 def main() -> None:
     """Print the state of instances and deliveries from the journal, as text or JSON."""
     parser = role_parser("status", __doc__)
     parser.add_argument(
-        "--limit", type=int, default=20, help="number of instances to list"
+        "--limit", type=int, default=20, help="number of instances in each list"
     )
     parser.add_argument(
         "--uid", help="show only the instance with this SOP Instance UID"
@@ -50,10 +59,13 @@ def main() -> None:
     settings = load_or_exit(arguments.config)
     engine = open_or_exit(settings.storage.database_url)
     history = History(engine)
+    lists: dict[str, Sequence[InstanceRecord]] = {"failed": (), "unfinished": ()}
     if arguments.uid is None:
-        rows = history.recent(arguments.limit)
+        lists["failed"] = history.failed(arguments.limit)
+        lists["unfinished"] = history.unfinished(arguments.limit)
+        lists["listed"] = history.recent(arguments.limit)
     else:
-        rows = revisions_or_exit(history, arguments.uid)
+        lists["listed"] = revisions_or_exit(history, arguments.uid)
     deliveries, paused = history.deliveries(arguments.uid), list(history.paused())
     names = [each.name for each in settings.destinations]
     if arguments.uid is not None:
@@ -62,14 +74,15 @@ def main() -> None:
         names = [name for name in names if name in reached]
     with reading(engine) as connection:
         destinations = destination_states(connection, names)
-    state = {
+    state: dict[str, Any] = {
         "instances": history.counts(arguments.uid),
         "summaries": history.summaries() if arguments.uid is None else {},
         "deliveries": [asdict(each) for each in deliveries],
         "paused": paused,
         "destinations": {name: asdict(each) for name, each in destinations.items()},
-        "listed": [_instance_values(row) for row in rows],
     }
+    for name, rows in lists.items():
+        state[name] = [_instance_values(row) for row in rows]
     if arguments.json:
         sys.stdout.write(json.dumps(state, indent=2) + "\n")
     else:
@@ -97,11 +110,21 @@ def _print(state: dict[str, Any]) -> None:
     for name, each in state["destinations"].items():
         for line in _attempts(name, each):
             console.print(line)
+    for title, key in LISTS.items():
+        if state[key]:
+            console.print(f"{title}:")
+            console.print(_table(state[key]))
+    if state["failed"] or state["unfinished"]:
+        console.print("The last images that were received:")
+    console.print(_table(state["listed"]))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         *("received (UTC)", "SOP Instance UID", "state"),
         *("probability of a fracture", "reason"),
     )
-    for row in state["listed"]:
+    for row in rows:
         received = datetime.fromtimestamp(row["received_at"], tz=UTC)
         probability = row["probability"]
         table.add_row(
@@ -115,7 +138,7 @@ def _print(state: dict[str, Any]) -> None:
             else f"{percent(probability)} {row['operating_point']}",
             row["reason"],
         )
-    console.print(table)
+    return table
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -134,12 +134,20 @@ def is_listed() -> sa.ColumnElement[bool]:
 
     Use the condition in a query on `delivery`, for deliveries in the state FAILED.
     """
-    is_removed = sa.exists().where(instance.c.id == delivery.c.instance_id, ~_HAS_FILES)
-    has_lost_object = sa.exists().where(
-        delivered_object.c.instance_id == delivery.c.instance_id,
-        delivered_object.c.destination == delivery.c.destination,
-        delivered_object.c.state == DeliveryState.FAILED,
-        _LOST,
+    is_removed = (
+        sa.exists()
+        .where(instance.c.id == delivery.c.instance_id, ~_HAS_FILES)
+        .correlate(delivery)
+    )
+    has_lost_object = (
+        sa.exists()
+        .where(
+            delivered_object.c.instance_id == delivery.c.instance_id,
+            delivered_object.c.destination == delivery.c.destination,
+            delivered_object.c.state == DeliveryState.FAILED,
+            _LOST,
+        )
+        .correlate(delivery)
     )
     return sa.or_(~is_removed, has_lost_object)
 

@@ -2,19 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from dicom_node.journal.delivery_conditions import is_waiting
+from dicom_node.queries.failures import is_listed
 from dicom_node.storage.database import reading
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
     IS_IMAGE,
     RETURNED,
+    UNFINISHED_INSTANCE,
     DeliveryState,
     InstanceState,
+    delivered_object,
     delivery,
     instance,
     paused_destination,
@@ -123,6 +126,47 @@ class History:
         query = instance.select().where(IS_IMAGE).order_by(newest).limit(limit)
         return self._instances(query)
 
+    def failed(self, limit: int) -> Sequence[InstanceRecord]:
+        """Return the last `limit` instances with a failure, newest first.
+
+        Summaries of examinations are included. A failure that cannot be retried,
+        because the files were removed, is left out, as in `failures.grouped`. The
+        reason of an instance with work that is still unfinished is replaced by the
+        reasons of its failed deliveries.
+        """
+        analyses = sa.select(instance.c.id).where(
+            instance.c.state == InstanceState.FAILED,
+            instance.c.files_removed_at.is_(None),
+        )
+        deliveries = sa.select(delivery.c.instance_id).where(
+            delivery.c.state == DeliveryState.FAILED, is_listed()
+        )
+        ids = instance.c.id.in_(sa.union(analyses, deliveries))
+        query = instance.select().where(ids)
+        query = query.order_by(instance.c.received_at.desc()).limit(limit)
+        with reading(self._engine) as connection:
+            return [
+                replace(row, reason=_failed_deliveries(connection, row.id))
+                if row.state in UNFINISHED_INSTANCE
+                else row
+                for row in read_records(InstanceRecord, connection.execute(query))
+            ]
+
+    def unfinished(self, limit: int) -> Sequence[InstanceRecord]:
+        """Return `limit` instances with an unfinished analysis or delivery.
+
+        The instances that were received first are returned, oldest first. Summaries of
+        examinations are included.
+        """
+        analyses = sa.select(instance.c.id)
+        analyses = analyses.where(instance.c.state.in_(UNFINISHED_INSTANCE))
+        deliveries = sa.select(delivery.c.instance_id)
+        deliveries = deliveries.where(delivery.c.finished_at.is_(None))
+        ids = instance.c.id.in_(sa.union(analyses, deliveries))
+        oldest = instance.c.received_at
+        query = instance.select().where(ids).order_by(oldest).limit(limit)
+        return self._instances(query)
+
     def by_uid(self, sop_instance_uid: str) -> Sequence[InstanceRecord]:
         """Return all instances with a SOP Instance UID, in the order of revisions.
 
@@ -194,3 +238,15 @@ class History:
         with reading(self._engine) as connection:
             rows = connection.execute(query.where(is_waiting()))
             return [(row[0], row[1]) for row in rows]
+
+
+def _failed_deliveries(connection: sa.Connection, instance_id: str) -> str:
+    """Return why objects of an instance failed permanently, with the destinations.
+
+    The text may quote a destination.
+    """
+    c = delivered_object.c
+    query = sa.select(c.destination, c.comment).distinct()
+    query = query.where(c.instance_id == instance_id, c.state == DeliveryState.FAILED)
+    rows = connection.execute(query.order_by(c.destination, c.comment))
+    return "; ".join(f"{row.destination}: {row.comment}" for row in rows)

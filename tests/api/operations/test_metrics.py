@@ -369,6 +369,15 @@ def test_response_has_the_requested_format(
     assert response.text.startswith("# HELP fracture_node_")
 
 
+def test_example_alerts_name_an_existing_section() -> None:
+    header = (ROOT / "docs" / "alerts.example.yml").read_text().split("groups:")[0]
+    words = " ".join(header.replace("#", " ").split())
+    match = re.search(r'see "(.+)" in (\S+\.md)', words)
+
+    assert match
+    assert f"\n## {match[1]}\n" in (ROOT / match[2]).read_text()
+
+
 def test_example_alerts_use_existing_metrics(node: Node) -> None:
     file = yaml.safe_load((ROOT / "docs" / "alerts.example.yml").read_text())
     rules = [rule for group in file["groups"] for rule in group["rules"]]

@@ -982,6 +982,40 @@ def test_status_and_retry_name_the_summary_of_an_examination(
     assert refused[1].startswith("No analysis or delivery of 2.25.10 failed")
 
 
+def test_status_lists_failed_and_unfinished_work_before_the_last_images(
+    command: Command, config: Path, failed: ReceivedInstance
+) -> None:
+    settings = load(config, {})
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    for number in (8, 9):
+        header = replace(failed.header, sop_instance_uid=f"2.25.{number}")
+        at = datetime(2026, 1, 2, 3, 4, number, tzinfo=UTC)
+        other = replace(failed, id=uuid4().hex, header=header, received_at=at)
+        journal.record(replace(other, content_digest=f"{number}"))
+    examination_id = examine(engine, [failed.id])
+    reason = "No header of an image can be read."
+    changes = {"sop_instance_uid": "2.25.10", "received_at": 0.0}
+    summarize(engine, examination_id, "failed", reason=reason, **changes)
+    engine.dispose()
+
+    _, text = command("status", "--limit=2", "--config", config)
+    _, output = command("status", "--limit=1", "--json", "--config", config)
+
+    uids = re.findall(r"2\.25\.\d+", text)
+    assert uids == [
+        *("2.25.7", "2.25.10"),
+        *("2.25.8", "2.25.9"),
+        *("2.25.9", "2.25.8"),
+    ]
+    assert re.search(r"2\.25\.10 .* failed \(examination summary\) .* " + reason, text)
+    state = json.loads(output)
+    listed = [state[key] for key in ("failed", "unfinished", "listed")]
+    assert [[each["sop_instance_uid"] for each in rows] for rows in listed] == [
+        *(["2.25.7"], ["2.25.8"], ["2.25.9"])
+    ]
+
+
 def test_retry_reports_that_an_instance_has_not_failed(
     command: Command, config: Path, failed: ReceivedInstance
 ) -> None:

@@ -115,6 +115,30 @@ def test_failed_and_waiting_deliveries_include_summaries(
     assert (counted.state, counted.count) == ("failed", 1)
 
 
+def test_failed_and_unfinished_instances_include_summaries(
+    journal: Journal, engine: sa.Engine, image: ReceivedInstance, examination_id: str
+) -> None:
+    send_summary(journal, engine, examination_id, received_at=0.0)
+    history = History(engine)
+
+    waiting = [each.id for each in history.unfinished(10)]
+    outcomes = journal.delivery_outcomes
+    outcomes.record(examination_id, destination("pacs"), 1, {"2.25.9": REFUSED})
+    broken = history.failed(10)
+    assert journal.deliveries.send_again(examination_id, "backup")
+    unfinished = [(each.id, each.state) for each in history.unfinished(1)]
+    still_broken = history.failed(10)
+    with engine.begin() as connection:
+        connection.execute(instance.update().values(files_removed_at=1.0))
+
+    assert waiting == [examination_id, image.id]
+    assert [each.id for each in broken] == [examination_id]
+    assert broken[0].reason == f"pacs: {REFUSED.comment}"
+    assert unfinished == [(examination_id, "delivering")]
+    assert [each.reason for each in still_broken] == [broken[0].reason]
+    assert history.failed(10) == []
+
+
 def test_summary_that_could_not_be_made_is_a_failed_analysis(
     engine: sa.Engine, examination_id: str
 ) -> None:
