@@ -5,7 +5,9 @@
 # The page listens on every address of the container and therefore requires a token of at
 # least 20 characters:
 #   docker run -e FRACTURE_NODE_TOKEN="$(openssl rand -base64 32)" -p 8000:8000 …
-# To add users, mount your own settings over /etc/fracture-node/node.toml.
+# To add users, mount your own settings over /etc/fracture-node/node.toml. Other commands
+# need this file, too:
+#   docker exec CONTAINER fracture-node status --config /etc/fracture-node/node.toml
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=""
 WORKDIR /build

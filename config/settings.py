@@ -272,6 +272,18 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     return settings
 
 
+def are_defaults(
+    path: Path | None, environment: Mapping[str, str] = os.environ
+) -> bool:
+    """Return whether `load` takes all settings from the packaged node.toml.
+
+    Args:
+        path: As for `load`.
+        environment: As for `load`.
+    """
+    return path is None and not _variables(environment)
+
+
 def _variable_list(variables: Sequence[str]) -> str:
     plural = "s" if len(variables) > 1 else ""
     return f"environment variable{plural} {' and '.join(variables)}"

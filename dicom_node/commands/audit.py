@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dicom_node.audit.event import AuditEventType
+from dicom_node.commands.node_settings import node_settings_or_exit
 from dicom_node.commands.status import WIDTH
 from dicom_node.queries.audit_trail import newest_records
-from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.runtime.process import keep_files_private, role_parser
 from dicom_node.storage.migration import open_or_exit
 
 COLUMNS = ("what", "who", "address", "about", "times")
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
     keep_files_private()
-    engine = open_or_exit(load_or_exit(arguments.config).storage.database_url)
+    engine = open_or_exit(node_settings_or_exit(arguments.config).storage.database_url)
     rows = [asdict(each) for each in newest_records(engine, arguments.limit)]
     if arguments.json:
         sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -20,13 +20,14 @@ from config.access import access_problems
 from config.destinations import Address
 from config.settings import Settings
 from dicom_node.analysis.pipeline import intended_use
+from dicom_node.commands.node_settings import node_settings_or_exit
 from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.confinement import UNCONFINED, offered
 from dicom_node.delivery.client import ConnectionTest
 from dicom_node.delivery.clients import client_for
 from dicom_node.outcome import Verdict
 from dicom_node.receiver.admission import open_to_anyone
-from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.runtime.process import keep_files_private, role_parser
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import check_schema, migrate
 from dicom_node.storage.spool import probe
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="complete the model card")
     arguments = parser.parse_args()
     keep_files_private()
-    settings = load_or_exit(arguments.config)
+    settings = node_settings_or_exit(arguments.config)
     sys.stdout.write("settings: ok\n")
     if arguments.record:
         _record(settings)

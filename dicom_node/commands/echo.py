@@ -7,10 +7,11 @@ credentials from the settings. A RIS is tested by opening a connection.
 
 import sys
 
+from dicom_node.commands.node_settings import node_settings_or_exit
 from dicom_node.commands.peer import parse_peer
 from dicom_node.delivery.clients import client_for
 from dicom_node.outcome import Verdict
-from dicom_node.runtime.process import load_or_exit, role_parser
+from dicom_node.runtime.process import role_parser
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     parser = role_parser("echo", __doc__)
     parser.add_argument("peer", help="a destination's name, or AE@host:port")
     arguments = parser.parse_args()
-    settings = load_or_exit(arguments.config)
+    settings = node_settings_or_exit(arguments.config)
     destination = parse_peer(arguments.peer, settings)
     all_alive = True
     client = client_for(destination, settings.receiver.ae_title)

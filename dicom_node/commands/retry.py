@@ -10,10 +10,11 @@ from argparse import Namespace
 
 from dicom_node.audit.event import AuditedInstance, AuditEvent, AuditEventType
 from dicom_node.audit.trail import RecordEvent, auditing, os_user
+from dicom_node.commands.node_settings import node_settings_or_exit
 from dicom_node.commands.revisions import revisions_or_exit
 from dicom_node.journal.journal import Failed, Journal
 from dicom_node.queries.history import History
-from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.runtime.process import keep_files_private, role_parser
 from dicom_node.storage.migration import open_or_exit
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import InstanceState
@@ -38,7 +39,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     keep_files_private()
-    settings = load_or_exit(arguments.config)
+    settings = node_settings_or_exit(arguments.config)
     engine = open_or_exit(settings.storage.database_url)
     journal = Journal(
         engine,

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dicom_node.commands.input_files import file_problem, input_files, printable
+from dicom_node.commands.node_settings import node_settings_or_exit
 from dicom_node.commands.peer import parse_peer
 from dicom_node.delivery.c_store import send
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.runtime.process import load_or_exit, role_parser
+from dicom_node.runtime.process import role_parser
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--to", required=True, help="a destination or AE@host:port")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
-    settings = load_or_exit(arguments.config)
+    settings = node_settings_or_exit(arguments.config)
     destination = parse_peer(arguments.to, settings)
     address = destination.address_for("")  # these files have no sender
     if address is None:

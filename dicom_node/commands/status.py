@@ -15,10 +15,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dicom_node.commands.node_settings import node_settings_or_exit
 from dicom_node.commands.revisions import revisions_or_exit
 from dicom_node.queries.backlog import destination_states, format_age
 from dicom_node.queries.history import History
-from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.runtime.process import keep_files_private, role_parser
 from dicom_node.storage.database import reading
 from dicom_node.storage.migration import open_or_exit
 from dicom_node.storage.records import InstanceRecord
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     keep_files_private()
-    settings = load_or_exit(arguments.config)
+    settings = node_settings_or_exit(arguments.config)
     engine = open_or_exit(settings.storage.database_url)
     history = History(engine)
     lists: dict[str, Sequence[InstanceRecord]] = {"failed": (), "unfinished": ()}

@@ -1016,6 +1016,41 @@ def test_status_lists_failed_and_unfinished_work_before_the_last_images(
     ]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["retry", "--all"],
+        ["audit"],
+        ["echo", "unknown"],
+        ["send", "absent.dcm", "--to", "unknown"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_command_without_settings_says_that_it_uses_the_defaults(
+    in_process: Callable[..., Done],
+    tmp_path: Path,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = (
+        "Without --config, this command uses the default settings: the storage "
+        f"directory is {tmp_path / 'data'}, the destination is pacs. Name the settings "
+        "file of your node with --config FILE.\n"
+    )
+
+    without = in_process(*arguments)
+    with_file = in_process(*arguments, "--config", config)
+    monkeypatch.setenv("FRACTURE_NODE__STORAGE__DIRECTORY", str(tmp_path))
+    with_variable = in_process(*arguments)
+
+    assert without.stderr.startswith(line)
+    assert "Without --config" not in with_file.stderr + with_variable.stderr
+    assert "Without --config" not in without.stdout
+
+
 def test_retry_reports_that_an_instance_has_not_failed(
     command: Command, config: Path, failed: ReceivedInstance
 ) -> None:
