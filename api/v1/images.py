@@ -71,7 +71,10 @@ class InstanceFiles:
             HTTPException: 404 if there is no such instance. 410 if its files were
                 removed or are missing.
         """
-        details = await run_in_threadpool(find_instance, self.engine, instance_id)
+        return await run_in_threadpool(self._found, instance_id)
+
+    def _found(self, instance_id: str) -> tuple[InstanceDetails, Path]:
+        details = find_instance(self.engine, instance_id)
         path, entry = self.folder / details.entry.path, details.entry
         is_lost = not (entry.is_summary or path.exists())
         if entry.files_removed_at is not None or is_lost:
@@ -258,7 +261,7 @@ async def result(
     details, _ = await files.found(instance_id)
     paths = {each.sop_instance_uid: each.path for each in details.results}
     path = files.folder / paths.get(sop_instance_uid, "nothing")
-    if not path.is_file():
+    if not await run_in_threadpool(path.is_file):
         raise HTTPException(status.HTTP_404_NOT_FOUND, "The result does not exist.")
     await audit_access(
         request, AuditEventType.VIEWED, f"/api/v1/instances/{instance_id}/results"

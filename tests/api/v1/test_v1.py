@@ -1,7 +1,11 @@
 """/api/v1: the worklist, studies, instances, pictures and downloads."""
 
+import asyncio
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -444,6 +448,30 @@ def test_removed_file_is_410(site: Review) -> None:
 
     for path in ("picture", "heatmap", "attributes", "original", "results/1.2"):
         assert site.get(f"/instances/{received.id}/{path}").status_code == 410
+
+
+@pytest.mark.parametrize(
+    "path", ["picture", "heatmap", "attributes", "original", "results/{}"]
+)
+def test_files_are_not_accessed_on_the_event_loop(
+    site: Review, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = site.receive(1)
+    uid = site.answer(received)
+    blocking, real_stat = list[Path](), os.stat
+
+    def stat(file: Any, *args: Any, **options: Any) -> os.stat_result:  # noqa: ANN401
+        # There is a running loop only on the thread of the event loop.
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            blocking.append(Path(str(file)))
+        return real_stat(file, *args, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    response = site.get(f"/instances/{received.id}/{path.format(uid)}")
+
+    assert response.status_code == 200
+    assert [each for each in blocking if site.directory in each.parents] == []
 
 
 def test_views_are_audited(site: Review) -> None:
