@@ -2,13 +2,14 @@
 
 Counters are stored in the database and include all processes and machines. If several
 web processes share a database, scrape one of them, or do not add up their values. Queue
-lengths are queried at each scrape. If the database is unavailable, only the metrics
-that do not need it are returned, including `fracture_node_ready`.
+lengths are queried at each scrape. If the database or the disk is unavailable, only the
+metrics that do not need it are returned, including `fracture_node_ready`.
 """
 
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -108,25 +109,33 @@ class NodeCollector(Collector):
         return family
 
     def _machine_metrics(self) -> Iterator[Metric]:
-        storage = self.storage
-        if storage.directory.exists():
-            free = shutil.disk_usage(storage.directory).free
-            yield _gauge("disk_free_bytes", "Free disk space for instances.", free)
+        yield from self._disk_metrics()
         yield _gauge(
             "disk_required_bytes",
             "Free disk space below which instances are refused (min_free_mb).",
-            storage.min_free_mb * MB,
-        )
-        yield _gauge(
-            "associations_active",
-            "Associations open at receivers of this machine.",
-            count_open_associations(slots_folder(run_folder(storage))),
+            self.storage.min_free_mb * MB,
         )
         yield _gauge(
             "associations_limit",
             "Maximum number of associations at a time (max_associations).",
             self.receiver.max_associations,
         )
+
+    def _disk_metrics(self) -> Iterator[Metric]:
+        """Yield the metrics that are read from the disk, except those that fail.
+
+        If the disk has failed, `fracture_node_ready` reports it.
+        """
+        storage = self.storage
+        with suppress(OSError):
+            free = shutil.disk_usage(storage.directory).free
+            yield _gauge("disk_free_bytes", "Free disk space for instances.", free)
+        with suppress(OSError):
+            yield _gauge(
+                "associations_active",
+                "Associations open at receivers of this machine.",
+                count_open_associations(slots_folder(run_folder(storage))),
+            )
 
     def _database_metrics(self, connection: Connection) -> Iterator[Metric]:
         names = self.destinations

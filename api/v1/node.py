@@ -47,8 +47,10 @@ def node(  # noqa: PLR0913, PLR0917 - one for each dependency
     the decoding process.
     """
     confinement = offered()
-    exists = storage.directory.exists()
-    disk = shutil.disk_usage(storage.directory) if exists else None
+    try:
+        disk = shutil.disk_usage(storage.directory)
+    except OSError:  # `checks` has the reason
+        disk = None
     with reading(engine) as connection:
         names = [each.name for each in destinations]
         states = destination_states(connection, names)

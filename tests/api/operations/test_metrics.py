@@ -1,13 +1,16 @@
 """The metrics that /metrics reports, and those that the example alerts use."""
 
 import asyncio
+import errno
 import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 import httpx
@@ -339,6 +342,28 @@ def test_metrics_without_the_database_are_still_reported(
     assert scraped("ready", check="database") == 0
     assert scraped("disk_required_bytes") > 0
     assert "fracture_node_instances_received_total" not in scraped.names()
+
+
+def test_metrics_without_the_disk_are_still_reported(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(shutil, "disk_usage", fail)
+    monkeypatch.setattr(Path, "glob", fail)  # of the folder of the associations
+    node.checks = {"spool": fail_check}
+
+    scraped = node.scrape()
+
+    assert scraped("ready", check="spool") == 0
+    assert scraped("disk_required_bytes") > 0
+    assert scraped("instances_received_total") == 0
+    read_from_disk = {
+        "fracture_node_disk_free_bytes",
+        "fracture_node_associations_active",
+    }
+    assert not read_from_disk & scraped.names()
 
 
 def test_scrape_does_not_wait_for_a_writer_of_the_database(

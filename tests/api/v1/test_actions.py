@@ -1,12 +1,15 @@
 """/api/v1: actions and their roles, failures, destinations, callers and uploads."""
 
 import csv
+import errno
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -630,3 +633,17 @@ def test_node_reports_the_confinement_of_the_decoding_process(
 
     assert node["decoding"] == "no Landlock, seccomp"
     assert node["confined"] is False
+
+
+def test_node_reports_its_state_if_the_disk_fails(
+    site: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> NoReturn:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(shutil, "disk_usage", fail)
+
+    node = site.get("/node").json()
+
+    assert (node["free_bytes"], node["total_bytes"]) == (None, None)
+    assert node["destinations"]["pacs"] == "ok"
