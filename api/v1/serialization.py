@@ -35,6 +35,7 @@ from dicom_node.queries.examinations import (
 from dicom_node.queries.instance_details import InstanceDetails
 from dicom_node.queries.worklist import WorklistEntry, displayed_state
 from dicom_node.storage.records import DeliveryRecord
+from dicom_node.storage.tables import UNFINISHED
 
 
 def utc_time(seconds: float) -> datetime:
@@ -232,7 +233,7 @@ def _delivery(
         for each in details.objects
         if each.destination == delivery.destination
     ]
-    has_next = delivery.finished_at is None and delivery.waits_for is None
+    has_next = delivery.state in UNFINISHED and delivery.waits_for is None
     return DeliveryResponse(
         destination=delivery.destination,
         state=delivery.state,

@@ -237,6 +237,25 @@ def test_destinations_have_their_state_and_can_be_paused(site: Review) -> None:
     assert site.act("/destinations/moon/pause").status_code == 404
 
 
+def test_paused_delivery_has_no_next_attempt_until_it_is_resumed(
+    site: Review,
+) -> None:
+    received = site.receive(1)
+    site.answer(received)
+
+    def next_attempts() -> dict[str, bool]:
+        deliveries = site.get(f"/instances/{received.id}").json()["deliveries"]
+        return {each["destination"]: each["next_at"] is not None for each in deliveries}
+
+    site.journal.deliveries.pause("pacs")
+    assert site.journal.deliveries.begin(received.id, "pacs", 1) is None
+    paused = next_attempts()
+    site.journal.deliveries.resume("pacs")
+
+    assert paused == {"pacs": False, "backup": True}
+    assert next_attempts() == {"pacs": True, "backup": True}
+
+
 def test_waiting_deliveries_have_their_reason_and_can_be_tried_at_once(
     site: Review,
 ) -> None:
