@@ -33,7 +33,10 @@ async def stream(
     after a reconnect.
     """
     events = changes.stream(request_user(request).is_current)
-    # Close the connection with the stream, not after the keep-alive timeout.
-    return StreamingResponse(
-        events, media_type="text/event-stream", headers={"Connection": "close"}
-    )
+    headers = {
+        # Close the connection with the stream, not after the keep-alive timeout.
+        "Connection": "close",
+        # By default, nginx collects a response until a buffer is full.
+        "X-Accel-Buffering": "no",
+    }
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)

@@ -640,6 +640,7 @@ def test_changes_are_streamed_as_they_happen(site: Review) -> None:
     assert seconds < 1.5
     assert rest == []
     assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-accel-buffering"] == "no"  # for nginx
 
 
 def test_node_reports_the_confinement_of_the_decoding_process(
