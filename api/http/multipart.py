@@ -5,12 +5,10 @@ name, or has only `filename*`, which RFC 7578 forbids. The file name is not kept
 because it may contain the name of a person.
 """
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastapi import HTTPException, Request, status
 from python_multipart.multipart import parse_options_header
@@ -51,7 +49,8 @@ async def received(request: Request) -> AsyncIterator[Path]:
         request: A request. Its body must not have been read.
 
     Yields:
-        The path of a temporary file with the upload. It is not empty.
+        The path of a temporary file with the upload. It is not empty. Use the path only
+            in this process, and only during the block.
 
     Raises:
         HTTPException: 400 if the form is invalid, the file is missing or empty, or the
@@ -70,11 +69,18 @@ async def received(request: Request) -> AsyncIterator[Path]:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, "The file is empty.")
         if upload.size > LARGEST_FILE:
             raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, _TOO_LARGE)
-        with NamedTemporaryFile(prefix="fracture-node-") as file:
-            await run_in_threadpool(shutil.copyfileobj, upload.file, file, 2**20)
-            await upload.close()  # free the parser's copy, which may be in memory
-            file.flush()
-            yield Path(file.name)
+        yield await run_in_threadpool(_path_of, upload.file)
+
+
+def _path_of(file: BinaryIO) -> Path:
+    """Move a SpooledTemporaryFile to disk if it is in memory, and return its path.
+
+    The file is in no folder, so that it does not remain if the process is killed. The
+    path is that of the file descriptor. Therefore only this process can use it.
+    """
+    descriptor = file.fileno()  # moves the content to disk
+    file.flush()
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 @asynccontextmanager

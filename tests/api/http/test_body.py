@@ -1,6 +1,7 @@
-"""Limits for request bodies that are too long, too slow or too many."""
+"""Limits for request bodies that are too long, too slow or too many, and uploads."""
 
 import asyncio
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -138,6 +139,24 @@ def test_file_is_accepted_with_any_content_disposition(disposition: bytes) -> No
 
     assert taken == content
     assert "Doe" not in path
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000], ids=["in-memory", "on-disk"])
+def test_file_is_in_no_folder_so_it_ends_with_the_process(size: int) -> None:
+    content = random.Random(size).randbytes(size)
+
+    async def receive() -> Message:
+        body = PART + content + b"\r\n--b--\r\n"
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def take() -> None:
+        scope = {"type": "http", "headers": [(b"content-type", MULTIPART)]}
+        async with received(Request(scope, receive)) as path:
+            assert path.stat().st_nlink == 0
+            with path.open("rb") as file, path.open("rb") as again:
+                assert file.read() == again.read() == content
+
+    asyncio.run(take())
 
 
 NAMED = b'Content-Disposition: form-data; name="%d"\r\n'
