@@ -93,12 +93,13 @@ function row(line, { destination, waiting }) {
   );
 }
 
-/** Retry a group, or everything if the group is null. The request is repeated until nothing is left. */
+/** Retry a group, or everything if the group is null. The request is repeated until nothing is left. Only the first request tries waiting deliveries. */
 async function retry(group) {
   const total = { asked: 0, gone: 0 };
   try {
-    for (let left = 1; left > 0; ) {
-      const response = await submit(`/failures/retry?${group ? query(group) : ""}`);
+    let criteria = group ? query(group) : "";
+    for (let left = 1; left > 0; criteria = group ? criteria : "waiting=false") {
+      const response = await submit(`/failures/retry?${criteria}`);
       total.asked += response.asked;
       total.gone += response.gone;
       left = response.asked > 0 ? response.left : 0;

@@ -196,16 +196,19 @@ def _retry(
     """Retry failures and waiting deliveries, at most MOST_RETRIES of each.
 
     Returns:
-        The numbers of queued and of refused retries. `left` is 1 if further failures
-            are left, otherwise 0. Waiting deliveries do not count as left, because the
-            first delivery that succeeds starts the others to the same destination.
+        The numbers of queued and of refused retries. A waiting delivery does not count
+            if it no longer waits, for example because an attempt is being made. `left`
+            is 1 if further failures are left, otherwise 0. Waiting deliveries do not
+            count as left, because the first delivery that succeeds starts the others to
+            the same destination.
     """
     lists = partial(failed, engine, criteria.destination, criteria.reason)
     ended = [] if criteria.waiting else lists(MOST_RETRIES + 1, waiting=False)
     delayed = [] if criteria.waiting is False else lists(MOST_RETRIES, waiting=True)
-    tried = [*ended[:MOST_RETRIES], *delayed]
-    accepted = [journal.retry(each) for each in tried]
-    left = len(ended[MOST_RETRIES:])
+    retried = [journal.retry(each) for each in ended[:MOST_RETRIES]]
+    tried = [journal.retry(each) for each in delayed]
     return AcceptedResponse(
-        asked=accepted.count(True), gone=accepted.count(False), left=left
+        asked=retried.count(True) + tried.count(True),
+        gone=retried.count(False),
+        left=len(ended[MOST_RETRIES:]),
     )

@@ -77,7 +77,8 @@ def _retry(
     The request is recorded in the audit trail, once for each instance.
 
     Returns:
-        For each analysis or delivery, whether it was queued.
+        For each analysis or delivery, whether it was queued. A waiting delivery is
+        omitted if it no longer waits, for example because an attempt is being made.
     """
     revisions = [] if arguments.uid is None else history.by_uid(arguments.uid)
     uids = None if arguments.uid is None else {row.id for row in revisions}
@@ -97,7 +98,9 @@ def _retry(
     ]
     for instance_id in {*analyses, *(each.instance_id for each in deliveries)}:
         _audit(journal, instance_id, audit)
-    return [journal.retry(each) for each in (*map(Failed, analyses), *deliveries)]
+    tried = [*map(Failed, analyses), *deliveries]
+    queued = [(each, journal.retry(each)) for each in tried]
+    return [is_queued for each, is_queued in queued if is_queued or not each.waiting]
 
 
 def _failures_without_files(history: History, arguments: Namespace) -> int:

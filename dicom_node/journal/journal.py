@@ -243,15 +243,15 @@ class Journal:
         """Queue a failed analysis or delivery again; try a waiting delivery at once.
 
         Returns:
-            False if the files were removed, so that nothing can be retried.
+            False if nothing was queued. For a waiting delivery, the reason is that it
+            no longer waits: for example, an attempt is being made. For all other work,
+            the reason is that the files were removed.
         """
         if not failed.destination:
             return self.analyze_again(failed.instance_id)
-        if not failed.waiting:
-            return self.deliveries.retry(failed.instance_id, failed.destination)
-        # If the delivery does not wait, an attempt is being made or is scheduled.
-        self.deliveries.try_now(failed.instance_id, failed.destination)
-        return True
+        if failed.waiting:
+            return self.deliveries.try_now(failed.instance_id, failed.destination)
+        return self.deliveries.retry(failed.instance_id, failed.destination)
 
     @waits
     def replace_lost_results(self, instance_id: str) -> None:

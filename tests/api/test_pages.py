@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from config.destinations import ConnectionTest
 from dicom_node.patient import Patient
@@ -216,6 +217,25 @@ def test_failures_name_summaries_of_examinations(page: Page, port: int) -> None:
     expect(card.locator("tr")).to_contain_text("Examination summary")
     link = card.locator("tr a").get_attribute("href")
     assert (link or "").startswith(f"/studies/{STUDY}?image=")
+
+
+@pytest.mark.browser
+def test_retry_all_tries_waiting_deliveries_only_once(page: Page, port: int) -> None:
+    left, queries = [1, 1, 0], list[str]()
+
+    def respond(route: Route) -> None:
+        queries.append(urlsplit(route.request.url).query)
+        body = {"asked": 200, "gone": 0, "left": left[len(queries) - 1]}
+        route.fulfill(status=202, json=body)
+
+    page.route("**/api/v1/failures/retry*", respond)
+    show(page, port, "/failures")
+
+    page.click("#all")
+
+    expect(page.locator("#status")).to_have_text("600 retries were accepted.")
+    assert queries == ["", "waiting=false", "waiting=false"]
+    page.unroute_all()
 
 
 @pytest.mark.browser

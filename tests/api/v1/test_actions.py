@@ -212,6 +212,27 @@ def test_number_of_retries_per_request_is_limited(
     assert second == {"asked": 1, "gone": 0, "left": 0}
 
 
+def test_waiting_delivery_counts_once_if_everything_is_retried_in_several_requests(
+    site: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.v1.failures.MOST_RETRIES", 1)
+    for number in (1, 2):
+        site.fail(site.receive(number), "damaged")
+    waiting = site.receive(3)
+    site.answer(waiting)
+    site.record_outcome(waiting, Outcome(Verdict.RETRY, None, "refuses"), "pacs")
+
+    first = site.act("/failures/retry").json()
+    second = site.act("/failures/retry").json()
+
+    assert first == {"asked": 2, "gone": 0, "left": 1}
+    assert second == {"asked": 1, "gone": 0, "left": 0}
+    assert [each.about for each in site.events] == [
+        "2 failures for any destination",
+        "1 failures for any destination",
+    ]
+
+
 def test_destinations_have_their_state_and_can_be_paused(site: Review) -> None:
     one, two = site.receive(1), site.receive(2)
     for received in (one, two):

@@ -42,6 +42,7 @@ from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
 from dicom_node.outcome import Outcome, Verdict
+from dicom_node.queries.history import History
 from dicom_node.runtime.fork_server import ForkServer
 from dicom_node.storage.database import open_engine, writing
 from dicom_node.storage.tables import InstanceState, delivery, paused_destination
@@ -862,7 +863,10 @@ def test_status_lists_a_failure_as_text_and_json_and_retry_repeats_it(
 
 
 def test_status_explains_an_outage_of_a_destination_and_retry_repeats_its_delivery(
-    command: Command, config: Path, failed: ReceivedInstance
+    command: Command,
+    config: Path,
+    failed: ReceivedInstance,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = load(config, {})
     engine = open_engine(settings.storage.database_url)
@@ -880,6 +884,9 @@ def test_status_explains_an_outage_of_a_destination_and_retry_repeats_its_delive
     other_destination = command("retry", "--destination=web", "--config", config)
     by_uid = command("retry", "--uid=2.25.7", "--config", config)
     under_way = command("retry", "--destination=pacs", "--config", config)
+    # The delivery waits when the command lists it, but not when the command retries it.
+    monkeypatch.setattr(History, "waiting_deliveries", lambda _: [(failed.id, "pacs")])
+    no_longer_waiting = command("retry", "--destination=pacs", "--config", config)
     engine.dispose()
 
     assert "To pacs: 1 queued, the oldest requested" in before
@@ -892,6 +899,7 @@ def test_status_explains_an_outage_of_a_destination_and_retry_repeats_its_delive
     assert other_destination == (1, "0 queued again\n")
     assert by_uid == (0, "1 queued again\n")
     assert under_way == (1, "0 queued again\n")  # no delivery is waiting
+    assert no_longer_waiting == (1, "0 queued again\n")
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["retry", "--all"]])
