@@ -116,7 +116,8 @@ def _open_services(
     open_services(state, settings)
     state.access = Access(api, storage.directory)
     state.templates = pages.page_templates(app.version, guarded=api.guarded)
-    analyzer = Analyzer(settings)
+    # Uploads of /predict and of /api/v1 take space on the same disk.
+    analyzer = Analyzer(settings, state.uploads.in_progress)
     state.analyzer, state.loaded_model = analyzer, analyzer.model
     roles: Mapping[str, Check] = {}
     if checks is None:

@@ -49,11 +49,16 @@ class Analyzer:
         uploads: Limits the uploads in progress.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Store the settings. The threads start when the context is entered."""
+    def __init__(self, settings: Settings, uploads: UploadLimit) -> None:
+        """Store the arguments. The threads start when the context is entered.
+
+        Args:
+            settings: All settings of the node.
+            uploads: The limit of the uploads in progress. Other routes may share it.
+        """
         self._settings = settings
         self.queue = QueueLimit(user_key, waiting=8)
-        self.uploads = UploadLimit()
+        self.uploads = uploads
         self._slow_file: Future[DecodedInstance] | None = None
         self._pipeline: Future[Pipeline] = Future()
 

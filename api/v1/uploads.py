@@ -46,7 +46,7 @@ class UploadStore:
             apply to uploads, too.
         journal: Records the instances.
         history: Finds instances that the node already has.
-        in_progress: Limits the uploads in progress.
+        in_progress: Limits the uploads in progress, including those of /predict.
         queue: Limits the files that are checked at a time to four, each of a different
             user.
     """

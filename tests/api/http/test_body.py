@@ -256,6 +256,26 @@ def test_slow_uploads_end_and_do_not_block_other_addresses(
     assert httpx.post(f"{address}/predict", files=files).status_code == 400
 
 
+def test_predictions_and_uploads_share_one_limit(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
+    files = {"file": ("a", b"")}
+
+    def statuses() -> list[int]:
+        paths = "/predict", "/api/v1/uploads"
+        responses = [site.ask("POST", each, peer="a", files=files) for each in paths]
+        return [each.status_code for each in responses]
+
+    with ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(site.app.state.uploads.in_progress.slot("a"))
+        refused = statuses()
+
+    assert refused == [503, 503]
+    assert statuses() == [400, 400]
+
+
 class TestConnection:
     """How long the server keeps the connection of a client open."""
 

@@ -4,8 +4,10 @@ schemathesis generates the requests, the same ones in each run. For /predict, so
 invalid on purpose.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from schemathesis import Case, CheckFunction, GenerationMode, openapi
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
+from api.predict import routes
 from api.predict.analyzer import Analyzer
 from dicom_node.analysis.pipeline import Pipeline
 from dicom_node.decoder.client import DecoderProcess
@@ -30,6 +33,7 @@ pytestmark = [
     pytest.mark.usefixtures("common_decoders"),
 ]
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "predict.md"
 PREDICT, ALIVE, READY = "POST /predict", "GET /healthz", "GET /readyz"
 METRICS = "GET /metrics"
 LITTLE = settings(
@@ -40,6 +44,14 @@ LITTLE = settings(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[*HealthCheck],
 )
+
+
+def test_documentation_lists_the_errors_of_predict() -> None:
+    (errors,) = re.findall(r"\*\*Errors\.\*\*(.*)", DOCUMENT.read_text("utf-8"))
+
+    assert set(map(int, re.findall(r"\b\d{3}\b", errors))) == {
+        status for status in routes._PROBLEMS if status != "default"
+    }
 
 
 class Unfamiliar:

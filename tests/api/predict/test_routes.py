@@ -38,6 +38,7 @@ from torchvision.models import resnet18
 from api.app import create_app
 from api.auth.audit import AccessEvent, User
 from api.http.body import LimitedBody
+from api.http.concurrency_limit import UploadLimit
 from api.http.multipart import LARGEST_FILE, UPLOAD, received
 from api.predict.analyzer import Analyzer
 from api.predict.response import prediction_response
@@ -694,7 +695,7 @@ def test_no_decoding_child_remains_if_the_model_loads_after_shutdown(
         return load_classifier(weights, device)
 
     monkeypatch.setattr(Classifier, "load", wait_and_load)
-    analyzer = Analyzer(load(None, {}))
+    analyzer = Analyzer(load(None, {}), UploadLimit())
     with analyzer:
         pass
     may_load.set()
