@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Request, Response, status
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
+from starlette.concurrency import run_in_threadpool
 
 from api.auth.access import Access, cookie_name, user_of
 from api.auth.audit import audit_access
@@ -56,7 +57,8 @@ async def log_in(
         token = await _check_token(request, access, form.get("token", ""))
     except HTTPException as problem:
         return _page(request, templates, after, problem)
-    return _redirect_with_session(request, access.sessions.begin(token), after)
+    cookie = await run_in_threadpool(access.sessions.begin, token)
+    return _redirect_with_session(request, cookie, after)
 
 
 @router.post("/logout")
