@@ -43,6 +43,7 @@ from dicom_node.results.result_kinds import (
 from dicom_node.storage.database import upsert, writing
 from dicom_node.storage.records import DeliveryRecord, InstanceRecord, ResultRecord
 from dicom_node.storage.tables import (
+    UNFINISHED_OR_PAUSED,
     DeliveryState,
     commitment,
     delivered_object,
@@ -132,7 +133,12 @@ class Deliveries:
         update_instance_state(connection, self._machine, instance_id)
 
     def queue_all(
-        self, connection: sa.Connection, instance_id: str, *, is_repetition: bool
+        self,
+        connection: sa.Connection,
+        instance_id: str,
+        *,
+        is_repetition: bool,
+        kept: Collection[str] = (),
     ) -> None:
         """Queue the delivery of an instance's results to all destinations.
 
@@ -147,12 +153,14 @@ class Deliveries:
             is_repetition: True if no user requested the delivery, for example if an
                 image was received again. Then nothing is sent again to a destination
                 that gets HL7 messages and has all of them.
+            kept: Names of destinations whose deliveries do not change.
         """
         query = instance.select().where(instance.c.id == instance_id)
         row = InstanceRecord(**connection.execute(query).mappings().one())
         results = _results(connection, instance_id)
         recipients = _recipients(connection, instance_id)
-        kept = self._kept(connection, instance_id) if is_repetition else set[str]()
+        if is_repetition:
+            kept = self._with_messages(connection, instance_id).union(kept)
         requested = self._send(connection, row, results, recipients, kept)
         self._cancel_other_deliveries(connection, instance_id, requested)
         others = sa.and_(
@@ -162,7 +170,28 @@ class Deliveries:
         delete_rows(connection, ObjectTrigger.DROPPED, others)
         update_instance_state(connection, self._machine, instance_id)
 
-    def _kept(self, connection: sa.Connection, instance_id: str) -> set[str]:
+    def unfinished(
+        self, connection: sa.Connection, instance_id: str, *, is_new_sender: bool
+    ) -> set[str]:
+        """Return the names of the destinations with an unfinished or paused delivery.
+
+        Args:
+            connection: Connection in a transaction that has locked the instance.
+            instance_id: Id of the instance.
+            is_new_sender: Whether results for the sender now go to another sender. Then
+                destinations that return results to the sender are left out.
+        """
+        query = sa.select(delivery.c.destination).where(
+            delivery.c.instance_id == instance_id,
+            delivery.c.state.in_(UNFINISHED_OR_PAUSED),
+        )
+        to_sender = {
+            n for n, each in self._destinations.items() if each.returns_to_sender
+        }
+        names = set(connection.execute(query).scalars())
+        return names - to_sender if is_new_sender else names
+
+    def _with_messages(self, connection: sa.Connection, instance_id: str) -> set[str]:
         """Return the names of the HL7 destinations that have got their messages."""
         query = sa.select(delivery.c.destination).where(
             delivery.c.instance_id == instance_id,
@@ -190,15 +219,14 @@ class Deliveries:
             The names of the destinations to which deliveries are queued, and the names
             in `kept`, to which nothing is sent.
         """
-        trigger, requested = DeliveryTrigger.REQUESTED, []
+        trigger, requested = DeliveryTrigger.REQUESTED, [*kept]
         has_result = row.probability is not None
         negative = has_result and row.operating_point == OperatingPoint.NONE
         for name, destination in self._destinations.items():
             uids = _wanted(results, destination)
             gets_negative = destination.send_negative or name in recipients
-            if name in kept:
-                requested.append(name)
-            elif uids and (gets_negative or not negative):
+            is_sent = uids and (gets_negative or not negative)
+            if is_sent and name not in kept:
                 self._queue_run(connection, trigger, (row.id, name), uids)
                 requested.append(name)
         return requested

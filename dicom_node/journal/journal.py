@@ -40,7 +40,6 @@ from dicom_node.storage.database import reading, writing
 from dicom_node.storage.durable_files import fsync_directory
 from dicom_node.storage.records import InstanceRecord
 from dicom_node.storage.tables import (
-    UNFINISHED_INSTANCE,
     InstanceState,
     instance,
     patient,
@@ -330,8 +329,9 @@ class Journal:
         """Handle a duplicate: deliver the results again, or analyze again if needed.
 
         A new analysis is needed if the files were removed, if the analysis failed, or
-        if the destinations want kinds of results that do not exist. If work for the
-        instance is unfinished, nothing is queued.
+        if the destinations want kinds of results that do not exist. If the instance
+        waits for an analysis, nothing is queued. Unfinished deliveries do not change,
+        except those to another sender than the sender of the duplicate.
 
         Args:
             connection: Connection in a transaction.
@@ -354,7 +354,7 @@ class Journal:
         is_removed = result_row.files_removed_at is not None
         if is_removed:
             result_row = row  # the file of `row` exists again: it is the duplicate's
-        if result_row.state in UNFINISHED_INSTANCE:
+        if result_row.state == InstanceState.RECEIVED:
             return
         # If results go back to a sender, they go to the sender of the duplicate.
         sender_values = {
@@ -369,8 +369,15 @@ class Journal:
         if is_needed or self.deliveries.are_outdated(connection, result_row.id):
             self._analyze_again(connection, result_row.id)
         else:
-            repeated = result_row.id
-            self.deliveries.queue_all(connection, repeated, is_repetition=True)
+            kept = set[str]()
+            if result_row.state == InstanceState.DELIVERING:
+                is_new = result_row.calling_ae_title != received.calling_ae_title
+                kept = self.deliveries.unfinished(
+                    connection, result_row.id, is_new_sender=is_new
+                )
+            self.deliveries.queue_all(
+                connection, result_row.id, is_repetition=True, kept=kept
+            )
 
     def _restore_file(
         self, connection: sa.Connection, row: InstanceRecord, received: ReceivedInstance

@@ -209,12 +209,75 @@ def test_results_go_to_the_last_sender_of_a_repeated_instance(
     assert row.calling_address == "10.0.0.9"
 
 
-def test_deliveries_to_each_sender_have_their_own_queue_partition(
-    engine: sa.Engine, tmp_path: Path, receive: Receive
-) -> None:
+@pytest.fixture
+def with_sender(engine: sa.Engine, tmp_path: Path) -> Journal:
+    """A journal with results for "pacs" and for the sender of each instance."""
     peers = (Address(ae_title="DX_ROOM_1", host="h", port=104),)
     sender = SenderDestination(name="sender", type="sender", peers=peers)
-    journal = Journal(engine, tmp_path, [destination("pacs"), sender])
+    return Journal(engine, tmp_path, [destination("pacs"), sender])
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_repeated_instance_goes_to_its_sender_while_another_delivery_waits(
+    with_sender: Journal, engine: sa.Engine, receive: Receive, *, is_paused: bool
+) -> None:
+    journal, first = with_sender, replace(receive(), calling_ae_title="DX_ROOM_1")
+    again = receive(sop_instance_uid=first.header.sop_instance_uid)
+    journal.record(first)
+    journal.analyses.record_result(first.id, 1, ANSWER)
+    deliver(journal, first, 1, "2.25.1", "sender")
+    if is_paused:
+        journal.deliveries.pause("pacs")
+    journal.deliveries.begin(first.id, "pacs", 1)
+    pacs = state_and_run(engine, first)
+
+    journal.record(replace(again, calling_ae_title="DX_ROOM_2"))
+
+    assert journal.sender(first.id)[1] == "DX_ROOM_2"
+    assert state_and_run(engine, first) == pacs
+    assert state_and_run(engine, first, "sender") == (DeliveryState.QUEUED, 2)
+    assert journal.deliveries.begin(first.id, "sender", 2)
+    assert state_of(journal, first) == InstanceState.DELIVERING
+
+
+@pytest.mark.parametrize(
+    ("title", "run"), [("DX_ROOM_1", 2), ("DX_ROOM_2", 3)], ids=["same", "other"]
+)
+def test_unfinished_delivery_to_the_sender_is_replaced_if_the_sender_changes(
+    with_sender: Journal, engine: sa.Engine, receive: Receive, title: str, run: int
+) -> None:
+    """The delivery to the former sender waits for a later attempt."""
+    journal, first = with_sender, replace(receive(), calling_ae_title="DX_ROOM_1")
+    again = receive(sop_instance_uid=first.header.sop_instance_uid)
+    journal.record(first)
+    journal.analyses.record_result(first.id, 1, ANSWER)
+    journal.deliveries.begin(first.id, "sender", 1)
+    to_sender, failed = destination("sender"), {"2.25.1": BRIEFLY}
+    journal.delivery_outcomes.record(first.id, to_sender, 1, failed)
+
+    journal.record(replace(again, calling_ae_title=title))
+
+    assert state_and_run(engine, first, "sender") == (DeliveryState.QUEUED, run)
+
+
+def test_repeated_instance_drops_no_unfinished_delivery_of_newer_settings(
+    journal: Journal, engine: sa.Engine, tmp_path: Path, analyzed: ReceivedInstance
+) -> None:
+    """After a change of the settings, a receiver may still have the former ones."""
+    old = Journal(engine, tmp_path, [destination("backup")])
+    again = replace(analyzed, id="2" * 32)
+    deliver(journal, analyzed, 1, "2.25.1", "backup")
+
+    old.record(again)
+
+    assert state_and_run(engine, analyzed) == (DeliveryState.QUEUED, 1)
+    assert state_and_run(engine, analyzed, "backup") == (DeliveryState.QUEUED, 2)
+
+
+def test_deliveries_to_each_sender_have_their_own_queue_partition(
+    with_sender: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    journal = with_sender
 
     for title in ("DX_ROOM_1", "DX_ROOM_2"):
         one = replace(receive(), calling_ae_title=title)
@@ -437,10 +500,12 @@ def test_a_delivery_that_is_queued_while_stale_work_begins_is_not_paused(
     assert state_and_run(engine, analyzed) == (DeliveryState.QUEUED, 2)
 
 
-def state_and_run(engine: sa.Engine, one: ReceivedInstance) -> tuple[str, int]:
-    """Return the state and the run of the delivery of an instance to "pacs"."""
+def state_and_run(
+    engine: sa.Engine, one: ReceivedInstance, name: str = "pacs"
+) -> tuple[str, int]:
+    """Return the state and the run of the delivery of an instance to `name`."""
     query = sa.select(delivery.c.state, delivery.c.run)
-    query = query.where(of_delivery(delivery, one.id, "pacs"))
+    query = query.where(of_delivery(delivery, one.id, name))
     with engine.connect() as connection:
         state, run = connection.execute(query).one()
     return state, run
@@ -546,11 +611,11 @@ def stored(kind: str, uid: str) -> AnalysisResult:
     return replace(ANSWER, results=[StoredResult(kind, "1.2", uid, "results/a.dcm")])
 
 
-def deliver(journal: Journal, instance: ReceivedInstance, run: int, uid: str) -> None:
-    assert journal.deliveries.begin(instance.id, "pacs", run)
-    journal.delivery_outcomes.record(
-        instance.id, destination("pacs"), run, {uid: STORED}
-    )
+def deliver(
+    journal: Journal, instance: ReceivedInstance, run: int, uid: str, name: str = "pacs"
+) -> None:
+    assert journal.deliveries.begin(instance.id, name, run)
+    journal.delivery_outcomes.record(instance.id, destination(name), run, {uid: STORED})
 
 
 NEGATIVE = replace(ANSWER.finding, probability=0.01)
