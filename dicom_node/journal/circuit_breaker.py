@@ -47,8 +47,8 @@ from dicom_node.storage.tables import (
 
 logger = logging.getLogger(__name__)
 
-# The maximum number of deliveries that one transaction releases. No other process can
-# write to SQLite during the transaction.
+# The maximum number of deliveries that one transaction releases or resumes. No other
+# process can write to SQLite during the transaction.
 BATCH = 200
 # The state of a failing peer is removed if no delivery waits for it, and if its last
 # failure was more than this many seconds ago. Otherwise an AE that sends no more images

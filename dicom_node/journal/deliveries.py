@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from config.destinations import Destination
 from dicom_node.journal.availability import UntilAvailable, waits
+from dicom_node.journal.circuit_breaker import BATCH
 from dicom_node.journal.delivery_conditions import is_waiting, of_delivery
 from dicom_node.journal.delivery_outcomes import (
     current_delivery,
@@ -40,7 +41,7 @@ from dicom_node.results.result_kinds import (
     names_for,
     with_stored_reports,
 )
-from dicom_node.storage.database import upsert, writing
+from dicom_node.storage.database import reading, upsert, writing
 from dicom_node.storage.records import DeliveryRecord, InstanceRecord, ResultRecord
 from dicom_node.storage.tables import (
     UNFINISHED_OR_PAUSED,
@@ -356,27 +357,49 @@ class Deliveries:
             note(connection, None, EventKind.PAUSED, destination)
 
     def resume(self, destination: str) -> None:
-        """End the pause of a destination, and queue its paused deliveries."""
-        paused = sa.select(delivery.c.instance_id).where(
-            instance.c.id == delivery.c.instance_id,
-            delivery.c.destination == destination,
-            delivery.c.state == DeliveryState.PAUSED,
-        )
-        # A fixed order prevents deadlocks. All transactions lock summaries last.
-        paused = paused.order_by(
-            instance.c.is_summary.nulls_first(), delivery.c.instance_id
-        )
+        """End the pause of a destination, and queue its paused deliveries.
+
+        At most BATCH deliveries are queued. `resume_remaining` queues the others.
+        """
         with writing(self._engine) as connection:
             named = paused_destination.c.name == destination
             connection.execute(paused_destination.delete().where(named))
             note(connection, None, EventKind.RESUMED, destination)
-            for instance_id in connection.execute(paused).scalars().all():
+        self._resume([destination])
+
+    def resume_remaining(self) -> None:
+        """Queue paused deliveries of destinations that are not paused any more.
+
+        Call this method regularly. One call queues at most BATCH deliveries.
+        """
+        names = list(self._destinations)
+        with reading(self._engine) as connection:
+            found = connection.execute(_to_resume(names).limit(1)).first()
+        if found is not None:
+            self._resume(names)
+
+    def _resume(self, destinations: Sequence[str]) -> None:
+        """Queue paused deliveries of these destinations, except paused destinations.
+
+        At most BATCH deliveries are queued.
+        """
+        # A fixed order prevents deadlocks. All transactions lock summaries last.
+        found = _to_resume(destinations).order_by(
+            instance.c.is_summary.nulls_first(),
+            delivery.c.instance_id,
+            delivery.c.destination,
+        )
+        with writing(self._engine) as connection:
+            for key in connection.execute(found.limit(BATCH)).all():
+                instance_id, destination = key
                 lock_instance(connection, instance_id)
                 missing = self._missing(connection, instance_id, destination)
                 # Before the lock was obtained, another transaction may have ended the
                 # delivery, or queued it. Then RESUMED changes nothing.
-                resumed, key = DeliveryTrigger.RESUMED, (instance_id, destination)
-                self._queue_run(connection, resumed, key, list(missing))
+                resumed = DeliveryTrigger.RESUMED
+                self._queue_run(
+                    connection, resumed, (instance_id, destination), list(missing)
+                )
 
     def _queue_run(
         self,
@@ -442,6 +465,19 @@ class Deliveries:
     ) -> dict[str, str]:
         query = results_in(DeliveryState.QUEUED, instance_id, destination)
         return {row.sop_instance_uid: row.path for row in connection.execute(query)}
+
+
+def _to_resume(destinations: Sequence[str]) -> sa.Select[tuple[str, str]]:
+    """Return the query for paused deliveries of destinations that are not paused.
+
+    The query returns the instance id and the destination of each delivery.
+    """
+    return sa.select(delivery.c.instance_id, delivery.c.destination).where(
+        instance.c.id == delivery.c.instance_id,
+        delivery.c.destination.in_(destinations),
+        delivery.c.destination.not_in(sa.select(paused_destination.c.name)),
+        delivery.c.state == DeliveryState.PAUSED,
+    )
 
 
 def _results(connection: sa.Connection, instance_id: str) -> Sequence[ResultRecord]:

@@ -325,6 +325,7 @@ def _run_maintenance(
         tasks: list[Callable[[], object]] = [
             partial(requeue_stalled_work, engine, name),
             journal.breaker.maintain,
+            journal.deliveries.resume_remaining,
         ]
         if rounds % CLEANUP_EVERY == 0:
             tasks += [

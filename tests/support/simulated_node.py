@@ -671,6 +671,7 @@ class SimulatedNode:
         bound = 10 * (len(self.queue()) + len(self.deliveries()) + len(self.instances))
         for _ in range(bound + 10):
             if not self.queue():
+                self.journal.deliveries.resume_remaining()
                 self.journal.breaker.maintain()
             if not (items := self.queue()):
                 break

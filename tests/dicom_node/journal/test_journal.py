@@ -484,6 +484,41 @@ def test_a_delivery_that_ends_while_its_destination_is_resumed_is_not_sent_again
     assert journal.deliveries.begin(paused.id, "pacs", 2) is not None
 
 
+def test_the_end_of_a_pause_queues_few_deliveries_in_one_transaction(
+    journal: Journal,
+    engine: sa.Engine,
+    receive: Receive,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No other process can write to SQLite during a transaction."""
+    monkeypatch.setattr(deliveries, "BATCH", 2)
+    images = [receive() for _ in range(3)]
+    for name in ("pacs", "backup"):
+        journal.deliveries.pause(name)
+    for one in images:
+        journal.record(one)
+        journal.analyses.record_result(one.id, 1, ANSWER)
+        for name in ("pacs", "backup"):
+            journal.deliveries.begin(one.id, name, 1)
+
+    def queued() -> int:
+        queued = delivery.c.state == DeliveryState.QUEUED
+        query = sa.select(delivery.c.destination).where(queued)
+        with engine.connect() as connection:
+            found = list(connection.execute(query).scalars())
+        assert "backup" not in found  # it is still paused
+        return len(found)
+
+    counts = [queued()]
+    journal.deliveries.resume("pacs")
+    counts.append(queued())
+    for _ in range(2):
+        journal.deliveries.resume_remaining()
+        counts.append(queued())
+
+    assert counts == [0, 2, 3, 3]
+
+
 def test_a_delivery_that_is_queued_while_stale_work_begins_is_not_paused(
     journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance
 ) -> None:

@@ -196,6 +196,7 @@ class JournalMachine(RuleBasedStateMachine):
                 node.report_program_error(pick(node.queue(), number), kill)
             case "maintain":
                 node.do(node.journal.breaker.maintain, kill)
+                node.do(node.journal.deliveries.resume_remaining, kill)
             case "days pass":
                 node.pass_days(pick([0.1, 1, 5, 10], number))
             case "retention":
