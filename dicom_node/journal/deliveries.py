@@ -212,7 +212,7 @@ class Deliveries:
         """Queue deliveries to the destinations that want the results.
 
         A negative result goes only to destinations that want negative results, and to
-        `recipients`: the destinations that have received an object of this instance.
+        `recipients`: the destinations that may have an object of this instance.
         Without the negative result, the last object at such a destination would be a
         notice, or the positive result of an earlier analysis.
 
@@ -344,8 +344,13 @@ class Deliveries:
             count = delivery.update().where(
                 of_delivery(delivery, instance_id, destination), is_current(run)
             )
-            attempts = delivery.c.attempts + 1
-            if not connection.execute(count.values(attempts=attempts)).rowcount:
+            # The destination may store an object even if no response arrives, or if the
+            # outcome is never recorded.
+            values = {
+                "attempts": delivery.c.attempts + 1,
+                "stored_at": sa.func.coalesce(delivery.c.stored_at, time.time()),
+            }
+            if not connection.execute(count.values(values)).rowcount:
                 return None
             return self._missing(connection, instance_id, destination)
 
@@ -495,10 +500,10 @@ def _wanted(
 
 
 def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
-    """Return the names of the destinations that stored an object of an instance.
+    """Return the names of the destinations that may have an object of an instance.
 
-    The object may belong to an earlier analysis, and the delivery of its replacement
-    may be unfinished.
+    The node has tried to send an object to these destinations. The object may belong to
+    an earlier analysis, and the delivery of its replacement may be unfinished.
     """
     arrived = DeliveryState.DELIVERED, DeliveryState.COMMITTING
     # The previous release does not set `stored_at`. The states show where it stored an

@@ -19,7 +19,6 @@ from dicom_node.journal.delivery_conditions import of_delivery
 from dicom_node.journal.events import note
 from dicom_node.journal.instance_state import lock_instance, update_instance_state
 from dicom_node.journal.state_machine import (
-    NO_VALUES,
     StateMachine,
     change_objects,
 )
@@ -44,7 +43,6 @@ from dicom_node.storage.tables import (
 from dicom_node.storage.tally import write
 
 BRIEF_TRIES = 3
-_STORED = {ObjectTrigger.STORED, ObjectTrigger.STORED_UNCOMMITTED}
 LOG_NAMES = {
     DeliveryState.QUEUED: "will try again",
     DeliveryState.COMMITTING: "waits for commitment",
@@ -102,9 +100,7 @@ class DeliveryOutcomes:
             if outcomes:
                 write(connection, observe(DELIVERY, seconds, destination.name))
             change = self._breaker.record(connection, row, outcomes)
-            is_first = row.stored_at is None and _STORED.intersection(triggers.values())
-            values = {"stored_at": time.time()} if is_first else NO_VALUES
-            state = self._update_delivery(connection, row, change, values)
+            state = self._update_delivery(connection, row, change)
             update_instance_state(connection, self._machine, instance_id)
         self._breaker.announce(change)
         return state
@@ -125,11 +121,7 @@ class DeliveryOutcomes:
                 update_instance_state(connection, self._machine, instance_id)
 
     def _update_delivery(
-        self,
-        connection: sa.Connection,
-        row: DeliveryRecord,
-        change: Change,
-        values: Mapping[str, Any],
+        self, connection: sa.Connection, row: DeliveryRecord, change: Change
     ) -> DeliveryState:
         """Make the transition of a delivery after an attempt; return the new state.
 
@@ -137,20 +129,15 @@ class DeliveryOutcomes:
             connection: Connection in a transaction.
             row: The delivery, as it was before the outcomes were recorded.
             change: The change of the state of the peer.
-            values: New values of other columns of the delivery, by name.
         """
         states = states_of(connection, row)
         if DeliveryState.QUEUED in states:
-            if values:
-                matches = of_delivery(delivery, row.instance_id, row.destination)
-                connection.execute(delivery.update().where(matches).values(values))
             self._breaker.postpone(connection, row, change)
             return DeliveryState.QUEUED
         if DeliveryState.COMMITTING in states:
-            trigger = DeliveryTrigger.STORED
-            self._machine.change_delivery(connection, trigger, row, values)
+            self._machine.change_delivery(connection, DeliveryTrigger.STORED, row)
             return DeliveryState.COMMITTING
-        return finish_delivery(connection, self._machine, row, states, values)
+        return finish_delivery(connection, self._machine, row, states)
 
 
 def log_name(state: DeliveryState | str) -> str:
@@ -208,7 +195,6 @@ def finish_delivery(
     machine: StateMachine,
     row: DeliveryRecord,
     states: set[str],
-    values: Mapping[str, Any] = NO_VALUES,
 ) -> DeliveryState:
     """End a delivery in which each object was delivered or has failed.
 
@@ -217,15 +203,14 @@ def finish_delivery(
         machine: The state machine that makes the transition.
         row: The delivery.
         states: The states of the objects of the delivery.
-        values: New values of other columns of the delivery, by name.
 
     Returns:
         FAILED if one of the objects failed, otherwise DELIVERED.
     """
     if DeliveryState.FAILED in states:
-        machine.change_delivery(connection, DeliveryTrigger.OBJECT_FAILED, row, values)
+        machine.change_delivery(connection, DeliveryTrigger.OBJECT_FAILED, row)
         return DeliveryState.FAILED
-    machine.change_delivery(connection, DeliveryTrigger.DELIVERED, row, values)
+    machine.change_delivery(connection, DeliveryTrigger.DELIVERED, row)
     return DeliveryState.DELIVERED
 
 

@@ -182,9 +182,9 @@ class DeliveryRecord:
         finished_at: Time at which the delivery ended; None if it is unfinished.
         waits_for: Name of the failing peer that the delivery waits for; None if it does
             not wait for a peer.
-        stored_at: Time at which an object about the instance was first stored at the
-            destination; None if this never happened, or if only a previous release
-            recorded it.
+        stored_at: Time from which the destination may have an object about the
+            instance, because an attempt to send began; None without an attempt. A
+            previous release set the time at which an object was stored, or no time.
     """
 
     instance_id: str = field(metadata=PRIMARY_KEY)

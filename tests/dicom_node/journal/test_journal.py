@@ -806,6 +806,27 @@ def test_negative_answer_that_replaces_a_positive_one_is_never_dropped(
     assert journal.deliveries.begin(one.id, "pacs", run) == {"2.25.1": "results/a.dcm"}
 
 
+@pytest.mark.parametrize("outcome", [None, LOST], ids=["in-flight", "no-response"])
+def test_negative_answer_follows_a_positive_one_that_may_have_been_stored(
+    engine: sa.Engine, tmp_path: Path, receive: Receive, outcome: Outcome | None
+) -> None:
+    journal = with_pacs(engine, tmp_path, send_negative=False)
+    one, pacs = receive(), destination("pacs")
+    journal.record(one)
+    journal.analyses.record_result(one.id, 1, ANSWER)
+    journal.deliveries.begin(one.id, "pacs", 1)
+    if outcome:
+        journal.delivery_outcomes.record(one.id, pacs, 1, {"2.25.1": outcome})
+
+    journal.analyze_again(one.id)
+    negative = replace(ANSWER, finding=NEGATIVE)
+    journal.analyses.record_result(one.id, 2, negative)
+
+    assert state_of(journal, one) == InstanceState.DELIVERING
+    run = state_and_run(engine, one)[1]
+    assert journal.deliveries.begin(one.id, "pacs", run) == {"2.25.1": "results/a.dcm"}
+
+
 def test_instance_with_only_an_hl7_message_is_not_outdated(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
