@@ -43,6 +43,12 @@ from dicom_node.storage.tables import (
 from dicom_node.storage.tally import write
 
 BRIEF_TRIES = 3
+# After a change of the settings, the processes are restarted one after another. For
+# UNKNOWN_S seconds after the request of a delivery, its destination may be a new one
+# that this process does not know yet. Then the delivery is tried again, maybe by other
+# workers, in UNKNOWN_DELAY_S seconds.
+UNKNOWN_S = 600.0
+UNKNOWN_DELAY_S = 15.0
 LOG_NAMES = {
     DeliveryState.QUEUED: "will try again",
     DeliveryState.COMMITTING: "waits for commitment",
@@ -119,6 +125,29 @@ class DeliveryOutcomes:
             if row is not None:
                 fail_delivery(connection, self._machine, row, reason)
                 update_instance_state(connection, self._machine, instance_id)
+
+    @waits
+    def postpone_unknown(self, instance_id: str, destination: str, run: int) -> bool:
+        """Queue a later run of a delivery, because its destination may be a new one.
+
+        Call this method if the settings do not contain the destination.
+
+        Returns:
+            False if the delivery was requested more than UNKNOWN_S seconds ago. Then
+            the destination was removed from the settings, and nothing is queued. If the
+            work is stale, nothing is queued either, and the return value is True.
+        """
+        with writing(self._engine) as connection:
+            row = current_delivery(connection, instance_id, destination, run)
+            if row is None:
+                return True
+            if row.asked_at < time.time() - UNKNOWN_S:
+                return False
+            unknown = DeliveryTrigger.DESTINATION_UNKNOWN
+            self._machine.change_delivery(
+                connection, unknown, row, delay_s=UNKNOWN_DELAY_S
+            )
+        return True
 
     def _update_delivery(
         self, connection: sa.Connection, row: DeliveryRecord, change: Change

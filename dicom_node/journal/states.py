@@ -68,6 +68,7 @@ class DeliveryTrigger(Enum):
     TRY_NOW = "a user requests an attempt now"
     PAUSED = "an attempt begins, the destination is paused"
     RESUMED = "the pause of the destination ends"
+    DESTINATION_UNKNOWN = "an attempt begins, the settings lack the new destination"
     STORED = "all objects are stored, commitment is needed"
     ATTEMPT_FAILED = "an object is to be sent again"
     HELD_BACK = "an object is to be sent again, the delivery waits for its peer"
@@ -242,6 +243,8 @@ def _of_delivery() -> tuple[Transition, ...]:
         ),
         Transition(on.PAUSED, unfinished, at.PAUSED),
         Transition(on.RESUMED, (at.PAUSED,), at.QUEUED, queues=DELIVER),
+        Transition(on.DESTINATION_UNKNOWN, sending, at.QUEUED, queues=DELIVER),
+        Transition(on.DESTINATION_UNKNOWN, committing, at.COMMITTING, queues=DELIVER),
         # If the archive reported an object as lost just before the commitment of the
         # other objects was requested, the delivery is COMMITTING while the lost object
         # is sent.

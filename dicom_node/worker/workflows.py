@@ -357,7 +357,8 @@ class Work:
         commitment to the objects in the state `committing`. If this run is stale, or
         the destination is paused, nothing is sent. If the file of an object is missing,
         a new analysis or summary is queued instead. If the settings do not contain the
-        destination, the delivery fails.
+        destination, the delivery is tried again for some minutes, maybe by a worker
+        that has newer settings; then it fails.
 
         Args:
             instance_id: Id of the instance.
@@ -377,9 +378,13 @@ class Work:
             with self.concurrency_limits.for_peer(found, sender_ae_title):
                 self._deliver_to(found, instance_id, run, sender_ae_title)
             return
+        outcomes = self.journal.delivery_outcomes
+        if outcomes.postpone_unknown(instance_id, destination, run):
+            step, reason = log_name(DeliveryState.QUEUED), "not in the settings"
+            log_step(logger, step, f"{destination} is {reason} of this worker")
+            return
         reason = "not in the settings any more; add it and retry"
-        fail = self.journal.delivery_outcomes.fail_permanently
-        fail(instance_id, destination, run, reason)
+        outcomes.fail_permanently(instance_id, destination, run, reason)
         step, message = log_name(DeliveryState.FAILED), f"{destination} is {reason}"
         log_step(logger, step, message, level=logging.WARNING)
 

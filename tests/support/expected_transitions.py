@@ -72,6 +72,8 @@ TRY_NOW: queued>queued|try now||deliver
 TRY_NOW: committing>committing|try now||deliver
 PAUSED: queued committing>paused
 RESUMED: paused>queued|||deliver
+DESTINATION_UNKNOWN: queued>queued|||deliver
+DESTINATION_UNKNOWN: committing>committing|||deliver
 STORED: queued committing>committing|||deliver
 ATTEMPT_FAILED: queued committing>queued|||deliver
 HELD_BACK: queued committing>queued

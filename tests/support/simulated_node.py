@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import state_machine
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.delivery_outcomes import UNKNOWN_S
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
 from dicom_node.journal.states import (
@@ -424,8 +426,11 @@ class SimulatedNode:
         journal, key, run = self.journal, (started.instance_id, name), started.run
         found = self.destinations.get(name)
         if found is None:
-            fail = journal.delivery_outcomes.fail_permanently
-            self.do(lambda: fail(*key, run, "not in the settings any more"), kill_after)
+            outcomes = journal.delivery_outcomes
+            if not self.do(lambda: outcomes.postpone_unknown(*key, run), kill_after):
+                reason = "not in the settings any more"
+                fail = partial(outcomes.fail_permanently, *key, run, reason)
+                self.do(fail, kill_after)
             return None
         paths = self.do(lambda: journal.deliveries.begin(*key, run), kill_after)
         if paths is None:
@@ -641,10 +646,14 @@ class SimulatedNode:
         """Begin work, and end it with success.
 
         If the work is a summary, the clock is first advanced so that the summary is
-        due.
+        due. If it is a delivery to an unknown destination, the clock is advanced so
+        that the delivery fails.
         """
-        if item.startswith(f"{SUMMARIZE}:"):
+        lane, _, *target, _ = item.split(":")
+        if lane == SUMMARIZE:
             self.clock.passed_s += QUIET_S
+        elif lane == DELIVER and target[0] not in self.destinations:
+            self.clock.passed_s += UNKNOWN_S + 1
         attempt = self.begin(item)
         if attempt is None:
             return

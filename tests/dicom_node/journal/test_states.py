@@ -204,6 +204,9 @@ def in_an_unfinished_state(node: SimulatedNode, action: str, state: str) -> None
     if action == "pause":
         node.journal.deliveries.pause("archive")
         node.begin(node.delivery(one, "archive"))
+    elif action == "former settings":
+        node.use(())
+        node.begin(node.delivery(one, "archive"))
     else:
         node.report_program_error(node.delivery(one, "archive"))
 
@@ -387,7 +390,7 @@ EXAMPLES: list[Callable[[SimulatedNode], None]] = [
     *(
         partial(in_an_unfinished_state, action=action, state=state)
         for state in ("queued", "committing")
-        for action in ("pause", "error")
+        for action in ("pause", "former settings", "error")
     ),
     *(
         partial(analyses, state=state, slow=slow)

@@ -806,15 +806,33 @@ def test_delivery_holds_its_slot_from_its_begin_to_its_outcome(
     assert all(slots.acquire(blocking=False) for _ in range(AT_ONCE))
 
 
-def test_delivery_to_a_removed_destination_fails_with_a_reason(
+def without_destinations(work: Work) -> Work:
+    settings = work.settings.model_copy(update={"destinations": ()})
+    return Work(settings, work.journal, work.spool, work.pipeline)
+
+
+def test_delivery_to_a_new_destination_waits_for_a_worker_that_knows_it(
     work: Work, received: ReceivedInstance
 ) -> None:
+    """After a change of the settings, a worker may still have the former ones."""
+    work.analyze(received.id, 1)
+    former = without_destinations(work)
+    for run in (1, 2):
+        former.deliver(received.id, "pacs", run)
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+    work.deliver(received.id, "pacs", 3)
+
+    assert row_of(work, received).state == InstanceState.DELIVERED
+
+
+def test_delivery_to_a_removed_destination_fails_with_a_reason(
+    work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_outcomes, "UNKNOWN_S", 0.0)
     work.analyze(received.id, 1)
 
-    without_destinations = work.settings.model_copy(update={"destinations": ()})
-    Work(without_destinations, work.journal, work.spool, work.pipeline).deliver(
-        received.id, "pacs", 1
-    )
+    without_destinations(work).deliver(received.id, "pacs", 1)
 
     row = row_of(work, received)
     assert row.state == InstanceState.FAILED
