@@ -209,7 +209,8 @@ class Examinations:
     ) -> None:
         """Queue a new run of a summary. An earlier run becomes stale.
 
-        The row of the summary is created if it does not exist.
+        The row of the summary is created if it does not exist. If it has no patient,
+        it gets the patient of the last image.
 
         Args:
             connection: Connection in a transaction.
@@ -245,6 +246,7 @@ class Examinations:
             "is_summary": 1,
         }
         self._machine.request_summary(connection, examined.id, new, changes, delay_s)
+        _name_like_last_image(connection, examined.id)
 
     def request_overdue(self) -> int:
         """Request overdue summaries again.
@@ -422,3 +424,21 @@ def _name(
     """
     named = {**values, "instance_id": examination_id}
     upsert(connection, patient, named, {"instance_id": examination_id})
+
+
+def _name_like_last_image(connection: sa.Connection, examination_id: str) -> None:
+    """Store the patient of the last image as that of the summary.
+
+    Nothing is stored if the summary has a patient already, or if no image has one.
+    """
+    others = [column for column in patient.c if column is not patient.c.instance_id]
+    summary_patient = patient.alias()
+    is_named = sa.exists().where(summary_patient.c.instance_id == examination_id)
+    last = sa.select(sa.literal(examination_id), *others).where(
+        instance.c.id == patient.c.instance_id,
+        instance.c.examination_id == examination_id,
+        IS_IMAGE,
+        ~is_named,
+    )
+    last = last.order_by(instance.c.received_at.desc()).limit(1)
+    connection.execute(patient.insert().from_select(["instance_id", *others], last))

@@ -327,6 +327,33 @@ def test_captures_and_unexpected_images_do_not_count(
     assert [each.record.id for each in inputs.images] == [radiograph.id]
 
 
+@pytest.mark.parametrize("requested", [False, True], ids=["captures", "by-a-user"])
+def test_a_summary_has_a_patient_whatever_requested_it(
+    journal: Journal,
+    engine: sa.Engine,
+    tmp_path: Path,
+    receive: Receive,
+    *,
+    requested: bool,
+) -> None:
+    sop_class = {} if requested else {"sop_class_uid": SecondaryCaptureImageStorage}
+    received = of(receive("a", **sop_class), JANE)
+    if requested:  # the examination has no summary yet
+        Journal(engine, tmp_path, []).record(received)
+        journal.analyze_again(received.id)
+        journal.analyses.begin(received.id, 2)
+        journal.analyses.record_result(received.id, 2, ANSWER)
+    else:
+        journal.record(received)
+        analyze(journal, received)
+
+    (one,) = examinations(engine)
+    query = sa.select(patient.c.name, patient.c.patient_id, patient.c.folded)
+    with engine.connect() as connection:
+        rows = connection.execute(query.where(patient.c.instance_id == one.id)).all()
+    assert rows == [("Doe^Jane", "P1", "doe jane\np1\n")]
+
+
 def test_a_summary_does_not_wait_for_a_result_that_was_sent_back(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
