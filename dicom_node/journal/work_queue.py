@@ -75,11 +75,13 @@ class WorkQueue:
                 end of the separate lane.
             delay_s: Seconds to wait before the analysis.
         """
-        options = _options(lane, f"{lane}:{instance_id}:{run}", delay_s)
-        options["priority"] = self._number(lane, connection, instance_id)
+        options = _options(lane, _analysis_id(lane, instance_id, run), delay_s)
+        options["priority"] = self._number(lane, connection, instance_id, run)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
-    def _number(self, lane: str, connection: sa.Connection, instance_id: str) -> int:
+    def _number(
+        self, lane: str, connection: sa.Connection, instance_id: str, run: int
+    ) -> int:
         """Return the priority of a new image in a lane, and remember it.
 
         Lower numbers come first.
@@ -90,7 +92,13 @@ class WorkQueue:
         query = query.where(instance.c.id == instance_id)
         address, number = connection.execute(query).one()
         order, key = self._orders[lane], subscriber(address or "")
-        return above + order.number(key, None if number is None else number - above)
+        work = _analysis_id(lane, instance_id, run)
+        if number is None:
+            return above + order.number(key, None, work)
+        last = order.last_above(key, number - above)
+        if last and _waits_no_more(connection, last):
+            order.forget(key, last)
+        return above + order.number(key, number - above, work)
 
     def deliver(
         self,
@@ -163,6 +171,21 @@ def lowest_number(dialect: sa.Dialect, lane: str) -> sa.Select[int | None]:
     )
 
 
+def _waits_no_more(connection: sa.Connection, analysis_id: str) -> bool:
+    """Return whether an analysis has been taken from the queue.
+
+    The return value is False if the transaction that queued the first analysis of an
+    instance is not committed yet.
+    """
+    work = work_table(connection.dialect)
+    waits = sa.exists().where(
+        work.c.workflow_uuid == analysis_id, work.c.status.in_(["ENQUEUED", "DELAYED"])
+    )
+    _, instance_id, _ = analysis_id.split(":")
+    query = sa.select(instance.c.id).where(instance.c.id == instance_id, ~waits)
+    return connection.execute(query).first() is not None
+
+
 def queues_with_work(engine: sa.Engine) -> set[str]:
     """Return the names of the queues in QUEUES in which work waits."""
     query = sa.select(*(has_work(engine.dialect, each) for each in QUEUES))
@@ -190,6 +213,10 @@ def _is_enqueued(
 def queue_of(work: str) -> str:
     """Return the name of the queue for the workflow with the name `work`."""
     return ANALYZE_SEPARATELY if work == ANALYZE_LAST else work
+
+
+def _analysis_id(lane: str, instance_id: str, run: int) -> str:
+    return f"{lane}:{instance_id}:{run}"
 
 
 def _options(name: str, workflow_id: str, delay_s: float) -> EnqueueOptions:

@@ -56,11 +56,11 @@ def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
 
 
 def work_table(dialect: sa.Dialect) -> sa.TableClause:
-    """Return the table in which DBOS records all work, with three of its columns.
+    """Return the table in which DBOS records all work, with four of its columns.
 
     The documentation of DBOS describes this table under "System Tables".
     """
-    names = "queue_name", "status", "priority"
+    names = "workflow_uuid", "queue_name", "status", "priority"
     schema = None if dialect.name == "sqlite" else SCHEMA
     return sa.table("workflow_status", *map(sa.column, names), schema=schema)
 

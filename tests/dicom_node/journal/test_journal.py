@@ -1419,6 +1419,30 @@ def test_the_addresses_that_send_images_take_turns_in_each_lane(
         assert [each.split(":")[1] for each in order] == expected
 
 
+def test_images_that_were_analyzed_do_not_delay_the_next_one_of_their_address(
+    journal: Journal, engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    """Two processes queue images. Only the second one sees that no image waits."""
+    other = Journal(engine, tmp_path, [])
+    digests = map(str, range(20))
+
+    def priority(process: Journal, address: str) -> int:
+        received = replace(receive(next(digests)), calling_address=address)
+        process.record(received)
+        row = work_item(engine).c
+        query = sa.select(row.priority)
+        query = query.where(row.workflow_uuid == f"analyze:{received.id}:1")
+        with engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    assert [priority(journal, "10.0.0.1") for _ in range(3)] == [1, 2, 3]
+    with engine.begin() as connection:
+        connection.execute(work_item(engine).update().values(status="SUCCESS"))
+    assert [priority(other, "10.0.0.2") for _ in range(5)] == [1, 2, 3, 4, 5]
+
+    assert [priority(journal, "10.0.0.1") for _ in range(3)] == [1, 2, 3]
+
+
 def test_images_that_come_last_are_behind_all_others_of_the_separate_lane(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
