@@ -210,6 +210,9 @@ def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = [
         column.in_(values) for column, values in one_of.items() if values
     ]
+    if criteria.points:
+        # An image that is analyzed again keeps its operating point, but has no answer.
+        found.append(instance.c.probability.is_not(None))
     if not criteria.with_summaries:
         found.append(IS_IMAGE)
     if criteria.states:

@@ -83,6 +83,14 @@ def found(
     return " ".join(row.accession_number for row in page.entries)
 
 
+def test_an_image_that_is_analyzed_again_has_no_answer(
+    worklist: Worklist, journal: Journal, three: dict[str, ReceivedInstance]
+) -> None:
+    journal.analyze_again(three["A-1"].id)
+
+    assert found(worklist, SearchCriteria(points=("definite", "none"))) == "A-2"
+
+
 @pytest.mark.parametrize(
     ("wanted", "numbers"),
     [
