@@ -10,6 +10,7 @@ not arrived.
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -395,16 +396,13 @@ class Deliveries:
             delivery.c.destination,
         )
         with writing(self._engine) as connection:
-            for key in connection.execute(found.limit(BATCH)).all():
-                instance_id, destination = key
+            for instance_id, name in connection.execute(found.limit(BATCH)).all():
                 lock_instance(connection, instance_id)
-                missing = self._missing(connection, instance_id, destination)
+                missing = self._missing(connection, instance_id, name)
                 # Before the lock was obtained, another transaction may have ended the
                 # delivery, or queued it. Then RESUMED changes nothing.
-                resumed = DeliveryTrigger.RESUMED
-                self._queue_run(
-                    connection, resumed, (instance_id, destination), list(missing)
-                )
+                resumed, key = DeliveryTrigger.RESUMED, (instance_id, name)
+                self._queue_run(connection, resumed, key, list(missing))
 
     def _queue_run(
         self,
@@ -472,7 +470,7 @@ class Deliveries:
         return {row.sop_instance_uid: row.path for row in connection.execute(query)}
 
 
-def _to_resume(destinations: Sequence[str]) -> sa.Select[tuple[str, str]]:
+def _to_resume(destinations: Sequence[str]) -> sa.Select[Any]:
     """Return the query for paused deliveries of destinations that are not paused.
 
     The query returns the instance id and the destination of each delivery.
