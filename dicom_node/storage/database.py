@@ -49,16 +49,25 @@ GONE_AFTER_S = 20
 KEEPALIVE = MappingProxyType(
     {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
 )
+LIMITS: Mapping[str, int] = MappingProxyType(
+    {"statement_timeout": 1000 * WAIT_S, "lock_timeout": 1000 * WAIT_S}
+)
+"""The limits of PostgreSQL for the roles of the node, in milliseconds."""
+
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _write_lock = threading.Lock()
 
 
-def open_engine(url: str) -> Engine:
-    """Return a new engine for this process. The engine does not connect yet."""
+def open_engine(url: str, limits: Mapping[str, int] = LIMITS) -> Engine:
+    """Return a new engine for this process. The engine does not connect yet.
+
+    Args:
+        url: URL of the database.
+        limits: Settings of sessions on PostgreSQL, as for `connect_arguments`.
+    """
     if url.startswith("sqlite"):
         arguments: dict[str, Any] = {"timeout": WAIT_S, "isolation_level": None}
     else:
-        limits = {"statement_timeout": 1000 * WAIT_S, "lock_timeout": 1000 * WAIT_S}
         arguments = connect_arguments(limits)
     engine = sa.create_engine(
         url,

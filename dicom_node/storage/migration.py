@@ -20,6 +20,10 @@ from dicom_node.storage.unwritable import unwritable
 
 logger = logging.getLogger(__name__)
 
+# The limits of a migration on PostgreSQL, in milliseconds. An index on a large table
+# takes long. Another `migrate` or a backup may hold a lock.
+MIGRATION_LIMITS = {"lock_timeout": 60_000}
+
 MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
 
 
@@ -67,14 +71,17 @@ def migrate(storage: StorageSettings) -> None:
     if not storage.database:
         check_new_database(storage)
         storage.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = open_engine(storage.database_url)
-    if engine.dialect.name == "sqlite":
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as file:
-            _keep_write_ahead_log(file.connection.driver_connection)
-    DBOS.migrate(storage.database_url)
-    with engine.begin() as connection:
-        _apply(connection)
-    engine.dispose()
+    engine = open_engine(storage.database_url, MIGRATION_LIMITS)
+    try:
+        if engine.dialect.name == "sqlite":
+            in_no_transaction = {"isolation_level": "AUTOCOMMIT"}
+            with engine.connect().execution_options(**in_no_transaction) as file:
+                _keep_write_ahead_log(file.connection.driver_connection)
+        DBOS.migrate(storage.database_url)
+        with engine.begin() as connection:
+            _apply(connection)
+    finally:
+        engine.dispose()
 
 
 def migrate_or_exit(storage: StorageSettings) -> None:
