@@ -19,8 +19,9 @@ from dicom_node.results.examination_text import (
 )
 from dicom_node.results.hl7_message import OrderResult
 from dicom_node.results.hl7_observations import ImageAnswer, OrderAnswer
+from dicom_node.results.hl7_orders import distinct_orders, read_orders
 from dicom_node.results.hl7_result import arrow_points, message_object
-from dicom_node.results.hl7_values import StudyValues, read_image, read_orders
+from dicom_node.results.hl7_values import StudyValues, read_image
 from dicom_node.results.provenance import plain
 from dicom_node.results.result_kinds import EXAM_HL7_MESSAGE
 from inference.drawing.caption import headline
@@ -103,30 +104,31 @@ def _by_order(
 ) -> Sequence[tuple[StudyValues, Sequence[SourceImage]]]:
     """Return (values, images) for each order of an examination.
 
-    The values are those of the first image of the order, but `reported_at` is the time
-    at which the last listed image of the examination was received. An image with
-    several orders is in each of them. If there is only one order, it has all images. If
-    there are several orders, images without a readable header are in a further order
-    without order numbers, which is the last. The Study Instance UID of this order is
-    that of the first readable image.
+    The values are those of `distinct_orders`, but `reported_at` is the time at which
+    the last listed image of the examination was received. An image with several orders
+    is in each of them. If there is only one order, it has all images. If there are
+    several orders, images without a readable header are in a further order without
+    order numbers, which is the last. The Study Instance UID of this order is that of
+    the first readable image.
     """
-    first = read_orders(read.first)
-    orders = {each.order_numbers: (each, list[SourceImage]()) for each in first}
-    without_header = []
-    for each in read.images:
-        if not len(each.source.dataset):
-            without_header.append(each)
-            continue
-        for study in read_orders(each.source):
-            new = replace(study, reported_at=first[0].reported_at), list[SourceImage]()
-            _, images = orders.setdefault(study.order_numbers, new)
-            images.append(each)
+    first = read_orders(read.first)[0]
+    readable = [
+        (each, read_orders(each.source))
+        for each in read.images
+        if len(each.source.dataset)
+    ]
+    orders = [
+        (
+            replace(order.study, reported_at=first.reported_at),
+            [each for each, studies in readable if order.has_any(studies)],
+        )
+        for order in distinct_orders([each for _, own in readable for each in own])
+    ]
     if len(orders) == 1:
-        return [(first[0], read.images)]
-    if without_header:
-        unknown = _without_order(without_header[0], first[0])
-        return [*orders.values(), (unknown, without_header)]
-    return [*orders.values()]
+        return [(orders[0][0], read.images)]
+    if without_header := [each for each in read.images if not len(each.source.dataset)]:
+        return [*orders, (_without_order(without_header[0], first), without_header)]
+    return orders
 
 
 def _without_order(each: SourceImage, first: StudyValues) -> StudyValues:

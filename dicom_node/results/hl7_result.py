@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dicom_node.results.encoding import ResultObject, ResultOptions
 from dicom_node.results.hl7_message import OrderResult, oru_message
 from dicom_node.results.hl7_observations import ArrowPoint, ImageAnswer
-from dicom_node.results.hl7_values import read_image, read_orders
+from dicom_node.results.hl7_orders import read_orders
+from dicom_node.results.hl7_values import read_image
 from dicom_node.results.notice import LONGEST_REASON
 from dicom_node.results.provenance import plain
 from dicom_node.results.result_kinds import HL7_MESSAGE

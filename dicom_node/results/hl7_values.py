@@ -16,7 +16,7 @@ from dicom_node.results.anatomy import body_part, side
 from dicom_node.results.codes import RADIOGRAPH
 from dicom_node.results.hl7_encoding import without_null
 from dicom_node.results.provenance import moment
-from dicom_node.results.source import Source, decoded_text, reading
+from dicom_node.results.source import Source, decoded_text
 
 _REPRESENTATIONS = "A", "I", "P"
 """The codes of HL7 table 0465 for the groups of a PN, in the order of the groups.
@@ -24,8 +24,8 @@ _REPRESENTATIONS = "A", "I", "P"
 The groups are alphabetic, ideographic and phonetic.
 """
 
-MOST_ORDERS = 20
-"""Maximum number of items of Request Attributes Sequence that are read."""
+OrderNumbers = tuple[str, str, str]
+"""Accession number, filler and placer order number; each empty if absent."""
 
 _DATE = re.compile(r"\d{8}")
 _TIME = re.compile(r"\d{2}(\d{2}(\d{2})?)?")
@@ -123,8 +123,8 @@ class StudyValues:
     reported_at: datetime
 
     @property
-    def order_numbers(self) -> tuple[str, str, str]:
-        """Accession number, filler and placer order number; each empty if absent."""
+    def order_numbers(self) -> OrderNumbers:
+        """The numbers that identify the order."""
         return self.accession.value, self.filler.value, self.placer.value
 
 
@@ -148,34 +148,7 @@ class ImageValues:
     view: str
 
 
-def read_orders(source: Source) -> list[StudyValues]:
-    """Return the patient, the order and the study, once for each order of an instance.
-
-    One acquisition may be for several orders. The orders are the first MOST_ORDERS
-    items of Request Attributes Sequence (0040,0275). Attributes that an item lacks are
-    read from the dataset itself. Items with the same order numbers, such as the steps
-    of a procedure, are one order. Items without an order number are ignored if another
-    item has one.
-
-    Returns:
-        At least one element. If the sequence has no items, the order is read from the
-        dataset itself.
-
-    Raises:
-        AnalysisError: A sequence cannot be read.
-    """
-    with reading():
-        requests = items(source.dataset, "RequestAttributesSequence")[:MOST_ORDERS]
-        read = [_study_values(source, each) for each in requests]
-        read = read or [_study_values(source, None)]
-    orders: dict[tuple[str, str, str], StudyValues] = {}
-    for each in read:
-        orders.setdefault(each.order_numbers, each)
-    numbered = [each for numbers, each in orders.items() if any(numbers)]
-    return numbered or [*orders.values()]
-
-
-def _study_values(source: Source, order: Dataset | None) -> StudyValues:
+def study_values(source: Source, order: Dataset | None) -> StudyValues:
     """Return the patient, one order and the study of an instance.
 
     Args:

@@ -208,6 +208,80 @@ def test_image_with_several_orders_is_listed_under_each_of_them(
     assert groups_of(text) == [["", "1", "2"], ["", "2"]]
 
 
+def request(**numbers: str) -> Dataset:
+    item = Dataset()
+    for who, number in numbers.items():
+        setattr(item, f"{who}OrderNumberImagingServiceRequest", number)
+    return item
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([{}, {"Placer": "P1"}], ("P1", "A1")),
+        ([{"Placer": "P1"}, {}], ("P1", "A1")),
+        ([{"Placer": "P1"}, {"Filler": "F1"}], ("P1", "F1")),
+        ([{"Filler": "F1"}, {"Placer": "P1", "Filler": "F1"}], ("P1", "F1")),
+    ],
+)
+def test_accession_number_has_one_order_if_some_images_lack_the_other_numbers(
+    numbers: list[dict[str, str]], expected: tuple[str, str], studies: Studies
+) -> None:
+    outcomes = NEGATIVE, DEFINITE
+    images = [
+        studies.image(
+            at,
+            outcome,
+            AccessionNumber="A1",
+            RequestAttributesSequence=[request(**each)] if each else [],
+        )
+        for at, (each, outcome) in enumerate(zip(numbers, outcomes, strict=True), 1)
+    ]
+
+    text = message(*images)
+
+    assert [[*each[2:4], each[18]] for each in segments(text, "OBR")] == [
+        [*expected, "A1"]
+    ]
+    assert answers(text)[0] == ("", PRESENT, "A", "P")
+
+
+def test_image_that_lacks_the_distinguishing_number_is_under_both_orders(
+    studies: Studies,
+) -> None:
+    requests = [], [request(Placer="P1")], [request(Placer="P2")]
+    outcomes = DEFINITE, NEGATIVE, NEGATIVE
+    text = message(
+        *(
+            studies.image(
+                at, outcome, AccessionNumber="A1", RequestAttributesSequence=each
+            )
+            for at, (outcome, each) in enumerate(
+                zip(outcomes, requests, strict=True), 1
+            )
+        )
+    )
+
+    assert [each[2] for each in segments(text, "OBR")] == ["P1", "P2"]
+    assert groups_of(text) == [["", "1", "2"], ["", "1", "3"]]
+    totals = [value for group, value, *_ in answers(text) if not group]
+    assert totals == [PRESENT, PRESENT]
+
+
+def test_images_without_a_common_number_are_of_different_orders(
+    studies: Studies,
+) -> None:
+    text = message(
+        studies.image(1, NEGATIVE, AccessionNumber=""),
+        studies.image(2, NEGATIVE, RequestAttributesSequence=[request(Placer="P1")]),
+        studies.image(3, NEGATIVE, RequestAttributesSequence=[request(Filler="F1")]),
+    )
+
+    numbers = [each[2:4] for each in segments(text, "OBR")]
+    assert numbers == [["", ""], ["P1", ""], ["", "F1"]]
+    assert groups_of(text) == [["", "1"], ["", "2"], ["", "3"]]
+
+
 def test_image_without_a_header_is_under_no_order_of_other_images(
     studies: Studies,
 ) -> None:

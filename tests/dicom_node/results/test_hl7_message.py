@@ -18,8 +18,9 @@ from dicom_node.results.encoding import ResultObject
 from dicom_node.results.hl7_encoding import components, escaped
 from dicom_node.results.hl7_message import OrderResult, oru_message
 from dicom_node.results.hl7_observations import ImageAnswer
+from dicom_node.results.hl7_orders import MOST_ORDERS, read_orders
 from dicom_node.results.hl7_result import control_id_of
-from dicom_node.results.hl7_values import MOST_ORDERS, read_image, read_orders
+from dicom_node.results.hl7_values import read_image
 from dicom_node.results.source import read_source
 from inference.finding import Arrow, Location, OperatingPoint
 from tests.support.hl7_messages import (
@@ -254,6 +255,23 @@ def test_steps_of_one_order_are_one_order(tmp_path: Path) -> None:
         message = text(made(tmp_path, {"RequestAttributesSequence": steps} | values))
         (obr,) = segments(message, "OBR")
         assert obr[18] == values.get("AccessionNumber", "")
+
+
+def test_items_of_one_accession_number_are_one_order_with_all_numbers(
+    tmp_path: Path,
+) -> None:
+    placer, filler = numbered("A-1"), numbered("A-1")
+    placer.PlacerOrderNumberImagingServiceRequest = "P-1"
+    filler.FillerOrderNumberImagingServiceRequest = "F-1"
+    filler.RequestedProcedureID = "RP-1"
+    items = [numbered("A-2"), numbered("A-1"), placer, filler]
+    message = text(made(tmp_path, {"RequestAttributesSequence": items}))
+
+    orders = segments(message, "OBR")
+    assert [each[2:4] + each[18:20] for each in orders] == [
+        ["", "A-2", "A-2", ""],
+        ["P-1", "F-1", "A-1", "RP-1"],
+    ]
 
 
 def test_number_of_orders_is_limited(tmp_path: Path) -> None:
