@@ -5,7 +5,7 @@ import re
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
-from dicom_node.results.codes import BODY_PARTS, SIDES
+from dicom_node.results.codes import BODY_PART_SYNONYMS, BODY_PARTS, SIDES
 from dicom_node.results.encoding import Elements, encoded
 from dicom_node.results.source import Source, copied, empty, item_count, item_text
 
@@ -32,10 +32,17 @@ SIDE_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
 Some equipment adds such a word, as in ELBOW LT.
 """
 
+_NO_PART = frozenset({
+    *SIDE_WORDS, "L", "R", "AP", "PA", "LAT", "LATERAL", "OBL", "OBLIQUE", "JOINT",
+})  # fmt: skip
+"""Words in Body Part Examined that do not change which body part it names."""
+
 
 def body_part(source: Source) -> Code | None:
     """Return the code of the body part: Anatomic Region, else Body Part Examined.
 
+    All words of Body Part Examined together must name a part, apart from side, view and
+    JOINT: UPPER LEG is the thigh, although the code of LEG is that of the lower leg.
     Return None if neither attribute has a usable value.
     """
     if item_count(source, REGION) == 1:
@@ -43,9 +50,8 @@ def body_part(source: Source) -> Code | None:
         values = [item_text(source, REGION, 0, each) for each in inner]
         if all(each and each.isascii() for each in values):
             return Code(*values)
-    examined = source.code("BodyPartExamined")
-    candidates = examined, *_words(source)
-    return next((BODY_PARTS[each] for each in candidates if each in BODY_PARTS), None)
+    part = "".join(each for each in _words(source) if each not in _NO_PART)
+    return BODY_PARTS.get(BODY_PART_SYNONYMS.get(part, part))
 
 
 def side(source: Source) -> Code | None:

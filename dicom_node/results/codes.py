@@ -122,6 +122,22 @@ BODY_PARTS = {
 }
 """Codes of the limbs and their parts, by Body Part Examined (PS3.16 annex L)."""
 
+BODY_PART_SYNONYMS = {
+    "FULLLEG": "LOWEREXTREMITY",
+    "LONGLEG": "LOWEREXTREMITY",
+    "LOWERARM": "FOREARM",
+    "LOWERLEG": "LEG",
+    "LOWERLIMB": "LOWEREXTREMITY",
+    "RADIUSULNA": "FOREARM",
+    "TIBIAFIBULA": "LEG",
+    "UPPERARM": "ARM",
+    "UPPERLEG": "THIGH",
+    "UPPERLIMB": "UPPEREXTREMITY",
+    "WHOLEARM": "UPPEREXTREMITY",
+    "WHOLELEG": "LOWEREXTREMITY",
+}
+"""Keys of BODY_PARTS, by other names that some equipment uses."""
+
 
 def code_item(code: Code) -> Dataset:
     """Return a code as the item of a code sequence (PS3.3 8.8)."""

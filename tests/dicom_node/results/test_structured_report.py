@@ -286,7 +286,16 @@ def test_report_has_no_finding_site_if_the_source_has_no_body_part(
     [
         ("ELBOW LT", None, ("16953009", "7771000")),
         ("RIGHT_KNEE", None, ("72696002", "24028007")),
+        ("HAND_R PA", None, ("85562004", None)),
         ("LOWEREXTREMITY", None, ("61685007", None)),
+        ("LOWER EXTREMITY", None, ("61685007", None)),
+        ("UPPER LEG", None, ("68367000", None)),
+        ("LEFT_LOWER_LEG", None, ("30021000", "7771000")),
+        ("LONG LEG", None, ("61685007", None)),
+        ("WHOLE LEG", None, ("61685007", None)),
+        ("UPPERARM", None, ("40983000", None)),
+        ("LOWER ARM RT", None, ("14975008", "24028007")),
+        ("FORE ARM", None, ("14975008", None)),
         ("ELBOW", ("71341001", "SCT", "Femur"), ("71341001", None)),
         ("", ("T-D9400", "SRT", "Knee"), ("T-D9400", None)),
         ("KNEE", ("1", "SCT", "Łokieć"), ("72696002", None)),
@@ -310,6 +319,16 @@ def test_finding_site_comes_from_the_region_code_or_the_body_part(
     side = content.get("Laterality")
     codes = coded(content["Finding Site"])[0], side and coded(side)[0]
     assert codes == found
+
+
+@pytest.mark.parametrize("body_part", ["FOOT ANKLE", "LEG STUMP", "LEFT", "ARMS"])
+def test_body_part_that_is_not_known_as_a_whole_has_no_finding_site(
+    source: Source, dataset: Dataset, body_part: str
+) -> None:
+    del dataset.AnatomicRegionSequence
+    dataset.BodyPartExamined = body_part
+
+    assert "Finding Site" not in dict(items(report(source(dataset))))
 
 
 def test_report_of_another_model_has_the_same_tracking_uid(
