@@ -7,6 +7,7 @@ from pydicom.tag import Tag
 
 from dicom_node.results.codes import BODY_PART_SYNONYMS, BODY_PARTS, SIDES
 from dicom_node.results.encoding import Elements, encoded
+from dicom_node.results.provenance import plain
 from dicom_node.results.source import Source, copied, empty, item_count, item_text
 
 UNPAIRED = frozenset({
@@ -26,6 +27,9 @@ The values are from PS3.16 annex L. A body part with another value may be paired
 
 REGION = "AnatomicRegionSequence"
 
+_LONGEST = {"CodeValue": 16, "CodingSchemeDesignator": 16, "CodeMeaning": 64}
+"""Maximum number of characters of SH and LO (PS3.5 6.2), by attribute of a code."""
+
 SIDE_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
 """The side (L or R) by the word for it in Body Part Examined.
 
@@ -43,15 +47,20 @@ def body_part(source: Source) -> Code | None:
 
     All words of Body Part Examined together must name a part, apart from side, view and
     JOINT: UPPER LEG is the thigh, although the code of LEG is that of the lower leg.
-    Return None if neither attribute has a usable value.
+    Return None if neither attribute has a usable value. The texts of Anatomic Region
+    are usable if they are printable ASCII without a backslash, and not too long for
+    their VR.
     """
     if item_count(source, REGION) == 1:
-        inner = "CodeValue", "CodingSchemeDesignator", "CodeMeaning"
-        values = [item_text(source, REGION, 0, each) for each in inner]
-        if all(each and each.isascii() for each in values):
+        values = [item_text(source, REGION, 0, each) for each in _LONGEST]
+        if all(map(_is_usable, values, _LONGEST.values())):
             return Code(*values)
     part = "".join(each for each in _words(source) if each not in _NO_PART)
     return BODY_PARTS.get(BODY_PART_SYNONYMS.get(part, part))
+
+
+def _is_usable(text: str, limit: int) -> bool:
+    return text != "" and plain(text, limit) == text
 
 
 def side(source: Source) -> Code | None:
