@@ -6,6 +6,7 @@ the software. This module adds the pixels, their description, and the SOP Instan
 which is derived from all other elements.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 
@@ -110,12 +111,12 @@ def capture(
         | picture.elements
     )
     picture = replace(picture, elements=attributes)
-    return encode_capture(source, model, picture, kind, described)
+    return encode_capture(source, (model,), picture, kind, described)
 
 
 def encode_capture(
     source: Source,
-    model: ModelIdentity,
+    models: Sequence[ModelIdentity],
     picture: Picture,
     kind: ResultKind,
     described: Dataset,
@@ -125,7 +126,7 @@ def encode_capture(
     Args:
         source: The instance that determines the dates and times of the object. None of
             its attributes are copied.
-        model: The model that the object names.
+        models: The models that the object names, at least one.
         picture: The pixels and their description. `Picture.elements` contains all
             attributes that are copied from sources.
         kind: The kind of the object, and whether the pixels are written as JPEG.
@@ -136,7 +137,7 @@ def encode_capture(
     result.update(described)
     result.SeriesDescription = picture.series
     result.update(times(source))
-    result.update(equipment(source, model))
+    result.update(equipment(source, *models))
     result.update(_captured(result))
     result.update(_described(picture))
     elements = (

@@ -33,7 +33,8 @@ def exam_hl7_message(read: ExaminationSource, model: ModelIdentity) -> ResultObj
 
     Args:
         read: The examination.
-        model: The model of the node.
+        model: The model of the node. The message names it if no image of an order has
+            an answer.
 
     Raises:
         AnalysisError: A sequence of a header cannot be read.
@@ -148,11 +149,15 @@ def _without_order(each: SourceImage, first: StudyValues) -> StudyValues:
 
 def _answer(each: SourceImage, read: ExaminationSource) -> ImageAnswer:
     image, values = each.image, read_image(each.source)
+    (counted,) = _counted([each], read)
+    model = counted.finding.model if counted.finding else None
     group, finding = str(each.number), image.finding
     if finding is None or image.same_picture_as:
         summary = plain(": ".join(outcome(image, read.numbers)), 1000)
         is_counted = not image.same_picture_as
-        return ImageAnswer(values, None, summary, group=group, is_counted=is_counted)
+        return ImageAnswer(
+            values, None, summary, group=group, is_counted=is_counted, model=model
+        )
     shape = image.displayed_shape
     return ImageAnswer(
         values,
@@ -161,4 +166,5 @@ def _answer(each: SourceImage, read: ExaminationSource) -> ImageAnswer:
         finding.probability,
         arrow_points(finding, shape) if shape else (),
         group,
+        model=model,
     )

@@ -55,11 +55,12 @@ def exam_report(
     result.SeriesDescription = SERIES_DESCRIPTION
     result.ReferencedPerformedProcedureStepSequence = []
     result.update(times(read.first))
-    result.update(equipment(read.first, model))
-    result.DeviceSerialNumber = plain(model.digest[:16])
+    models = read.examination.models(model)
+    result.update(equipment(read.first, *models))
+    result.DeviceSerialNumber = plain(models[0].digest[:16])
     del result.ContentQualification  # not an attribute of this IOD
     result.update(_document(read))
-    result.update(examination_content(read, model))
+    result.update(examination_content(read, models))
     elements = identity(read)
     elements.pop(Tag(REQUESTS), None)  # the orders are in Referenced Request Sequence
     elements |= _requests(read) | encoded_dataset(result)

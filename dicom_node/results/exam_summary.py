@@ -70,7 +70,7 @@ def exam_summary(
         options: The options; `long_side` and `series_number` are used.
         kind: The kind of the objects, and whether the pixels are written as JPEG.
     """
-    summary = describe(read, model)
+    summary, models = describe(read, model), read.examination.models(model)
     pages = draw_pages(summary, page_scale(options.long_side))
     described = examination_series(
         read.examination, model, options, kind.name, MODALITY
@@ -85,12 +85,12 @@ def exam_summary(
             flavor=EXAMINATION_FLAVOR,
             series=SERIES_DESCRIPTION,
             derivation="A page with one row for each image of the study. "
-            + model_line(model),
+            + ". ".join(map(model_line, models)),
             comments=_comments(read, number, len(pages)),
             elements=attributes,
         )
         described.InstanceNumber = _instance_number(read, number)
-        made.append(encode_capture(read.first, model, picture, kind, described))
+        made.append(encode_capture(read.first, models, picture, kind, described))
     return made
 
 
@@ -114,8 +114,7 @@ def describe(read: ExaminationSource, model: ModelIdentity) -> Summary:
         " ".join((received, revision_text(examination))),
         _orders(orders),
     )
-    findings = [each.image.finding for each in read.images if each.image.finding]
-    models = dict.fromkeys(each.model for each in findings) or [model]
+    models = examination.models(model)
     return Summary(
         title=TITLE,
         headline=answer_text(counts),

@@ -6,13 +6,13 @@ The pages (exam_summary.py), the report (exam_report.py) and the HL7 message
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Literal
 
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.predecessor import Predecessor
 from inference.drawing.thumbnail import Thumbnail
-from inference.finding import Finding, OperatingPoint
+from inference.finding import Finding, ModelIdentity, OperatingPoint
 
 ResultName = Literal[
     "definite", "doubtful", "none", "not_analyzed", "failed", "same_picture"
@@ -162,6 +162,20 @@ class Examination:
     def reported_answer(self) -> OperatingPoint | None:
         """The answer that results state, as in `Counts.reported_answer`."""
         return self.counts.reported_answer
+
+    def models(self, current: ModelIdentity) -> tuple[ModelIdentity, ...]:
+        """Return the models that gave the answers of the listed images, sorted.
+
+        Several models gave answers if the weights were replaced after some of the
+        images were analyzed.
+
+        Args:
+            current: The model of the node. If no image has an answer, the result is
+                this model.
+        """
+        findings = (each.finding for each in self.images if not each.same_picture_as)
+        used = {each.model for each in findings if each}
+        return tuple(sorted(used or {current}, key=astuple))
 
 
 def conclude(

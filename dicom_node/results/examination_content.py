@@ -1,6 +1,7 @@
 """The content of the report on an examination (PS3.16 TID 1500)."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from highdicom.sr import (
@@ -57,23 +58,25 @@ LONGEST_TEXT = 1024
 """Maximum number of characters of a text in the report."""
 
 
-def examination_content(read: ExaminationSource, model: ModelIdentity) -> Dataset:
+def examination_content(
+    read: ExaminationSource, models: Sequence[ModelIdentity]
+) -> Dataset:
     """Return the content of the report on an examination.
 
     Args:
         read: The examination.
-        model: The model of the node.
+        models: The models that the report names as observer, at least one.
 
     Returns:
         The root content item, a container. All texts in it are ASCII.
     """
     with warnings.catch_warnings(action="ignore"):  # about invalid UIDs of the sources
-        root = _measurements(read, model)
+        root = _measurements(read, models)
         root.ContentSequence.append(_evaluations(read))
     return root
 
 
-def _measurements(read: ExaminationSource, model: ModelIdentity) -> Dataset:
+def _measurements(read: ExaminationSource, models: Sequence[ModelIdentity]) -> Dataset:
     """Return the root content item, with the measurement groups of the images."""
     groups = [
         group for each in read.images if _has_group(each) for group in _groups(each)
@@ -81,7 +84,7 @@ def _measurements(read: ExaminationSource, model: ModelIdentity) -> Dataset:
     # highdicom requires a group. If there is none, the container with the placeholder
     # is removed, because TID 1500 allows no empty container.
     report = MeasurementReport(
-        observation_context=observer(model),
+        observation_context=observer(*models),
         procedure_reported=RADIOGRAPH,
         imaging_measurements=groups or [_placeholder()],
     )

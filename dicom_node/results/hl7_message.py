@@ -66,7 +66,8 @@ def oru_message(
     Args:
         orders: What the message says about each order, at least one. The patient is
             that of the first order.
-        model: The model that the message names.
+        model: The model that the message names for an order if `ImageAnswer.model` is
+            None in all its answers.
         control_id: Message Control ID (MSH-10).
         is_correction: Whether the message may replace an earlier message (OBR-25 C).
     """
@@ -87,11 +88,20 @@ def oru_message(
 def _order_segments(
     order: OrderResult, number: int, model: ModelIdentity, status: str
 ) -> str:
-    """Return an OBR segment, and an OBX segment for each observation of the order."""
+    """Return an OBR segment, and an OBX segment for each observation of the order.
+
+    If several models gave the answers of the order, each image names its model.
+    """
+    models = {each.model for each in order.answers if each.model} or {model}
+    several = len(models) > 1
     observations = [
-        *study_observations(order.study, model),
+        *study_observations(order.study, None if several else models.pop()),
         *order_observations(order.answer),
-        *(each for answer in order.answers for each in image_observations(answer)),
+        *(
+            each
+            for answer in order.answers
+            for each in image_observations(answer, with_model=several)
+        ),
     ]
     return "".join(
         (

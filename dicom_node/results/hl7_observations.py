@@ -78,6 +78,8 @@ class ImageAnswer:
         is_counted: False if another image with the same picture is counted instead.
             Then this image has no observation of the answer, because the answer of the
             other image applies.
+        model: The model that gave the answer, or the answer of the other image; None
+            if it is the model of the message, or if there is no answer.
     """
 
     image: ImageValues
@@ -87,6 +89,7 @@ class ImageAnswer:
     arrows: Sequence[ArrowPoint] = ()
     group: str = "1"
     is_counted: bool = True
+    model: ModelIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +130,27 @@ class Observation:
     has_result: bool = True
 
 
-def study_observations(study: StudyValues, model: ModelIdentity) -> list[Observation]:
-    """Return the observations of a study: the notice, the study's UID and the model."""
+def study_observations(
+    study: StudyValues, model: ModelIdentity | None
+) -> list[Observation]:
+    """Return the observations of a study: the notice, the study's UID and the model.
+
+    The model is omitted if it is None.
+    """
     return [
         Observation(NOTICE, escaped(NOTICE_TEXT), "TX"),
         Observation(STUDY_INSTANCE_UID, escaped(study.study_instance_uid)),
-        Observation(ALGORITHM_NAME, escaped(plain(model.name))),
-        Observation(ALGORITHM_VERSION, escaped(plain(model.version))),
+        *_model(model, ""),
+    ]
+
+
+def _model(model: ModelIdentity | None, group: str) -> list[Observation]:
+    if model is None:
+        return []
+    name, version = escaped(plain(model.name)), escaped(plain(model.version))
+    return [
+        Observation(ALGORITHM_NAME, name, group=group),
+        Observation(ALGORITHM_VERSION, version, group=group),
     ]
 
 
@@ -147,11 +164,15 @@ def order_observations(order: OrderAnswer | None) -> list[Observation]:
     ]
 
 
-def image_observations(answer: ImageAnswer) -> list[Observation]:
+def image_observations(answer: ImageAnswer, *, with_model: bool) -> list[Observation]:
     """Return the observations of one image.
 
     The answer is omitted if `is_counted` is False, but not if it has no value. Other
     observations without a value are omitted.
+
+    Args:
+        answer: What the message says about the image.
+        with_model: Whether the model is one of the observations.
     """
     image, group = answer.image, answer.group
     site = image.body_part or Code("", "", image.body_part_text)
@@ -161,6 +182,7 @@ def image_observations(answer: ImageAnswer) -> list[Observation]:
         Observation(FINDING_SITE, coded(site), "CE", group),
         Observation(LATERALITY, coded(image.side) if image.side else "", "CE", group),
         Observation(VIEW, escaped(image.view), "ST", group),
+        *(_model(answer.model, group) if with_model else ()),
         Observation(SOP_INSTANCE_UID, escaped(image.sop_instance_uid), "ST", group),
     )
     return [

@@ -95,7 +95,7 @@ def message_object(
     Args:
         kind: `ResultKind.name` of the object.
         orders: What the message says about each order, at least one.
-        model: The model that the message names.
+        model: See `oru_message`.
         is_correction: Whether the message may replace an earlier message.
     """
     content = oru_message(orders, model, "", is_correction=is_correction)

@@ -50,11 +50,16 @@ def load_tables() -> None:
     ImageRegion(GraphicTypeValues.POLYLINE, triangle, SourceImageForRegion(*image))
 
 
-def observer(model: ModelIdentity) -> ObservationContext:
-    """Return the observer: the device that made the observation (TID 1004)."""
+def observer(*models: ModelIdentity) -> ObservationContext:
+    """Return the observer: the device that made the observations (TID 1004).
+
+    If there are several models, the device is the node with all of them: its UID
+    depends on all, and its name contains the name of each.
+    """
+    names = dict.fromkeys(each.name for each in models)
     device = DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("model", model.digest),
-        name=plain(model.name),
+        uid=derived_uid("model", "+".join(each.digest for each in models)),
+        name=plain(", ".join(names)),
         manufacturer_name=MANUFACTURER,
         model_name=MODEL_NAME,
     )

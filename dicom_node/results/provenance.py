@@ -5,6 +5,7 @@ Texts of the node are ASCII, so they are valid in every character set of the sou
 
 import re
 from datetime import datetime, timedelta, timezone
+from itertools import chain
 
 from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
@@ -77,34 +78,49 @@ def times(source: Source) -> Dataset:
     return dataset
 
 
-def equipment(source: Source, model: ModelIdentity) -> Dataset:
-    """Return the attributes that name the node and the model, with their versions.
+def equipment(source: Source, *models: ModelIdentity) -> Dataset:
+    """Return the attributes that name the node and the models, with their versions.
 
-    Content Qualification (0018,9004) is RESEARCH.
+    Contributing Equipment Sequence has an item for each model. Content Qualification
+    (0018,9004) is RESEARCH.
+
+    Args:
+        source: The instance that determines the time of the contributions.
+        models: The models that made the findings, at least one.
 
     Source:
         PS3.3 C.7.5.1, C.12.1.
     """
-    versions = [
-        IMPLEMENTATION_VERSION_NAME,
-        plain(f"{model.name:.48} {model.version}"),
-        plain(f"sha256 {model.digest:.16}"),
+    dataset = Dataset()
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = MODEL_NAME
+    dataset.SoftwareVersions = _versions(*models)
+    dataset.ContributingEquipmentSequence = [
+        _contribution(source, each) for each in models
     ]
+    dataset.ContentQualification = "RESEARCH"
+    return dataset
+
+
+def _contribution(source: Source, model: ModelIdentity) -> Dataset:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [code_item(PROCESSING_EQUIPMENT)]
     item.Manufacturer = MANUFACTURER
     item.ManufacturerModelName = MODEL_NAME
-    item.SoftwareVersions = versions
+    item.SoftwareVersions = _versions(model)
     item.DeviceUID = derived_uid("model", model.digest)  # changes with every training
     item.ContributionDateTime = f"{moment(source):%Y%m%d%H%M%S.%f%z}"
     item.ContributionDescription = "Fracture classification, Grad-CAM"
-    dataset = Dataset()
-    dataset.Manufacturer = MANUFACTURER
-    dataset.ManufacturerModelName = MODEL_NAME
-    dataset.SoftwareVersions = versions
-    dataset.ContributingEquipmentSequence = [item]
-    dataset.ContentQualification = "RESEARCH"
-    return dataset
+    return item
+
+
+def _versions(*models: ModelIdentity) -> list[str]:
+    """Return Software Versions: that of the node, and two values for each model."""
+    of_models = (
+        (plain(f"{each.name:.48} {each.version}"), plain(f"sha256 {each.digest:.16}"))
+        for each in models
+    )
+    return [IMPLEMENTATION_VERSION_NAME, *chain.from_iterable(of_models)]
 
 
 def reference(source: Source) -> Dataset:

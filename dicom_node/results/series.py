@@ -66,7 +66,7 @@ def examination_series(
 
     Args:
         examination: The examination.
-        model: The model that made the findings.
+        model: The model of the node.
         options: The options; only the Series Number is used.
         kind: `ResultKind.name` of the object.
         modality: The Modality (0008,0060) of the object.
@@ -83,15 +83,16 @@ def examination_series_uid(
 ) -> str:
     """Return the Series Instance UID of an examination object.
 
-    It depends on the study, the patient, the model, the kind and the Series Number, but
-    not on the revision.
+    It depends on the study, the patient, the models (`Examination.models`), the kind
+    and the Series Number, but not on the revision. All objects of a series name the
+    same models, because they are attributes of the series (PS3.3 C.7.5.1).
     """
     study = examination.images[0].instance.header.study_instance_uid
     return derived_uid(
         "examination series",
         study,
         examination.patient_key,
-        model.digest,
+        "+".join(each.digest for each in examination.models(model)),
         kind,
         str(options.series_number),
     )

@@ -20,6 +20,8 @@ from tests.support.locations import locations
 PHANTOM = draw_phantom(broken=True, rows=200, columns=150)
 RADIOGRAPH = PHANTOM.radiograph()
 MODEL = ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32)
+EARLIER_MODEL = ModelIdentity("phantom-resnet18", "0.0.9", "cd" * 32)
+"""The model of a node before an upgrade."""
 SALIENCY = np.zeros((14, 14), np.float32)
 SALIENCY[6:9, 5:9] = 1
 STUDY = "1.2.3.4"

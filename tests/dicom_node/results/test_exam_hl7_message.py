@@ -18,6 +18,7 @@ from inference.finding import Arrow
 from tests.support.examinations import (
     DEFINITE,
     DOUBTFUL,
+    EARLIER_MODEL,
     MODEL,
     NEGATIVE,
     NOT_ANALYZED,
@@ -300,6 +301,41 @@ def test_image_without_a_header_is_under_no_order_of_other_images(
     assert uids == [STUDY] * 3
     assert [each[18] for each in segments(one, "OBR")] == ["A1"]
     assert groups_of(one) == [["", "1", "2"]]
+
+
+EARLIER_NEGATIVE = replace(NEGATIVE, model=EARLIER_MODEL)
+
+
+def versions(text: str) -> list[tuple[str, str]]:
+    """Return group and value of each Algorithm Version."""
+    found = [each for each in segments(text, "OBX") if each[3].startswith("111003^")]
+    names = [each[4] for each in segments(text, "OBX") if each[3].startswith("111001^")]
+    assert names == [each[4] for each in found]
+    return [(each[4], each[5]) for each in found]
+
+
+def test_message_names_the_model_that_gave_the_answers(studies: Studies) -> None:
+    failed = studies.image(2, NOT_ANALYZED)
+
+    assert versions(message(failed)) == [("", MODEL.version)]
+    assert versions(message(studies.image(1, EARLIER_NEGATIVE), failed)) == [
+        ("", EARLIER_MODEL.version)
+    ]
+
+
+def test_each_image_names_its_model_if_there_are_several(studies: Studies) -> None:
+    images = (
+        studies.image(1, EARLIER_NEGATIVE, AccessionNumber="A1"),
+        studies.image(2, DOUBTFUL, AccessionNumber="A1"),
+        studies.image(3, NOT_ANALYZED, AccessionNumber="A1"),
+    )
+    twin = studies.image(
+        4, NEGATIVE, same_picture_as=images[0].instance.id, AccessionNumber="A2"
+    )
+    of_images = [("1", EARLIER_MODEL.version), ("2", MODEL.version)]
+
+    assert versions(message(*images)) == of_images
+    assert versions(message(*images, twin)) == [*of_images, ("", EARLIER_MODEL.version)]
 
 
 def test_revision_is_a_correction(studies: Studies) -> None:

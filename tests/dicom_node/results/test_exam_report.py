@@ -25,6 +25,7 @@ from tests.dicom_node.results.test_structured_report import coded, items
 from tests.support.examinations import (
     DEFINITE,
     DOUBTFUL,
+    EARLIER_MODEL,
     FAILED,
     MODEL,
     NEGATIVE,
@@ -282,6 +283,41 @@ def test_unlisted_images_are_counted_in_words(studies: Studies) -> None:
     )
 
 
+EARLIER_NEGATIVE = replace(NEGATIVE, model=EARLIER_MODEL)
+
+
+def versions(written: Dataset) -> list[str]:
+    """Return the versions of the models that the report names as equipment."""
+    versions: list[str] = []
+    for each in written.ContributingEquipmentSequence:
+        assert (
+            each.SoftwareVersions[1:]
+            == written.SoftwareVersions[len(versions) * 2 + 1 :][:2]
+        )
+        versions.append(each.SoftwareVersions[1].split()[1])
+    assert len(written.SoftwareVersions) == 1 + 2 * len(versions)
+    return versions
+
+
+def test_report_names_the_models_that_gave_the_answers(studies: Studies) -> None:
+    earlier, failed = studies.image(1, EARLIER_NEGATIVE), studies.image(2, NOT_ANALYZED)
+    current = studies.image(3, DOUBTFUL)
+    old = report(earlier, failed)
+    new, none = report(current, failed), report(failed)
+    both = report(earlier, current)
+
+    written = none, new, old, both
+    assert [versions(each) for each in written] == [
+        *(["0.1.0"], ["0.1.0"], ["0.0.9"], ["0.0.9", "0.1.0"])
+    ]
+    observers = [dict(items(each))["Device Observer UID"].UID for each in written]
+    (device,) = old.ContributingEquipmentSequence
+    assert (observers[0], observers[2]) == (observers[1], device.DeviceUID)
+    assert len(set(observers)) == 3
+    assert len({each.SeriesInstanceUID for each in written}) == 3
+    assert old.DeviceSerialNumber == EARLIER_MODEL.digest[:16]
+
+
 @pytest.mark.parametrize("case", ["answers", "no answer"])
 def test_validators_report_no_error(  # noqa: PLR0913, PLR0917
     studies: Studies,
@@ -295,7 +331,11 @@ def test_validators_report_no_error(  # noqa: PLR0913, PLR0917
         Comprehensive3DSRStorage, "1.2.4", "1.2.5", revision=1, image_count=1
     )
     images = (
-        [studies.image(3, SEVERAL), *studies.every_outcome()]
+        [
+            studies.image(3, SEVERAL),
+            studies.image(4, EARLIER_NEGATIVE),
+            *studies.every_outcome(),
+        ]
         if case == "answers"
         else []
     )

@@ -31,6 +31,7 @@ from tests.dicom_node.results.test_secondary_capture import received
 from tests.support.examinations import (
     DEFINITE,
     DOUBTFUL,
+    EARLIER_MODEL,
     FAILED,
     MODEL,
     NEGATIVE,
@@ -192,6 +193,22 @@ def test_examination_without_an_answer_says_so_first(studies: Studies) -> None:
     assert "NOT looked" in summary.warnings[0]
     assert [row.details for row in summary.rows] == [NOT_ANALYZED[1], FAILED[1]]
     assert summary.footer[1] == "Model phantom-resnet18, version 0.1.0"
+
+
+def test_pages_name_the_models_that_gave_the_answers(studies: Studies) -> None:
+    earlier = studies.image(1, replace(NEGATIVE, model=EARLIER_MODEL))
+    (old,) = pages(earlier)
+    (both,) = pages(earlier, studies.image(2, NEGATIVE))
+
+    assert old.DerivationDescription.endswith("Model phantom-resnet18, version 0.0.9")
+    assert both.DerivationDescription.endswith(
+        "Model phantom-resnet18, version 0.0.9. Model phantom-resnet18, version 0.1.0"
+    )
+    assert [each.partition(" ")[2] for each in both.SoftwareVersions[1::2]] == [
+        EARLIER_MODEL.version,
+        MODEL.version,
+    ]
+    assert old.SeriesInstanceUID != both.SeriesInstanceUID
 
 
 @pytest.mark.parametrize(
