@@ -50,7 +50,8 @@ class AnalysisResult:
     Attributes:
         finding: Output of the model.
         picture_digest: Digest of the radiograph that the model analyzed.
-        identity_digest: Digest of the patient, study and description of the picture.
+        identity_digest: Digest of the attributes from which the results are made, such
+            as those of the patient and the study.
         results: The result objects, already on disk.
         seconds: Duration of each stage of the analysis in seconds, by the name of the
             stage.
@@ -346,8 +347,7 @@ class Analyses:
         Args:
             record: The instance.
             picture: Digest of the picture of this instance.
-            identity: Digest of the patient, the study and the description of the
-                picture of this instance.
+            identity: `AnalysisResult.identity_digest` of this instance.
 
         Raises:
             SamePictureError: The results of another revision are valid for the
@@ -369,7 +369,7 @@ class Analyses:
         same = [
             each
             for each in _same_picture(revisions, instance_id, picture)
-            if each.identity_digest == identity
+            if _is_same_identity(each, identity)
         ]
         if self._deliveries.go_to_senders:
             sender = {each.id: each.calling_ae_title for each in revisions}
@@ -493,9 +493,23 @@ def _under_other_identity(
     others = [
         each
         for each in _same_picture(revisions, instance_id, picture)
-        if each.identity_digest != identity
+        if not _is_same_identity(each, identity)
     ]
     return max(others, key=lambda each: each.revision, default=None)
+
+
+def _is_same_identity(known: InstanceRecord, identity: str) -> bool:
+    """Return whether a revision has the identity of another one.
+
+    Earlier releases stored only the first part of the digest. If the revision was
+    analyzed by such a release, only this part is compared.
+
+    Args:
+        known: The revision; it has a result.
+        identity: `identity_digest` of the other one.
+    """
+    digest = known.identity_digest
+    return digest is not None and identity.startswith(digest)
 
 
 def _same_picture(

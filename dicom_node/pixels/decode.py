@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
-from pydicom.dataelem import RawDataElement
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from dicom_node.dataset.attributes import number, signed_16, texts, usable
+from dicom_node.dataset.attributes import number, signed_16, usable
 from dicom_node.dataset.image_pixel import (
     attribute_label,
     check_bits,
@@ -36,41 +35,13 @@ from dicom_node.pixels.grayscale import (
     apply_display_pipeline,
     is_monochrome,
 )
+from dicom_node.pixels.identity import identity_digest
 from dicom_node.pixels.intended_use import unknown_age
 from dicom_node.pixels.pixel_spacing import made_square, pixel_shape
 from dicom_node.pixels.screening import ScreeningRules, screen
 from dicom_node.pixels.windowing import Window
 from dicom_node.reasons import Unanalyzed
 from inference.radiograph import Radiograph
-
-IDENTITY = (
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "OtherPatientIDs",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyInstanceUID",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "SeriesInstanceUID",
-    # Body part and side, pixel size, and the scale of the pixel values.
-    "BodyPartExamined",
-    "Laterality",
-    "ImageLaterality",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "WindowCenter",
-    "WindowWidth",
-)
-"""Attributes that results copy, or from which their content is computed.
-
-If one of them is corrected at the sender, the results change.
-"""
 
 MOST_ENTRIES = 2**16
 """Maximum number of entries of a palette (PS3.3 C.7.6.3.1.5)."""
@@ -119,9 +90,7 @@ class DecodedInstance:
         picture_digest: Hexadecimal SHA-256 of the shape and the bytes of the displayed
             pixels. If two instances have the same digest, they look the same to the
             model and to a reader.
-        identity_digest: Hexadecimal SHA-256 of the attributes in IDENTITY, such as
-            those of the patient and the study. If two digests are equal, the attributes
-            are equal. The digest does not show their values.
+        identity_digest: The result of `identity_digest` for the dataset.
     """
 
     radiograph: Radiograph
@@ -145,9 +114,9 @@ def decode_file(
         dataset = read_part10(path, most)
         screen(dataset, rules, options.max_megapixels)
         _check_time(dataset, options.megapixels_in_time)
+        identity = identity_digest(dataset)
         radiograph = decode(dataset, options)
         unknown = unknown_age(dataset, rules.intended_use)
-        identity = _digest(dataset)
     assumptions = radiograph.assumptions + unknown
     radiograph = replace(radiograph, assumptions=assumptions)
     return DecodedInstance(radiograph, picture_digest(radiograph), identity)
@@ -310,22 +279,4 @@ def picture_digest(radiograph: Radiograph) -> str:
     """Return `DecodedInstance.picture_digest` of a radiograph."""
     digest = hashlib.sha256(repr(radiograph.pixels.shape).encode())
     digest.update(radiograph.pixels.tobytes())
-    return digest.hexdigest()
-
-
-def _digest(dataset: Dataset) -> str:
-    """Return `DecodedInstance.identity_digest` of a dataset.
-
-    The values are hashed as decoded text, so their character set has no influence. If a
-    value contains bytes that are invalid in its character set, the raw value is hashed,
-    too. Otherwise two different values could have the same digest, because each invalid
-    byte becomes the same replacement character.
-    """
-    digest = hashlib.sha256()
-    for keyword in IDENTITY:
-        raw = dataset.get_item(Tag(keyword)) if keyword in dataset else None
-        value = "\\".join(texts(dataset, keyword))
-        digest.update(f"{keyword}\0{value}\0".encode())
-        if "\N{REPLACEMENT CHARACTER}" in value and isinstance(raw, RawDataElement):
-            digest.update(raw.value or b"")
     return digest.hexdigest()

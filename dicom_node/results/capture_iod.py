@@ -24,6 +24,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.dataset.attributes import CODE_PATTERN
 from dicom_node.dataset.image_pixel import PIXEL_DATA
+from dicom_node.dataset.source_attributes import TYPE_2, TYPE_3
 from dicom_node.own_results import MODEL_NAME
 from dicom_node.results.anatomy import anatomy
 from dicom_node.results.encoding import (
@@ -45,7 +46,7 @@ from dicom_node.results.provenance import (
 )
 from dicom_node.results.result_kinds import ResultKind
 from dicom_node.results.series import result_series
-from dicom_node.results.source import TYPE_2, TYPE_3, Source, copied, empty
+from dicom_node.results.source import Source, copied, empty
 from inference.finding import ModelIdentity
 
 MODALITY = "OT"

@@ -13,14 +13,13 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 
 from dicom_node.dataset.attributes import UID_PATTERN
+from dicom_node.dataset.source_attributes import TYPE_2, TYPE_3
 from dicom_node.errors import AnalysisError
 from dicom_node.results.encoding import Elements, encoded_item, encoded_sequence
 from dicom_node.results.examination import Examination, ExaminationImage
 from dicom_node.results.provenance import plain, source_instance, uid_element
 from dicom_node.results.series import DIGITS
 from dicom_node.results.source import (
-    TYPE_2,
-    TYPE_3,
     Source,
     copied,
     copied_item,

@@ -24,6 +24,7 @@ from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 
 from dicom_node.dataset.image_pixel import PIXEL_DATA
+from dicom_node.dataset.source_attributes import TYPE_2, TYPE_3
 from dicom_node.results.anatomy import image_anatomy
 from dicom_node.results.codes import (
     ARTIFICIAL_INTELLIGENCE,
@@ -51,7 +52,7 @@ from dicom_node.results.provenance import (
     times,
 )
 from dicom_node.results.series import check_series, instance_number, result_series
-from dicom_node.results.source import TYPE_2, TYPE_3, Source, copied, empty
+from dicom_node.results.source import Source, copied, empty
 from dicom_node.uids import derived_uid
 from inference.drawing.caption import DISCLAIMER, headline
 from inference.finding import Finding, ModelIdentity

@@ -18,6 +18,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.dataset.attributes import number, numbers
 from dicom_node.dataset.image_pixel import photometric_name
+from dicom_node.dataset.source_attributes import TYPE_2, TYPE_3
 from dicom_node.errors import AnalysisError
 from dicom_node.pixels.grayscale import (
     modality_table,
@@ -50,8 +51,6 @@ from dicom_node.results.provenance import (
 )
 from dicom_node.results.series import check_series, instance_number, result_series
 from dicom_node.results.source import (
-    TYPE_2,
-    TYPE_3,
     Source,
     copied,
     copied_item,

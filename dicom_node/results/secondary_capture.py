@@ -3,6 +3,7 @@
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
 
+from dicom_node.dataset.source_attributes import IMAGE_TYPE_2, IMAGE_TYPE_3
 from dicom_node.own_results import OVERLAY_FLAVOR
 from dicom_node.pixels.pixel_spacing import sides
 from dicom_node.results.capture_iod import Picture, capture
@@ -15,7 +16,7 @@ from dicom_node.results.encoding import (
 )
 from dicom_node.results.provenance import assumed
 from dicom_node.results.result_kinds import ResultKind
-from dicom_node.results.source import IMAGE_TYPE_2, IMAGE_TYPE_3, Source, copied, empty
+from dicom_node.results.source import Source, copied, empty
 from inference.drawing.caption import DISCLAIMER, answer_lines, model_line
 from inference.drawing.result_image import Annotated, render
 from inference.finding import Finding

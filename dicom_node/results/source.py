@@ -26,84 +26,11 @@ from pydicom.tag import BaseTag, Tag
 from dicom_node.dataset.attributes import UID_PATTERN, WORD_BYTES, uid_text
 from dicom_node.dataset.element_reader import is_foreign
 from dicom_node.dataset.part10 import MOST_INFLATED, read_part10
+from dicom_node.dataset.source_attributes import SOURCE_ATTRIBUTES
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.patient import decode_value
 from dicom_node.results.encoding import Elements, encoded, encoded_item
-
-TYPE_2 = (
-    # Patient (PS3.3 C.7.1.1)
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
-    # General Study (C.7.2.1)
-    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
-)  # fmt: skip
-"""Attributes that are copied, and written empty if the source lacks them."""
-
-IMAGE_TYPE_2 = ("InstanceNumber", "PatientOrientation")
-"""Attributes of images that are copied, and written empty if the source lacks them.
-
-The attributes are from the General Image module (PS3.3 C.7.6.1).
-"""
-
-TYPE_3 = (
-    # SOP Common (C.12.1)
-    "SpecificCharacterSet", "TimezoneOffsetFromUTC",
-    # Patient (C.7.1.1)
-    "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID",
-    "PatientBirthTime", "OtherPatientIDs", "OtherPatientNames",
-    "OtherPatientIDsSequence", "EthnicGroup", "PatientComments",
-    "QualityControlSubject", "PatientIdentityRemoved", "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
-    "PatientBreedDescription", "PatientBreedCodeSequence",
-    "BreedRegistrationSequence", "ResponsiblePerson", "ResponsiblePersonRole",
-    "ResponsibleOrganization",
-    # Clinical Trial Subject and Study (C.7.1.3, C.7.2.3)
-    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID",
-    "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
-    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
-    # General Study (C.7.2.1)
-    "StudyInstanceUID", "StudyDescription", "IssuerOfAccessionNumberSequence",
-    "ReferringPhysicianIdentificationSequence", "PhysiciansOfRecord",
-    "ProcedureCodeSequence", "ReferencedStudySequence",
-    # Patient Study (C.7.2.2)
-    "PatientAge", "PatientSize", "PatientWeight", "PatientSexNeutered",
-    "AdmissionID", "IssuerOfAdmissionIDSequence", "ServiceEpisodeID",
-    "IssuerOfServiceEpisodeIDSequence", "AdmittingDiagnosesDescription",
-    "AdmittingDiagnosesCodeSequence", "MedicalAlerts", "Allergies", "SmokingStatus",
-    "PregnancyStatus", "LastMenstrualDate", "PatientState", "Occupation",
-    "AdditionalPatientHistory", "ReasonForVisit",
-    # General Series (C.7.3.1): the order
-    "RequestAttributesSequence",
-)  # fmt: skip
-"""Attributes that are copied if the source has them."""
-
-IMAGE_TYPE_3 = (
-    # General Image (C.7.6.1) and other attributes that identify the image
-    "ViewPosition", "AcquisitionDate", "AcquisitionTime",
-    # Whether the pixels of the source identify the patient; the caption does not
-    "BurnedInAnnotation", "RecognizableVisualFeatures",
-)  # fmt: skip
-"""Attributes of images that are copied if the source has them."""
-
-_READ_TOO = (
-    "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
-    "ImagerPixelSpacing", "LossyImageCompression", "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod", "SeriesInstanceUID", "SeriesNumber",
-    "BodyPartExamined",
-    "Laterality", "ImageLaterality", "AnatomicRegionSequence",
-    "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
-    "Rows", "Columns",
-    # Attributes that determine how the pixels are displayed
-    "SOPClassUID", "PhotometricInterpretation", "PixelAspectRatio",
-    "BitsStored", "HighBit", "PixelRepresentation",
-    "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
-    "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
-)  # fmt: skip
-"""Attributes that are copied only under conditions, or are read but not copied."""
-
-_READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
 
 _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
 """The VR of attributes with several possible VRs, if the source states no VR.
@@ -150,7 +77,7 @@ def read_source(instance: ReceivedInstance) -> Source:
         AnalysisError: The header cannot be read, or has no valid Study Instance UID.
     """
     with reading():
-        dataset = read_part10(instance.path, MOST_INFLATED, map(Tag, _READ))
+        dataset = read_part10(instance.path, MOST_INFLATED, map(Tag, SOURCE_ATTRIBUTES))
     source = Source(instance, dataset)
     if not UID_PATTERN.fullmatch(source.text("StudyInstanceUID")):
         raise AnalysisError(

@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import Comprehensive3DSRStorage
 
+from dicom_node.dataset.source_attributes import TYPE_2, TYPE_3
 from dicom_node.results.encoding import (
     Elements,
     ResultObject,
@@ -34,8 +35,6 @@ from dicom_node.results.provenance import (
 from dicom_node.results.result_kinds import ResultKind
 from dicom_node.results.series import check_series, instance_number, result_series
 from dicom_node.results.source import (
-    TYPE_2,
-    TYPE_3,
     Source,
     copied,
     copied_item,

@@ -46,7 +46,9 @@ class InstanceRecord(StoredAttributes):
         attempts: How often the analysis of this run was begun.
         child_deaths: Number of deaths of the decoder in this run.
         picture_digest: Digest of the radiograph; equal for images that look the same.
-        identity_digest: Digest of the patient, study and description of the picture.
+        identity_digest: Digest of the attributes from which the results are made, such
+            as those of the patient and the study. Earlier releases stored only its
+            first 64 characters, for fewer attributes.
         analyzed_at: Time at which the last analysis ended, with or without a result;
             None before that.
         probability: Probability of a fracture by the model, 0 to 1; None if there is no

@@ -25,9 +25,9 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 
+from dicom_node.dataset.source_attributes import IMAGE_TYPE_3, TYPE_2, TYPE_3
 from dicom_node.dataset.transfer_syntaxes import DECODABLE
 from dicom_node.network.presentation_contexts import STORED
-from dicom_node.results.source import IMAGE_TYPE_3, TYPE_2, TYPE_3
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD

@@ -976,6 +976,22 @@ def test_picture_that_has_an_answer_under_the_same_uid_is_refused(
     refuse(unrelated_row, ANSWER.picture_digest, ANSWER.identity_digest)
 
 
+def test_digest_of_an_earlier_release_is_compared_with_the_first_part(
+    journal: Journal, analyzed: ReceivedInstance, receive: Receive
+) -> None:
+    other = receive("d2", sop_instance_uid=analyzed.header.sop_instance_uid)
+    journal.record(other)
+    row = journal.load(other.id)
+    assert row is not None
+    picture, earlier = ANSWER.picture_digest, ANSWER.identity_digest
+    assert len(earlier) == 64
+
+    with pytest.raises(SamePictureError):
+        journal.analyses.refuse_analyzed(row, picture, earlier + "n" * 64)
+
+    journal.analyses.refuse_analyzed(row, picture, "j" * 64 + "n" * 64)
+
+
 @pytest.mark.parametrize("sender", ["MODALITY", "ROOM2"])
 def test_each_sender_gets_results_if_results_return_to_senders(
     journal: Journal, engine: sa.Engine, tmp_path: Path, receive: Receive, sender: str

@@ -148,6 +148,11 @@ def test_picture_digest_depends_on_the_shape(dataset: Dataset, tmp_path: Path) -
         ("PatientBirthDate", "19990909"),
         ("ImageLaterality", "R"),  # a report contains the laterality
         ("ImagerPixelSpacing", [0.2, 0.2]),
+        ("ReferringPhysicianName", "REFERRING^OTHER"),
+        ("ViewPosition", "LL"),
+        ("AdditionalPatientHistory", "Fell"),
+        ("AdditionalPatientHistory", "x" * 1500),
+        ("LossyImageCompression", "01"),
     ],
 )
 def test_corrected_identity_changes_only_the_identity_digest(
@@ -160,6 +165,80 @@ def test_corrected_identity_changes_only_the_identity_digest(
 
     assert after.identity_digest != before.identity_digest
     assert after.picture_digest == before.picture_digest
+
+
+def request(**values: object) -> Dataset:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def test_corrected_item_of_a_sequence_is_another_identity(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    procedure = request(CodeValue="1", CodingSchemeDesignator="L", CodeMeaning="Wrist")
+    corrected = request(CodeValue="2", CodingSchemeDesignator="L", CodeMeaning="Wrist")
+    values = (
+        [],
+        [request(RequestedProcedureID="1")],
+        [request(RequestedProcedureID="1", ScheduledProcedureStepID="")],
+        [request(RequestedProcedureID="1"), request(ScheduledProcedureStepID="2")],
+        [request(RequestedProcedureID="1", ScheduledProcedureStepID="2")],
+        [request(RequestedProcedureCodeSequence=[procedure])],
+        [request(RequestedProcedureCodeSequence=[corrected])],
+    )
+    digests = set()
+    for value in values:
+        dataset.RequestAttributesSequence = value
+        digests.add(decoded(dataset, tmp_path).identity_digest)
+        digests.add(decoded(dataset, tmp_path).identity_digest)
+
+    assert len(digests) == len(values)
+
+
+@pytest.mark.parametrize("keyword", ["PatientName", "ReferringPhysicianName"])
+@pytest.mark.parametrize("correct", ["ISO_IR 100", "ISO_IR 192"])
+def test_corrected_character_set_of_an_undecodable_text_is_another_identity(
+    keyword: str, correct: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    path, digests = tmp_path / "instance.dcm", []
+    name = "Müller".encode({"ISO_IR 100": "latin-1", "ISO_IR 192": "utf-8"}[correct])
+    for character_set in (correct, None):
+        dataset.SpecificCharacterSet = character_set
+        setattr(dataset, keyword, "M@ller" + "_" * (len(name) - 6))
+        dataset.save_as(path, enforce_file_format=True)
+        written = path.read_bytes()
+        path.write_bytes(written.replace(b"M@ller" + b"_" * (len(name) - 6), name))
+        digests.append(decode_file(path, RULES, OPTIONS).identity_digest)
+
+    assert digests[0] != digests[1]
+
+
+def test_identity_digest_starts_with_that_of_the_description(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """Earlier releases stored only this part."""
+    before = decoded(dataset, tmp_path).identity_digest
+    dataset.ReferringPhysicianName = "REFERRING^OTHER"
+    after = decoded(dataset, tmp_path).identity_digest
+    dataset.PatientID = "other"
+    another = decoded(dataset, tmp_path).identity_digest
+
+    assert before[:64] == after[:64] != another[:64]
+    assert len({before[64:], after[64:], another[64:]}) == 3
+
+
+def test_broken_sequence_does_not_end_the_decoding(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    dataset.add_new("RequestAttributesSequence", "OB", b"\xfe\xff\0\xe0\xff\xff")
+    path = tmp_path / "instance.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\x40\0\x75\x02OB", b"\x40\0\x75\x02SQ"))
+
+    assert decode_file(path, RULES, OPTIONS).identity_digest
 
 
 def test_undecodable_names_with_different_bytes_are_different_identities(

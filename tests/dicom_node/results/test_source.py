@@ -24,11 +24,12 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from dicom_node.dataset.source_attributes import TYPE_2, TYPE_3
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.results.encoding import encoded, encoded_sequence
-from dicom_node.results.source import TYPE_2, TYPE_3, Source, copied, empty, read_source
+from dicom_node.results.source import Source, copied, empty, read_source
 from inference.phantom.long_bone import draw_phantom
 
 EVERYTHING = (*TYPE_2, *TYPE_3)
