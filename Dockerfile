@@ -5,6 +5,8 @@
 # The page listens on every address of the container and therefore requires a token of at
 # least 20 characters:
 #   docker run -e FRACTURE_NODE_TOKEN="$(openssl rand -base64 32)" -p 8000:8000 …
+# Times in results are in UTC, unless the image states Timezone Offset From UTC or you name
+# the time zone of the modalities: docker run -e TZ=Asia/Riyadh …
 # To add users, mount your own settings over /etc/fracture-node/node.toml. Other commands
 # need this file, too:
 #   docker exec CONTAINER fracture-node status --config /etc/fracture-node/node.toml
@@ -24,6 +26,8 @@ COPY models models
 RUN pip install .
 
 FROM python:3.11-slim
+# The C library reads an unknown time zone as UTC, so the base image must have them.
+RUN test -f /usr/share/zoneinfo/Asia/Riyadh
 RUN useradd --system --uid 10001 --home-dir /data --create-home fracture
 COPY --from=build /opt/fracture-node /opt/fracture-node
 COPY --from=build /build/config/container.toml /etc/fracture-node/node.toml

@@ -1,9 +1,9 @@
 """Validates the settings, tests the model on phantoms, and tests the destinations.
 
-The command reports who may use the web pages, and whether the kernel confines the
-process that decodes images. It lists the ages, views and body parts of the model's
-intended use. It checks the spool and the database. A SQLite database is first migrated
-to this release.
+The command reports who may use the web pages, whether the kernel confines the process
+that decodes images, and the time zone of results. It lists the ages, views and body
+parts of the model's intended use. It checks the spool and the database. A SQLite
+database is first migrated to this release.
 
 An AE is tested by C-ECHO. A DICOMweb service is tested by a search with the credentials
 from the settings. A RIS is tested by opening a connection.
@@ -12,9 +12,14 @@ from the settings. A RIS is tested by opening a connection.
 phantoms, into the model card. Use it once for new weights.
 """
 
+import os
+import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
+from zoneinfo import TZPATH
 
 from config.access import access_problems
 from config.destinations import Address
@@ -34,6 +39,9 @@ from dicom_node.storage.spool import probe
 from dicom_node.storage.storage_id import verify_storage_id
 from inference.classification.classifier import Classifier, record, self_test
 from models.card import ModelError
+
+_POSIX_ZONE = re.compile(r"(<[^>]+>|[A-Za-z]{3,})[+-]?\d")
+"""The start of a value of TZ that states its offset, such as "AST-3" (POSIX 8.3)."""
 
 
 class CheckError(Exception):
@@ -77,6 +85,7 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         ("access", partial(_access, settings)),
         ("model", partial(_model, settings)),
         ("decoding", partial(_decoding, settings)),
+        ("time zone", _time_zone),
         ("spool", partial(_spool, settings)),
         ("database", partial(_database, settings)),
         *(
@@ -124,6 +133,30 @@ def _decoding(settings: Settings) -> str:
     )
     child.close()
     return f"ok, {child.confinement}"
+
+
+def _time_zone() -> str:
+    """Return the time zone of the times in results: that of this process.
+
+    The C library reads an unknown time zone as UTC without an error.
+    """
+    zone = os.environ.get("TZ", "").removeprefix(":")
+    files = (Path(each) / zone for each in TZPATH)
+    if (
+        zone
+        and not _POSIX_ZONE.match(zone)
+        and not any(each.is_file() for each in files)
+    ):
+        raise CheckError(
+            f"this system has no time zone {zone!r}, so results would have times in "
+            "UTC; correct the environment variable TZ, or install the package tzdata"
+        )
+    now = datetime.now(UTC).astimezone()
+    return (
+        f"ok, {zone or now.tzname()}, now UTC{now.isoformat()[-len('+00:00') :]}; for "
+        "results of images without Timezone Offset From UTC (0008,0201). Set the "
+        "environment variable TZ if the modalities have another one"
+    )
 
 
 def _spool(settings: Settings) -> str:

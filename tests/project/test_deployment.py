@@ -143,12 +143,23 @@ def test_compose_node_starts_only_with_a_token(compose: dict[str, Any]) -> None:
     settings = load(ROOT / "config" / "compose.toml", {})
     given = compose["node"]["environment"]
 
-    assert secrets_of(settings) == given.keys()
-    for name, value in given.items():
+    assert secrets_of(settings) == given.keys() - {"TZ"}
+    for name in secrets_of(settings):
+        value = given[name]
         assert value.startswith(f"${{{name}:?")  # compose stops if it is not set
     assert access_problems(settings.api) != []
     with_token = dict.fromkeys(given, "x" * 43)
     assert access_problems(load(ROOT / "config" / "compose.toml", with_token).api) == []
+
+
+def test_containers_have_the_time_zone_of_the_environment(
+    compose: dict[str, Any],
+) -> None:
+    services = [each for each in compose.values() if each["image"] == "fracture-node"]
+
+    assert len(services) == 5
+    assert {each["environment"]["TZ"] for each in services} == {"${TZ:-Etc/UTC}"}
+    assert any("/usr/share/zoneinfo/" in each for each in instructions("RUN"))
 
 
 def test_docker_image_starts_only_with_a_token() -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from pynetdicom.dsutils import split_dataset
 from config.settings import load
 from dicom_node import cli
 from dicom_node.audit.trail import os_user
+from dicom_node.commands import check
 from dicom_node.commands.input_files import printable
 from dicom_node.decoder import server
 from dicom_node.demo.archive import Archive, start_archive
@@ -448,6 +450,7 @@ def test_check_passes_if_the_destination_responds(
         "access: ok",
         "model: ok",
         "decoding: ok",
+        "time zone: ok",
         "spool: ok",
         "database: ok",
         "destination pacs: ok",
@@ -456,6 +459,34 @@ def test_check_passes_if_the_destination_responds(
     shipped = read_card(ROOT / "models" / "fracture_model.toml")
     body_parts = ", ".join(shipped.body_parts)
     assert model.endswith(f"supported values of Body Part Examined: {body_parts}")
+
+
+@pytest.mark.parametrize(
+    ("zone", "found"),
+    [
+        ("Asia/Riyadh", "ok, Asia/Riyadh, now UTC+03:00;"),
+        (":Asia/Riyadh", "ok, Asia/Riyadh, now UTC+03:00;"),
+        ("AST-3", "ok, AST-3, now UTC+03:00;"),
+        ("", "ok, UTC, now UTC+00:00;"),
+        ("Asia/Riad", "this system has no time zone 'Asia/Riad'"),
+    ],
+)
+def test_check_names_the_time_zone_of_results(
+    zone: str,
+    found: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        passes = check._passes("time zone", check._time_zone)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert capsys.readouterr().out.startswith(f"time zone: {found}")
+    assert passes == found.startswith("ok")
 
 
 def test_check_warns_if_an_archive_may_not_report_commitment(

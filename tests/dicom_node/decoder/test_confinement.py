@@ -161,6 +161,16 @@ def test_the_environment_of_a_child_holds_no_secrets(child: DecoderProcess) -> N
     assert SECRET not in environment
 
 
+def test_a_confined_child_knows_the_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times in results are local times. A confined child cannot read the zone."""
+    monkeypatch.setenv("TZ", "Asia/Riyadh")
+    child = DecoderProcess(timeout_s=60, memory_mb=4096)
+    try:
+        child.run(exec, "import time; assert time.localtime(0).tm_gmtoff == 10800", {})
+    finally:
+        child.close()
+
+
 def test_a_child_holds_no_descriptors_of_its_parent(child: DecoderProcess) -> None:
     descriptors = list(Path(f"/proc/{child.pid}/fd").iterdir())
 
