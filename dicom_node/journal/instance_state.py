@@ -155,9 +155,19 @@ def _append_notice_failure(
     query = sa.select(instance.c.reason).where(matches, ended)
     stored = connection.execute(query).scalar()
     if stored is not None:
-        before, _, _ = stored.partition(NO_NOTICE)
+        before = without_notice_failure(stored)
         combined = f"{before}{NO_NOTICE}{reason}" if reason else before
         connection.execute(instance.update().where(matches).values(reason=combined))
+
+
+def without_notice_failure(reason: str) -> str:
+    """Return the reason of an instance without the failure to deliver its notice.
+
+    That failure may be temporary, and may quote a destination. So results do not
+    contain it.
+    """
+    before, _, _ = reason.partition(NO_NOTICE)
+    return before
 
 
 def is_tried_again() -> sa.ColumnElement[bool]:

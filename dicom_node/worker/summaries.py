@@ -19,6 +19,7 @@ from dbos import DBOS
 from dicom_node.analysis.pipeline import Pipeline
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.journal.instance_state import without_notice_failure
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.summaries import (
     ImageOutcome,
@@ -208,7 +209,7 @@ class Summarizer:
         if record.probability is None:
             failed = record.state == InstanceState.FAILED
             state = "Failed" if failed else "Not analyzed"
-            state_and_reason = state, record.reason
+            state_and_reason = state, without_notice_failure(record.reason)
         elif drawing := self.journal.summaries.drawing(record):
             shape = drawing.picture_shape
             finding = replace(_finding(record, drawing), saliency=_NO_HEATMAP)

@@ -20,8 +20,10 @@ from dicom_node.decoder.client import (
 )
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
+from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.summaries import Summaries
+from dicom_node.outcome import Outcome, Verdict
 from dicom_node.results import examination as examination_module
 from dicom_node.results.encode import encode_examination
 from dicom_node.results.encoding import ResultObject
@@ -98,16 +100,25 @@ class Node:
         ended = outcome if isinstance(outcome, Finding) else ("Not analyzed", outcome)
         received = Studies(folder).image(number, ended).instance
         self.journal.record(received)
-        self.journal.analyses.begin(received.id, 1)
-        if isinstance(outcome, Finding):
-            drawing = overlay_of(outcome, PHANTOM.pixels.shape)
-            digests = received.id, received.id
-            analyzed = AnalysisResult(outcome, *digests, [], drawing=drawing)
-            self.journal.analyses.record_result(received.id, 1, analyzed)
-        else:
-            conclusion = Conclusion(InstanceState.NOT_ANALYZED, outcome)
-            self.journal.analyses.conclude(received.id, 1, conclusion)
+        end_analysis(self.journal, received.id, 1, outcome, [])
         return received
+
+    def add_refused(self, outcome: Finding | str, refused: Outcome) -> None:
+        """Record an image, and that an archive refused the object about it.
+
+        The object is a result, or a notice if the image was not analyzed.
+        """
+        image = self.add(1, outcome)
+        archive = destination("archive", send_negative=False)
+        directory = self.settings.storage.directory
+        journal = Journal(self.engine, directory, [archive], quiet_s=90)
+        kind = "secondary_capture" if isinstance(outcome, Finding) else "notice"
+        made = StoredResult(kind, "1.2", "2.25.1", "results/a.dcm")
+        journal.analyze_again(image.id)
+        end_analysis(journal, image.id, 2, outcome, [made])
+        journal.deliveries.begin(image.id, "archive", 1)
+        outcomes = {made.sop_instance_uid: refused}
+        journal.delivery_outcomes.record(image.id, archive, 1, outcomes)
 
     def summary(self) -> InstanceRecord:
         with self.engine.connect() as connection:
@@ -127,7 +138,8 @@ class Node:
         """Return the objects of the summary by kind."""
         folder = self.settings.storage.directory
         with self.engine.connect() as connection:
-            rows = read_records(ResultRecord, connection.execute(result.select()))
+            query = result.select().where(result.c.instance_id == self.summary().id)
+            rows = read_records(ResultRecord, connection.execute(query))
         return {row.kind: dcmread(folder / row.path) for row in rows}
 
     def events(self) -> list[tuple[str, str]]:
@@ -135,6 +147,25 @@ class Node:
         query = query.where(event.c.instance_id == self.summary().id)
         with self.engine.connect() as connection:
             return [tuple(row) for row in connection.execute(query)]
+
+
+def end_analysis(
+    journal: Journal,
+    instance_id: str,
+    run: int,
+    outcome: Finding | str,
+    made: Sequence[StoredResult],
+) -> None:
+    """Begin and end an analysis with a finding, or with a reason why there is none."""
+    journal.analyses.begin(instance_id, run)
+    if isinstance(outcome, Finding):
+        drawing = overlay_of(outcome, PHANTOM.pixels.shape)
+        digests = instance_id, instance_id
+        analyzed = AnalysisResult(outcome, *digests, made, drawing=drawing)
+        journal.analyses.record_result(instance_id, run, analyzed)
+    else:
+        conclusion = Conclusion(InstanceState.NOT_ANALYZED, outcome, notices=made)
+        journal.analyses.conclude(instance_id, run, conclusion)
 
 
 @pytest.fixture
@@ -215,6 +246,17 @@ def test_negative_examination_has_an_answer_for_each_image(
     assert (record.state, record.reason) == (state, reason)
     assert (record.probability is None) == bool(reason)
     assert node.objects().keys() == {"exam_summary", "exam_report"}
+
+
+def test_a_summary_does_not_contain_the_text_of_a_destination(node: Node) -> None:
+    comment = "0xC000 Cannot Understand: Doe^Jane"
+    node.add_refused(CHEST, Outcome(Verdict.REFUSED, 0xC000, comment))
+
+    node.summarize()
+
+    found = texts(node.objects()["exam_report"])
+    assert any(CHEST in each for each in found)
+    assert not any("Doe" in each or "arrived" in each for each in found)
 
 
 def test_only_the_heatmaps_of_listed_images_are_kept(
