@@ -154,9 +154,9 @@ class Summarizer:
     def _examination(self, pipeline: Pipeline, inputs: SummaryInputs) -> Examination:
         """Return the examination, with the heatmaps and thumbnails of listed images.
 
-        Images that failed or were slow get no thumbnail. A study may have any number of
-        images. So heatmaps, 0.2 MB each at 224 x 224, are kept only for the images that
-        `conclude` lists.
+        Images that were slow, or whose analysis failed, get no thumbnail. A study may
+        have any number of images. So heatmaps, 0.2 MB each at 224 x 224, are kept only
+        for the images that `conclude` lists.
         """
         card = pipeline.classifier.card
         thresholds = Thresholds(card.doubtful, card.definite)
@@ -165,7 +165,7 @@ class Summarizer:
         undrawn = {
             each.record.id
             for each in inputs.images
-            if each.record.slow or each.record.state == InstanceState.FAILED
+            if each.record.slow or _has_failed(each.record)
         }
         examination = conclude(
             images, inputs.revision, inputs.predecessors, inputs.patient_key
@@ -207,8 +207,7 @@ class Summarizer:
             instance = replace(instance, path=NO_FILE)
         state_and_reason, finding, shape = None, None, None
         if record.probability is None:
-            failed = record.state == InstanceState.FAILED
-            state = "Failed" if failed else "Not analyzed"
+            state = "Failed" if _has_failed(record) else "Not analyzed"
             state_and_reason = state, without_notice_failure(record.reason)
         elif drawing := self.journal.summaries.drawing(record):
             shape = drawing.picture_shape
@@ -237,6 +236,14 @@ class Summarizer:
         return bool(files and has_all) and retry_until_available(
             lambda: all(map(file_exists, files))
         )
+
+
+def _has_failed(record: InstanceRecord) -> bool:
+    """Return whether the analysis of an image failed.
+
+    An image with a result has the state FAILED, too, if a delivery of it failed.
+    """
+    return record.state == InstanceState.FAILED and record.probability is None
 
 
 def _wanted(pipeline: Pipeline) -> set[str]:

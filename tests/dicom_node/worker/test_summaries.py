@@ -259,6 +259,14 @@ def test_a_summary_does_not_contain_the_text_of_a_destination(node: Node) -> Non
     assert not any("Doe" in each or "arrived" in each for each in found)
 
 
+def test_an_image_with_a_refused_result_is_drawn(node: Node) -> None:
+    node.add_refused(DEFINITE, Outcome(Verdict.REFUSED, 0xC000, "0xC000"))
+
+    node.summarize()
+
+    assert node.child.calls.count("examination_picture") == 1
+
+
 def test_only_the_heatmaps_of_listed_images_are_kept(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
