@@ -113,8 +113,9 @@ class Deliveries:
             results: The new results.
         """
         instance_id, recipients = row.id, set[str]()
+        if row.run > 1 or row.revision > 1:  # otherwise there is no earlier object
+            recipients = _recipients(connection, row)
         if row.run > 1:  # the first run has nothing to replace
-            recipients = _recipients(connection, instance_id)
             is_old = result.c.instance_id == instance_id
             connection.execute(result.delete().where(is_old))
             objects = delivered_object.c.instance_id == instance_id
@@ -160,7 +161,7 @@ class Deliveries:
         query = instance.select().where(instance.c.id == instance_id)
         row = InstanceRecord(**connection.execute(query).mappings().one())
         results = _results(connection, instance_id)
-        recipients = _recipients(connection, instance_id)
+        recipients = _recipients(connection, row)
         if is_repetition:
             kept = self._with_messages(connection, instance_id).union(kept)
         requested = self._send(connection, row, results, recipients, kept)
@@ -213,9 +214,9 @@ class Deliveries:
         """Queue deliveries to the destinations that want the results.
 
         A negative result goes only to destinations that want negative results, and to
-        `recipients`: the destinations that may have an object of this instance.
-        Without the negative result, the last object at such a destination would be a
-        notice, or the positive result of an earlier analysis.
+        `recipients`: see `_recipients`. Without the negative result, the last object at
+        such a destination would be a notice, or the positive result of an earlier
+        analysis.
 
         Returns:
             The names of the destinations to which deliveries are queued, and the names
@@ -497,12 +498,23 @@ def _wanted(
     return [each.sop_instance_uid for each in results if each.kind in kinds]
 
 
-def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
+def _recipients(connection: sa.Connection, row: InstanceRecord) -> set[str]:
     """Return the names of the destinations that may have an object of an instance.
 
     The node has tried to send an object to these destinations. The object may belong to
-    an earlier analysis, and the delivery of its replacement may be unfinished.
+    an earlier analysis, and the delivery of its replacement may be unfinished. It may
+    also belong to an earlier revision, which may have had another patient or study. The
+    destinations to which an object of an earlier revision is being delivered are
+    included, because that object may still arrive.
     """
+    recipients = _recipients_of_row(connection, row.id)
+    if row.revision > 1:
+        recipients |= _recipients_of_earlier_revisions(connection, row)
+    return recipients
+
+
+def _recipients_of_row(connection: sa.Connection, instance_id: str) -> set[str]:
+    """Return the names of the destinations that may have an object of one revision."""
     arrived = DeliveryState.DELIVERED, DeliveryState.COMMITTING
     # The previous release does not set `stored_at`. The states show where it stored an
     # object, until the objects are requested again.
@@ -522,5 +534,22 @@ def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
     )
     query = sa.select(delivery.c.destination).where(
         delivery.c.instance_id == instance_id, delivery.c.stored_at.is_not(None)
+    )
+    return set(connection.execute(query).scalars())
+
+
+def _recipients_of_earlier_revisions(
+    connection: sa.Connection, row: InstanceRecord
+) -> set[str]:
+    # The rows are only read. If their deliveries were changed as in
+    # `_recipients_of_row`, the earlier revisions would have to be locked first.
+    query = sa.select(delivery.c.destination).where(
+        instance.c.id == delivery.c.instance_id,
+        instance.c.sop_instance_uid == row.sop_instance_uid,
+        instance.c.revision < row.revision,
+        sa.or_(
+            delivery.c.state != DeliveryState.DROPPED,
+            delivery.c.stored_at.is_not(None),
+        ),
     )
     return set(connection.execute(query).scalars())

@@ -827,6 +827,50 @@ def test_negative_answer_follows_a_positive_one_that_may_have_been_stored(
     assert journal.deliveries.begin(one.id, "pacs", run) == {"2.25.1": "results/a.dcm"}
 
 
+@pytest.mark.parametrize(
+    ("outcome", "patient_id"),
+    [
+        (STORED, "P1"),
+        (STORED, "P2"),
+        (RETRY, "P1"),  # may still arrive
+        (None, "P1"),  # the first answer is negative, too
+    ],
+)
+def test_negative_answer_follows_the_objects_of_an_earlier_revision(
+    engine: sa.Engine,
+    tmp_path: Path,
+    receive: Receive,
+    outcome: Outcome | None,
+    patient_id: str,
+) -> None:
+    journal = with_pacs(engine, tmp_path, send_negative=False)
+    first = receive("d1")
+    uid = first.header.sop_instance_uid
+    second = of(receive("d2", sop_instance_uid=uid), patient_id)
+    negative = replace(ANSWER, finding=NEGATIVE, picture_digest="q" * 64)
+    journal.record(of(first, "P1"))
+    answer = ANSWER if outcome else replace(negative, picture_digest="p" * 64)
+    journal.analyses.record_result(first.id, 1, answer)
+    if outcome:
+        journal.deliveries.begin(first.id, "pacs", 1)
+        pacs = destination("pacs")
+        journal.delivery_outcomes.record(first.id, pacs, 1, {"2.25.1": outcome})
+
+    journal.record(second)
+    journal.analyses.record_result(second.id, 1, negative)
+
+    expected = InstanceState.DELIVERING if outcome else InstanceState.ANALYZED
+    assert state_of(journal, second) == expected
+    journal.record(of(receive("d2", sop_instance_uid=uid), patient_id))  # repeated
+    assert state_of(journal, second) == expected
+
+
+def of(received: ReceivedInstance, patient_id: str) -> ReceivedInstance:
+    """Return a copy of the instance for the patient with this Patient ID."""
+    header = replace(received.header, patient=Patient("Doe", patient_id))
+    return replace(received, header=header)
+
+
 def test_instance_with_only_an_hl7_message_is_not_outdated(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
