@@ -9,6 +9,11 @@ at most one scheduled run, and no thread waits.
 If a run finds an image with an unfinished analysis, the run ends without a summary, and
 schedules no other run. When the analysis ends, it requests a run.
 
+If an image is received again under another patient or study, the later revision is in
+another examination, and the former examination has no answer for the image any more.
+The run of the other examination requests the summary of the former one: see
+`Summaries.correct_others`. So no transaction locks both examinations.
+
 The summary has a row in the table of instances, because it is delivered like the
 results of an image. The id of this row is the id of the examination. The module
 journal/summaries.py starts and ends the attempts to summarize.
@@ -55,6 +60,12 @@ BATCH = 200
 # The number of an advisory lock that only this program uses. Without the lock, two
 # workers that assign images would lock the same examinations in different orders.
 ASSIGNMENT_LOCK = 0x46524145
+
+REASSIGNED = (
+    "This image was received again under another patient or study. Only the result "
+    "under that identity counts."
+)
+"""The reason why an examination has no answer for an image: see `reassigned`."""
 
 _EMPTY = (
     *("content_digest", "source_uids", "sop_class_uid", "transfer_syntax_uid"),
@@ -362,6 +373,40 @@ def images_of(
     )
     query = query.order_by(instance.c.received_at, instance.c.id)
     return read_records(InstanceRecord, connection.execute(query))
+
+
+def reassigned(connection: sa.Connection, examination_id: str) -> set[str]:
+    """Return the ids of the images that have a later revision in another examination.
+
+    A modality sends such a revision if a user corrected the patient or the study. The
+    same image may also arrive by two routes, one of which changes its identity.
+    """
+    later = instance.alias()
+    query = sa.select(instance.c.id).where(
+        instance.c.examination_id == examination_id,
+        IS_IMAGE,
+        later.c.sop_instance_uid == instance.c.sop_instance_uid,
+        later.c.revision > instance.c.revision,
+        later.c.examination_id != instance.c.examination_id,
+        later.c.returned.is_(None),
+    )
+    return set(connection.execute(query).scalars())
+
+
+def examinations_of_earlier_revisions(
+    connection: sa.Connection, examination_id: str
+) -> Sequence[str]:
+    """Return the ids of other examinations with an earlier revision of an image."""
+    earlier = instance.alias()
+    query = sa.select(earlier.c.examination_id).where(
+        instance.c.examination_id == examination_id,
+        IS_IMAGE,
+        instance.c.returned.is_(None),
+        earlier.c.sop_instance_uid == instance.c.sop_instance_uid,
+        earlier.c.revision < instance.c.revision,
+        earlier.c.examination_id != instance.c.examination_id,
+    )
+    return connection.execute(query.distinct()).scalars().all()
 
 
 def _examination(

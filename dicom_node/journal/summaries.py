@@ -8,7 +8,7 @@ the examination before its summary.
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
@@ -17,8 +17,10 @@ from dicom_node.journal.availability import UntilAvailable, waits
 from dicom_node.journal.deliveries import Deliveries, StoredResult
 from dicom_node.journal.examinations import (
     Examinations,
+    examinations_of_earlier_revisions,
     images_of,
     lock_examination,
+    reassigned,
 )
 from dicom_node.journal.instance_state import update_instance_state
 from dicom_node.journal.state_machine import StateMachine
@@ -46,10 +48,13 @@ class ImageOutcome:
         record: The image, with its result or the reason why there is none.
         same_picture_as: Id of another image of the examination with the same picture,
             which is counted instead of this image; None if there is none.
+        is_reassigned: Whether a later revision of the image is in another examination.
+            Then the examination has no answer for this image.
     """
 
     record: InstanceRecord
     same_picture_as: str | None = None
+    is_reassigned: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +155,33 @@ class Summaries:
             if record is None:
                 return None
             return _inputs(connection, record, examined, images)
+
+    @waits
+    def correct_others(self, examination_id: str) -> None:
+        """Request the summaries of other examinations that lost an image to this one.
+
+        An image may have been received again under another patient or study. Then the
+        last summary of its former examination still has the answer for this image. If
+        that summary has no such answer, or if a run of it is scheduled, nothing is
+        requested.
+
+        Args:
+            examination_id: Id of the examination that contains the later revisions.
+        """
+        with reading(self._engine) as connection:
+            others = examinations_of_earlier_revisions(connection, examination_id)
+        for each in others:  # one transaction each, so that none locks two examinations
+            with writing(self._engine) as connection:
+                self._correct(connection, each)
+
+    def _correct(self, connection: sa.Connection, examination_id: str) -> None:
+        examined = lock_examination(connection, examination_id)
+        if examined is None or examined.due_at is not None or not examined.runs:
+            return
+        images = images_of(connection, examination_id)
+        outcomes = _outcomes(images, reassigned(connection, examination_id))
+        if _digest(outcomes) != examined.inputs:
+            self._examinations.request_now(connection, examination_id)
 
     @staticmethod
     def _is_current(
@@ -284,7 +316,7 @@ def _inputs(
     examined: ExaminationRecord,
     images: Sequence[InstanceRecord],
 ) -> SummaryInputs:
-    outcomes = _outcomes(images)
+    outcomes = _outcomes(images, reassigned(connection, examined.id))
     digest = _digest(outcomes)
     query = result.select().where(result.c.instance_id == record.id)
     made = read_records(ResultRecord, connection.execute(query))
@@ -305,7 +337,9 @@ def _of_run(examination_id: str, run: int) -> sa.ColumnElement[bool]:
     return sa.and_(instance.c.id == examination_id, instance.c.run == run)
 
 
-def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
+def _outcomes(
+    images: Sequence[InstanceRecord], reassigned_ids: Collection[str]
+) -> list[ImageOutcome]:
     """Return the images that count, in the order of their receipt.
 
     Of the revisions of an image, the last one counts. If it has no result of its own
@@ -313,6 +347,10 @@ def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
     not count if nobody expects a result for it. If several images with an answer have
     the same picture, `same_picture_as` is None for one of them. For the other images,
     it is the id of that image.
+
+    Args:
+        images: All revisions of the images of an examination.
+        reassigned_ids: Ids of those with a later revision in another examination.
     """
     by_id = {each.id: each for each in images}
     newest: dict[str, InstanceRecord] = {}
@@ -323,6 +361,9 @@ def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
     for each in newest.values():
         record = by_id.get(each.same_picture_as or "", each)
         if record.not_meant:
+            continue
+        if each.id in reassigned_ids:
+            outcomes.append(ImageOutcome(record, is_reassigned=True))
             continue
         same = None
         if record.probability is not None and record.picture_digest:
@@ -335,6 +376,9 @@ def _outcomes(images: Sequence[InstanceRecord]) -> list[ImageOutcome]:
 def _digest(outcomes: Sequence[ImageOutcome]) -> str:
     """Return a digest of the images that count and of the runs of their analyses."""
     parts = [
-        (each.record.id, each.record.run, each.same_picture_as) for each in outcomes
+        (each.record.id, each.record.run, each.same_picture_as)
+        # The digests of examinations without such images are those of earlier releases.
+        + (("reassigned",) if each.is_reassigned else ())
+        for each in outcomes
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -3,8 +3,9 @@
 An examination is the images of one patient in one study. Of the revisions of an image
 in an examination, only the latest counts. If it has no result of its own because
 another revision has the same picture, it counts with the state and the result of that
-revision. Results of the node that were sent back to it do not count. Instances for
-which nobody expects a result do not count, either.
+revision. If a later revision is in another examination, the image counts without an
+answer. Results of the node that were sent back to it do not count. Instances for which
+nobody expects a result do not count, either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_node.journal.examinations import REASSIGNED
 from dicom_node.queries.worklist import (
     NAMED_INSTANCE,
     Order,
@@ -227,7 +229,9 @@ def summary_state(record: InstanceRecord) -> ExaminationState:
     return ExaminationState(record.state)
 
 
-_IMAGE, _SAME, _NEWER = (instance.alias(name) for name in ("image", "same", "newer"))
+_IMAGE, _SAME, _NEWER, _ELSEWHERE = (
+    instance.alias(name) for name in ("image", "same", "newer", "elsewhere")
+)
 
 
 def _outcome(name: str) -> sa.ColumnElement[Any]:
@@ -240,7 +244,7 @@ def _outcome(name: str) -> sa.ColumnElement[Any]:
     return sa.case((has_other, _SAME.c[name]), else_=_IMAGE.c[name])
 
 
-def _urgency() -> sa.ColumnElement[int]:
+def _urgency(state: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
     """Return the index in URGENCY of the state of an image or a summary."""
     on, at = ExaminationState, InstanceState
     is_summary = _IMAGE.c.is_summary.is_not(None)
@@ -248,16 +252,38 @@ def _urgency() -> sa.ColumnElement[int]:
         (is_summary, URGENCY.index(on.WAITING)), else_=URGENCY.index(on.ANALYZING)
     )
     same = {state: URGENCY.index(on(state)) for state in at if state != at.RECEIVED}
-    return sa.case({**same, at.RECEIVED: waits}, value=_outcome("state"))
+    return sa.case({**same, at.RECEIVED: waits}, value=state)
+
+
+def _is_latest_elsewhere() -> sa.ColumnElement[bool]:
+    """Return the SQL condition that _ELSEWHERE is a later revision of _IMAGE.
+
+    It is the latest one in another examination, so an image has at most one. The
+    function `reassigned` in journal/examinations.py selects the same images.
+    """
+    is_later = _is_later_elsewhere(_ELSEWHERE, _IMAGE.c.revision)
+    latest = ~sa.exists().where(_is_later_elsewhere(_NEWER, _ELSEWHERE.c.revision))
+    return sa.and_(is_later, latest)
+
+
+def _is_later_elsewhere(
+    row: sa.FromClause, revision: sa.ColumnElement[int]
+) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        row.c.sop_instance_uid == _IMAGE.c.sop_instance_uid,
+        row.c.revision > revision,
+        row.c.examination_id != _IMAGE.c.examination_id,
+        row.c.returned.is_(None),
+    )
 
 
 def _outcomes() -> sa.Subquery:
     """Return the subquery for the outcomes of images and summaries.
 
-    Earlier revisions, and results of the node that were sent back to it, are omitted.
-    `counts` is 1 for images that count, else 0. Instances for which nobody expects a
-    result do not count, but are included, because an examination may have no other
-    images. Then its state depends on them.
+    Earlier revisions in the same examination, and results of the node that were sent
+    back to it, are omitted. `counts` is 1 for images that count, else 0. Instances for
+    which nobody expects a result do not count, but are included, because an examination
+    may have no other images. Then its state depends on them.
     """
     probability = _outcome("probability")
     point = sa.case(
@@ -271,7 +297,11 @@ def _outcomes() -> sa.Subquery:
         _NEWER.c.examination_id == _IMAGE.c.examination_id,
     )
     is_image = _IMAGE.c.is_summary.is_(None)
-    has_answer = sa.and_(is_image, probability.is_not(None))
+    is_reassigned = _ELSEWHERE.c.id.is_not(None)
+    has_answer = sa.and_(is_image, probability.is_not(None), ~is_reassigned)
+    lacks_answer = sa.and_(is_reassigned, _outcome("state") != InstanceState.RECEIVED)
+    state = sa.case((lacks_answer, InstanceState.NOT_ANALYZED), else_=_outcome("state"))
+    reason = sa.case((lacks_answer, REASSIGNED), else_=_outcome("reason"))
     return (
         sa.select(
             _IMAGE.c.examination_id,
@@ -279,17 +309,21 @@ def _outcomes() -> sa.Subquery:
             _IMAGE.c.study_instance_uid,
             _IMAGE.c.received_at,
             _IMAGE.c.is_summary,
-            _outcome("state").label("state"),
-            _outcome("reason").label("reason"),
+            state.label("state"),
+            reason.label("reason"),
             sa.case((is_counted, 1), else_=0).label("counts"),
             sa.case((has_answer, probability)).label("probability"),
             sa.case((has_answer, point)).label("seriousness"),
-            _urgency().label("urgency"),
+            _urgency(state).label("urgency"),
             sa.case(
                 (is_image, _outcome("delivered_at") - _outcome("received_at"))
             ).label("seconds"),
         )
-        .select_from(_IMAGE.outerjoin(_SAME, _SAME.c.id == _IMAGE.c.same_picture_as))
+        .select_from(
+            _IMAGE.outerjoin(_SAME, _SAME.c.id == _IMAGE.c.same_picture_as).outerjoin(
+                _ELSEWHERE, _is_latest_elsewhere()
+            )
+        )
         # For this form of the condition, SQLite does not use the index of the worklist.
         # With that index, it would read all images.
         .where(sa.func.coalesce(_IMAGE.c.returned, 0) == 0, ~newer)

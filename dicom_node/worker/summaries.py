@@ -19,6 +19,7 @@ from dbos import DBOS
 from dicom_node.analysis.pipeline import Pipeline
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.journal.examinations import REASSIGNED
 from dicom_node.journal.instance_state import without_notice_failure
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.summaries import (
@@ -87,12 +88,15 @@ class Summarizer:
         is queued. If the analysis of an image is unfinished, the end of that analysis
         queues another run. If nobody expects a summary, none is made. If the summary
         exists already, its delivery is queued again. If an error prevents the summary,
-        the error is recorded as a failure, and not raised.
+        the error is recorded as a failure, and not raised. In any case, other
+        examinations that lost an image to this one get a new summary: see
+        `Summaries.correct_others`.
 
         Args:
             examination_id: Id of the examination.
             run: Run of the summary.
         """
+        self.journal.summaries.correct_others(examination_id)
         inputs = self.journal.summaries.begin(examination_id, run)
         if inputs is None:
             return
@@ -154,9 +158,10 @@ class Summarizer:
     def _examination(self, pipeline: Pipeline, inputs: SummaryInputs) -> Examination:
         """Return the examination, with the heatmaps and thumbnails of listed images.
 
-        Images that were slow, or whose analysis failed, get no thumbnail. A study may
-        have any number of images. So heatmaps, 0.2 MB each at 224 x 224, are kept only
-        for the images that `conclude` lists.
+        Images that were slow, or whose analysis failed, get no thumbnail. Images with a
+        later revision in another examination get none, either. A study may have any
+        number of images. So heatmaps, 0.2 MB each at 224 x 224, are kept only for the
+        images that `conclude` lists.
         """
         card = pipeline.classifier.card
         thresholds = Thresholds(card.doubtful, card.definite)
@@ -165,7 +170,7 @@ class Summarizer:
         undrawn = {
             each.record.id
             for each in inputs.images
-            if each.record.slow or _has_failed(each.record)
+            if each.record.slow or _has_failed(each.record) or each.is_reassigned
         }
         examination = conclude(
             images, inputs.revision, inputs.predecessors, inputs.patient_key
@@ -206,7 +211,9 @@ class Summarizer:
         if not file_exists(instance.path):  # removed by retention
             instance = replace(instance, path=NO_FILE)
         state_and_reason, finding, shape = None, None, None
-        if record.probability is None:
+        if outcome.is_reassigned:
+            state_and_reason = "Not analyzed", REASSIGNED
+        elif record.probability is None:
             state = "Failed" if _has_failed(record) else "Not analyzed"
             state_and_reason = state, without_notice_failure(record.reason)
         elif drawing := self.journal.summaries.drawing(record):

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.summaries import SummaryAnswer
+from dicom_node.patient import Patient
 from dicom_node.storage.tables import InstanceState, examination, instance
 from inference.finding import ModelIdentity
 from tests.support.journals import Receive, destination
@@ -33,13 +34,23 @@ Action = Callable[[ReceivedInstance], object]
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """The actions of workers, receivers and users on the images of one examination."""
+    """The actions of workers, receivers and users on the images of one examination.
+
+    Attributes:
+        engine: The database.
+        journal: The journal.
+        receive: The fixture.
+        images: The images of the examination.
+        summary: Id of the examination.
+        other: Id of an examination with a later revision of one of the images.
+    """
 
     engine: sa.Engine
     journal: Journal
     receive: Receive
     images: Sequence[ReceivedInstance]
     summary: str
+    other: str
 
     def _run(self, instance_id: str) -> int:
         row = self.journal.load(instance_id)
@@ -52,7 +63,8 @@ class Actions:
 
     def summarize(self, _: ReceivedInstance) -> None:
         with self.engine.begin() as connection:
-            connection.execute(examination.update().values(due_at=1.0))
+            this = examination.c.id == self.summary
+            connection.execute(examination.update().where(this).values(due_at=1.0))
         summaries = self.journal.summaries
         if inputs := summaries.begin(self.summary, self._run(self.summary)):
             summaries.record_summary(inputs, ANSWER, [PAGE], [])
@@ -83,6 +95,7 @@ class Actions:
             lambda image: journal.analyze_again(image.id),
             lambda _: journal.analyze_again(self.summary),
             lambda _: journal.examinations.request_overdue(),
+            lambda _: journal.summaries.correct_others(self.other),
             lambda image: send_again(image.id),
             lambda _: send_again(self.summary),
         )
@@ -99,7 +112,13 @@ def actions(engine: sa.Engine, tmp_path: Path, receive: Receive) -> Actions:
         journal.record(each)
     with engine.begin() as connection:
         summary = connection.execute(sa.select(examination.c.id)).scalar_one()
-    return Actions(engine, journal, receive, images, summary)
+    corrected = receive("6", sop_instance_uid=images[0].header.sop_instance_uid)
+    header = replace(corrected.header, patient=Patient("Doe^John", "P2"))
+    journal.record(replace(corrected, header=header))
+    row = journal.load(corrected.id)
+    assert row is not None
+    assert row.examination_id not in {None, summary}
+    return Actions(engine, journal, receive, images, summary, row.examination_id or "")
 
 
 def test_concurrent_work_on_an_examination_causes_no_deadlock(actions: Actions) -> None:

@@ -1,7 +1,7 @@
 """Examinations in the journal: their images, and the time and state of the summary."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -306,6 +306,113 @@ def test_a_summary_counts_the_last_revision_of_each_image(
     found = {each.record.id: each.same_picture_as for each in inputs.images}
     assert found.keys() == {second.id, twin.id}
     assert sum(each is not None for each in found.values()) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """An image that was received again under another patient.
+
+    Attributes:
+        old: Id of the examination of the former patient. It has a summary.
+        new: Id of the examination of the other patient.
+    """
+
+    old: str
+    new: str
+
+
+@pytest.fixture
+def corrected(journal: Journal, engine: sa.Engine, receive: Receive) -> Corrected:
+    first = of(receive("a"), JANE)
+    journal.record(first)
+    analyze(journal, first)
+    summarize(journal, engine)
+    uid = first.header.sop_instance_uid
+    second = of(receive("b", sop_instance_uid=uid), JOHN, 1)
+    journal.record(second)
+    analyze(journal, second)
+    old, new = (each.id for each in examinations(engine))
+    return Corrected(old, new)
+
+
+def run_of(journal: Journal, examination_id: str) -> int:
+    record = journal.load(examination_id)
+    assert record is not None
+    return record.run
+
+
+def begin_run(
+    journal: Journal, engine: sa.Engine, examination_id: str
+) -> SummaryInputs:
+    advance(engine, QUIET_S)
+    run = run_of(journal, examination_id)
+    inputs = journal.summaries.begin(examination_id, run)
+    return inputs or pytest.fail("the work is stale")
+
+
+def test_the_former_examination_of_a_corrected_image_has_no_answer_for_it(
+    journal: Journal, engine: sa.Engine, corrected: Corrected
+) -> None:
+    journal.analyze_again(corrected.old)
+
+    old = begin_run(journal, engine, corrected.old)
+    new = begin_run(journal, engine, corrected.new)
+
+    assert [each.is_reassigned for each in old.images] == [True]
+    assert [each.is_reassigned for each in new.images] == [False]
+    assert (old.revision, list(old.predecessors), old.made) == (2, [OBJECT], [])
+
+
+def test_the_last_revision_of_an_image_counts_whatever_was_received_before(
+    journal: Journal, engine: sa.Engine, receive: Receive, corrected: Corrected
+) -> None:
+    with engine.connect() as connection:
+        query = sa.select(instance.c.sop_instance_uid)
+        query = query.where(instance.c.examination_id == corrected.new)
+        uid = connection.execute(query.where(instance.c.revision == 2)).scalar_one()
+    third = of(receive("c", sop_instance_uid=uid), JANE, 2)
+    journal.record(third)
+    analyze(journal, third)
+
+    old = begin_run(journal, engine, corrected.old)
+    new = begin_run(journal, engine, corrected.new)
+
+    found = [(each.record.id, each.is_reassigned) for each in old.images]
+    assert found == [(third.id, False)]
+    assert [each.is_reassigned for each in new.images] == [True]
+
+
+def test_a_correction_requests_the_summary_of_the_former_examination_once(
+    journal: Journal, engine: sa.Engine, corrected: Corrected
+) -> None:
+    journal.summaries.correct_others(corrected.old)  # has no later revision
+    assert runs(engine, "ENQUEUED") == []
+
+    journal.summaries.correct_others(corrected.new)
+    journal.summaries.correct_others(corrected.new)  # is scheduled already
+
+    assert runs(engine, "ENQUEUED") == [f"summarize:{corrected.old}:2"]
+    inputs = begin_run(journal, engine, corrected.old)
+    assert journal.summaries.record_summary(inputs, POSITIVE, [PAGE], [OBJECT])
+    journal.summaries.correct_others(corrected.new)  # is done
+    assert run_of(journal, corrected.old) == 2
+
+
+def test_a_correction_replaces_a_summary_that_is_being_made(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = of(receive("a"), JANE)
+    journal.record(first)
+    analyze(journal, first)
+    inputs = begin(journal, engine) or pytest.fail("the work is stale")
+    uid = first.header.sop_instance_uid
+    journal.record(of(receive("b", sop_instance_uid=uid), JOHN, 1))
+    old, new = (each.id for each in examinations(engine))
+
+    journal.summaries.correct_others(new)
+
+    assert not journal.summaries.record_summary(inputs, POSITIVE, [PAGE], [OBJECT])
+    assert run_of(journal, old) == 2
 
 
 def test_captures_and_unexpected_images_do_not_count(

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from config.settings import StorageSettings
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import Conclusion
+from dicom_node.journal.examinations import REASSIGNED
 from dicom_node.journal.journal import Journal
 from dicom_node.patient import Patient
 from dicom_node.queries.examinations import (
@@ -235,6 +236,36 @@ def test_revision_in_another_examination_replaces_no_image(
     assert [each.images for each in listed(examinations)] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("columns", "state"),
+    [
+        (DEFINITE, "not_analyzed"),
+        (DEFINITE | {"state": "failed", "reason": "pacs"}, "not_analyzed"),
+        ({}, "analyzing"),
+    ],
+)
+def test_image_with_a_later_revision_in_another_examination_has_no_answer(
+    engine: sa.Engine,
+    examinations: Examinations,
+    image: Image,
+    columns: dict[str, object],
+    state: str,
+) -> None:
+    uid = {"sop_instance_uid": "1.2.3.4"}
+    old = examine(engine, [image(**uid, revision=1, **columns).id])
+    examine(engine, [image(BEN, **uid, revision=2, **NEGATIVE).id])
+    examine(engine, [image(BEN, **uid, revision=3, **NEGATIVE).id])
+
+    (details,) = examinations.details([old])
+
+    entry, unanswered = details.entry, details.unanswered
+    assert (entry.images, entry.answered, entry.probability) == (1, 0, None)
+    assert entry.state == state
+    reasons = [REASSIGNED] if state == "not_analyzed" else []
+    assert [each.reason for each in unanswered] == reasons
+    assert entry.reason == "".join(reasons)
+
+
 def test_operating_point_decides_before_the_probability(
     engine: sa.Engine, examinations: Examinations, image: Image
 ) -> None:
@@ -452,27 +483,34 @@ def test_the_same_images_count_as_in_the_summary(
     chest, processing, outdated, newest = (receive(f"d{n}") for n in range(3, 7))
     header = replace(newest.header, sop_instance_uid=outdated.header.sop_instance_uid)
     newest = replace(newest, header=header)
-    for each in (old, same, chest, processing, outdated, newest):
+    wrong, corrected = (receive(f"d{n}", sop_instance_uid="1.2.3.5") for n in (7, 8))
+    header = replace(corrected.header, patient=BEN)
+    corrected = replace(corrected, header=header)
+    for each in (old, same, chest, processing, outdated, newest, wrong, corrected):
         journal.record(each)
     analyses.record_result(old.id, 1, ANSWER)
     analyses.conclude(same.id, 1, Conclusion(ended, "", same_picture_as=old.id))
     analyses.conclude(chest.id, 1, Conclusion(ended, "This is a chest."))
     not_expected = Conclusion(ended, "Another image is analyzed.", is_expected=False)
     analyses.conclude(processing.id, 1, not_expected)
-    for each in (outdated, newest):
+    for each in (outdated, newest, wrong, corrected):
         analyses.record_result(each.id, 1, replace(ANSWER, picture_digest=each.id))
 
-    (found,) = listed(examinations)
+    (found,) = (each for each in listed(examinations) if each.name != BEN.name)
     assert found.summary is not None
     with engine.begin() as connection:
         connection.execute(examination.update().values(due_at=1.0))
     inputs = journal.summaries.begin(found.id, found.summary.run)
 
     assert inputs is not None
-    records = [each.record for each in inputs.images]
-    assert {each.id for each in records} == {old.id, chest.id, newest.id}
-    answered = [each for each in records if each.probability is not None]
-    assert (found.images, found.answered) == (len(records), len(answered)) == (3, 2)
+    counted = {each.record.id: each for each in inputs.images}
+    assert counted.keys() == {old.id, chest.id, newest.id, wrong.id}
+    answered = [
+        each.record.id
+        for each in inputs.images
+        if each.record.probability is not None and not each.is_reassigned
+    ]
+    assert (found.images, found.answered) == (len(counted), len(answered)) == (4, 2)
 
 
 @pytest.mark.alone

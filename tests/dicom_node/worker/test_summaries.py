@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,9 +22,11 @@ from dicom_node.decoder.client import (
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.examinations import REASSIGNED
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.summaries import Summaries
 from dicom_node.outcome import Outcome, Verdict
+from dicom_node.patient import Patient
 from dicom_node.results import examination as examination_module
 from dicom_node.results.encode import encode_examination
 from dicom_node.results.encoding import ResultObject
@@ -120,19 +123,31 @@ class Node:
         outcomes = {made.sop_instance_uid: refused}
         journal.delivery_outcomes.record(image.id, archive, 1, outcomes)
 
-    def summary(self) -> InstanceRecord:
+    def summaries(self) -> Sequence[InstanceRecord]:
+        """Return the records of all summaries, those of the first examination first."""
+        query = instance.select().where(instance.c.is_summary == 1)
+        query = query.order_by(instance.c.received_at)
         with self.engine.connect() as connection:
-            query = instance.select().where(instance.c.is_summary == 1)
-            (row,) = read_records(InstanceRecord, connection.execute(query))
-        return row
+            return read_records(InstanceRecord, connection.execute(query))
+
+    def summary(self) -> InstanceRecord:
+        """Return the record of the summary of the first examination."""
+        return self.summaries()[0]
 
     def summarize(self) -> InstanceRecord:
         """Make the summary as if the time for it had come; return its record."""
-        with self.engine.begin() as connection:
-            connection.execute(examination.update().values(due_at=1.0))
-        record = self.summary()
-        self.summarizer.summarize(record.id, record.run)
+        self.make(self.summary().id)
         return self.summary()
+
+    def make(self, examination_id: str) -> None:
+        """Make a summary as if the time for it had come."""
+        this = examination.c.id == examination_id
+        change = examination.update().where(this, examination.c.due_at.is_not(None))
+        with self.engine.begin() as connection:
+            connection.execute(change.values(due_at=1.0))
+        record = self.journal.load(examination_id)
+        assert record is not None
+        self.summarizer.summarize(record.id, record.run)
 
     def objects(self) -> dict[str, Dataset]:
         """Return the objects of the summary by kind."""
@@ -313,6 +328,32 @@ def test_late_image_makes_a_revision_that_names_the_first(node: Node) -> None:
     assert replaced.ReferencedSOPInstanceUID == first.SOPInstanceUID
     assert series.SeriesInstanceUID == first.SeriesInstanceUID
     assert any("It replaces revision 1 (1 image)" in each for each in texts(report))
+
+
+def test_former_examination_of_a_corrected_image_loses_its_answer(node: Node) -> None:
+    wrong = node.add(1, DEFINITE)
+    former = node.summarize()
+    assert "Fracture" in node.objects()["exam_summary"].ImageComments
+    path = wrong.path.with_name("corrected.dcm")
+    path.write_bytes(wrong.path.read_bytes())
+    header = replace(wrong.header, patient=Patient("Doe^John", "P2"))
+    received_at = wrong.received_at + timedelta(minutes=1)
+    corrected = replace(wrong, id="f" * 32, path=path, header=header)
+    corrected = replace(corrected, content_digest="ef", received_at=received_at)
+    node.journal.record(corrected)
+    end_analysis(node.journal, corrected.id, 1, NEGATIVE, [])
+    (other,) = (each for each in node.summaries() if each.id != former.id)
+    node.child.calls.clear()
+
+    node.make(other.id)
+    node.make(former.id)
+
+    assert node.child.calls.count("examination_picture") == 1  # of the other
+    page, report = (node.objects()[kind] for kind in ("exam_summary", "exam_report"))
+    assert "No image was analyzed (1 not analyzed)" in page.ImageComments
+    assert any(REASSIGNED in each for each in texts(report))
+    assert not any("Fracture" in each for each in texts(report))
+    assert node.summary().state == InstanceState.NOT_ANALYZED
 
 
 class Killed(BaseException):
