@@ -12,6 +12,9 @@ Only the packages `storage`, `journal` and `queries` import SQLAlchemy. Other pa
 use the names that this module gives to SQLAlchemy's engine, connections and errors. The
 errors are those of SQLAlchemy itself, because DBOS raises the same classes for its own
 queries.
+
+`_replace_error` replaces some errors of PostgreSQL. It does this for all engines of the
+process, because DBOS opens an engine of its own.
 """
 
 import logging
@@ -54,6 +57,9 @@ LIMITS: Mapping[str, int] = MappingProxyType(
 )
 """The limits of PostgreSQL for the roles of the node, in milliseconds."""
 
+# SQLSTATE of a write that a server refuses because it accepts only reads. Such a server
+# is a standby, or its disk is full.
+READ_ONLY_TRANSACTION = "25006"
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _write_lock = threading.Lock()
 
@@ -168,6 +174,38 @@ def try_lock(connection: Connection, number: int) -> bool:
         return True
     lock = sa.select(sa.func.pg_try_advisory_xact_lock(number))
     return bool(connection.execute(lock).scalar_one())
+
+
+@sa.event.listens_for(sa.Engine, "handle_error", retval=True)
+def _replace_error(context: sa.ExceptionContext) -> sa.exc.OperationalError | None:
+    """Return an error of the class OperationalError if PostgreSQL is not available.
+
+    psycopg raises InternalError if a server accepts only reads, or if it ended a
+    session that was idle in a transaction. But UNAVAILABLE does not contain that class,
+    because other errors of that class are bugs.
+
+    If the server accepts only reads, the connection is dropped. A new connection may
+    lead to another server that accepts writes. DBOS repeats a call if the error says
+    that the connection was dropped.
+
+    Returns:
+        The error that SQLAlchemy raises instead; None if it raises its own error.
+    """
+    if not context.dialect or context.dialect.name != "postgresql":
+        return None
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) == READ_ONLY_TRANSACTION:
+        context.is_disconnect = True
+    is_unavailable = isinstance(context.sqlalchemy_exception, sa.exc.OperationalError)
+    if is_unavailable or not context.is_disconnect:
+        return None
+    return sa.exc.OperationalError(
+        context.statement,
+        None,  # parameters may name the patient
+        error,
+        hide_parameters=True,
+        connection_invalidated=True,
+    )
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
