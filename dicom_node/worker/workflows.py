@@ -400,9 +400,7 @@ class Work:
         ):
             return
         files = {uid: folder / path for uid, path in paths.items()}
-        if not retry_until_available(
-            lambda: all(each.exists() for each in files.values())
-        ):
+        if not retry_until_available(lambda: all(map(file_exists, files.values()))):
             logger.warning(
                 "Result files are missing from the disk and are made again: %s",
                 ", ".join(paths),

@@ -777,6 +777,28 @@ def test_missing_result_file_is_created_and_delivered_again(
     assert len(archive.log) == 1
 
 
+def test_delivery_waits_for_results_that_are_not_mounted(
+    work: Work,
+    received: ReceivedInstance,
+    archive: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work.analyze(received.id, 1)
+    analyzed = row_of(work, received)
+    away = work.spool.results.rename(work.spool.results.with_name("away"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retry, "_stopping", stopping := Event())
+        stopping.set()
+        with pytest.raises(RetryStopped):
+            work.deliver(received.id, "pacs", 1)
+    away.rename(work.spool.results)
+
+    assert row_of(work, received) == analyzed
+    work.deliver(received.id, "pacs", 1)
+    assert len(archive.log) == 1
+
+
 def test_delivery_holds_its_slot_from_its_begin_to_its_outcome(
     work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
