@@ -208,7 +208,8 @@ class Summarizer:
         """
         record = outcome.record
         instance = self.journal.received_instance(record)
-        if not file_exists(instance.path):  # removed by retention
+        if not retry_until_available(partial(file_exists, instance.path)):
+            # The file was removed by retention.
             instance = replace(instance, path=NO_FILE)
         state_and_reason, finding, shape = None, None, None
         if outcome.is_reassigned:

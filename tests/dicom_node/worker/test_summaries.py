@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -42,7 +43,9 @@ from dicom_node.storage.tables import (
     read_records,
     result,
 )
+from dicom_node.worker import retry
 from dicom_node.worker import summaries as summaries_module
+from dicom_node.worker.retry import RetryStopped
 from dicom_node.worker.summaries import MOST_ATTEMPTS, Summarizer
 from inference.finding import Finding
 from tests.support.databases import create_migrated
@@ -495,6 +498,23 @@ def test_image_without_files_keeps_its_answer_if_the_thresholds_give_it(
         assert "older" in found
     else:
         assert any("Its result was: doubtful." in each for each in found)
+
+
+def test_summary_waits_for_images_that_are_not_mounted(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add(1, NEGATIVE)
+    spool = node.settings.storage.directory / "spool"
+    away = spool.rename(spool.with_name("away"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retry, "_stopping", stopping := Event())
+        stopping.set()
+        with pytest.raises(RetryStopped):
+            node.summarize()
+    away.rename(spool)
+
+    assert node.summarize().state == InstanceState.DELIVERING
 
 
 def test_stale_run_does_nothing(node: Node) -> None:
