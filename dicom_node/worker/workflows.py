@@ -316,10 +316,14 @@ class Work:
         """
         instance = self.journal.received_instance(record)
         state_and_reason = _state_label(conclusion.state), conclusion.reason
+        make = partial(
+            self.pipeline.notices,
+            instance,
+            state_and_reason,
+            is_correction=_is_correction(record),
+        )
         try:
-            made = self.pipeline.notices(
-                instance, state_and_reason, is_correction=_is_correction(record)
-            )
+            made = retry_until_available(make)
         except AnalysisError as error:
             if isinstance(error, ChildDiedError) and record.slow is None:
                 raise  # the slow lane allows more time

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 from unittest.mock import Mock
 
 import numpy as np
@@ -273,6 +273,32 @@ def test_instance_without_a_result_has_a_reason(
 
     row = row_of(work, received)
     assert (row.state, row.reason) == expected
+
+
+def test_notice_is_made_again_if_the_disk_fails(
+    work: Work,
+    received: ReceivedInstance,
+    pipeline: ScriptedPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notices = ScriptedPipeline.notices
+    errors = [OSError(errno.EAGAIN, "Resource temporarily unavailable")]
+
+    def fail() -> None:
+        raise NotAnalyzedError("A chest.")
+
+    def fail_once(*args: Any, **options: Any) -> tuple[ResultObject, ...]:  # noqa: ANN401
+        if errors:
+            raise errors.pop()
+        return notices(*args, **options)
+
+    pipeline.behavior = fail
+    monkeypatch.setattr(ScriptedPipeline, "notices", fail_once)
+    work.analyze(received.id, 1)
+
+    row = row_of(work, received)
+    assert (row.state, row.reason) == (InstanceState.NOT_ANALYZED, "A chest.")
+    assert [title for _, title, _ in pipeline.notices_about] == ["Not analyzed"]
 
 
 @pytest.mark.parametrize(
