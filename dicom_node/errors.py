@@ -8,6 +8,7 @@
     │       ├── EndsEarlyError       0xC000: the dataset ends too early
     │       └── TooManyElementsError 0xC000: more elements or items than the limit
     ├── ReportRefusedError           the archive's report is not recorded
+    ├── FileReadError                a decoding process cannot read a file now
     ├── NotAnalyzedError             nobody must act; the reason is recorded
     │   ├── NotMeantError            nobody expects a result
     │   └── SamePictureError         another revision already has a result
@@ -103,6 +104,14 @@ class ReportRefusedError(DicomNodeError):
     def __init__(self, message: str, reason: ReportRefusal, status: int) -> None:
         super().__init__(message, reason)
         self.status = status
+
+
+class FileReadError(DicomNodeError):
+    """Raised in a decoding process if the disk fails while it reads a file.
+
+    The content of the file is not the cause. The parent of the process raises another
+    error instead: see `DecoderProcess.run`.
+    """
 
 
 class NotAnalyzedError(DicomNodeError):

@@ -29,7 +29,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from dicom_node.decoder.confinement import UNCONFINED, Confinement
 from dicom_node.decoder.messages import (
@@ -44,7 +44,7 @@ from dicom_node.decoder.messages import (
     unpack_result,
 )
 from dicom_node.decoder.server import START_S, DecoderServer, DecodingChild
-from dicom_node.errors import AnalysisError
+from dicom_node.errors import AnalysisError, FileReadError
 from dicom_node.reasons import Failure
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,9 @@ LOGGED_PACKAGES = ("dicom_node", "inference")
 LEVELS = frozenset(
     {logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL}
 )
+
+PIECE = 2**20
+"""Bytes of a file that `_check_files` reads at once."""
 
 DYING_S = 1.0
 """Seconds that a child may take to end after it closed its socket."""
@@ -166,9 +169,10 @@ class DecoderProcess:
 
         Raises:
             ChildDiedError: The child died, exceeded a limit of time or memory, or sent
-                a malformed response. Other calls are not affected.
+                a malformed response. The error is also raised if the child could not
+                read a file, but this process can. Other calls are not affected.
             OSError: A child could not be started (ChildStartError), or a file could not
-                be opened.
+                be opened or read.
             AnalysisError: The function raised an unexpected error, or a file does not
                 exist.
             DicomNodeError, PlainImageError: The function raised this error.
@@ -283,16 +287,40 @@ class DecoderProcess:
         self._calls += 1
         deadline = time.monotonic() + self._timeout_s
         head, buffers, paths = pack_call((function, args))
-        with _opened(paths) as files, self._until(deadline, self._timeout_s):
-            self._channel.send(head, buffers, files=files, deadline=deadline)
-            kind, content, beside = self._receive_response(deadline)
-            if kind == RETURNED:
-                result: T = unpack_result(result_type(function), content, beside)
-                return result
-            if kind != RAISED:
-                raise MalformedResponseError
-            error = unpack_error(content)
+        with _opened(paths) as files:
+            with self._until(deadline, self._timeout_s):
+                self._channel.send(head, buffers, files=files, deadline=deadline)
+                kind, content, beside = self._receive_response(deadline)
+                if kind == RETURNED:
+                    result: T = unpack_result(result_type(function), content, beside)
+                    return result
+                if kind != RAISED:
+                    raise MalformedResponseError
+                error = unpack_error(content)
+            if isinstance(error, FileReadError):
+                self._check_files(files)
         raise error
+
+    def _check_files(self, files: Sequence[int]) -> NoReturn:
+        """Read the files that the child could not read.
+
+        If a caller gets an OSError, it may repeat the call without a limit. Therefore
+        the response of the child alone must not cause an OSError: an attacker may
+        control the child.
+
+        Raises:
+            OSError: A file cannot be read.
+            ChildDiedError: All files can be read. The child is ended.
+        """
+        for file in files:
+            position = 0
+            while piece := os.pread(file, PIECE, position):
+                position += len(piece)
+        self._stop()
+        raise ChildDiedError(
+            "The decoding process could not read the file, and was ended. Afterwards "
+            "the file could be read."
+        )
 
     def _receive_response(self, deadline: float) -> tuple[str, Any, list[bytearray]]:
         """Wait for the child's response; log the records that the child sends first.

@@ -19,7 +19,8 @@ import socket
 import struct
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from io import BufferedReader, BytesIO, FileIO
@@ -33,6 +34,7 @@ from dicom_node.errors import (
     CannotUnderstandError,
     DicomNodeError,
     EndsEarlyError,
+    FileReadError,
     NotAnalyzedError,
     NotMeantError,
     TakesLongError,
@@ -73,6 +75,7 @@ _ERRORS: dict[str, type[DicomNodeError] | type[PlainImageError]] = {
         NotMeantError,
         CannotUnderstandError,
         EndsEarlyError,
+        FileReadError,
         TakesLongError,
         PlainImageError,
         NotAnImageError,
@@ -231,15 +234,40 @@ class ReceivedFile:
     def open(self, mode: str = "rb") -> BinaryIO:
         """Open the file at its start. Closing the result leaves the descriptor open.
 
+        If the disk fails, reading the result raises FileReadError.
+
         Raises:
             PermissionError: The mode is not "rb".
         """
         if mode != "rb":
             raise PermissionError
-        file = FileIO(self.descriptor, "rb", closefd=False)
+        file = _MarkedFile(self.descriptor, "rb", closefd=False)
         file.seek(0)
         file.name = ""  # pydicom adds the name to a text; the default is a number
         return BufferedReader(file)
+
+
+class _MarkedFile(FileIO):
+    """A file that raises FileReadError instead of OSError if it cannot be read.
+
+    pydicom may also raise OSError if the content of a file is damaged.
+    """
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        with _as_read_error():
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with _as_read_error():
+            return super().readall()
+
+
+@contextmanager
+def _as_read_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileReadError(f"The file cannot be read: {error.strerror}") from None
 
 
 class _CallPickler(pickle.Pickler):

@@ -27,7 +27,7 @@ from dicom_node.dataset.attributes import UID_PATTERN, WORD_BYTES, uid_text
 from dicom_node.dataset.element_reader import is_foreign
 from dicom_node.dataset.part10 import MOST_INFLATED, read_part10
 from dicom_node.dataset.source_attributes import SOURCE_ATTRIBUTES
-from dicom_node.errors import AnalysisError
+from dicom_node.errors import AnalysisError, FileReadError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.patient import decode_value
 from dicom_node.results.encoding import Elements, encoded, encoded_item
@@ -166,7 +166,7 @@ def reading() -> Iterator[None]:
     """Suppress the warnings of a block, and replace its exceptions by AnalysisError.
 
     Warnings and errors of pydicom may quote values, which may name the patient. An
-    AnalysisError of the block is not replaced.
+    AnalysisError or FileReadError of the block is not replaced.
 
     Raises:
         AnalysisError: The block raised an exception.
@@ -174,7 +174,7 @@ def reading() -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
-    except AnalysisError:
+    except (AnalysisError, FileReadError):
         raise
     except Exception:  # noqa: BLE001 - broken bytes may raise anything
         raise AnalysisError(

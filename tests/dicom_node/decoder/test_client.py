@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from io import BytesIO
@@ -35,8 +36,12 @@ from dicom_node.pixels.intended_use import ANY_USE
 from dicom_node.pixels.rendering import list_attributes
 from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.reasons import Unanalyzed
+from dicom_node.results.encode import encode_examination
+from dicom_node.results.examination import conclude
 from inference.phantom.long_bone import draw_phantom
 from inference.plain_image import NotAnImageError, read_plain_image
+from tests.support.examinations import MODEL, NEGATIVE, Studies
+from tests.support.examinations import OPTIONS as EXAMINATION
 from tests.support.node import alive
 
 RULES = ScreeningRules(
@@ -484,6 +489,50 @@ def test_error_for_a_missing_file_names_the_cause(
 ) -> None:
     with pytest.raises(AnalysisError, match="missing from the disk"):
         child.run(decode_file, tmp_path / "gone.dcm", RULES, OPTIONS)
+
+
+# The first page of a process is not mapped, so reading it fails with EIO.
+UNREADABLE = Path("/proc/self/mem")
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (decode_file, (RULES, OPTIONS)),
+        (list_attributes, (10,)),
+        (Path.read_bytes, ()),
+    ],
+)
+def test_disk_that_fails_while_the_child_reads_is_an_os_error(
+    child: DecoderProcess,
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        child.run(function, UNREADABLE, *arguments)
+
+
+def test_examination_with_an_image_that_cannot_be_read_now_is_an_os_error(
+    child: DecoderProcess, tmp_path: Path
+) -> None:
+    readable, other = (Studies(tmp_path).image(each, NEGATIVE) for each in (1, 2))
+    unreadable = replace(other, instance=replace(other.instance, path=UNREADABLE))
+    examination = conclude([readable, unreadable])
+
+    with pytest.raises(OSError, match="Input/output error"):
+        child.run(encode_examination, examination, MODEL, EXAMINATION)
+
+
+def test_child_that_claims_a_read_error_is_ended(
+    forging_child: DecoderProcess,
+) -> None:
+    before = forging_child.pid
+    assert before is not None
+
+    with pytest.raises(ChildDiedError, match="the file could be read"):
+        forging_child.run(decoded, "answer(['raised', ['FileReadError', '', None]])")
+
+    assert not alive(before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
