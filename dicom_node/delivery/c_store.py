@@ -60,7 +60,15 @@ OnOutcome = Callable[[Path, Outcome], None]
 
 
 class UnsendableError(Exception):
-    """C-STORE cannot send this file; the message gives the reason."""
+    """C-STORE cannot send this file; the message gives the reason.
+
+    Attributes:
+        verdict: RETRY if the file may be readable later, otherwise REFUSED.
+    """
+
+    def __init__(self, message: str, verdict: Verdict = Verdict.REFUSED) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +127,9 @@ def send(
     same time.
 
     Args:
-        paths: DICOM files. A file that is not a complete DICOM file, or that cannot be
-            read, gets the verdict REFUSED.
+        paths: DICOM files. A file that does not exist, or is not a complete DICOM file,
+            gets the verdict REFUSED. A file that cannot be read for another reason,
+            such as a failing disk, gets the verdict RETRY.
         destination: Address of the peer.
         calling_ae_title: Our AE title.
         timeout_s: Timeout in seconds for a connection, for each response, and for each
@@ -188,12 +197,12 @@ class _Delivery:
         self._outcomes: dict[int, Outcome] = {}
 
     def instances(self) -> Iterator[Instance]:
-        """Yield the files that can be sent; record REFUSED for all other files."""
+        """Yield the files that can be sent; record REFUSED or RETRY for all others."""
         for position, path in enumerate(self._paths):
             try:
                 yield _read(position, path)
             except UnsendableError as error:
-                outcome = Outcome(Verdict.REFUSED, None, str(error), was_sent=False)
+                outcome = Outcome(error.verdict, None, str(error), was_sent=False)
                 self.record(position, outcome)
 
     def record(self, position: int, outcome: Outcome) -> None:
@@ -231,9 +240,11 @@ def _read(position: int, path: Path) -> Instance:
             found = identify(file, location, inflated_limit=MOST_INFLATED)
             check_complete(file, location, inflated_limit=MOST_INFLATED)
     except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError)
         raise UnsendableError(
             f"The file cannot be read: {error.strerror}. Check that it exists and that "
-            "this user may read it."
+            "this user may read it.",
+            Verdict.REFUSED if is_missing else Verdict.RETRY,
         ) from None
     except DicomNodeError as error:
         raise UnsendableError(str(error)) from None
@@ -296,15 +307,15 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
     else:
         reason = f"{peer} does not accept {instance.sop_class.name}"
         return Outcome(Verdict.REFUSED, None, reason)
-    if syntax == instance.syntax:
-        try:
+    try:
+        if syntax == instance.syntax:
             with _ready(instance) as path:
                 outcome = _c_store(path, instance.position, peer)
-        except OSError as error:  # such as no space for the copy
-            reason = f"the file cannot be copied: {error.strerror}"
-            return Outcome(Verdict.RETRY, None, reason)
-    else:
-        outcome = _c_store_as(syntax, instance, peer)
+        else:
+            outcome = _c_store_as(syntax, instance, peer)
+    except OSError as error:  # such as no space for the copy
+        reason = f"the file cannot be copied: {error.strerror}"
+        return Outcome(Verdict.RETRY, None, reason)
     logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.log_text)
     return outcome
 
@@ -355,13 +366,17 @@ def _deflated_again(file: BinaryIO, leading: int) -> Iterator[bytes]:
 
 
 def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
+    """Send a copy of an instance in another transfer syntax, and return the outcome.
+
+    Raises:
+        OSError: The file cannot be copied, for example because there is no space.
+    """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy.dcm"
         try:
             transcode(instance.path, copy, syntax)
-        except OSError as error:  # such as no space for the copy
-            reason = f"the file cannot be copied: {error.strerror}"
-            return Outcome(Verdict.RETRY, None, reason)
+        except OSError:
+            raise
         except Exception as error:  # noqa: BLE001 - pydicom may raise anything
             # The text of the error may quote values, so only its type is reported.
             reason = (

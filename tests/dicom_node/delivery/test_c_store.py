@@ -3,14 +3,16 @@
 Associations that break or hang are tested in test_association.py.
 """
 
+import errno
 import hashlib
 import logging
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -431,6 +433,35 @@ def test_unusable_files_get_an_outcome_and_the_others_are_sent(
             "and that this user may read it."
         ),
     ]
+
+
+def test_file_that_cannot_be_read_now_is_a_retry(
+    archive: Archive, tmp_path: Path
+) -> None:
+    unreadable = Path("/proc/self/mem")  # EIO: the first page is not mapped
+
+    first, second = send_to(archive.port, unreadable, write_instance(tmp_path / "a"))
+
+    assert first.verdict is Verdict.RETRY
+    assert not first.was_sent
+    assert first.comment.startswith("The file cannot be read: Input/output error.")
+    assert second.verdict is STORED
+
+
+def test_object_that_cannot_be_copied_to_a_full_disk_is_a_retry(
+    scp: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = scp({SecondaryCaptureImageStorage: [ImplicitVRLittleEndian]}, lambda _: 0)
+    file = write_instance(tmp_path / "a.dcm")
+
+    def full() -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    (outcome,) = send_to(port, file)
+
+    assert outcome.verdict is Verdict.RETRY
+    assert outcome.comment == "the file cannot be copied: No space left on device"
 
 
 def test_truncated_file_is_not_sent(archive: Archive, tmp_path: Path) -> None:
