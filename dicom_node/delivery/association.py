@@ -65,7 +65,20 @@ class LostError(Exception):
     """A request got no response, or there is no association to send it on.
 
     The message gives the reason.
+
+    Attributes:
+        is_hang: Whether the peer hangs. If it is true, the node waited for the whole
+            timeout.
+        is_violation: Whether the node aborted the association, because the peer
+            violated the standard or exceeded a limit.
     """
+
+    def __init__(
+        self, message: str, *, is_hang: bool = False, is_violation: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.is_hang = is_hang
+        self.is_violation = is_violation
 
 
 @contextmanager
@@ -201,13 +214,13 @@ class Peer:
             except OSError as error:
                 raise LostError(f"a file cannot be read: {error.strerror}") from None
         if "Status" not in response:
-            raise LostError(self._loss_reason(association))
+            raise self._lost(association)
         return response
 
     def _open(self) -> RequestedAssociation:
         assert self._association  # noqa: S101 - set by `call`
         if self._association.is_over:
-            raise LostError(self._loss_reason(self._association))
+            raise self._lost(self._association)
         return self._association
 
     def _secured(self) -> SSLContext | None:
@@ -310,6 +323,13 @@ class Peer:
         unreached = "cannot be reached"
         return (
             f"{self} {unreached + timed_out if timed_out else 'refuses the connection'}"
+        )
+
+    def _lost(self, association: RequestedAssociation) -> LostError:
+        return LostError(
+            self._loss_reason(association),
+            is_hang=self._stalled,
+            is_violation=bool(association.dul.abort_reason) and not self._stalled,
         )
 
     def _loss_reason(self, association: RequestedAssociation) -> str:

@@ -1,11 +1,11 @@
 """The Storage SCU: delivers results, or any DICOM files, to a destination.
 
 The objects are sent in one association, or in several if they need more than
-MOST_CONTEXTS presentation contexts. If the destination accepts the transfer syntax of a
-file, its dataset is sent unchanged, but without the elements of groups 0000 and 0002 at
-its start. Otherwise a copy in one of the transfer syntaxes PLAIN is sent. Each attempt
-makes an identical copy. outcome.py says what each status means. delivery/association.py
-has the limits on waiting.
+MOST_CONTEXTS presentation contexts, or if an association is lost. If the destination
+accepts the transfer syntax of a file, its dataset is sent unchanged, but without the
+elements of groups 0000 and 0002 at its start. Otherwise a copy in one of the transfer
+syntaxes PLAIN is sent. Each attempt makes an identical copy. outcome.py says what each
+status means. delivery/association.py has the limits on waiting.
 """
 
 import logging
@@ -54,6 +54,9 @@ from dicom_node.outcome import Outcome, Verdict, outcome_of
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
+# The timeout after a peer has hung, as a multiple of the first timeout. Otherwise each
+# attempt to send objects to a peer that hangs would take twice as long.
+SECOND_TIMEOUT = 0.25
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 MOST_CONTEXTS = 128  # their ids are the odd numbers of one byte (PS3.8 9.3.2.2)
 OnOutcome = Callable[[Path, Outcome], None]
@@ -69,6 +72,10 @@ class UnsendableError(Exception):
     def __init__(self, message: str, verdict: Verdict = Verdict.REFUSED) -> None:
         super().__init__(message)
         self.verdict = verdict
+
+
+class _ObjectLostError(LostError):
+    """The association was lost while an object was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +128,12 @@ def send(
     """Send files of any SOP class and transfer syntax by C-STORE.
 
     One association is used, or several if the files need more than MOST_CONTEXTS
-    presentation contexts. If an association cannot be opened or is lost, or if a file
-    can no longer be read when it is sent, no further files are sent. All files without
-    an outcome then get the verdict RETRY. Several threads may call this function at the
-    same time.
+    presentation contexts. If an association is lost while a file is sent, or if the
+    file can no longer be read, this file gets the verdict RETRY. The file may be the
+    cause, so the other files are sent on a new association. If an association is lost
+    again, cannot be opened, or is aborted by the node, no further files are sent. All
+    files without an outcome then get the verdict RETRY. Several threads may call this
+    function at the same time.
 
     Args:
         paths: DICOM files. A file that does not exist, or is not a complete DICOM file,
@@ -140,26 +149,56 @@ def send(
         One outcome for each path, in the order of the paths.
     """
     delivery = _Delivery(paths, on_outcome)
+    # DCMTK aborts the association if a UID is longer than the standard allows.
+    # Instances with such a UID are sent last, so that the others still arrive.
+    instances = sorted(
+        delivery.instances(),
+        key=lambda each: len(each.sop_instance) > STANDARD_UID_LENGTH,
+    )
     try:
-        # DCMTK aborts the association if a UID is longer than the standard allows.
-        # Instances with such a UID are sent last, so that the others still arrive.
-        instances = sorted(
-            delivery.instances(),
-            key=lambda each: len(each.sop_instance) > STANDARD_UID_LENGTH,
-        )
-        for batch in _batches(instances):
-            contexts = frozenset().union(*(each.contexts for each in batch))
-            with associated(
-                destination,
-                [build_context(*each) for each in sorted(contexts)],
-                calling_ae_title=calling_ae_title,
-                timeout_s=timeout_s,
-            ) as peer:
-                for instance in batch:
-                    delivery.record(instance.position, _store(instance, peer))
+        try:
+            _send(instances, delivery, destination, calling_ae_title, timeout_s)
+        except _ObjectLostError as loss:
+            limit_s = timeout_s * SECOND_TIMEOUT if loss.is_hang else timeout_s
+            rest = [each for each in instances if not delivery.has_outcome(each)]
+            _send(rest, delivery, destination, calling_ae_title, limit_s)
     except LostError as error:
         delivery.record_rest(Outcome(Verdict.RETRY, None, str(error)))
     return delivery.outcomes()
+
+
+def _send(
+    instances: Sequence[Instance],
+    delivery: "_Delivery",
+    destination: Address,
+    calling_ae_title: str,
+    timeout_s: float,
+) -> None:
+    """Send instances, and record their outcomes.
+
+    Raises:
+        _ObjectLostError: An association was lost while an instance was sent. The
+            outcome of this instance was recorded.
+        LostError: An association could not be opened, or was aborted by the node.
+    """
+    for batch in _batches(instances):
+        contexts = frozenset().union(*(each.contexts for each in batch))
+        with associated(
+            destination,
+            [build_context(*each) for each in sorted(contexts)],
+            calling_ae_title=calling_ae_title,
+            timeout_s=timeout_s,
+        ) as peer:
+            for instance in batch:
+                try:
+                    outcome = _store(instance, peer)
+                except LostError as error:
+                    if error.is_violation:
+                        raise
+                    outcome = Outcome(Verdict.RETRY, None, str(error))
+                    delivery.record(instance.position, outcome)
+                    raise _ObjectLostError(str(error), is_hang=error.is_hang) from None
+                delivery.record(instance.position, outcome)
 
 
 def echo(
@@ -204,6 +243,9 @@ class _Delivery:
             except UnsendableError as error:
                 outcome = Outcome(error.verdict, None, str(error), was_sent=False)
                 self.record(position, outcome)
+
+    def has_outcome(self, instance: Instance) -> bool:
+        return instance.position in self._outcomes
 
     def record(self, position: int, outcome: Outcome) -> None:
         self._outcomes[position] = outcome

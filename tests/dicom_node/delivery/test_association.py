@@ -224,7 +224,7 @@ def test_peer_that_does_not_speak_dicom_gives_retry(
     )
 
 
-def test_stored_objects_stay_stored_if_the_association_is_aborted(
+def test_objects_are_stored_before_and_after_one_that_aborts_the_association(
     tmp_path: Path,
 ) -> None:
     calls = []
@@ -243,8 +243,42 @@ def test_stored_objects_stay_stored_if_the_association_is_aborted(
     assert outcomes == (
         Outcome(STORED, 0),
         Outcome(RETRY, None, aborted),
-        Outcome(RETRY, None, aborted),
+        Outcome(STORED, 0),
     )
+
+
+def test_no_further_object_is_sent_after_the_second_abort(tmp_path: Path) -> None:
+    calls = []
+
+    def abort(event: evt.Event) -> int:
+        calls.append(event)
+        event.assoc.abort()
+        return 0
+
+    files = [write_instance(tmp_path / f"{i}") for i in range(3)]
+    with scp((evt.EVT_C_STORE, abort)) as server:
+        outcomes = send_to(port_of(server), *files)
+
+    aborted = f"ARCHIVE at 127.0.0.1:{port_of(server)} aborted the association"
+    assert outcomes == (Outcome(RETRY, None, aborted),) * 3
+    assert len(calls) == 2
+
+
+def test_the_second_timeout_of_a_peer_that_hangs_is_shorter(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def hang(_: evt.Event) -> int:
+        over.wait(SOON_S)
+        return 0
+
+    files = [write_instance(tmp_path / f"{i}") for i in range(3)]
+    with scp((evt.EVT_C_STORE, hang)) as server:
+        outcomes = send_to(port_of(server), *files, timeout_s=1)
+        over.set()
+
+    waited = [each.comment.rpartition(" for ")[2] for each in outcomes]
+    assert waited == ["1 s", "0.25 s", "0.25 s"]
+    assert {each.verdict for each in outcomes} == {RETRY}
 
 
 def test_abort_between_two_objects_gives_retry_for_the_second(
