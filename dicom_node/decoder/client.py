@@ -19,6 +19,7 @@ confined (decoder/confinement.py). The parent builds the results from plain valu
 """
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -128,7 +129,8 @@ class DecoderProcess:
         The fork server is started first if it does not run.
 
         Args:
-            timeout_s: The time limit of one call, in seconds.
+            timeout_s: The time limit of one call, in seconds. It begins after the files
+                of the call were opened.
             memory_mb: The limit on the address space of a child, in MB.
             niceness: Added to the niceness of the fork server, as in nice(2).
             server: The fork server. If None, this object starts its own fork server,
@@ -144,6 +146,9 @@ class DecoderProcess:
         self.server = server or DecoderServer()
         self._child: DecodingChild | None = None
         self._calls = 0
+        # Start of the last call, in seconds of time.monotonic(). It is infinite if the
+        # files of the call were not opened.
+        self._began = math.inf
         self._is_closed = False
         self._thread = ThreadPoolExecutor(1, "decoding-child")
         try:
@@ -285,9 +290,12 @@ class DecoderProcess:
             raise CancelledError
         self._ensure_child()
         self._calls += 1
-        deadline = time.monotonic() + self._timeout_s
         head, buffers, paths = pack_call((function, args))
         with _opened(paths) as files:
+            # The opening may take long if the files are on a network share. The image
+            # is not the cause.
+            self._began = time.monotonic()
+            deadline = self._began + self._timeout_s
             with self._until(deadline, self._timeout_s):
                 self._channel.send(head, buffers, files=files, deadline=deadline)
                 kind, content, beside = self._receive_response(deadline)

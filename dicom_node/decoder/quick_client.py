@@ -22,6 +22,7 @@ stopped. After a slow image, analysis/slow_images.py moves images that may be sl
 the separate lane.
 """
 
+import math
 import statistics
 import time
 from collections import defaultdict, deque
@@ -224,7 +225,7 @@ class QuickDecoder(DecoderProcess):
         usual = max(self.times.usual(kind), self.shortest_s)
         self._timeout_s = min(usual + left, self._most_s)
         most = pixel_limit(usual, left)
-        began, succeeded = time.monotonic(), False
+        self._began, succeeded = math.inf, False
         try:
             result = super()._run(
                 function, tuple(_limited(each, most) for each in args)
@@ -237,7 +238,7 @@ class QuickDecoder(DecoderProcess):
                 f"Decoding took longer than {self._timeout_s:.1f} s."
             ) from None
         finally:
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - self._began
             self.was_slow = seconds >= min(2 * usual, self._timeout_s)
             self._allowance.use(seconds - usual)
             if succeeded:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.dataset.part10 import is_dicom
 from dicom_node.decoder.client import ChildTimeoutError
 from dicom_node.decoder.quick_client import (
     ALLOWANCE_S,
@@ -204,6 +205,29 @@ def test_timeout_of_the_settings_limits_every_call() -> None:
     try:
         with pytest.raises(ChildTimeoutError, match=r"longer than 0\.5 s"):
             child.run(time.sleep, 600)
+    finally:
+        child.close()
+
+
+def test_time_to_open_a_file_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, open_file = saved(tmp_path / "a.dcm", 64, 48), os.open
+
+    def open_slowly(opened: Path, flags: int) -> int:
+        if opened == path:
+            time.sleep(0.6)
+        return open_file(opened, flags)
+
+    child = QuickDecoder(timeout_s=0.5, memory_mb=1024)
+    monkeypatch.setattr(os, "open", open_slowly)
+    try:
+        assert child.run(is_dicom, path)
+        assert not child.was_slow
+        path.unlink()
+        with pytest.raises(AnalysisError, match="missing"):
+            child.run(is_dicom, path)
+        assert not child.was_slow
     finally:
         child.close()
 
