@@ -58,7 +58,8 @@ class Outcome:
             Empty if the comment quotes nothing.
         was_sent: False if the node did not try to send the object, for example because
             the node cannot read the file or does not know the address. Then the outcome
-            says nothing about the destination.
+            says nothing about the destination. True if the node cannot call the
+            destination, for example because a file of its TLS settings is missing.
     """
 
     verdict: Verdict

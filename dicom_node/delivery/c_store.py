@@ -357,7 +357,7 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
             outcome = _c_store_as(syntax, instance, peer)
     except OSError as error:  # such as no space for the copy
         reason = f"the file cannot be copied: {error.strerror}"
-        return Outcome(Verdict.RETRY, None, reason)
+        return Outcome(Verdict.RETRY, None, reason, was_sent=False)
     logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.log_text)
     return outcome
 

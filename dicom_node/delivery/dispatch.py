@@ -89,7 +89,8 @@ def deliver(
 def _retried(files: Iterable[str], error: OSError) -> dict[str, Outcome]:
     """Return the verdict RETRY for each SOP Instance UID, with the system's message."""
     reason = f"a result cannot be read or copied: {error.strerror}"
-    return dict.fromkeys(files, Outcome(Verdict.RETRY, None, reason))
+    retried = Outcome(Verdict.RETRY, None, reason, was_sent=False)
+    return dict.fromkeys(files, retried)
 
 
 @contextmanager

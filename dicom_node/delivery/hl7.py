@@ -99,7 +99,7 @@ def send(
         with _connected(destination, timeout_s) as connection:
             response = exchange(connection, content, timeout_s)
     except _NotCalledError as error:
-        return Outcome(Verdict.RETRY, None, str(error), was_sent=False)
+        return Outcome(Verdict.RETRY, None, str(error))
     except (MllpError, OSError, UnicodeError) as error:
         return _lost(destination, error, timeout_s)
     _, codec = CHARACTER_SETS[destination.character_set]

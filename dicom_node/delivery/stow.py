@@ -133,12 +133,13 @@ def store(
         for batch in _batches(files):
             outcomes |= _store(service, batch, timeout_s)
     except NoResponseError as error:
-        reason = str(error)
+        retried = Outcome(Verdict.RETRY, None, str(error))
     except OSError as error:
         reason = f"a result cannot be read: {error.strerror}"
+        retried = Outcome(Verdict.RETRY, None, reason, was_sent=False)
     else:
         return outcomes
-    return {uid: Outcome(Verdict.RETRY, None, reason) for uid in files} | outcomes
+    return dict.fromkeys(files, retried) | outcomes
 
 
 def check_connection(

@@ -97,8 +97,9 @@ class CircuitBreaker:
         """Record whether the peer of a delivery works, by the outcomes of an attempt.
 
         The peer works if it decided about at least one object: see
-        `Outcome.is_decision`. Otherwise, the peer fails if an outcome has the verdict
-        RETRY. If neither is the case, no object was sent, and nothing is recorded.
+        `Outcome.is_decision`. Otherwise, the peer fails if an object that was sent has
+        the verdict RETRY. If neither is the case, no object was sent, and nothing is
+        recorded.
 
         Args:
             connection: Connection in a transaction that has locked the instance.
@@ -113,7 +114,11 @@ class CircuitBreaker:
         if any(each.is_decision for each in outcomes.values()):
             failed = self._record_response(connection, row, peer)
             return Change(peer, False if failed else None)
-        retried = [o for o in outcomes.values() if o.verdict is Verdict.RETRY]
+        retried = [
+            each
+            for each in outcomes.values()
+            if each.was_sent and each.verdict is Verdict.RETRY
+        ]
         if not retried:  # no object was sent
             return Change(peer)
         peer_row = _record_failure(connection, row, peer, retried[0].comment)

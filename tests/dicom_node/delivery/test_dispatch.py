@@ -292,6 +292,7 @@ def test_delivery_is_retried_if_the_disk_is_full(
     outcomes = deliver({uid: path}, pacs, sender_ae_title="X", calling_ae_title="US")
 
     assert outcomes[uid].verdict is Verdict.RETRY
+    assert not outcomes[uid].was_sent
     assert "No space left" in outcomes[uid].comment
     assert archive.log == ()
 

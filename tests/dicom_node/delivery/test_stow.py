@@ -405,6 +405,7 @@ def test_result_file_that_cannot_be_read_gives_retry(
 
     assert {each.verdict for each in outcomes.values()} == {RETRY}
     assert outcomes["1.2.3"].comment.startswith("a result cannot be read: ")
+    assert not outcomes["1.2.3"].was_sent
 
 
 def test_service_check_is_a_search_for_an_unknown_study(service: Service) -> None:

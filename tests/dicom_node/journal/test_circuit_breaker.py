@@ -234,6 +234,31 @@ def test_attempt_that_sends_nothing_does_not_change_the_peer_state(
     assert state(engine).failing_since is not None
 
 
+def test_failure_of_our_disk_is_no_failure_of_the_peer(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    (instance,) = queue(1)
+
+    full = Outcome(Verdict.RETRY, None, "No space left on device", was_sent=False)
+    result = attempt(journal, engine, instance, full)
+
+    assert result == DeliveryState.QUEUED
+    assert scheduled(engine)[instance] > 0
+    with engine.connect() as connection:
+        assert connection.execute(peer_state.select()).all() == []
+
+
+def test_a_probe_that_cannot_be_read_is_followed_by_another_probe(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    fail_once(journal, engine, queue(2))
+    (probe,) = scheduled(engine)
+
+    attempt(journal, engine, probe, replace(LOST, was_sent=False))
+
+    assert len(scheduled(engine)) == 1
+
+
 @pytest.mark.parametrize("loss", ["analyzed again", "given up"])
 def test_another_delivery_probes_if_the_probe_is_dropped_or_given_up(
     journal: Journal, engine: sa.Engine, queue: Queue, loss: str
