@@ -16,6 +16,7 @@ const panes = new Map(); // by id of the instance, in order of receipt
 const details = new Map();
 let examinations = []; // of this study, one for each patient
 const summaries = new Map(); // details of the summaries, by id of the examination
+let hasSeveralPatients = false; // whether the images have different names or IDs of patients
 let selected = null;
 let mode = "window";
 
@@ -37,11 +38,11 @@ async function loadStudy() {
   const study = uid === NO_STUDY ? await loadAlone(wanted) : await request(`/studies/${encodeURIComponent(uid)}`);
   const { instances } = study;
   examinations = study.examinations;
-  name(instances[0], instances.length);
   const fresh = instances.filter(({ id }) => !panes.has(id));
   fresh.forEach(add);
   arrange();
   select(selected ?? panes.get(wanted) ?? panes.values().next().value);
+  showPatients();
   return fresh.map(({ id }) => id);
 }
 
@@ -77,10 +78,29 @@ function fillPanel(pane) {
   fill(byId("panel"), known, actions(pane), sections);
 }
 
-/** Show the patient of the study, and the number of its images. */
-function name({ patient }, count) {
+/** Return the details of an image, or its line of the study until they are loaded. */
+const lineOf = (pane) => details.get(pane.id) ?? pane.line;
+
+/** Return the name and the ID of the patient of an image, as text. */
+function patientOf(pane) {
+  const { name, patient_id: id } = lineOf(pane).patient;
+  return [name || texts.worklist.no_name, id].filter(Boolean).join(" · ");
+}
+
+/** Show the patient of the selected image. If the images have different patients, name the patient in each pane. */
+function showPatients() {
+  hasSeveralPatients = new Set([...panes.values()].map(patientOf)).size > 1;
+  panes.forEach(describe);
+  showPatient();
+}
+
+/** Show the patient of the selected image, and the number of images. */
+function showPatient() {
+  const { patient } = lineOf(selected);
+  const own = [...panes.values()].filter((pane) => patientOf(pane) === patientOf(selected)).length;
+  const images = formatText(hasSeveralPatients ? t.own_images : t.images, { own, count: panes.size });
   byId("patient").textContent = patient.name || texts.worklist.no_name;
-  byId("about").textContent = [patient.patient_id, patient.accession_number, formatText(t.images, { count })].filter(Boolean).join(" · ");
+  byId("about").textContent = [patient.patient_id, patient.accession_number, images].filter(Boolean).join(" · ");
 }
 
 /** Add a pane for an image. The image is loaded when the pane becomes visible. */
@@ -111,24 +131,31 @@ function add(line) {
   observer.observe(figure);
 }
 
-/** Load the details of an instance, and show them in its pane and, if it is selected, in the panel. */
+/** Load the details of an instance, and show them in its pane and, if it is selected, in the heading and the panel. */
 async function refresh(id) {
   const pane = panes.get(id);
   const [known, before] = [await request(`/instances/${id}`), details.get(id)];
+  const patient = patientOf(pane);
   details.set(id, known);
   pane.marks = known.opinions.filter(({ place, is_current: isCurrent }) => place && isCurrent).map(({ place }) => place);
   if (known.analyzed_at !== before?.analyzed_at || known.probability !== before?.probability) {
     await pane.setResult(known).catch(showError);
   }
   pane.redraw();
-  describe(pane, known);
-  if (pane === selected) fillPanel(pane);
+  describe(pane);
+  if (patientOf(pane) !== patient) showPatients();
+  if (pane !== selected) return;
+  showPatient();
+  fillPanel(pane);
 }
 
-function describe(pane, known) {
-  const point = known.operating_point;
-  const result = point === null ? (texts.states[known.state] ?? known.state) : resultText(point, known.probability);
-  const shows = [known.modality, image(known)].filter(Boolean).join(" ");
+/** Describe an image and its result in its pane. */
+function describe(pane) {
+  const line = lineOf(pane);
+  const point = line.operating_point;
+  const result = point === null ? (texts.states[line.state] ?? line.state) : resultText(point, line.probability);
+  const kind = [line.modality, image(line)].filter(Boolean).join(" ");
+  const shows = [hasSeveralPatients && patientOf(pane), kind].filter(Boolean).join(" · ");
   pane.label.replaceChildren(make("span", { text: shows }), make("strong", { "data-point": point, text: result }));
   pane.canvas.setAttribute("aria-label", formatText(t.canvas, { image: shows, result }));
 }
@@ -162,6 +189,7 @@ function select(pane) {
   const address = new URL(location);
   address.searchParams.set("image", pane.id);
   history.replaceState(null, "", address);
+  showPatient();
   fillPanel(pane);
   showView(pane);
 }

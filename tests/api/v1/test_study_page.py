@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Error, Locator, Page, expect
 from dicom_node.journal.events import EventKind, note
 from dicom_node.patient import Patient
 from dicom_node.storage.database import writing
-from dicom_node.storage.tables import delivery, examination, result
+from dicom_node.storage.tables import delivery, examination, patient, result
 from inference.drawing.numbers import number_places
 from inference.finding import Arrow, Location, OperatingPoint
 from inference.phantom.long_bone import draw_phantom
@@ -501,6 +501,70 @@ def zoom(page: Page) -> float:
     page.evaluate(FRAME)
     words = page.locator(".pane-values").nth(0).inner_text()
     return float(words.split("·")[1].strip(" %"))
+
+
+def test_page_names_the_patient_of_the_selected_image(
+    open_study: Open, site: Review
+) -> None:
+    study = {"study_instance_uid": "1.2.3.17"}
+    ben = Patient("Beta^Ben", "BBB", "B-1")
+    site.answer(site.receive(95, Patient("Alpha^Anna", "AAA", "A-1"), **study))
+    site.receive(96, ben, **study)
+    page = open_study(study=f"1.2.3.17?image={96:032x}")
+    heading, about = page.locator("h1"), page.locator("#about")
+    labels = page.locator(".pane-label")
+
+    expect(heading).to_have_text("Beta, Ben")
+    expect(about).to_have_text("BBB · B-1 · 1 of 2 images")
+    expect(labels.nth(0)).to_contain_text("Alpha, Anna · AAA · DX LEG")
+    expect(labels.nth(0)).to_contain_text("75.0%")
+    expect(labels.nth(1)).to_contain_text("Beta, Ben · BBB · DX LEG")
+    name = canvas(page, 1).get_attribute("aria-label") or ""
+    assert name.startswith("Radiograph, Beta, Ben · BBB · DX LEG")
+
+    page.wait_for_selector("body[data-live]")
+    site.receive(97, ben, **study)  # the page is loaded again
+    expect(about).to_have_text("BBB · B-1 · 2 of 3 images")
+    expect(heading).to_have_text("Beta, Ben")
+    canvas(page, 0).focus()
+    expect(heading).to_have_text("Alpha, Anna")
+    expect(about).to_have_text("AAA · A-1 · 1 of 3 images")
+
+
+def test_images_name_their_patients_when_another_patient_appears(
+    open_study: Open, site: Review
+) -> None:
+    fill(site, "1.2.3.18", 98)
+    page = open_study(study="1.2.3.18")
+    labels = page.locator(".pane-label")
+    expect(labels.nth(0)).to_contain_text("DX LEG AP")
+    expect(labels.nth(0)).not_to_contain_text("Schmidt")
+    page.wait_for_selector("body[data-live]")
+
+    ben = Patient("Beta^Ben", "BBB", "B-1")
+    site.receive(100, ben, study_instance_uid="1.2.3.18")
+
+    expect(labels.nth(2)).to_contain_text("Beta, Ben · BBB · DX LEG")
+    for number in (0, 1):
+        expect(labels.nth(number)).to_contain_text("Schmidt, Anna · 4711 · DX LEG")
+
+
+def test_images_name_their_patients_when_an_id_is_corrected(
+    open_study: Open, site: Review
+) -> None:
+    fill(site, "1.2.3.19", 101)
+    page = open_study(study="1.2.3.19")
+    page.wait_for_selector("body[data-live]")
+
+    of_first = patient.update().where(patient.c.instance_id == f"{101:032x}")
+    with writing(site.engine) as connection:
+        connection.execute(of_first.values(patient_id="4712"))
+        note(connection, f"{101:032x}", EventKind.RECEIVED_AGAIN, "")
+
+    expect(page.locator("#about")).to_have_text("4712 · A-1 · 1 of 2 images")
+    labels = page.locator(".pane-label")
+    expect(labels.nth(0)).to_contain_text("Schmidt, Anna · 4712 · DX LEG")
+    expect(labels.nth(1)).to_contain_text("Schmidt, Anna · 4711 · DX LEG")
 
 
 def test_panel_describes_the_finding(page: Page) -> None:
