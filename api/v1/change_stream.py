@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from starlette.concurrency import run_in_threadpool
@@ -29,24 +29,26 @@ InstanceIds = list[str]
 class ChangeStream:
     """A sender of the ids of changed instances to any number of listeners.
 
-    It polls the journal every POLL_S seconds while there are listeners. It must only be
-    used from the event loop.
+    It polls the journal every POLL_S seconds while there are listeners. Changes while
+    there are no listeners are not reported. It must only be used from the event loop.
     """
 
-    def __init__(self, feed: ChangeFeed, ended: Callable[[], bool]) -> None:
+    def __init__(
+        self, new_feed: Callable[[], ChangeFeed], ended: Callable[[], bool]
+    ) -> None:
         """Create a stream without listeners. The first listener starts the polling.
 
         Args:
-            feed: The change feed of the journal.
+            new_feed: Returns a new change feed of the journal.
             ended: Returns whether the process is shutting down. If so, all streams end.
         """
-        self._feed = feed
+        self._new_feed = new_feed
         self._ended = ended
         self._listeners: set[asyncio.Queue[InstanceIds]] = set()
         self._polling: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
 
-    async def stream(self, is_current: Callable[[], bool]) -> AsyncIterator[str]:
+    async def stream(self, is_current: Callable[[], bool]) -> AsyncGenerator[str, None]:
         """Yield changes until LONGEST_S seconds have passed or access has ended.
 
         The stream also ends if the process shuts down.
@@ -67,6 +69,7 @@ class ChangeStream:
         queue: asyncio.Queue[InstanceIds] = asyncio.Queue(MOST_UNREAD)
         self._listeners.add(queue)
         if self._polling is None or self._polling.done():
+            self._started.clear()
             self._polling = asyncio.create_task(self._poll())
         try:
             # Every change after the event "begun" is reported. The event is sent after
@@ -90,9 +93,10 @@ class ChangeStream:
             self._listeners.discard(queue)
 
     async def _poll(self) -> None:
+        feed = self._new_feed()
         while self._listeners and not self._ended():
             try:
-                ids = await run_in_threadpool(self._feed.poll)
+                ids = await run_in_threadpool(feed.poll)
                 self._started.set()
             except DatabaseError as error:
                 logger.warning("Cannot read the changes: %s", type(error).__name__)

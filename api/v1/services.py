@@ -1,5 +1,7 @@
 """Create and close the services that the routes of /api/v1 depend on."""
 
+from functools import partial
+
 from starlette.datastructures import State
 
 from api.v1.change_stream import ChangeStream
@@ -39,7 +41,7 @@ def open_services(state: State, settings: Settings) -> None:
     def is_ending() -> bool:
         return bool(state.ending())
 
-    state.changes = ChangeStream(ChangeFeed(engine), is_ending)
+    state.changes = ChangeStream(partial(ChangeFeed, engine), is_ending)
 
 
 def close_services(state: State) -> None:
