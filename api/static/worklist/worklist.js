@@ -20,6 +20,8 @@ const rows = byId("rows");
 let unseen = new Set(); // new rows that belong on the first page
 let totalCount = 0;
 let loadedAt = Date.now(); // when the worklist was loaded
+const receipts = new Map(); // times of receipt of the rows that were loaded since then, by id
+let lastReceipt = -Infinity; // time of receipt of the last row then; -Infinity if all rows of the list were visible
 let searchCount = 0; // number of requests for the worklist
 let lastSearch = Promise.resolve(); // resolved when the last request has ended
 
@@ -66,6 +68,9 @@ async function search() {
     const { [list.key]: lines, total, page } = await request(`${list.path}?${wanted}`);
     if (number !== searchCount) return;
     rows.replaceChildren(...lines.map(list.row));
+    receipts.clear();
+    lines.forEach(storeReceipt);
+    lastReceipt = total > lines.length ? receipts.get(lines.at(-1)?.id) : -Infinity;
     count(total);
     setPageLinks(page, Math.max(1, Math.ceil(total / SIZE)));
     loadedAt = Date.now();
@@ -96,7 +101,7 @@ function setPageLinks(page, last) {
   }
 }
 
-/** Update changed rows and add new rows on top, without moving the rows that the user reads. */
+/** Update changed rows and add new rows, without moving the rows that the user reads. */
 async function change(ids) {
   await lastSearch; // its response may be older, and would replace these rows
   const number = searchCount;
@@ -106,7 +111,10 @@ async function change(ids) {
     changed.lines.forEach(replaceRow);
     const lines = await load(changed.others, query());
     if (number !== searchCount) return; // the later search finds all of them
-    addRows(lines.filter((line) => !byId(line.id) && isListed(line)));
+    const others = lines.filter((line) => !byId(line.id) && isListed(line));
+    if (!others.length) continue;
+    if (isFirstPage()) await addRows(others);
+    else announce(others);
   }
 }
 
@@ -139,16 +147,46 @@ async function load(ids, wanted = new URLSearchParams()) {
   return (await request(`${list.path}?${wanted}`))[list.key];
 }
 
-/** Add new rows on top of the first page. On other pages, count the new ones. */
-function addRows(lines) {
-  const isFirst = (currentSearch().get("page") ?? "1") === "1" && !currentSearch().has("sort");
-  const before = document.documentElement.scrollHeight;
-  const fresh = lines.filter((line) => isFirst || Date.parse(line.received_at) > loadedAt);
-  if (isFirst) rows.prepend(...fresh.map(list.row));
-  else for (const { id } of fresh) unseen.add(id);
-  count(totalCount + (isFirst ? fresh.length : 0));
-  if (scrollY > 0) scrollBy(0, document.documentElement.scrollHeight - before);
+const isFirstPage = () => (currentSearch().get("page") ?? "1") === "1" && !currentSearch().has("sort");
+const storeReceipt = ({ id, received_at: at }) => receipts.set(id, Date.parse(at));
+
+/** Add rows to the first page if they belong there, and update the number of rows. Rows of other pages may be among them. */
+async function addRows(lines) {
+  const number = searchCount;
+  const fresh = lines.filter(isNew);
+  const anchor = [...rows.children].find((row) => row.getBoundingClientRect().bottom > 0);
+  const before = anchor?.getBoundingClientRect().top;
+  lines.forEach(addRow);
+  if (scrollY > 0 && anchor) scrollBy(0, anchor.getBoundingClientRect().top - before);
   while (rows.children.length > SIZE && scrollY === 0) rows.lastElementChild.remove();
+  const total = canBeCounted() ? totalCount + fresh.length : await loadTotal();
+  if (number === searchCount) count(total);
+}
+
+/** Add a row above the rows that were received earlier. If there are none and the page is full, it belongs on a later page. */
+function addRow(line) {
+  storeReceipt(line);
+  const next = [...rows.children].find(({ id }) => receipts.get(id) < receipts.get(line.id));
+  if (next || rows.children.length < SIZE) rows.insertBefore(list.row(line), next ?? null);
+}
+
+/** Return whether a row was not in the list when it was loaded. An examination is as old as its first image. */
+const isNew = ({ id, received_at: last, first_received_at: first = last }) => !receipts.has(id) && Date.parse(first) > lastReceipt;
+
+/** Return whether the new rows are known. With a filter, an old row of another page may have matched before or not. */
+const canBeCounted = () => lastReceipt === -Infinity || [...query().keys()].every((name) => name === "page");
+
+/** Load the number of rows on all pages. */
+async function loadTotal() {
+  const wanted = query();
+  wanted.set("size", 1);
+  wanted.delete("page");
+  return (await request(`${list.path}?${wanted}`)).total;
+}
+
+/** On other pages than the first, count the new rows. */
+function announce(lines) {
+  for (const { id, received_at: at } of lines) if (Date.parse(at) > loadedAt) unseen.add(id);
   showUnseen();
 }
 

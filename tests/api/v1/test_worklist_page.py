@@ -299,15 +299,16 @@ INSERT INTO {table} ({names}) SELECT {columns} FROM {table}, number WHERE {key} 
 """
 
 
-DURATIONS = """(path) => performance.getEntriesByType("resource")
-    .filter(({ name }) => name.includes(path)).map((each) => each.duration)"""
+def add_copies(site: Review, count: int) -> None:
+    """Add copies of the image 1, each in an examination of its own.
 
-
-@pytest.mark.alone
-def test_first_page_of_100_000_rows_is_fast(page: Page, site: Review) -> None:
+    The image 1000 + n was received 1000 + n seconds before the image 1. Its study is
+    1.(1000 + n).
+    """
     fresh = {"id": "printf('%032x', n)", "instance_id": "printf('%032x', n)"}
     fresh |= {"sop_instance_uid": "'2.25.' || n", "received_at": "received_at - n"}
     fresh |= {"examination_id": "printf('%032x', n)", "study_instance_uid": "'1.' || n"}
+    fresh |= {"first_received_at": "first_received_at - n"}
     fresh |= {"last_received_at": "last_received_at - n"}
     row = site.journal.load(f"{1:032x}")
     assert row is not None
@@ -318,8 +319,114 @@ def test_first_page_of_100_000_rows_is_fast(page: Page, site: Review) -> None:
             names = ", ".join(each.name for each in table.c)
             copy = COPY.format(table=table.name, names=names, columns=columns, key=key)
             of = row.examination_id if table is examination else row.id
-            values = {"end": 1000 + 100_000 - 1, "of": of}
+            values = {"end": 1000 + count - 1, "of": of}
             connection.execute(sa.text(copy), values)
+
+
+def change(site: Review, number: int, state: str = "delivered") -> None:
+    """Set the state of an image, and note an event."""
+    identity = f"{number:032x}"
+    of_image = instance.update().where(instance.c.id == identity)
+    with writing(site.engine) as connection:
+        connection.execute(of_image.values(state=state))
+        note(connection, identity, EventKind.DELIVERED, "")
+
+
+@pytest.mark.parametrize(
+    ("query", "total"), [("?list=images", "63 instances"), ("", "63 examinations")]
+)
+def test_changed_row_of_another_page_stays_there(
+    page: Page, site: Review, query: str, total: str
+) -> None:
+    add_copies(site, 60)
+    page.goto(page.url.split("?")[0] + query)
+    page.wait_for_selector("body[data-live]")
+    row = page.locator("#rows tr")
+
+    change(site, 1059)
+    site.receive(6, Patient("Müller^Eva", "1", "A-3"))
+
+    expect(row.nth(0)).to_contain_text("Müller, Eva")
+    expect(row).to_have_count(50)
+    expect(page.locator("#total")).to_have_text(total)
+    assert f"{1059:032x}" not in row.evaluate_all("all => all.map(({ id }) => id)")
+
+
+def test_new_row_does_not_move_the_visible_rows(page: Page, site: Review) -> None:
+    add_copies(site, 60)
+    page.reload()
+    page.wait_for_selector("body[data-live]")
+    row = page.locator(f"[id='{1020:032x}']")
+    row.scroll_into_view_if_needed()
+    before = row.bounding_box()
+
+    site.receive(6, Patient("Müller^Eva", "1", "A-3"))
+
+    expect(page.locator("#rows tr").nth(0)).to_contain_text("Müller, Eva")
+    page.evaluate("new Promise((go) => requestAnimationFrame(() => setTimeout(go)))")
+    after = row.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["y"] == pytest.approx(before["y"], abs=2)
+
+
+def test_examination_with_a_new_image_moves_to_the_first_page(
+    examinations: Page, site: Review
+) -> None:
+    page, anna = examinations, Patient("Schmidt^Anna", "4711", "A-1")
+    add_copies(site, 60)
+    page.reload()
+    page.wait_for_selector("body[data-live]")
+
+    site.receive(6, anna, study_instance_uid="1.1059")
+
+    row = page.locator("#rows tr")
+    expect(row.nth(0)).to_contain_text("1 of 2 images answered")
+    expect(row).to_have_count(50)
+    expect(page.locator("#total")).to_have_text("62 examinations")
+
+
+def test_row_that_begins_to_match_has_its_place_by_the_time(
+    page: Page, site: Review
+) -> None:
+    add_copies(site, 60)
+    page.select_option("[name=state]", "failed")
+    row = page.locator("#rows tr")
+    expect(row).to_have_count(1)
+    page.wait_for_selector("body[data-live]")
+
+    change(site, 1059, "failed")
+
+    expect(row).to_have_count(2)
+    expect(row.nth(0)).to_contain_text("Ben")
+    expect(row.nth(1)).to_contain_text("Schmidt, Anna")
+    expect(page.locator("#total")).to_have_text("2 instances")
+
+
+def test_total_of_a_search_with_several_pages_counts_each_row_once(
+    page: Page, site: Review
+) -> None:
+    add_copies(site, 60)
+    page.select_option("[name=state]", "delivered")
+    total = page.locator("#total")
+    expect(total).to_have_text("61 instances")
+    page.wait_for_selector("body[data-live]")
+
+    change(site, 1059)
+    change(site, 2)
+
+    expect(page.locator("#rows tr").nth(0)).to_contain_text("Ben")
+    expect(page.locator("#rows tr")).to_have_count(50)
+    expect(total).to_have_text("62 instances")
+
+
+DURATIONS = """(path) => performance.getEntriesByType("resource")
+    .filter(({ name }) => name.includes(path)).map((each) => each.duration)"""
+
+
+@pytest.mark.alone
+def test_first_page_of_100_000_rows_is_fast(page: Page, site: Review) -> None:
+    add_copies(site, 100_000)
 
     page.reload()
     page.wait_for_selector("body[data-ready]")
