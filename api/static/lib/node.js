@@ -44,22 +44,37 @@ export const submit = (path, method = "POST", body = undefined) =>
   });
 
 /**
- * Listen to changes of instances, and reconnect after errors.
- * @param {() => void} begun Called when the stream starts, also after a reconnect. Earlier changes are not reported.
+ * Listen to changes of instances while the page is visible, and reconnect after errors.
+ * @param {() => void} begun Called when the stream starts, also after a reconnect and when a hidden page becomes visible.
+ *   Earlier changes are not reported.
  * @param {(ids: string[]) => void} changed Called with the ids of changed instances.
  */
 export function followChanges(begun, changed) {
-  const changes = new EventSource("/api/v1/changes");
-  changes.addEventListener("begun", async () => {
-    await begun();
-    document.body.dataset.live = "true";
-  });
-  changes.addEventListener("message", (event) => changed(JSON.parse(event.data).instances));
-  changes.addEventListener("error", () => {
-    if (changes.readyState !== EventSource.CLOSED) return; // the browser reconnects
-    setTimeout(() => followChanges(begun, changed), AGAIN_MS);
-    request("/node").catch(() => {}); // redirects to the login if the session has expired
-  });
+  let changes = null;
+  const open = () => {
+    if (document.hidden || changes) return;
+    changes = new EventSource("/api/v1/changes");
+    changes.addEventListener("begun", async () => {
+      await begun();
+      document.body.dataset.live = "true";
+    });
+    changes.addEventListener("message", (event) => changed(JSON.parse(event.data).instances));
+    changes.addEventListener("error", ({ target }) => {
+      if (target.readyState !== EventSource.CLOSED) return; // the browser reconnects
+      close();
+      setTimeout(open, AGAIN_MS);
+      request("/node").catch(() => {}); // redirects to the login if the session has expired
+    });
+  };
+  const close = () => {
+    changes?.close();
+    changes = null;
+    delete document.body.dataset.live;
+  };
+  // Browsers open at most six connections to a host with HTTP/1.1, and all tabs share them. With a stream in each hidden
+  // tab, a new tab would wait for a connection.
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  open();
 }
 
 /** Call `show` when the stream of changes starts, and after changes. Changes in quick succession cause one call. */

@@ -67,7 +67,9 @@ async function search() {
   try {
     const { [list.key]: lines, total, page } = await request(`${list.path}?${wanted}`);
     if (number !== searchCount) return;
+    const focused = document.activeElement?.closest("#rows tr")?.id;
     rows.replaceChildren(...lines.map(list.row));
+    if (focused) byId(focused)?.querySelector("a").focus({ preventScroll: true });
     receipts.clear();
     lines.forEach(storeReceipt);
     lastReceipt = total > lines.length ? receipts.get(lines.at(-1)?.id) : -Infinity;

@@ -14,6 +14,7 @@ from dicom_node.storage.tables import examination, instance, patient
 from tests.api.auth.test_login_page import begin_session
 from tests.support.examination_rows import summarize
 from tests.support.http_client import LOOKING
+from tests.support.page_visibility import hide, show
 from tests.support.review_site import REFUSED, STORED, Review, served
 
 pytestmark = [pytest.mark.integration, pytest.mark.browser]
@@ -134,6 +135,24 @@ def test_second_page_announces_new_instances(page: Page, site: Review) -> None:
     expect(page.locator("#above")).to_have_text("1 new instance")
     page.click("#above a")
     expect(page.locator("#rows tr")).to_have_count(3)
+
+
+def test_hidden_page_closes_its_stream_and_is_loaded_again_when_visible(
+    page: Page, site: Review
+) -> None:
+    page.wait_for_selector("body[data-live]")
+    link = page.locator("#rows").get_by_role("link", name="Schmidt, Anna")
+    link.focus()
+    hide(page)
+    eva = site.receive(3, Patient("Müller^Eva", "1", "A-3"))
+
+    show(page)
+
+    first = page.locator("#rows tr").nth(0)
+    expect(first).to_contain_text("Müller, Eva")
+    expect(link).to_be_focused()
+    site.answer(eva, 0.75)
+    expect(first).to_contain_text("Definite fracture")
 
 
 def test_day_filter_uses_the_time_zone_of_the_browser(page: Page) -> None:
