@@ -272,6 +272,7 @@ def _is_later_elsewhere(
     return sa.and_(
         row.c.sop_instance_uid == _IMAGE.c.sop_instance_uid,
         row.c.revision > revision,
+        row.c.revision > 1,  # so that PostgreSQL reads only the few later revisions
         row.c.examination_id != _IMAGE.c.examination_id,
         row.c.returned.is_(None),
     )
@@ -294,6 +295,7 @@ def _outcomes() -> sa.Subquery:
     newer = sa.exists().where(
         _NEWER.c.sop_instance_uid == _IMAGE.c.sop_instance_uid,
         _NEWER.c.revision > _IMAGE.c.revision,
+        _NEWER.c.revision > 1,  # as in `_is_later_elsewhere`
         _NEWER.c.examination_id == _IMAGE.c.examination_id,
     )
     is_image = _IMAGE.c.is_summary.is_(None)
