@@ -21,7 +21,7 @@ from dicom_node.queries.examinations import (
     ExaminationState,
 )
 from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
-from dicom_node.storage.database import open_engine
+from dicom_node.storage.database import NO_LIMITS, open_engine
 from dicom_node.storage.tables import (
     DeliveryState,
     InstanceState,
@@ -550,7 +550,7 @@ def many(
     """
     storage = create()
     create_migrated(storage)
-    engine = open_engine(storage.database_url)
+    engine = open_engine(storage.database_url, NO_LIMITS)  # a slow machine needs long
     row = row_like(tmp_path_factory.mktemp("many"))
     numbers = numbered(100_000)
     n = numbers.c.n

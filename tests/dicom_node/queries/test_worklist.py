@@ -18,7 +18,7 @@ from dicom_node.journal.journal import Journal
 from dicom_node.patient import Patient
 from dicom_node.queries.instance_details import instance_details
 from dicom_node.queries.worklist import Order, SearchCriteria, Sorting, Worklist
-from dicom_node.storage.database import open_engine
+from dicom_node.storage.database import NO_LIMITS, open_engine
 from dicom_node.storage.tables import delivery, instance, patient
 from tests.support.databases import create_migrated
 from tests.support.journals import ANSWER, STORED, Receive, destination
@@ -261,7 +261,7 @@ def many(
     """
     storage = create()
     create_migrated(storage)
-    engine = open_engine(storage.database_url)
+    engine = open_engine(storage.database_url, NO_LIMITS)  # a slow machine needs long
     numbers = numbered(100_000)
     n = numbers.c.n
     identity = digits(n)
