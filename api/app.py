@@ -52,7 +52,7 @@ been requested. To find the parameters of one route takes 0.1 s."""
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    with app.state.access.sessions.watching_key(), app.state.analyzer:
+    with app.state.analyzer:
         try:
             yield
         finally:

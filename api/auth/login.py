@@ -11,7 +11,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Request, Response, status
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
-from starlette.concurrency import run_in_threadpool
 
 from api.auth.access import Access, cookie_name, user_of
 from api.auth.audit import audit_access
@@ -57,8 +56,7 @@ async def log_in(
         token = await _check_token(request, access, form.get("token", ""))
     except HTTPException as problem:
         return _page(request, templates, after, problem)
-    cookie = await run_in_threadpool(access.sessions.begin, token)
-    return _redirect_with_session(request, cookie, after)
+    return _redirect_with_session(request, access.sessions.begin(token), after)
 
 
 @router.post("/logout")

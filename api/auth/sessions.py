@@ -1,8 +1,7 @@
 """Browser sessions: signed cookies, each valid for 12 hours.
 
 A session belongs to a token and its role. If either changes in the settings, the
-signature of the cookie becomes invalid. If the file of the key that signs cookies is
-removed or replaced, all sessions end. The server does not store sessions. After a
+signature of the cookie becomes invalid. The server does not store sessions. After a
 logout, the server keeps the cookie in memory, and refuses it. After a restart of the
 server, this cookie is valid again until it expires.
 """
@@ -11,10 +10,9 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from threading import Event, Lock, Thread
 
 from config.access import Token
 from dicom_node.storage.durable_files import write_durably
@@ -25,15 +23,11 @@ LIFE_S = 12 * 3600
 KEY = "session.key"
 KEY_BYTES = 32
 
-CHECK_S = 1.0
-"""Seconds between two reads of the file of the key."""
-
 
 class Sessions:
     """The sessions of all browsers.
 
-    Call `holder` and `end` only from the event loop. They do not access the disk inside
-    `watching_key`. `begin` may wait for the disk, so call it in another thread.
+    Must only be used from the event loop.
     """
 
     def __init__(
@@ -53,40 +47,14 @@ class Sessions:
         self._tokens = {each.name: each for each in tokens}
         self._directory = directory
         self._now = now
-        self._key: bytes | None = None
-        self._lock = Lock()  # held while the file of the key is read or written
-        self._was_read = False
-        self._is_stored = True
         # Cookies of ended sessions, with the time at which each can be forgotten.
         self._ended: dict[str, float] = {}
 
-    @contextmanager
-    def watching_key(self) -> Iterator[None]:
-        """Read the file of the key every CHECK_S seconds during the block.
-
-        If the file was removed or replaced, all sessions end. If it cannot be read, the
-        sessions continue.
-        """
-        if not self._tokens:
-            yield
-            return
-        self._read_key()
-        ended = Event()
-        # A daemon thread: a network file system may not respond when the process ends.
-        Thread(target=self._watch_key, args=(ended,), daemon=True).start()
-        try:
-            yield
-        finally:
-            ended.set()
-
     def begin(self, token: Token) -> str:
-        """Return the value of the cookie of a new session.
-
-        If there is no usable key, a key is created.
-        """
+        """Return the value of the cookie of a new session."""
         until = int(self._now()) + LIFE_S
         payload = f"{token.name}.{until}.{secrets.token_hex(8)}"
-        return f"{payload}.{_signature(self._usable_key(), payload, token)}"
+        return f"{payload}.{self._signature(payload, token)}"
 
     def holder(self, cookie: str) -> Token | None:
         """Return the token to which the session of a cookie belongs.
@@ -94,19 +62,12 @@ class Sessions:
         Returns None if the cookie is invalid, or if its session has expired or was
         ended by logout.
         """
-        if not self._was_read:
-            self._read_key()
-        key = self._key
         payload, _, signature = cookie.rpartition(".")
         name, _, rest = payload.partition(".")
         token = self._tokens.get(name)
         # Compare bytes: compare_digest accepts only ASCII strings.
-        if (
-            token is None
-            or key is None
-            or not hmac.compare_digest(
-                signature.encode(), _signature(key, payload, token).encode()
-            )
+        if token is None or not hmac.compare_digest(
+            signature.encode(), self._signature(payload, token).encode()
         ):
             return None
         # The signature is valid, so the time can be parsed.
@@ -120,56 +81,21 @@ class Sessions:
             self._ended = {key: t for key, t in self._ended.items() if t > now}
             self._ended[cookie] = now + LIFE_S
 
-    def _watch_key(self, ended: Event) -> None:
-        while not ended.wait(CHECK_S):
-            self._read_key()
+    def _signature(self, payload: str, token: Token) -> str:
+        signed = token.digest + f"{token.role}.{payload}".encode()
+        return hmac.new(self._key, signed, "sha256").hexdigest()
 
-    def _read_key(self) -> None:
-        """Use the key that is in the file now, if the file can be read."""
-        with self._lock:
-            self._was_read = True
-            try:
-                key = _stored_key(self._directory)
-            except OSError:
-                return
-            if key is None and not self._is_stored:
-                return
-            if self._key not in {None, key}:
-                logger.warning("The session key has changed. All sessions have ended")
-            self._key, self._is_stored = key, True
-
-    def _usable_key(self) -> bytes:
-        """Return the key. If there is none, read or create it."""
-        with self._lock:
-            if self._key is None:
-                try:
-                    self._key = _load_or_create_key(self._directory)
-                except OSError as error:
-                    logger.warning(
-                        "The session key cannot be stored in storage.directory (%s). A "
-                        "restart will end all sessions",
-                        error.strerror,
-                    )
-                    self._key, self._is_stored = secrets.token_bytes(KEY_BYTES), False
-            return self._key
-
-
-def _signature(key: bytes, payload: str, token: Token) -> str:
-    signed = token.digest + f"{token.role}.{payload}".encode()
-    return hmac.new(key, signed, "sha256").hexdigest()
-
-
-def _stored_key(directory: Path) -> bytes | None:
-    """Return the key in a directory; None if there is no usable key.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    try:
-        key = (directory / KEY).read_bytes()
-    except FileNotFoundError:
-        return None
-    return key if len(key) == KEY_BYTES else None
+    @cached_property
+    def _key(self) -> bytes:
+        try:
+            return _load_or_create_key(self._directory)
+        except OSError as error:
+            logger.warning(
+                "The session key cannot be stored in storage.directory (%s). A "
+                "restart will end all sessions",
+                error.strerror,
+            )
+            return secrets.token_bytes(KEY_BYTES)
 
 
 def _load_or_create_key(directory: Path) -> bytes:
@@ -178,9 +104,14 @@ def _load_or_create_key(directory: Path) -> bytes:
     Raises:
         OSError: The existing key cannot be read, or a new key cannot be written.
     """
-    if (key := _stored_key(directory)) is not None:
+    path = directory / KEY
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        key = b""
+    if len(key) == KEY_BYTES:
         return key
     directory.mkdir(parents=True, exist_ok=True)
     key = secrets.token_bytes(KEY_BYTES)
-    write_durably(directory / KEY, key)
+    write_durably(path, key)
     return key

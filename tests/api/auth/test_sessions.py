@@ -1,20 +1,12 @@
 """Session cookies: their token, their duration and invalid cookies."""
 
 import stat
-from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
-import httpx
 import pytest
 
 from api.auth.sessions import LIFE_S, Sessions
-from api.predict.analyzer import Analyzer
 from config.access import Token
-from dicom_node.storage.durable_files import write_durably
-from models.card import ModelError
-from tests.support.http_client import LOOKING, TOKENS, Site, serve
-from tests.support.node import wait_for
 
 ROOT = Path(__file__).parents[3]
 HOUR_S = 3600
@@ -164,60 +156,3 @@ def test_sessions_last_until_a_restart_if_the_key_cannot_be_stored(
     assert begun.holder(cookie) == TOKEN
     assert sessions(tmp_path / "data", clock).holder(cookie) is None
     assert "restart will end all sessions" in caplog.text
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("key", [None, bytes(32)], ids=["removed", "replaced"])
-def test_removed_or_replaced_key_ends_the_sessions_of_a_running_api(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: bytes | None
-) -> None:
-    def fail(_: Analyzer) -> NoReturn:
-        raise ModelError("This test needs no model.")
-
-    monkeypatch.setattr(Analyzer, "_load", fail)
-    monkeypatch.setattr("api.auth.sessions.CHECK_S", 0.01)
-    site = Site(tmp_path, TOKENS)
-    file = site.app.state.storage.directory / "session.key"
-    with ExitStack() as stack:
-        port = serve(site.app, stack, lifespan="on")
-        url = f"http://127.0.0.1:{port}"
-        client = stack.enter_context(httpx.Client(base_url=url))
-
-        def begin_and_read() -> int:
-            client.post("/login", data={"token": LOOKING})
-            return client.get("/openapi.json").status_code
-
-        assert begin_and_read() == 200
-        if key is None:
-            file.unlink()
-        else:
-            write_durably(file, key)
-        wait_for(lambda: client.get("/openapi.json").status_code == 401)
-
-        assert begin_and_read() == 200
-
-
-def test_sessions_continue_while_the_key_cannot_be_read(
-    tmp_path: Path, clock: Clock
-) -> None:
-    begun = sessions(tmp_path / "data", clock)
-    cookie = begun.begin(TOKEN)
-
-    (tmp_path / "data").rename(tmp_path / "moved")
-    (tmp_path / "data").write_text("no folder")
-    begun._read_key()
-
-    assert begun.holder(cookie) == TOKEN
-
-
-def test_sessions_with_a_key_in_memory_only_continue(
-    tmp_path: Path, clock: Clock
-) -> None:
-    (tmp_path / "data").write_text("no folder")
-    begun = sessions(tmp_path / "data", clock)
-    cookie = begun.begin(TOKEN)
-
-    (tmp_path / "data").unlink()
-    begun._read_key()
-
-    assert begun.holder(cookie) == TOKEN
