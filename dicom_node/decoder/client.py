@@ -306,24 +306,33 @@ class DecoderProcess:
                     raise MalformedResponseError
                 error = unpack_error(content)
             if isinstance(error, FileReadError):
-                self._check_files(files)
+                self._check_files(files, paths)
         raise error
 
-    def _check_files(self, files: Sequence[int]) -> NoReturn:
+    def _check_files(self, files: Sequence[int], paths: Sequence[Path]) -> NoReturn:
         """Read the files that the child could not read.
 
         If a caller gets an OSError, it may repeat the call without a limit. Therefore
         the response of the child alone must not cause an OSError: an attacker may
-        control the child.
+        control the child. An error of a single file does not cause an OSError, either,
+        because it may never end, and would block all other images.
 
         Raises:
-            OSError: A file cannot be read.
+            OSError: A file and its folder cannot be read.
+            AnalysisError: A file cannot be read, but its folder can.
             ChildDiedError: All files can be read. The child is ended.
         """
-        for file in files:
+        for file, path in zip(files, paths, strict=True):
             position = 0
-            while piece := os.pread(file, PIECE, position):
-                position += len(piece)
+            try:
+                while piece := os.pread(file, PIECE, position):
+                    position += len(piece)
+            except OSError as error:
+                os.listdir(path.parent)  # noqa: PTH208 - only the error matters
+                raise AnalysisError(
+                    f"The file cannot be read: {error.strerror}. The disk may be "
+                    "damaged. Send the instance again."
+                ) from None
         self._stop()
         raise ChildDiedError(
             "The decoding process could not read the file, and was ended. Afterwards "

@@ -88,15 +88,16 @@ class Summarizer:
         is queued. If the analysis of an image is unfinished, the end of that analysis
         queues another run. If nobody expects a summary, none is made. If the summary
         exists already, its delivery is queued again. If an error prevents the summary,
-        the error is recorded as a failure, and not raised. In any case, other
-        examinations that lost an image to this one get a new summary: see
-        `Summaries.correct_others`.
+        the error is recorded as a failure, and not raised. After the summary was
+        recorded, other examinations that lost an image to this one get a new summary:
+        see `Summaries.correct_others`. Two examinations that lost an image to each
+        other do so, too. If this happened before the summary is recorded, each would
+        request the other one without end while neither is recorded.
 
         Args:
             examination_id: Id of the examination.
             run: Run of the summary.
         """
-        self.journal.summaries.correct_others(examination_id)
         inputs = self.journal.summaries.begin(examination_id, run)
         if inputs is None:
             return
@@ -146,6 +147,7 @@ class Summarizer:
             answer = _answer(examination, pipeline.classifier.identity)
             if self._is_made(inputs, pipeline):
                 self.journal.summaries.send_again(inputs, answer)
+                self.journal.summaries.correct_others(record.id)
                 log_step(logger, "summarized", f"{answer.text} (no change)")
                 return
             made = _encoded(pipeline, examination)
@@ -154,6 +156,7 @@ class Summarizer:
         if self.journal.summaries.record_summary(inputs, answer, results, objects):
             seconds = time.monotonic() - began
             log_step(logger, "summarized", answer.text, seconds=seconds)
+            self.journal.summaries.correct_others(record.id)
 
     def _examination(self, pipeline: Pipeline, inputs: SummaryInputs) -> Examination:
         """Return the examination, with the heatmaps and thumbnails of listed images.

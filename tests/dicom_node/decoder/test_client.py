@@ -1,6 +1,7 @@
 """If the decoder crashes, hangs or is exploited, its parent process continues."""
 
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -495,6 +496,16 @@ def test_error_for_a_missing_file_names_the_cause(
 UNREADABLE = Path("/proc/self/mem")
 
 
+@pytest.fixture
+def failed_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the listing of a folder fail, too."""
+
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, "The disk failed")
+
+    monkeypatch.setattr(client.os, "listdir", fail)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
@@ -503,15 +514,23 @@ UNREADABLE = Path("/proc/self/mem")
         (Path.read_bytes, ()),
     ],
 )
+@pytest.mark.usefixtures("failed_disk")
 def test_disk_that_fails_while_the_child_reads_is_an_os_error(
     child: DecoderProcess,
     function: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(OSError, match="The disk failed"):
         child.run(function, UNREADABLE, *arguments)
 
 
+def test_single_file_that_cannot_be_read_fails_for_good(child: DecoderProcess) -> None:
+    """Otherwise the call would be repeated without end, and block other images."""
+    with pytest.raises(AnalysisError, match="cannot be read: Input/output error"):
+        child.run(decode_file, UNREADABLE, RULES, OPTIONS)
+
+
+@pytest.mark.usefixtures("failed_disk")
 def test_examination_with_an_image_that_cannot_be_read_now_is_an_os_error(
     child: DecoderProcess, tmp_path: Path
 ) -> None:
@@ -519,7 +538,7 @@ def test_examination_with_an_image_that_cannot_be_read_now_is_an_os_error(
     unreadable = replace(other, instance=replace(other.instance, path=UNREADABLE))
     examination = conclude([readable, unreadable])
 
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(OSError, match="The disk failed"):
         child.run(encode_examination, examination, MODEL, EXAMINATION)
 
 
