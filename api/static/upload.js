@@ -9,6 +9,7 @@ import { formatText, texts } from "./lib/text.js";
 
 const t = texts.upload;
 const AT_ONCE = 2; // uploads at the same time: the node limits those of one user
+const MOST_IDS = 100; // maximum number of ids in a request
 const LARGEST = Number(byId("sheet").dataset.largestFile);
 
 const queue = [];
@@ -77,20 +78,25 @@ function picture(file, response, outcome) {
   );
 }
 
-/** Load the states of at most 100 uploaded instances, and update their rows. */
+/** Load the states of uploaded instances, and update their rows. */
 async function showStates(ids) {
-  const known = ids.filter((id) => outcomes.has(id)).slice(0, 100);
-  if (!known.length) return;
-  const { instances } = await request(`/instances?size=100&${known.map((id) => `id=${id}`).join("&")}`);
-  for (const line of instances) {
-    const outcome = outcomes.get(line.id);
-    outcome.replaceChildren(
-      make("a", { href: address(line), text: line.patient.name || t.open }),
-      make("div", {}, state(line.state)),
-      line.operating_point !== null && make("div", { class: "below", text: resultText(line.operating_point, line.probability) }),
-      line.reason && make("div", { class: "below", text: line.reason }),
-    );
+  const known = ids.filter((id) => outcomes.has(id));
+  for (let first = 0; first < known.length; first += MOST_IDS) {
+    const wanted = known.slice(first, first + MOST_IDS).map((id) => `id=${id}`);
+    const { instances } = await request(`/instances?size=${MOST_IDS}&${wanted.join("&")}`);
+    instances.forEach(showOutcome);
   }
+}
+
+/** Show the state and the result of an uploaded instance in its row. */
+function showOutcome(line) {
+  const { operating_point: point, probability, reason } = line;
+  const below = [point !== null && resultText(point, probability), reason].filter(Boolean);
+  outcomes.get(line.id).replaceChildren(
+    make("a", { href: address(line), text: line.patient.name || t.open }),
+    make("div", {}, state(line.state)),
+    ...below.map((text) => make("div", { class: "below", text })),
+  );
 }
 
 function showSummary() {
