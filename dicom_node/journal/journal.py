@@ -330,9 +330,9 @@ class Journal:
 
         A new analysis is needed if the files were removed, if the analysis failed, or
         if the destinations want kinds of results that do not exist. If the instance
-        waits for an analysis, nothing is queued. If the results of the instance are being
-        delivered and no new analysis is needed, unfinished deliveries do not change,
-        except those to another sender than the sender of the duplicate.
+        waits for an analysis, nothing is queued. If the results of the instance are
+        being delivered and no new analysis is needed, unfinished deliveries do not
+        change, except those to another sender than the sender of the duplicate.
 
         Args:
             connection: Connection in a transaction.
