@@ -20,6 +20,7 @@ from dicom_node.decoder.client import (
     ChildTimeoutError,
     DecoderProcess,
 )
+from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
@@ -333,10 +334,8 @@ def test_late_image_makes_a_revision_that_names_the_first(node: Node) -> None:
     assert any("It replaces revision 1 (1 image)" in each for each in texts(report))
 
 
-def test_former_examination_of_a_corrected_image_loses_its_answer(node: Node) -> None:
-    wrong = node.add(1, DEFINITE)
-    former = node.summarize()
-    assert "Fracture" in node.objects()["exam_summary"].ImageComments
+def correct(node: Node, wrong: ReceivedInstance) -> None:
+    """Receive an image again under another patient; the new answer is negative."""
     path = wrong.path.with_name("corrected.dcm")
     path.write_bytes(wrong.path.read_bytes())
     header = replace(wrong.header, patient=Patient("Doe^John", "P2"))
@@ -345,6 +344,30 @@ def test_former_examination_of_a_corrected_image_loses_its_answer(node: Node) ->
     corrected = replace(corrected, content_digest="ef", received_at=received_at)
     node.journal.record(corrected)
     end_analysis(node.journal, corrected.id, 1, NEGATIVE, [])
+
+
+def test_summary_that_is_not_recorded_requests_no_other(node: Node) -> None:
+    """Otherwise two such examinations would request each other without end."""
+    wrong = node.add(1, DEFINITE)
+    former = node.summarize()
+    correct(node, wrong)
+    (other,) = (each for each in node.summaries() if each.id != former.id)
+    node.child.errors = [AnalysisError("broken")]
+
+    node.make(other.id)
+
+    kept, failed = node.journal.load(former.id), node.journal.load(other.id)
+    assert kept is not None
+    assert failed is not None
+    assert failed.state == InstanceState.FAILED
+    assert (kept.run, kept.state) == (former.run, former.state)
+
+
+def test_former_examination_of_a_corrected_image_loses_its_answer(node: Node) -> None:
+    wrong = node.add(1, DEFINITE)
+    former = node.summarize()
+    assert "Fracture" in node.objects()["exam_summary"].ImageComments
+    correct(node, wrong)
     (other,) = (each for each in node.summaries() if each.id != former.id)
     node.child.calls.clear()
 
