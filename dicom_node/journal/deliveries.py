@@ -156,7 +156,7 @@ class Deliveries:
             is_repetition: True if no user requested the delivery, for example if an
                 image was received again. Then nothing is sent again to a destination
                 that gets HL7 messages and has all of them.
-            kept: Names of destinations whose deliveries do not change.
+            kept: Names of destinations. Their deliveries do not change.
         """
         query = instance.select().where(instance.c.id == instance_id)
         row = InstanceRecord(**connection.execute(query).mappings().one())

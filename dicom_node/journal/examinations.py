@@ -379,7 +379,8 @@ def reassigned(connection: sa.Connection, examination_id: str) -> set[str]:
     """Return the ids of the images that have a later revision in another examination.
 
     A modality sends such a revision if a user corrected the patient or the study. The
-    same image may also arrive by two routes, one of which changes its identity.
+    same image may also arrive by two routes, and a device on one of them may change
+    its identity.
     """
     later = instance.alias()
     query = sa.select(instance.c.id).where(

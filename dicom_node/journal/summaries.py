@@ -33,6 +33,7 @@ from dicom_node.storage.tables import (
     InstanceState,
     examination,
     instance,
+    read_one,
     read_records,
     result,
 )
@@ -157,12 +158,24 @@ class Summaries:
             return _inputs(connection, record, examined, images)
 
     @waits
+    def is_up_to_date(self, examination_id: str) -> bool:
+        """Return whether the recorded summary was made from the current images."""
+        query = examination.select().where(examination.c.id == examination_id)
+        with reading(self._engine) as connection:
+            examined = read_one(ExaminationRecord, connection.execute(query))
+            if examined is None:
+                return False
+            images = images_of(connection, examination_id)
+            outcomes = _outcomes(images, reassigned(connection, examination_id))
+        return _digest(outcomes) == examined.inputs
+
+    @waits
     def correct_others(self, examination_id: str) -> None:
         """Request the summaries of other examinations that lost an image to this one.
 
         An image may have been received again under another patient or study. Then the
         last summary of its former examination still has the answer for this image. If
-        that summary has no such answer, or if a run of it is scheduled, nothing is
+        that summary is up to date, or if a run of it is scheduled, nothing is
         requested.
 
         Args:

@@ -88,19 +88,27 @@ class Summarizer:
         is queued. If the analysis of an image is unfinished, the end of that analysis
         queues another run. If nobody expects a summary, none is made. If the summary
         exists already, its delivery is queued again. If an error prevents the summary,
-        the error is recorded as a failure, and not raised. After the summary was
-        recorded, other examinations that lost an image to this one get a new summary:
-        see `Summaries.correct_others`. Two examinations that lost an image to each
-        other do so, too. If this happened before the summary is recorded, each would
-        request the other one without end while neither is recorded.
+        the error is recorded as a failure, and not raised. If the recorded summary is
+        up to date, other examinations that lost an image to this one get a new summary:
+        see `Summaries.correct_others`. If the summary did not have to be up to date,
+        two examinations that lost an image to each other would request each other
+        without end. A run that is repeated after a kill also requests them.
 
         Args:
             examination_id: Id of the examination.
             run: Run of the summary.
         """
         inputs = self.journal.summaries.begin(examination_id, run)
-        if inputs is None:
-            return
+        if inputs is not None:
+            self._make(inputs)
+        if self.journal.summaries.is_up_to_date(examination_id):
+            self.journal.summaries.correct_others(examination_id)
+        if inputs is not None:
+            self.on_delivery()
+
+    def _make(self, inputs: SummaryInputs) -> None:
+        """Make and record a summary; record an error as a failure."""
+        examination_id, run = inputs.record.id, inputs.record.run
         fail = partial(self.journal.summaries.fail, examination_id, run)
         with instance_context(inputs.record.sop_instance_uid, examination_id):
             try:
@@ -111,7 +119,6 @@ class Summarizer:
             except Exception:
                 logger.exception("An error of this program")
                 fail("An error of this program. The log of the worker has the details.")
-        self.on_delivery()
 
     def _summarize(self, inputs: SummaryInputs) -> None:
         """Make and record a summary, or record why there is none.
@@ -147,7 +154,6 @@ class Summarizer:
             answer = _answer(examination, pipeline.classifier.identity)
             if self._is_made(inputs, pipeline):
                 self.journal.summaries.send_again(inputs, answer)
-                self.journal.summaries.correct_others(record.id)
                 log_step(logger, "summarized", f"{answer.text} (no change)")
                 return
             made = _encoded(pipeline, examination)
@@ -156,13 +162,12 @@ class Summarizer:
         if self.journal.summaries.record_summary(inputs, answer, results, objects):
             seconds = time.monotonic() - began
             log_step(logger, "summarized", answer.text, seconds=seconds)
-            self.journal.summaries.correct_others(record.id)
 
     def _examination(self, pipeline: Pipeline, inputs: SummaryInputs) -> Examination:
         """Return the examination, with the heatmaps and thumbnails of listed images.
 
-        Images that were slow, or whose analysis failed, get no thumbnail. Images with a
-        later revision in another examination get none, either. A study may have any
+        Images that were slow, images with a failed analysis, and images with a later
+        revision in another examination get no thumbnail. A study may have any
         number of images. So heatmaps, 0.2 MB each at 224 x 224, are kept only for the
         images that `conclude` lists.
         """

@@ -380,7 +380,7 @@ def _report_performance(
 ) -> None:
     """Report the AUC and the share of right arrows for a held-out fold.
 
-    The second figure is the share of the fractures whose first arrow points to a box.
+    The second figure is the share of the fractures with a first arrow in a box.
     All radiographs of `part` with a fracture are used, and at most as many without one.
     """
     fractured = [each for each in part if each.is_fractured]

@@ -363,6 +363,34 @@ def test_summary_that_is_not_recorded_requests_no_other(node: Node) -> None:
     assert (kept.run, kept.state) == (former.run, former.state)
 
 
+class Killed(BaseException):
+    """Raised where a kill would end the worker."""
+
+
+def kill(*_: object) -> None:
+    raise Killed
+
+
+def test_former_examination_is_corrected_although_the_worker_was_killed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill comes after the summary of the other examination was recorded."""
+    wrong = node.add(1, DEFINITE)
+    former = node.summarize()
+    correct(node, wrong)
+    (other,) = (each for each in node.summaries() if each.id != former.id)
+    with monkeypatch.context() as killing:
+        killing.setattr(Summaries, "correct_others", kill)
+        with pytest.raises(Killed):
+            node.make(other.id)
+
+    node.summarizer.summarize(other.id, other.run)
+
+    requested = node.journal.load(former.id)
+    assert requested is not None
+    assert requested.run == former.run + 1
+
+
 def test_former_examination_of_a_corrected_image_loses_its_answer(node: Node) -> None:
     wrong = node.add(1, DEFINITE)
     former = node.summarize()
@@ -380,10 +408,6 @@ def test_former_examination_of_a_corrected_image_loses_its_answer(node: Node) ->
     assert any(REASSIGNED in each for each in texts(report))
     assert not any("Fracture" in each for each in texts(report))
     assert node.summary().state == InstanceState.NOT_ANALYZED
-
-
-class Killed(BaseException):
-    """Raised where a kill would end the worker."""
 
 
 def test_kill_before_the_end_changes_nothing_in_the_next_attempt(
