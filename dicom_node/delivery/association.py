@@ -71,14 +71,22 @@ class LostError(Exception):
             timeout.
         is_violation: Whether the node aborted the association, because the peer
             violated the standard or exceeded a limit.
+        is_own: Whether the node cannot read the file to send. Then the error says
+            nothing about the peer.
     """
 
     def __init__(
-        self, message: str, *, is_hang: bool = False, is_violation: bool = False
+        self,
+        message: str,
+        *,
+        is_hang: bool = False,
+        is_violation: bool = False,
+        is_own: bool = False,
     ) -> None:
         super().__init__(message)
         self.is_hang = is_hang
         self.is_violation = is_violation
+        self.is_own = is_own
 
 
 @contextmanager
@@ -212,7 +220,8 @@ class Peer:
             except RuntimeError:  # the association ended after the check in `_open`
                 response = Dataset()
             except OSError as error:
-                raise LostError(f"a file cannot be read: {error.strerror}") from None
+                reason = f"a file cannot be read: {error.strerror}"
+                raise LostError(reason, is_own=True) from None
         if "Status" not in response:
             raise self._lost(association)
         return response

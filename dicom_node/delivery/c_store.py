@@ -163,7 +163,7 @@ def send(
             rest = [each for each in instances if not delivery.has_outcome(each)]
             _send(rest, delivery, destination, calling_ae_title, limit_s)
     except LostError as error:
-        delivery.record_rest(Outcome(Verdict.RETRY, None, str(error)))
+        delivery.record_rest(_retried(error))
     return delivery.outcomes()
 
 
@@ -195,10 +195,16 @@ def _send(
                 except LostError as error:
                     if error.is_violation:
                         raise
-                    outcome = Outcome(Verdict.RETRY, None, str(error))
-                    delivery.record(instance.position, outcome)
-                    raise _ObjectLostError(str(error), is_hang=error.is_hang) from None
+                    delivery.record(instance.position, _retried(error))
+                    raise _ObjectLostError(
+                        str(error), is_hang=error.is_hang, is_own=error.is_own
+                    ) from None
                 delivery.record(instance.position, outcome)
+
+
+def _retried(error: LostError) -> Outcome:
+    """Return the outcome of an object that was not sent because of an error."""
+    return Outcome(Verdict.RETRY, None, str(error), was_sent=not error.is_own)
 
 
 def echo(

@@ -405,6 +405,23 @@ def test_file_that_disappears_during_sending_gives_retry(tmp_path: Path) -> None
     assert second == Outcome(
         RETRY, None, "a file cannot be read: No such file or directory"
     )
+    assert not second.was_sent
+
+
+def test_files_that_cannot_be_read_say_nothing_about_the_peer(tmp_path: Path) -> None:
+    files = [write_instance(tmp_path / f"{i}") for i in range(4)]
+
+    def lose(*_: object) -> None:
+        for file in files[1:]:
+            file.unlink(missing_ok=True)
+
+    with scp((evt.EVT_C_STORE, lambda _: 0)) as server:
+        peer = destination(port_of(server))
+        stored, *lost = send(files, peer, calling_ae_title="NODE", on_outcome=lose)
+
+    assert stored == Outcome(STORED, 0)
+    assert {each.verdict for each in lost} == {RETRY}
+    assert not any(each.was_sent for each in lost)  # the last one is not tried
 
 
 @pytest.fixture
