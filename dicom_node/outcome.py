@@ -56,10 +56,10 @@ class Outcome:
             patient: never log a comment. `log_text` is for the log.
         without_quote: The comment without the text of the destination, for the log.
             Empty if the comment quotes nothing.
-        was_sent: False if the node did not try to send the object, for example because
-            the node cannot read the file or does not know the address. Then the outcome
-            says nothing about the destination. True if the node cannot call the
-            destination, for example because a file of its TLS settings is missing.
+        was_sent: False if the node did not send the object for a reason of its own, for
+            example because it cannot read the file or does not know the address. Then
+            the outcome says nothing about the destination. True if the node cannot call
+            the destination, for example because a file of its TLS settings is missing.
     """
 
     verdict: Verdict

@@ -10,7 +10,6 @@ status means. delivery/association.py has the limits on waiting.
 
 import logging
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +47,7 @@ from dicom_node.dataset.part10 import (
 )
 from dicom_node.dataset.transcode import transcode
 from dicom_node.delivery.association import LostError, Peer, associated
+from dicom_node.delivery.temporary_file import temporary_file
 from dicom_node.errors import DicomNodeError
 from dicom_node.outcome import Outcome, Verdict, outcome_of
 
@@ -381,17 +381,17 @@ def _ready(instance: Instance) -> Iterator[Path]:
     if instance.is_ready:
         yield instance.path
         return
-    with tempfile.NamedTemporaryFile() as copy, instance.path.open("rb") as file:
-        uids = instance.sop_class, instance.sop_instance
-        copy.write(file_head(*uids, instance.syntax))
-        file.seek(instance.offset)
-        if instance.leading and instance.syntax == DeflatedExplicitVRLittleEndian:
-            copy.writelines(_deflated_again(file, instance.leading))
-        else:
-            file.seek(instance.leading, SEEK_CUR)
-            shutil.copyfileobj(file, copy, 2**20)
-        copy.flush()
-        yield Path(copy.name)
+    with temporary_file() as path:
+        with path.open("wb") as copy, instance.path.open("rb") as file:
+            uids = instance.sop_class, instance.sop_instance
+            copy.write(file_head(*uids, instance.syntax))
+            file.seek(instance.offset)
+            if instance.leading and instance.syntax == DeflatedExplicitVRLittleEndian:
+                copy.writelines(_deflated_again(file, instance.leading))
+            else:
+                file.seek(instance.leading, SEEK_CUR)
+                shutil.copyfileobj(file, copy, 2**20)
+        yield path
 
 
 def _deflated_again(file: BinaryIO, leading: int) -> Iterator[bytes]:
@@ -419,8 +419,7 @@ def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
     Raises:
         OSError: The file cannot be copied, for example because there is no space.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy.dcm"
+    with temporary_file() as copy:
         try:
             transcode(instance.path, copy, syntax)
         except OSError:

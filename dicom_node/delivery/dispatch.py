@@ -1,9 +1,8 @@
 """Sends results to a destination, in the transfer syntax of its settings."""
 
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +20,7 @@ from pydicom.uid import (
 from config.destinations import Destination
 from dicom_node.dataset.transcode import transcode
 from dicom_node.delivery.clients import client_for
+from dicom_node.delivery.temporary_file import temporary_file
 from dicom_node.outcome import Outcome, Verdict
 
 logger = logging.getLogger(__name__)
@@ -112,13 +112,13 @@ def _compressed(
     if syntax is None:
         yield files
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as copies:
         ready = dict(files)
         for uid, path in files.items():
             meta = read_file_meta_info(path)
             plain = meta.TransferSyntaxUID == ExplicitVRLittleEndian
             if plain and meta.MediaStorageSOPClassUID in IMAGES:
-                copy = Path(folder) / f"{uid}.dcm"
+                copy = copies.enter_context(temporary_file())
                 if _compress(path, copy, syntax):
                     ready[uid] = copy
         yield ready

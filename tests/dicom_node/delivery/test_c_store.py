@@ -457,11 +457,34 @@ def test_object_that_cannot_be_copied_to_a_full_disk_is_a_retry(
     def full() -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     (outcome,) = send_to(port, file)
 
     assert outcome.verdict is Verdict.RETRY
     assert outcome.comment == "the file cannot be copied: No space left on device"
+
+
+def test_copies_are_in_no_folder_so_that_a_kill_leaves_none(
+    scp: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[list[Path]] = []
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+
+    def list_folder(_: evt.Event) -> int:
+        found.append([*folder.iterdir()])
+        return 0
+
+    port = scp({SecondaryCaptureImageStorage: [ImplicitVRLittleEndian]}, list_folder)
+    transcoded = write_instance(tmp_path / "a.dcm")
+    other = write_instance(tmp_path / "b.dcm", syntax=ImplicitVRLittleEndian)
+    without_head = tmp_path / "odd"
+    without_head.write_bytes(other.read_bytes()[split_dataset(other)[1] :])
+
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    assert send_to(port, transcoded, without_head) == (Outcome(STORED, 0),) * 2
+    assert found == [[], []]
 
 
 def test_truncated_file_is_not_sent(archive: Archive, tmp_path: Path) -> None:

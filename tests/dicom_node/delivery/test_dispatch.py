@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -295,6 +296,29 @@ def test_delivery_is_retried_if_the_disk_is_full(
     assert not outcomes[uid].was_sent
     assert "No space left" in outcomes[uid].comment
     assert archive.log == ()
+
+
+def test_compressed_copy_is_in_no_folder_so_that_a_kill_leaves_none(
+    tmp_path: Path, capture: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, path = capture
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    found = []
+
+    def list_folder(*_: object) -> int:
+        found.append([*folder.iterdir()])
+        return 0
+
+    archive = start_archive(tmp_path / "archive", respond=list_folder)
+    pacs = fixed_destination(archive).model_copy(update={"transfer_syntax": "jpeg_ls"})
+    outcomes = deliver({uid: path}, pacs, sender_ae_title="X", calling_ae_title="US")
+    archive.stop()
+
+    assert outcomes[uid].verdict is Verdict.STORED
+    assert [each.transfer_syntax_uid for each in archive.log] == [JPEGLSLossless]
+    assert found == [[]]
 
 
 def test_delivery_is_retried_if_the_original_of_a_refused_copy_cannot_be_read(
