@@ -330,9 +330,9 @@ class Journal:
 
         A new analysis is needed if the files were removed, if the analysis failed, or
         if the destinations want kinds of results that do not exist. If the instance
-        waits for an analysis, nothing is queued. If the results of the instance are
-        being delivered and no new analysis is needed, unfinished deliveries do not
-        change, except those to another sender than the sender of the duplicate.
+        waits for an analysis, nothing is queued. If no new analysis is needed,
+        unfinished deliveries do not change, except those to another sender than the
+        sender of the duplicate.
 
         Args:
             connection: Connection in a transaction.
@@ -370,12 +370,10 @@ class Journal:
         if is_needed or self.deliveries.are_outdated(connection, result_row.id):
             self._analyze_again(connection, result_row.id)
         else:
-            kept = set[str]()
-            if result_row.state == InstanceState.DELIVERING:
-                is_new = result_row.calling_ae_title != received.calling_ae_title
-                kept = self.deliveries.unfinished(
-                    connection, result_row.id, is_new_sender=is_new
-                )
+            is_new = result_row.calling_ae_title != received.calling_ae_title
+            kept = self.deliveries.unfinished(
+                connection, result_row.id, is_new_sender=is_new
+            )
             self.deliveries.queue_all(
                 connection, result_row.id, is_repetition=True, kept=kept
             )

@@ -888,7 +888,31 @@ def test_instance_with_only_an_hl7_message_is_not_outdated(
     row = journal.load(one.id)
     assert row
     assert (row.state, row.run) == (InstanceState.NOT_ANALYZED, 1)
-    assert journal.deliveries.begin(one.id, "ris", 2) == {"2.25.7": "results/m.hl7"}
+    assert journal.deliveries.begin(one.id, "ris", 1) == {"2.25.7": "results/m.hl7"}
+
+
+def test_repeated_instance_keeps_the_unfinished_delivery_of_its_notice(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    both = [destination(name, send_negative=False) for name in ("pacs", "backup")]
+    journal, one = Journal(engine, tmp_path, both), receive()
+    again = receive(sop_instance_uid=one.header.sop_instance_uid)
+    journal.record(one)
+    notice = StoredResult("notice", "1.2", "2.25.7", "results/n.dcm")
+    ended = Conclusion(InstanceState.NOT_ANALYZED, "A chest.", notices=[notice])
+    journal.analyses.conclude(one.id, 1, ended)
+    deliver(journal, one, 1, "2.25.7", "backup")
+    journal.deliveries.begin(one.id, "pacs", 1)
+    journal.delivery_outcomes.record(
+        one.id, destination("pacs"), 1, {"2.25.7": BRIEFLY}
+    )
+    waiting = state_and_run(engine, one)
+
+    journal.record(again)
+
+    assert waiting == (DeliveryState.QUEUED, 2)
+    assert state_and_run(engine, one) == waiting
+    assert state_and_run(engine, one, "backup") == (DeliveryState.QUEUED, 2)
 
 
 def test_delivered_hl7_message_is_sent_again_only_if_a_user_requests_it(
