@@ -50,6 +50,10 @@ logger = logging.getLogger(__name__)
 # The maximum number of deliveries that one transaction releases or resumes. No other
 # process can write to SQLite during the transaction.
 BATCH = 200
+# After a change of the settings, the processes are restarted one after another. For
+# UNKNOWN_S seconds after the request of a delivery, its destination may be a new one
+# that this process does not know yet.
+UNKNOWN_S = 600.0
 # The state of a failing peer is removed if no delivery waits for it, and if its last
 # failure was more than this many seconds ago. Otherwise an AE that sends no more images
 # would be listed as failing for ever.
@@ -252,7 +256,8 @@ class CircuitBreaker:
         waits, no probe is chosen, and the state of the peer is removed if its last
         failure was more than FORGET_AFTER_S seconds ago. If the chosen delivery now
         goes to a peer with another name, because the settings were changed, the state
-        of the old peer is removed at once.
+        of the old peer is removed at once. If the settings of this process do not
+        contain the destination, its peers are unknown, and nothing changes.
         """
         query = delivery.select().where(
             delivery.c.waits_for == peer_row.peer, delivery.c.state.in_(UNFINISHED)
@@ -266,7 +271,8 @@ class CircuitBreaker:
             return
         peer = self._work.peer(connection, row.instance_id, row.destination)
         if peer != peer_row.peer:
-            _forget(connection, peer_row)
+            if row.destination in self._retry_days:
+                _forget(connection, peer_row)
             return
         failures = peer_row.failures + 1
         pause = retry_delay_s(max(failures, row.attempts))
@@ -296,7 +302,9 @@ class CircuitBreaker:
 
         The condition is true if the peer of the delivery works, if the delivery was
         requested more than `retry_days` days ago, or if its destination is no longer in
-        the settings. In the last two cases, a failure of the next attempt is final.
+        the settings. In the last two cases, a failure of the next attempt is final. For
+        UNKNOWN_S seconds after its request, the destination of a delivery may be a new
+        one. Then the workers that know the destination release the delivery.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,
@@ -309,7 +317,10 @@ class CircuitBreaker:
             )
             for name, days in self._retry_days.items()
         ]
-        removed = delivery.c.destination.not_in(self._retry_days)
+        removed = sa.and_(
+            delivery.c.destination.not_in(self._retry_days),
+            delivery.c.asked_at < time.time() - UNKNOWN_S,
+        )
         return sa.or_(~fails, removed, *too_old)
 
 

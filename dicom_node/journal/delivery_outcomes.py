@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from config.destinations import Destination
 from dicom_node.journal.availability import UntilAvailable, waits
-from dicom_node.journal.circuit_breaker import Change, CircuitBreaker
+from dicom_node.journal.circuit_breaker import UNKNOWN_S, Change, CircuitBreaker
 from dicom_node.journal.delivery_conditions import of_delivery
 from dicom_node.journal.events import note
 from dicom_node.journal.instance_state import lock_instance, update_instance_state
@@ -43,11 +43,8 @@ from dicom_node.storage.tables import (
 from dicom_node.storage.tally import write
 
 BRIEF_TRIES = 3
-# After a change of the settings, the processes are restarted one after another. For
-# UNKNOWN_S seconds after the request of a delivery, its destination may be a new one
-# that this process does not know yet. Then the delivery is tried again, maybe by other
-# workers, in UNKNOWN_DELAY_S seconds.
-UNKNOWN_S = 600.0
+# If a destination may be a new one that this process does not know yet (see UNKNOWN_S),
+# a delivery is tried again, maybe by other workers, in this number of seconds.
 UNKNOWN_DELAY_S = 15.0
 LOG_NAMES = {
     DeliveryState.QUEUED: "will try again",

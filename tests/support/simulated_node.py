@@ -29,8 +29,8 @@ from dicom_node.errors import ReportRefusedError, SamePictureError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import state_machine
 from dicom_node.journal.analyses import AnalysisResult, Conclusion
+from dicom_node.journal.circuit_breaker import UNKNOWN_S
 from dicom_node.journal.deliveries import StoredResult
-from dicom_node.journal.delivery_outcomes import UNKNOWN_S
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retention import delete_expired
 from dicom_node.journal.states import (
@@ -671,7 +671,8 @@ class SimulatedNode:
         """Do all queued work with success, and check that all work ends.
 
         Destinations are resumed first. Deliveries that wait for their peer are
-        released, because the peer works again.
+        released, because the peer works again. The clock is advanced so that deliveries
+        to unknown destinations are released, too.
         """
         for each in (ARCHIVE, BACKUP, ALERTS, REVIEW):
             self.journal.deliveries.resume(each.name)
@@ -680,6 +681,7 @@ class SimulatedNode:
         bound = 10 * (len(self.queue()) + len(self.deliveries()) + len(self.instances))
         for _ in range(bound + 10):
             if not self.queue():
+                self.clock.passed_s += UNKNOWN_S + 1
                 self.journal.deliveries.resume_remaining()
                 self.journal.breaker.maintain()
             if not (items := self.queue()):

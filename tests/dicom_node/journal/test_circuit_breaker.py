@@ -15,7 +15,11 @@ from sqlalchemy.exc import OperationalError
 
 from config.destinations import Address, SenderDestination
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.circuit_breaker import FORGET_AFTER_S, CircuitBreaker
+from dicom_node.journal.circuit_breaker import (
+    FORGET_AFTER_S,
+    UNKNOWN_S,
+    CircuitBreaker,
+)
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.retry_delay import RETRY_INITIAL_DELAY_S
 from dicom_node.outcome import Outcome, Verdict
@@ -348,6 +352,9 @@ def test_waiting_deliveries_are_scheduled_if_too_old_or_without_destination(
     journal.breaker.maintain()
     assert len(scheduled(engine)) == 1
 
+    with engine.begin() as connection:
+        asked = delivery.c.asked_at - UNKNOWN_S
+        connection.execute(delivery.update().values(asked_at=asked))
     gone = Journal(engine, tmp_path, [])
     gone.breaker.maintain()
     assert scheduled(engine).keys() == set(waiting)
@@ -356,6 +363,32 @@ def test_waiting_deliveries_are_scheduled_if_too_old_or_without_destination(
     old = Journal(engine, tmp_path, [destination("pacs", retry_days=1e-9)])
     old.breaker.maintain()
     assert scheduled(engine).keys() == set(waiting)
+
+
+@pytest.mark.parametrize("name", ["pacs", "pacs:SENDER"])
+def test_worker_with_former_settings_does_not_end_the_back_off_of_a_new_destination(
+    engine: sa.Engine, tmp_path: Path, receive: Receive, name: str
+) -> None:
+    new = senders("SENDER") if ":" in name else destination("pacs")
+    journal, waiting = Journal(engine, tmp_path, [new]), []
+    for number in range(3):
+        instance = replace(receive(digest=str(number)), calling_ae_title="SENDER")
+        record_result(journal, instance)
+        attempt(journal, engine, instance.id, LOST)
+        waiting.append(instance.id)
+    (probe,) = scheduled(engine)
+    run = rows(engine)[probe].run
+    journal.delivery_outcomes.fail_permanently(probe, "pacs", run, "an error of ours")
+
+    former = Journal(engine, tmp_path, [])
+    for _ in range(2):
+        former.breaker.maintain()
+
+    assert state(engine).peer == name
+    assert state(engine).failing_since is not None
+    assert not any(seconds <= 0 for seconds in scheduled(engine).values())
+    journal.breaker.maintain()
+    assert len(scheduled(engine)) == 1
 
 
 def test_a_paused_destination_is_not_probed(
