@@ -10,6 +10,7 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
+from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
@@ -156,9 +157,9 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """
     try:
         value = dataset.get(keyword)
-    # pydicom parses the text of a number when the value is first accessed, and raises
-    # these errors if the text is not a number.
-    except (ValueError, TypeError, ArithmeticError):
+    # pydicom parses a number when the value is first accessed, and raises these errors
+    # if the text is not a number, or if a binary number has too few bytes.
+    except (ValueError, TypeError, ArithmeticError, BytesLengthException):
         value = dataset.get_item(Tag(keyword)).value
     if isinstance(value, bytes):  # an invalid number, or a VR with binary values
         value = value.decode("ascii", "replace").split("\\")

@@ -73,6 +73,10 @@ READ_TOO = (
     "BitsStored", "HighBit", "PixelRepresentation",
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge",
+    "ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge",
+    "CenterOfCircularShutter", "RadiusOfCircularShutter",
+    "VerticesOfThePolygonalShutter", "ShutterPresentationValue",
 )  # fmt: skip
 """Attributes that are copied only under conditions, or are read but not copied."""
 

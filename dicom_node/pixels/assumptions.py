@@ -13,11 +13,13 @@ from pydicom.tag import Tag
 from dicom_node.dataset.attributes import code, is_plain, number, numbers, usable
 from dicom_node.dataset.image_pixel import attribute_label
 from dicom_node.pixels.pixel_spacing import SPACINGS
+from dicom_node.pixels.shutter import SHAPE_ATTRIBUTES
 from dicom_node.pixels.windowing import VoiLutFunction
 
 NUMBERS = (
     *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"),
     *(*SPACINGS, "PixelAspectRatio", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *(keyword for keywords in SHAPE_ATTRIBUTES.values() for keyword in keywords),
 )
 MOST_VALUES = 8
 """Maximum number of values that a sentence quotes. An attribute may have more."""

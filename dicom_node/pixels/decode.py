@@ -39,6 +39,7 @@ from dicom_node.pixels.identity import identity_digest
 from dicom_node.pixels.intended_use import unknown_age
 from dicom_node.pixels.pixel_spacing import made_square, pixel_shape
 from dicom_node.pixels.screening import ScreeningRules, screen
+from dicom_node.pixels.shutter import display_shutter
 from dicom_node.pixels.windowing import Window
 from dicom_node.reasons import Unanalyzed
 from inference.radiograph import Radiograph
@@ -156,12 +157,7 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     assumptions += check_bits(dataset, stored)
     display = to_display_image(dataset, stored, options.window)
     gray = display.gray
-    if gray.min() == gray.max():
-        raise NotAnalyzedError(
-            "The image is blank: all pixels of Pixel Data (7FE0,0010) have the same "
-            "gray level.",
-            Unanalyzed.BLANK,
-        )
+    _check_not_blank(display)
     shape = pixel_shape(dataset)
     pixels = made_square(gray, shape, options.max_megapixels)
     source_shape = gray.shape[0], gray.shape[1]
@@ -169,21 +165,44 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     return Radiograph(pixels, shape.side, source_shape, display.span, assumptions)
 
 
+def _check_not_blank(display: DisplayImage) -> None:
+    """Raise NotAnalyzedError if all visible pixels have the same gray level."""
+    gray, visible = display.gray, display.visible
+    shown = gray if visible is None else gray[visible]
+    if shown.min() == shown.max():
+        inside = "" if visible is None else " inside the Display Shutter"
+        raise NotAnalyzedError(
+            f"The image is blank: all pixels of Pixel Data (7FE0,0010){inside} have "
+            "the same gray level.",
+            Unanalyzed.BLANK,
+        )
+
+
 def to_display_image(
     dataset: Dataset, stored: NDArray[Any], window: int | Window
 ) -> DisplayImage:
     """Return the gray levels of a gray or color image, as its attributes specify.
+
+    The pixels that the Display Shutter hides are black, whatever its Shutter
+    Presentation Value (0018,1622), because areas that were not exposed are black in
+    the images that the model was trained on.
 
     Args:
         dataset: The image's attributes, with a complete Image Pixel Module.
         stored: Stored values as `decode_pixels` returns them.
         window: See `apply_display_pipeline`.
     """
-    if not is_monochrome(dataset):
-        return DisplayImage(from_color(dataset, stored), None)
-    # Extreme rescale or window values may overflow a float.
+    # Extreme spacing, rescale or window values may overflow a float.
     with np.errstate(all="ignore"):
-        return apply_display_pipeline(dataset, stored, window)
+        shutter = display_shutter(dataset, stored.shape[0], stored.shape[1])
+        visible = shutter.visible
+        if is_monochrome(dataset):
+            display = apply_display_pipeline(dataset, stored, window, visible)
+        else:
+            display = DisplayImage(from_color(dataset, stored), None)
+    gray = display.gray if visible is None else display.gray * visible
+    assumptions = display.assumptions + shutter.assumptions
+    return replace(display, gray=gray, assumptions=assumptions, visible=visible)
 
 
 def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:

@@ -40,6 +40,7 @@ from dicom_node.dataset.image_pixel import (
     photometric_interpretation,
 )
 from dicom_node.dataset.transfer_syntaxes import LOSSY_DECODERS
+from dicom_node.pixels.shutter import Mask, bounding_box
 from dicom_node.pixels.windowing import (
     LEAST_STRUCTURE,
     LookUpTable,
@@ -112,16 +113,23 @@ class DisplayImage:
             such value, the smallest and the largest of all values. (0, 255) for color
             images.
         assumptions: Sentences that say how invalid attributes were interpreted.
+        visible: The mask of the pixels that the Display Shutter shows, (rows, columns);
+            None if it shows all. `to_display_image` sets it, and makes the other pixels
+            black.
     """
 
     gray: Gray
     span: tuple[float, float] | None
     ends: tuple[float, float] = (0.0, 255.0)
     assumptions: tuple[str, ...] = ()
+    visible: Mask | None = None
 
 
 def apply_display_pipeline(
-    dataset: Dataset, pixels: NDArray[Any], window: int | Window
+    dataset: Dataset,
+    pixels: NDArray[Any],
+    window: int | Window,
+    visible: Mask | None = None,
 ) -> DisplayImage:
     """Return the gray levels of a monochrome image, as its attributes specify.
 
@@ -130,15 +138,19 @@ def apply_display_pipeline(
         pixels: Stored values as `decode_pixels` returns them, of 8 or 16 bits.
         window: The number of the window or VOI LUT to use, from 1; or a window chosen
             by a user, which is used even if it hides too much of the image.
+        visible: The mask of the pixels that the Display Shutter shows; None if it shows
+            all. The values of the other pixels have no influence.
 
     Returns:
         The gray levels and the gray scale. If `window` is a number, the node chooses
         the gray scale in three cases: the image has no usable VOI, its VOI hides too
         much of the image, or it is For Processing. See `_range` and `_fault`. If the
         node always used the VOI, the model could receive a black image. A human reader
-        would change the window.
+        would change the window. The gray levels of hidden pixels have no meaning.
     """
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
+    if visible is not None:
+        patterns = np.where(visible, patterns, patterns.flat[visible.argmax()])
     modality = modality_values(dataset, pixels.itemsize)
     display = _display(dataset, modality, window)
     assumptions = tuple(_assumptions(dataset, pixels.itemsize, modality, window))
@@ -150,12 +162,12 @@ def apply_display_pipeline(
         ends = _ends(modality, levels, window)
         if isinstance(window, Window):
             return DisplayImage(gray, None, ends, assumptions)
-        fault = _fault(dataset, patterns, gray, (levels, modality))
+        fault = _fault(dataset, patterns, gray, (levels, modality), visible)
         if not fault:
             return DisplayImage(gray, None, ends, assumptions)
         logger.warning("%s %s", loggable(text(dataset, "SOPInstanceUID")), fault)
         assumptions += (f"The image {fault}",)
-    return _display_by_percentiles(dataset, patterns, modality, assumptions)
+    return _display_by_percentiles(dataset, patterns, modality, assumptions, visible)
 
 
 def _display_by_percentiles(
@@ -163,11 +175,12 @@ def _display_by_percentiles(
     patterns: NDArray[Any],
     modality: Values,
     assumptions: tuple[str, ...],
+    visible: Mask | None,
 ) -> DisplayImage:
     values = modality
     if is_for_processing(dataset) and _is_linear(dataset):
         values = _logarithm(dataset, values)
-    low, high = _range(dataset, patterns, values)
+    low, high = _range(dataset, patterns, values, visible)
     first, last = (float(modality[np.abs(values - x).argmin()]) for x in (low, high))
     gray = _apply_table(stretched(values, low, high), dataset, patterns)
     return DisplayImage(gray, (first, last), (first, last), assumptions)
@@ -178,6 +191,7 @@ def _fault(
     patterns: NDArray[Any],
     gray: Gray,
     tables: tuple[Values, Values],
+    visible: Mask | None,
 ) -> str:
     """Return why the image's own VOI is not used; empty if it is used.
 
@@ -191,6 +205,7 @@ def _fault(
         gray: The gray levels of the pixels through the VOI, (rows, columns).
         tables: The display value in [0, 1] of each bit pattern, and its modality value.
             Both arrays are indexed by the bit pattern.
+        visible: The mask of the visible pixels; None if all are visible.
 
     Returns:
         The end of a sentence that begins with "The image"; empty if the VOI is used.
@@ -198,16 +213,20 @@ def _fault(
     instead = "it is displayed as if it had neither."
     if gray.min() == gray.max() and patterns.min() < patterns.max():
         return f"shows nothing through its own window or VOI LUT; {instead}"
+    patterns, visible = _inside(patterns, visible)
     sample = thinned(patterns, COMPARED_PIXELS)
-    sample = sample[exposed_area(sample)]
+    area = exposed_area(sample)
+    sample = sample[area]
     if sample.size < FEWEST_COMPARED:
         return ""
+    if visible is not None:
+        visible = thinned(visible, COMPARED_PIXELS)[area]
     levels, modality = tables
-    low, high = _range(dataset, sample, modality)
+    low, high = _range(dataset, sample, modality, visible)
     reference = np.clip((modality - low) / (high - low or 1.0), 0, 1)
-    padded = _padded(dataset, sample)
+    ignored = _ignored(dataset, sample, visible)
     displayed, expected = (
-        np.where(padded, np.nan, np.nan_to_num(each)[sample])
+        np.where(ignored, np.nan, np.nan_to_num(each)[sample])
         for each in (levels, reference)
     )
     share = structure_kept(displayed, expected)
@@ -569,28 +588,48 @@ def _read_words(
 
 
 def _range(
-    dataset: Dataset, patterns: NDArray[Any], values: Values
+    dataset: Dataset, patterns: NDArray[Any], values: Values, visible: Mask | None
 ) -> tuple[float, float]:
     """Return the lower and the upper end of a gray scale that ignores the image's VOI.
 
     If the image has at most PLAIN_BITS bits and is not For Processing, the ends are the
     minimum and the maximum of `values`. Otherwise they are percentiles of the values of
-    the pixels, without padding.
+    the visible pixels, without padding.
 
     Args:
         dataset: The image's attributes.
         patterns: The bit patterns of the pixels.
         values: The value of each bit pattern. The result has the same unit.
+        visible: The mask of the visible pixels; None if all are visible.
     """
     bits = number(dataset, "BitsStored", 8 * patterns.itemsize)
     if bits <= PLAIN_BITS and not is_for_processing(dataset):
         return float(values.min()), float(values.max())
-    sample = thinned(patterns[exposed_area(patterns)])
-    unpadded = sample[~_padded(dataset, sample)]
-    return percentile_range(values[unpadded if unpadded.size else sample])
+    patterns, visible = _inside(patterns, visible)
+    area = exposed_area(patterns)
+    sample = thinned(patterns[area])
+    seen = None if visible is None else thinned(visible[area])
+    used = sample[~_ignored(dataset, sample, seen)]
+    return percentile_range(values[used if used.size else sample])
 
 
-def _padded(dataset: Dataset, patterns: NDArray[Any]) -> NDArray[np.bool_]:
+def _inside(
+    patterns: NDArray[Any], visible: Mask | None
+) -> tuple[NDArray[Any], Mask | None]:
+    """Return the part of both arrays between the outermost visible pixels."""
+    if visible is None or not visible.any():
+        return patterns, visible
+    box = bounding_box(visible)
+    return patterns[box], visible[box]
+
+
+def _ignored(dataset: Dataset, patterns: NDArray[Any], visible: Mask | None) -> Mask:
+    """Return a mask of the pixels that are padding or hidden by the Display Shutter."""
+    padded = _padded(dataset, patterns)
+    return padded if visible is None else padded | ~visible
+
+
+def _padded(dataset: Dataset, patterns: NDArray[Any]) -> Mask:
     """Return a mask of the pixels that are padding (PS3.3 C.7.5.1.1.2).
 
     A pixel is padding if its stored value lies between Pixel Padding Value and Pixel

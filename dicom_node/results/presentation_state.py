@@ -27,6 +27,7 @@ from dicom_node.pixels.grayscale import (
     voi_table,
     voi_window,
 )
+from dicom_node.pixels.shutter import SHAPE_ATTRIBUTES, display_shutter
 from dicom_node.pixels.windowing import LookUpTable, VoiLutFunction, Window
 from dicom_node.results.anatomy import UNPAIRED, anatomy
 from dicom_node.results.compression import aspect_ratio, pixel_sides
@@ -67,6 +68,9 @@ SERIES_DESCRIPTION = "AI fracture annotations - not for diagnosis"
 LABEL = "AI_FRACTURE"
 """Content Label (0070,0080); viewers list presentation states by it."""
 
+WHITE = 2**16 - 1
+"""The P-Value of white in Shutter Presentation Value (PS3.3 C.7.6.11)."""
+
 
 def presentation_state(
     source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
@@ -102,6 +106,7 @@ def presentation_state(
     result.update(annotation(radiograph, finding))
     with reading():
         display = _modality_lut(source) | _voi_lut(source, radiograph, options)
+        display |= _shutter(source, radiograph)
     elements = (
         empty(TYPE_2)
         | copied(source, (*TYPE_2, *TYPE_3))
@@ -212,6 +217,30 @@ def _voi_lut(
     if window_used is None:
         return {}
     return {tag: encoded_sequence(tag, encoded_dataset(_window(window_used)))}
+
+
+def _shutter(source: Source, radiograph: Radiograph) -> Elements:
+    """Return the Display Shutter that the decoder used; empty if it used none.
+
+    A viewer that applies a presentation state ignores the shutter of the image (PS3.4
+    N.2).
+
+    Source:
+        PS3.3 C.7.6.11 and C.11.12, which requires Shutter Presentation Value.
+    """
+    dataset = deepcopy(source.dataset)
+    shapes = display_shutter(dataset, *radiograph.source_shape).shapes
+    if not shapes:
+        return {}
+    shutter = Dataset()
+    shutter.ShutterShape = [str(shape) for shape in shapes]
+    for shape, found in shapes.items():
+        for keyword, values in zip(SHAPE_ATTRIBUTES[shape], found, strict=True):
+            setattr(shutter, keyword, list(values))
+    black = 0
+    gray = number(dataset, "ShutterPresentationValue", black)
+    shutter.ShutterPresentationValue = int(gray) if 0 <= gray <= WHITE else black
+    return encoded_dataset(shutter)
 
 
 def _itemsize(dataset: Dataset) -> int:

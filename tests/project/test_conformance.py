@@ -42,6 +42,7 @@ from dicom_node.own_results import (
     NOTICE_FLAVOR,
     OVERLAY_FLAVOR,
 )
+from dicom_node.pixels.shutter import LEAST_VISIBLE, MOST_VERTICES
 from dicom_node.reasons import Rejection
 from dicom_node.receiver import listener
 from dicom_node.receiver.association import MAXIMUM_PDU, SLOWEST_BYTES_PER_S
@@ -436,3 +437,8 @@ def test_heatmap_attributes_match_the_code() -> None:
         described = f'({code.value}, {code.scheme_designator}, "{code.meaning}")'
         assert described in text
     assert f"({SOURCE_IMAGE.value}, {SOURCE_IMAGE.scheme_designator})" in text
+
+
+def test_limits_of_the_display_shutter_are_those_of_the_code() -> None:
+    assert f"if it has more than {MOST_VERTICES:,} vertices" in TEXT
+    assert f"would show less than {LEAST_VISIBLE * 100:g} % of the pixels" in TEXT

@@ -533,6 +533,105 @@ def test_state_displays_an_image_with_unusual_attributes_as_the_node_does(
     assert complaints(state) == set()
 
 
+SHUTTER = {
+    "ShutterShape": ["RECTANGULAR", "CIRCULAR", "POLYGONAL"],
+    "ShutterLeftVerticalEdge": 20,
+    "ShutterRightVerticalEdge": 290,
+    "ShutterUpperHorizontalEdge": 0,
+    "ShutterLowerHorizontalEdge": 380,
+    "CenterOfCircularShutter": [200, 150],
+    "RadiusOfCircularShutter": 180,
+    "VerticesOfThePolygonalShutter": [1, 1, 1, 300, 400, 300, 380, 1],
+}
+
+
+def shutter_of(dataset: Dataset) -> dict[str, object]:
+    keywords = [*SHUTTER, "ShutterPresentationValue"]
+    return {each: dataset[each].value for each in keywords if each in dataset}
+
+
+def shuttered(dataset: Dataset, **changes: object) -> Dataset:
+    for keyword, value in (SHUTTER | changes).items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+@pytest.mark.parametrize("shapes", [*SHUTTER["ShutterShape"], SHUTTER["ShutterShape"]])
+def test_state_has_the_display_shutter_of_the_image(
+    source: Source,
+    dataset: Dataset,
+    complaints: Complaints,
+    peer: Callable[[str], str],
+    shapes: str | list[str],
+) -> None:
+    instance = source(shuttered(dataset, ShutterShape=shapes))
+    folder = instance.path.parent
+    state, theirs, picture = (folder / name for name in ("state", "theirs", "picture"))
+
+    write_state(instance, state)
+
+    # DCMTK copies the shutter of the image, too.
+    render = [peer("dcmp2pgm"), "--save-pstate", theirs, instance.path, picture]
+    subprocess.run(render, check=True)
+    assert shutter_of(dcmread(state)) == shutter_of(dcmread(theirs))
+    assert complaints(state) == set()
+    check = subprocess.run(
+        [peer("dcmpschk"), state], capture_output=True, check=False, text=True
+    )
+    assert "Test passed" in check.stdout + check.stderr
+
+
+@pytest.mark.parametrize(
+    ("vr", "given", "written"),
+    [
+        *(("US", each, each) for each in (0, 0x8000, 0xFFFF)),
+        *(("US", [], 0), ("SL", -1, 0), ("SL", 0x10000, 0), ("LO", "soft", 0)),
+    ],
+)
+def test_state_has_a_black_shutter_if_its_presentation_value_is_invalid(
+    source: Source, dataset: Dataset, vr: str, given: object, written: int
+) -> None:
+    shuttered(dataset).add_new("ShutterPresentationValue", vr, given)
+
+    assert state_of(source(dataset)).ShutterPresentationValue == written
+
+
+@pytest.mark.parametrize(
+    ("changes", "used"),
+    [
+        pytest.param({"RadiusOfCircularShutter": 9}, ["RECTANGULAR", "POLYGONAL"]),
+        pytest.param(
+            {"CenterOfCircularShutter": [1, 999]}, ["RECTANGULAR", "POLYGONAL"]
+        ),
+        pytest.param({"ShutterShape": "BITMAP"}, None),
+        pytest.param({"ShutterShape": []}, None),
+    ],
+    ids=str,
+)
+def test_state_has_only_the_shapes_that_the_node_uses(
+    source: Source,
+    dataset: Dataset,
+    changes: dict[str, object],
+    used: list[str] | None,
+) -> None:
+    shutter = shutter_of(state_of(source(shuttered(dataset, **changes))))
+
+    assert shutter.get("ShutterShape") == used
+    assert "RadiusOfCircularShutter" not in shutter
+    assert bool(shutter) == bool(used)
+
+
+def test_coordinates_of_a_shuttered_image_are_those_of_the_whole_image(
+    source: Source, dataset: Dataset
+) -> None:
+    before = state_of(source(dataset))
+
+    after = state_of(source(shuttered(dataset)))
+
+    assert after.GraphicAnnotationSequence == before.GraphicAnnotationSequence
+    assert after.DisplayedAreaSelectionSequence == before.DisplayedAreaSelectionSequence
+
+
 @pytest.mark.shared
 def test_state_of_a_real_source_has_only_the_errors_of_the_source(
     shared: Path,
