@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from inference.training.atlas import Sample
-from inference.training.dataset import epoch, steps
+from inference.training.dataset import Example, epoch, steps
 from inference.training.draft import DRAFT, WHOLE_IMAGE
-from inference.training.learner import Learner, teach
+from inference.training.learner import Learner, Taught, teach
 from inference.training.recipe import Recipe
 from inference.training.start import read_start
 from models.card import ModelCard, ModelError
@@ -115,9 +115,7 @@ class Fitting:
         count = steps(self.samples, recipe)
         for each in epoch(self.samples, recipe, card, random, self.step):
             batch = each.to(self.device)
-            taught = None
-            if self._teacher is not None:
-                taught = teach(self._teacher, batch, card)
+            taught = self._taught(batch, card)
             passed = self._passed(before + self.step / count)
             loss = self._learner.step(batch, card, passed, taught).item()
             self.step += 1
@@ -189,6 +187,20 @@ class Fitting:
         # At twice the scale, a close-up would need more pixels than the image has.
         fine = replace(self.recipe, batch=self.recipe.fine_batch, close_share=0.0)
         return fine, DRAFT
+
+    def _taught(self, batch: Example, card: ModelCard) -> Taught | None:
+        """Return the outputs of the teacher for a batch; None without a teacher.
+
+        If `Recipe.self_taught` is not 0, the teacher of an epoch at both scales is the
+        moving average of the network. Otherwise, the teacher is the network of the
+        previous generation.
+        """
+        if len(card.scales) > 1 and self.recipe.self_taught:
+            own = teach(self._learner.averaged, batch, card)
+            return Taught(own, self.recipe.self_taught)
+        if self._teacher is None:
+            return None
+        return Taught(teach(self._teacher, batch, card), self.recipe.taught)
 
     def _start_epoch(self, before: int) -> None:
         """Prepare the networks for an epoch.

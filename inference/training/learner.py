@@ -16,17 +16,19 @@ statistics must serve both scales and batches are small. layer1 is frozen in the
 part to save time.
 
 In the first generation, the target is the label, with label smoothing. From the second
-generation on, the target is a weighted mean of this target and the output of the
-network of the previous generation (Furlanello et al., "Born-Again Neural Networks",
-ICML 2018). For two views of the same radiograph with the same label (`Example.alike`),
-this output is averaged, so that the network learns the same result for both views
-(Beyer et al., "Knowledge Distillation: A Good Teacher is Patient and Consistent", CVPR
-2022).
+generation on, the target is a weighted mean of this target and the output of a teacher:
+the network of the previous generation (Furlanello et al., "Born-Again Neural Networks",
+ICML 2018). In epochs at both scales, the teacher can be the moving average of the
+network itself (Tarvainen and Valpola, "Mean Teachers are Better Role Models", NeurIPS
+2017). For two views of the same radiograph with the same label (`Example.alike`), the
+output of the teacher is averaged, so that the network learns the same result for both
+views (Beyer et al., "Knowledge Distillation: A Good Teacher is Patient and Consistent",
+CVPR 2022).
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +60,19 @@ for training at one scale."""
 
 OUTSIDE_SCORE = -1e4
 """Score of a cell outside the canvas; its exponential is 0."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """What a teacher network contributes to the target of a batch.
+
+    Attributes:
+        probabilities: The teacher's probabilities of a fracture, (N,).
+        weight: Their weight in the target; the labels have the rest.
+    """
+
+    probabilities: Tensor
+    weight: float
 
 
 class Learner:
@@ -100,7 +115,7 @@ class Learner:
         self._network.load_state_dict(self.averaged.state_dict())
 
     def step(
-        self, batch: Example, card: ModelCard, passed: float, taught: Tensor | None
+        self, batch: Example, card: ModelCard, passed: float, taught: "Taught | None"
     ) -> Tensor:
         """Train the network on one batch, and update the averaged weights.
 
@@ -109,8 +124,7 @@ class Learner:
             card: The input format of the network.
             passed: Finished share of the generation, in [0, 1], which determines the
                 learning rate.
-            taught: The probabilities that the network of the previous generation gives
-                for the views, (N,); None in the first generation.
+            taught: The outputs of the teacher for the views; None without a teacher.
 
         Returns:
             The loss before the step, as a tensor with one number.
@@ -120,7 +134,7 @@ class Learner:
         self._set_mode(is_fine=is_fine)
         target = _smoothed(batch.label, self.recipe.smoothing)
         if taught is not None:
-            target = target.lerp(taught, self.recipe.taught)
+            target = target.lerp(taught.probabilities, taught.weight)
         fractures = batch.label.sum().clamp(min=1)
         total = torch.zeros((), device=target.device)
         self._optimizer.zero_grad()
@@ -196,7 +210,7 @@ def teach(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
     """Return the probabilities of a network for the views of a batch.
 
     Args:
-        network: The network of the previous generation, in eval mode.
+        network: The teacher, in eval mode.
         batch: The views.
         card: The input format of the network.
 

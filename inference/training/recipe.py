@@ -47,6 +47,9 @@ class Recipe:
             1 - `smoothing` / 2.
         taught: Weight of the outputs of the previous generation in the target. The
             weight of the labels is 1 - `taught`.
+        self_taught: Weight of the outputs of the network's own moving average in the
+            target of epochs at both scales. The weight of the labels is
+            1 - `self_taught`. If it is 0, `taught` applies to these epochs, too.
         averaging: Decay of the moving average of the weights per step.
         phantoms: Number of pairs of phantoms in an epoch, as a share of the number of
             radiographs in it.
@@ -68,6 +71,7 @@ class Recipe:
     pointing: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     smoothing: Share
     taught: Share
+    self_taught: Share
     averaging: Share
     phantoms: Share
 

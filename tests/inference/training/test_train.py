@@ -528,6 +528,31 @@ def test_second_generation_learns_from_the_first(
     assert not torch.equal(weights(taught)["fc.weight"], weights(alone)["fc.weight"])
 
 
+@pytest.mark.usefixtures("small_canvas")
+def test_fine_epoch_learns_from_the_moving_average(
+    pair: tuple[Sample, ...], small_steps: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(small_steps, fine_epochs=1)
+    taught, alone = (
+        fitting_for(pair, replace(recipe, self_taught=share)) for share in (0.5, 0.0)
+    )
+    for fitting in (taught, alone):
+        fitting.epoch()
+    assert torch.equal(weights(taught)["fc.weight"], weights(alone)["fc.weight"])
+    teachers: list[ResNet] = []
+
+    def teach(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
+        teachers.append(network)
+        return learner.teach(network, batch, card)
+
+    monkeypatch.setattr(fitting_module, "teach", teach)
+    for fitting in (taught, alone):
+        fitting.epoch()
+
+    assert not torch.equal(weights(taught)["fc.weight"], weights(alone)["fc.weight"])
+    assert [each is taught._learner.averaged for each in teachers] == [True] * 3
+
+
 @pytest.mark.parametrize("card", [WHOLE_IMAGE, DRAFT])
 @pytest.mark.parametrize("seed", range(0, 12, 2))
 def test_target_cell_is_at_the_break_on_the_canvas(seed: int, card: ModelCard) -> None:
