@@ -62,31 +62,61 @@ def distinct_orders(read: Sequence[StudyValues]) -> list[Order]:
     Requested Procedure ID are empty, they are from further elements.
 
     Incomplete numbers may belong to several orders: the accession number A belongs to
-    A with the placer number P, and to A with the placer number Q. They are then in
-    `Order.numbers` of each, and add no number to either.
+    A with the placer number P, and to A with the placer number Q. So does A with the
+    filler number F. They are then in `Order.numbers` of each, and add no number to
+    either.
     """
-    distinct = {each.order_numbers: each for each in reversed(read)}
-    places = [each.order_numbers for each in read]
-    orders: list[Order] = []
-    for numbers in sorted(dict.fromkeys(places), key=lambda each: each.count("")):
-        own = [at for at, each in enumerate(orders) if _agree(each.study, numbers)]
-        for at in own:
-            study, known = orders[at].study, orders[at].numbers | {numbers}
-            if len(own) == 1:
-                study = _completed(study, distinct[numbers])
-            orders[at] = Order(study, known)
+    distinct: dict[OrderNumbers, StudyValues] = {}
+    for each in read:
+        distinct.setdefault(each.order_numbers, each)
+    places = {numbers: at for at, numbers in enumerate(distinct)}
+    unclear = {each for each in distinct if _fits_several(each, distinct)}
+    found: list[tuple[OrderNumbers, StudyValues]] = []
+    for numbers in sorted(distinct, key=lambda each: (each in unclear, each.count(""))):
+        study = distinct[numbers]
+        own = [
+            at
+            for at, (_, each) in enumerate(found)
+            if _agree(each.order_numbers, numbers)
+        ]
         if not own:
-            orders.append(Order(distinct[numbers], frozenset([numbers])))
-    return sorted(orders, key=lambda each: min(map(places.index, each.numbers)))
+            found.append((numbers, study))
+        elif len(own) == 1 and numbers not in unclear:
+            first, known = found[own[0]]
+            found[own[0]] = first, _completed(known, study)
+    orders = [
+        Order(study, frozenset(_fitting(study.order_numbers, distinct)) | {first})
+        for first, study in found
+    ]
+    return sorted(orders, key=lambda each: min(map(places.__getitem__, each.numbers)))
 
 
-def _agree(study: StudyValues, numbers: OrderNumbers) -> bool:
-    """Return whether order numbers may belong to an order."""
-    pairs = [*zip(study.order_numbers, numbers, strict=True)]
-    shares = any(ours == theirs != "" for ours, theirs in pairs)
-    return shares and all(
-        ours == theirs or not (ours and theirs) for ours, theirs in pairs
-    )
+def _fits_several(numbers: OrderNumbers, others: Iterable[OrderNumbers]) -> bool:
+    """Return whether `numbers` may belong to several orders.
+
+    This is the case if two of the order numbers that may belong to the same order as
+    `numbers` differ in one of the three numbers, and neither is empty.
+    """
+    fitting = _fitting(numbers, others)
+    return any(len({*each} - {""}) > 1 for each in zip(*fitting, strict=True))
+
+
+def _fitting(
+    numbers: OrderNumbers, others: Iterable[OrderNumbers]
+) -> list[OrderNumbers]:
+    """Return those of `others` that may belong to the same order as `numbers`."""
+    return [each for each in others if _agree(numbers, each)]
+
+
+def _agree(numbers: OrderNumbers, other: OrderNumbers) -> bool:
+    """Return whether order numbers may belong to one order."""
+    shares = False
+    for ours, theirs in zip(numbers, other, strict=True):
+        if ours and theirs:
+            if ours != theirs:
+                return False
+            shares = True
+    return shares
 
 
 def _completed(study: StudyValues, other: StudyValues) -> StudyValues:

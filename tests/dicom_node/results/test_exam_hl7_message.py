@@ -1,6 +1,8 @@
 """The HL7 message about an examination, read as a receiver reads it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -265,6 +267,31 @@ def test_image_that_lacks_the_distinguishing_number_is_under_both_orders(
 
     assert [each[2] for each in segments(text, "OBR")] == ["P1", "P2"]
     assert groups_of(text) == [["", "1", "2"], ["", "1", "3"]]
+    totals = [value for group, value, *_ in answers(text) if not group]
+    assert totals == [PRESENT, PRESENT]
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))])
+def test_filler_number_that_fits_two_placer_numbers_is_under_both_orders(
+    order: Sequence[int], studies: Studies
+) -> None:
+    numbers = {"Placer": "P1"}, {"Placer": "P2"}, {"Filler": "F1"}
+    outcomes = NEGATIVE, NEGATIVE, DEFINITE
+    text = message(
+        *(
+            studies.image(
+                at,
+                outcomes[which],
+                AccessionNumber="A1",
+                RequestAttributesSequence=[request(**numbers[which])],
+            )
+            for at, which in enumerate(order, 1)
+        )
+    )
+
+    # Nothing says which placer order number belongs to the filler order number.
+    orders = [each[2:4] + each[18:19] for each in segments(text, "OBR")]
+    assert sorted(orders) == [["P1", "A1", "A1"], ["P2", "A1", "A1"]]
     totals = [value for group, value, *_ in answers(text) if not group]
     assert totals == [PRESENT, PRESENT]
 
