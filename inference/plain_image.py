@@ -162,7 +162,7 @@ def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
             return _windowed(_deep_luma(image, content, upright.size))
         if upright.mode not in DEEP_MODES:
             return _gray(upright)
-        gray = _windowed(np.asarray(upright))
+        gray = _windowed(_without_transparent(np.asarray(upright), image))
         # Pillow inverts images with white as zero only if they have 8 bits.
         photometric = _tiff_field(image, Base.PhotometricInterpretation)
         return 255 - gray if photometric == WHITE_IS_ZERO else gray
@@ -173,6 +173,19 @@ def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
             f"The image is damaged or ends early ({type(error).__name__}). Send the "
             "whole file."
         ) from None
+
+
+def _without_transparent(
+    values: NDArray[np.generic], image: Image.Image
+) -> NDArray[np.generic]:
+    """Return gray values, with 0 for the value that a PNG file declares transparent.
+
+    Pillow and OpenCV do not apply this declaration to 16-bit gray.
+    """
+    transparent = image.info.get("transparency")
+    if image.format != "PNG" or transparent is None:
+        return values
+    return np.where(values == transparent, values.dtype.type(0), values)
 
 
 def _is_deep_color(image: Image.Image) -> bool:

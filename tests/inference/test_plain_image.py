@@ -280,6 +280,31 @@ def test_palette_with_a_transparent_color_is_shown() -> None:
     assert pixels_of(file_of(image, "PNG", transparency=0)).tolist() == [[0, 250]]
 
 
+def with_transparent(content: bytes, *values: int) -> bytes:
+    """Add a tRNS chunk with one 16-bit value for each channel to a PNG file."""
+    data = b"tRNS" + np.array(values, ">u2").tobytes()
+    chunk = (
+        struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    )
+    position = content.index(b"IDAT") - 4
+    return content[:position] + chunk + content[position:]
+
+
+def test_transparent_value_of_a_16_bit_png_is_black_and_has_16_bits() -> None:
+    values = DEEP * 8
+    values[:8], values[8:16] = 32767, 32766  # equal in 8 bits
+    opaque = np.where(values == 32767, 0, 65535).astype(np.uint16)
+    expected = pixels_of(png_of(np.dstack([colored(values), opaque])))
+
+    gray = pixels_of(with_transparent(png_of(values), 32767))
+    color = pixels_of(with_transparent(png_of(colored(values)), *[32767] * 3))
+
+    assert not gray[:8].any()
+    assert (gray[8:16] == 255).all()
+    np.testing.assert_array_equal(gray, expected)
+    np.testing.assert_array_equal(color, expected)
+
+
 def test_image_is_rotated_by_its_exif_orientation() -> None:
     # Orientation 6: the first row of the file is the right side of the picture.
     exif = Image.Exif()
