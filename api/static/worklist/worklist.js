@@ -8,6 +8,7 @@ import { examinationRow, imageRow } from "./rows.js";
 
 const SIZE = 50;
 const AT_ONCE = 100; // maximum number of ids in a request
+const LARGEST_PAGE = 200; // maximum number of rows in a response
 const DAY_MS = 24 * 3600 * 1000;
 const t = texts.worklist;
 const LISTS = {
@@ -59,29 +60,58 @@ function query() {
 /** Show the page of the worklist for the current search. */
 const show = () => (lastSearch = search());
 
+/** Show the page of the worklist again. The rows that the user reads do not move. */
+const reload = () => (lastSearch = search({ isReload: true }));
+
 /** Load and show a page of the worklist. The response is ignored if another search has started. */
-async function search() {
+async function search({ isReload = false } = {}) {
   const number = ++searchCount;
   const wanted = query();
-  wanted.set("size", SIZE);
+  wanted.set("size", isReload && isFirstPage() && scrollY > 0 ? LARGEST_PAGE : SIZE);
   try {
-    const { [list.key]: lines, total, page } = await request(`${list.path}?${wanted}`);
+    const { [list.key]: loaded, total, page } = await request(`${list.path}?${wanted}`);
     if (number !== searchCount) return;
-    const focused = document.activeElement?.closest("#rows tr")?.id;
-    rows.replaceChildren(...lines.map(list.row));
-    if (focused) byId(focused)?.querySelector("a").focus({ preventScroll: true });
+    const lines = loaded.slice(0, Math.max(SIZE, 1 + loaded.findLastIndex(isVisible)));
+    const fill = () => {
+      unseen = new Set();
+      showUnseen();
+      showError(null);
+      replaceRows(lines);
+    };
+    if (isReload) keepPosition(fill);
+    else fill();
     receipts.clear();
     lines.forEach(storeReceipt);
     lastReceipt = total > lines.length ? receipts.get(lines.at(-1)?.id) : -Infinity;
     count(total);
     setPageLinks(page, Math.max(1, Math.ceil(total / SIZE)));
     loadedAt = Date.now();
-    unseen = new Set();
-    showUnseen();
-    showError(null);
   } catch (error) {
     if (number === searchCount) showError(error);
   }
+}
+
+/** Replace all rows. If the link of a row has the focus, its new link gets the focus. */
+function replaceRows(lines) {
+  const focused = document.activeElement?.closest("#rows tr")?.id;
+  rows.replaceChildren(...lines.map(list.row));
+  if (focused) byId(focused)?.querySelector("a").focus({ preventScroll: true });
+}
+
+/** Return whether the user sees a row, or has scrolled past it. */
+const isVisible = ({ id }) => byId(id)?.getBoundingClientRect().top < innerHeight;
+
+/** Change the rows. If the page is scrolled, most rows in the window do not move. Some may have another place in the list now. */
+function keepPosition(change) {
+  if (scrollY === 0) return change();
+  const tops = new Map();
+  for (const row of rows.children) {
+    const { top, bottom } = row.getBoundingClientRect();
+    if (bottom > 0 && top < innerHeight) tops.set(row.id, top);
+  }
+  change();
+  const moves = [...tops.keys()].filter(byId).map((id) => byId(id).getBoundingClientRect().top - tops.get(id));
+  if (moves.length) scrollBy(0, moves.sort((a, b) => a - b)[Math.floor(moves.length / 2)]);
 }
 
 /** Show the number of rows on all pages, or a text if there are none. */
@@ -156,10 +186,7 @@ const storeReceipt = ({ id, received_at: at }) => receipts.set(id, Date.parse(at
 async function addRows(lines) {
   const number = searchCount;
   const fresh = lines.filter(isNew);
-  const anchor = [...rows.children].find((row) => row.getBoundingClientRect().bottom > 0);
-  const before = anchor?.getBoundingClientRect().top;
-  lines.forEach(addRow);
-  if (scrollY > 0 && anchor) scrollBy(0, anchor.getBoundingClientRect().top - before);
+  keepPosition(() => lines.forEach(addRow));
   while (rows.children.length > SIZE && scrollY === 0) rows.lastElementChild.remove();
   const total = canBeCounted() ? totalCount + fresh.length : await loadTotal();
   if (number === searchCount) count(total);
@@ -250,6 +277,6 @@ filters.elements.destination.append(...destinations.map(({ name }) => new Option
 for (const [name, value] of currentSearch()) if (filters.elements[name]) filters.elements[name].value = value;
 setListLinks();
 
-followChanges(show, (ids) => change(ids).catch(showError));
+followChanges(reload, (ids) => change(ids).catch(showError));
 await show();
 document.body.dataset.ready = "true";

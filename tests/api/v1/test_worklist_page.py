@@ -1,5 +1,6 @@
 """The worklist page in Chromium: the lists of images and of examinations."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -382,6 +383,38 @@ def test_new_row_does_not_move_the_visible_rows(page: Page, site: Review) -> Non
     site.receive(6, Patient("Müller^Eva", "1", "A-3"))
 
     expect(page.locator("#rows tr").nth(0)).to_contain_text("Müller, Eva")
+    page.evaluate("new Promise((go) => requestAnimationFrame(() => setTimeout(go)))")
+    after = row.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["y"] == pytest.approx(before["y"], abs=2)
+
+
+FIRST_IN_WINDOW = """() => [...document.querySelectorAll("#rows tr")]
+    .find((row) => row.getBoundingClientRect().bottom > 0).id"""
+
+
+@pytest.mark.parametrize("added", [1, 20])
+def test_page_that_becomes_visible_again_stays_where_the_reader_was(
+    page: Page, site: Review, added: int
+) -> None:
+    add_copies(site, 90)
+    page.reload()
+    page.wait_for_selector("body[data-live]")
+    row = page.locator(f"[id='{1040:032x}']")
+    row.scroll_into_view_if_needed()
+    before = row.bounding_box()
+    hide(page)
+    for number in range(3, 3 + added):
+        site.receive(number, Patient("Müller^Eva", "1", f"A-{number}"))
+    first = page.evaluate(FIRST_IN_WINDOW)
+    of_first = instance.update().where(instance.c.id == first)
+    with writing(site.engine) as connection:
+        connection.execute(of_first.values(received_at=time.time()))
+
+    show(page)
+
+    expect(page.locator("#rows tr").nth(0)).to_have_id(first)  # it moved
     page.evaluate("new Promise((go) => requestAnimationFrame(() => setTimeout(go)))")
     after = row.bounding_box()
     assert before is not None
