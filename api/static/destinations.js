@@ -1,6 +1,6 @@
 // The page of destinations, callers and modalities.
 
-import { byId, make, showError } from "./lib/elements.js";
+import { byId, keepFocus, make, showError } from "./lib/elements.js";
 import { ago, when } from "./lib/format.js";
 import { isOperator, refreshOnChange, request, submit } from "./lib/node.js";
 import { formatText, texts } from "./lib/text.js";
@@ -23,10 +23,8 @@ async function show() {
 
 /** Replace the items of a list or table, or show that there are none. Keeps the focus. */
 function fillList(id, rows) {
-  const focused = document.activeElement?.id;
-  byId(id).replaceChildren(...rows);
+  keepFocus(() => byId(id).replaceChildren(...rows));
   byId(`no-${id}`).hidden = rows.length > 0;
-  if (focused) byId(focused)?.focus();
 }
 
 /** Return the state of a destination: "paused", "failing", "ok" or "idle". */

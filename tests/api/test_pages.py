@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from config.destinations import ConnectionTest
 from dicom_node.patient import Patient
 from tests.api.auth.test_login_page import log_in
+from tests.support import page_visibility
 from tests.support.examination_rows import summarize
 from tests.support.http_client import ACTING
 from tests.support.review_site import REFUSED, STORED, Review, served
@@ -35,6 +36,7 @@ PAGES = [
     "/docs",
 ]
 UNFOLD = "for (const e of document.querySelectorAll('details')) e.open = true"
+IS_CONNECTED = "(element) => element.isConnected"
 SERIOUS = {"serious", "critical"}
 
 
@@ -217,6 +219,41 @@ def test_failures_name_summaries_of_examinations(page: Page, port: int) -> None:
     expect(card.locator("tr")).to_contain_text("Examination summary")
     link = card.locator("tr a").get_attribute("href")
     assert (link or "").startswith(f"/studies/{STUDY}?image=")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "focused", ["summary", "tr a", "tr button", ".card-head button"]
+)
+def test_failures_keep_rows_and_focus_when_they_are_loaded_again(
+    page: Page, port: int, focused: str
+) -> None:
+    show(page, port, "/failures")
+    page.wait_for_selector("body[data-live]")
+    card = page.locator(".card", has_text="It cannot be decoded.")
+    row = card.locator("tr", has_text="Schmidt, Anna")
+    row.wait_for()
+    card.locator(focused).focus()
+    old_card, old_row = card.element_handle(), row.element_handle()
+    held = list[Route]()
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/failures/instances?*", hold)
+    page_visibility.hide(page)
+
+    page_visibility.show(page)
+
+    assert not old_card.evaluate(IS_CONNECTED)
+    assert old_row.evaluate(IS_CONNECTED)
+    expect(card.locator(focused)).to_be_focused()
+    for each in held:
+        each.continue_()
+    page.unroute_all()
+    page.wait_for_function("(element) => !element.isConnected", arg=old_row)
+    expect(row).to_be_visible()
+    expect(card.locator(focused)).to_be_focused()
 
 
 @pytest.mark.browser

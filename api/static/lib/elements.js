@@ -20,6 +20,16 @@ export function make(tag, attributes = {}, ...children) {
   return made;
 }
 
+/**
+ * Call a function that replaces elements. If one of them has the focus and an id, the new element with this id gets the
+ * focus. The page does not scroll to it.
+ */
+export function keepFocus(replace) {
+  const focused = document.activeElement?.id;
+  replace();
+  if (focused) byId(focused)?.focus({ preventScroll: true });
+}
+
 /** Show an error to the user, or hide the last one if the argument is null. */
 export function showError(error) {
   const alert = byId("alert");
