@@ -20,6 +20,7 @@ class Origin:
 
     Attributes:
         address: The address of the client; empty if it has none, as for a local socket.
+            An IPv4 address has the form "192.0.2.1" on an IPv6 socket, too.
         secure: Whether the client uses https.
         user: The user name that a proxy reports; empty if there is none.
     """
@@ -38,7 +39,7 @@ def origin(scope: Scope, headers: Headers, api: ApiSettings) -> Origin:
             proxy sent the request.
         api: The settings, with the trusted proxies and the header that names the user.
     """
-    peer = (scope.get("client") or ("",))[0]
+    peer = _plain((scope.get("client") or ("",))[0])
     secure = scope["scheme"] == "https"
     if not _among(peer, api.trusted_proxies):
         return Origin(peer, secure, "")
@@ -63,7 +64,7 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
     for address in map(str.strip, reversed(addresses)):
         if _parsed(address) is None:
             break
-        peer = address
+        peer = _plain(address)
         if not _among(address, trusted):
             break
     return peer
@@ -87,6 +88,15 @@ def _user(headers: Headers, name: str) -> str:
 def _among(address: str, networks: Networks) -> bool:
     parsed = _parsed(address)
     return parsed is not None and any(parsed in network for network in networks)
+
+
+def _plain(address: str) -> str:
+    """Return an address, for a mapped IPv4 address such as "::ffff:192.0.2.1" as IPv4.
+
+    Text that is not an IP address is returned unchanged.
+    """
+    parsed = _parsed(address)
+    return address if parsed is None else str(parsed)
 
 
 def _parsed(address: str) -> IPv4Address | IPv6Address | None:

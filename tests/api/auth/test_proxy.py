@@ -49,6 +49,11 @@ def test_a_local_socket_has_no_address(api: ApiSettings) -> None:
 
 def test_proxy_is_recognized_over_an_ipv6_socket(api: ApiSettings) -> None:
     assert origin_of(api, f"::ffff:{NEAR}", *ALL).user == "anna"
+    assert origin_of(api, f"::ffff:{NEAR}").address == NEAR
+
+
+def test_ipv4_client_of_an_ipv6_socket_has_its_ipv4_address(api: ApiSettings) -> None:
+    assert origin_of(api, "::ffff:192.0.2.1").address == "192.0.2.1"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,8 @@ def test_proxy_is_recognized_over_an_ipv6_socket(api: ApiSettings) -> None:
         ("unknown", NEAR),
         (f"192.0.2.1, _hidden, {FAR}", FAR),
         ("2001:db8::1", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        (f"192.0.2.1, ::ffff:{FAR}", "192.0.2.1"),
     ],
 )
 def test_client_is_the_nearest_address_that_is_no_proxy(
