@@ -43,6 +43,9 @@ from models.card import ModelError
 _POSIX_ZONE = re.compile(r"(<[^>]+>|[A-Za-z]{3,})[+-]?\d")
 """The start of a value of TZ that states its offset, such as "AST-3" (POSIX 8.3)."""
 
+_UTC = frozenset({"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Etc/Zulu"})
+"""Names of UTC. They need no tz database, because an unknown name means UTC, too."""
+
 
 class CheckError(Exception):
     """A check failed; the message says why."""
@@ -138,18 +141,21 @@ def _decoding(settings: Settings) -> str:
 def _time_zone() -> str:
     """Return the time zone of the times in results: that of this process.
 
-    The C library reads an unknown time zone as UTC without an error.
+    The C library reads an unknown time zone as UTC without an error. It reads only the
+    tz database of the operating system, not the package tzdata of Python.
     """
     zone = os.environ.get("TZ", "").removeprefix(":")
     files = (Path(each) / zone for each in TZPATH)
     if (
         zone
+        and zone not in _UTC
         and not _POSIX_ZONE.match(zone)
         and not any(each.is_file() for each in files)
     ):
         raise CheckError(
             f"this system has no time zone {zone!r}, so results would have times in "
-            "UTC; correct the environment variable TZ, or install the package tzdata"
+            "UTC; correct the environment variable TZ, or install the package tzdata "
+            "of the operating system"
         )
     now = datetime.now(UTC).astimezone()
     return (

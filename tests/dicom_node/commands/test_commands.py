@@ -489,6 +489,19 @@ def test_check_names_the_time_zone_of_results(
     assert passes == found.startswith("ok")
 
 
+def test_check_needs_a_tz_database_of_the_system_except_for_utc(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "TZPATH", ())
+    for zone in ("UTC", "Asia/Riyadh"):
+        monkeypatch.setenv("TZ", zone)
+        check._passes("time zone", check._time_zone)
+
+    of_utc, of_riyadh = capsys.readouterr().out.splitlines()
+    assert of_utc.startswith("time zone: ok, UTC, ")
+    assert of_riyadh.endswith("install the package tzdata of the operating system")
+
+
 def test_check_warns_if_an_archive_may_not_report_commitment(
     command: Command, config: Path
 ) -> None:
