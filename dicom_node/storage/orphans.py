@@ -21,8 +21,24 @@ BATCH = 500
 # Extensions of received files and of result files; an HL7 message has the second one.
 EXTENSIONS = frozenset({".dcm", ".hl7"})
 
+# Extension of unfinished files.
+PART = ".part"
+
 # Gets names of files, and returns the names of those that must be kept.
 Known = Callable[[Sequence[str]], Collection[str]]
+
+
+def is_abandoned(path: Path) -> bool:
+    """Return whether a file is an unfinished file of a dead process."""
+    if path.suffix != PART:
+        return False
+    try:
+        # NFS locks only files that are open for writing.
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError):  # it was finished, or is being written
+        return False
+    return True
 
 
 def remove_partial_files(spool: Spool) -> int:
@@ -31,7 +47,7 @@ def remove_partial_files(spool: Spool) -> int:
     The files of a living process stay, because that process holds locks on them.
     """
     folders = (spool.directory, spool.results)
-    parts = [part for folder in folders for part in folder.glob("*.part")]
+    parts = [part for folder in folders for part in folder.glob(f"*{PART}")]
     any_age = float("inf")
     return sum(_remove_unless(each, each.stem, _none_known, any_age) for each in parts)
 

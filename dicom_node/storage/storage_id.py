@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from config.settings import StorageSettings
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.durable_files import fsync_directory, write_durably
+from dicom_node.storage.orphans import is_abandoned
 from dicom_node.storage.tables import instance
 from dicom_node.storage.tables import storage as storage_table
 
@@ -135,13 +136,20 @@ def _require_no_id(directory: Path) -> None:
 
 
 def _require_no_files(directory: Path) -> None:
-    """Raise StorageMismatchError if the directory contains instances or results."""
+    """Raise StorageMismatchError if the directory contains instances or results.
+
+    Unfinished files of dead processes do not count: no sender got a success response
+    for them, and the receivers remove them at their start.
+    """
     for folder in (directory / "spool", directory / "results"):
-        if any(path.is_file() for path in folder.rglob("*")):
+        files = (path for path in folder.rglob("*") if path.is_file())
+        if not all(is_abandoned(path) for path in files):
             raise StorageMismatchError(
                 f"{folder} contains files, but this database is new and knows none of "
                 f"them. Check `directory` and `database` under [storage]. A new "
-                f"database needs a new directory."
+                f"database needs a new directory. If no other database knows these "
+                f"files, move the folder away, start the node, and send the images in "
+                f"it again."
             )
 
 

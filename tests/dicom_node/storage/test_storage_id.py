@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
 from dicom_node.storage.migration import migrate
+from dicom_node.storage.spool import Spool
 from dicom_node.storage.storage_id import (
     FILE,
     NEW_FILE,
@@ -98,6 +99,24 @@ def test_new_database_does_not_adopt_files_that_it_does_not_know(
         verify_storage_id(engine, storage)
 
     assert not (storage.directory / NEW_FILE).exists()
+
+
+@pytest.mark.integration
+def test_new_database_adopts_unfinished_files_of_dead_processes_only(
+    engine: sa.Engine, storage: StorageSettings
+) -> None:
+    spool = Spool(storage)
+    for folder in (spool.directory, spool.results):
+        (folder / "dead.part").touch()
+    alive = spool.begin(b"")
+
+    with pytest.raises(StorageMismatchError, match="spool contains files"):
+        verify_storage_id(engine, storage)
+    alive.close()
+    verify_storage_id(engine, storage)
+
+    assert (storage.directory / FILE).exists()
+    assert (spool.directory / "dead.part").exists()
 
 
 @pytest.mark.integration
