@@ -7,7 +7,7 @@ import { formatText, texts } from "./lib/text.js";
 
 const t = texts.destinations;
 const EVERY_MS = 15_000; // callers are not part of the change stream
-const testing = new Set(); // names of destinations with a running connection test
+const testing = new Set(); // names of destinations with a running connection test; their buttons keep the focus
 
 async function show() {
   try {
@@ -65,7 +65,7 @@ function card(destination) {
     make("p", { class: "below", text: address }),
     make("dl", { class: "pairs" }, ...facts.flatMap(([term, value]) => [make("dt", { text: term }), make("dd", { text: value })])),
     make("div", { class: "actions" },
-      isOperator && make("button", { type: "button", class: "button", id: `echo-${name}`, disabled: testing.has(name), text: testing.has(name) ? t.testing : testLabel, click: () => echo(name, path) }),
+      isOperator && make("button", { type: "button", class: "button", id: `echo-${name}`, "aria-disabled": testing.has(name) && "true", text: testing.has(name) ? t.testing : testLabel, click: () => testing.has(name) || echo(name, path) }),
       isOperator && make("button", { type: "button", class: "button", id: `toggle-${name}`, text: toggleLabel, click: () => submit(`${path}/${toggleAction}`).then(show, showError) }),
       isOperator && waiting > 0 && !paused && make("button", { type: "button", class: "button", id: `try-${name}`, text: t.try_now, click: () => tryNow(name) }),
       (failed > 0 || outages.length > 0) && make("a", { href: "/failures", text: t.see_failures })),

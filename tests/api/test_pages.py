@@ -257,6 +257,30 @@ def test_failures_keep_rows_and_focus_when_they_are_loaded_again(
 
 
 @pytest.mark.browser
+def test_button_of_a_connection_test_keeps_the_focus(page: Page, port: int) -> None:
+    held = list[Route]()
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/destinations/pacs/echo", hold)
+    show(page, port, "/destinations")
+    button = page.locator("#echo-pacs")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_attribute("aria-disabled", "true")
+    page.keyboard.press("Enter")
+    expect(button).to_be_focused()
+
+    (route,) = held
+    route.fulfill(status=200, json=[])
+
+    expect(button).not_to_have_attribute("aria-disabled", "true")
+    expect(button).to_be_focused()
+    page.unroute_all()
+
+
+@pytest.mark.browser
 def test_retry_all_tries_waiting_deliveries_only_once(page: Page, port: int) -> None:
     left, queries = [1, 1, 0], list[str]()
 

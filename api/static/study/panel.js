@@ -36,7 +36,7 @@ export function fill(panel, instance, actions, examination) {
 }
 
 export const section = (title, ...children) => make("section", { class: "part" }, make("h2", { text: title }), ...children);
-export const folded = (id, title, ...children) => make("details", { id, class: "part" }, make("summary", { text: title }), ...children);
+export const folded = (id, title, ...children) => make("details", { id, class: "part" }, make("summary", { id: `open-${id}`, text: title }), ...children);
 export const pairs = (rows) => make("dl", { class: "pairs" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", {}, value)]));
 
 /** Show the finding in words, and a scale with its probability and the operating points. */
@@ -131,13 +131,13 @@ export function deliveryList(instance, send, prefix = "send") {
 function files(instance) {
   if (!instance.has_files) return section(t.files, make("p", { class: "below", text: t.files_removed }));
   const path = `/api/v1/instances/${instance.id}`;
-  return section(t.files, make("ul", { class: "files" }, make("li", {}, make("a", { href: `${path}/original`, download: true, text: t.original })), ...resultFiles(instance)));
+  return section(t.files, make("ul", { class: "files" }, make("li", {}, make("a", { id: "file-original", href: `${path}/original`, download: true, text: t.original })), ...resultFiles(instance)));
 }
 
 /** Create a list item with a link for each result of an image or a summary. */
 export const resultFiles = ({ id, results }) =>
   results.map(({ sop_instance_uid: uid, kind }) =>
-    make("li", {}, make("a", { href: `/api/v1/instances/${id}/results/${encodeURIComponent(uid)}`, download: true, text: texts.kinds[kind] ?? kind })),
+    make("li", {}, make("a", { id: `file-${uid}`, href: `/api/v1/instances/${id}/results/${encodeURIComponent(uid)}`, download: true, text: texts.kinds[kind] ?? kind })),
   );
 
 export function timeline(instance) {

@@ -21,6 +21,7 @@ from inference.finding import Arrow, Location, OperatingPoint
 from inference.phantom.long_bone import draw_phantom
 from inference.phantom.tissue import WHITE
 from tests.api.auth.test_login_page import begin_session, log_in
+from tests.support import page_visibility
 from tests.support.examination_rows import summarize
 from tests.support.http_client import ACTING, LOOKING
 from tests.support.review_site import REFUSED, STORED, Review, served
@@ -791,6 +792,19 @@ def test_only_visible_images_of_many_are_loaded(open_study: Open, site: Review) 
     assert page.locator(waiting).count() >= 4
     canvas(page, 19).scroll_into_view_if_needed()
     expect(page.locator(".pane").nth(19).locator(".pane-notice")).to_be_hidden()
+
+
+def test_panel_keeps_the_focus_when_the_study_is_loaded_again(page: Page) -> None:
+    page.wait_for_selector("body[data-live]")
+    for focused in ("#timeline summary", ".files a >> nth=0", ".files a >> nth=1"):
+        element = page.locator(focused)
+        old = element.element_handle()
+        element.focus()
+        page_visibility.hide(page)
+        page_visibility.show(page)
+
+        page.wait_for_function("(element) => !element.isConnected", arg=old)
+        expect(element).to_be_focused()
 
 
 def test_user_must_log_in_again_after_the_session_has_ended(open_study: Open) -> None:
