@@ -208,14 +208,16 @@ function arrange() {
 
 /** Handle the keys that are not in gestures.js: mark, Escape, enlarge, and next or previous image. */
 function handleKey(event, pane) {
+  if (event.ctrlKey || event.altKey || event.metaKey) return; // such as Ctrl P, which prints the page
   const all = [...panes.values()];
   const steps = { n: 1, p: -1 };
-  if (event.key === "Enter" && mode === "mark") mark(pane, pane.at(pane.middle));
-  else if (event.key === "Enter" && all.length > 1) alone();
-  if (event.key === "m") setMode("mark");
-  if (event.key === "Escape") setMode("window");
-  if (!(event.key in steps)) return;
-  const next = all[(all.indexOf(pane) + steps[event.key] + all.length) % all.length];
+  const key = event.key.toLowerCase(); // uppercase with Caps Lock
+  if (key === "enter" && mode === "mark") mark(pane, pane.at(pane.middle));
+  else if (key === "enter" && all.length > 1) alone();
+  if (key === "m") setMode("mark");
+  if (key === "escape") setMode("window");
+  if (!(key in steps)) return;
+  const next = all[(all.indexOf(pane) + steps[key] + all.length) % all.length];
   select(next); // must be visible to receive the focus
   next.canvas.focus();
 }

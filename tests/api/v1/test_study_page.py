@@ -458,6 +458,10 @@ def test_keys_have_the_same_effect_as_the_tools(page: Page) -> None:
     assert window(page)[1] < 0.95 * WHITE
     press(page, "n")
     expect(canvas(page, 1)).to_be_focused()
+    page.keyboard.press("N")  # as with Caps Lock
+    expect(canvas(page, 0)).to_be_focused()
+    page.keyboard.press("Control+p")  # prints the page
+    expect(canvas(page, 0)).to_be_focused()
     press(page, "Enter")
     expect(page.locator("canvas:visible")).to_have_count(1)
 
