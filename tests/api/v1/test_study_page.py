@@ -34,6 +34,7 @@ pytestmark = [
 STUDY = "1.2.3.4"
 SIZE = (300, 200)  # rows, columns of the phantoms
 PIXELS = "(canvas) => canvas.toDataURL('image/png').split(',')[1]"
+HEIGHTS = "(element) => [element.scrollHeight, element.clientHeight]"
 FRAME = "new Promise((go) => requestAnimationFrame(() => setTimeout(go)))"
 Pixels = NDArray[np.float64]
 Open = Callable[..., Page]
@@ -796,6 +797,24 @@ def test_only_visible_images_of_many_are_loaded(open_study: Open, site: Review) 
     assert page.locator(waiting).count() >= 4
     canvas(page, 19).scroll_into_view_if_needed()
     expect(page.locator(".pane").nth(19).locator(".pane-notice")).to_be_hidden()
+
+
+def test_all_images_fit_on_a_phone(browser: Browser, port: int, site: Review) -> None:
+    for number in range(80, 87):
+        site.receive(number, study_instance_uid="1.2.3.12")
+    upright, flat = {"width": 390, "height": 844}, {"width": 844, "height": 390}
+    context = browser.new_context(viewport=upright, is_mobile=True, has_touch=True)
+    page = context.new_page()
+    begin_session(page, port, LOOKING)
+
+    page.goto(f"http://127.0.0.1:{port}/studies/1.2.3.12")
+
+    expect(page.locator(".pane")).to_have_count(7)
+    for size in (upright, flat):
+        page.set_viewport_size(size)  # type: ignore[arg-type]
+        needed, shown = page.locator("#panes").evaluate(HEIGHTS)
+        assert needed == shown  # a finger cannot scroll the images
+    context.close()
 
 
 def test_panel_keeps_the_focus_when_the_study_is_loaded_again(page: Page) -> None:
