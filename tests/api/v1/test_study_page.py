@@ -830,6 +830,24 @@ def test_panel_keeps_the_focus_when_the_study_is_loaded_again(page: Page) -> Non
         expect(element).to_be_focused()
 
 
+def test_print_shows_undistorted_images_and_the_whole_panel(page: Page) -> None:
+    page.set_viewport_size({"width": 1123, "height": 794})  # A4 at 96 pixels per inch
+
+    page.emulate_media(media="print")
+
+    try:
+        expect(page.locator(".toolbar")).to_be_hidden()
+        expect(page.locator("nav")).to_be_hidden()
+        needed, shown = page.locator("#panel").evaluate(HEIGHTS)
+        assert needed == shown
+        expect(canvas(page)).to_have_css("object-fit", "contain")
+        expect(page.locator(".pane").first).to_have_css("print-color-adjust", "exact")
+        assert page.locator("html").get_attribute("data-theme") == "dark"
+        expect(page.locator("h1")).to_have_css("color", "rgb(21, 32, 43)")
+    finally:
+        page.emulate_media(media="screen")
+
+
 def test_user_must_log_in_again_after_the_session_has_ended(open_study: Open) -> None:
     page = open_study()
     page.context.clear_cookies()
