@@ -801,13 +801,13 @@ def test_only_visible_images_of_many_are_loaded(open_study: Open, site: Review) 
 
 def test_all_images_fit_on_a_phone(browser: Browser, port: int, site: Review) -> None:
     for number in range(80, 87):
-        site.receive(number, study_instance_uid="1.2.3.12")
+        site.receive(number, study_instance_uid="1.2.3.99")
     upright, flat = {"width": 390, "height": 844}, {"width": 844, "height": 390}
     context = browser.new_context(viewport=upright, is_mobile=True, has_touch=True)
     page = context.new_page()
     begin_session(page, port, LOOKING)
 
-    page.goto(f"http://127.0.0.1:{port}/studies/1.2.3.12")
+    page.goto(f"http://127.0.0.1:{port}/studies/1.2.3.99")
 
     expect(page.locator(".pane")).to_have_count(7)
     for size in (upright, flat):
