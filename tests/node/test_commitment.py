@@ -154,6 +154,8 @@ def test_report_after_a_restart_of_the_node_completes_the_delivery(
         other_peer.release()
         assert states(config) == {"committing": 1}
         statuses = [archive.report(port, transaction, reasons) for _ in range(2)]
+        # Events that are not written when the block kills the node are lost.
+        wait_for(lambda: len(refusals(config)) >= 2)
 
     (result,) = (tmp_path / "node" / "results").glob("*.dcm")
     log = (tmp_path / "log").read_text()
