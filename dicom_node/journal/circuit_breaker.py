@@ -257,7 +257,8 @@ class CircuitBreaker:
         failure was more than FORGET_AFTER_S seconds ago. If the chosen delivery now
         goes to a peer with another name, because the settings were changed, the state
         of the old peer is removed at once. If the settings of this process do not
-        contain the destination, its peers are unknown, and nothing changes.
+        contain the destination, nothing changes, because it may be a new one. Then the
+        workers that know the destination choose the probe.
         """
         query = delivery.select().where(
             delivery.c.waits_for == peer_row.peer, delivery.c.state.in_(UNFINISHED)
@@ -269,10 +270,11 @@ class CircuitBreaker:
             if peer_row.failed_at < time.time() - FORGET_AFTER_S:
                 _forget(connection, peer_row)
             return
+        if row.destination not in self._retry_days:
+            return
         peer = self._work.peer(connection, row.instance_id, row.destination)
         if peer != peer_row.peer:
-            if row.destination in self._retry_days:
-                _forget(connection, peer_row)
+            _forget(connection, peer_row)
             return
         failures = peer_row.failures + 1
         pause = retry_delay_s(max(failures, row.attempts))
