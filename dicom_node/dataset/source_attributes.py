@@ -62,7 +62,8 @@ IMAGE_TYPE_3 = (
 
 READ_TOO = (
     "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
-    "ImagerPixelSpacing", "LossyImageCompression", "LossyImageCompressionRatio",
+    "ImagerPixelSpacing", "NominalScannedPixelSpacing",
+    "LossyImageCompression", "LossyImageCompressionRatio",
     "LossyImageCompressionMethod", "SeriesInstanceUID", "SeriesNumber",
     "BodyPartExamined",
     "Laterality", "ImageLaterality", "AnatomicRegionSequence",

@@ -24,6 +24,7 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.pixels.decode import DecodeOptions, decode
+from dicom_node.pixels.pixel_spacing import SPACINGS
 from dicom_node.results.encode import encode_file
 from dicom_node.results.result_kinds import ResultKind
 from inference.finding import Arrow, Finding, OperatingPoint
@@ -619,6 +620,22 @@ def test_state_has_only_the_shapes_that_the_node_uses(
     assert shutter.get("ShutterShape") == used
     assert "RadiusOfCircularShutter" not in shutter
     assert bool(shutter) == bool(used)
+
+
+@pytest.mark.parametrize("keyword", [*SPACINGS, "PixelAspectRatio"])
+def test_state_has_a_circle_that_shows_enough_because_pixels_are_not_square(
+    source: Source, dataset: Dataset, keyword: str
+) -> None:
+    for each in SPACINGS:
+        dataset.pop(each, None)
+    setattr(dataset, keyword, [1, 4])
+    circle = {"ShutterShape": "CIRCULAR", "RadiusOfCircularShutter": 9}
+    instance = source(shuttered(dataset, **circle))
+    picture = decoded_radiograph(dcmread(instance.path)).pixels
+
+    shown = np.count_nonzero(picture) / picture.size
+    assert 0.5 < 100 * shown < 1
+    assert shutter_of(state_of(instance))["ShutterShape"] == "CIRCULAR"
 
 
 def test_coordinates_of_a_shuttered_image_are_those_of_the_whole_image(
