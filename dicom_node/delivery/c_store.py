@@ -203,7 +203,7 @@ def _send(
 
 
 def _retried(error: LostError) -> Outcome:
-    """Return the outcome of an object that was not sent because of an error."""
+    """Return the outcome of an object that got no response because of an error."""
     return Outcome(Verdict.RETRY, None, str(error), was_sent=not error.is_own)
 
 

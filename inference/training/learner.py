@@ -115,7 +115,7 @@ class Learner:
         self._network.load_state_dict(self.averaged.state_dict())
 
     def step(
-        self, batch: Example, card: ModelCard, passed: float, taught: "Taught | None"
+        self, batch: Example, card: ModelCard, passed: float, taught: Taught | None
     ) -> Tensor:
         """Train the network on one batch, and update the averaged weights.
 
