@@ -18,6 +18,7 @@ from tests.api.auth.test_login_page import log_in
 from tests.support import page_visibility
 from tests.support.examination_rows import summarize
 from tests.support.http_client import ACTING
+from tests.support.node import wait_for
 from tests.support.review_site import REFUSED, STORED, Review, served
 
 API = Path(__file__).parents[2] / "api"
@@ -228,19 +229,29 @@ def test_failures_name_summaries_of_examinations(page: Page, port: int) -> None:
 def test_failures_keep_rows_and_focus_when_they_are_loaded_again(
     page: Page, port: int, focused: str
 ) -> None:
-    show(page, port, "/failures")
-    page.wait_for_selector("body[data-live]")
-    card = page.locator(".card", has_text="It cannot be decoded.")
-    row = card.locator("tr", has_text="Schmidt, Anna")
-    row.wait_for()
-    card.locator(focused).focus()
-    old_card, old_row = card.element_handle(), row.element_handle()
     held = list[Route]()
 
     def hold(route: Route) -> None:
         held.append(route)
 
+    card = page.locator(".card", has_text="It cannot be decoded.")
+    row = card.locator("tr", has_text="Schmidt, Anna")
+
+    def has_rows() -> bool:
+        if row.is_visible():
+            return True
+        while held:
+            held.pop().continue_()
+        return False
+
+    # No request for rows may be in progress when the page is loaded again, because its
+    # response would replace the rows.
     page.route("**/failures/instances?*", hold)
+    show(page, port, "/failures")
+    page.wait_for_selector("body[data-live]")
+    wait_for(has_rows)
+    card.locator(focused).focus()
+    old_card, old_row = card.element_handle(), row.element_handle()
     page_visibility.hide(page)
 
     page_visibility.show(page)

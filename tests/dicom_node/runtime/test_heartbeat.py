@@ -11,6 +11,7 @@ from dicom_node.storage.database import reading
 from dicom_node.storage.heartbeat_rows import (
     DEAD_AFTER_S,
     RETENTION_S,
+    HeartbeatRow,
     alive_workers,
     seconds_since_last_heartbeat,
 )
@@ -118,15 +119,18 @@ def test_heartbeat_is_renewed_and_old_heartbeats_are_deleted(engine: sa.Engine) 
 
 
 def test_time_without_a_gap_restarts_after_a_gap(engine: sa.Engine) -> None:
-    with heartbeats(engine, "worker", "here:0", every_s=0.01):
-        shift_beginning = heartbeat.update().values(since=heartbeat.c.since - 1000)
-        with engine.begin() as connection:
-            connection.execute(shift_beginning)
-        assert steady_s(engine, "here:0") >= 1000
+    row = HeartbeatRow(engine, "worker", "here:0")
+    row.send()
+    shift_beginning = heartbeat.update().values(since=heartbeat.c.since - 1000)
+    with engine.begin() as connection:
+        connection.execute(shift_beginning)
 
-        shift(engine, DEAD_AFTER_S + 1)
+    row.send()
+    assert steady_s(engine, "here:0") >= 1000
 
-        wait_for(lambda: 0 <= steady_s(engine, "here:0") < DEAD_AFTER_S)
+    shift(engine, DEAD_AFTER_S + 1)
+    row.send()
+    assert 0 <= steady_s(engine, "here:0") < DEAD_AFTER_S
 
 
 def test_restarted_worker_replaces_the_killed_worker_of_the_same_name(
