@@ -129,8 +129,8 @@ def bounding_box(visible: Mask) -> tuple[slice, slice]:
 
 def _shows_too_little(name: str, visible: Mask) -> str:
     return (
-        f"The {name} is not used: it would show {visible.mean():.1%} of the image, "
-        f"less than {LEAST_VISIBLE:.1%}."
+        f"The {name} is not used: it would show {visible.mean():.2%} of the image, "
+        f"less than {LEAST_VISIBLE:.2%}."
     )
 
 

@@ -148,8 +148,8 @@ def _require_no_files(directory: Path) -> None:
                 f"{folder} contains files, but this database is new and knows none of "
                 f"them. Check `directory` and `database` under [storage]. A new "
                 f"database needs a new directory. If no other database knows these "
-                f"files, move the folder away, start the node, and send the images in "
-                f"it again."
+                f"files, move the folders spool and results away, start the node, and "
+                f"send the images in spool again."
             )
 
 

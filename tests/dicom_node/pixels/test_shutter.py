@@ -312,7 +312,7 @@ def test_hidden_pixels_are_black_through_the_window_of_a_user(tmp_path: Path) ->
     np.testing.assert_array_equal(view.pixels, expected)
 
 
-NO_AREA = "it would show 0.0% of the image, less than 0.5%"
+NO_AREA = "it would show 0.00% of the image, less than 0.50%"
 NO_CENTER = "Center of Circular Shutter (0018,1610) is absent or invalid"
 NO_VERTICES = "Vertices of the Polygonal Shutter (0018,1620) is absent or invalid"
 NO_EDGE = "Shutter Lower Horizontal Edge (0018,1608) is absent or invalid"
@@ -330,7 +330,7 @@ NO_EDGE = "Shutter Lower Horizontal Edge (0018,1608) is absent or invalid"
         (
             CIRCLE | {"RadiusOfCircularShutter": 2},
             "CIRCULAR ",
-            NO_AREA.replace("0.0%", "0.4%"),
+            NO_AREA.replace("0.00%", "0.42%"),
         ),
         *(
             (POLYGON | {"VerticesOfThePolygonalShutter": each}, "POLYGONAL ", fault)
