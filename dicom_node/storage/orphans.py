@@ -36,7 +36,7 @@ def is_abandoned(path: Path) -> bool:
         # NFS locks only files that are open for writing.
         with path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (FileNotFoundError, BlockingIOError):  # it was finished, or is being written
+    except OSError:  # it was finished, is being written, or cannot be opened
         return False
     return True
 

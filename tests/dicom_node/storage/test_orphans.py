@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from config.settings import StorageSettings
-from dicom_node.storage.orphans import Known, remove_orphans, remove_partial_files
+from dicom_node.storage.orphans import (
+    Known,
+    is_abandoned,
+    remove_orphans,
+    remove_partial_files,
+)
 from dicom_node.storage.spool import Spool
 
 
@@ -110,3 +115,9 @@ def test_result_that_is_written_again_during_the_sweep_is_kept(spool: Spool) -> 
 
     assert remove_orphans(spool, none_known, write_again, older_than_s=10) == 0
     assert result.read_bytes() == b"new"
+
+
+def test_part_that_cannot_be_opened_is_not_abandoned(tmp_path: Path) -> None:
+    (tmp_path / "loop.part").symlink_to("loop.part")
+
+    assert not is_abandoned(tmp_path / "loop.part")
