@@ -20,6 +20,7 @@ from dicom_node.pixels.decode import DecodeOptions, decode
 from dicom_node.pixels.rendering import list_attributes, view_file
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
+from tests.support.dataset_changes import change_attributes
 
 Peer = Callable[[str], str]
 
@@ -35,11 +36,7 @@ def dataset() -> Dataset:
 
 
 def changed(dataset: Dataset, changes: dict[str, object]) -> Dataset:
-    for keyword, value in changes.items():
-        if value is None:
-            del dataset[keyword]
-        else:
-            setattr(dataset, keyword, value)
+    change_attributes(dataset, changes)
     return dataset
 
 

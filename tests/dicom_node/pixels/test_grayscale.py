@@ -24,6 +24,7 @@ from pydicom.uid import (
 from dicom_node.pixels.grayscale import apply_display_pipeline
 from dicom_node.pixels.windowing import Window
 from inference.phantom.long_bone import draw_phantom
+from tests.support.dataset_changes import change_attributes
 
 
 def attributes_of(**changes: object) -> Dataset:
@@ -42,11 +43,7 @@ def attributes_of(**changes: object) -> Dataset:
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
     dataset.PixelRepresentation = 0
     dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
-    for keyword, value in changes.items():
-        if value is None:
-            del dataset[keyword]
-        else:
-            setattr(dataset, keyword, value)
+    change_attributes(dataset, changes)
     return dataset
 
 

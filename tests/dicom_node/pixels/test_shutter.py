@@ -18,6 +18,7 @@ from dicom_node.pixels.rendering import view_file
 from dicom_node.pixels.shutter import MOST_VERTICES, Shape, display_shutter
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
+from tests.support.dataset_changes import change_attributes
 from tests.support.mutations import NASTY
 
 PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
@@ -156,11 +157,7 @@ def test_shutter_around_the_image_hides_nothing() -> None:
 
 def changed(changes: dict[str, object], photometric: str = "MONOCHROME2") -> Dataset:
     dataset = phantom_dataset(PHANTOM, photometric_interpretation=photometric)
-    for keyword, value in changes.items():
-        if value is None:
-            del dataset[keyword]
-        else:
-            setattr(dataset, keyword, value)
+    change_attributes(dataset, changes)
     return dataset
 
 
