@@ -17,7 +17,7 @@ run: $(INSTALLED)
 test: export OMP_WAIT_POLICY = passive
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED)
-	nice -n 19 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
+	nice -n 19 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone $$(grep -rl mark.alone --include="test_*.py" tests --exclude-dir=chaos --exclude-dir=attack)
 
 # Line and branch coverage, subprocesses included, without the tests marked alone: coverage
@@ -28,7 +28,7 @@ coverage: export PYTHONDONTWRITEBYTECODE =
 coverage: $(INSTALLED)
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	nice -n 19 $(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
+	nice -n 19 $(BIN)/coverage run -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -75,7 +75,7 @@ scaling: $(INSTALLED)
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/scaling.py
 
 # Screenshots of the pages in build/screenshots, and those of the documents in docs/.
-# Needs Chromium.
+# Needs chromium-headless-shell.
 screenshots: $(INSTALLED)
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/screenshots.py
 

@@ -128,11 +128,11 @@ def peer() -> Callable[[str], str]:
 
 @pytest.fixture(scope="module")
 def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
-    """Yield Debian's Chromium, which makes no background requests."""
+    """Yield Debian's Chromium without windows, which makes no background requests."""
     expect.set_options(timeout=EXPECT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=peer("chromium"), args=CHROMIUM
+            executable_path=peer("chromium-headless-shell"), args=CHROMIUM
         )
         yield browser
         browser.close()

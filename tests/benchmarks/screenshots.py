@@ -191,7 +191,8 @@ def shoot(api: str, study: UID, folder: Path) -> None:
     """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            executable_path=shutil.which("chromium-headless-shell"),
+            args=["--no-sandbox"],
         )
         for name, path, (width, height), theme in SHOTS:
             context = browser.new_context(viewport={"width": width, "height": height})

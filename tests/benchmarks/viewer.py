@@ -51,7 +51,7 @@ def main() -> None:
         port = stack.enter_context(served(site))
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
+            executable_path=shutil.which("chromium-headless-shell"),
             args=["--no-sandbox", "--disable-gpu"],
         )
         page = browser.new_page(viewport={"width": 1400, "height": 900})

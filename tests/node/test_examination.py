@@ -1,6 +1,7 @@
 """A node summarizes each examination once, also if it is killed before."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,6 @@ host = "127.0.0.1"
 port = {ris}
 """
 STUDY = "1.2.3.4"
-MOST_S = 60.0
 
 
 @pytest.fixture
@@ -84,9 +84,14 @@ def objects(archive: Archive, count: int) -> dict[str, Dataset]:
 
     The keys are SOP Class UIDs.
     """
-    lines = archive.wait(count, timeout_s=MOST_S)
-    read = [dcmread(archive.directory / each.path) for each in lines]
+    wait_for(lambda: len(uids(archive)) >= count)
+    read = [dcmread(archive.directory / each.path) for each in archive.log]
     return {each.SOPClassUID: each for each in read}
+
+
+def uids(archive: Archive) -> Counter[str]:
+    """Return how often the archive received each object, by SOP Instance UID."""
+    return Counter(each.sop_instance_uid for each in archive.log)
 
 
 def test_examination_is_summarized_once_after_a_kill_and_again_after_a_late_image(
@@ -103,14 +108,19 @@ def test_examination_is_summarized_once_after_a_kill_and_again_after_a_late_imag
         wait_for(lambda: unfinished(tmp_path) == 0)
         node.kill()
         node.start()
+        interrupted = uids(archive)  # on a busy machine; normally none
         made = objects(archive, 2)
         transfer(node, radiograph(tmp_path, 3))
         late = objects(archive, 4)
         wait_for(lambda: delivered(tmp_path))
         assert node.stop() == 0
 
-    assert len(archive.log) == 4  # nothing was sent twice
-    (first_order,), (late_order,) = (segments(each, "OBR") for each in ris.messages)
+    received = uids(archive)
+    assert len(received) == 4
+    twice = {uid for uid, count in received.items() if count > 1}
+    assert twice <= set(interrupted)  # nothing else was sent twice
+    messages = {segments(each, "MSH")[0][9]: each for each in ris.messages}
+    first_order, late_order = (segments(each, "OBR")[0] for each in messages.values())
     assert (first_order[25], late_order[25]) == ("P", "C")
     page, report = made[SecondaryCaptureImageStorage], made[Comprehensive3DSRStorage]
     assert "1 image was not analyzed" in page.ImageComments
