@@ -12,6 +12,7 @@ from datetime import date, datetime
 
 from pydicom import Dataset
 
+from dicom_node.dataset.anatomic_region import BODY_PART_SYNONYMS, region
 from dicom_node.dataset.attributes import quoted, text
 from dicom_node.reasons import Exclusion, Unanalyzed
 
@@ -24,7 +25,8 @@ class IntendedUse:
     """Limits on the patients and images that the model may analyze.
 
     Attributes:
-        body_parts: Values of Body Part Examined (0018,0015); empty means any.
+        body_parts: Values of Body Part Examined (0018,0015), or of the same part in
+            Anatomic Region Sequence (0008,2218); empty means any.
         views: Lists of values of View Position (0018,5101). Each list must allow the
             view of an image; an empty list allows any view.
         min_age_years: Minimum age of the patient at the time of the study, in years; 0
@@ -43,16 +45,25 @@ ANY_USE = IntendedUse()
 def outside_intended_use(dataset: Dataset, use: IntendedUse) -> Iterator[Exclusion]:
     """Yield an exclusion for each limit that an image does not meet.
 
-    An image without the attribute meets the limit. The messages quote the body part or
-    the view if it is a code string. They do not quote the age, because logs must not
-    contain data of patients.
+    An image without the attribute meets the limit. If Body Part Examined is absent or
+    empty, the body part is that of Anatomic Region Sequence. The messages quote the
+    body part or the view if it is a code string. They do not quote the age, because
+    logs must not contain data of patients.
     """
     examined = text(dataset, "BodyPartExamined")
-    if not _is_listed(examined, use.body_parts):
+    synonym = BODY_PART_SYNONYMS.get(examined.upper(), examined)
+    if not any(_is_listed(each, use.body_parts) for each in (examined, synonym)):
         yield Exclusion(
             Unanalyzed.BODY_PART,
             f"Body Part Examined (0018,0015) is {quoted(examined)}, which is outside "
             "the model's intended use.",
+        )
+    code, part = region(dataset)
+    if not examined and not _is_listed(part, use.body_parts):
+        yield Exclusion(
+            Unanalyzed.BODY_PART,
+            f"Anatomic Region Sequence (0008,2218) has the code {code} ({part}), which "
+            "is outside the model's intended use.",
         )
     view = text(dataset, "ViewPosition")
     if not all(_is_listed(view, each) for each in use.views):

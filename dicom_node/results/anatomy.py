@@ -5,7 +5,8 @@ import re
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
-from dicom_node.results.codes import BODY_PART_SYNONYMS, BODY_PARTS, SIDES
+from dicom_node.dataset.anatomic_region import BODY_PART_SYNONYMS
+from dicom_node.results.codes import BODY_PARTS, SIDES
 from dicom_node.results.encoding import Elements, encoded
 from dicom_node.results.provenance import plain
 from dicom_node.results.source import Source, copied, empty, item_count, item_text

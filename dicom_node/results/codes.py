@@ -91,6 +91,7 @@ SIDES = {
 """Codes of CID 244, Laterality, by the value of Laterality (0020,0060)."""
 
 BODY_PARTS = {
+    "ACJOINT": Code("85856004", "SCT", "Acromioclavicular joint"),
     "ANKLE": Code("70258002", "SCT", "Ankle joint"),
     "ARM": Code("40983000", "SCT", "Upper arm"),
     "CALCANEUS": Code("80144004", "SCT", "Calcaneus"),
@@ -98,6 +99,7 @@ BODY_PARTS = {
     "ELBOW": Code("16953009", "SCT", "Elbow joint"),
     "EXTREMITY": Code("66019005", "SCT", "Extremity"),
     "FEMUR": Code("71341001", "SCT", "Femur"),
+    "FIBULA": Code("87342007", "SCT", "Fibula"),
     "FINGER": Code("7569003", "SCT", "Finger"),
     "FOOT": Code("56459004", "SCT", "Foot"),
     "FOREARM": Code("14975008", "SCT", "Forearm"),
@@ -121,22 +123,6 @@ BODY_PARTS = {
     "WRIST": Code("74670003", "SCT", "Wrist joint"),
 }
 """Codes of the limbs and their parts, by Body Part Examined (PS3.16 annex L)."""
-
-BODY_PART_SYNONYMS = {
-    "FULLLEG": "LOWEREXTREMITY",
-    "LONGLEG": "LOWEREXTREMITY",
-    "LOWERARM": "FOREARM",
-    "LOWERLEG": "LEG",
-    "LOWERLIMB": "LOWEREXTREMITY",
-    "RADIUSULNA": "FOREARM",
-    "TIBIAFIBULA": "LEG",
-    "UPPERARM": "ARM",
-    "UPPERLEG": "THIGH",
-    "UPPERLIMB": "UPPEREXTREMITY",
-    "WHOLEARM": "UPPEREXTREMITY",
-    "WHOLELEG": "LOWEREXTREMITY",
-}
-"""Keys of BODY_PARTS, by other names that some equipment uses."""
 
 
 def code_item(code: Code) -> Dataset:

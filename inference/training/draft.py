@@ -5,7 +5,8 @@ from dataclasses import replace
 from models.card import FRACTURE, ModelCard
 
 LIMBS = (
-    *("ANKLE", "ARM", "CALCANEUS", "CLAVICLE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER"),
+    *("ACJOINT", "ANKLE", "ARM", "CALCANEUS", "CLAVICLE", "ELBOW", "EXTREMITY"),
+    *("FEMUR", "FIBULA", "FINGER"),
     *("FOOT", "FOREARM", "HAND", "HIP", "HUMERUS", "KNEE", "LEG", "LIMB", "PATELLA"),
     *(
         "RADIUS",

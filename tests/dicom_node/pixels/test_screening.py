@@ -562,6 +562,7 @@ def test_body_parts_outside_the_intended_use_are_not_analyzed(
     body_part: str, *, passes: bool, dataset: Dataset
 ) -> None:
     dataset.add_new("BodyPartExamined", "LO", body_part)
+    del dataset.AnatomicRegionSequence
     rules = ScreeningRules(
         0, IntendedUse(body_parts=("ELBOW", "HAND")), received_on=TODAY
     )
@@ -576,6 +577,49 @@ def test_body_parts_outside_the_intended_use_are_not_analyzed(
         f"Body Part Examined (0018,0015) is {body_part}, which is outside the model's "
         "intended use."
     )
+
+
+@pytest.mark.parametrize(
+    ("body_part", "region", "passes"),
+    [
+        ("", "89546000", False),  # skull
+        ("", "85562004", True),  # hand
+        ("", "15497006", True),  # not in the table, so unknown
+        ("HAND", "89546000", True),  # Body Part Examined counts
+        ("SKULL", "85562004", False),
+    ],
+)
+def test_without_body_part_examined_the_anatomic_region_counts(
+    body_part: str, region: str, *, passes: bool, dataset: Dataset
+) -> None:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = region, "SCT"
+    dataset.BodyPartExamined, dataset.AnatomicRegionSequence = body_part, [item]
+    rules = ScreeningRules(0, IntendedUse(body_parts=("HAND",)), received_on=TODAY)
+
+    if passes:
+        screen(dataset, rules, max_megapixels=1)
+        return
+    with pytest.raises(NotAnalyzedError, match="outside the model's") as caught:
+        screen(dataset, rules, max_megapixels=1)
+    assert caught.value.reason is Unanalyzed.BODY_PART
+    assert ("has the code 89546000 (SKULL)" in str(caught.value)) == (not body_part)
+
+
+@pytest.mark.parametrize(
+    ("body_part", "passes"), [("LOWERLEG", True), ("tibiafibula", True), ("ARM", False)]
+)
+def test_other_names_of_a_body_part_are_the_same_part(
+    body_part: str, *, passes: bool, dataset: Dataset
+) -> None:
+    dataset.add_new("BodyPartExamined", "LO", body_part)
+    rules = ScreeningRules(0, IntendedUse(body_parts=("LEG",)), received_on=TODAY)
+
+    if passes:
+        screen(dataset, rules, max_megapixels=1)
+        return
+    with pytest.raises(NotAnalyzedError):
+        screen(dataset, rules, max_megapixels=1)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")

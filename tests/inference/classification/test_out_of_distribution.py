@@ -162,4 +162,4 @@ def test_images_of_other_body_parts_are_refused(
             passed.append(row["path"])
 
     assert len(others) > 80
-    assert len(passed) <= 0.05 * len(others), passed
+    assert len(passed) <= 0.04 * len(others), passed
