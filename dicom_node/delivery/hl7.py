@@ -50,10 +50,15 @@ class Hl7Client:
     def deliver(
         self, files: Mapping[str, Path], _sender_ae_title: str
     ) -> dict[str, Outcome]:
-        """Send the HL7 message in each file; return the outcome of each file by UID."""
+        """Send the HL7 message in each file; return the outcome of each file by UID.
+
+        Raises:
+            OSError: A file cannot be read. No message was sent.
+        """
+        messages = {uid: path.read_bytes().decode() for uid, path in files.items()}
         return {
-            uid: send(path.read_bytes().decode(), self.destination, SEND_TIMEOUT_S)
-            for uid, path in files.items()
+            uid: send(message, self.destination, SEND_TIMEOUT_S)
+            for uid, message in messages.items()
         }
 
     def connection_tests(self, name: str) -> list[tuple[str, ConnectionTest]]:

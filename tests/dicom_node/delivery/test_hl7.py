@@ -288,3 +288,15 @@ def test_a_plain_peer_is_reported_if_tls_is_expected(tmp_path: Path) -> None:
 
     assert outcome.verdict is Verdict.RETRY
     assert "TLS" in outcome.comment
+
+
+def test_nothing_is_sent_if_a_file_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "message.hl7"
+    path.write_text(message(tmp_path))
+
+    with server() as running, pytest.raises(FileNotFoundError):
+        Hl7Client(ris(running.port)).deliver(
+            {"1.2.3": path, "1.2.4": tmp_path / "absent.hl7"}, "DX1"
+        )
+
+    assert list(running.messages) == []
