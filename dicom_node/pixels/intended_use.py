@@ -58,8 +58,8 @@ def outside_intended_use(dataset: Dataset, use: IntendedUse) -> Iterator[Exclusi
             f"Body Part Examined (0018,0015) is {quoted(examined)}, which is outside "
             "the model's intended use.",
         )
-    code, part = region(dataset)
-    if not examined and not _is_listed(part, use.body_parts):
+    code, part = ("", "") if examined else region(dataset)
+    if not _is_listed(part, use.body_parts):
         yield Exclusion(
             Unanalyzed.BODY_PART,
             f"Anatomic Region Sequence (0008,2218) has the code {code} ({part}), which "
