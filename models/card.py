@@ -76,6 +76,8 @@ class ModelCard:
         exposure: "as_shown" gives the network the gray levels that a reader sees.
             "percentiles" first stretches them, so that the 0.5th and 99.5th percentile
             of the exposed area become black and white.
+        crop: "none" gives the network the whole radiograph. "exposed_area" removes
+            uniform rows and columns at its edges first, such as a black border.
         quarter_turns: Whether the network reads the image in four orientations, a
             quarter turn apart, and averages the results. This takes four times the
             computing time, and makes the result nearly independent of the orientation
@@ -112,6 +114,7 @@ class ModelCard:
     pooling: Literal["average", "log_sum_exp"] = "average"
     scales: tuple[int, ...] = (1,)
     exposure: Literal["as_shown", "percentiles"] = "as_shown"
+    crop: Literal["none", "exposed_area"] = "none"
     quarter_turns: bool = False
     unfamiliar: Positive | None = None
     views: tuple[Text, ...] = ()

@@ -51,15 +51,22 @@ the slope of that peak, and give no position.
 class ModelInput:
     """A radiograph on the canvas of a network.
 
+    `left`, `top`, `width` and `height` are those of the whole radiograph, in pixels of
+    the canvas. If the radiograph was cropped (see `ModelCard.crop`), the canvas shows
+    only a part of it, and `left` and `top` may be negative.
+
     Attributes:
         gray: uint8, (1, rows, columns); `normalized` converts it to the network input.
-        left: First column of the canvas that the radiograph covers.
-        top: First row of the canvas that the radiograph covers.
-        width: Number of columns that the radiograph covers; other columns are padding.
-        height: Number of rows that the radiograph covers; other rows are padding.
+        shown: Rows and columns of the canvas that show the radiograph; the others are
+            padding.
+        left: Position of the first column of the radiograph.
+        top: Position of the first row of the radiograph.
+        width: Number of columns of the radiograph.
+        height: Number of rows of the radiograph.
     """
 
     gray: Tensor
+    shown: tuple[slice, slice]
     left: int
     top: int
     width: int
@@ -72,24 +79,25 @@ class ModelInput:
             heatmap: (h, w), non-negative, a coarse grid over the whole canvas.
 
         Returns:
-            float32, (height, width), in [0, 1]; covers the whole radiograph. All zeros
-                if the heatmap gives no position: it is zero, constant or not finite, or
-                its peak is in the padding and much higher than the values on the
-                radiograph (see MIN_PEAK).
+            float32, (height, width), in [0, 1]; covers the whole radiograph. Zero where
+                the radiograph was cropped. All zeros if the heatmap gives no position:
+                it is zero, constant or not finite, or its peak is in the padding and
+                much higher than the values on the radiograph (see MIN_PEAK).
         """
-        empty = np.zeros((self.height, self.width), np.float32)
+        saliency = np.zeros((self.height, self.width), np.float32)
         if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():
-            return empty
+            return saliency
         _, rows, columns = self.gray.shape
         # Cubic interpolation: the peak may be between the cells of a 7 x 7 grid.
         canvas = cv2.resize(heatmap, (columns, rows), interpolation=cv2.INTER_CUBIC)
-        covered = canvas[
-            self.top : self.top + self.height, self.left : self.left + self.width
-        ]
-        peak = covered.max()
-        if peak < MIN_PEAK * canvas.max():
-            return empty
-        saliency: NDArray[np.float32] = np.maximum(covered / peak, np.float32(0))
+        shown = canvas[self.shown]
+        peak = shown.max()
+        if peak >= MIN_PEAK * canvas.max():
+            down, across = self.shown
+            saliency[
+                down.start - self.top : down.stop - self.top,
+                across.start - self.left : across.stop - self.left,
+            ] = np.maximum(shown / peak, 0)
         return saliency
 
 
@@ -99,15 +107,16 @@ def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
     The canvas is a square with a side of `input_size` times the largest scale of the
     card. For a network with two scales and one orientation, each side is only as long
     as the resized radiograph, rounded up to a multiple of STEP, because padding takes
-    time. If `exposure` on the card is "percentiles", the gray levels are stretched
-    first.
+    time. If `crop` on the card is "exposed_area", the uniform edges of the radiograph
+    are removed first. If `exposure` is "percentiles", the gray levels are stretched.
 
     The image is resized as 8-bit gray with Pillow's bilinear filter, which avoids
     aliasing. torchvision's Resize uses the same filter for Pillow images, and most
     networks were trained with it.
     """
     size = canvas_side(card)
-    pixels = _stretch_gray_levels(radiograph.pixels, card)
+    area = _used_area(radiograph.pixels, card)
+    pixels = _stretch_gray_levels(radiograph.pixels[area], card)
     rows, columns = pixels.shape
     width = height = size
     if card.resize == "letterbox":
@@ -117,9 +126,42 @@ def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
     across, down = _canvas_shape((width, height), card)
     left, top = (across - width) // 2, (down - height) // 2
     small = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    shown = slice(top, top + height), slice(left, left + width)
     canvas = np.zeros((down, across), np.uint8)
-    canvas[top : top + height, left : left + width] = np.asarray(small)
-    return ModelInput(torch.from_numpy(canvas)[None], left, top, width, height)
+    canvas[shown] = np.asarray(small)
+    spans = zip(shown, area, radiograph.pixels.shape, strict=True)
+    (top, height), (left, width) = (_whole_span(*each) for each in spans)
+    return ModelInput(torch.from_numpy(canvas)[None], shown, left, top, width, height)
+
+
+def _used_area(pixels: NDArray[np.uint8], card: ModelCard) -> tuple[slice, slice]:
+    """Return the rows and columns that the network reads.
+
+    The part inside a border can have uniform edges, too, such as a white bar inside a
+    black border. Therefore uniform edges are removed until none is left.
+    """
+    down, across = (range(side) for side in pixels.shape)
+    before = None
+    while card.crop == "exposed_area" and (down, across) != before:
+        before = down, across
+        inner = pixels[down.start : down.stop, across.start : across.stop]
+        rows, columns = exposed_area(inner)
+        down, across = down[rows], across[columns]
+    return slice(down.start, down.stop), slice(across.start, across.stop)
+
+
+def _whole_span(shown: slice, used: slice, side: int) -> tuple[int, int]:
+    """Return (start, length) of one side of the radiograph, in pixels of the canvas.
+
+    Args:
+        shown: The pixels of the canvas that show the radiograph.
+        used: The pixels of the radiograph that are shown there.
+        side: Number of pixels of the radiograph.
+    """
+    scale = (shown.stop - shown.start) / (used.stop - used.start)
+    start = shown.start - round(used.start * scale)
+    stop = shown.stop + round((side - used.stop) * scale)
+    return start, stop - start
 
 
 def canvas_side(card: ModelCard) -> int:

@@ -42,6 +42,7 @@ DRAFT = ModelCard(
     pooling="log_sum_exp",
     scales=(1, 2),
     exposure="percentiles",
+    crop="exposed_area",
     min_age_years=18,  # FracAtlas states no ages; see models/README.md
 )
 

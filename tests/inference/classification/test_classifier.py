@@ -184,6 +184,24 @@ class TestShipped:
         whole = (p / (1 - p)) ** card.temperature
         assert 0.9 * whole < sum(odds) < whole
 
+    def test_border_changes_nothing_if_it_is_cropped(self, shipped: Classifier) -> None:
+        card = replace(shipped.card, crop="exposed_area")
+        pixels = draw_phantom(broken=True).radiograph().pixels[100:, 50:]
+        above, before = 120, 30
+        bordered = np.pad(pixels, ((above, 40), (before, 200)))
+
+        plain, other = (
+            replace(shipped, card=card).classify(Radiograph(each, None, each.shape))
+            for each in (pixels, bordered)
+        )
+
+        assert other.probability == plain.probability
+        assert plain.arrow is not None
+        assert other.arrow is not None
+        column, row = other.arrow.tip
+        assert (column - before, row - above) == pytest.approx(plain.arrow.tip, abs=3)
+        assert other.saliency.shape[0] > plain.saliency.shape[0]
+
     def test_whole_phantom_is_no_fracture_and_has_no_arrow(
         self, shipped: Classifier
     ) -> None:

@@ -158,10 +158,15 @@ def located(
     logits = pooled(scores[None])[0]
     probability = (logits / 2.0).softmax(dim=0)[0].item()
     gray = torch.zeros((1, SIDE, SIDE), dtype=torch.uint8)
-    model_input = ModelInput(gray, left=SIDE // 4, top=0, width=SIDE // 2, height=SIDE)
+    whole, middle = slice(0, SIDE), slice(SIDE // 4, SIDE * 3 // 4)
+    model_input = ModelInput(
+        gray, (whole, middle), left=SIDE // 4, top=0, width=SIDE // 2, height=SIDE
+    )
     shape = 1000, 500
     if turned:
-        model_input = ModelInput(gray, 0, SIDE // 4, width=SIDE, height=SIDE // 2)
+        model_input = ModelInput(
+            gray, (middle, whole), left=0, top=SIDE // 4, width=SIDE, height=SIDE // 2
+        )
         shape = 500, 1000
     radiograph = Radiograph(np.zeros(shape, np.uint8), None, shape)
     if saliency is None:

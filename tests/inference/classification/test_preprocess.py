@@ -1,6 +1,7 @@
 """Preprocessing for the network, and mapping of heatmaps back to the radiograph."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from inference.classification.preprocess import normalized, prepare
 from inference.radiograph import Radiograph
 from inference.training.draft import DRAFT
 
-PLAIN = replace(DRAFT, scales=(1,), exposure="as_shown")
+PLAIN = replace(DRAFT, scales=(1,), exposure="as_shown", crop="none")
 LETTERBOX = replace(PLAIN, resize="letterbox", mean=(0, 0, 0), std=(1, 1, 1))
 STRETCH = replace(LETTERBOX, resize="stretch")
 SHAPES = [(700, 1400), (1400, 700), (900, 1200), (333, 1000), (100, 100), (57, 31)]
@@ -173,6 +174,54 @@ def test_image_with_one_gray_level_stays_uniform() -> None:
     found = prepare(radiograph(flat), replace(STRETCH, exposure="percentiles"))
 
     assert found.gray.unique().numel() == 1
+
+
+@pytest.mark.parametrize("inner_edge", [None, 255, 90])
+@pytest.mark.parametrize("level", [0, 255])
+def test_uniform_edges_are_cropped(level: int, inner_edge: int | None) -> None:
+    """A border around a border is cropped, too. What is inside stays as it was."""
+    card = replace(LETTERBOX, crop="exposed_area", exposure="percentiles")
+    pixels = noise(90, 60)
+    bordered = pixels
+    if inner_edge is not None:
+        bordered = np.pad(bordered, ((0, 7), (0, 0)), constant_values=inner_edge)
+    bordered = np.pad(bordered, ((11, 4), (31, 0)), constant_values=level)
+
+    found = prepare(radiograph(bordered), card)
+
+    torch.testing.assert_close(found.gray, prepare(radiograph(pixels), card).gray)
+    without = prepare(radiograph(bordered), replace(card, crop="none"))
+    assert not torch.equal(found.gray, without.gray)
+
+
+def test_saliency_of_a_cropped_radiograph_covers_all_of_it() -> None:
+    """The map is zero in the border. A peak is where it is in the radiograph."""
+    card = replace(LETTERBOX, crop="exposed_area")
+    bordered = np.pad(noise(300, 150), ((100, 0), (50, 200)))  # 400 x 400
+    found = prepare(radiograph(bordered), card)
+    # 224 canvas pixels for 300 rows. The columns begin at (224 - 112) / 2.
+    heatmap = np.full((14, 14), 0.6, np.float32)
+    heatmap[0, 7] = 1.0
+
+    saliency = found.saliency(heatmap)
+
+    assert saliency.shape == pytest.approx((224 / 300 * 400,) * 2, abs=1)
+    rows, columns = np.nonzero(saliency)
+    assert (rows.min(), rows.max()) == (75, 298)
+    assert (columns.min(), columns.max()) == (37, 37 + 112 - 1)
+    row, column = np.unravel_index(saliency.argmax(), saliency.shape)
+    assert row <= 75 + 16
+    assert 37 + 56 <= column <= 37 + 56 + 16
+
+
+@pytest.mark.parametrize("crop", ["none", "exposed_area"])
+def test_uniform_image_is_not_cropped(crop: Literal["none", "exposed_area"]) -> None:
+    flat = np.full((40, 30), 77, np.uint8)
+
+    found = prepare(radiograph(flat), replace(LETTERBOX, crop=crop))
+
+    assert (found.left, found.top, found.width, found.height) == (28, 0, 168, 224)
+    assert int(found.gray.max()) == 77
 
 
 def test_saliency_excludes_the_padding() -> None:

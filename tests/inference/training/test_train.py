@@ -380,6 +380,20 @@ def test_network_in_training_sees_the_same_canvas_as_in_use(
     torch.testing.assert_close(taught, expected.expand(2), rtol=0, atol=1e-4)
 
 
+def test_box_stays_at_its_fracture_if_a_border_is_cropped() -> None:
+    """A border moves the box, but neither the picture nor the cells of the box."""
+    noise = np.random.default_rng(1).integers(0, 256, (200, 100), dtype=np.uint8)
+    bordered = np.pad(noise, ((0, 100), (60, 0)))
+    plain_view = View(Radiograph(noise, None, (200, 100)), ((20, 100, 40, 150),))
+    bordered_view = View(Radiograph(bordered, None, (300, 160)), ((80, 100, 100, 150),))
+
+    plain, cropped = (example(view, DRAFT) for view in (plain_view, bordered_view))
+
+    torch.testing.assert_close(cropped.gray, plain.gray, rtol=0, atol=0)
+    torch.testing.assert_close(cropped.location, plain.location, rtol=0, atol=0.05)
+    assert plain.location.max() == 1
+
+
 @pytest.mark.usefixtures("small_canvas")
 def test_half_precision_weights_change_no_probability(
     samples: tuple[Sample, ...], recipe: Recipe
