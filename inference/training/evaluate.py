@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.finding import OperatingPoint
-from inference.training.froc import froc
+from inference.training.froc import arrows_of_card, froc
 from inference.training.judging import MARGIN, Judged
 from inference.training.statistics import (
     RESAMPLED,
@@ -52,7 +52,8 @@ class _Table:
     probability: NDArray[np.float64]
     doubtful: NDArray[np.bool_]  # or definite
     definite: NDArray[np.bool_]
-    pointed: NDArray[np.bool_]
+    pointed: NDArray[np.bool_]  # the first arrow is in a box
+    any_pointed: NDArray[np.bool_]  # one of the arrows is in a box
     heat_inside: NDArray[np.float64]
     accepted: NDArray[np.bool_]
 
@@ -285,6 +286,10 @@ def _table(judged: Sequence[Judged]) -> _Table:
         np.array([point is not OperatingPoint.NONE for point in points], bool),
         np.array([point is OperatingPoint.DEFINITE for point in points], bool),
         np.array([each.pointed for each in judged], bool),
+        np.array(
+            [any(arrow.boxes for arrow in arrows_of_card(each)) for each in judged],
+            bool,
+        ),
         np.array([each.heat_inside for each in judged], np.float64),
         np.array([not each.refused for each in judged], bool),
     )
@@ -337,6 +342,7 @@ _FIGURES: dict[str, Figure] = {
     "brier": _of_accepted(brier),
     # A fracture without an arrow counts as missed; one without a box is excluded.
     "arrow_in_box": lambda t, rows: share(t.pointed[rows][t.marked[rows]]),
+    "any_arrow_in_box": lambda t, rows: share(t.any_pointed[rows][t.marked[rows]]),
     "heat_in_boxes": _heat,
 }
 

@@ -14,7 +14,7 @@ from inference.classification.classifier import SHIPPED, Classifier
 from inference.finding import OperatingPoint
 from inference.training.atlas import Sample, read_manifest
 from inference.training.evaluate import _age_band, comparison, evaluation, figures
-from inference.training.judging import Judged
+from inference.training.judging import Judged, Peak
 from inference.training.phantoms import random_phantom
 from inference.training.report import write_figures
 from inference.training.robustness import CHANGES, _switched_at, robustness
@@ -76,6 +76,19 @@ WANTED = {
 }
 
 
+def test_second_arrow_in_a_box_counts_only_for_any_arrow() -> None:
+    beside = Peak((0.5, 0.5), 0.6, (), is_highest=True, has_arrow=True)
+    right = Peak((0.1, 0.1), 0.4, (0,), is_highest=False, has_arrow=True)
+    missed = replace(judged(0.8, DEFINITE, box=0.1), peaks=(beside, right))
+    without = replace(missed, peaks=(beside, replace(right, has_arrow=False)))
+    no_fracture = replace(judged(0.6, DOUBTFUL), peaks=(right,))
+
+    found = evaluation([missed, without, judged(0.1, NONE, box=0.1), no_fracture])
+
+    assert found["overall"]["arrow_in_box"][0] == 0
+    assert found["overall"]["any_arrow_in_box"][0] == pytest.approx(1 / 3, abs=1e-4)
+
+
 def test_figures_are_computed_for_each_subgroup() -> None:
     subgroups = evaluation(JUDGED)["subgroups"]
 
@@ -107,6 +120,7 @@ def test_the_command_writes_figures_curves_and_sheets(
     assert written["froc"]["one_arrow"] == written["froc"]["arrows"]
     assert written["froc"]["one_arrow"][0] == written["overall"]["arrow_in_box"][0] == 1
     assert written["froc"]["reported_without_arrow"] == 0
+    assert written["overall"]["any_arrow_in_box"][0] == 1
     for name in ("roc", "pr", "calibration", "froc", "misses", "alarms"):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 400
